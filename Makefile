@@ -1,0 +1,49 @@
+# Everything happens in .venv, made by scripts/bootstrap, and in the lab's roots (tests/lab/lab.py): not on the host.
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+LAB := $(PYTHON) tests/lab/lab.py
+HOST_TESTS = $(wildcard tests/unit tests/property tests/golden tests/fault)
+LAB_TESTS := pytest -p no:cacheprovider -c /src/pyproject.toml --rootdir /src /src/tests/e2e
+ROOT := $(filter 0,$(shell id -u))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint unit lab lab-prepare lab-bookworm lab-trixie venv wheel clean
+
+help:  ## This text
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' Makefile | expand -t 16
+
+demo:  ## Show the whole job in a sandbox (real servers where they are installed)
+	@scripts/bootstrap berkeleydb
+	@.venv/bin/mailsni demo
+
+test: venv  ## All checks and tests; those with real servers need root
+	@$(if $(ROOT),:,echo "not root: the tests with real servers (make lab) are left out")
+	@$(MAKE) --no-print-directory lint unit $(if $(ROOT),lab)
+
+lint: venv  ## ruff and mypy
+	$(PYTHON) -m ruff check
+	$(PYTHON) -m mypy
+
+unit: venv  ## The tests that need no servers
+	$(PYTEST) $(HOST_TESTS)
+
+lab: lab-prepare lab-bookworm lab-trixie  ## The tests with real servers, on every Debian release
+
+lab-prepare: venv  ## Make the root file systems of the lab (once; a minute or two)
+	@$(LAB) prepare bookworm trixie
+
+lab-bookworm: venv  ## The tests with real servers on Debian 12: Postfix 3.7, Dovecot 2.3
+	$(LAB) run bookworm -- $(LAB_TESTS)
+
+lab-trixie: venv  ## The tests with real servers on Debian 13: Postfix 3.10, Dovecot 2.4
+	$(LAB) run trixie -- $(LAB_TESTS)
+
+venv:
+	@scripts/bootstrap
+
+wheel: venv  ## Build the wheel into .build
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir .build .
+
+clean:  ## Remove what was made here (the lab's roots stay: see tests/lab/lab.py)
+	rm -rf .venv .build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,284 @@
+"""PEM in, proven certificate or reason out: the only door for private keys, and to the cryptography package.
+
+A certificate is accepted when one of the certificates in the chain file carries the public key of the private key,
+when the others continue it issuer by issuer, and when both servers can load the result: OpenSSL as Debian builds it
+(security level 2) refuses RSA keys under 2048 bits and chains signed with MD5 or SHA-1, and a refused chain aborts
+every handshake for that name instead of falling back to the default certificate.
+
+The private key is never validated, only compared by public key: validating an RSA key costs 30 ms and more (measured,
+cryptography 50), and both files come from a store that only root can write.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import functools
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from mailsni.inventory import Algorithm, Certificate, KeyAndChain, Reason
+from mailsni.names import RefusedNameError, host_name, shown
+
+RSA_MINIMUM_BITS = 2048
+CURVES = ("secp256r1", "secp384r1", "secp521r1")
+_WEAK_HASHES = ("md5", "sha1")
+_STAGING = re.compile(r"\(STAGING\)|\bFake LE\b")
+_PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----[ \t]*\r?\n(.*?)-----END \1-----", re.DOTALL)
+_PEM_BEGIN = b"-----BEGIN "
+_KEY_LABELS = (b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY")
+_CERTIFICATE_LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A pair of files that is no certificate to serve, and why. No content of the files is in it."""
+
+    reason: Reason
+    detail: str
+    names: tuple[str, ...] = ()
+    """The names of the leaf, as far as it could be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A certificate, and the SANs of its leaf that are outside the grammar (printable)."""
+
+    certificate: Certificate
+    refused_names: tuple[str, ...]
+
+
+class _RejectedError(Exception):
+    def __init__(self, reason: Reason, detail: str, names: Sequence[str] = ()) -> None:
+        super().__init__(detail)
+        self.rejected = Rejected(reason, detail, tuple(names))
+
+
+def prove(source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool = False) -> Proven | Rejected:
+    """Read a chain file and a key file, and prove that they belong together.
+
+    Args:
+        source: where they lie, for the result.
+        chain_pem: leaf and intermediates.
+        key_pem: the private key; None when there is none, to learn at least the names.
+        kept: the result stands in for a lineage that is broken now.
+    """
+    try:
+        return _prove(source, chain_pem, key_pem, kept=kept)
+    except _RejectedError as error:
+        return error.rejected
+
+
+def prove_pinned(source: str, pinned_pem: bytes) -> Proven | Rejected:
+    """Read a pinned file (key first, leaf, intermediates) as the last good certificate of a lineage."""
+    return prove(source, pinned_pem, pinned_pem, kept=True)
+
+
+def _prove(source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool) -> Proven | Rejected:
+    certificates = _certificates(chain_pem)
+    try:
+        label, key_body, key_public = _private_key(key_pem)
+    except _RejectedError as error:
+        names, _ = _names(certificates[0])
+        raise _RejectedError(error.rejected.reason, error.rejected.detail, names) from None
+    leaf = next((one for one in certificates if _carries(one, key_public)), None)
+    if leaf is None:
+        names, _ = _names(certificates[0])
+        raise _RejectedError(Reason.KEY_MISMATCH, "the private key is not the key of the certificate", names)
+    names, refused = _names(leaf)
+    algorithm = _algorithm(key_public, names)
+    self_signed = _is_self_signed(leaf)
+    chain = _ordered_chain(leaf, certificates, names)
+    _refuse_weak_signatures(chain, names)
+    chain_der = [one.public_bytes(Encoding.DER) for one in chain]
+    pem = b"".join((_pem(label, key_body), *(_pem(b"CERTIFICATE", der) for der in chain_der)))
+    issuer = _issuer_text(leaf)
+    return Proven(
+        Certificate(
+            source=source,
+            names=names,
+            algorithm=algorithm,
+            fingerprint=hashlib.sha256(chain_der[0]).hexdigest(),
+            spki=hashlib.sha256(
+                key_public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+            ).hexdigest(),
+            not_before=leaf.not_valid_before_utc,
+            not_after=leaf.not_valid_after_utc,
+            issuer=issuer,
+            self_signed=self_signed,
+            staging=bool(_STAGING.search(issuer)),
+            material=KeyAndChain(pem, hashlib.sha256(pem).hexdigest()),
+            kept=kept,
+        ),
+        refused,
+    )
+
+
+def _blocks(pem: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Label and DER of each PEM block (RFC 7468).
+
+    A file cut inside a block must not pass as a shorter file: cryptography's own loader of many certificates does
+    not see the difference (measured), so the beginnings are counted.
+    """
+    found = list(_PEM_BLOCK.finditer(pem))
+    if len(found) != pem.count(_PEM_BEGIN):
+        raise _RejectedError(Reason.BAD_PEM, "a PEM block begins and does not end")
+    for match in found:
+        label, body = match.groups()
+        if label == b"ENCRYPTED PRIVATE KEY" or b"ENCRYPTED" in body.partition(b"\n\n")[0]:
+            yield b"ENCRYPTED PRIVATE KEY", b""
+            continue
+        if label not in _KEY_LABELS and label not in _CERTIFICATE_LABELS:
+            yield label, b""
+            continue
+        try:
+            yield label, base64.b64decode(b"".join(body.split()), validate=True)
+        except binascii.Error:
+            raise _RejectedError(Reason.BAD_PEM, "a PEM block is not base64") from None
+
+
+def _pem(label: bytes, der: bytes) -> bytes:
+    body = base64.b64encode(der)
+    lines = (body[at : at + 64] for at in range(0, len(body), 64))
+    return b"-----BEGIN %b-----\n%b\n-----END %b-----\n" % (label, b"\n".join(lines), label)
+
+
+def _certificates(pem: bytes) -> list[x509.Certificate]:
+    ders = [der for label, der in _blocks(pem) if label in _CERTIFICATE_LABELS]
+    if not ders:
+        raise _RejectedError(Reason.BAD_PEM, "there is no certificate in the chain file")
+    try:
+        return [_intermediate(der) if at else x509.load_der_x509_certificate(der) for at, der in enumerate(ders)]
+    except (ValueError, UnsupportedAlgorithm):
+        raise _RejectedError(Reason.BAD_PEM, "a certificate of the chain file cannot be parsed") from None
+
+
+@functools.lru_cache(maxsize=256)
+def _intermediate(der: bytes) -> x509.Certificate:
+    return x509.load_der_x509_certificate(der)
+
+
+_Public = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+
+
+def _private_key(pem: bytes | None) -> tuple[bytes, bytes, _Public]:
+    """Label, DER and public half of the one private key in the file."""
+    if pem is None:
+        raise _RejectedError(Reason.KEY_MISSING, "there is no private key file")
+    keys = [(label, der) for label, der in _blocks(pem) if label.endswith(b"PRIVATE KEY")]
+    if not keys:
+        raise _RejectedError(Reason.BAD_PEM, "there is no private key in the key file")
+    if len(keys) > 1:
+        raise _RejectedError(Reason.BAD_PEM, "there is more than one private key in the key file")
+    label, der = keys[0]
+    if label == b"ENCRYPTED PRIVATE KEY":
+        raise _RejectedError(Reason.ENCRYPTED_KEY, "the private key is encrypted; a server cannot ask for a passphrase")
+    if label not in _KEY_LABELS:
+        raise _RejectedError(Reason.UNSUPPORTED_KEY, "the private key is neither RSA nor ECDSA")
+    try:
+        key = load_pem_private_key(_pem(label, der), None, unsafe_skip_rsa_key_validation=True)
+    except UnsupportedAlgorithm:
+        raise _RejectedError(Reason.UNSUPPORTED_KEY, "the private key is of an unknown kind or curve") from None
+    except (ValueError, TypeError):
+        raise _RejectedError(Reason.BAD_PEM, "the private key cannot be parsed") from None
+    if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
+        raise _RejectedError(Reason.UNSUPPORTED_KEY, "the private key is neither RSA nor ECDSA")
+    return label, der, key.public_key()
+
+
+def _carries(certificate: x509.Certificate, public: _Public) -> bool:
+    try:
+        return certificate.public_key() == public
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+
+
+def _algorithm(public: _Public, names: Sequence[str]) -> Algorithm:
+    if isinstance(public, rsa.RSAPublicKey):
+        if public.key_size < RSA_MINIMUM_BITS:
+            detail = f"an RSA key of {public.key_size} bits: the servers refuse fewer than {RSA_MINIMUM_BITS}"
+            raise _RejectedError(Reason.UNSUPPORTED_KEY, detail, names)
+        return "rsa"
+    if public.curve.name not in CURVES:
+        detail = f"an ECDSA key on {public.curve.name}: mail clients know P-256, P-384 and P-521"
+        raise _RejectedError(Reason.UNSUPPORTED_KEY, detail, names)
+    return "ecdsa"
+
+
+def _names(leaf: x509.Certificate) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The dNSName SANs of the grammar, sorted, and the others as printable text."""
+    try:
+        found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        texts = found.get_values_for_type(x509.DNSName)
+    except x509.ExtensionNotFound:
+        return (), ()
+    except (ValueError, UnsupportedAlgorithm):
+        raise _RejectedError(Reason.BAD_NAME, "the subject alternative names cannot be decoded") from None
+    good: set[str] = set()
+    refused: list[str] = []
+    for text in texts:
+        try:
+            good.add(host_name(text))
+        except RefusedNameError:
+            refused.append(shown(text))
+    return tuple(sorted(good)), tuple(refused)
+
+
+def _is_self_signed(leaf: x509.Certificate) -> bool:
+    if leaf.issuer != leaf.subject:
+        return False
+    try:
+        leaf.verify_directly_issued_by(leaf)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def _ordered_chain(
+    leaf: x509.Certificate, certificates: Sequence[x509.Certificate], names: Sequence[str]
+) -> list[x509.Certificate]:
+    """Leaf first, then each one's issuer as long as the file has it; what does not belong is left out."""
+    others = [one for one in certificates if one != leaf]
+    chain = [leaf]
+    while others and chain[-1].issuer != chain[-1].subject:
+        issuer = next((one for one in others if one.subject == chain[-1].issuer), None)
+        if issuer is None:
+            break
+        others.remove(issuer)
+        chain.append(issuer)
+    if len(chain) == 1 and others and leaf.issuer != leaf.subject:
+        detail = "the chain file has other certificates than the issuer of the leaf"
+        raise _RejectedError(Reason.BAD_PEM, detail, names)
+    return chain
+
+
+def _refuse_weak_signatures(chain: Sequence[x509.Certificate], names: Sequence[str]) -> None:
+    for one in chain:
+        if one.issuer == one.subject:
+            continue  # a root's own signature is checked by nobody
+        try:
+            algorithm = one.signature_hash_algorithm
+        except UnsupportedAlgorithm:
+            algorithm = None
+        if algorithm is not None and algorithm.name in _WEAK_HASHES:
+            detail = f"signed with {algorithm.name.upper()}, which the servers refuse"
+            raise _RejectedError(Reason.UNSUPPORTED_KEY, detail, names)
+
+
+def _issuer_text(leaf: x509.Certificate) -> str:
+    try:
+        return _name_text(leaf.issuer)
+    except ValueError:
+        return "?"
+
+
+@functools.lru_cache(maxsize=256)
+def _name_text(name: x509.Name) -> str:
+    return shown(name.rfc4514_string())

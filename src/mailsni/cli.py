@@ -1,0 +1,293 @@
+"""The command line: parse, call, print, exit code."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from mailsni import __version__, config, deploy, observation, selection
+from mailsni.config import Settings
+from mailsni.deploy import Applied, Options
+from mailsni.errors import Exit, MailsniError, UsageError
+from mailsni.names import RefusedNameError, host_name
+from mailsni.observation import Observation
+from mailsni.report import documents, text
+
+EPILOGUE = """Exit codes: 0 done or nothing to do · 1 failed, the previous deployment is still live · 2 usage ·
+3 changes pending (plan --detailed-exitcode) · 4 applied, some certificates skipped · 5 wrong on the wire, rolled back ·
+6 rollback failed · 75 another run holds the lock · 77 not permitted · 78 bad configuration."""
+
+app = typer.Typer(
+    name="mailsni",
+    help="Serve every mail name its own certificate: SNI for Postfix and Dovecot from /etc/letsencrypt/live.",
+    epilog=EPILOGUE,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """The options that may stand before a command as well as after it."""
+
+    config_file: Path | None = None
+    as_json: bool = False
+    verbose: bool = False
+    quiet: bool = False
+
+    def with_more(self, *, config_file: Path | None, as_json: bool, verbose: bool, quiet: bool) -> Common:
+        """These, and those that stood after the command."""
+        return Common(
+            config_file or self.config_file, as_json or self.as_json, verbose or self.verbose, quiet or self.quiet
+        )
+
+    def settings(self) -> Settings:
+        """The configuration: the named file, else the one of the environment, else the default one if it exists."""
+        named = self.config_file or (Path(value) if (value := os.environ.get("MAILSNI_CONFIG")) else None)
+        return config.load(named or config.DEFAULT_PATH, required=named is not None)
+
+    def observed(self) -> Observation:
+        """What there is and what should be."""
+        with text.progress("reading certificates", quiet=self.quiet) as progress:
+            return observation.observe(self.settings(), datetime.now(UTC), progress=progress)
+
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="PATH", help="Configuration file (environment: MAILSNI_CONFIG). "
+                 f"Default: {config.DEFAULT_PATH}, and no file means the defaults."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors and warnings.")]
+
+
+def _print_version(wanted: bool) -> None:  # noqa: FBT001  # typer calls it with the option's value
+    if wanted:
+        text.say(f"mailsni {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main_options(
+    context: typer.Context,
+    *,
+    config_file: ConfigOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+    context.obj = Common(config_file, as_json, verbose, quiet)
+
+
+def _command(work: Callable[..., Exit]) -> Callable[..., Exit]:
+    """Register a command: its own options, those that every command has, and the end that all of them share.
+
+    Args:
+        work: takes the common options, and by keyword its own; gives the exit code. An error that it raises is said
+            in one line, and its hint in another.
+    """
+    own = inspect.signature(work, eval_str=True)
+    common = inspect.signature(_common_options, eval_str=True)
+
+    def run(context: typer.Context, **given: Any) -> NoReturn:  # noqa: ANN401  # whatever the commands declare
+        before: Common = context.obj
+        options = before.with_more(**{key: given.pop(key) for key in common.parameters})
+        try:
+            code = work(options, **given)
+        except MailsniError as problem:
+            if options.as_json:
+                _print_json(documents.error(problem))
+            text.talk(f"error: {problem.message}")
+            if problem.hint:
+                text.talk(f"hint: {problem.hint}")
+            code = problem.exit_code
+        raise typer.Exit(int(code))
+
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    parameters = [context, *list(own.parameters.values())[1:], *common.parameters.values()]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app.command(name=work.__name__, help=inspect.getdoc(work))(run)
+    return work
+
+
+def _common_options(
+    *,
+    config_file: ConfigOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """The options that every command has, declared once."""
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    text.say(json.dumps(document, indent=2, ensure_ascii=True))
+
+
+@_command
+def apply(
+    common: Common,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done, like `plan`.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Publish and reload even if nothing changed.")] = False,
+    no_reload: Annotated[bool, typer.Option("--no-reload", help="Publish, and leave the servers alone.")] = False,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not ask the servers afterwards.")] = False,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Take all names away when no certificate is left.")
+    ] = False,
+    wait: Annotated[
+        float, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait for another run to end.")
+    ] = 0.0,
+) -> Exit:
+    """Make both servers serve what lies in the stores: scan, plan, publish what changed, reload, ask them.
+
+    Nothing is written and nothing is reloaded when nothing changed. A certificate that is broken is skipped and said;
+    all other names go on, and a name that was served keeps its last good certificate.
+    """
+    if dry_run:
+        seen = common.observed()
+        deploy.refuse_emptiness(seen, allow=allow_empty)
+        return _show_plan(common, seen, with_diff=False)
+    options = Options(force=force, reload=not no_reload, verify=not no_verify, allow_empty=allow_empty)
+    with text.progress("reading certificates", quiet=common.quiet) as progress:
+        done = deploy.run(common.settings(), options, wait=wait, progress=progress)
+    return _show_applied(common, done)
+
+
+def _show_applied(common: Common, done: Applied) -> Exit:
+    problems = done.observation.selection.problems
+    code = Exit.SKIPPED if problems or done.wrong else Exit.DONE
+    if common.as_json:
+        _print_json(documents.apply(done, code))
+    elif not common.quiet:
+        text.applied(done, verbose=common.verbose)
+    text.problems(problems)
+    return code
+
+
+@_command
+def plan(
+    common: Common,
+    *,
+    diff: Annotated[bool, typer.Option("--diff", help="Show how the servers' files would change.")] = False,
+    detailed_exitcode: Annotated[
+        bool, typer.Option("--detailed-exitcode", help="Exit with 3 when `apply` would change something.")
+    ] = False,
+) -> Exit:
+    """Say what `apply` would do, name by name, and why. Nothing is written.
+
+    + added, ~ changed, - removed, ! keeps its last good certificate because its lineage is broken.
+    """
+    seen = common.observed()
+    code = _show_plan(common, seen, with_diff=diff)
+    return Exit.PENDING if detailed_exitcode and seen.plan.pending else code
+
+
+def _show_plan(common: Common, seen: Observation, *, with_diff: bool) -> Exit:
+    differences = text.diffs(seen) if with_diff else []
+    if common.as_json:
+        _print_json(documents.plan(seen, differences))
+        return Exit.DONE
+    if not common.quiet:
+        text.plan(seen)
+        text.diff(differences)
+    text.problems(seen.selection.problems)
+    return Exit.DONE
+
+
+@_command
+def status(
+    common: Common,
+    *,
+    skipped: Annotated[bool, typer.Option("--skipped", help="Also list what is not served, and why.")] = False,
+) -> Exit:
+    """List every name with its certificate, its expiry and its state.
+
+    States: deployed; pending (the next `apply` changes it); kept (its lineage is broken, the last good certificate is
+    served); leaving (the next `apply` removes it).
+    """
+    seen = common.observed()
+    if common.as_json:
+        _print_json(documents.status(seen))
+    else:
+        text.status(seen, skipped=skipped)
+    return Exit.DONE
+
+
+@_command
+def explain(
+    common: Common,
+    *,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A host name, or a wildcard like '*.example.com'.")],
+) -> Exit:
+    """Say which certificate NAME gets, from where, and why the others lost."""
+    try:
+        asked = host_name(name)
+    except RefusedNameError as error:
+        raise UsageError(str(error)) from None
+    seen = common.observed()
+    candidates = selection.explain(asked, seen.inventory, seen.settings.names, seen.now)
+    if common.as_json:
+        _print_json(documents.explanation(asked, candidates))
+    else:
+        text.explanation(asked, candidates)
+    return Exit.DONE
+
+
+@_command
+def render(
+    common: Common,
+    *,
+    server: Annotated[str, typer.Argument(metavar="postfix|dovecot", help="Whose file.")],
+) -> Exit:
+    """Print the text that a server's file should hold. Nothing is written."""
+    if server not in ("postfix", "dovecot"):
+        raise UsageError(f"{server}: unknown server", hint="`mailsni render postfix` or `mailsni render dovecot`")
+    rendered = common.observed().texts.get(server)
+    if rendered is None:
+        raise UsageError(
+            f"{server}: is not installed here, or switched off",
+            hint=f"[{server}] enabled = true in the configuration renders it all the same",
+        )
+    if common.as_json:
+        _print_json(documents.rendering(server, rendered))
+    else:
+        sys.stdout.write(rendered.decode("ascii"))
+    return Exit.DONE
+
+
+def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
+    """End by an exception, so that what was begun is taken back (128 + n is the shell's way to tell a signal)."""
+    raise SystemExit(128 + number)
+
+
+def main() -> None:
+    """Run the program."""
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core image would hold every private key
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminated)
+    try:
+        app()
+    except BrokenPipeError:
+        text.silence_broken_pipe()
+        sys.exit(int(Exit.FAILED))

@@ -1,0 +1,327 @@
+"""The configuration file as typed settings. Every key is optional; every error names the key and its line."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from mailsni.endpoints import Endpoint
+from mailsni.errors import ConfigurationError, PermissionMissingError
+from mailsni.names import NamePatterns, RefusedNameError, safe_path
+
+DEFAULT_PATH = Path("/etc/mailsni/config.toml")
+MAIL_NAMES = ("mail.*", "imap.*", "smtp.*", "pop.*", "pop3.*", "mx.*")
+
+_LONGEST = 3600
+
+MapType = Literal["hash", "btree", "lmdb", "cdb", "texthash"]
+Action = Literal["auto", "reload", "restart", "none"] | tuple[str, ...]
+Switch = Literal["auto"] | bool
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """``[[sources]]``: one store."""
+
+    type: Literal["certbot"] = "certbot"
+    path: Path = Path("/etc/letsencrypt/live")
+
+
+@dataclass(frozen=True, slots=True)
+class PostfixSettings:
+    """``[postfix]``."""
+
+    enabled: Switch = "auto"
+    config_directory: Path = Path("/etc/postfix")
+    map: Path = Path("/etc/postfix/mailsni")
+    map_type: Literal["auto"] | MapType = "auto"
+    action: Action = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class DovecotSettings:
+    """``[dovecot]``."""
+
+    enabled: Switch = "auto"
+    config_file: Path = Path("/etc/dovecot/dovecot.conf")
+    include_file: Path = Path("/etc/dovecot/conf.d/99-mailsni.conf")
+    version: Literal["auto", "2.3", "2.4"] = "auto"
+    certificates: Literal["pinned", "live"] = "pinned"
+    pin_directory: Path = Path("/etc/dovecot/mailsni")
+    action: Action = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class StateSettings:
+    """``[state]``."""
+
+    directory: Path = Path("/var/lib/mailsni")
+    lock: Path = Path("/run/mailsni.lock")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifySettings:
+    """``[verify]``. The time limit is in seconds, for each probe."""
+
+    after_apply: bool = True
+    endpoints: Literal["auto"] | tuple[Endpoint, ...] = "auto"
+    timeout: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that a configuration file can say."""
+
+    names: NamePatterns = field(default_factory=lambda: NamePatterns(MAIL_NAMES))
+    sources: tuple[SourceSettings, ...] = (SourceSettings(),)
+    postfix: PostfixSettings = PostfixSettings()
+    dovecot: DovecotSettings = DovecotSettings()
+    state: StateSettings = StateSettings()
+    verify: VerifySettings = VerifySettings()
+    templates: Path | None = None
+    """The administrator's own templates: ``templates`` beside the configuration file, when that directory exists."""
+
+
+class _WrongValueError(Exception):
+    """A value is not of the kind that its key takes."""
+
+
+def load(path: Path, *, required: bool) -> Settings:
+    """Read a configuration file.
+
+    Args:
+        path: the file.
+        required: False when the caller did not name it: a missing file means the defaults.
+
+    Raises:
+        ConfigurationError: it is missing, no TOML, or has an unknown key or a wrong value.
+        PermissionMissingError: this user may not read it.
+    """
+    templates = path.parent / "templates"
+    own_templates = templates if templates.is_dir() else None
+    try:
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        if required:
+            raise ConfigurationError(f"{path}: cannot be read: no such file") from None
+        return Settings(templates=own_templates)
+    except PermissionError as error:
+        raise PermissionMissingError(f"{path}: cannot be read: {error.strerror}", hint="run it as root") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path}: is not UTF-8 text") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse(text, str(path), own_templates)
+
+
+def parse(text: str, origin: str, templates: Path | None = None) -> Settings:
+    """Settings from the text of a configuration file.
+
+    Args:
+        text: TOML.
+        origin: what error messages call it.
+        templates: the administrator's own templates.
+
+    Raises:
+        ConfigurationError: it is no TOML, or has an unknown key or a wrong value.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{origin}: {error}") from None
+    reader = _Reader(text, origin)
+    tables = reader.table(document, _TABLES, table="", index=None)
+    names = tables.get("names", {})
+    return Settings(
+        names=NamePatterns(names.get("include", MAIL_NAMES), names.get("exclude", ())),
+        sources=tuple(SourceSettings(**one) for one in tables.get("sources", [{}])),
+        postfix=PostfixSettings(**tables.get("postfix", {})),
+        dovecot=DovecotSettings(**tables.get("dovecot", {})),
+        state=StateSettings(**tables.get("state", {})),
+        verify=VerifySettings(**tables.get("verify", {})),
+        templates=templates,
+    )
+
+
+def _choice(*allowed: str) -> Callable[[object], str]:
+    def convert(value: object) -> str:
+        if value in allowed:
+            return str(value)
+        near = difflib.get_close_matches(str(value), allowed, n=1)
+        raise _WrongValueError("must be " + _listed(allowed) + (f"; did you mean {near[0]}?" if near else ""))
+
+    return convert
+
+
+def _listed(words: tuple[str, ...]) -> str:
+    quoted = [f'"{word}"' for word in words]
+    return quoted[0] if len(quoted) == 1 else ", ".join(quoted[:-1]) + " or " + quoted[-1]
+
+
+def _switch(value: object) -> Switch:
+    if isinstance(value, bool):
+        return value
+    if value == "auto":
+        return "auto"
+    raise _WrongValueError('must be true, false or "auto"')
+
+
+def _boolean(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise _WrongValueError("must be true or false")
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _LONGEST:
+        return float(value)
+    raise _WrongValueError(f"must be a number of seconds, above 0 and at most {_LONGEST}")
+
+
+def _path(value: object) -> Path:
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise _WrongValueError("must be an absolute path")
+    try:
+        return Path(safe_path(value.rstrip("/") or "/"))
+    except RefusedNameError as error:
+        raise _WrongValueError(str(error)) from None
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return tuple(value)
+    raise _WrongValueError("must be a list of strings")
+
+
+def _patterns(value: object) -> tuple[str, ...]:
+    patterns = _strings(value)
+    try:
+        NamePatterns(patterns)
+    except RefusedNameError as error:
+        raise _WrongValueError(str(error)) from None
+    return patterns
+
+
+def _some_patterns(value: object) -> tuple[str, ...]:
+    patterns = _patterns(value)
+    if not patterns:
+        raise _WrongValueError("must name at least one pattern")
+    return patterns
+
+
+def _action(value: object) -> Action:
+    if isinstance(value, list):
+        words = _strings(value)
+        if not words or not words[0].startswith("/"):
+            raise _WrongValueError("a command is a list whose first word is an absolute path")
+        return words
+    return cast("Action", _choice("auto", "reload", "restart", "none")(value))
+
+
+def _endpoints(value: object) -> Literal["auto"] | tuple[Endpoint, ...]:
+    if value == "auto":
+        return "auto"
+    try:
+        return tuple(Endpoint.parse(one) for one in _strings(value))
+    except ValueError as error:
+        raise _WrongValueError(str(error)) from None
+
+
+_HEADER = re.compile(r"\s*\[(?P<array>\[)?\s*[\"']?(?P<name>[\w-]+)")
+_ASSIGNMENT = re.compile(r"\s*[\"']?(?P<key>[\w-]+)[\"']?\s*[=.]")
+
+_Keys = Mapping[str, Callable[[object], Any]]
+_NAMES: _Keys = {"include": _some_patterns, "exclude": _patterns}
+_SOURCE: _Keys = {"type": _choice("certbot"), "path": _path}
+_POSTFIX: _Keys = {
+    "enabled": _switch,
+    "config_directory": _path,
+    "map": _path,
+    "map_type": _choice("auto", "hash", "btree", "lmdb", "cdb", "texthash"),
+    "action": _action,
+}
+_DOVECOT: _Keys = {
+    "enabled": _switch,
+    "config_file": _path,
+    "include_file": _path,
+    "version": _choice("auto", "2.3", "2.4"),
+    "certificates": _choice("pinned", "live"),
+    "pin_directory": _path,
+    "action": _action,
+}
+_STATE: _Keys = {"directory": _path, "lock": _path}
+_VERIFY: _Keys = {"after_apply": _boolean, "endpoints": _endpoints, "timeout": _seconds}
+_TABLES: Mapping[str, _Keys | list[_Keys]] = {
+    "names": _NAMES,
+    "sources": [_SOURCE],
+    "postfix": _POSTFIX,
+    "dovecot": _DOVECOT,
+    "state": _STATE,
+    "verify": _VERIFY,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    """Checks tables against their keys, and knows where in the text a key stands."""
+
+    text: str
+    origin: str
+
+    def table(
+        self, found: object, known: Mapping[str, Any], *, table: str, index: int | None
+    ) -> dict[str, Any]:
+        if not isinstance(found, dict):
+            raise self._error(table, None, index, "must be a table")
+        values: dict[str, Any] = {}
+        for key, value in found.items():
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+                raise self._error(table, key, index, "unknown key", hint=hint)
+            takes = known[key]
+            if isinstance(takes, Mapping):
+                values[key] = self.table(value, takes, table=key, index=None)
+            elif isinstance(takes, list):
+                if not isinstance(value, list):
+                    raise self._error(table, key, index, f"must be an array of tables: [[{key}]]")
+                values[key] = [self.table(one, takes[0], table=key, index=at) for at, one in enumerate(value)]
+            else:
+                try:
+                    values[key] = takes(value)
+                except _WrongValueError as error:
+                    raise self._error(table, key, index, str(error)) from None
+        return values
+
+    def _error(
+        self, table: str, key: str | None, index: int | None, what: str, *, hint: str | None = None
+    ) -> ConfigurationError:
+        line = self._line(table, key, index)
+        brackets = f"[[{table}]]" if index is not None else f"[{table}]"
+        where = " ".join(part for part in (brackets if table else "", key or "") if part)
+        return ConfigurationError(f"{self.origin}: line {line}: {where}: {what}", hint=hint)
+
+    def _line(self, table: str, key: str | None, index: int | None) -> int:
+        """The line of a key, else of its table: TOML parsers do not tell, and the text is known to be TOML."""
+        marks = self._marks()
+        sought = [(table, index, key), (key, 0, None), (key, None, None), (table, index, None)]
+        return next((marks[mark] for mark in sought if mark in marks), 1)
+
+    def _marks(self) -> dict[tuple[str | None, int | None, str | None], int]:
+        """Where each table begins, and each key stands: (table, number of an array's table, key) to line."""
+        marks: dict[tuple[str | None, int | None, str | None], int] = {}
+        table, index = "", None
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if header := _HEADER.match(line):
+                table = header["name"]
+                earlier = sum((table, at, None) in marks for at in range(number))
+                index = earlier if header["array"] else None
+                marks.setdefault((table, index, None), number)
+            elif assignment := _ASSIGNMENT.match(line):
+                marks.setdefault((table, index, assignment["key"]), number)
+        return marks

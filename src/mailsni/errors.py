@@ -1,0 +1,85 @@
+"""The errors of the program, one class per blame, each with its exit code.
+
+A bad certificate is never an exception: it is data (:mod:`mailsni.inventory`). What is raised ends the run, and says
+in ``object: what: why`` form who has to act: the person who typed the command, the one who wrote the configuration,
+the host, or we.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Exit(enum.IntEnum):
+    """Exit codes of every command but ``check`` (a contract, see the README)."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    PENDING = 3
+    SKIPPED = 4
+    ROLLED_BACK = 5
+    ROLLBACK_FAILED = 6
+    LOCKED = 75
+    NOT_PERMITTED = 77
+    CONFIGURATION = 78
+
+
+class MailsniError(Exception):
+    """Something that ends the run.
+
+    Args:
+        message: ``object: what: why``, lower case, no full stop, never with key material in it.
+        hint: what the reader can do about it, if there is something.
+    """
+
+    exit_code = Exit.FAILED
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(MailsniError):
+    """The command line asks for something that does not exist."""
+
+    exit_code = Exit.USAGE
+
+
+class ConfigurationError(MailsniError):
+    """The configuration file, or a template of the administrator's, is wrong."""
+
+    exit_code = Exit.CONFIGURATION
+
+
+class HostError(MailsniError):
+    """A program, a file or a server of this host did not do what it should; the old deployment is still live."""
+
+
+class RefusedError(MailsniError):
+    """Going on would hurt: an empty result over a living deployment, a trap at a staging name."""
+
+
+class PermissionMissingError(MailsniError):
+    """The user may not read or write what the command needs."""
+
+    exit_code = Exit.NOT_PERMITTED
+
+
+class LockedError(MailsniError):
+    """Another run holds the lock."""
+
+    exit_code = Exit.LOCKED
+
+
+class RolledBackError(MailsniError):
+    """The servers did not serve what was published; the previous deployment is live again."""
+
+    exit_code = Exit.ROLLED_BACK
+
+
+class RollbackFailedError(MailsniError):
+    """The servers did not serve what was published, and the way back failed too: a person must look."""
+
+    exit_code = Exit.ROLLBACK_FAILED

@@ -1,0 +1,352 @@
+"""The only module that writes: staging, publishing by rename, durability, modes, the lock.
+
+* A file is created with ``O_CREAT | O_EXCL | O_NOFOLLOW`` and mode 0600, whatever the umask and whatever lies there
+  already; it may be made wider afterwards, never narrower.
+* Staging happens in a directory of mode 0700 below the directory that is published into, because rename(2) works only
+  within one mount and systemd's ``ReadWritePaths=`` makes each of its entries a mount of its own.
+* What a server reads changes by rename(2) only, after fsync of the file, before fsync of the directory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailsni.errors import HostError, LockedError, PermissionMissingError, RefusedError
+
+PRIVATE = 0o600
+PUBLIC = 0o644
+STAGING_NAME = ".mailsni-staging"
+"""A dot file: neither ``!include conf.d/*.conf`` nor ``postfix check`` takes it for configuration."""
+_FSYNC_EACH = 64
+"""More new files than this are made durable by one syncfs(2) instead of an fsync(2) each."""
+_LOCK_POLL = 0.1
+_COPY_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells that a file is still the one that was published, without reading it."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    mode: int
+    owner: int
+
+    @classmethod
+    def of(cls, path: Path) -> Identity | None:
+        """The identity of a regular file; None when there is none."""
+        try:
+            status = path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        return cls(
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+            stat.S_IMODE(status.st_mode),
+            status.st_uid,
+        )
+
+
+def read_own(path: Path) -> bytes | None:
+    """The content of a regular file of ours; None when it is not there, or something else lies there."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except PermissionError as error:
+        raise PermissionMissingError(f"{path}: cannot be read: {error.strerror}", hint="run it as root") from None
+    except OSError:
+        return None
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read() if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+
+
+def digest_of(path: Path) -> str | None:
+    """SHA-256 of a file of ours, hexadecimal; None when it is not there."""
+    content = read_own(path)
+    return None if content is None else hashlib.sha256(content).hexdigest()
+
+
+def ensure_directory(path: Path, mode: int) -> None:
+    """Make a directory and what is missing above it; new ones get exactly this mode.
+
+    Raises:
+        HostError: something else lies there, or it cannot be made.
+    """
+    missing = []
+    at = path
+    while not at.exists() and not at.is_symlink():
+        missing.append(at)
+        at = at.parent
+    try:
+        for directory in reversed(missing):
+            directory.mkdir(mode=0o700)
+            directory.chmod(mode)
+    except OSError as error:
+        raise _blamed(error, path, "the directory cannot be made") from None
+    if not path.is_dir():
+        raise HostError(f"{path}: not a directory")
+
+
+@contextmanager
+def staging(directory: Path) -> Iterator[Path]:
+    """A private directory below one that is published into, gone again afterwards, with all that is left in it.
+
+    What an interrupted run left behind is removed first. Anything at its name that such a run cannot have made (a
+    link, a file, a directory of another user) is refused.
+    """
+    path = directory / STAGING_NAME
+    clear_staging(directory)
+    try:
+        path.mkdir(mode=0o700)
+    except OSError as error:
+        raise _blamed(error, path, "the staging directory cannot be made") from None
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def clear_staging(directory: Path) -> bool:
+    """Remove what an interrupted run left in its staging directory. Tells whether there was anything.
+
+    Raises:
+        RefusedError: something lies there that no run of this program made.
+    """
+    path = directory / STAGING_NAME
+    try:
+        status = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+        raise RefusedError(
+            f"{path}: is not the staging directory of this program",
+            hint="somebody else put it there: look at it, then remove it",
+        )
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        raise _blamed(error, path, "cannot be removed") from None
+    return True
+
+
+def write_new(path: Path, content: bytes, mode: int = PRIVATE) -> None:
+    """Create a file that is not there yet. It is not durable before :func:`make_durable`.
+
+    Raises:
+        RefusedError: something lies there already.
+        HostError: it cannot be written.
+    """
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            view = memoryview(content)
+            while view:
+                view = view[file.write(view) :]
+            os.fchmod(descriptor, mode)
+    except FileExistsError:
+        raise RefusedError(f"{path}: exists already, which it must not") from None
+    except OSError as error:
+        raise _blamed(error, path, "cannot be written") from None
+
+
+def copy_new(source: Path, destination: Path) -> None:
+    """Copy a file of ours, mode and content, to a name that is free.
+
+    A copy, not a hard link: smtpd(8) sees that a table was replaced by the link count of the one it holds open
+    (``dict_changed_name``), and a second link would hide it.
+
+    Raises:
+        RefusedError: something lies at the destination.
+        HostError: it cannot be copied.
+    """
+    try:
+        reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with os.fdopen(reader, "rb") as original:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(destination, flags, PRIVATE), "wb") as copy:
+                shutil.copyfileobj(original, copy, _COPY_CHUNK)
+                os.fchmod(copy.fileno(), stat.S_IMODE(os.fstat(reader).st_mode))
+    except FileExistsError:
+        raise RefusedError(f"{destination}: exists already, which it must not") from None
+    except OSError as error:
+        raise _blamed(error, source, "cannot be copied") from None
+
+
+def set_mode(path: Path, mode: int) -> None:
+    """Give a staged file its mode.
+
+    Raises:
+        HostError: it cannot be done.
+    """
+    try:
+        path.chmod(mode)
+    except OSError as error:
+        raise _blamed(error, path, "the mode cannot be set") from None
+
+
+def make_durable(paths: Iterable[Path]) -> None:
+    """Have written files on the disk before they are published (fsync(2), or one syncfs(2) for many).
+
+    Raises:
+        HostError: the disk did not take them. That is final: after a failed fsync the data is lost.
+    """
+    todo = list(paths)
+    if not todo:
+        return
+    try:
+        if len(todo) <= _FSYNC_EACH:
+            for path in todo:
+                _with_descriptor(path, os.fsync)
+        else:
+            _with_descriptor(todo[0], _syncfs)
+    except OSError as error:
+        raise _blamed(error, todo[0], "cannot be made durable") from None
+
+
+def publish(staged: Path, destination: Path) -> None:
+    """Put a durable staged file in its place by rename(2), for servers to see at once and whole.
+
+    Raises:
+        HostError: the place cannot be written.
+    """
+    try:
+        staged.rename(destination)
+    except OSError as error:
+        raise _blamed(error, destination, "cannot be published") from None
+
+
+def remove(path: Path) -> None:
+    """Remove a file of ours, if it is there.
+
+    Raises:
+        HostError: it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise _blamed(error, path, "cannot be removed") from None
+
+
+def replace(path: Path, content: bytes, mode: int = PRIVATE) -> None:
+    """Write a file of the program's own durably and whole: staged beside it, then renamed over it.
+
+    Raises:
+        HostError: it cannot be written.
+    """
+    staged = path.with_name(f".{path.name}.new")
+    remove(staged)
+    write_new(staged, content, mode)
+    make_durable([staged])
+    publish(staged, path)
+    make_durable([path.parent])
+
+
+@contextmanager
+def locked(path: Path, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock of the program (flock(2): the kernel frees it when the holder dies).
+
+    Args:
+        path: the lock file; made when it is missing, never removed.
+        wait: seconds to wait for another run to end.
+
+    Raises:
+        LockedError: another run holds it.
+        RefusedError: what lies there is not a lock file.
+        PermissionMissingError: this user may not open it.
+    """
+    deadline = time.monotonic() + wait
+    while (descriptor := _try_lock(path)) is None:
+        if time.monotonic() >= deadline:
+            raise LockedError(f"{path}: another run holds the lock", hint="--wait SECONDS waits for it")
+        time.sleep(_LOCK_POLL)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(path: Path) -> int | None:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, PRIVATE)
+    except OSError as error:
+        if path.is_symlink():
+            raise RefusedError(f"{path}: is a link, not a lock file", hint="look at it, then remove it") from None
+        raise _blamed(error, path, "the lock file cannot be opened") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise RefusedError(f"{path}: is not a lock file", hint="look at it, then remove it")
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Somebody may have replaced the file between open and flock: then another run can lock the new one.
+        if not _same_file(path, status):
+            os.close(descriptor)
+            return None
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _same_file(path: Path, status: os.stat_result) -> bool:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino)
+
+
+def require_writable(paths: Iterable[Path]) -> None:
+    """Make sure, before anything is touched, that this user can write below these directories.
+
+    Raises:
+        PermissionMissingError: one of them, or the nearest directory above it that exists, is not writable.
+    """
+    for path in paths:
+        at = path
+        while not at.exists() and at != at.parent:
+            at = at.parent
+        if not os.access(at, os.W_OK | os.X_OK):
+            raise PermissionMissingError(f"{path}: cannot be written by this user", hint="run it as root")
+
+
+def _with_descriptor(path: Path, act: Callable[[int], None]) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        act(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _syncfs(descriptor: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syncfs(descriptor) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _blamed(error: OSError, path: Path, what: str) -> HostError | PermissionMissingError:
+    if isinstance(error, PermissionError) and os.geteuid() != 0:
+        return PermissionMissingError(f"{path}: {what}: {error.strerror}", hint="run it as root")
+    return HostError(f"{path}: {what}: {error.strerror}")

@@ -1,0 +1,115 @@
+"""What a scan finds: certificates, and what was skipped with a reason code. Only data, no I/O."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+Algorithm = Literal["ecdsa", "rsa"]
+
+
+class Reason(enum.StrEnum):
+    """Why a certificate, or a name of it, is not served as it lies in the store (a contract: add, never rename)."""
+
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    KEY_MISMATCH = "key_mismatch"
+    KEY_MISSING = "key_missing"
+    CHAIN_MISSING = "chain_missing"
+    BAD_PEM = "bad_pem"
+    ENCRYPTED_KEY = "encrypted_key"
+    UNREADABLE = "unreadable"
+    RENEWAL_IN_PROGRESS = "renewal_in_progress"
+    NO_MATCHING_NAME = "no_matching_name"
+    BAD_NAME = "bad_name"
+    STAGING = "staging"
+    SELF_SIGNED = "self_signed"
+    LOST_TO_OTHER = "lost_to_other"
+    SYMLINK_OUTSIDE_STORE = "symlink_outside_store"
+    NOT_A_REGULAR_FILE = "not_a_regular_file"
+    TOO_LARGE = "too_large"
+    UNSUPPORTED_KEY = "unsupported_key"
+    KEPT_LAST_GOOD = "kept_last_good"
+
+
+INFORMATION = frozenset({Reason.NO_MATCHING_NAME, Reason.STAGING, Reason.SELF_SIGNED, Reason.LOST_TO_OTHER})
+"""Reasons that leave the exit code 0. An expired certificate joins them when others serve all its names."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyAndChain:
+    """Private key, leaf and intermediates as PEM, key first: the very bytes of a pinned file. Never shown."""
+
+    pem: bytes = field(repr=False)
+    digest: str
+    """SHA-256 of ``pem``, hexadecimal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A leaf with its chain and its private key, proven to belong together."""
+
+    source: str
+    """The lineage's directory."""
+    names: tuple[str, ...]
+    """Its dNSName SANs that are of the grammar of :mod:`mailsni.names`, sorted; nothing else has a say."""
+    algorithm: Algorithm
+    fingerprint: str
+    """SHA-256 of the leaf's DER, hexadecimal: what ``openssl x509 -fingerprint -sha256`` prints without colons."""
+    spki: str
+    """SHA-256 of the leaf's public key (SubjectPublicKeyInfo): what a TLSA record ``3 1 1`` holds."""
+    not_before: datetime
+    not_after: datetime
+    issuer: str
+    """For people: printable ASCII, bounded."""
+    self_signed: bool
+    staging: bool
+    material: KeyAndChain = field(repr=False)
+    kept: bool = False
+    """It stands in, as the last good one, for a lineage that is broken now."""
+
+    @property
+    def ident(self) -> str:
+        """The name of its pinned file: equal exactly when key, leaf and chain are equal."""
+        return f"{self.fingerprint}-{self.material.digest[:16]}"
+
+    def valid_at(self, now: datetime) -> bool:
+        """Whether the leaf's validity period holds."""
+        return self.not_before <= now < self.not_after
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A lineage, or one name of it, that is not served, or not as it lies in the store."""
+
+    source: str
+    """Where it lies, printable."""
+    reason: Reason
+    detail: str
+    """A sentence for a person, printable, without any content of the files."""
+    names: tuple[str, ...] = ()
+    """The mail names concerned, as far as they are known and of the grammar."""
+    information: bool = False
+    """Nothing that a person must look at: the exit code stays 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The result of a scan: everything in the stores is in one of the two, ordered by source."""
+
+    certificates: tuple[Certificate, ...]
+    skipped: tuple[Skipped, ...]
+    lineages: frozenset[str]
+    """Every lineage that exists, good or bad: what is deployed from one that is not among them is really gone."""
+
+
+def merged(inventories: Sequence[Inventory]) -> Inventory:
+    """Several stores' inventories as one."""
+    return Inventory(
+        certificates=tuple(found for inventory in inventories for found in inventory.certificates),
+        skipped=tuple(skipped for inventory in inventories for skipped in inventory.skipped),
+        lineages=frozenset().union(*(inventory.lineages for inventory in inventories)),
+    )

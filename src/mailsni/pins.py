@@ -1,0 +1,90 @@
+"""Pinned files: one key+chain file per certificate, written once, never changed, named by what it holds.
+
+A Dovecot block that names a file which vanished stops the server at its next start, and a key and a chain in two files
+can be read torn. A pinned file cannot vanish with its lineage, and both servers read the very same bytes from it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailsni import files
+from mailsni.certificate import Proven, prove_pinned
+from mailsni.inventory import Certificate
+from mailsni.state import DeployedCertificate
+
+_NAME = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}\.pem\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class PinDirectory:
+    """The directory of the pinned files."""
+
+    path: Path
+
+    def of(self, certificate: Certificate | DeployedCertificate) -> Path:
+        """Where the pinned file of a certificate lies, or would."""
+        return self.path / f"{certificate.ident}.pem"
+
+    def missing(self, certificates: Iterable[Certificate]) -> tuple[Certificate, ...]:
+        """The certificates whose pinned file is not there, or is not what it should be: content, mode, owner."""
+        return tuple(one for one in certificates if not self._whole(one))
+
+    def _whole(self, certificate: Certificate) -> bool:
+        path = self.of(certificate)
+        identity = files.Identity.of(path)
+        return (
+            identity is not None
+            and identity.mode == files.PRIVATE
+            and identity.owner == os.geteuid()
+            and files.read_own(path) == certificate.material.pem
+        )
+
+    def last_good(self, deployed: DeployedCertificate) -> Certificate | None:
+        """The certificate that was deployed, from its pinned file; None when that is gone or not whole."""
+        content = files.read_own(self.of(deployed))
+        if content is None:
+            return None
+        outcome = prove_pinned(deployed.source, content)
+        if isinstance(outcome, Proven) and outcome.certificate.ident == deployed.ident:
+            return outcome.certificate
+        return None
+
+    def publish(self, certificates: Collection[Certificate], staging: Path) -> tuple[Path, ...]:
+        """Write pinned files, whole and durable. No server reads them yet: nothing names them.
+
+        Args:
+            certificates: those that are :meth:`missing`.
+            staging: a private directory below this one.
+
+        Raises:
+            HostError: they cannot be written.
+        """
+        staged = {one.ident: staging / f"{one.ident}.pem" for one in certificates}
+        for one in certificates:
+            files.write_new(staged[one.ident], one.material.pem)
+        files.make_durable(staged.values())
+        for one in certificates:
+            files.publish(staged[one.ident], self.of(one))
+        if certificates:
+            files.make_durable([self.path])
+        return tuple(self.of(one) for one in certificates)
+
+    def collect(self, referred_to: Collection[str]) -> int:
+        """Remove the pinned files that nothing refers to, by ident. Other files in the directory stay.
+
+        Returns:
+            How many there were.
+        """
+        try:
+            found = sorted(entry.name for entry in os.scandir(self.path) if _NAME.match(entry.name))
+        except FileNotFoundError:
+            return 0
+        stale = [name for name in found if name.removesuffix(".pem") not in referred_to]
+        for name in stale:
+            files.remove(self.path / name)
+        return len(stale)

@@ -1,0 +1,118 @@
+"""The difference between what is deployed and what should be: pure."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailsni.inventory import Certificate
+from mailsni.selection import Selection, Winner
+from mailsni.state import DeployedCertificate, Deployment
+
+
+class Kind(enum.StrEnum):
+    """What happens to a name."""
+
+    ADD = "add"
+    RENEW = "renew"
+    """Another certificate of the same lineages."""
+    REPLACE = "replace"
+    """A certificate of another lineage, or one more, or one fewer."""
+    REMOVE = "remove"
+    KEEP = "keep"
+    """Its lineage is broken, so it keeps its last good certificate."""
+
+
+SYMBOLS = {Kind.ADD: "+", Kind.RENEW: "~", Kind.REPLACE: "~", Kind.REMOVE: "-", Kind.KEEP: "!"}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A name whose certificates change, or that stays behind."""
+
+    kind: Kind
+    name: str
+    old: tuple[DeployedCertificate, ...]
+    new: tuple[Certificate, ...]
+    why: str
+
+    @property
+    def new_public_key(self) -> bool:
+        """Whether a TLSA record of the key (``3 1 1``) must change with it."""
+        return bool(self.old and self.new) and {one.spki for one in self.old} != {one.spki for one in self.new}
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactChange:
+    """A file of a server that has to be published, and why."""
+
+    server: str
+    path: Path
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What ``apply`` would do."""
+
+    changes: tuple[Change, ...]
+    artifacts: tuple[ArtifactChange, ...]
+    pins: tuple[Certificate, ...]
+    """The certificates whose pinned file has to be written."""
+
+    @property
+    def pending(self) -> bool:
+        """Whether anything at all would be written."""
+        return bool(self.artifacts or self.pins)
+
+    @property
+    def effective(self) -> tuple[Change, ...]:
+        """The changes that alter what a name is served: all but the kept ones."""
+        return tuple(change for change in self.changes if change.kind is not Kind.KEEP)
+
+    def count(self, *kinds: Kind) -> int:
+        """How many names something of these kinds happens to."""
+        return sum(change.kind in kinds for change in self.changes)
+
+
+def changes(selection: Selection, deployed: Deployment, lineages: frozenset[str]) -> tuple[Change, ...]:
+    """What happens to each name, ordered by name.
+
+    Args:
+        selection: what should be.
+        deployed: what is.
+        lineages: what exists in the stores, to say why a name goes.
+    """
+    winners = {winner.name: winner for winner in selection.winners}
+    found = []
+    for name in sorted({*winners, *deployed.names}):
+        old = deployed.of_name(name)
+        winner = winners.get(name)
+        if winner is None:
+            found.append(Change(Kind.REMOVE, name, old, (), _why_gone(old, lineages)))
+            continue
+        change = _change(winner, old, known=name in deployed.names)
+        if change is not None:
+            found.append(change)
+    return tuple(found)
+
+
+def _change(winner: Winner, old: Sequence[DeployedCertificate], *, known: bool) -> Change | None:
+    new = winner.certificates
+    if [one.ident for one in old] == [one.ident for one in new]:
+        if any(one.kept for one in new):
+            return Change(Kind.KEEP, winner.name, tuple(old), new, "its lineage is broken: the last good one stays")
+        return None
+    if not known:
+        return Change(Kind.ADD, winner.name, (), new, "new")
+    if sorted(one.source for one in old) == sorted(one.source for one in new):
+        return Change(Kind.RENEW, winner.name, tuple(old), new, "renewed")
+    return Change(Kind.REPLACE, winner.name, tuple(old), new, "other lineages serve it now")
+
+
+def _why_gone(old: Sequence[DeployedCertificate], lineages: frozenset[str]) -> str:
+    if old and all(one.source not in lineages for one in old):
+        return "its lineage is gone"
+    return "no certificate can serve it any more"

@@ -1,0 +1,117 @@
+"""The only door to other programs.
+
+Programs are named by absolute paths found in system directories (never through the caller's ``PATH``: hooks and cron
+jobs run as root with whatever environment they were given), see an allow-listed environment in the C locale, inherit
+no descriptor but the three standard ones, and are ended by SIGKILL, with their whole process group, at a time limit:
+``postmap`` ignores SIGTERM while it writes (postmap(1), measured).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailsni.errors import HostError
+
+SEARCH_PATH = ("/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin")
+_PASSED_ON = ("TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e\n]+")
+_PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL)
+MESSAGE_LIMIT = 2000
+"""Characters of another program's talk that an error message quotes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A finished program: its exit status (negative: the signal that ended it), its output, its talk made safe."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: bytes
+    stderr: str
+
+
+def find_tool(name: str) -> Path | None:
+    """The absolute path of a system program, or None when this host does not have it."""
+    for directory in SEARCH_PATH:
+        candidate = Path(directory) / name
+        if candidate.is_file() and os.access(candidate, os.X_OK):
+            return candidate
+    return None
+
+
+def require_tool(name: str) -> Path:
+    """Like :func:`find_tool`, for a program without which the run cannot go on.
+
+    Raises:
+        HostError: it is not there.
+    """
+    found = find_tool(name)
+    if found is None:
+        raise HostError(f"{name}: not found in {':'.join(SEARCH_PATH)}")
+    return found
+
+
+def environment() -> dict[str, str]:
+    """The environment that other programs see."""
+    passed = {key: os.environ[key] for key in _PASSED_ON if key in os.environ}
+    return passed | {"PATH": ":".join(SEARCH_PATH), "LC_ALL": "C", "LANG": "C", "HOME": "/"}
+
+
+def printable(text: str) -> str:
+    """Another program's talk, fit for a terminal and a log: no control characters, no PEM block, bounded."""
+    redacted = _PEM.sub("[PEM removed]", text)
+    shown = _UNPRINTABLE.sub("?", redacted).strip()
+    return shown if len(shown) <= MESSAGE_LIMIT else shown[:MESSAGE_LIMIT] + " […]"
+
+
+def run(
+    argv: Sequence[str | Path], *, stdin: bytes | None = None, timeout: float = 60.0, discard: bool = False
+) -> Completed:
+    """Run a program to its end.
+
+    Args:
+        argv: the absolute path of the program, then its arguments.
+        stdin: what it reads; nothing when None.
+        timeout: seconds after which it and its children are killed.
+        discard: its output is not wanted (it may hold keys), only its status and its talk.
+
+    Raises:
+        HostError: it could not be started, or did not end in time. A non-zero exit status is not an error here.
+    """
+    words = tuple(str(word) for word in argv)
+    try:
+        child = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.DEVNULL if discard else subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise HostError(f"{words[0]}: cannot be started: {error.strerror}") from error
+    with child:
+        try:
+            output, talk = child.communicate(stdin, timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            _kill_group(child)
+            raise HostError(f"{words[0]}: did not end within {timeout:g} seconds and was killed") from error
+        except BaseException:
+            _kill_group(child)
+            raise
+    return Completed(words, child.returncode, output or b"", printable(talk.decode("utf-8", "replace")))
+
+
+def _kill_group(child: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(child.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        child.kill()
+    child.wait()

@@ -1,0 +1,155 @@
+"""From a selection to the text of both servers, through Jinja2 templates.
+
+The package brings the templates; an administrator's own, of the same file name in ``templates/`` beside the
+configuration file, win. Everything that reaches a template went through :mod:`mailsni.names`, so nothing is escaped.
+The same selection gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+import jinja2
+
+from mailsni.errors import ConfigurationError
+from mailsni.inventory import Certificate
+from mailsni.names import host_name, is_wildcard, safe_path
+from mailsni.selection import Selection, Winner
+
+DovecotVersion = Literal["2.3", "2.4"]
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedCertificate:
+    """What a template may say of a certificate."""
+
+    source: str
+    algorithm: str
+    not_after: str
+    fingerprint: str
+    kept: bool
+    pinned_path: str
+    chain_path: str
+    key_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A Dovecot ``local_name`` block: the names it is for (one only for 2.4), and one or two certificates."""
+
+    names: tuple[str, ...]
+    certificates: tuple[RenderedCertificate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the Postfix map source. The key of a wildcard is ``.example.com``: Postfix never looks up ``*``."""
+
+    key: str
+    certificates: tuple[RenderedCertificate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """Where the servers read a certificate: the pinned file, and what the Dovecot blocks name."""
+
+    pinned: Callable[[Certificate], Path]
+    live: bool = False
+    """The blocks name the store's own files, but for a certificate that is served as the last good one."""
+
+    def of(self, certificate: Certificate) -> RenderedCertificate:
+        """What a template may say of a certificate.
+
+        Raises:
+            RefusedNameError: a path is outside the grammar.
+        """
+        pinned = safe_path(self.pinned(certificate))
+        source = safe_path(certificate.source)
+        live = self.live and not certificate.kept
+        return RenderedCertificate(
+            source=source,
+            algorithm=certificate.algorithm.upper(),
+            not_after=f"{certificate.not_after:%Y-%m-%d %H:%M} UTC",
+            fingerprint=certificate.fingerprint,
+            kept=certificate.kept,
+            pinned_path=pinned,
+            chain_path=f"{source}/fullchain.pem" if live else pinned,
+            key_path=f"{source}/privkey.pem" if live else pinned,
+        )
+
+
+def postfix_key(name: str) -> str:
+    """A name as Postfix looks it up (postconf(5), tls_server_sni_maps)."""
+    checked = host_name(name)
+    return checked[1:] if is_wildcard(checked) else checked
+
+
+def entries(selection: Selection, paths: Paths) -> tuple[Entry, ...]:
+    """The lines of the Postfix map source, ordered by name."""
+    return tuple(
+        Entry(postfix_key(winner.name), tuple(paths.of(one) for one in winner.certificates))
+        for winner in selection.winners
+    )
+
+
+def blocks(selection: Selection, paths: Paths, version: DovecotVersion) -> tuple[Block, ...]:
+    """The blocks of the Dovecot include, in the order in which this version lets an exact name win.
+
+    Dovecot 2.3 takes the first block that matches, and a block costs 147 KB, so names of one certificate share one;
+    2.4 takes the last and accepts one name for each (both measured).
+    """
+    exact = [winner for winner in selection.winners if not is_wildcard(winner.name)]
+    wildcards = [winner for winner in selection.winners if is_wildcard(winner.name)]
+    if version == "2.4":
+        return tuple(_block((winner,), paths) for winner in (*wildcards, *exact))
+    return tuple(_block(group, paths) for group in (*_grouped(exact), *_grouped(wildcards)))
+
+
+def render_postfix(lines: Sequence[Entry], templates: Path | None) -> bytes:
+    """The source of the Postfix map."""
+    return _render("postfix-sni.j2", templates, entries=lines)
+
+
+def render_dovecot(parts: Sequence[Block], version: DovecotVersion, templates: Path | None) -> bytes:
+    """The Dovecot include."""
+    return _render(f"dovecot-{version}.conf.j2", templates, blocks=parts)
+
+
+def _grouped(winners: Iterable[Winner]) -> list[tuple[Winner, ...]]:
+    groups: dict[tuple[str, ...], list[Winner]] = defaultdict(list)
+    for winner in winners:
+        groups[tuple(one.ident for one in winner.certificates)].append(winner)
+    return [tuple(group) for group in groups.values()]
+
+
+def _block(group: Sequence[Winner], paths: Paths) -> Block:
+    names = tuple(host_name(winner.name) for winner in group)
+    return Block(names, tuple(paths.of(one) for one in group[0].certificates))
+
+
+def _render(name: str, templates: Path | None, **values: object) -> bytes:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([*([templates] if templates else []), _shipped_templates()]),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701  # not HTML; see the module's docstring
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    try:
+        return environment.get_template(name).render(values).encode("ascii")
+    except jinja2.TemplateSyntaxError as error:
+        raise ConfigurationError(f"{error.filename}: line {error.lineno}: {error.message}") from None
+    except (jinja2.TemplateError, UnicodeEncodeError, TypeError, OSError) as error:
+        raise ConfigurationError(f"{templates or 'templates'}/{name}: cannot be rendered: {error}") from None
+
+
+def _shipped_templates() -> Path:
+    """The templates of the installed package, or those of the checkout that it is run from."""
+    installed = Path(str(resources.files("mailsni"))) / "templates"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "templates"

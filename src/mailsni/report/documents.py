@@ -1,0 +1,183 @@
+"""Results as JSON documents: one object each, with ``schema``. ``schema.json`` beside this file describes them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from mailsni.deploy import Applied
+from mailsni.errors import Exit, MailsniError
+from mailsni.inventory import Certificate, Skipped
+from mailsni.observation import Observation
+from mailsni.plan import Change, Kind, Plan
+from mailsni.selection import Candidate
+from mailsni.state import DeployedCertificate
+from mailsni.wire import Answer, Survey
+
+Document = dict[str, Any]
+
+
+def name_states(observation: Observation) -> list[tuple[str, str]]:
+    """Each name that is or will be served, ordered, and its state: ``deployed``, ``kept``, ``pending``, ``leaving``."""
+    kinds = {change.name: change.kind for change in observation.plan.changes}
+    states = {Kind.KEEP: "kept", Kind.REMOVE: "leaving"}
+    names = sorted({winner.name for winner in observation.selection.winners} | set(kinds))
+    return [(name, states.get(kinds[name], "pending") if name in kinds else "deployed") for name in names]
+
+
+def status(observation: Observation) -> Document:
+    """Every name with its certificates and state, and everything that was skipped."""
+    winners = {winner.name: winner.certificates for winner in observation.selection.winners}
+    deployed = observation.record.deployment
+    return {
+        "schema": "mailsni.status/1",
+        "names": [
+            {
+                "name": name,
+                "state": state,
+                "certificates": [_certificate(one) for one in winners.get(name, ())],
+                "deployed": [_deployed(one) for one in deployed.of_name(name)],
+            }
+            for name, state in name_states(observation)
+        ],
+        "skipped": _skipped(observation.selection.skipped),
+        "pending": observation.plan.pending,
+    }
+
+
+def plan(observation: Observation, diffs: Sequence[tuple[str, str]] = ()) -> Document:
+    """What apply would do."""
+    return {
+        "schema": "mailsni.plan/1",
+        **_plan(observation.plan),
+        "skipped": _skipped(observation.selection.skipped),
+        **({"diff": dict(diffs)} if diffs else {}),
+    }
+
+
+def apply(applied: Applied, code: Exit) -> Document:
+    """What apply did."""
+    return {
+        "schema": "mailsni.apply/1",
+        "exit_code": int(code),
+        "result": "unchanged" if applied.signalled is None else "applied",
+        **_plan(applied.observation.plan),
+        "skipped": _skipped(applied.observation.selection.skipped),
+        "published": [str(path) for path in applied.published],
+        "servers": {server: str(done) for server, done in (applied.signalled or {}).items()},
+        "asked": [_survey(survey) for survey in applied.surveys],
+        "notes": list(applied.notes),
+    }
+
+
+def explanation(name: str, candidates: Sequence[Candidate]) -> Document:
+    """Which certificate a name gets, and why the others lost."""
+    return {
+        "schema": "mailsni.explain/1",
+        "name": name,
+        "candidates": [
+            {"wins": one.wins, "why": one.why, "exact": one.exact, "certificate": _certificate(one.certificate)}
+            for one in candidates
+        ],
+    }
+
+
+def rendering(server: str, text: bytes) -> Document:
+    """The text of a server's file."""
+    return {"schema": "mailsni.render/1", "server": server, "text": text.decode("ascii")}
+
+
+def error(problem: MailsniError) -> Document:
+    """Why a command could not do its work."""
+    return {
+        "schema": "mailsni.error/1",
+        "exit_code": int(problem.exit_code),
+        "error": problem.message,
+        "hint": problem.hint,
+    }
+
+
+def _plan(found: Plan) -> Document:
+    return {
+        "pending": found.pending,
+        "changes": [_change(change) for change in found.changes],
+        "artifacts": [
+            {"server": change.server, "path": str(change.path), "why": change.why} for change in found.artifacts
+        ],
+        "pins": len(found.pins),
+    }
+
+
+def _change(change: Change) -> Document:
+    return {
+        "kind": str(change.kind),
+        "name": change.name,
+        "why": change.why,
+        "old": [_deployed(one) for one in change.old],
+        "new": [_certificate(one) for one in change.new],
+        "new_public_key": change.new_public_key,
+    }
+
+
+def _certificate(one: Certificate) -> Document:
+    return {
+        "source": one.source,
+        "algorithm": one.algorithm,
+        "fingerprint": one.fingerprint,
+        "spki": one.spki,
+        "not_before": _time(one.not_before),
+        "not_after": _time(one.not_after),
+        "issuer": one.issuer,
+        "self_signed": one.self_signed,
+        "kept": one.kept,
+    }
+
+
+def _deployed(one: DeployedCertificate) -> Document:
+    return {
+        "source": one.source,
+        "algorithm": one.algorithm,
+        "fingerprint": one.fingerprint,
+        "spki": one.spki,
+        "not_before": _time(one.not_before),
+        "not_after": _time(one.not_after),
+    }
+
+
+def _skipped(found: Iterable[Skipped]) -> list[Document]:
+    return [
+        {
+            "source": one.source,
+            "reason": str(one.reason),
+            "detail": one.detail,
+            "names": list(one.names),
+            "information": one.information,
+        }
+        for one in found
+    ]
+
+
+def _survey(survey: Survey) -> Document:
+    return {
+        "server": survey.server,
+        "names": survey.names,
+        "names_asked": survey.names_asked,
+        "answers": [_answer(answer) for answer in survey.answers],
+    }
+
+
+def _answer(answer: Answer) -> Document:
+    return {
+        "name": answer.expectation.name,
+        "endpoint": str(answer.served.endpoint),
+        "algorithm": answer.expectation.algorithm,
+        "intended": answer.expectation.fingerprint,
+        "served": answer.served.fingerprint,
+        "verdict": str(answer.verdict),
+        "detail": answer.served.detail,
+    }
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%dT%H:%M:%SZ}"

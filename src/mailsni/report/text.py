@@ -1,0 +1,287 @@
+"""Results as text: tables and colour on a terminal, plain lines where the output is piped."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from mailsni import files
+from mailsni.deploy import Applied
+from mailsni.inventory import Certificate, Skipped
+from mailsni.observation import Observation
+from mailsni.plan import SYMBOLS, Change, Kind, Plan
+from mailsni.report.documents import name_states
+from mailsni.selection import Candidate
+from mailsni.state import DeployedCertificate
+from mailsni.wire import Survey, Verdict
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PROGRESS_FROM = 200
+"""A bar is shown from so many lineages on: fewer are read before anybody could see it."""
+_COLOURS = {Kind.ADD: "green", Kind.RENEW: "yellow", Kind.REPLACE: "yellow", Kind.REMOVE: "red", Kind.KEEP: "magenta"}
+_NAMES_SHOWN = 4
+
+Anyone = Certificate | DeployedCertificate
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+def say(line: str = "") -> None:
+    """A line of the result."""
+    sys.stdout.write(line + "\n")
+
+
+def talk(line: str) -> None:
+    """A line about the work, not of its result."""
+    sys.stderr.write(f"mailsni: {line}\n")
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequence[str] = ()) -> None:
+    """Rows under headings: a Rich table on a terminal, aligned columns without ornament elsewhere.
+
+    Args:
+        headings: of the columns.
+        rows: cells of plain text.
+        colours: one for each row, on a terminal.
+    """
+    if not sys.stdout.isatty():
+        widths = [max(len(row[at]) for row in (headings, *rows)) for at in range(len(headings))]
+        for row in (headings, *rows):
+            say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        drawn.add_column(heading, overflow="fold")
+    for at, row in enumerate(rows):
+        drawn.add_row(*(Text(cell) for cell in row), style=colours[at] if colours else None)
+    _console().print(drawn, soft_wrap=False)
+
+
+def _coloured(line: str, colour: str) -> None:
+    if not sys.stdout.isatty():
+        say(line)
+        return
+    from rich.text import Text
+
+    _console().print(Text(line, style=colour))
+
+
+@contextmanager
+def progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on standard error while something long goes on, if that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True), transient=True)
+    task = bar.add_task(what, total=None)
+    shown = False
+
+    def advance(done: int, total: int) -> None:
+        nonlocal shown
+        if total < PROGRESS_FROM:
+            return
+        if not shown:
+            bar.start()
+            shown = True
+        bar.update(task, completed=done, total=total)
+
+    try:
+        yield advance
+    finally:
+        if shown:
+            bar.stop()
+
+
+def status(observation: Observation, *, skipped: bool) -> None:
+    """The table of names; with ``skipped`` also what is not served, and why."""
+    winners = {winner.name: winner.certificates for winner in observation.selection.winners}
+    deployed = observation.record.deployment
+    rows, colours = [], []
+    state_colours = {"kept": "magenta", "pending": "yellow", "leaving": "red", "deployed": ""}
+    for name, state in name_states(observation):
+        certificates: Sequence[Anyone] = winners.get(name) or deployed.of_name(name)
+        for one in certificates:
+            rows.append((name, one.algorithm.upper(), _until(one, observation.now), state, one.source))
+            colours.append(state_colours[state])
+    if rows:
+        table(("NAME", "KEY", "EXPIRES", "STATE", "SOURCE"), rows, colours)
+    else:
+        say("no name is served and none can be")
+    if skipped:
+        _skipped_table(observation.selection.skipped)
+    else:
+        _skipped_summary(observation.selection.skipped)
+
+
+def _skipped_table(found: Sequence[Skipped]) -> None:
+    say()
+    if not found:
+        say("nothing is skipped")
+        return
+    rows = [(one.reason, "" if one.information else "!", one.source, _listed(one.names), one.detail) for one in found]
+    table(("REASON", "", "SOURCE", "NAMES", "WHY"), rows, ["" if one.information else "red" for one in found])
+
+
+def _skipped_summary(found: Sequence[Skipped]) -> None:
+    problems = sum(not one.information for one in found)
+    if found:
+        say()
+        say(f"{_counted(problems, 'problem')}, {len(found) - problems} for information: mailsni status --skipped")
+
+
+def plan(observation: Observation) -> None:
+    """What apply would do, a line for each name, and in sum."""
+    for change in observation.plan.changes:
+        _change(change)
+    for artifact in observation.plan.artifacts:
+        say(f"  {artifact.server}: {artifact.path}: {artifact.why}")
+    if observation.plan.pins:
+        say(f"  {_counted(len(observation.plan.pins), 'key and chain file')} to write in {observation.pins.path}")
+    say(_sum(observation.plan))
+
+
+def _sum(found: Plan) -> str:
+    counts = (
+        f"{found.count(Kind.ADD)} to add, {found.count(Kind.RENEW, Kind.REPLACE)} to change, "
+        f"{found.count(Kind.REMOVE)} to remove, {found.count(Kind.KEEP)} kept"
+    )
+    return f"Plan: {counts}." if found.pending else f"Nothing to do ({counts})."
+
+
+def _change(change: Change) -> None:
+    old, new = _certificates(change.old), _certificates(change.new)
+    detail = f"{old} -> {new}" if old and new and old != new else new or old
+    key = "  new key: TLSA records of the key must follow" if change.new_public_key else ""
+    _coloured(f"{SYMBOLS[change.kind]} {change.name}  {detail}  ({change.why}){key}", _COLOURS[change.kind])
+
+
+def _certificates(found: Sequence[Anyone]) -> str:
+    return " + ".join(f"{one.algorithm.upper()} {one.source} until {one.not_after:%Y-%m-%d}" for one in found)
+
+
+def diffs(observation: Observation) -> list[tuple[str, str]]:
+    """The unified diff between each server's live text and the one that it should have, where they differ."""
+    found = []
+    for server, text in observation.texts.items():
+        settings = observation.settings
+        path = settings.postfix.map if server == "postfix" else settings.dovecot.include_file
+        live = files.read_own(path) or b""
+        lines = difflib.unified_diff(_lines(live), _lines(text), str(path), f"{path} (planned)")
+        difference = "".join(lines)
+        if difference:
+            found.append((server, difference))
+    return found
+
+
+def _lines(text: bytes) -> list[str]:
+    return text.decode("utf-8", "replace").splitlines(keepends=True)
+
+
+def diff(found: Sequence[tuple[str, str]]) -> None:
+    """Diffs, in colour on a terminal."""
+    colours = {"+": "green", "-": "red", "@": "cyan"}
+    for _, difference in found:
+        for line in difference.splitlines():
+            _coloured(line, colours.get(line[:1], ""))
+
+
+def applied(done: Applied, *, verbose: bool) -> None:
+    """What apply did."""
+    observation = done.observation
+    if done.signalled is None:
+        names = len(observation.selection.winners)
+        certificates = len(observation.selection.certificates)
+        say(f"nothing to do: {_counted(names, 'name')}, {_counted(certificates, 'certificate')}")
+        return
+    for change in observation.plan.changes:
+        _change(change)
+    for server, outcome in done.signalled.items():
+        paths = ", ".join(str(path) for path in done.published if _belongs(path, server, observation))
+        say(f"{server}: {paths or 'nothing'} published, {outcome}")
+    for survey in done.surveys:
+        _survey(survey, verbose=verbose)
+    for note in done.notes:
+        talk(f"warning: {note}")
+
+
+def _belongs(path: object, server: str, observation: Observation) -> bool:
+    return (path == observation.settings.dovecot.include_file) == (server == "dovecot")
+
+
+def _survey(survey: Survey, *, verbose: bool) -> None:
+    if survey.silent:
+        say(f"{survey.server}: nobody listens, so nothing was asked; it will serve this when it starts")
+        return
+    endpoints = sorted({str(answer.served.endpoint) for answer in survey.answers})
+    right = survey.of(Verdict.RIGHT)
+    sampled = "" if survey.names == survey.names_asked else f" (a sample: {survey.names} names changed)"
+    say(
+        f"{survey.server}: {len(right)} of {_counted(len(survey.answers), 'answer')} as intended, "
+        f"for {_counted(survey.names_asked, 'name')}{sampled} at {', '.join(endpoints)}"
+    )
+    for answer in survey.answers if verbose else survey.of(Verdict.WRONG, Verdict.CUT_OFF, Verdict.SILENT):
+        served = answer.served.fingerprint or answer.served.detail
+        say(f"  {answer.verdict}: {answer.expectation.name} at {answer.served.endpoint}: {served}")
+
+
+def problems(found: Sequence[Skipped]) -> None:
+    """What a person should look at, on standard error."""
+    for one in found:
+        names = f" ({_listed(one.names)})" if one.names else ""
+        talk(f"warning: {one.source}: {one.reason}: {one.detail}{names}")
+
+
+def explanation(name: str, candidates: Sequence[Candidate]) -> None:
+    """Which certificate a name gets, and why the others lost."""
+    if not candidates:
+        say(f"{name}: no certificate has this name: it is answered with the default certificate")
+        return
+    if not any(one.wins for one in candidates):
+        say(f"{name}: none of its certificates can be used: it is answered with the default certificate")
+    rows = [
+        (
+            "served" if one.wins else "lost",
+            one.certificate.algorithm.upper(),
+            f"{one.certificate.not_after:%Y-%m-%d}",
+            one.certificate.source,
+            one.why,
+        )
+        for one in candidates
+    ]
+    table(("", "KEY", "EXPIRES", "SOURCE", "WHY"), rows, ["green" if one.wins else "" for one in candidates])
+
+
+def _until(one: Anyone, now: datetime) -> str:
+    days = (one.not_after - now).days
+    return f"{one.not_after:%Y-%m-%d} ({_counted(days, 'day')})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def silence_broken_pipe() -> None:
+    """Let the program end quietly when the reader of its output has gone (``mailsni status | head``)."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

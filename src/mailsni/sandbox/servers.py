@@ -1,0 +1,537 @@
+"""A Postfix and a Dovecot of one's own: in a directory of the caller's, on free loopback ports.
+
+Both are the programs that the host has installed, with a configuration that exists only here: ``postfix -c DIRECTORY``
+and ``dovecot -c FILE``. The host's own instances, /etc/postfix and /etc/dovecot are neither read nor written. They are
+started and stopped by their own commands, with output into files (a daemon keeps the descriptors it inherits, so a
+pipe would never end), and answer for TLS only: no mail is delivered and no mailbox exists.
+
+The daemons run as users of their own and have to reach their sockets, and a socket's path is limited to 107 bytes:
+:func:`workspace` makes a directory that is short and open enough.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from mailsni.errors import HostError
+from mailsni.process import environment, find_tool, require_tool, run
+from mailsni.sandbox.authority import Issued
+
+LOOPBACK = "127.0.0.1"
+START_LIMIT = 20.0
+"""Seconds until a server that was started has to accept connections on all its ports."""
+STOP_LIMIT = 20.0
+"""Seconds until a server that was told to stop has to be gone; then its master process is killed."""
+_OPEN_DIRECTORIES = ("/tmp", "/var/tmp")  # noqa: S108 - only mkdtemp makes something there
+_PAUSE = 0.02
+_IMPLICIT = ("smtps", "imaps", "pop3s")
+_SOCKET_PATH_LIMIT = 107
+_LONGEST_SOCKET = len("/run/dovecot/login/managesieve-login-and-some")
+_LOG_LINES = 15
+
+
+@contextlib.contextmanager
+def workspace() -> Iterator[Path]:
+    """A directory for private servers: a short path that their users can pass through; removed afterwards."""
+    usual = Path(tempfile.gettempdir())
+    parents = [usual, *(Path(path) for path in _OPEN_DIRECTORIES)]
+    # A temporary directory of the user's own (pam_tmpdir) is closed to the users of the servers.
+    chosen = next((path for path in parents if path.is_dir() and _obstacle(path) is None), usual)
+    directory = Path(tempfile.mkdtemp(prefix="mailsni-", dir=chosen))
+    directory.chmod(0o711)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+def free_ports(count: int) -> list[int]:
+    """Distinct TCP ports of the loopback address that nobody listens on at this moment."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for candidate in sockets:
+            candidate.bind((LOOPBACK, 0))
+        return [int(candidate.getsockname()[1]) for candidate in sockets]
+
+
+class PrivateServer(ABC):
+    """What both have in common. Use as a context manager: started on entry, stopped on exit.
+
+    Args:
+        directory: an existing directory to live in, passable by everyone (:func:`workspace`).
+        default: the certificate for clients that ask for no name or an unknown one.
+
+    Attributes:
+        endpoints: the port on 127.0.0.1 of each service, such as ``{"smtp": 34127}``.
+        log: the file the server logs to.
+        default_file: key, then chain of the default certificate in one file.
+
+    Raises:
+        HostError: the software is not installed, or the directory will not do.
+    """
+
+    services: Sequence[str] = ()
+
+    def __init__(self, directory: Path, default: Issued) -> None:
+        reason = self.unavailable()
+        if reason:
+            raise HostError(reason)
+        _require_suitable(directory)
+        self.directory = directory
+        self.endpoints: Mapping[str, int] = dict(zip(self.services, free_ports(len(self.services)), strict=True))
+        self.log = directory / "log"
+        self.default_file = directory / "default.pem"
+        self._output = directory / "output"
+        self.set_default(default)
+
+    @classmethod
+    def available(cls) -> bool:
+        """Whether this host has the software and this user may start it."""
+        return cls.unavailable() is None
+
+    @classmethod
+    @abstractmethod
+    def unavailable(cls) -> str | None:
+        """Why it cannot be started here; None when it can."""
+
+    @abstractmethod
+    def _start_command(self) -> list[str | Path]: ...
+
+    @abstractmethod
+    def _stop_command(self) -> list[str | Path]: ...
+
+    @abstractmethod
+    def _reload_command(self) -> list[str | Path]: ...
+
+    @abstractmethod
+    def _pid_file(self) -> Path: ...
+
+    def set_default(self, default: Issued) -> None:
+        """Replace the default certificate; the server sees it after :meth:`reload`."""
+        staged = self.default_file.with_name(".default.pem")
+        staged.touch(mode=0o600)
+        staged.write_bytes(default.key_pem + default.fullchain_pem)
+        staged.replace(self.default_file)
+
+    def pid(self) -> int | None:
+        """The process id of the running master, None when it does not run."""
+        try:
+            number = int(self._pid_file().read_text())
+            process = Path(f"/proc/{number}")
+            # The name in parentheses may contain anything; the state comes after it. A zombie does not run.
+            state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+            words = (process / "cmdline").read_bytes()
+            place = (process / "cwd").readlink()
+        except (OSError, ValueError):
+            return None
+        # The file of a master that was killed stays, and its number may have become another process's.
+        ours = os.fsencode(self.directory) in words or place.is_relative_to(self.directory)
+        return number if ours and state not in "ZX" else None
+
+    def running(self) -> bool:
+        """Whether its master process is there."""
+        return self.pid() is not None
+
+    def start(self) -> None:
+        """Start, and wait until every clear-text service has greeted a client. A running server is left as it is.
+
+        (The master listens on all ports before its start command ends. A greeting shows that the processes behind it
+        are up, too: a Dovecot that is stopped before takes six seconds, because they miss the signal.)
+
+        Raises:
+            HostError: it does not start, or not within :data:`START_LIMIT`; the message ends with its last log lines.
+        """
+        if self.running():
+            return
+        with self._output.open("ab") as output:
+            child = subprocess.Popen(
+                [str(word) for word in self._start_command()],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment(),
+                cwd="/",
+                start_new_session=True,
+            )
+            try:
+                status = child.wait(START_LIMIT)
+            except subprocess.TimeoutExpired as error:
+                child.kill()
+                child.wait()
+                raise HostError(self._story("did not start in time")) from error
+        if status != 0:
+            raise HostError(self._story(f"start exited {status}"))
+        deadline = time.monotonic() + START_LIMIT
+        for service, port in self.endpoints.items():
+            while service not in _IMPLICIT and not _greets(port):
+                if time.monotonic() > deadline:
+                    self.stop()
+                    raise HostError(self._story(f"{service}: no greeting on port {port}"))
+                time.sleep(_PAUSE)
+
+    def stop(self) -> None:
+        """Stop, and wait until the master process is gone. A server that does not run is left as it is."""
+        pid = self.pid()
+        if pid is None:
+            return
+        with contextlib.suppress(HostError):
+            run(self._stop_command(), timeout=STOP_LIMIT)
+        deadline = time.monotonic() + STOP_LIMIT
+        while self.pid() == pid:
+            if time.monotonic() > deadline:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                return
+            time.sleep(_PAUSE)
+
+    def restart(self) -> None:
+        """Stop and start on the same ports.
+
+        Raises:
+            HostError: see :meth:`start`.
+        """
+        self.stop()
+        self.start()
+
+    def reload(self) -> None:
+        """Have it read its configuration again.
+
+        Raises:
+            HostError: its command failed. (That it succeeds proves nothing about the new configuration.)
+        """
+        done = run(self._reload_command())
+        if done.returncode != 0:
+            raise HostError(self._story(f"reload exited {done.returncode}: {done.stderr}"))
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _story(self, what: str) -> str:
+        lines: list[str] = []
+        for path in (self._output, self.log):
+            with contextlib.suppress(OSError):
+                lines += path.read_text(errors="replace").splitlines()[-_LOG_LINES:]
+        return "\n  ".join([f"{type(self).__name__}: {what}", *lines])
+
+
+class PrivatePostfix(PrivateServer):
+    """A private Postfix: smtp (STARTTLS), submission (STARTTLS) and smtps (TLS from the first byte).
+
+    Needs root and the users that Postfix's package makes.
+
+    Args:
+        directory: see :class:`PrivateServer`.
+        default: see :class:`PrivateServer`.
+        sni_map: value of ``tls_server_sni_maps``, such as ``cdb:/directory/mailsni``; none when None. Where the
+            compiled table is absent an empty one is made, because smtpd cuts off every client that sends a name while
+            the table it was told of does not exist.
+        settings: further settings of main.cf, which win over the sandbox's.
+
+    Attributes:
+        config_directory: what ``-c`` of Postfix's commands takes.
+    """
+
+    services = ("smtp", "submission", "smtps")
+
+    def __init__(
+        self, directory: Path, default: Issued, *, sni_map: str | None = None, settings: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(directory, default)
+        self.config_directory = directory / "etc"
+        self.config_file = self.config_directory / "main.cf"
+        self._sni_map = sni_map
+        self._settings = dict(settings or {})
+        self._queue = directory / "queue"
+        for path in (self.config_directory, self._queue):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o755)
+        owner = pwd.getpwnam("postfix")
+        data = directory / "data"
+        data.mkdir(exist_ok=True)
+        data.chmod(0o700)
+        os.chown(data, owner.pw_uid, owner.pw_gid)
+        self.write_configuration()
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """Why it cannot be started here; None when it can."""
+        if find_tool("postfix") is None or find_tool("postmap") is None:
+            return "postfix: not installed"
+        if os.geteuid() != 0:
+            return "postfix: only root can start it"
+        try:
+            pwd.getpwnam("postfix")
+        except KeyError:
+            return "postfix: there is no user postfix"
+        return None
+
+    def write_configuration(self) -> None:
+        """Write main.cf and master.cf; the server sees changes after :meth:`reload`."""
+        settings = {
+            "compatibility_level": "3.6",
+            "queue_directory": str(self._queue),
+            "data_directory": str(self.directory / "data"),
+            "mail_owner": "postfix",
+            "maillog_file": str(self.log),
+            "maillog_file_prefixes": str(self.directory),
+            "inet_interfaces": "loopback-only",
+            "inet_protocols": "ipv4",
+            "myhostname": "sandbox.test",
+            "mydestination": "",
+            "alias_maps": "",
+            "alias_database": "",
+            "local_recipient_maps": "",
+            "default_transport": "error:the sandbox delivers nothing",
+            "smtpd_relay_restrictions": "reject",
+            "smtpd_tls_security_level": "may",
+            "smtpd_tls_loglevel": "1",
+            "smtpd_tls_chain_files": str(self.default_file),
+            "smtpd_client_connection_count_limit": "0",
+        }
+        if self._sni_map:
+            _require_map(self._sni_map, self.config_directory)
+            settings["tls_server_sni_maps"] = self._sni_map
+        settings |= self._settings
+        _write(self.config_file, "".join(f"{key} = {value}\n" for key, value in settings.items()))
+        listening = [f"{LOOPBACK}:{port} inet n - n - - smtpd" for port in self.endpoints.values()]
+        listening[1] += "\n  -o syslog_name=postfix/submission"
+        listening[2] += "\n  -o syslog_name=postfix/smtps\n  -o smtpd_tls_wrappermode=yes"
+        _write(self.config_directory / "master.cf", "\n".join(listening) + _MASTER)
+
+    def _start_command(self) -> list[str | Path]:
+        return [require_tool("postfix"), "-c", self.config_directory, "start"]
+
+    def _stop_command(self) -> list[str | Path]:
+        return [require_tool("postfix"), "-c", self.config_directory, "stop"]
+
+    def _reload_command(self) -> list[str | Path]:
+        return [require_tool("postfix"), "-c", self.config_directory, "reload"]
+
+    def _pid_file(self) -> Path:
+        return self._queue / "pid/master.pid"
+
+
+_MASTER = """
+pickup unix n - n 60 1 pickup
+cleanup unix n - n - 0 cleanup
+qmgr unix n - n 300 1 qmgr
+tlsmgr unix - - n 1000? 1 tlsmgr
+rewrite unix - - n - - trivial-rewrite
+bounce unix - - n - 0 bounce
+defer unix - - n - 0 bounce
+trace unix - - n - 0 bounce
+flush unix n - n 1000? 0 flush
+proxymap unix - - n - - proxymap
+proxywrite unix - - n - 1 proxymap
+error unix - - n - - error
+retry unix - - n - - error
+anvil unix - - n - 1 anvil
+postlog unix-dgram n - n - 1 postlogd
+"""
+
+
+class PrivateDovecot(PrivateServer):
+    """A private Dovecot, 2.3 or 2.4: imap and pop3 (STARTTLS), imaps and pop3s, and sieve where Pigeonhole has it.
+
+    Started by root it runs as the users that Dovecot's package makes; started by another user, as that user alone.
+    Nobody can log in.
+
+    Args:
+        directory: see :class:`PrivateServer`.
+        default: see :class:`PrivateServer`.
+        settings: text that is put at the end of the configuration file, before the includes.
+
+    Attributes:
+        config_file: what ``-c`` of Dovecot's commands takes.
+        include_directory: every ``*.conf`` in it is part of the configuration.
+        version: of the software, such as ``(2, 4)``.
+    """
+
+    services: Sequence[str] = ("imap", "imaps", "pop3", "pop3s")
+
+    def __init__(self, directory: Path, default: Issued, *, settings: str = "") -> None:
+        if find_tool_in_libexec("managesieve-login"):
+            self.services = (*self.services, "sieve")
+        super().__init__(directory, default)
+        self.config_directory = directory / "etc"
+        self.config_file = self.config_directory / "dovecot.conf"
+        self.include_directory = self.config_directory / "conf.d"
+        self.version = dovecot_version()
+        self._settings = settings
+        self._run = directory / "run"
+        for path in (self.config_directory, self.include_directory):
+            path.mkdir(exist_ok=True)
+            path.chmod(0o755)
+        self.write_configuration()
+
+    @classmethod
+    def unavailable(cls) -> str | None:
+        """Why it cannot be started here; None when it can."""
+        if find_tool("dovecot") is None or find_tool("doveadm") is None:
+            return "dovecot: not installed"
+        for name in ("imap-login", "pop3-login"):
+            if not find_tool_in_libexec(name):
+                return f"dovecot: {name} is not installed"
+        return None
+
+    def write_configuration(self) -> None:
+        """Write dovecot.conf; the server sees changes after :meth:`reload`."""
+        modern = self.version >= (2, 4)
+        protocols = "imap pop3 sieve" if "sieve" in self.endpoints else "imap pop3"
+        lines = [
+            *(("dovecot_config_version = 2.4.0", "dovecot_storage_version = 2.4.0") if modern else ()),
+            f"base_dir = {self._run}",
+            f"state_dir = {self.directory / 'state'}",
+            f"log_path = {self.log}",
+            f"listen = {LOOPBACK}",
+            *((f"protocols {{\n{_switches(protocols)}}}",) if modern else (f"protocols = {protocols}",)),
+            "ssl = yes",
+            *self._default_certificate(modern=modern),
+            "passdb static {\n  password = {CRYPT}!\n}"
+            if modern
+            else "passdb {\n  driver = static\n  args = password={CRYPT}!\n}",
+            f"instance_name = {self.directory.name}",
+            *self._users(),
+            *self._listeners(),
+            self._settings,
+            "!include_try conf.d/*.conf",
+        ]
+        _write(self.config_file, "\n".join([*lines, ""]))
+
+    def _default_certificate(self, *, modern: bool) -> tuple[str, str]:
+        if modern:
+            return f"ssl_server_cert_file = {self.default_file}", f"ssl_server_key_file = {self.default_file}"
+        return f"ssl_cert = <{self.default_file}", f"ssl_key = <{self.default_file}"
+
+    def _users(self) -> list[str]:
+        if os.geteuid() == 0:
+            return []
+        user = pwd.getpwuid(os.geteuid())
+        lines = [f"default_internal_user = {user.pw_name}", f"default_login_user = {user.pw_name}"]
+        lines += [f"default_internal_group = {grp.getgrgid(os.getegid()).gr_name}"]
+        jailed = ["anvil", "imap-login", "pop3-login"] + (["managesieve-login"] if "sieve" in self.endpoints else [])
+        return lines + [f"service {name} {{\n  chroot =\n}}" for name in jailed]
+
+    def _listeners(self) -> list[str]:
+        def listener(name: str) -> str:
+            implicit = "    ssl = yes\n" if name in _IMPLICIT else ""
+            return f"  inet_listener {name} {{\n    port = {self.endpoints[name]}\n{implicit}  }}\n"
+
+        blocks = [f"service {kind}-login {{\n{listener(kind)}{listener(kind + 's')}}}" for kind in ("imap", "pop3")]
+        if "sieve" in self.endpoints:
+            blocks.append(f"service managesieve-login {{\n{listener('sieve')}}}")
+        return blocks
+
+    def _start_command(self) -> list[str | Path]:
+        return [require_tool("dovecot"), "-c", self.config_file]
+
+    def _stop_command(self) -> list[str | Path]:
+        return [require_tool("doveadm"), "-c", self.config_file, "stop"]
+
+    def _reload_command(self) -> list[str | Path]:
+        return [require_tool("doveadm"), "-c", self.config_file, "reload"]
+
+    def _pid_file(self) -> Path:
+        return self._run / "master.pid"
+
+
+def dovecot_version() -> tuple[int, int]:
+    """Major and minor version of the installed Dovecot.
+
+    Raises:
+        HostError: ``dovecot --version`` says something else than ``MAJOR.MINOR…``.
+    """
+    done = run([require_tool("dovecot"), "--version"])
+    found = re.match(rb"(\d+)\.(\d+)", done.stdout)
+    if found is None:
+        raise HostError("dovecot: --version: not understood")
+    return int(found[1]), int(found[2])
+
+
+def find_tool_in_libexec(name: str) -> Path | None:
+    """The path of one of Dovecot's service programs, None when it is not installed."""
+    for directory in ("/usr/lib/dovecot", "/usr/libexec/dovecot", "/usr/local/libexec/dovecot"):
+        candidate = Path(directory) / name
+        if candidate.exists():
+            return candidate
+    return None
+
+
+def _switches(protocols: str) -> str:
+    return "".join(f"  {name} = yes\n" for name in protocols.split())
+
+
+def _require_suitable(directory: Path) -> None:
+    if not directory.is_absolute() or not re.fullmatch(r"[A-Za-z0-9_./-]+", str(directory)):
+        raise HostError(f"{directory}: not a plain absolute path: servers cannot be run from there")
+    if len(os.fsencode(directory)) + _LONGEST_SOCKET > _SOCKET_PATH_LIMIT:
+        raise HostError(f"{directory}: too long: the path of a socket in it would pass the limit of the system")
+    obstacle = _obstacle(directory)
+    if obstacle is not None:
+        raise HostError(f"{directory}: the users of the servers cannot pass through {obstacle}")
+
+
+def _obstacle(directory: Path) -> Path | None:
+    """The directory on the way that the servers' users cannot pass through, None when there is none."""
+    if os.geteuid() != 0:
+        return None
+    return next((passed for passed in (directory, *directory.parents) if not passed.stat().st_mode & 0o001), None)
+
+
+def _require_map(sni_map: str, config_directory: Path) -> None:
+    """Make an empty table where none is; the source text is left to the one who owns the map."""
+    kind, _, path = sni_map.partition(":")
+    suffix = {"hash": ".db", "btree": ".db"}.get(kind, f".{kind}")
+    table = Path(path + suffix)
+    if kind == "texthash" or table.exists():
+        return
+    # postmap reads main.cf of its -c directory, so there must be one before the real one is written.
+    _write(config_directory / "main.cf", "compatibility_level = 3.6\n")
+    staging = table.with_name(".empty")
+    staging.touch(mode=0o600)
+    done = run([require_tool("postmap"), "-c", config_directory, "-F", f"{kind}:{staging}"])
+    made = staging.with_name(staging.name + suffix)
+    if done.returncode != 0 or not made.exists():
+        raise HostError(f"{sni_map}: postmap cannot make an empty table: {done.stderr}")
+    staging.unlink()
+    made.replace(table)
+    for lock in table.parent.glob(".empty*"):
+        lock.unlink()
+
+
+def _greets(port: int) -> bool:
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=5) as client:
+            return client.recv(1) != b""
+    except OSError:
+        return False
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+    path.chmod(0o644)
+    # Every program of Postfix waits until main.cf is more than a second old (dict_load_file_xt), so date it back.
+    earlier = time.time() - 5
+    os.utime(path, (earlier, earlier))

@@ -1,0 +1,239 @@
+"""One winner per name, for both servers: pure, from an inventory and a moment in time.
+
+The rule: valid now, then anything over a self-signed certificate, then the exact name over a wildcard, then the one
+issued later (notBefore), then the order of the sources and of the fingerprints, so that equal input gives equal
+output. RSA and ECDSA are decided apart and served together: Postfix aborts the handshake when a name has two chains
+of one algorithm (postconf(5), tls_server_sni_maps; measured), and each client takes the one that it can use.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from mailsni.inventory import Algorithm, Certificate, Inventory, Reason, Skipped
+from mailsni.names import NamePatterns, covers, is_wildcard
+
+ALGORITHMS: tuple[Algorithm, ...] = ("ecdsa", "rsa")
+"""In the order in which a name's certificates are listed and rendered."""
+_NAMES_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Winner:
+    """A name and what it is served: one certificate, or an ECDSA and an RSA one."""
+
+    name: str
+    certificates: tuple[Certificate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Every name with its winner, ordered by name, and everything that is not served as it lies in the stores."""
+
+    winners: tuple[Winner, ...]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def certificates(self) -> tuple[Certificate, ...]:
+        """The certificates that serve at least one name, each once, ordered by their pinned file's name."""
+        unique = {one.ident: one for winner in self.winners for one in winner.certificates}
+        return tuple(unique[ident] for ident in sorted(unique))
+
+    @property
+    def problems(self) -> tuple[Skipped, ...]:
+        """What a person should look at."""
+        return tuple(skipped for skipped in self.skipped if not skipped.information)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A certificate that could serve a name, and why it does or does not."""
+
+    certificate: Certificate
+    exact: bool
+    wins: bool
+    why: str
+
+
+def select(inventory: Inventory, patterns: NamePatterns, now: datetime) -> Selection:
+    """Choose the winners.
+
+    Args:
+        inventory: what the stores hold, with the last good certificates of broken lineages already in it.
+        patterns: which names are mail names.
+        now: the moment at which certificates must be valid, with a time zone.
+    """
+    wanted = {id(one): tuple(dict.fromkeys(patterns.served_names(one.names))) for one in inventory.certificates}
+    usable = [one for one in inventory.certificates if wanted[id(one)] and _why_unusable(one, now) is None]
+    claims = _claims(usable, wanted)
+    winners = tuple(Winner(name, _winners(name, claims[name])) for name in sorted(claims))
+    winning = {winner.name: winner.certificates for winner in winners}
+    skipped = [_with_names_asked_for(one, patterns) for one in inventory.skipped]
+    for one in inventory.certificates:
+        skipped.extend(_skips(one, wanted[id(one)], winning, now))
+    return Selection(winners, tuple(sorted(skipped, key=lambda item: (item.source, item.reason, item.detail))))
+
+
+def explain(name: str, inventory: Inventory, patterns: NamePatterns, now: datetime) -> tuple[Candidate, ...]:
+    """Every certificate that could serve a name, the winners first, each with the reason for its place."""
+    able = [one for one in inventory.certificates if _fits(one, name)]
+    usable = [one for one in able if _why_unusable(one, now) is None]
+    asked_for = patterns.match(name)
+    best = _winners(name, usable) if asked_for else ()
+    candidates = []
+    for one in sorted(able, key=lambda item: _rank(name, item)):
+        wins = any(one is winner for winner in best)
+        if not asked_for:
+            why = "the name is none of names.include, or one of names.exclude"
+        elif wins:
+            why = _why_it_wins(name, one, usable)
+        else:
+            why = _why_unusable_text(one, now) or _why_it_lost(name, one, best)
+        candidates.append(Candidate(one, name in one.names, wins, why))
+    return tuple(sorted(candidates, key=lambda item: not item.wins))
+
+
+def _claims(
+    usable: Iterable[Certificate], wanted: Mapping[int, tuple[str, ...]]
+) -> dict[str, list[Certificate]]:
+    """For each name that somebody is asked to serve, everything that can serve it.
+
+    A wildcard competes for every name below it, also where its own patterns name only the wildcard: otherwise a
+    self-signed certificate for ``mail.example.com`` would beat a good one for ``*.example.com``.
+    """
+    claims: dict[str, list[Certificate]] = defaultdict(list)
+    wildcards: dict[str, list[Certificate]] = defaultdict(list)
+    for one in usable:
+        for name in wanted[id(one)]:
+            claims[name].append(one)
+        for name in one.names:
+            if is_wildcard(name):
+                wildcards[name].append(one)
+    for name, claimants in claims.items():
+        known = {id(one) for one in claimants}
+        if not is_wildcard(name):
+            below = wildcards.get("*." + name.partition(".")[2], ())
+            claimants.extend(one for one in below if id(one) not in known)
+    return claims
+
+
+def _fits(certificate: Certificate, name: str) -> bool:
+    return name in certificate.names or any(covers(one, name) for one in certificate.names)
+
+
+def _rank(name: str, certificate: Certificate) -> tuple[bool, bool, bool, float, str, str]:
+    """Smaller is better."""
+    return (
+        certificate.self_signed,
+        name not in certificate.names,
+        certificate.kept,
+        -certificate.not_before.timestamp(),
+        certificate.source,
+        certificate.ident,
+    )
+
+
+def _winners(name: str, claimants: Iterable[Certificate]) -> tuple[Certificate, ...]:
+    ranked = sorted(claimants, key=lambda one: _rank(name, one))
+    if any(not one.self_signed for one in ranked):
+        ranked = [one for one in ranked if not one.self_signed]
+    best: dict[Algorithm, Certificate] = {}
+    for one in ranked:
+        best.setdefault(one.algorithm, one)
+    return tuple(best[algorithm] for algorithm in ALGORITHMS if algorithm in best)
+
+
+def _why_unusable(certificate: Certificate, now: datetime) -> Reason | None:
+    if certificate.staging:
+        return Reason.STAGING
+    if now >= certificate.not_after:
+        return Reason.EXPIRED
+    if now < certificate.not_before:
+        return Reason.NOT_YET_VALID
+    return None
+
+
+def _why_unusable_text(certificate: Certificate, now: datetime) -> str | None:
+    match _why_unusable(certificate, now):
+        case Reason.STAGING:
+            return "issued by a staging authority, which no client trusts"
+        case Reason.EXPIRED:
+            return f"expired on {certificate.not_after:%Y-%m-%d %H:%M} UTC"
+        case Reason.NOT_YET_VALID:
+            return f"not valid before {certificate.not_before:%Y-%m-%d %H:%M} UTC"
+        case _:
+            return None
+
+
+def _skips(
+    one: Certificate, names: tuple[str, ...], winning: Mapping[str, tuple[Certificate, ...]], now: datetime
+) -> Iterable[Skipped]:
+    """What there is to say of a certificate that could be read."""
+    if not names:
+        if not one.kept:
+            detail = "no name of the certificate is one of names.include"
+            yield Skipped(one.source, Reason.NO_MATCHING_NAME, detail, (), information=True)
+        return
+    unusable = _why_unusable(one, now)
+    if unusable is not None:
+        others_serve = all(name in winning for name in names)
+        information = unusable is Reason.STAGING or (unusable is Reason.EXPIRED and others_serve)
+        yield Skipped(one.source, unusable, _why_unusable_text(one, now) or "", names, information=information)
+        return
+    served = tuple(name for name in names if any(one is winner for winner in winning[name]))
+    lost = tuple(name for name in names if name not in served)
+    if one.kept and served:
+        detail = f"its last good certificate, valid until {one.not_after:%Y-%m-%d}, is served on"
+        yield Skipped(one.source, Reason.KEPT_LAST_GOOD, detail, served)
+    if one.self_signed and served:
+        detail = "self-signed: no client trusts it, and it is served for want of another"
+        yield Skipped(one.source, Reason.SELF_SIGNED, detail, served, information=True)
+    if lost and not one.kept:
+        to = sorted({winner.source for name in lost for winner in winning[name]})
+        more = f" and {len(to) - _NAMES_SHOWN} more" if len(to) > _NAMES_SHOWN else ""
+        detail = f"lost to {', '.join(to[:_NAMES_SHOWN])}{more}"
+        yield Skipped(one.source, Reason.LOST_TO_OTHER, detail, lost, information=True)
+
+
+def _with_names_asked_for(skipped: Skipped, patterns: NamePatterns) -> Skipped:
+    """A broken lineage: only its mail names matter, and one that is known to have none is a web site's."""
+    if not skipped.names:
+        return skipped
+    names = tuple(dict.fromkeys(patterns.served_names(skipped.names)))
+    if names:
+        return replace(skipped, names=names)
+    detail = f"no name of the certificate is one of names.include; besides, {skipped.detail}"
+    return Skipped(skipped.source, Reason.NO_MATCHING_NAME, detail, (), information=True)
+
+
+def _why_it_wins(name: str, one: Certificate, usable: Iterable[Certificate]) -> str:
+    rivals = [other for other in usable if other is not one and other.algorithm == one.algorithm]
+    if one.kept:
+        return "the last good certificate of a lineage that is broken now"
+    if not rivals:
+        return "the only one" if not any(other is not one for other in usable) else f"the only {one.algorithm} one"
+    return _difference(name, one, min(rivals, key=lambda other: _rank(name, other)))
+
+
+def _why_it_lost(name: str, one: Certificate, best: Iterable[Certificate]) -> str:
+    winners = list(best)
+    same = next((winner for winner in winners if winner.algorithm == one.algorithm), None)
+    if same is None:
+        return "self-signed, and another is not"
+    return f"lost to {same.source}: that one is {_difference(name, same, one)}"
+
+
+def _difference(name: str, better: Certificate, worse: Certificate) -> str:
+    """In what the better one is better, by the order of the rule."""
+    if better.self_signed != worse.self_signed:
+        return "issued by an authority, the other is self-signed"
+    if (name in better.names) != (name in worse.names):
+        return "for the exact name, the other is a wildcard"
+    if better.kept != worse.kept:
+        return "whole in the store, the other is a last good copy"
+    if better.not_before != worse.not_before:
+        return f"issued later ({better.not_before:%Y-%m-%d %H:%M} against {worse.not_before:%Y-%m-%d %H:%M})"
+    return "first by the order of the directories"

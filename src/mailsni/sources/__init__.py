@@ -1,0 +1,1 @@
+"""The stores that certificates come from, one module per kind."""

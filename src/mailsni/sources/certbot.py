@@ -1,0 +1,177 @@
+"""A certbot directory: ``live/LINEAGE/{privkey,fullchain}.pem``, links into ``archive/LINEAGE``.
+
+certbot is not atomic. A renewal writes four new files into ``archive``, then makes four ``previous_*.pem`` links,
+then replaces the four links in ``live`` one by one by unlink and symlink (cert, privkey, chain, fullchain), then
+removes the ``previous_*`` links (certbot 5.6, ``storage.py``, ``update_all_links_to``). In between a link is missing,
+or the new key stands beside the old chain. A first issuance makes the links first and writes the files through them.
+So both files are read once and proven to belong together; a pair that does not, in a lineage that changed a moment
+ago, is looked at again; and one that stays broken is reported, not used.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailsni.certificate import Proven, prove
+from mailsni.errors import HostError, PermissionMissingError
+from mailsni.inventory import Certificate, Inventory, Reason, Skipped
+from mailsni.names import RefusedNameError, safe_path, shown
+from mailsni.sources.reading import Containment, ReadRefusedError, StoreFile
+
+RETRIES = 5
+RETRY_PAUSE = 0.2
+"""Seconds between two looks at the lineages that look torn, all of them together."""
+RECENT = 60.0
+"""Seconds. A lineage that has not changed for longer than this is not being renewed: it is looked at once."""
+
+_KEY = "privkey.pem"
+_CHAIN = "fullchain.pem"
+_PEM_NAMES = frozenset({"cert.pem", _KEY, "chain.pem", _CHAIN})
+_PREVIOUS = frozenset(f"previous_{name}" for name in _PEM_NAMES)
+_WORTH_A_RETRY = frozenset({Reason.KEY_MISMATCH, Reason.KEY_MISSING, Reason.CHAIN_MISSING, Reason.BAD_PEM})
+
+Progress = Callable[[int, int], None]
+"""Called with how many lineages have been read, and how many there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """One look at one lineage."""
+
+    certificates: tuple[Certificate, ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    foreign: bool = False
+    torn: bool = False
+
+
+def scan(
+    live: Path, *, progress: Progress | None = None, pause: Callable[[float], None] = time.sleep
+) -> Inventory:
+    """Read every lineage below a ``live`` directory.
+
+    Args:
+        live: the directory that holds one directory per lineage.
+        progress: told about every lineage.
+        pause: how to wait between two looks at a torn lineage.
+
+    Raises:
+        PermissionMissingError: this user may not list the directory.
+        HostError: the directory is missing or cannot be listed.
+    """
+    try:
+        with os.scandir(live) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir() or entry.is_symlink())
+    except PermissionError as error:
+        raise PermissionMissingError(f"{live}: cannot be read: {error.strerror}", hint="run it as root") from None
+    except OSError as error:
+        raise HostError(
+            f"{live}: cannot be read: {error.strerror}",
+            hint="[[sources]] path in the configuration names the directory with one directory per certificate",
+        ) from None
+    containment = _containment(live)
+    looks: dict[str, _Look] = {}
+    for done, name in enumerate(names, 1):
+        looks[name] = _look(live, name, containment)
+        if progress is not None:
+            progress(done, len(names))
+    torn = [name for name in names if looks[name].torn]
+    for _ in range(RETRIES):
+        if not torn:
+            break
+        pause(RETRY_PAUSE)
+        looks |= {name: _look(live, name, containment) for name in torn}
+        torn = [name for name in torn if looks[name].torn]
+    return _inventory(live, looks)
+
+
+def _containment(live: Path) -> Containment:
+    real = live.resolve()
+    roots = {real, (real.parent / "archive").resolve(), (live.parent / "archive").resolve()}
+    return Containment(tuple(sorted(str(root) for root in roots)))
+
+
+def _inventory(live: Path, looks: dict[str, _Look]) -> Inventory:
+    known = [(name, look) for name, look in looks.items() if not look.foreign]
+    return Inventory(
+        certificates=tuple(found for _, look in known for found in look.certificates),
+        skipped=tuple(skipped for _, look in known for skipped in look.skipped),
+        lineages=frozenset(str(live / name) for name, _ in known),
+    )
+
+
+def _look(live: Path, name: str, containment: Containment) -> _Look:
+    path = live / name
+    try:
+        source = safe_path(path)
+    except RefusedNameError as error:
+        return _Look(skipped=(Skipped(shown(str(path)), Reason.BAD_NAME, str(error)),))
+    try:
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink() and not path.exists():
+            return _Look(skipped=(Skipped(source, Reason.CHAIN_MISSING, "the lineage is a link to nothing"),))
+        return _Look(foreign=True)
+    except OSError as error:
+        return _Look(skipped=(Skipped(source, Reason.UNREADABLE, str(error.strerror)),))
+    try:
+        return _look_inside(source, directory, containment)
+    finally:
+        os.close(directory)
+
+
+def _look_inside(source: str, directory: int, containment: Containment) -> _Look:
+    try:
+        if not containment.holds(directory):
+            detail = "the lineage is a link that leaves the store"
+            return _Look(skipped=(Skipped(source, Reason.SYMLINK_OUTSIDE_STORE, detail),))
+        entries = frozenset(os.listdir(directory))
+        changed = os.fstat(directory).st_ctime
+    except OSError as error:
+        return _Look(skipped=(Skipped(source, Reason.UNREADABLE, str(error.strerror)),))
+    in_renewal = bool(entries & _PREVIOUS)
+    if not in_renewal and not entries & _PEM_NAMES:
+        return _Look(foreign=True)
+    chain = _read(_CHAIN, Reason.CHAIN_MISSING, directory, containment)
+    key = _read(_KEY, Reason.KEY_MISSING, directory, containment)
+    outcome = _pair(source, chain, key)
+    if isinstance(outcome, Proven):
+        return _Look((outcome.certificate,), _refused_names(source, outcome.refused_names))
+    touched = max(changed, *(part.changed for part in (chain, key) if isinstance(part, StoreFile)), 0.0)
+    recent = abs(time.time() - touched) < RECENT
+    torn = outcome.reason in _WORTH_A_RETRY and (in_renewal or recent)
+    if in_renewal and outcome.reason in _WORTH_A_RETRY:
+        detail = f"certbot's previous_*.pem links are there and {outcome.detail}; the next certbot run mends it"
+        outcome = Skipped(source, Reason.RENEWAL_IN_PROGRESS, detail, outcome.names)
+    return _Look(skipped=(outcome,), torn=torn)
+
+
+def _read(name: str, missing: Reason, directory: int, containment: Containment) -> StoreFile | ReadRefusedError:
+    try:
+        return containment.read(name, directory, missing=missing)
+    except ReadRefusedError as error:
+        return error
+
+
+def _pair(source: str, chain: StoreFile | ReadRefusedError, key: StoreFile | ReadRefusedError) -> Proven | Skipped:
+    if isinstance(chain, ReadRefusedError):
+        return Skipped(source, chain.reason, chain.detail)
+    if isinstance(key, ReadRefusedError):
+        # The leaf is read all the same: a lineage without a mail name is nobody's concern, whatever its key is like.
+        return Skipped(source, key.reason, key.detail, _names_of(source, chain.content))
+    outcome = prove(source, chain.content, key.content)
+    if isinstance(outcome, Proven):
+        return outcome
+    return Skipped(source, outcome.reason, outcome.detail, outcome.names)
+
+
+def _names_of(source: str, chain_pem: bytes) -> tuple[str, ...]:
+    outcome = prove(source, chain_pem, None)
+    return outcome.certificate.names if isinstance(outcome, Proven) else outcome.names
+
+
+def _refused_names(source: str, names: Sequence[str]) -> tuple[Skipped, ...]:
+    return tuple(Skipped(source, Reason.BAD_NAME, f"the name {name} in the certificate is refused") for name in names)

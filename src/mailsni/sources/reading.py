@@ -1,0 +1,87 @@
+"""Reading files of a store: once, bounded, and never anything that lies outside it.
+
+A file is opened without effect first (``O_PATH``), judged by what was really opened, and only then opened for reading
+through its descriptor, so nothing can be swapped in between. A FIFO or a device is therefore never opened at all.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailsni.inventory import Reason
+from mailsni.names import shown
+
+SIZE_LIMIT = 1 << 20
+"""Bytes. An RSA-4096 key has 3 KB, a chain of a hundred names 10 KB."""
+
+
+class ReadRefusedError(Exception):
+    """A file of a store that is not read, or cannot be. The message never holds content."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class StoreFile:
+    """What a file held when it was read once, and when it last changed (seconds since the epoch, of ctime)."""
+
+    content: bytes
+    changed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Containment:
+    """The directories (real paths) whose files belong to the store."""
+
+    roots: tuple[str, ...]
+
+    def holds(self, descriptor: int) -> bool:
+        """Whether an open file lies in the store, by the path that the kernel knows for it (proc(5))."""
+        real = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        return any(real == root or real.startswith(root + "/") for root in self.roots)
+
+    def read(self, name: str, directory: int, *, missing: Reason) -> StoreFile:
+        """Read one file.
+
+        Args:
+            name: its name in the directory; links are followed.
+            directory: a descriptor of the directory.
+            missing: the reason to give when there is no such file, or a link to nothing.
+
+        Raises:
+            ReadRefusedError: it is missing, not regular, outside the store, too large or unreadable.
+        """
+        try:
+            handle = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=directory)
+        except FileNotFoundError:
+            raise ReadRefusedError(missing, f"{shown(name)} is not there, or a link to nothing") from None
+        except OSError as error:
+            raise ReadRefusedError(Reason.UNREADABLE, f"{shown(name)}: {error.strerror}") from None
+        try:
+            return self._read_handle(name, handle)
+        except OSError as error:
+            raise ReadRefusedError(Reason.UNREADABLE, f"{shown(name)}: {error.strerror}") from None
+        finally:
+            os.close(handle)
+
+    def _read_handle(self, name: str, handle: int) -> StoreFile:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise ReadRefusedError(Reason.NOT_A_REGULAR_FILE, f"{shown(name)} is not a regular file")
+        if not self.holds(handle):
+            raise ReadRefusedError(Reason.SYMLINK_OUTSIDE_STORE, f"{shown(name)} is a link that leaves the store")
+        if status.st_size > SIZE_LIMIT:
+            detail = f"{shown(name)} has {status.st_size} bytes, more than {SIZE_LIMIT}"
+            raise ReadRefusedError(Reason.TOO_LARGE, detail)
+        reader = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        with os.fdopen(reader, "rb", buffering=0) as file:
+            content = file.read(SIZE_LIMIT + 1)
+        if content is None or len(content) > SIZE_LIMIT:
+            raise ReadRefusedError(Reason.TOO_LARGE, f"{shown(name)} grew over {SIZE_LIMIT} bytes while it was read")
+        return StoreFile(content, status.st_ctime)

@@ -1,0 +1,186 @@
+"""Dovecot: the include with the ``local_name`` blocks, and the check that the server would start with it.
+
+``doveconf -n`` opens none of the files that a block names; ``-x`` does, and is what decides here. One file that is
+missing stops the whole server at its next start, while ``doveadm reload`` exits 0 and keeps the old configuration
+(all measured), so nothing is published that has not been checked in place of what is live.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailsni import files
+from mailsni.config import DovecotSettings
+from mailsni.errors import HostError
+from mailsni.process import find_tool, require_tool, run
+from mailsni.rendering import DovecotVersion
+from mailsni.targets import Staged
+
+_TIMEOUT = 300.0
+_DEPTH = 10
+"""Includes within includes that are followed; Dovecot itself stops at a loop."""
+_INCLUDE = re.compile(r"^(?P<verb>\s*!include(?:_try)?\s+)(?P<pattern>\S.*?)\s*$")
+_RELATIVE_FILE = re.compile(r"^(?P<setting>\s*\w+\s*=\s*<\s*)(?P<path>[^/\s].*?)\s*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Dovecot:
+    """The Dovecot of this host, as far as this program needs to know it."""
+
+    settings: DovecotSettings
+    installed: bool
+    version: DovecotVersion
+
+
+def _is_installed() -> bool:
+    return find_tool("dovecot") is not None and find_tool("doveconf") is not None
+
+
+def is_wanted(settings: DovecotSettings) -> bool:
+    """Whether this host's Dovecot is to be served: switched on, or to be found by itself and installed."""
+    return settings.enabled is True or (settings.enabled == "auto" and _is_installed())
+
+
+def find(settings: DovecotSettings) -> Dovecot | None:
+    """Look at the Dovecot of this host.
+
+    Returns:
+        None when it is not wanted.
+
+    Raises:
+        HostError: its version is unknown to this program, or cannot be asked for.
+    """
+    if not is_wanted(settings):
+        return None
+    if settings.version != "auto":
+        return Dovecot(settings, _is_installed(), settings.version)
+    program = find_tool("dovecot")
+    if program is None:
+        raise HostError(
+            "dovecot: not installed, so its version is unknown",
+            hint='[dovecot] version = "2.3" or "2.4" in the configuration says it',
+        )
+    done = run([program, "--version"])
+    text = done.stdout.decode("ascii", "replace").strip()
+    numbers = re.match(r"(\d+)\.(\d+)", text)
+    if done.returncode != 0 or numbers is None or (int(numbers[1]), int(numbers[2])) < (2, 3):
+        raise HostError(
+            f"dovecot: version {text or 'unknown'}: only 2.3 and later are known",
+            hint='[dovecot] version in the configuration says which syntax to write, enabled = false leaves it out',
+        )
+    return Dovecot(settings, _is_installed(), "2.3" if (int(numbers[1]), int(numbers[2])) == (2, 3) else "2.4")
+
+
+def is_wired(dovecot: Dovecot) -> bool:
+    """Whether the running configuration includes the file."""
+    include = dovecot.settings.include_file
+    return any(part == include for _, part in _staged_lines(dovecot.settings.config_file, include, include))
+
+
+def staged_include(staging: Path, text: bytes, live: Path) -> Staged:
+    """The new include, in the staging directory, and a copy of what it replaces."""
+    path = staging / live.name
+    files.write_new(path, text, files.PUBLIC)
+    previous = None
+    if files.Identity.of(live) is not None:
+        previous = staging / "previous-include"
+        files.copy_new(live, previous)
+    return Staged(path, live, previous)
+
+
+def validate(dovecot: Dovecot, staged: Path) -> None:
+    """Let Dovecot read its configuration with a staged include in the place of the live one.
+
+    Raises:
+        HostError: it would not start with it. The message says so when it would not start without it either.
+    """
+    if not dovecot.installed:
+        return
+    settings = dovecot.settings
+    lines = [line for line, _ in _staged_lines(settings.config_file, settings.include_file, staged)]
+    if not is_wired(dovecot):
+        lines.append(f"!include {staged}")
+    trial = staged.with_name("dovecot.conf")
+    files.write_new(trial, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
+    complaint = _complaint(trial)
+    if complaint is None:
+        return
+    if (own := _complaint(settings.config_file)) is not None:
+        raise HostError(
+            f"{settings.config_file}: Dovecot's configuration is broken already, so nothing new can be loaded: {own}",
+            hint="mend that first: with it Dovecot does not start again once it is stopped",
+        )
+    raise HostError(f"{settings.include_file}: Dovecot refuses the new include: {complaint}")
+
+
+def _complaint(config_file: Path) -> str | None:
+    # The output holds the contents of the files, keys among them.
+    done = run([require_tool("doveconf"), "-c", config_file, "-n", "-x"], timeout=_TIMEOUT, discard=True)
+    return None if done.returncode == 0 else done.stderr or f"doveconf: exit status {done.returncode}"
+
+
+def _staged_lines(
+    config_file: Path, live: Path, staged: Path, depth: int = 0
+) -> Iterator[tuple[str, Path | None]]:
+    """The lines of a configuration that can be read from any place, with one include replaced by another.
+
+    Relative names are made absolute. A pattern that takes the live include in is written out file by file, in the
+    order of glob(7), and so is a file that includes it in turn.
+
+    Yields:
+        A line; beside it the live include, where the line stands for that.
+    """
+    text = _text(config_file)
+    for line in text.splitlines():
+        if (relative := _RELATIVE_FILE.match(line)) is not None:
+            yield f"{relative['setting']}{config_file.parent / relative['path']}", None
+            continue
+        include = _INCLUDE.match(line)
+        if include is None:
+            yield line, None
+            continue
+        pattern = str(config_file.parent / include["pattern"])
+        matches = {Path(found) for found in glob.glob(pattern)}  # noqa: PTH207  # as Dovecot does it
+        if _would_match(live, pattern):
+            matches.add(live)
+        parts = {path: _nested(path, live, staged, depth) for path in sorted(matches)}
+        if live not in parts and not any(parts.values()):
+            yield f"{include['verb']}{pattern}", None
+            continue
+        for path, nested in parts.items():
+            if path == live:
+                yield f"!include {staged}", live
+            elif nested:
+                yield from nested
+            else:
+                yield f"{include['verb']}{path}", None
+
+
+def _nested(path: Path, live: Path, staged: Path, depth: int) -> list[tuple[str, Path | None]]:
+    """The lines of an included file that includes the live include in turn; nothing when it does not."""
+    if path == live or depth >= _DEPTH or "!include" not in _text(path):
+        return []
+    lines = list(_staged_lines(path, live, staged, depth + 1))
+    return lines if any(part is not None for _, part in lines) else []
+
+
+def _would_match(path: Path, pattern: str) -> bool:
+    """Whether glob(7) would find a file by a pattern, were it there."""
+    steps, wanted = path.parts, Path(pattern).parts
+    return len(steps) == len(wanted) and all(
+        fnmatch.fnmatchcase(step, want) and (not step.startswith(".") or want.startswith("."))
+        for step, want in zip(steps, wanted, strict=True)
+    )
+
+
+def _text(path: Path) -> str:
+    """A configuration file as far as it can be read; what cannot, Dovecot itself will complain about."""
+    try:
+        return path.read_bytes().decode("utf-8", "surrogateescape")
+    except OSError:
+        return ""

@@ -1,0 +1,338 @@
+"""Postfix: the source of ``tls_server_sni_maps``, the map compiled from it, and the proof that it holds what it should.
+
+``postmap -F`` cannot be believed: it exits 0 after it dropped entries, stores an empty value for an empty file, and
+(lmdb, full disk) writes nothing at all (all measured). So the map is compiled in a private directory, every line of
+its talk that is not known to be harmless is a failure, and every entry is read back and compared with the bytes that
+were meant. What the live map becomes by rename(2) is only ever such a proven one; smtpd(8) notices by itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast, get_args
+
+from mailsni import files
+from mailsni.config import MapType, PostfixSettings
+from mailsni.errors import HostError
+from mailsni.inventory import KeyAndChain
+from mailsni.process import find_tool, require_tool, run
+from mailsni.targets import Staged
+
+SUFFIXES = (".db", ".lmdb", ".cdb")
+"""What postmap(1) appends to the name of a map; texthash has none."""
+_DEFAULT_TYPES: tuple[MapType, ...] = ("lmdb", "cdb", "hash", "btree")
+_TIMEOUT = 300.0
+_BATCH = 500
+"""Keys asked for in one run of postmap -q: their values are held in memory."""
+_HARMLESS = re.compile(r"\bdeprecated\b|\bmain\.cf\b|\bcompatibility_level\b")
+"""Warnings about the configuration, or about Berkeley DB's age (Debian forky), which say nothing of the entries."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapEntry:
+    """An entry as the map must hold it."""
+
+    key: str
+    materials: tuple[KeyAndChain, ...]
+
+    def stored_value(self) -> bytes:
+        """What ``postmap -F`` stores: the files with a newline between them, as base64 (measured)."""
+        return base64.b64encode(b"\n".join(one.pem for one in self.materials))
+
+
+@dataclass(frozen=True, slots=True)
+class Postfix:
+    """The Postfix of this host, as far as this program needs to know it."""
+
+    settings: PostfixSettings
+    installed: bool
+    map_types: tuple[MapType, ...]
+    """The types to compile to, in the order in which to try them; more than one only when nothing decides it."""
+    wired: bool
+    """Whether the running configuration names the map."""
+
+    @property
+    def source(self) -> Path:
+        """The text of the map."""
+        return self.settings.map
+
+
+def is_wanted(settings: PostfixSettings) -> bool:
+    """Whether this host's Postfix is to be served: switched on, or to be found by itself and installed."""
+    return settings.enabled is True or (settings.enabled == "auto" and find_tool("postconf") is not None)
+
+
+def find(settings: PostfixSettings) -> Postfix | None:
+    """Look at the Postfix of this host.
+
+    Returns:
+        None when it is not wanted.
+
+    Raises:
+        HostError: postconf(1) fails, for example because main.cf cannot be parsed.
+    """
+    if not is_wanted(settings):
+        return None
+    postconf = find_tool("postconf")
+    asked = settings.map_type
+    if postconf is None:
+        return Postfix(settings, installed=False, map_types=("hash",) if asked == "auto" else (asked,), wired=False)
+    values = _parameters(postconf, settings.config_directory)
+    tables = re.split(r"[,\s]+", values["tls_server_sni_maps"])
+    named = [table.partition(":") for table in tables if table.rpartition(":")[2] == str(settings.map)]
+    if asked != "auto":
+        types: tuple[MapType, ...] = (asked,)
+    elif named and named[0][0] in get_args(MapType):
+        types = (cast("MapType", named[0][0]),)
+    else:
+        default = values["default_database_type"]
+        first = (default,) if default in _DEFAULT_TYPES else ()
+        types = tuple(dict.fromkeys((*first, *_DEFAULT_TYPES)))
+    return Postfix(settings, installed=True, map_types=types, wired=bool(named))
+
+
+def _parameters(postconf: Path, directory: Path) -> dict[str, str]:
+    names = ("tls_server_sni_maps", "default_database_type")
+    done = run([postconf, "-c", directory, "-x", *names])
+    values = dict(line.split(" =", 1) for line in done.stdout.decode("utf-8", "replace").splitlines() if " =" in line)
+    if done.returncode != 0 or not all(name in values for name in names):
+        raise HostError(
+            f"{directory}/main.cf: postconf cannot read the configuration: {done.stderr or 'no answer'}",
+            hint="mend it, or set [postfix] enabled = false",
+        )
+    return {name: value.strip() for name, value in values.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A proven map, still in the staging directory."""
+
+    map_type: MapType
+    path: Path
+    """The file that the server will read: the compiled map, or for texthash the source itself."""
+    suffix: str
+    """What its name has more than that of the source."""
+
+
+def compile_map(postfix: Postfix, source: Path, entries: Sequence[MapEntry]) -> Compiled:
+    """Compile a staged source beside itself, and prove that the result holds exactly the entries.
+
+    Args:
+        postfix: the Postfix to compile for.
+        source: the text, in a private directory; the files it names must be in their places.
+        entries: what the map must hold.
+
+    Raises:
+        HostError: it cannot be compiled, or does not hold the entries.
+    """
+    if not postfix.installed:
+        return _write_with_berkeleydb(postfix, source, entries)
+    failures = []
+    for map_type in postfix.map_types:
+        try:
+            compiled = _postmap(postfix, map_type, source)
+        except _UnsupportedTypeError as error:
+            failures.append(f"{map_type}: {error}")
+            continue
+        prove(compiled, entries, postfix.settings.config_directory)
+        return compiled
+    raise HostError(
+        f"postmap: no map type works here: {'; '.join(failures)}",
+        hint="[postfix] map_type in the configuration says which one to use; `postconf -m` lists them",
+    )
+
+
+class _UnsupportedTypeError(Exception):
+    """The Postfix of this host cannot make tables of a type."""
+
+
+def _postmap(postfix: Postfix, map_type: MapType, source: Path) -> Compiled:
+    if map_type == "texthash":
+        return Compiled(map_type, source, "")
+    done = run(
+        [require_tool("postmap"), "-c", postfix.settings.config_directory, "-F", f"{map_type}:{source}"],
+        timeout=_TIMEOUT,
+    )
+    if done.returncode != 0 and re.search(r"unsupported (dictionary|map) type|is not available", done.stderr):
+        raise _UnsupportedTypeError(done.stderr.splitlines()[-1])
+    talk = [line for line in done.stderr.splitlines() if line.strip() and not _HARMLESS.search(line)]
+    if done.returncode != 0 or talk:
+        what = "\n".join(talk) or f"exit status {done.returncode}"
+        raise HostError(f"postmap: {map_type}:{source}: {what}")
+    # A build with Berkeley DB redirected to another type writes another suffix (NON_BERKELEYDB_README).
+    for suffix in SUFFIXES:
+        compiled = source.with_name(source.name + suffix)
+        if compiled.is_file():
+            files.set_mode(compiled, files.PRIVATE)
+            return Compiled(map_type, compiled, suffix)
+    raise HostError(f"postmap: {map_type}:{source}: no map was written, and nothing was said about it")
+
+
+def _write_with_berkeleydb(postfix: Postfix, source: Path, entries: Iterable[MapEntry]) -> Compiled:
+    map_type = postfix.map_types[0]
+    if map_type not in ("hash", "btree"):
+        raise HostError(f"{map_type}:{source}: only Postfix itself can make this type, and it is not installed")
+    try:
+        from berkeleydb import db
+    except ImportError:
+        raise HostError(
+            f"{map_type}:{source}: cannot be made: neither Postfix nor the berkeleydb package is installed",
+            hint="pip install 'mailsni[berkeleydb]' (it needs the headers of Berkeley DB: libdb-dev on Debian)",
+        ) from None
+    path = source.with_name(source.name + ".db")
+    files.write_new(path, b"")
+    try:
+        with closing(db.DB()) as table:
+            kind = db.DB_HASH if map_type == "hash" else db.DB_BTREE
+            table.open(str(path), None, kind, db.DB_CREATE | db.DB_TRUNCATE, files.PRIVATE)
+            for entry in entries:
+                table.put(entry.key.encode() + b"\0", entry.stored_value() + b"\0")
+    except db.DBError as error:
+        raise HostError(f"{map_type}:{source}: cannot be written: {error}") from None
+    compiled = Compiled(map_type, path, ".db")
+    prove(compiled, entries, postfix.settings.config_directory)
+    return compiled
+
+
+def prove(compiled: Compiled, entries: Iterable[MapEntry], config_directory: Path) -> None:
+    """Read a map back, entry by entry.
+
+    Raises:
+        HostError: it lacks an entry, has one too many, or holds other bytes than were meant.
+    """
+    where = f"{compiled.map_type}:{compiled.path}"
+    missing = {entry.key.encode(): entry for entry in entries}
+    for key, value in _stored(compiled, list(missing), config_directory):
+        entry = missing.pop(key, None)
+        if entry is None:
+            raise HostError(f"{where}: holds an entry that was not asked for")
+        if compiled.map_type != "texthash" and value != entry.stored_value():
+            raise HostError(f"{where}: {entry.key}: does not hold the key and the chain that were meant")
+    if missing:
+        first = next(iter(missing.values())).key
+        raise HostError(f"{where}: lacks {len(missing)} of the entries, the first of them {first}")
+
+
+def _stored(compiled: Compiled, keys: Sequence[bytes], config_directory: Path) -> Iterator[tuple[bytes, bytes]]:
+    """What a map holds, by the quickest way there is; asking postmap for every key always works."""
+    readers: Mapping[str, Callable[[Path], Iterator[tuple[bytes, bytes]] | None]] = {
+        ".db": _read_berkeleydb,
+        ".lmdb": _read_lmdb,
+    }
+    reader = readers.get(compiled.suffix)
+    direct = reader(compiled.path) if reader else None
+    return direct if direct is not None else _ask_postmap(compiled, keys, config_directory)
+
+
+def _read_berkeleydb(path: Path) -> Iterator[tuple[bytes, bytes]] | None:
+    try:
+        from berkeleydb import db
+    except ImportError:
+        return None
+
+    def read() -> Iterator[tuple[bytes, bytes]]:
+        try:
+            with closing(db.DB()) as table:
+                table.open(str(path), None, db.DB_UNKNOWN, db.DB_RDONLY)
+                with closing(table.cursor()) as cursor:
+                    record = cursor.first()
+                    while record is not None:
+                        yield _without_nul(record[0]), _without_nul(record[1])
+                        record = cursor.next()
+        except db.DBError as error:
+            raise HostError(f"{path}: cannot be read back: {error}") from None
+
+    return read()
+
+
+def _read_lmdb(path: Path) -> Iterator[tuple[bytes, bytes]] | None:
+    try:
+        import lmdb
+    except ImportError:
+        return None
+
+    def read() -> Iterator[tuple[bytes, bytes]]:
+        try:
+            with (
+                closing(lmdb.open(str(path), subdir=False, readonly=True, lock=False)) as environment,
+                environment.begin() as transaction,
+                transaction.cursor() as cursor,
+            ):
+                for key, value in cursor:
+                    yield _without_nul(key), _without_nul(value)
+        except lmdb.Error as error:
+            raise HostError(f"{path}: cannot be read back: {error}") from None
+
+    return read()
+
+
+def _without_nul(data: bytes) -> bytes:
+    """Postfix ends keys and values of Berkeley DB tables with NUL."""
+    return data[:-1] if data.endswith(b"\0") else data
+
+
+def _ask_postmap(compiled: Compiled, keys: Sequence[bytes], config_directory: Path) -> Iterator[tuple[bytes, bytes]]:
+    source = str(compiled.path).removesuffix(compiled.suffix)
+    postmap = require_tool("postmap")
+    for at in range(0, len(keys), _BATCH):
+        batch = b"".join(key + b"\n" for key in keys[at : at + _BATCH])
+        table = f"{compiled.map_type}:{source}"
+        done = run([postmap, "-c", config_directory, "-q", "-", table], stdin=batch, timeout=_TIMEOUT)
+        # Status 1 without a word means that none of the keys was found; that is seen by counting.
+        if done.returncode not in (0, 1):
+            raise HostError(f"postmap: {table}: cannot be read back: {done.stderr or done.returncode}")
+        for line in done.stdout.splitlines():
+            key, _, value = line.partition(b"\t")
+            yield key, value
+
+
+def empty_map(postfix: Postfix, map_type: MapType, directory: Path) -> Path | None:
+    """A map without entries, to go back to when there was none before: a missing one cuts off clients that send SNI.
+
+    Returns:
+        None for texthash, where an empty text does.
+    """
+    source = directory / "empty"
+    files.write_new(source, b"# no names\n")
+    if map_type == "texthash":
+        return source
+    return compile_map(
+        Postfix(postfix.settings, postfix.installed, (map_type,), postfix.wired), source, ()
+    ).path
+
+
+def staged_map(
+    postfix: Postfix, staging: Path, text: bytes, entries: Sequence[MapEntry]
+) -> tuple[Compiled, list[Staged]]:
+    """Everything of a new map, proven and ready to publish, and copies of what it replaces.
+
+    Args:
+        postfix: the Postfix it is for.
+        staging: a private directory beside the live map.
+        text: the source.
+        entries: what the map must hold.
+
+    Raises:
+        HostError: it cannot be made, or does not hold the entries.
+    """
+    source = staging / postfix.source.name
+    files.write_new(source, text)
+    compiled = compile_map(postfix, source, entries)
+    live = postfix.source.with_name(postfix.source.name + compiled.suffix)
+    if files.Identity.of(live) is not None:
+        previous: Path | None = staging / f"previous{compiled.suffix or '-source'}"
+        files.copy_new(live, cast("Path", previous))
+    else:
+        previous = empty_map(postfix, compiled.map_type, staging)
+    staged = [Staged(compiled.path, live, previous)]
+    if compiled.suffix:
+        old_text = staging / "previous-source" if files.Identity.of(postfix.source) is not None else None
+        if old_text is not None:
+            files.copy_new(postfix.source, old_text)
+        staged.append(Staged(source, postfix.source, old_text))
+    return compiled, staged

@@ -1,0 +1,497 @@
+"""The proof on the wire: which certificate a port of a mail server shows to a client that asks for a name.
+
+A probe trusts nothing that it is told: one deadline for the whole conversation, bounded lines, nothing of what the
+server says is quoted, no certificate is checked (what it is is the question, whether it is valid is asked elsewhere).
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import hashlib
+import ipaddress
+import re
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, Literal, NoReturn
+
+from mailsni.endpoints import Endpoint
+
+Algorithm = Literal["rsa", "ecdsa"]
+
+LINE_LIMIT: Final = 8 * 1024
+"""Bytes of a line; the longest that a mail protocol promises to take is 8,192 (RFC 9051, section 4)."""
+DIALOGUE_LIMIT: Final = 64 * 1024
+"""Bytes that a server may say before TLS starts."""
+DETAIL_LIMIT: Final = 200
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*")
+
+
+class Outcome(enum.StrEnum):
+    """How a probe ended."""
+
+    SERVED = "served"
+    """A certificate was shown."""
+    REFUSED = "refused"
+    """Nobody listens: connection refused, host unreachable or unknown."""
+    ABORTED = "aborted"
+    """The server ended the conversation: a TLS alert, a close, a greeting that says no; or no TLS in common."""
+    NO_STARTTLS = "no_starttls"
+    """The server speaks its protocol, and does not start TLS."""
+    TIMEOUT = "timeout"
+    """The deadline passed."""
+    GARBAGE = "garbage"
+    """The server broke the protocol, or speaks another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What to ask.
+
+    Attributes:
+        endpoint: whom.
+        name: the SNI name, A-labels; None sends no SNI, as many SMTP clients do.
+        algorithm: the only kind of certificate to accept; None leaves the choice to the server.
+
+    Raises:
+        ValueError: the name cannot be sent as SNI: an address, a wildcard, not ASCII (RFC 6066, section 3).
+    """
+
+    endpoint: Endpoint
+    name: str | None = None
+    algorithm: Algorithm | None = None
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not _can_be_sent(self.name):
+            raise ValueError(f"{self.name[:80]!a} cannot be sent as SNI")
+
+
+def _can_be_sent(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return len(name) <= 253 and _NAME.fullmatch(name) is not None
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The answer.
+
+    Attributes:
+        endpoint: who was asked.
+        name: the SNI name that was sent, or None.
+        outcome: how it ended.
+        fingerprint: SHA-256 of the leaf in DER, lower-case hexadecimal, when the outcome is ``served``; else None.
+        detail: for people: the TLS version, or what went wrong. Printable ASCII, at most 200 characters, in the
+            words of this program or of OpenSSL, never the server's.
+    """
+
+    endpoint: Endpoint
+    name: str | None
+    outcome: Outcome
+    fingerprint: str | None
+    detail: str
+
+
+def probe_all(
+    questions: Sequence[Question],
+    *,
+    timeout: float,
+    concurrency: int = 32,
+    on_done: Callable[[int], None] | None = None,
+) -> list[Served]:
+    """Ask many questions at once.
+
+    Args:
+        questions: what to ask; a question may be asked more than once.
+        timeout: seconds for each one.
+        concurrency: how many connections are open at a time. Both servers take 100 by default.
+        on_done: called in the caller's thread with the number of answers so far, after each one.
+
+    Returns:
+        the answers, in the order of the questions.
+    """
+    with ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix="probe") as pool:
+        asked = [pool.submit(_ask, question, timeout) for question in questions]
+        try:
+            for done, _ in enumerate(as_completed(asked), start=1):
+                if on_done is not None:
+                    on_done(done)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        return [answer.result() for answer in asked]
+
+
+def probe(endpoint: Endpoint, name: str | None, *, timeout: float, algorithm: Algorithm | None = None) -> Served:
+    """Ask one endpoint which certificate it shows.
+
+    Nothing that the server or the network does raises. The conversation ends with a close right after the handshake,
+    without a word of farewell: Postfix notes it at level info as "lost connection after STARTTLS" ("after CONNECT"
+    where TLS came first), Dovecot as a disconnect without a login attempt (measured, 3.7, 3.10, 2.3, 2.4).
+
+    Args:
+        endpoint: whom to ask.
+        name: the SNI name, A-labels; None sends no SNI.
+        timeout: seconds for everything from the connect to the end of the handshake. Only the resolver, when the host
+            of the endpoint is a name, has limits of its own.
+        algorithm: accept only this kind of certificate; a server that has only the other aborts the handshake. It is
+            asked for through the cipher suites of TLS 1.2 (those of 1.3 do not name a kind).
+
+    Raises:
+        ValueError: the name cannot be sent as SNI (see :class:`Question`).
+    """
+    return _ask(Question(endpoint, name, algorithm), timeout)
+
+
+class _EndedError(Exception):
+    """The probe cannot go on."""
+
+    def __init__(self, outcome: Outcome, detail: str) -> None:
+        super().__init__(detail)
+        self.outcome = outcome
+        self.detail = detail
+
+
+class _Deadline:
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds that are left, more than 0 (a socket timeout of 0 would mean: do not wait at all)."""
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+def _ask(question: Question, timeout: float) -> Served:
+    endpoint = question.endpoint
+    stage = "connecting"
+    try:
+        deadline = _Deadline(timeout)
+        with _connection(endpoint, deadline) as connection:
+            if endpoint.protocol in _DIALOGUES:
+                stage = "asking for STARTTLS"
+                _DIALOGUES[endpoint.protocol](_Dialogue(connection, deadline))
+            stage = "in the handshake"
+            leaf, detail = _handshake(connection, question, deadline)
+    except _EndedError as ended:
+        return Served(endpoint, question.name, ended.outcome, None, _safe(ended.detail))
+    except TimeoutError:
+        return Served(endpoint, question.name, Outcome.TIMEOUT, None, f"no end within {timeout:g} s, {stage}")
+    except OSError as error:
+        # The connection, once made, broke: reset, broken pipe. (ssl.SSLError is an OSError too, told apart earlier.)
+        return Served(endpoint, question.name, Outcome.ABORTED, None, _safe(f"{_why(error)}, {stage}"))
+    return Served(endpoint, question.name, Outcome.SERVED, hashlib.sha256(leaf).hexdigest(), _safe(detail))
+
+
+def _safe(detail: str) -> str:
+    return re.sub(r"[^\x20-\x7e]", "?", detail)[:DETAIL_LIMIT]
+
+
+def _why(error: OSError) -> str:
+    return (error.strerror or type(error).__name__).lower()
+
+
+@contextmanager
+def _connection(endpoint: Endpoint, deadline: _Deadline) -> Iterator[socket.socket]:
+    connection = _connect(endpoint, deadline)
+    with connection:
+        yield connection
+
+
+def _connect(endpoint: Endpoint, deadline: _Deadline) -> socket.socket:
+    """Connect to the first address of the host that answers."""
+    try:
+        addresses = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise _EndedError(Outcome.REFUSED, "the host name does not resolve") from error
+    why = "no address"
+    for family, kind, number, _, address in addresses:
+        connection = None
+        try:
+            connection = socket.socket(family, kind, number)
+            connection.settimeout(deadline.left())
+            connection.connect(address)
+        except OSError as error:
+            if connection is not None:
+                connection.close()
+            # The same class, for our own deadline and for ETIMEDOUT, by which the kernel says: nobody there.
+            if isinstance(error, TimeoutError) and error.errno is None:
+                raise
+            why = _why(error)
+        else:
+            return connection
+    raise _EndedError(Outcome.REFUSED, why)
+
+
+# TLS
+
+
+@functools.cache
+def _context(algorithm: Algorithm | None) -> ssl.SSLContext:
+    """Settings of a client that takes any certificate (or any of one kind) from TLS 1.2 up.
+
+    Level 0 lets OpenSSL read what it otherwise refuses to look at, such as a key of 1,024 bits. No session is ever
+    resumed: a resumed one shows no certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if algorithm is None:
+        context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    else:
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.set_ciphers({"rsa": "aRSA", "ecdsa": "aECDSA"}[algorithm] + ":!eNULL:@SECLEVEL=0")
+    return context
+
+
+_NOT_TLS: Final = frozenset(
+    {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_MESSAGE"}
+)
+"""What OpenSSL 1.1 and 3 say to bytes that are no TLS."""
+
+
+def _handshake(connection: socket.socket, question: Question, deadline: _Deadline) -> tuple[bytes, str]:
+    """The leaf that the server shows, in DER, and the version of TLS."""
+    connection.settimeout(deadline.left())
+    try:
+        tls = _context(question.algorithm).wrap_socket(
+            connection, server_hostname=question.name, do_handshake_on_connect=False
+        )
+    except OSError as error:  # it looks at the socket first; the server may have closed it
+        raise _EndedError(Outcome.ABORTED, f"{_why(error)}, before the handshake") from error
+    with tls:
+        try:
+            tls.settimeout(deadline.left())
+            tls.do_handshake()  # the timeout is one for the whole handshake, not for each read (Modules/_ssl.c)
+        except ssl.SSLEOFError as error:
+            raise _EndedError(Outcome.ABORTED, "closed in the handshake") from error
+        except ssl.SSLError as error:
+            reason = error.reason or "unknown"
+            outcome = Outcome.GARBAGE if reason in _NOT_TLS else Outcome.ABORTED
+            raise _EndedError(outcome, f"TLS: {reason.lower().replace('_', ' ')}") from error
+        leaf = tls.getpeercert(binary_form=True)
+        if not leaf:
+            raise _EndedError(Outcome.ABORTED, "the server showed no certificate")
+        return leaf, tls.version() or "TLS"
+
+
+# The dialogues that lead to TLS
+
+
+class _Dialogue:
+    """Lines to and from a server, before TLS."""
+
+    def __init__(self, connection: socket.socket, deadline: _Deadline) -> None:
+        self._connection = connection
+        self._deadline = deadline
+        self._received = bytearray()
+        self._total = 0
+
+    @property
+    def own_address(self) -> str:
+        return str(self._connection.getsockname()[0])
+
+    def send(self, line: bytes) -> None:
+        self._connection.settimeout(self._deadline.left())
+        self._connection.sendall(line + b"\r\n")
+
+    def line(self) -> bytes:
+        """The next line, without its end."""
+        while (end := self._received.find(b"\n")) < 0:
+            if len(self._received) > LINE_LIMIT:
+                break
+            self._receive()
+        if not 0 <= end <= LINE_LIMIT:
+            _garbage(f"a line of more than {LINE_LIMIT} bytes")
+        line = self._take(end + 1)
+        return line[:-1].removesuffix(b"\r")
+
+    def octets(self, count: int) -> bytes:
+        while len(self._received) < count:
+            self._receive()
+        return self._take(count)
+
+    def nothing_more(self) -> None:
+        """Nothing may have come with the reply that was read last.
+
+        Behind the answer to STARTTLS a client is the next to speak; what comes there was put in by somebody between
+        (CVE-2011-0411 and its kin: read as if it had come under TLS).
+        """
+        if self._received:
+            _garbage("plaintext after STARTTLS")
+
+    def _take(self, count: int) -> bytes:
+        taken = bytes(self._received[:count])
+        del self._received[:count]
+        return taken
+
+    def _receive(self) -> None:
+        self._connection.settimeout(self._deadline.left())
+        received = self._connection.recv(4096)
+        if not received:
+            raise _EndedError(Outcome.ABORTED, "closed before TLS")
+        self._total += len(received)
+        if self._total > DIALOGUE_LIMIT:
+            _garbage(f"more than {DIALOGUE_LIMIT} bytes before TLS")
+        self._received += received
+
+
+def _garbage(detail: str) -> NoReturn:
+    raise _EndedError(Outcome.GARBAGE, detail)
+
+
+def _aborted(detail: str) -> NoReturn:
+    raise _EndedError(Outcome.ABORTED, detail)
+
+
+def _no_starttls(detail: str) -> NoReturn:
+    raise _EndedError(Outcome.NO_STARTTLS, detail)
+
+
+_SMTP_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
+
+
+def _smtp(server: _Dialogue) -> None:
+    """RFC 5321 and 3207. The client calls itself by its address, the one name that it has for certain (4.1.3)."""
+    code, _ = _smtp_reply(server)
+    if code != 220:
+        _aborted(f"greeted with {code}")
+    own = server.own_address
+    server.send(b"EHLO " + (f"[IPv6:{own}]" if ":" in own else f"[{own}]").encode("ascii"))
+    code, lines = _smtp_reply(server)
+    if code == 421:
+        _aborted("EHLO was answered with 421")
+    if code != 250:
+        _no_starttls(f"EHLO was answered with {code}")
+    if not any(line.strip().upper() == b"STARTTLS" for line in lines[1:]):
+        _no_starttls("STARTTLS is not offered")
+    server.send(b"STARTTLS")
+    code, _ = _smtp_reply(server)
+    if code != 220:
+        _no_starttls(f"STARTTLS was answered with {code}")
+    server.nothing_more()
+
+
+def _smtp_reply(server: _Dialogue) -> tuple[int, list[bytes]]:
+    """The code and the texts of a reply of one or more lines."""
+    codes: set[bytes] = set()
+    texts: list[bytes] = []
+    while True:
+        match = _SMTP_LINE.fullmatch(server.line())
+        if match is None:
+            _garbage("a line that is no SMTP reply")
+        code, separator, text = match.groups()
+        codes.add(code)
+        texts.append(text or b"")
+        if len(codes) > 1:
+            _garbage("an SMTP reply with two codes")
+        if separator != b"-":
+            return int(code), texts
+
+
+def _imap(server: _Dialogue) -> None:
+    """RFC 9051. Untagged lines may come at any time (Dovecot says `* OK Waiting for authentication …`)."""
+    match _words(server.line()):
+        case [b"*", b"OK", *_]:
+            pass
+        case [b"*", b"PREAUTH", *_]:
+            _no_starttls("greeted with PREAUTH, which rules out STARTTLS")
+        case [b"*", b"BYE", *_]:
+            _aborted("greeted with BYE")
+        case _:
+            _garbage("a greeting that is not of IMAP")
+    server.send(b"a1 STARTTLS")
+    while True:
+        match _words(server.line()):
+            case [b"*", b"BYE", *_]:
+                _aborted("STARTTLS was answered with BYE")
+            case [b"*", *_]:
+                continue
+            case [b"A1", b"OK", *_]:
+                return server.nothing_more()
+            case [b"A1", b"NO" | b"BAD" as word, *_]:
+                _no_starttls(f"STARTTLS was answered with {word.decode('ascii')}")
+            case _:
+                _garbage("a line that is no IMAP response")
+
+
+def _pop3(server: _Dialogue) -> None:
+    """RFC 1939 and 2595."""
+    match _words(server.line()):
+        case [b"+OK", *_]:
+            pass
+        case [b"-ERR", *_]:
+            _aborted("greeted with -ERR")
+        case _:
+            _garbage("a greeting that is not of POP3")
+    server.send(b"STLS")
+    match _words(server.line()):
+        case [b"+OK", *_]:
+            server.nothing_more()
+        case [b"-ERR", *_]:
+            _no_starttls("STLS was answered with -ERR")
+        case _:
+            _garbage("a line that is no POP3 response")
+
+
+_LITERAL = re.compile(rb"\{([0-9]{1,9})\+?\}\Z")
+
+
+def _sieve(server: _Dialogue) -> None:
+    """RFC 5804: the greeting is a list of capabilities that an OK ends."""
+    offered = False
+    while True:
+        line = _sieve_line(server)
+        if line.startswith(b'"'):
+            offered = offered or line.upper().startswith(b'"STARTTLS"')
+            continue
+        match _words(line):
+            case [b"OK", *_]:
+                break
+            case [b"NO" | b"BYE" as word, *_]:
+                _aborted(f"greeted with {word.decode('ascii')}")
+            case _:
+                _garbage("a greeting that is not of ManageSieve")
+    if not offered:
+        _no_starttls("STARTTLS is not offered")
+    server.send(b"STARTTLS")
+    match _words(_sieve_line(server)):
+        case [b"OK", *_]:
+            server.nothing_more()
+        case [b"NO" | b"BYE" as word, *_]:
+            _no_starttls(f"STARTTLS was answered with {word.decode('ascii')}")
+        case _:
+            _garbage("a line that is no ManageSieve response")
+
+
+def _sieve_line(server: _Dialogue) -> bytes:
+    """A line with the literals in it (`{5}`, end of line, five octets), wherever a string may stand."""
+    parts = [server.line()]
+    while match := _LITERAL.search(parts[-1]):
+        parts += [server.octets(int(match[1])), server.line()]
+    return b"".join(parts)
+
+
+def _words(line: bytes) -> list[bytes]:
+    """The first two words, in capitals: no protocol here tells case apart. What follows them is not looked at."""
+    return line.upper().split(maxsplit=2)
+
+
+_DIALOGUES: Final[dict[str, Callable[[_Dialogue], None]]] = {
+    "smtp": _smtp,
+    "imap": _imap,
+    "pop3": _pop3,
+    "sieve": _sieve,
+}
+"""The protocols that start TLS by command; on the others the handshake comes first."""

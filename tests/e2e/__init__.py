@@ -1,0 +1,1 @@
+"""The program against a real Postfix, Dovecot and certbot (see tests/lab)."""

@@ -1,0 +1,77 @@
+"""Fixtures of the end-to-end tests: see support.py for what they hand out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mailsni.sandbox.authority import Authority, Issued
+from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, workspace
+from tests.e2e.support import DEFAULT_NAME, Certbot, Laboratory, acme_server, require
+
+
+@pytest.fixture(scope="session")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture(scope="session")
+def default(authority: Authority) -> Issued:
+    """The certificate that servers present to clients that ask for nothing they know."""
+    return authority.issue([DEFAULT_NAME])
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CertbotDirectory:
+    return CertbotDirectory(tmp_path / "letsencrypt")
+
+
+@pytest.fixture
+def rooms() -> Iterator[Path]:
+    """A directory that the servers' users can pass through (they cannot pass through ``tmp_path``)."""
+    with workspace() as directory:
+        yield directory
+
+
+@pytest.fixture
+def postfix(rooms: Path, default: Issued) -> Iterator[PrivatePostfix]:
+    """A running Postfix with an empty cdb map where mailsni will write its own."""
+    require(PrivatePostfix.unavailable())
+    directory = rooms / "postfix"
+    directory.mkdir(mode=0o755)
+    with PrivatePostfix(directory, default, sni_map=f"cdb:{directory}/etc/mailsni") as server:
+        yield server
+
+
+@pytest.fixture
+def dovecot(rooms: Path, default: Issued) -> Iterator[PrivateDovecot]:
+    require(PrivateDovecot.unavailable())
+    directory = rooms / "dovecot"
+    directory.mkdir(mode=0o755)
+    with PrivateDovecot(directory, default) as server:
+        yield server
+
+
+@pytest.fixture
+def laboratory(
+    tmp_path: Path,
+    authority: Authority,
+    store: CertbotDirectory,
+    postfix: PrivatePostfix,
+    dovecot: PrivateDovecot,
+    default: Issued,
+) -> Laboratory:
+    return Laboratory(tmp_path, authority, store, postfix, dovecot, default)
+
+
+@pytest.fixture
+def certbot(tmp_path: Path, authority: Authority) -> Iterator[Certbot]:
+    """A certbot with an ACME server of its own."""
+    require(Certbot.unavailable())
+    directory = tmp_path / "acme"
+    directory.mkdir()
+    with acme_server(directory, authority) as program:
+        yield program

@@ -1,0 +1,313 @@
+"""What the end-to-end tests stand on: an oracle for what is served, a laboratory of servers, an ACME authority.
+
+The oracle is ``openssl s_client`` and nothing of mailsni's, so that a mistake in mailsni's own probes cannot hide one
+in what it deployed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from mailsni.process import environment, find_tool, run
+from mailsni.sandbox.authority import Authority, Issued
+from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, PrivatePostfix, free_ports
+
+DEFAULT_NAME = "default.test"
+"""The name in the servers' default certificate."""
+ABORTED = "handshake aborted"
+"""What :func:`served` says where others get a fingerprint."""
+STARTTLS = {"smtp": "smtp", "submission": "smtp", "imap": "imap", "pop3": "pop3", "sieve": "sieve"}
+"""Services that begin in clear text, and openssl's word for them."""
+SIGNATURES = {"rsa": "rsa_pss_rsae_sha256", "ecdsa": "ecdsa_secp256r1_sha256"}
+_PROBE_LIMIT = 15
+_ACME_LIMIT = 20.0
+
+
+def require(reason: str | None) -> None:
+    """Leave the test out for a reason, if there is one; in the lab, where everything is installed, fail instead."""
+    if reason is None:
+        return
+    if os.environ.get("MAILSNI_LAB_REQUIRED"):
+        pytest.fail(f"the lab lacks something: {reason}")
+    pytest.skip(reason)
+
+
+def served(port: int, name: str | None, protocol: str, *, algorithm: Literal["rsa", "ecdsa"] | None = None) -> str:
+    """The fingerprint of the certificate that a client gets.
+
+    Args:
+        port: on 127.0.0.1.
+        name: what the client sends as SNI; None sends none.
+        protocol: one of :data:`STARTTLS`, or anything else for TLS from the first byte.
+        algorithm: the only kind of signature that the client takes.
+
+    Returns:
+        SHA-256 of the leaf's DER, lower-case hexadecimal; :data:`ABORTED` when the handshake was not completed.
+
+    Raises:
+        ConnectionRefusedError: nobody listens.
+    """
+    tool = find_tool("openssl")
+    require(None if tool else "openssl: not installed")
+    words = [str(tool), "s_client", "-connect", f"{LOOPBACK}:{port}"]
+    words += ["-noservername"] if name is None else ["-servername", name]
+    words += ["-starttls", STARTTLS[protocol]] if protocol in STARTTLS else []
+    words += ["-sigalgs", SIGNATURES[algorithm]] if algorithm else []
+    done = run(words, timeout=_PROBE_LIMIT)
+    if re.search(r"Connection refused|connect:errno=111", done.stderr):
+        raise ConnectionRefusedError(f"{LOOPBACK}:{port}")
+    found = re.search(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n", done.stdout, re.DOTALL)
+    if done.returncode != 0 or found is None:
+        return ABORTED
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(found[0].decode())).hexdigest()
+
+
+def run_mailsni(config: Path, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run the installed program in a process of its own, as a hook or a person would."""
+    return subprocess.run(
+        [sys.executable, "-m", "mailsni", "--config", str(config), *arguments],
+        env=environment() | {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "NO_COLOR": "1", "COLUMNS": "120"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@dataclass
+class Laboratory:
+    """A certbot directory, both servers, and a configuration of mailsni that ties them together.
+
+    Attributes:
+        directory: of the test's own; everything mailsni keeps for itself lies in it.
+        default: the certificate both servers were started with.
+        config: mailsni's configuration file, written by :meth:`configure`.
+        settings: what it says.
+    """
+
+    directory: Path
+    authority: Authority
+    store: CertbotDirectory
+    postfix: PrivatePostfix
+    dovecot: PrivateDovecot
+    default: Issued
+    config: Path = field(init=False)
+    settings: dict[str, dict[str, object]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.config = self.directory / "config.toml"
+        self.settings = {
+            "postfix": {
+                "enabled": True,
+                "config_directory": str(self.postfix.config_directory),
+                "map": str(self.map),
+            },
+            "dovecot": {
+                "enabled": True,
+                "config_file": str(self.dovecot.config_file),
+                "include_file": str(self.include_file),
+                "pin_directory": str(self.pin_directory),
+            },
+            "state": {"directory": str(self.directory / "state"), "lock": str(self.directory / "mailsni.lock")},
+            "verify": {"endpoints": self.urls()},
+        }
+        self.configure()
+
+    @property
+    def map(self) -> Path:
+        """The source text of Postfix's map."""
+        return self.postfix.config_directory / "mailsni"
+
+    @property
+    def include_file(self) -> Path:
+        """The file of Dovecot's configuration that mailsni writes."""
+        return self.dovecot.include_directory / "99-mailsni.conf"
+
+    @property
+    def pin_directory(self) -> Path:
+        """Where mailsni keeps its copies of the certificates."""
+        return self.dovecot.config_directory / "mailsni"
+
+    @property
+    def endpoints(self) -> Mapping[str, int]:
+        """The ports of both servers by service."""
+        return {**self.postfix.endpoints, **self.dovecot.endpoints}
+
+    def urls(self) -> list[str]:
+        """The endpoints as mailsni's configuration names them."""
+        schemes = {"submission": "smtp"}
+        return [f"{schemes.get(name, name)}://{LOOPBACK}:{port}" for name, port in self.endpoints.items()]
+
+    def configure(self, **tables: Mapping[str, object]) -> None:
+        """Write the configuration file, with further keys: ``configure(names={"include": ["*"]})``."""
+        for table, values in tables.items():
+            self.settings[table] = {**self.settings.get(table, {}), **values}
+        lines = ["[[sources]]", 'type = "certbot"', f"path = {json.dumps(str(self.store.live))}"]
+        for table, values in self.settings.items():
+            lines += ["", f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+        self.config.write_text("\n".join([*lines, ""]))
+
+    def issue(self, *names: str, lineage: str | None = None) -> Issued:
+        """Issue a certificate and put it into the store, under its first name if no other is given."""
+        issued = self.authority.issue(names)
+        self.store.add(lineage or names[0].removeprefix("*."), issued)
+        return issued
+
+    def mailsni(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run the program with this laboratory's configuration."""
+        return run_mailsni(self.config, *arguments, timeout=timeout)
+
+    def served(self, service: str, name: str | None, *, algorithm: Literal["rsa", "ecdsa"] | None = None) -> str:
+        """What a client of a service gets: see :func:`served`."""
+        return served(self.endpoints[service], name, service, algorithm=algorithm)
+
+    def served_everywhere(self, name: str | None) -> dict[str, str]:
+        """What a client gets from each service."""
+        return {service: self.served(service, name) for service in self.endpoints}
+
+
+@dataclass(frozen=True)
+class Certbot:
+    """The real certbot in a directory of its own, against an ACME server that takes every challenge for met.
+
+    Attributes:
+        config_directory: what ``/etc/letsencrypt`` is to a host.
+    """
+
+    directory: Path
+    server: str
+    trusted: Path
+
+    @property
+    def config_directory(self) -> Path:
+        """What ``/etc/letsencrypt`` is to a host."""
+        return self.directory / "letsencrypt"
+
+    @staticmethod
+    def unavailable() -> str | None:
+        """Why it cannot be used here; None when it can."""
+        missing = [name for name in ("certbot", "pebble") if find_tool(name) is None]
+        return f"{', '.join(missing)}: not installed" if missing else None
+
+    def issue(self, *names: str, lineage: str | None = None, options: Sequence[str] = ()) -> Path:
+        """Get a certificate; returns its directory in live/.
+
+        Raises:
+            AssertionError: certbot failed.
+        """
+        chosen = lineage or names[0].removeprefix("*.")
+        words = ["certonly", "--cert-name", chosen, *(word for name in names for word in ("-d", name))]
+        words += ["--manual", "--manual-auth-hook", "/bin/true", "--preferred-challenges", "dns"]
+        self.run(*words, "--agree-tos", "--register-unsafely-without-email", *options)
+        return self.config_directory / "live" / chosen
+
+    def renew(self, *options: str) -> None:
+        """Renew everything now.
+
+        Raises:
+            AssertionError: certbot failed.
+        """
+        self.run("renew", "--force-renewal", "--no-random-sleep-on-renew", *options)
+
+    def delete(self, lineage: str) -> None:
+        """Delete a lineage.
+
+        Raises:
+            AssertionError: certbot failed.
+        """
+        self.run("delete", "--cert-name", lineage)
+
+    def run(self, *arguments: str) -> str:
+        """Run certbot to its end and return what it said.
+
+        Raises:
+            AssertionError: it failed.
+        """
+        own = {"config-dir": self.config_directory, "work-dir": self.directory / "w", "logs-dir": self.directory / "l"}
+        options = [word for key, path in own.items() for word in (f"--{key}", str(path))]
+        done = subprocess.run(
+            [str(find_tool("certbot")), *arguments, *options, "--server", self.server, "--non-interactive"],
+            env=environment() | {"REQUESTS_CA_BUNDLE": str(self.trusted), "PYTHONWARNINGS": "ignore"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+
+@contextlib.contextmanager
+def acme_server(directory: Path, authority: Authority) -> Iterator[Certbot]:
+    """Start pebble in a directory, and give a certbot that talks to it; pebble is ended afterwards.
+
+    Raises:
+        AssertionError: pebble does not start.
+    """
+    listen, management, http, tls = free_ports(4)
+    own = authority.issue(["localhost"])
+    files = {"pebble.pem": own.fullchain_pem, "pebble.key": own.key_pem, "trusted.pem": authority.root_pem}
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
+    settings = {
+        "listenAddress": f"{LOOPBACK}:{listen}",
+        "managementListenAddress": f"{LOOPBACK}:{management}",
+        "certificate": str(directory / "pebble.pem"),
+        "privateKey": str(directory / "pebble.key"),
+        "httpPort": http,
+        "tlsPort": tls,
+        "ocspResponderURL": "",
+        "externalAccountBindingRequired": False,
+    }
+    configuration = directory / "pebble.json"
+    configuration.write_text(json.dumps({"pebble": settings}))
+    always = {"PEBBLE_VA_ALWAYS_VALID": "1", "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
+    log = directory / "pebble.log"
+    with log.open("wb") as output:
+        pebble = subprocess.Popen(
+            [str(find_tool("pebble")), "-config", str(configuration)],
+            env=environment() | always,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        deadline = time.monotonic() + _ACME_LIMIT
+        while not _accepts(listen):
+            assert pebble.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        yield Certbot(directory, f"https://localhost:{listen}/dir", directory / "trusted.pem")
+    finally:
+        pebble.terminate()
+        try:
+            pebble.wait(10)
+        except subprocess.TimeoutExpired:
+            pebble.kill()
+            pebble.wait()
+
+
+def _accepts(port: int) -> bool:
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=1):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,180 @@
+"""The sandbox and the laboratory themselves: what every other end-to-end test takes for granted."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from mailsni.errors import HostError
+from mailsni.process import require_tool, run
+from mailsni.sandbox.authority import Authority, Issued
+from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
+from tests.e2e.support import ABORTED, Certbot, Laboratory, require, served
+
+NAME = "mail.example.test"
+
+
+def pinned(directory: Path, issued: Issued) -> Path:
+    """Key and chain in one file, as mailsni hands them to both servers."""
+    path = directory / f"{issued.fingerprint}.pem"
+    path.touch(mode=0o600)
+    path.write_bytes(issued.key_pem + issued.fullchain_pem)
+    return path
+
+
+def build_map(postfix: PrivatePostfix, lines: str) -> None:
+    source = postfix.config_directory / "mailsni"
+    source.touch(mode=0o600)
+    source.write_text(lines)
+    done = run([require_tool("postmap"), "-c", postfix.config_directory, "-F", f"cdb:{source}"])
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def block(dovecot: PrivateDovecot, name: str, path: Path) -> str:
+    if dovecot.version >= (2, 4):
+        settings = f"  ssl_server_cert_file = {path}\n  ssl_server_key_file = {path}"
+    else:
+        settings = f"  ssl_cert = <{path}\n  ssl_key = <{path}"
+    return f"local_name {name} {{\n{settings}\n}}\n"
+
+
+def test_postfix_serves_the_default_to_everyone_at_first(postfix: PrivatePostfix, default: Issued) -> None:
+    for service, port in postfix.endpoints.items():
+        assert served(port, None, service) == default.fingerprint
+        assert served(port, NAME, service) == default.fingerprint
+
+
+def test_postfix_serves_a_hand_made_map(postfix: PrivatePostfix, default: Issued, authority: Authority) -> None:
+    issued = authority.issue([NAME])
+    build_map(postfix, f"{NAME} {pinned(postfix.config_directory, issued)}\n")
+    for service, port in postfix.endpoints.items():
+        assert served(port, NAME, service) == issued.fingerprint
+        assert served(port, "other.test", service) == default.fingerprint
+        assert served(port, None, service) == default.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["hash", "btree", "lmdb", "cdb"])
+def test_every_type_of_map_is_there_from_the_start(rooms: Path, default: Issued, kind: str) -> None:
+    require(PrivatePostfix.unavailable())
+    with PrivatePostfix(rooms, default, sni_map=f"{kind}:{rooms}/mailsni") as server:
+        assert served(server.endpoints["smtp"], NAME, "smtp") == default.fingerprint
+    left = [path.name for path in rooms.iterdir() if "empty" in path.name]
+    assert left == []
+
+
+def test_a_stale_process_number_is_not_taken_for_the_server(postfix: PrivatePostfix) -> None:
+    postfix.stop()
+    (postfix.directory / "queue/pid/master.pid").write_text(f"{os.getpid()}\n")
+    assert not postfix.running()
+    postfix.stop()
+
+
+def test_a_closed_directory_is_refused(rooms: Path, default: Issued) -> None:
+    require(PrivatePostfix.unavailable())
+    (rooms / "closed").mkdir(mode=0o700)
+    (rooms / "closed/inner").mkdir(mode=0o755)
+    with pytest.raises(HostError, match=r"cannot pass through .*/closed$"):
+        PrivatePostfix(rooms / "closed/inner", default)
+
+
+def test_postfix_serves_two_algorithms_for_one_name(postfix: PrivatePostfix, authority: Authority) -> None:
+    curve, rsa = authority.issue([NAME]), authority.issue([NAME], algorithm="rsa")
+    files = [pinned(postfix.config_directory, issued) for issued in (curve, rsa)]
+    build_map(postfix, f"{NAME} {files[0]} {files[1]}\n")
+    port = postfix.endpoints["smtp"]
+    assert served(port, NAME, "smtp", algorithm="ecdsa") == curve.fingerprint
+    assert served(port, NAME, "smtp", algorithm="rsa") == rsa.fingerprint
+
+
+def test_a_broken_entry_is_seen_as_an_aborted_handshake(postfix: PrivatePostfix, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.pem"
+    broken.write_text("no certificate\n")
+    build_map(postfix, f"{NAME} {broken}\n")
+    for service, port in postfix.endpoints.items():
+        assert served(port, NAME, service) == ABORTED
+
+
+def test_dovecot_serves_a_hand_made_block(dovecot: PrivateDovecot, default: Issued, authority: Authority) -> None:
+    issued = authority.issue([NAME])
+    for service, port in dovecot.endpoints.items():
+        assert served(port, NAME, service) == default.fingerprint
+    path = pinned(dovecot.config_directory, issued)
+    (dovecot.include_directory / "99-mailsni.conf").write_text(block(dovecot, NAME, path))
+    dovecot.restart()
+    for service, port in dovecot.endpoints.items():
+        assert served(port, NAME, service) == issued.fingerprint
+        assert served(port, "other.test", service) == default.fingerprint
+        assert served(port, None, service) == default.fingerprint
+
+
+def test_servers_stop_and_start_on_the_same_ports(postfix: PrivatePostfix, dovecot: PrivateDovecot) -> None:
+    for server, service in ((postfix, "smtp"), (dovecot, "imap")):
+        ports = dict(server.endpoints)
+        first = server.pid()
+        server.stop()
+        assert not server.running()
+        with pytest.raises(ConnectionRefusedError):
+            served(ports[service], None, service)
+        server.start()
+        assert server.running()
+        assert server.pid() != first
+        assert server.endpoints == ports
+        server.reload()
+
+
+def test_a_new_default_certificate_is_served_after_a_reload(postfix: PrivatePostfix, authority: Authority) -> None:
+    renewed = authority.issue(["default.test"])
+    postfix.set_default(renewed)
+    postfix.reload()
+    assert served(postfix.endpoints["smtps"], None, "smtps") == renewed.fingerprint
+
+
+def test_the_hosts_own_configuration_is_left_alone(laboratory: Laboratory) -> None:
+    """Nothing below the packages' own directories is newer than the server's process."""
+    started = laboratory.postfix.log.stat().st_mtime - 60
+    below = [Path(top) for base in ("/etc/postfix", "/etc/dovecot") for top, _, _ in os.walk(base)]
+    files = [path for directory in below for path in directory.iterdir() if path.is_file()]
+    assert [path for path in files if path.stat().st_mtime > started] == []
+
+
+def test_the_laboratory_is_described_by_its_configuration_file(laboratory: Laboratory) -> None:
+    laboratory.configure(names={"include": ["*"]}, dovecot={"certificates": "live"})
+    settings = tomllib.loads(laboratory.config.read_text())
+    assert settings["sources"] == [{"type": "certbot", "path": str(laboratory.store.live)}]
+    assert settings["dovecot"]["certificates"] == "live"
+    assert settings["dovecot"]["config_file"] == str(laboratory.dovecot.config_file)
+    assert len(settings["verify"]["endpoints"]) == len(laboratory.endpoints)
+    assert laboratory.served_everywhere(NAME) == dict.fromkeys(laboratory.endpoints, laboratory.default.fingerprint)
+
+
+def test_certbot_issues_renews_and_deletes(certbot: Certbot) -> None:
+    live = certbot.issue(NAME, "*.example.test", lineage="mine")
+    assert (live / "fullchain.pem").readlink() == Path("../../archive/mine/fullchain1.pem")
+    before = (live / "cert.pem").read_bytes()
+    certbot.renew()
+    assert (live / "fullchain.pem").readlink() == Path("../../archive/mine/fullchain2.pem")
+    assert (live / "cert.pem").read_bytes() != before
+    certbot.delete("mine")
+    assert not live.exists()
+
+
+def test_the_sandbox_lays_a_lineage_out_as_certbot_does(
+    certbot: Certbot, laboratory: Laboratory, authority: Authority
+) -> None:
+    certbot.issue(NAME)
+    certbot.renew()
+    laboratory.issue(NAME)
+    laboratory.store.renew(NAME, authority.issue([NAME]))
+    assert _shape(laboratory.store.root) == _shape(certbot.config_directory)
+
+
+def _shape(root: Path) -> dict[str, tuple[int, str]]:
+    """Mode and link target of everything in live, archive and renewal."""
+    found = [path for top in ("live", "archive", "renewal") for path in [root / top, *(root / top).rglob("*")]]
+    return {
+        str(path.relative_to(root)): (path.lstat().st_mode, str(path.readlink()) if path.is_symlink() else "")
+        for path in found
+    }

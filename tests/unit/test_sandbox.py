@@ -1,0 +1,179 @@
+"""The throw-away authority and the certbot directory, without any server."""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+import stat
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import ExtensionOID
+
+from mailsni.sandbox.authority import Algorithm, Authority, Issued, subject_alternative_names
+from mailsni.sandbox.lineages import KINDS, CertbotDirectory
+from mailsni.sandbox.servers import free_ports, workspace
+
+NAME = "mail.example.test"
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CertbotDirectory:
+    return CertbotDirectory(tmp_path / "letsencrypt")
+
+
+def public_bytes(key: object) -> bytes:
+    assert isinstance(key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey)
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def leaf_of(issued: Issued) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(issued.leaf_pem)
+
+
+def key_matches(key_pem: bytes, leaf_pem: bytes) -> bool:
+    key = serialization.load_pem_private_key(key_pem, password=None)
+    return public_bytes(key.public_key()) == public_bytes(x509.load_pem_x509_certificate(leaf_pem).public_key())
+
+
+@pytest.mark.parametrize("algorithm", ["ecdsa", "ecdsa-p384", "ed25519", "rsa"])
+def test_a_certificate_belongs_to_its_key_and_its_chain(authority: Authority, algorithm: Algorithm) -> None:
+    issued = authority.issue([NAME, "192.0.2.1"], algorithm=algorithm)
+    assert key_matches(issued.key_pem, issued.leaf_pem)
+    assert issued.fullchain_pem == issued.leaf_pem + issued.chain_pem
+    leaf, intermediate = x509.load_pem_x509_certificates(issued.fullchain_pem)
+    leaf.verify_directly_issued_by(intermediate)
+    intermediate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.root_pem))
+    assert list(leaf.subject) == []
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == [NAME]
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["192.0.2.1"]
+    assert issued.fingerprint == hashlib.sha256(ssl.PEM_cert_to_DER_cert(issued.leaf_pem.decode())).hexdigest()
+    assert leaf.not_valid_after_utc == issued.not_after
+
+
+def test_every_option_shows_in_the_certificate(authority: Authority) -> None:
+    start = datetime(2020, 1, 2, 3, 4, 5, 999, tzinfo=UTC)
+    first = authority.issue([NAME], not_before=start, common_name=NAME, issuer_name="(STAGING) Fake E1")
+    assert first.not_before == start.replace(microsecond=0)
+    assert first.not_after - first.not_before == timedelta(days=90)
+    assert leaf_of(first).subject.rfc4514_string() == f"CN={NAME}"
+    assert "(STAGING) Fake E1" in leaf_of(first).issuer.rfc4514_string()
+    again = authority.issue([NAME], key=first.key_pem)
+    assert again.key_pem == first.key_pem
+    assert again.fingerprint != first.fingerprint
+    assert key_matches(again.key_pem, again.leaf_pem)
+    alone = authority.issue([NAME], self_signed=True, common_name=NAME)
+    assert alone.chain_pem == b""
+    leaf_of(alone).verify_directly_issued_by(leaf_of(alone))
+
+
+def test_a_hostile_name_goes_in_unchanged(authority: Authority) -> None:
+    hostile = [b"a\x00b.test", b"x\n}\nssl = no.test", "büro.test".encode(), b"", b"y" * 300]
+    value = subject_alternative_names(*hostile)
+    leaf = leaf_of(authority.issue([], raw_san=value))
+    pieces = leaf.public_bytes(serialization.Encoding.DER).split(value)
+    assert len(pieces) == 2
+    assert all(name in value for name in hostile)
+    plain = leaf_of(authority.issue([NAME], raw_san=subject_alternative_names("other.test")))
+    names = plain.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["other.test"]
+
+
+def test_no_name_means_no_extension(authority: Authority) -> None:
+    with pytest.raises(x509.ExtensionNotFound):
+        leaf_of(authority.issue([])).extensions.get_extension_for_oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME)
+
+
+def test_a_key_is_not_shown(authority: Authority) -> None:
+    assert "PRIVATE" not in repr(authority.issue([NAME]))
+
+
+def versions(store: CertbotDirectory, lineage: str) -> list[str]:
+    """What each of the four links points at, "" for one that is absent or dangles."""
+    links = [store.path(lineage, kind) for kind in KINDS]
+    return [link.readlink().name if link.exists() else "" for link in links]
+
+
+def test_a_lineage_is_laid_out_as_certbot_does_it(store: CertbotDirectory, authority: Authority) -> None:
+    issued = authority.issue([NAME])
+    live = store.add("one", issued)
+    assert [str(store.path("one", kind).readlink()) for kind in KINDS] == [
+        f"../../archive/one/{kind}1.pem" for kind in KINDS
+    ]
+    assert (live / "privkey.pem").read_bytes() == issued.key_pem
+    assert (live / "fullchain.pem").read_bytes() == issued.fullchain_pem
+    assert (live / "README").is_file()
+    assert (store.live / "README").is_file()
+    assert (store.renewal / "one.conf").is_file()
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (store.live, store.archive, live / "privkey.pem")}
+    assert list(modes.values()) == [0o700, 0o700, 0o600]
+    with pytest.raises(FileExistsError):
+        store.add("one", issued)
+
+
+def test_a_first_issuance_begins_with_dangling_links(store: CertbotDirectory, authority: Authority) -> None:
+    steps = store.issuance_steps("one", authority.issue([NAME]))
+    assert len(list(islice(steps, 6))) == 6  # two directories, four links
+    assert all(store.path("one", kind).is_symlink() for kind in KINDS)
+    assert versions(store, "one") == ["", "", "", ""]
+    assert list(steps) == [*(f"write {kind}1.pem" for kind in KINDS), "write README", "write renewal/one.conf"]
+    assert versions(store, "one") == [f"{kind}1.pem" for kind in KINDS]
+
+
+def test_a_renewal_goes_through_absent_and_mixed_links(store: CertbotDirectory, authority: Authority) -> None:
+    store.add("one", authority.issue([NAME]))
+    renewed = authority.issue([NAME])
+    seen = [(step, versions(store, "one")) for step in store.renewal_steps("one", renewed)]
+    assert len(seen) == 4 + 1 + 4 + 8 + 4
+    states = dict(seen)
+    old, new = ([f"{kind}{number}.pem" for kind in KINDS] for number in (1, 2))
+    assert states["symlink previous_fullchain.pem"] == old
+    assert states["unlink privkey.pem"] == [new[0], "", *old[2:]]
+    assert states["symlink privkey.pem"] == [*new[:2], *old[2:]]
+    assert states["unlink previous_fullchain.pem"] == new
+    assert store.path("one", "privkey").read_bytes() == renewed.key_pem
+    assert sorted(path.name for path in (store.live / "one").iterdir()) == sorted(
+        ["README", *(f"{kind}.pem" for kind in KINDS)]
+    )
+
+
+def test_five_old_versions_are_kept(store: CertbotDirectory, authority: Authority) -> None:
+    issued = authority.issue([NAME])
+    store.add("one", issued)
+    for _ in range(7):
+        store.renew("one", issued)
+    kept = sorted(path.name for path in (store.archive / "one").glob("cert*.pem"))
+    assert kept == [f"cert{number}.pem" for number in range(3, 9)]
+    assert store.version("one") == 8
+
+
+def test_a_deleted_lineage_is_gone(store: CertbotDirectory, authority: Authority) -> None:
+    store.add("one", authority.issue([NAME]))
+    store.add("two", authority.issue([NAME]))
+    store.delete("one")
+    left = sorted(str(path.relative_to(store.root)) for path in store.root.glob("*/*"))
+    assert left == ["archive/two", "live/README", "live/two", "renewal/two.conf"]
+    with pytest.raises(FileNotFoundError):
+        store.delete("one")
+
+
+def test_a_workspace_can_be_passed_through_and_is_removed() -> None:
+    with workspace() as directory:
+        assert stat.S_IMODE(directory.stat().st_mode) == 0o711
+        (directory / "left").mkdir()
+    assert not directory.exists()
+
+
+def test_free_ports_are_distinct() -> None:
+    assert len(set(free_ports(20))) == 20

@@ -1,0 +1,366 @@
+"""The probes against a scripted peer on the loopback: whatever a server does wrong, no probe outlives its time."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from mailsni.endpoints import Endpoint, Protocol
+from mailsni.sandbox.authority import Authority, Issued
+from mailsni.verify import Algorithm, Outcome, Question, Served, probe, probe_all
+
+Script = Callable[[socket.socket], None]
+
+GREETINGS: dict[Protocol, bytes] = {
+    "smtp": b"220-mx.a.test ESMTP\r\n220-no spam\r\n220 please\r\n",
+    "imap": b"* OK [CAPABILITY IMAP4rev1 STARTTLS] ready\r\n",
+    "pop3": b"+OK ready\r\n",
+    "sieve": b'"IMPLEMENTATION" "x"\r\n"SIEVE" {9}\r\nfileinto\n\r\n"STARTTLS"\r\nOK "ready"\r\n',
+}
+# What the client says, and what it is told.
+EXCHANGES: dict[Protocol, list[tuple[bytes, bytes]]] = {
+    "smtp": [
+        (b"EHLO [127.0.0.1]", b"250-mx.a.test\r\n250-SIZE 10\r\n250-STARTTLS\r\n250 8BITMIME\r\n"),
+        (b"STARTTLS", b"220 2.0.0 Ready\r\n"),
+    ],
+    "imap": [(b"a1 STARTTLS", b"* CAPABILITY IMAP4rev1\r\n* OK still here\r\na1 OK begin\r\n")],
+    "pop3": [(b"STLS", b"+OK begin\r\n")],
+    "sieve": [(b"STARTTLS", b'OK "begin"\r\n')],
+}
+PLAIN: tuple[Protocol, ...] = ("smtp", "imap", "pop3", "sieve")
+
+
+@pytest.fixture(scope="module")
+def issued() -> dict[Algorithm, Issued]:
+    authority = Authority()
+    return {
+        "ecdsa": authority.issue(["mail.a.test"], algorithm="ecdsa"),
+        "rsa": authority.issue(["mail.a.test"], algorithm="rsa"),
+    }
+
+
+@pytest.fixture(scope="module")
+def contexts(
+    issued: dict[Algorithm, Issued], tmp_path_factory: pytest.TempPathFactory
+) -> dict[Algorithm | None, ssl.SSLContext]:
+    """Of a server with one kind of certificate; under None, of one with both."""
+    directory: Path = tmp_path_factory.mktemp("pem")
+    made: dict[Algorithm | None, ssl.SSLContext] = {None: ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)}
+    for algorithm, certificate in issued.items():
+        file = directory / algorithm
+        file.write_bytes(certificate.key_pem + certificate.fullchain_pem)
+        made[algorithm] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        for context in (made[algorithm], made[None]):
+            context.load_cert_chain(file)
+    return made
+
+
+@contextmanager
+def peer(script: Script) -> Iterator[int]:
+    """A server that plays a script to every client, each in a thread; gives its port."""
+    threads: list[threading.Thread] = []
+    listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+    over = threading.Event()
+
+    def play(client: socket.socket) -> None:
+        with client, suppress(OSError):
+            client.settimeout(5)
+            script(client)
+
+    def serve() -> None:
+        while not over.is_set():
+            with suppress(TimeoutError):
+                client, _ = listener.accept()
+                threads.append(threading.Thread(target=play, args=(client,)))
+                threads[-1].start()
+
+    listener.settimeout(0.05)
+    server = threading.Thread(target=serve)
+    server.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        over.set()
+        server.join()
+        for thread in threads:
+            thread.join()
+        listener.close()
+
+
+def says(client: socket.socket, text: bytes, *, bytewise: bool = False) -> None:
+    for piece in [text[at : at + 1] for at in range(len(text))] if bytewise else [text]:
+        client.sendall(piece)
+
+
+def hears(client: socket.socket) -> bytes:
+    line = b""
+    while not line.endswith(b"\r\n"):
+        received = client.recv(1)
+        if not received:
+            raise ConnectionResetError
+        line += received
+    return line[:-2]
+
+
+def waits(client: socket.socket) -> None:
+    """Until the client goes away."""
+    while client.recv(4096):
+        pass
+
+
+def dialogue(protocol: Protocol, then: Script, *, bytewise: bool = False, injected: bytes = b"") -> Script:
+    """The right conversation, up to where TLS begins."""
+
+    def script(client: socket.socket) -> None:
+        if bytewise:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        says(client, GREETINGS[protocol], bytewise=bytewise)
+        *before, last = EXCHANGES[protocol]
+        for expected, answer in before:
+            assert hears(client) == expected
+            says(client, answer, bytewise=bytewise)
+        assert hears(client) == last[0]
+        says(client, last[1] + injected, bytewise=bytewise)
+        then(client)
+
+    return script
+
+
+def tls(context: ssl.SSLContext) -> Script:
+    def script(client: socket.socket) -> None:
+        with context.wrap_socket(client, server_side=True) as connection:
+            waits(connection)
+
+    return script
+
+
+def asks(protocol: Protocol, script: Script, *, timeout: float = 3, algorithm: Algorithm | None = None) -> Served:
+    """One probe, checked for what holds of every one."""
+    with peer(script) as port:
+        endpoint = Endpoint(protocol, "127.0.0.1", port)
+        start = time.monotonic()
+        served = probe(endpoint, "mail.a.test", timeout=timeout, algorithm=algorithm)
+        assert time.monotonic() - start < timeout + 0.5
+    assert (served.endpoint, served.name) == (endpoint, "mail.a.test")
+    assert (served.fingerprint is not None) == (served.outcome is Outcome.SERVED)
+    assert served.detail.isascii()
+    assert served.detail.isprintable()
+    assert len(served.detail) <= 200
+    assert "EVIL" not in served.detail
+    return served
+
+
+def told(protocol: Protocol, *answers: bytes) -> Served:
+    """What comes of a peer that gives these answers, whatever it hears, then waits."""
+
+    def script(client: socket.socket) -> None:
+        for number, answer in enumerate(answers):
+            if number:
+                hears(client)
+            says(client, answer)
+        waits(client)
+
+    return asks(protocol, script, timeout=1)
+
+
+@pytest.mark.parametrize("bytewise", [False, True])
+@pytest.mark.parametrize("protocol", PLAIN)
+def test_starttls(
+    protocol: Protocol, *, bytewise: bool, contexts: dict[Algorithm | None, ssl.SSLContext], issued: dict[str, Issued]
+) -> None:
+    served = asks(protocol, dialogue(protocol, tls(contexts["ecdsa"]), bytewise=bytewise))
+    assert (served.outcome, served.detail) == (Outcome.SERVED, "TLSv1.3")
+    assert served.fingerprint == issued["ecdsa"].fingerprint
+
+
+@pytest.mark.parametrize("protocol", ["smtps", "imaps", "pop3s"])
+def test_implicit_tls(
+    protocol: Protocol, contexts: dict[Algorithm | None, ssl.SSLContext], issued: dict[str, Issued]
+) -> None:
+    assert asks(protocol, tls(contexts["rsa"])).fingerprint == issued["rsa"].fingerprint
+
+
+def test_each_algorithm_of_a_server_with_both(
+    contexts: dict[Algorithm | None, ssl.SSLContext], issued: dict[Algorithm, Issued]
+) -> None:
+    for algorithm, certificate in issued.items():
+        served = asks("imaps", tls(contexts[None]), algorithm=algorithm)
+        assert (served.fingerprint, served.detail) == (certificate.fingerprint, "TLSv1.2")
+
+
+def test_an_algorithm_that_the_server_has_not(contexts: dict[Algorithm | None, ssl.SSLContext]) -> None:
+    served = asks("imaps", tls(contexts["ecdsa"]), algorithm="rsa")
+    assert (served.outcome, served.detail) == (Outcome.ABORTED, "TLS: sslv3 alert handshake failure")
+
+
+def test_the_name_is_sent(contexts: dict[Algorithm | None, ssl.SSLContext], issued: dict[Algorithm, Issued]) -> None:
+    heard: list[str | None] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+
+    def note(connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        heard.append(name)
+        connection.context = contexts["rsa" if name else "ecdsa"]
+
+    context.sni_callback = note
+    with peer(tls(context)) as port:
+        endpoint = Endpoint("imaps", "127.0.0.1", port)
+        assert probe(endpoint, "mail.a.test", timeout=3).fingerprint == issued["rsa"].fingerprint
+        assert probe(endpoint, None, timeout=3).fingerprint == issued["ecdsa"].fingerprint
+    assert heard == ["mail.a.test", None]
+
+
+@pytest.mark.parametrize("injected", [b"X", b"250 EVIL\r\n"])
+@pytest.mark.parametrize("protocol", PLAIN)
+def test_plaintext_after_starttls(protocol: Protocol, injected: bytes) -> None:
+    served = asks(protocol, dialogue(protocol, waits, injected=injected))
+    assert (served.outcome, served.detail) == (Outcome.GARBAGE, "plaintext after STARTTLS")
+
+
+@pytest.mark.parametrize("protocol", [*PLAIN, "imaps"])
+def test_silence(protocol: Protocol) -> None:
+    assert asks(protocol, waits, timeout=0.5).outcome is Outcome.TIMEOUT
+
+
+@pytest.mark.parametrize("protocol", PLAIN)
+def test_silence_in_the_handshake(protocol: Protocol) -> None:
+    assert asks(protocol, dialogue(protocol, waits), timeout=0.5).outcome is Outcome.TIMEOUT
+
+
+@pytest.mark.parametrize("protocol", PLAIN)
+def test_drops_without_end(protocol: Protocol) -> None:
+    def script(client: socket.socket) -> None:
+        while True:
+            says(client, b"\x00")
+            time.sleep(0.05)
+
+    assert asks(protocol, script, timeout=0.5).outcome is Outcome.TIMEOUT
+
+
+@pytest.mark.parametrize("protocol", [*PLAIN, "imaps"])
+def test_close_at_once(protocol: Protocol) -> None:
+    assert asks(protocol, lambda _: None).outcome is Outcome.ABORTED
+
+
+@pytest.mark.parametrize("protocol", PLAIN)
+def test_close_in_the_handshake(protocol: Protocol) -> None:
+    def close(client: socket.socket) -> None:
+        client.recv(5)
+
+    assert asks(protocol, dialogue(protocol, close)).outcome is Outcome.ABORTED
+
+
+@pytest.mark.parametrize("protocol", PLAIN)
+def test_alert_in_the_handshake(protocol: Protocol) -> None:
+    def alert(client: socket.socket) -> None:
+        client.recv(4096)
+        says(client, b"\x15\x03\x03\x00\x02\x02\x50")  # fatal, internal_error: Postfix with an unusable chain
+        waits(client)
+
+    served = asks(protocol, dialogue(protocol, alert))
+    assert (served.outcome, served.detail) == (Outcome.ABORTED, "TLS: tlsv1 alert internal error")
+
+
+@pytest.mark.parametrize("protocol", [*PLAIN, "smtps"])
+@pytest.mark.parametrize(
+    "garbage",
+    [b"EVIL\x1b[31m\r\n", b"SSH-2.0-EVIL\r\n", b"\xff\xfe\x00\r\n", b"E" * 100_000, b"\r\n", b"220 a\r\n" * 20_000],
+    ids=["escape", "ssh", "binary", "long line", "empty", "many lines"],
+)
+def test_garbage(protocol: Protocol, garbage: bytes) -> None:
+    def script(client: socket.socket) -> None:
+        says(client, garbage)
+        waits(client)
+
+    expected = {Outcome.GARBAGE}
+    if protocol == "smtp" and garbage.startswith(b"220 "):
+        expected = {Outcome.NO_STARTTLS}  # a good greeting, and an answer to EHLO that came before EHLO
+    if protocol == "smtps" and garbage == b"\r\n":
+        expected = {Outcome.TIMEOUT}  # too short to be told from the beginning of a TLS record
+    assert asks(protocol, script, timeout=1).outcome in expected
+
+
+@pytest.mark.parametrize(
+    ("protocol", "greeting"),
+    [
+        ("smtp", b"220-x\r\n" * 20_000),
+        ("imap", b"* OK x\r\n" * 20_000),
+        ("sieve", b'"X" "y"\r\n' * 20_000),
+        ("sieve", b'"X" {999999999}\r\n' + b"y" * 100_000),
+    ],
+)
+def test_greeting_of_100_kilobytes(protocol: Protocol, greeting: bytes) -> None:
+    served = told(protocol, greeting)
+    assert (served.outcome, served.detail) == (Outcome.GARBAGE, "more than 65536 bytes before TLS")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "answers", "outcome"),
+    [
+        ("smtp", [b"421 EVIL\r\n"], Outcome.ABORTED),
+        ("smtp", [b"554-EVIL\r\n554 go\r\n"], Outcome.ABORTED),
+        ("smtp", [b"220 a\r\n", b"250 a\r\n"], Outcome.NO_STARTTLS),
+        ("smtp", [b"220 a\r\n", b"250-STARTTLS\r\n250 SIZE\r\n"], Outcome.NO_STARTTLS),
+        ("smtp", [b"220 a\r\n", b"502 EVIL\r\n"], Outcome.NO_STARTTLS),
+        ("smtp", [b"220 a\r\n", b"421 EVIL\r\n"], Outcome.ABORTED),
+        ("smtp", [b"220 a\r\n", b"250-a\r\n250 STARTTLS\r\n", b"454 EVIL\r\n"], Outcome.NO_STARTTLS),
+        ("smtp", [b"220-a\r\n250 a\r\n"], Outcome.GARBAGE),
+        ("imap", [b"* BYE EVIL\r\n"], Outcome.ABORTED),
+        ("imap", [b"* PREAUTH hi\r\n"], Outcome.NO_STARTTLS),
+        ("imap", [b"* OK\r\n", b"a1 NO EVIL\r\n"], Outcome.NO_STARTTLS),
+        ("imap", [b"* OK\r\n", b"* x\r\na1 BAD EVIL\r\n"], Outcome.NO_STARTTLS),
+        ("imap", [b"* OK\r\n", b"a2 OK\r\n"], Outcome.GARBAGE),
+        ("imap", [b"* OK\r\n", b"* BYE\r\n"], Outcome.ABORTED),
+        ("pop3", [b"-ERR EVIL\r\n"], Outcome.ABORTED),
+        ("pop3", [b"+OK\r\n", b"-ERR EVIL\r\n"], Outcome.NO_STARTTLS),
+        ("pop3", [b"+OK\r\n", b"EVIL\r\n"], Outcome.GARBAGE),
+        ("sieve", [b'BYE "EVIL"\r\n'], Outcome.ABORTED),
+        ("sieve", [b'"SASL" "PLAIN"\r\nOK\r\n'], Outcome.NO_STARTTLS),
+        ("sieve", [b'"STARTTLS"\r\nOK\r\n', b'NO "EVIL"\r\n'], Outcome.NO_STARTTLS),
+        ("sieve", [b'"STARTTLS"\r\nOK\r\n', b"EVIL\r\n"], Outcome.GARBAGE),
+    ],
+)
+def test_answers(protocol: Protocol, answers: list[bytes], outcome: Outcome) -> None:
+    assert told(protocol, *answers).outcome is outcome
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "no-such-host.invalid"])
+def test_nobody_there(host: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert probe(Endpoint("smtp", host, port), None, timeout=5).outcome is Outcome.REFUSED
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "::1", "", "*.a.test", ".a.test", "a..test", "ä.test", "a" * 64, "a b"])
+def test_names_that_no_client_sends(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be sent as SNI"):
+        Question(Endpoint("smtp", "127.0.0.1", 25), name)
+
+
+def test_probe_all_keeps_the_order(
+    contexts: dict[Algorithm | None, ssl.SSLContext], issued: dict[Algorithm, Issued]
+) -> None:
+    counts: list[int] = []
+    with peer(tls(contexts[None])) as port, peer(lambda _: None) as closed:
+        good, bad = Endpoint("imaps", "127.0.0.1", port), Endpoint("imaps", "127.0.0.1", closed)
+        algorithms: tuple[Algorithm, ...] = ("rsa", "ecdsa")
+        questions = [
+            Question(endpoint, f"mail{number}.test", algorithms[number % 2])
+            for number in range(20)
+            for endpoint in (good, bad)
+        ]
+        answers = probe_all(questions, timeout=5, concurrency=8, on_done=counts.append)
+    assert [(answer.endpoint, answer.name) for answer in answers] == [(q.endpoint, q.name) for q in questions]
+    assert [answer.fingerprint for answer in answers[::2]] == [issued[algorithms[n % 2]].fingerprint for n in range(20)]
+    assert {answer.outcome for answer in answers[1::2]} == {Outcome.ABORTED}
+    assert counts == list(range(1, 41))
+
+
+def test_probe_all_of_nothing() -> None:
+    assert probe_all([], timeout=1) == []
