@@ -31,10 +31,12 @@ RSA_MINIMUM_BITS = 2048
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _WEAK_HASHES = ("md5", "sha1")
 _STAGING = re.compile(r"\(STAGING\)|\bFake LE\b")
-_PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----[ \t]*\r?\n(.*?)-----END \1-----", re.DOTALL)
 _PEM_BEGIN = b"-----BEGIN "
+_PEM_HEAD = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----[ \t]*\r?\n")
 _KEY_LABELS = (b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY")
 _CERTIFICATE_LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
+_UNDECODABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+"""What cryptography raises for a part of a certificate that it cannot decode. It looks at a part when asked for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,8 @@ def prove(source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool = 
         return _prove(source, chain_pem, key_pem, kept=kept)
     except _RejectedError as error:
         return error.rejected
+    except _UNDECODABLE:
+        return Rejected(Reason.BAD_PEM, "a part of a certificate cannot be decoded")
 
 
 def prove_pinned(source: str, pinned_pem: bytes) -> Proven | Rejected:
@@ -125,13 +129,17 @@ def _blocks(pem: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Label and DER of each PEM block (RFC 7468).
 
     A file cut inside a block must not pass as a shorter file: cryptography's own loader of many certificates does
-    not see the difference (measured), so the beginnings are counted.
+    not see the difference (measured), so each beginning must have its end. Each byte is looked at a few times at most,
+    whatever the file holds.
     """
-    found = list(_PEM_BLOCK.finditer(pem))
-    if len(found) != pem.count(_PEM_BEGIN):
-        raise _RejectedError(Reason.BAD_PEM, "a PEM block begins and does not end")
-    for match in found:
-        label, body = match.groups()
+    at = pem.find(_PEM_BEGIN)
+    while at >= 0:
+        head = _PEM_HEAD.match(pem, at)
+        end = pem.find(b"-----END %b-----" % head[1], head.end()) if head else -1
+        at = pem.find(_PEM_BEGIN, at + len(_PEM_BEGIN))
+        if head is None or end < 0 or 0 <= at < end:
+            raise _RejectedError(Reason.BAD_PEM, "a PEM block begins and does not end")
+        label, body = head[1], pem[head.end() : end]
         if label == b"ENCRYPTED PRIVATE KEY" or b"ENCRYPTED" in body.partition(b"\n\n")[0]:
             yield b"ENCRYPTED PRIVATE KEY", b""
             continue
@@ -219,7 +227,7 @@ def _names(leaf: x509.Certificate) -> tuple[tuple[str, ...], tuple[str, ...]]:
         texts = found.get_values_for_type(x509.DNSName)
     except x509.ExtensionNotFound:
         return (), ()
-    except (ValueError, UnsupportedAlgorithm):
+    except _UNDECODABLE:
         raise _RejectedError(Reason.BAD_NAME, "the subject alternative names cannot be decoded") from None
     good: set[str] = set()
     refused: list[str] = []

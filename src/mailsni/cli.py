@@ -262,17 +262,32 @@ def render(
     """Print the text that a server's file should hold. Nothing is written."""
     if server not in ("postfix", "dovecot"):
         raise UsageError(f"{server}: unknown server", hint="`mailsni render postfix` or `mailsni render dovecot`")
-    rendered = common.observed().texts.get(server)
-    if rendered is None:
+    seen = common.observed()
+    target = next((one for one in seen.targets if one.name == server), None)
+    if target is None:
         raise UsageError(
             f"{server}: is not installed here, or switched off",
             hint=f"[{server}] enabled = true in the configuration renders it all the same",
         )
+    rendered = seen.texts[target.name]
     if common.as_json:
         _print_json(documents.rendering(server, rendered))
     else:
         sys.stdout.write(rendered.decode("ascii"))
     return Exit.DONE
+
+
+@_command
+def demo(common: Common) -> Exit:
+    """Show the whole job in a sandbox, with private servers where they are installed. Nothing of the host is touched.
+
+    A throw-away authority and a certbot directory with several domains; plan, apply, the table of names, a renewal, the
+    second apply, and what is served on the wire.
+    """
+    del common
+    from mailsni import demo as demonstration
+
+    return Exit.DONE if demonstration.run() else Exit.FAILED
 
 
 def _terminated(number: int, _frame: FrameType | None) -> NoReturn:

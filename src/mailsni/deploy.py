@@ -8,15 +8,15 @@ the commit. A run that was cut off leaves its journal; the next one removes the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mailsni import files, services, wire
+from mailsni import files, wire
 from mailsni.config import Settings
-from mailsni.endpoints import Endpoint, dovecot_endpoints, postfix_endpoints
+from mailsni.endpoints import Endpoint
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
 from mailsni.inventory import Certificate
 from mailsni.observation import Observation, observe
@@ -25,11 +25,9 @@ from mailsni.rendering import postfix_key
 from mailsni.services import Signalled
 from mailsni.sources.certbot import Progress
 from mailsni.state import Deployment, State
-from mailsni.targets import Staged
-from mailsni.targets import dovecot as dovecot_target
-from mailsni.targets import postfix as postfix_target
-from mailsni.targets.postfix import SUFFIXES, MapEntry
-from mailsni.wire import Answer, Survey, Verdict
+from mailsni.targets import MapEntry, Staged, Target, dovecot, postfix
+from mailsni.targets.postfix import map_files
+from mailsni.wire import Answer, Expectation, Survey, Verdict
 
 _IDENT = re.compile(rb"/([0-9a-f]{64}-[0-9a-f]{16})\.pem\b")
 _NAMES_IN_A_MESSAGE = 3
@@ -63,7 +61,6 @@ class Applied:
         return tuple(
             answer
             for survey in self.surveys
-            if not survey.silent
             for answer in survey.of(Verdict.WRONG, Verdict.CUT_OFF, Verdict.SILENT)
         )
 
@@ -91,9 +88,9 @@ def run(
 
 def _require_permission(settings: Settings) -> None:
     places = [settings.state.directory, settings.state.lock.parent]
-    if postfix_target.is_wanted(settings.postfix):
+    if postfix.is_wanted(settings.postfix):
         places.append(settings.postfix.map.parent)
-    if dovecot_target.is_wanted(settings.dovecot):
+    if dovecot.is_wanted(settings.dovecot):
         places += [settings.dovecot.include_file.parent, settings.dovecot.pin_directory]
     files.require_writable(places)
 
@@ -128,13 +125,8 @@ def refuse_emptiness(observation: Observation, *, allow: bool) -> None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Server:
-    """A server with new artifacts: how to make it read them, and where it can be asked."""
-
-    name: str
-    signal: Callable[[], Signalled]
-    endpoints: tuple[Endpoint, ...]
+_Listening = Mapping[str, tuple[Endpoint, ...]]
+"""Where each server to ask answers."""
 
 
 class _Transaction:
@@ -144,13 +136,10 @@ class _Transaction:
         self._settings = observation.settings
         self._state = State(self._settings.state.directory)
         self._old = observation.record.deployment
-        self._new = Deployment.of(observation.selection, observation.pins.path)
         self._notes: list[str] = []
-        self._changed = (
-            tuple(observation.texts)
-            if options.force
-            else tuple(dict.fromkeys(change.server for change in observation.plan.artifacts))
-        )
+        changed = {change.server for change in observation.plan.artifacts}
+        self._targets = [target for target in observation.targets if options.force or target.name in changed]
+        self._new = Deployment.of(observation.selection, observation.pins.path, self._old.map_type)
 
     def run(self) -> Applied:
         files.ensure_directory(self._seen.pins.path, 0o700)
@@ -159,8 +148,7 @@ class _Transaction:
         try:
             with ExitStack() as stack:
                 staged = self._stage(stack)
-                servers = self._servers()
-                applied = self._publish(staged, servers)
+                applied = self._publish(staged, self._listening())
         except RollbackFailedError:
             raise  # the journal stays: the next run must not believe the files
         except BaseException:
@@ -182,109 +170,81 @@ class _Transaction:
             return opened[directory]
 
         seen.pins.publish(seen.plan.pins, staging(seen.pins.path))
+        entries = [
+            MapEntry(postfix_key(winner.name), tuple(one.material for one in winner.certificates))
+            for winner in seen.selection.winners
+        ]
         staged: list[Staged] = []
-        if seen.postfix is not None and "postfix" in self._changed:
-            directory = _existing(seen.postfix.source.parent, "[postfix] map")
-            text, entries = seen.texts["postfix"], self._map_entries()
-            compiled, parts = postfix_target.staged_map(seen.postfix, staging(directory), text, entries)
-            staged += parts
-            self._new = replace(self._new, map_type=compiled.map_type)
-        else:
-            self._new = replace(self._new, map_type=self._old.map_type)
-        if seen.dovecot is not None and "dovecot" in self._changed:
-            include = seen.dovecot.settings.include_file
-            directory = _existing(include.parent, "[dovecot] include_file")
-            part = dovecot_target.staged_include(staging(directory), seen.texts["dovecot"], include)
-            dovecot_target.validate(seen.dovecot, part.path)
-            staged.append(part)
+        for target in self._targets:
+            directory = target.path.parent
+            if not directory.is_dir():
+                raise HostError(f"{directory}: no such directory: {target.path.name} cannot be written there")
+            stage = target.stage(staging(directory), seen.texts[target.name], entries)
+            staged += stage.files
+            self._new = replace(self._new, map_type=stage.map_type or self._new.map_type)
         files.make_durable([one for part in staged for one in (part.path, part.previous) if one is not None])
         return staged
 
-    def _map_entries(self) -> list[MapEntry]:
-        return [
-            MapEntry(postfix_key(winner.name), tuple(one.material for one in winner.certificates))
-            for winner in self._seen.selection.winners
-        ]
+    def _listening(self) -> dict[str, tuple[Endpoint, ...]]:
+        """Where to ask each server that reads what is published here: nowhere means that it does not run."""
+        found = ((target.name, self._endpoints(target)) for target in self._targets)
+        return {name: endpoints for name, endpoints in found if endpoints is not None}
 
-    def _servers(self) -> list[_Server]:
-        """The servers to signal, and where to ask those that read what is published here."""
-        servers = []
-        postfix, dovecot = self._seen.postfix, self._seen.dovecot
-        if postfix is not None and "postfix" in self._changed:
-            wired = postfix.wired or self._unwired(
-                f"postfix: tls_server_sni_maps does not name {postfix.source}: nothing is served from it yet "
-                f"(postconf -e tls_server_sni_maps={self._new.map_type}:{postfix.source})"
-            )
-            endpoints = self._endpoints("postfix", lambda: postfix_endpoints(postfix.settings.config_directory))
-            signal = services.signal_postfix
-            servers.append(
-                _Server("postfix", lambda: signal(postfix.settings), endpoints if wired else ())
-            )
-        if dovecot is not None and "dovecot" in self._changed:
-            wired = not dovecot.installed or dovecot_target.is_wired(dovecot) or self._unwired(
-                f"dovecot: {dovecot.settings.config_file} does not include {dovecot.settings.include_file}: nothing "
-                f"is served from it yet (add the line `!include_try {dovecot.settings.include_file}`)"
-            )
-            endpoints = self._endpoints("dovecot", lambda: dovecot_endpoints(dovecot.settings.config_file))
-            servers.append(
-                _Server("dovecot", lambda: services.signal_dovecot(dovecot.settings), endpoints if wired else ())
-            )
-        return servers
-
-    def _unwired(self, note: str) -> bool:
-        self._notes.append(note)
-        return False
-
-    def _endpoints(self, server: str, find: Callable[[], tuple[Endpoint, ...]]) -> tuple[Endpoint, ...]:
+    def _endpoints(self, target: Target) -> tuple[Endpoint, ...] | None:
+        """Where a server answers; None when it is not to be asked."""
+        if not target.installed:
+            return None
+        if (unwired := target.why_unwired(self._new.map_type)) is not None:
+            self._notes.append(unwired)
+            return None
+        actions = {"postfix": self._settings.postfix.action, "dovecot": self._settings.dovecot.action}
         wanted = self._options.verify and self._settings.verify.after_apply and self._options.reload
-        installed = {"postfix": self._seen.postfix, "dovecot": self._seen.dovecot}[server]
-        action = {"postfix": self._settings.postfix.action, "dovecot": self._settings.dovecot.action}[server]
-        if not wanted or action == "none" or installed is None or not installed.installed:
-            return ()
-        configured = self._settings.verify.endpoints
-        if configured != "auto":
-            return tuple(one for one in configured if one.server == server)
+        names = list(self._names_to_ask())
+        if not wanted or actions[target.name] == "none" or not names:
+            return None
+        given = self._settings.verify.endpoints
         try:
-            return find()
+            said = target.endpoints() if given == "auto" else tuple(one for one in given if one.server == target.name)
         except HostError as error:
-            self._notes.append(f"{server}: where it listens could not be found out: {error.message}")
-            return ()
+            self._notes.append(f"{target.name}: where it listens could not be found out: {error.message}")
+            return None
+        if not said:
+            self._notes.append(f"{target.name}: no service with TLS was found, so nothing was asked")
+            return None
+        good, odd = wire.answering(said, wire.asked_for(names[0]), timeout=self._settings.verify.timeout)
+        self._notes += [f"{one.endpoint}: not asked: {one.detail}" for one in odd]
+        return tuple(good)
 
     # ── from the first rename on ─────────────────────────────────────────────────────────────────────────────────
 
-    def _publish(self, staged: Sequence[Staged], servers: Sequence[_Server]) -> Applied:
-        before = self._ask(servers, patience=0.0)
+    def _publish(self, staged: Sequence[Staged], listening: _Listening) -> Applied:
+        expected = wire.expectations(self._names_to_ask())
+        before = self._ask(listening, expected, patience=0.0)
         try:
             for part in staged:
                 files.publish(part.path, part.destination)
             files.make_durable(sorted({part.destination.parent for part in staged}))
-            signalled = self._signal(servers)
-            after = self._ask(servers, patience=self._settings.verify.timeout)
+            signalled = self._signal()
+            after = self._ask(listening, expected, patience=self._settings.verify.timeout)
             self._judge(before, after)
             published = tuple(part.destination for part in staged)
             self._state.commit(replace(self._new, files=self._recorded_files(published)))
         except BaseException as error:
-            self._roll_back(staged, servers, before, error)
+            self._roll_back(staged, listening, before, error)
             raise
         return Applied(self._seen, published, signalled, after, tuple(self._notes))
 
-    def _signal(self, servers: Iterable[_Server]) -> dict[str, Signalled]:
-        if not self._options.reload:
-            return {server.name: Signalled.LEFT_ALONE for server in servers}
-        return {server.name: server.signal() for server in servers}
+    def _signal(self) -> dict[str, Signalled]:
+        reload = self._options.reload
+        return {target.name: target.signal() if reload else Signalled.LEFT_ALONE for target in self._targets}
 
-    def _ask(self, servers: Iterable[_Server], *, patience: float) -> tuple[Survey, ...]:
-        expected = wire.expectations(self._names_to_ask())
+    def _ask(
+        self, listening: _Listening, expected: Sequence[Expectation], *, patience: float
+    ) -> tuple[Survey, ...]:
+        timeout = self._settings.verify.timeout
         return tuple(
-            wire.ask(
-                server.name,
-                server.endpoints,
-                expected,
-                timeout=self._settings.verify.timeout,
-                patience=patience,
-            )
-            for server in servers
-            if server.endpoints and expected
+            wire.ask(server, endpoints, expected, timeout=timeout, patience=patience)
+            for server, endpoints in listening.items()
         )
 
     def _names_to_ask(self) -> dict[str, tuple[Certificate, ...]]:
@@ -312,7 +272,7 @@ class _Transaction:
             )
 
     def _roll_back(
-        self, staged: Sequence[Staged], servers: Sequence[_Server], before: Sequence[Survey], cause: BaseException
+        self, staged: Sequence[Staged], listening: _Listening, before: Sequence[Survey], cause: BaseException
     ) -> None:
         try:
             for part in reversed(staged):
@@ -321,9 +281,15 @@ class _Transaction:
                 else:
                     files.publish(part.previous, part.destination)
             files.make_durable(sorted({part.destination.parent for part in staged}))
-            self._signal(servers)
-            if isinstance(cause, RolledBackError):
-                again = self._ask_as_before(servers, before)
+            if not isinstance(cause, RolledBackError):
+                # The servers have not been asked: they may not even know what was published.
+                with suppress(HostError):
+                    self._signal()
+            else:
+                self._signal()
+                # Whatever the certificate: only that there is an answer again.
+                anything = [replace(one, fingerprint=None) for one in wire.expectations(self._names_to_ask())]
+                again = self._ask(listening, anything, patience=self._settings.verify.timeout)
                 lost = [one for old, new in zip(before, again, strict=True) for one in wire.newly_cut_off(old, new)]
                 if lost:
                     raise HostError(f"{_listed(lost)}: still cut off")
@@ -333,31 +299,13 @@ class _Transaction:
                 hint="look at the servers now: `mailsni apply --force` publishes everything again",
             ) from cause
 
-    def _ask_as_before(self, servers: Sequence[_Server], before: Sequence[Survey]) -> list[Survey]:
-        """The questions of before, whatever the certificate: only an answer is asked for."""
-        anything = tuple(replace(one, fingerprint=None) for one in wire.expectations(self._names_to_ask()))
-        asked = {survey.server for survey in before}
-        timeout = self._settings.verify.timeout
-        return [
-            wire.ask(server.name, server.endpoints, anything, timeout=timeout, patience=timeout)
-            for server in servers
-            if server.name in asked
-        ]
-
     # ── afterwards ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _recorded_files(self, published: Sequence[Path]) -> dict[str, files.Identity]:
-        kept = {
-            path: identity
-            for path, identity in self._old.files.items()
-            if not ("postfix" in self._changed and Path(path) in self._map_family())
-        }
+        replaced = {path for target in self._targets for path in (target.path, *map_files(target.path))}
+        kept = {path: identity for path, identity in self._old.files.items() if Path(path) not in replaced}
         found = {str(path): files.Identity.of(path) for path in published}
         return kept | {path: identity for path, identity in found.items() if identity is not None}
-
-    def _map_family(self) -> tuple[Path, ...]:
-        source = self._settings.postfix.map
-        return (source, *(source.with_name(source.name + suffix) for suffix in SUFFIXES))
 
     def _take_back_pins(self, added: Iterable[Certificate]) -> None:
         """After a failure: no key stays that nothing refers to. Without a record nobody knows what does."""
@@ -373,22 +321,17 @@ class _Transaction:
         for directory in dict.fromkeys((str(self._seen.pins.path), self._old.pin_directory)):
             if directory:
                 PinDirectory(Path(directory)).collect(referred_to)
-        postfix = self._seen.postfix
-        if postfix is not None and postfix.wired and "postfix" in self._changed:
-            for path in self._map_family():
-                if str(path) in self._old.files and path not in published:
+        for target in self._targets:
+            # A map of another type than the one that the running configuration names now.
+            stale = [path for path in map_files(target.path) if str(path) in self._old.files and path not in published]
+            if stale and target.why_unwired(self._new.map_type) is None:
+                for path in stale:
                     files.remove(path)
 
     def _mentioned(self) -> set[str]:
         """What the live files name: also those of a server that is switched off in the configuration now."""
         live = (self._settings.dovecot.include_file, self._settings.postfix.map)
         return {match.decode() for path in live for match in _IDENT.findall(files.read_own(path) or b"")}
-
-
-def _existing(directory: Path, key: str) -> Path:
-    if not directory.is_dir():
-        raise HostError(f"{directory}: no such directory", hint=f"{key} in the configuration names a file in it")
-    return directory
 
 
 def _listed(answers: Sequence[Answer]) -> str:

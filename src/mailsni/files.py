@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import hashlib
 import os
 import shutil
 import stat
@@ -65,6 +64,16 @@ class Identity:
         )
 
 
+def why_loose(path: Path, mode: int) -> str | None:
+    """What is wrong with the owner or the mode of a file of ours; None when it is as it was made."""
+    identity = Identity.of(path)
+    if identity is None:
+        return f"{path} is gone, or is no regular file"
+    if identity.owner != os.geteuid():
+        return f"{path} belongs to somebody else"
+    return None if identity.mode == mode else f"{path} has mode {identity.mode:04o} instead of {mode:04o}"
+
+
 def read_own(path: Path) -> bytes | None:
     """The content of a regular file of ours; None when it is not there, or something else lies there."""
     try:
@@ -77,12 +86,6 @@ def read_own(path: Path) -> bytes | None:
         return None
     with os.fdopen(descriptor, "rb") as file:
         return file.read() if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
-
-
-def digest_of(path: Path) -> str | None:
-    """SHA-256 of a file of ours, hexadecimal; None when it is not there."""
-    content = read_own(path)
-    return None if content is None else hashlib.sha256(content).hexdigest()
 
 
 def ensure_directory(path: Path, mode: int) -> None:

@@ -71,7 +71,12 @@ def printable(text: str) -> str:
 
 
 def run(
-    argv: Sequence[str | Path], *, stdin: bytes | None = None, timeout: float = 60.0, discard: bool = False
+    argv: Sequence[str | Path],
+    *,
+    stdin: bytes | None = None,
+    timeout: float = 60.0,
+    discard: bool = False,
+    detached: bool = False,
 ) -> Completed:
     """Run a program to its end.
 
@@ -80,6 +85,7 @@ def run(
         stdin: what it reads; nothing when None.
         timeout: seconds after which it and its children are killed.
         discard: its output is not wanted (it may hold keys), only its status and its talk.
+        detached: it leaves a daemon behind, which would hold its output and its talk open for ever: neither is taken.
 
     Raises:
         HostError: it could not be started, or did not end in time. A non-zero exit status is not an error here.
@@ -89,8 +95,8 @@ def run(
         child = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.DEVNULL if discard else subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL if discard or detached else subprocess.PIPE,
+            stderr=subprocess.DEVNULL if detached else subprocess.PIPE,
             env=environment(),
             cwd="/",
             start_new_session=True,
@@ -106,7 +112,7 @@ def run(
         except BaseException:
             _kill_group(child)
             raise
-    return Completed(words, child.returncode, output or b"", printable(talk.decode("utf-8", "replace")))
+    return Completed(words, child.returncode, output or b"", printable((talk or b"").decode("utf-8", "replace")))
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:

@@ -67,13 +67,18 @@ def select(inventory: Inventory, patterns: NamePatterns, now: datetime) -> Selec
         now: the moment at which certificates must be valid, with a time zone.
     """
     wanted = {id(one): tuple(dict.fromkeys(patterns.served_names(one.names))) for one in inventory.certificates}
-    usable = [one for one in inventory.certificates if wanted[id(one)] and _why_unusable(one, now) is None]
+    usable = [one for one in inventory.certificates if _why_unusable(one, now) is None]
     claims = _claims(usable, wanted)
     winners = tuple(Winner(name, _winners(name, claims[name])) for name in sorted(claims))
     winning = {winner.name: winner.certificates for winner in winners}
+    serving: dict[int, list[str]] = defaultdict(list)
+    for name, certificates in winning.items():
+        for one in certificates:
+            serving[id(one)].append(name)
     skipped = [_with_names_asked_for(one, patterns) for one in inventory.skipped]
     for one in inventory.certificates:
-        skipped.extend(_skips(one, wanted[id(one)], winning, now))
+        names = tuple(dict.fromkeys((*wanted[id(one)], *serving[id(one)])))
+        skipped.extend(_skips(one, names, winning, now))
     return Selection(winners, tuple(sorted(skipped, key=lambda item: (item.source, item.reason, item.detail))))
 
 
@@ -81,17 +86,21 @@ def explain(name: str, inventory: Inventory, patterns: NamePatterns, now: dateti
     """Every certificate that could serve a name, the winners first, each with the reason for its place."""
     able = [one for one in inventory.certificates if _fits(one, name)]
     usable = [one for one in able if _why_unusable(one, now) is None]
-    asked_for = patterns.match(name)
-    best = _winners(name, usable) if asked_for else ()
+    winning = {winner.name: winner.certificates for winner in select(inventory, patterns, now).winners}
+    best = _serving(name, winning)
     candidates = []
     for one in sorted(able, key=lambda item: _rank(name, item)):
         wins = any(one is winner for winner in best)
-        if not asked_for:
-            why = "the name is none of names.include, or one of names.exclude"
-        elif wins:
+        if wins:
             why = _why_it_wins(name, one, usable)
+        elif not patterns.match(name):
+            why = "the name is none of names.include, or one of names.exclude"
+        elif (unusable := _why_unusable_text(one, now)) is not None:
+            why = unusable
+        elif not best:
+            why = "a wildcard, and no pattern of names.include begins with this very label"
         else:
-            why = _why_unusable_text(one, now) or _why_it_lost(name, one, best)
+            why = _why_it_lost(name, one, best)
         candidates.append(Candidate(one, name in one.names, wins, why))
     return tuple(sorted(candidates, key=lambda item: not item.wins))
 
@@ -101,7 +110,7 @@ def _claims(
 ) -> dict[str, list[Certificate]]:
     """For each name that somebody is asked to serve, everything that can serve it.
 
-    A wildcard competes for every name below it, also where its own patterns name only the wildcard: otherwise a
+    A wildcard competes for every name below it, also where the patterns ask it for no name itself: otherwise a
     self-signed certificate for ``mail.example.com`` would beat a good one for ``*.example.com``.
     """
     claims: dict[str, list[Certificate]] = defaultdict(list)
@@ -118,6 +127,11 @@ def _claims(
             below = wildcards.get("*." + name.partition(".")[2], ())
             claimants.extend(one for one in below if id(one) not in known)
     return claims
+
+
+def _serving(name: str, winning: Mapping[str, tuple[Certificate, ...]]) -> tuple[Certificate, ...]:
+    """What a client that asks for a name is shown: the entry of the name, else of the wildcard above it."""
+    return winning.get(name) or winning.get("*." + name.partition(".")[2], ())
 
 
 def _fits(certificate: Certificate, name: str) -> bool:
@@ -179,7 +193,7 @@ def _skips(
         return
     unusable = _why_unusable(one, now)
     if unusable is not None:
-        others_serve = all(name in winning for name in names)
+        others_serve = all(_serving(name, winning) for name in names)
         information = unusable is Reason.STAGING or (unusable is Reason.EXPIRED and others_serve)
         yield Skipped(one.source, unusable, _why_unusable_text(one, now) or "", names, information=information)
         return

@@ -8,7 +8,8 @@ the new files when it starts.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +35,9 @@ class Signalled(enum.StrEnum):
 @dataclass(frozen=True, slots=True)
 class _Server:
     name: str
+    is_running: Callable[[], bool]
     reload: Sequence[str | Path]
     restart: Sequence[Sequence[str | Path]]
-    not_running: str
 
 
 def signal_postfix(settings: PostfixSettings) -> Signalled:
@@ -48,7 +49,13 @@ def signal_postfix(settings: PostfixSettings) -> Signalled:
     if not isinstance(settings.action, tuple) and find_tool("postfix") is None:
         return Signalled.NOT_RUNNING
     command = [find_tool("postfix") or "postfix", "-c", settings.config_directory]
-    server = _Server("postfix", [*command, "reload"], [[*command, "stop"], [*command, "start"]], "is not running")
+    # `postfix reload` tells its log, not its caller, that the mail system is not running (measured).
+    server = _Server(
+        "postfix",
+        lambda: run([*command, "status"], timeout=_TIMEOUT).returncode == 0,
+        [*command, "reload"],
+        [[*command, "stop"], [*command, "start"]],
+    )
     return _signal(server, settings.action)
 
 
@@ -62,8 +69,28 @@ def signal_dovecot(settings: DovecotSettings) -> Signalled:
         return Signalled.NOT_RUNNING
     doveadm = [find_tool("doveadm") or "doveadm", "-c", settings.config_file]
     start = [find_tool("dovecot") or "dovecot", "-c", settings.config_file]
-    server = _Server("dovecot", [*doveadm, "reload"], [[*doveadm, "stop"], start], "is not running")
+    server = _Server(
+        "dovecot",
+        lambda: _dovecot_runs(settings.config_file),
+        [*doveadm, "reload"],
+        [[*doveadm, "stop"], start],
+    )
     return _signal(server, settings.action)
+
+
+def _dovecot_runs(config_file: Path) -> bool:
+    """Whether the master process that a configuration's ``base_dir`` tells of is alive; when in doubt it is."""
+    done = run([require_tool("doveconf"), "-c", config_file, "-h", "base_dir"], timeout=_TIMEOUT)
+    if done.returncode != 0:
+        return True
+    try:
+        number = int((Path(done.stdout.decode().strip()) / "master.pid").read_text())
+        os.kill(number, 0)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except (OSError, ValueError):
+        return True
+    return True
 
 
 def _signal(server: _Server, action: Action) -> Signalled:
@@ -74,20 +101,24 @@ def _signal(server: _Server, action: Action) -> Signalled:
         case "none":
             return Signalled.LEFT_ALONE
         case "auto" | "reload":
-            done = run(server.reload, timeout=_TIMEOUT)
-            if done.returncode != 0 and server.not_running in done.stderr:
+            if not server.is_running():
                 return Signalled.NOT_RUNNING
-            _checked(done)
+            _checked(run(server.reload, timeout=_TIMEOUT))
             return Signalled.RELOADED
         case "restart":
             if _SYSTEMD.is_dir():
                 _checked(run([require_tool("systemctl"), "restart", server.name], timeout=_TIMEOUT))
                 return Signalled.RESTARTED
-            for command in server.restart:
-                done = run(command, timeout=_TIMEOUT, discard=True)
-                if done.returncode != 0 and server.not_running not in done.stderr:
-                    _checked(done)
+            stop, start = server.restart
+            if server.is_running():
+                _checked(run(stop, timeout=_TIMEOUT))
+            _run_detached(start)
             return Signalled.RESTARTED
+
+
+def _run_detached(command: Sequence[str | Path]) -> None:
+    """Start a daemon, which would keep a pipe of ours open for ever."""
+    _checked(run(command, timeout=_TIMEOUT, detached=True))
 
 
 def _checked(done: Completed) -> None:

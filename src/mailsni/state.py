@@ -65,12 +65,13 @@ class Deployment:
     """Of the compiled Postfix map; hash and btree share a suffix, so the file does not tell."""
 
     @classmethod
-    def of(cls, selection: Selection, pin_directory: Path) -> Deployment:
+    def of(cls, selection: Selection, pin_directory: Path, map_type: str = "") -> Deployment:
         """What a selection is once it is deployed, still without the published files."""
         return cls(
             names={winner.name: tuple(one.ident for one in winner.certificates) for winner in selection.winners},
             certificates={one.ident: DeployedCertificate.of(one) for one in selection.certificates},
             pin_directory=str(pin_directory),
+            map_type=map_type,
         )
 
     def of_name(self, name: str) -> tuple[DeployedCertificate, ...]:
@@ -86,6 +87,11 @@ class Record:
     trusted: bool
     """False when there is no record, or a run was cut off while it published: the files must be published anew."""
     interrupted: bool = False
+
+    @property
+    def why_untrusted(self) -> str:
+        """In words."""
+        return "the last run was cut off" if self.interrupted else "there is no record of what was published"
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,9 +47,8 @@ class Expectation:
     """The only kind that the client takes, where the name has two; else None."""
 
     def question(self, endpoint: Endpoint) -> Question:
-        """What to ask an endpoint. A wildcard is asked for by a name below it."""
-        asked = f"{_PROBE_LABEL}{self.name[1:]}" if is_wildcard(self.name) else self.name
-        return Question(endpoint, asked, self.algorithm)
+        """What to ask an endpoint."""
+        return Question(endpoint, asked_for(self.name), self.algorithm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +67,7 @@ class Survey:
 
     server: str
     answers: tuple[Answer, ...]
+    """None at all: nobody listens."""
     names: int
     """How many names there were to ask for."""
     names_asked: int
@@ -78,8 +78,13 @@ class Survey:
 
     @property
     def silent(self) -> bool:
-        """Whether nothing of the server listens."""
-        return bool(self.answers) and len(self.of(Verdict.SILENT)) == len(self.answers)
+        """Whether nobody of the server listens."""
+        return not self.answers
+
+
+def asked_for(name: str) -> str:
+    """The name to ask for: a wildcard is asked for by a name below it."""
+    return f"{_PROBE_LABEL}{name[1:]}" if is_wildcard(name) else name
 
 
 def expectations(wanted: Mapping[str, Sequence[Certificate]]) -> tuple[Expectation, ...]:
@@ -97,6 +102,25 @@ def expectations(wanted: Mapping[str, Sequence[Certificate]]) -> tuple[Expectati
     return tuple(found)
 
 
+def answering(endpoints: Sequence[Endpoint], name: str, *, timeout: float) -> tuple[list[Endpoint], list[Served]]:
+    """Which endpoints are worth asking: those that get as far as TLS.
+
+    Asking the others for every name would cost a time limit each, and tells nothing of certificates.
+
+    Args:
+        endpoints: where a server says that it listens.
+        name: any name.
+        timeout: seconds for each probe.
+
+    Returns:
+        The endpoints, and the answers of those where somebody listens who does not speak TLS as expected.
+    """
+    answers = probe_all([Question(endpoint, name) for endpoint in endpoints], timeout=timeout)
+    good = [one.endpoint for one in answers if one.outcome in (Outcome.SERVED, Outcome.ABORTED)]
+    odd = [one for one in answers if one.endpoint not in good and one.outcome is not Outcome.REFUSED]
+    return good, odd
+
+
 def ask(
     server: str, endpoints: Sequence[Endpoint], expected: Sequence[Expectation], *, timeout: float, patience: float
 ) -> Survey:
@@ -104,7 +128,7 @@ def ask(
 
     Args:
         server: its name, for the result.
-        endpoints: where it listens. All of them are asked as long as that makes few questions; else the first.
+        endpoints: where it answers. All of them are asked as long as that makes few questions; else the first.
         expected: the names and what they must show.
         timeout: seconds for each probe.
         patience: seconds for which wrong answers are asked for again; 0: they are not.

@@ -218,13 +218,18 @@ class Certbot:
         self.run(*words, "--agree-tos", "--register-unsafely-without-email", *options)
         return self.config_directory / "live" / chosen
 
-    def renew(self, *options: str) -> None:
+    def renew(self, *options: str, hook_environment: Mapping[str, str] | None = None) -> None:
         """Renew everything now.
+
+        Args:
+            options: further ones of certbot's.
+            hook_environment: what its hooks see besides.
 
         Raises:
             AssertionError: certbot failed.
         """
-        self.run("renew", "--force-renewal", "--no-random-sleep-on-renew", *options)
+        words = ("renew", "--force-renewal", "--no-random-sleep-on-renew", *options)
+        self.run(*words, hook_environment=hook_environment)
 
     def delete(self, lineage: str) -> None:
         """Delete a lineage.
@@ -234,7 +239,7 @@ class Certbot:
         """
         self.run("delete", "--cert-name", lineage)
 
-    def run(self, *arguments: str) -> str:
+    def run(self, *arguments: str, hook_environment: Mapping[str, str] | None = None) -> str:
         """Run certbot to its end and return what it said.
 
         Raises:
@@ -244,7 +249,12 @@ class Certbot:
         options = [word for key, path in own.items() for word in (f"--{key}", str(path))]
         done = subprocess.run(
             [str(find_tool("certbot")), *arguments, *options, "--server", self.server, "--non-interactive"],
-            env=environment() | {"REQUESTS_CA_BUNDLE": str(self.trusted), "PYTHONWARNINGS": "ignore"},
+            env={
+                **environment(),
+                "REQUESTS_CA_BUNDLE": str(self.trusted),
+                "PYTHONWARNINGS": "ignore",
+                **(hook_environment or {}),
+            },
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -132,12 +132,20 @@ def test_a_new_default_certificate_is_served_after_a_reload(postfix: PrivatePost
     assert served(postfix.endpoints["smtps"], None, "smtps") == renewed.fingerprint
 
 
-def test_the_hosts_own_configuration_is_left_alone(laboratory: Laboratory) -> None:
-    """Nothing below the packages' own directories is newer than the server's process."""
-    started = laboratory.postfix.log.stat().st_mtime - 60
-    below = [Path(top) for base in ("/etc/postfix", "/etc/dovecot") for top, _, _ in os.walk(base)]
-    files = [path for directory in below for path in directory.iterdir() if path.is_file()]
-    assert [path for path in files if path.stat().st_mtime > started] == []
+def state_of(*roots: str) -> dict[str, int]:
+    """When each file and directory below the roots was last changed in any way."""
+    below = [Path(top, name) for root in roots for top, names, files in os.walk(root) for name in (*names, *files)]
+    return {str(path): path.lstat().st_ctime_ns for path in below}
+
+
+def test_the_hosts_own_configuration_is_left_alone(request: pytest.FixtureRequest) -> None:
+    before = state_of("/etc", "/var/lib", "/var/spool")
+    laboratory: Laboratory = request.getfixturevalue("laboratory")
+    for server in (laboratory.postfix, laboratory.dovecot):
+        server.reload()
+        server.restart()
+        server.stop()
+    assert state_of("/etc", "/var/lib", "/var/spool") == before
 
 
 def test_the_laboratory_is_described_by_its_configuration_file(laboratory: Laboratory) -> None:

@@ -44,6 +44,7 @@ def say(line: str = "") -> None:
 
 def talk(line: str) -> None:
     """A line about the work, not of its result."""
+    sys.stdout.flush()
     sys.stderr.write(f"mailsni: {line}\n")
 
 
@@ -167,26 +168,28 @@ def _sum(found: Plan) -> str:
 
 def _change(change: Change) -> None:
     old, new = _certificates(change.old), _certificates(change.new)
-    detail = f"{old} -> {new}" if old and new and old != new else new or old
-    key = "  new key: TLSA records of the key must follow" if change.new_public_key else ""
-    _coloured(f"{SYMBOLS[change.kind]} {change.name}  {detail}  ({change.why}){key}", _COLOURS[change.kind])
+    if change.kind is Kind.RENEW:
+        detail = f"{new}, before {' + '.join(f'{one.not_after:%Y-%m-%d}' for one in change.old)}"
+    else:
+        detail = f"{old} -> {new}" if old and new and old != new else new or old
+    key = ", with a new key" if change.new_public_key else ""
+    _coloured(f"{SYMBOLS[change.kind]} {change.name}  {detail}  ({change.why}{key})", _COLOURS[change.kind])
 
 
 def _certificates(found: Sequence[Anyone]) -> str:
     return " + ".join(f"{one.algorithm.upper()} {one.source} until {one.not_after:%Y-%m-%d}" for one in found)
 
 
-def diffs(observation: Observation) -> list[tuple[str, str]]:
+def diffs(observation: Observation) -> Sequence[tuple[str, str]]:
     """The unified diff between each server's live text and the one that it should have, where they differ."""
     found = []
-    for server, text in observation.texts.items():
-        settings = observation.settings
-        path = settings.postfix.map if server == "postfix" else settings.dovecot.include_file
-        live = files.read_own(path) or b""
-        lines = difflib.unified_diff(_lines(live), _lines(text), str(path), f"{path} (planned)")
+    for target in observation.targets:
+        live = files.read_own(target.path) or b""
+        planned = observation.texts[target.name]
+        lines = difflib.unified_diff(_lines(live), _lines(planned), str(target.path), f"{target.path} (planned)")
         difference = "".join(lines)
         if difference:
-            found.append((server, difference))
+            found.append((target.name, difference))
     return found
 
 

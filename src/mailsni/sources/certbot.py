@@ -64,7 +64,8 @@ def scan(
     """
     try:
         with os.scandir(live) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir() or entry.is_symlink())
+            # A link first: to follow one that leads to itself is an error, and not one of the whole directory.
+            names = sorted(entry.name for entry in entries if entry.is_symlink() or entry.is_dir())
     except PermissionError as error:
         raise PermissionMissingError(f"{live}: cannot be read: {error.strerror}", hint="run it as root") from None
     except OSError as error:
@@ -108,6 +109,8 @@ def _look(live: Path, name: str, containment: Containment) -> _Look:
     try:
         source = safe_path(path)
     except RefusedNameError as error:
+        if _holds_no_certificate(path):
+            return _Look(foreign=True)
         return _Look(skipped=(Skipped(shown(str(path)), Reason.BAD_NAME, str(error)),))
     try:
         directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -121,6 +124,16 @@ def _look(live: Path, name: str, containment: Containment) -> _Look:
         return _look_inside(source, directory, containment)
     finally:
         os.close(directory)
+
+
+def _holds_no_certificate(path: Path) -> bool:
+    """Whether somebody's own directory or link lies there, and no lineage."""
+    try:
+        return _PEM_NAMES.isdisjoint(entry.name for entry in path.iterdir())
+    except NotADirectoryError:
+        return True
+    except OSError:
+        return False
 
 
 def _look_inside(source: str, directory: int, containment: Containment) -> _Look:

@@ -10,16 +10,21 @@ from __future__ import annotations
 import fnmatch
 import glob
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from mailsni import files
+from mailsni import files, rendering, services
 from mailsni.config import DovecotSettings
+from mailsni.endpoints import Endpoint, dovecot_endpoints
 from mailsni.errors import HostError
 from mailsni.process import find_tool, require_tool, run
-from mailsni.rendering import DovecotVersion
-from mailsni.targets import Staged
+from mailsni.rendering import DovecotVersion, Paths
+from mailsni.selection import Selection
+from mailsni.services import Signalled
+from mailsni.state import Record
+from mailsni.targets import MapEntry, Stage, Staged
 
 _TIMEOUT = 300.0
 _DEPTH = 10
@@ -35,6 +40,82 @@ class Dovecot:
     settings: DovecotSettings
     installed: bool
     version: DovecotVersion
+
+    @property
+    def name(self) -> Literal["dovecot"]:
+        """See :class:`mailsni.targets.Target`."""
+        return "dovecot"
+
+    @property
+    def path(self) -> Path:
+        """The include."""
+        return self.settings.include_file
+
+    def render(self, selection: Selection, paths: Paths, templates: Path | None) -> bytes:
+        """The include."""
+        return rendering.render_dovecot(rendering.blocks(selection, paths, self.version), self.version, templates)
+
+    def why_publish(self, record: Record, text: bytes) -> str | None:
+        """Why the live include is not what it should be; None when it is."""
+        live = files.read_own(self.path)
+        if live is None:
+            return "there is none yet"
+        if record.interrupted:
+            return record.why_untrusted
+        if live != text:
+            return "its content changes"
+        return files.why_loose(self.path, files.PUBLIC)
+
+    def stage(self, staging: Path, text: bytes, entries: Sequence[MapEntry]) -> Stage:
+        """Write the include, let Dovecot read it in the place of the live one, and copy what it replaces."""
+        del entries
+        path = staging / self.path.name
+        files.write_new(path, text, files.PUBLIC)
+        previous = None
+        if files.Identity.of(self.path) is not None:
+            previous = staging / "previous-include"
+            files.copy_new(self.path, previous)
+        self._validate(path)
+        return Stage((Staged(path, self.path, previous),))
+
+    def _validate(self, staged: Path) -> None:
+        """Let Dovecot read its configuration with a staged include in the place of the live one."""
+        if not self.installed:
+            return
+        main = self.settings.config_file
+        lines = [line for line, _ in _staged_lines(main, self.path, staged)]
+        if self.why_unwired("") is not None:
+            lines.append(f"!include {staged}")
+        trial = staged.with_name("dovecot.conf")
+        files.write_new(trial, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
+        complaint = _complaint(trial)
+        if complaint is None:
+            return
+        if (own := _complaint(main)) is not None:
+            raise HostError(
+                f"{main}: Dovecot's configuration is broken already, so nothing new can be loaded: {own}",
+                hint="mend that first: with it Dovecot does not start again once it is stopped",
+            )
+        raise HostError(f"{self.path}: Dovecot refuses the new include: {complaint}")
+
+    def why_unwired(self, map_type: str) -> str | None:
+        """Why the running Dovecot does not read the include, and what to do; None when it does."""
+        del map_type
+        main = self.settings.config_file
+        if any(part is not None for _, part in _staged_lines(main, self.path, self.path)):
+            return None
+        return (
+            f"dovecot: {main} does not include {self.path}, so nothing is served from it yet: "
+            f"add the line `!include_try {self.path}` at its end"
+        )
+
+    def signal(self) -> Signalled:
+        """Reload, or what the configuration says."""
+        return services.signal_dovecot(self.settings)
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The listeners with TLS."""
+        return dovecot_endpoints(self.settings.config_file)
 
 
 def _is_installed() -> bool:
@@ -74,48 +155,6 @@ def find(settings: DovecotSettings) -> Dovecot | None:
             hint='[dovecot] version in the configuration says which syntax to write, enabled = false leaves it out',
         )
     return Dovecot(settings, _is_installed(), "2.3" if (int(numbers[1]), int(numbers[2])) == (2, 3) else "2.4")
-
-
-def is_wired(dovecot: Dovecot) -> bool:
-    """Whether the running configuration includes the file."""
-    include = dovecot.settings.include_file
-    return any(part == include for _, part in _staged_lines(dovecot.settings.config_file, include, include))
-
-
-def staged_include(staging: Path, text: bytes, live: Path) -> Staged:
-    """The new include, in the staging directory, and a copy of what it replaces."""
-    path = staging / live.name
-    files.write_new(path, text, files.PUBLIC)
-    previous = None
-    if files.Identity.of(live) is not None:
-        previous = staging / "previous-include"
-        files.copy_new(live, previous)
-    return Staged(path, live, previous)
-
-
-def validate(dovecot: Dovecot, staged: Path) -> None:
-    """Let Dovecot read its configuration with a staged include in the place of the live one.
-
-    Raises:
-        HostError: it would not start with it. The message says so when it would not start without it either.
-    """
-    if not dovecot.installed:
-        return
-    settings = dovecot.settings
-    lines = [line for line, _ in _staged_lines(settings.config_file, settings.include_file, staged)]
-    if not is_wired(dovecot):
-        lines.append(f"!include {staged}")
-    trial = staged.with_name("dovecot.conf")
-    files.write_new(trial, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
-    complaint = _complaint(trial)
-    if complaint is None:
-        return
-    if (own := _complaint(settings.config_file)) is not None:
-        raise HostError(
-            f"{settings.config_file}: Dovecot's configuration is broken already, so nothing new can be loaded: {own}",
-            hint="mend that first: with it Dovecot does not start again once it is stopped",
-        )
-    raise HostError(f"{settings.include_file}: Dovecot refuses the new include: {complaint}")
 
 
 def _complaint(config_file: Path) -> str | None:

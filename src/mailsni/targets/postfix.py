@@ -9,19 +9,24 @@ were meant. What the live map becomes by rename(2) is only ever such a proven on
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast, get_args
+from typing import Literal, cast, get_args
 
-from mailsni import files
+from mailsni import files, rendering, services
 from mailsni.config import MapType, PostfixSettings
+from mailsni.endpoints import Endpoint, postfix_endpoints
 from mailsni.errors import HostError
-from mailsni.inventory import KeyAndChain
 from mailsni.process import find_tool, require_tool, run
-from mailsni.targets import Staged
+from mailsni.rendering import Paths
+from mailsni.selection import Selection
+from mailsni.services import Signalled
+from mailsni.state import Record
+from mailsni.targets import MapEntry, Stage, Staged
 
 SUFFIXES = (".db", ".lmdb", ".cdb")
 """What postmap(1) appends to the name of a map; texthash has none."""
@@ -33,16 +38,9 @@ _HARMLESS = re.compile(r"\bdeprecated\b|\bmain\.cf\b|\bcompatibility_level\b")
 """Warnings about the configuration, or about Berkeley DB's age (Debian forky), which say nothing of the entries."""
 
 
-@dataclass(frozen=True, slots=True)
-class MapEntry:
-    """An entry as the map must hold it."""
-
-    key: str
-    materials: tuple[KeyAndChain, ...]
-
-    def stored_value(self) -> bytes:
-        """What ``postmap -F`` stores: the files with a newline between them, as base64 (measured)."""
-        return base64.b64encode(b"\n".join(one.pem for one in self.materials))
+def stored_value(entry: MapEntry) -> bytes:
+    """What ``postmap -F`` stores: the files with a newline between them, as base64 (measured)."""
+    return base64.b64encode(b"\n".join(one.pem for one in entry.materials))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +55,86 @@ class Postfix:
     """Whether the running configuration names the map."""
 
     @property
-    def source(self) -> Path:
-        """The text of the map."""
+    def name(self) -> Literal["postfix"]:
+        """See :class:`mailsni.targets.Target`."""
+        return "postfix"
+
+    @property
+    def path(self) -> Path:
+        """The source of the map; the compiled one has a suffix more."""
         return self.settings.map
+
+    def render(self, selection: Selection, paths: Paths, templates: Path | None) -> bytes:
+        """The source of the map."""
+        return rendering.render_postfix(rendering.entries(selection, paths), templates)
+
+    def why_publish(self, record: Record, text: bytes) -> str | None:
+        """Why the live map is not what it should be; None when it is.
+
+        The source names files by what they hold, so an equal source means an equal map, if it is still the one that
+        was compiled from it: then it has not been touched since it was published.
+        """
+        live = files.read_own(self.path)
+        if live is None:
+            return "there is none yet"
+        if not record.trusted:
+            return record.why_untrusted
+        if live != text:
+            return "its source changes"
+        if record.deployment.map_type not in self.map_types:
+            return f"the map is to be of type {self.map_types[0]}"
+        published = [one for one in map_files(self.path) if str(one) in record.deployment.files]
+        reasons = (_why_changed(one, record.deployment.files) for one in (self.path, *published))
+        return next((why for why in reasons if why is not None), None)
+
+    def stage(self, staging: Path, text: bytes, entries: Sequence[MapEntry]) -> Stage:
+        """Compile the map, prove it entry by entry, and copy what it replaces."""
+        source = staging / self.path.name
+        files.write_new(source, text)
+        compiled = compile_map(self, source, entries)
+        live = self.path.with_name(self.path.name + compiled.suffix)
+        previous = staging / "previous"
+        if files.Identity.of(live) is not None:
+            files.copy_new(live, previous)
+        else:
+            previous = _empty_map(self, compiled.map_type, staging)
+        staged = [Staged(compiled.path, live, previous)]
+        if compiled.suffix:
+            old_text = staging / "previous-source"
+            if files.Identity.of(self.path) is not None:
+                files.copy_new(self.path, old_text)
+            staged.append(Staged(source, self.path, old_text if old_text.exists() else None))
+        return Stage(tuple(staged), compiled.map_type)
+
+    def why_unwired(self, map_type: str) -> str | None:
+        """Why the running Postfix does not read the map, and what to do; None when it does."""
+        if self.wired:
+            return None
+        table = f"{map_type}:{self.path}"
+        return (
+            f"postfix: tls_server_sni_maps does not name {table}, so nothing is served from it yet: "
+            f"postconf -e tls_server_sni_maps={table}"
+        )
+
+    def signal(self) -> Signalled:
+        """Reload, or what the configuration says."""
+        return services.signal_postfix(self.settings)
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """The services with TLS in master.cf."""
+        return postfix_endpoints(self.settings.config_directory)
+
+
+def map_files(source: Path) -> tuple[Path, ...]:
+    """The names that a map compiled from a source may have."""
+    return tuple(source.with_name(source.name + suffix) for suffix in SUFFIXES)
+
+
+def _why_changed(path: Path, published: Mapping[str, files.Identity]) -> str | None:
+    why = files.why_loose(path, files.PRIVATE)
+    if why is None and files.Identity.of(path) != published.get(str(path)):
+        why = f"{path} is not as it was published"
+    return why
 
 
 def is_wanted(settings: PostfixSettings) -> bool:
@@ -165,11 +240,10 @@ def _postmap(postfix: Postfix, map_type: MapType, source: Path) -> Compiled:
         what = "\n".join(talk) or f"exit status {done.returncode}"
         raise HostError(f"postmap: {map_type}:{source}: {what}")
     # A build with Berkeley DB redirected to another type writes another suffix (NON_BERKELEYDB_README).
-    for suffix in SUFFIXES:
-        compiled = source.with_name(source.name + suffix)
+    for compiled in map_files(source):
         if compiled.is_file():
             files.set_mode(compiled, files.PRIVATE)
-            return Compiled(map_type, compiled, suffix)
+            return Compiled(map_type, compiled, compiled.suffix)
     raise HostError(f"postmap: {map_type}:{source}: no map was written, and nothing was said about it")
 
 
@@ -191,7 +265,7 @@ def _write_with_berkeleydb(postfix: Postfix, source: Path, entries: Iterable[Map
             kind = db.DB_HASH if map_type == "hash" else db.DB_BTREE
             table.open(str(path), None, kind, db.DB_CREATE | db.DB_TRUNCATE, files.PRIVATE)
             for entry in entries:
-                table.put(entry.key.encode() + b"\0", entry.stored_value() + b"\0")
+                table.put(entry.key.encode() + b"\0", stored_value(entry) + b"\0")
     except db.DBError as error:
         raise HostError(f"{map_type}:{source}: cannot be written: {error}") from None
     compiled = Compiled(map_type, path, ".db")
@@ -211,7 +285,7 @@ def prove(compiled: Compiled, entries: Iterable[MapEntry], config_directory: Pat
         entry = missing.pop(key, None)
         if entry is None:
             raise HostError(f"{where}: holds an entry that was not asked for")
-        if compiled.map_type != "texthash" and value != entry.stored_value():
+        if compiled.map_type != "texthash" and value != stored_value(entry):
             raise HostError(f"{where}: {entry.key}: does not hold the key and the chain that were meant")
     if missing:
         first = next(iter(missing.values())).key
@@ -227,6 +301,28 @@ def _stored(compiled: Compiled, keys: Sequence[bytes], config_directory: Path) -
     reader = readers.get(compiled.suffix)
     direct = reader(compiled.path) if reader else None
     return direct if direct is not None else _ask_postmap(compiled, keys, config_directory)
+
+
+def served_by_map(map_type: MapType, source: Path, keys: Sequence[str], config_directory: Path) -> dict[str, str]:
+    """Which certificate a live map holds for each key: SHA-256 of the first leaf's DER, hexadecimal.
+
+    Args:
+        map_type: of the map.
+        source: its name without the suffix.
+        keys: as Postfix looks them up; those that are not in the map are not in the result.
+        config_directory: of Postfix, where it is installed.
+
+    Raises:
+        HostError: the map cannot be read.
+    """
+    path = next((one for one in map_files(source) if one.is_file()), source)
+    compiled = Compiled(map_type, path, path.name.removeprefix(source.name))
+    found = {}
+    for key, value in _stored(compiled, [key.encode() for key in keys], config_directory):
+        leaf = re.search(rb"-----BEGIN CERTIFICATE-----(.+?)-----END", base64.b64decode(value), re.DOTALL)
+        if leaf is not None:
+            found[key.decode()] = hashlib.sha256(base64.b64decode(leaf[1])).hexdigest()
+    return found
 
 
 def _read_berkeleydb(path: Path) -> Iterator[tuple[bytes, bytes]] | None:
@@ -291,48 +387,10 @@ def _ask_postmap(compiled: Compiled, keys: Sequence[bytes], config_directory: Pa
             yield key, value
 
 
-def empty_map(postfix: Postfix, map_type: MapType, directory: Path) -> Path | None:
-    """A map without entries, to go back to when there was none before: a missing one cuts off clients that send SNI.
-
-    Returns:
-        None for texthash, where an empty text does.
-    """
+def _empty_map(postfix: Postfix, map_type: MapType, directory: Path) -> Path:
+    """A map without entries, to go back to when there was none before: a missing one cuts off clients that send SNI."""
     source = directory / "empty"
     files.write_new(source, b"# no names\n")
     if map_type == "texthash":
         return source
-    return compile_map(
-        Postfix(postfix.settings, postfix.installed, (map_type,), postfix.wired), source, ()
-    ).path
-
-
-def staged_map(
-    postfix: Postfix, staging: Path, text: bytes, entries: Sequence[MapEntry]
-) -> tuple[Compiled, list[Staged]]:
-    """Everything of a new map, proven and ready to publish, and copies of what it replaces.
-
-    Args:
-        postfix: the Postfix it is for.
-        staging: a private directory beside the live map.
-        text: the source.
-        entries: what the map must hold.
-
-    Raises:
-        HostError: it cannot be made, or does not hold the entries.
-    """
-    source = staging / postfix.source.name
-    files.write_new(source, text)
-    compiled = compile_map(postfix, source, entries)
-    live = postfix.source.with_name(postfix.source.name + compiled.suffix)
-    if files.Identity.of(live) is not None:
-        previous: Path | None = staging / f"previous{compiled.suffix or '-source'}"
-        files.copy_new(live, cast("Path", previous))
-    else:
-        previous = empty_map(postfix, compiled.map_type, staging)
-    staged = [Staged(compiled.path, live, previous)]
-    if compiled.suffix:
-        old_text = staging / "previous-source" if files.Identity.of(postfix.source) is not None else None
-        if old_text is not None:
-            files.copy_new(postfix.source, old_text)
-        staged.append(Staged(source, postfix.source, old_text))
-    return compiled, staged
+    return compile_map(replace(postfix, map_types=(map_type,)), source, ()).path

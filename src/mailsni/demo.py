@@ -1,0 +1,280 @@
+"""``mailsni demo``: the whole job in a sandbox, with real servers where this host has them.
+
+Everything happens in one temporary directory: a throw-away authority, a certbot directory with good, renewed, broken
+and wildcard lineages, and private instances of Postfix and Dovecot on free loopback ports. The host's own mail
+configuration is neither read nor written. The commands it shows are the program itself, run as a person would.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import cast, get_args
+
+from mailsni.config import MapType
+from mailsni.endpoints import Endpoint
+from mailsni.errors import HostError
+from mailsni.process import find_tool
+from mailsni.process import run as run_tool
+from mailsni.report import text
+from mailsni.sandbox.authority import Authority, Issued
+from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, PrivatePostfix, PrivateServer, workspace
+from mailsni.targets.postfix import served_by_map
+from mailsni.verify import Outcome, Question, probe_all
+
+_TIMEOUT = 10.0
+_DEFAULT = "default certificate"
+_UNKNOWN_NAME = "mail.unknown.test"
+_BROKEN_NAME = "mail.delta.test"
+_SHOWN_SERVICES = ("smtp", "smtps", "imap", "imaps")
+
+
+@dataclass
+class _Sandbox:
+    """The temporary directory and what was put into it."""
+
+    directory: Path
+    authority: Authority
+    store: CertbotDirectory
+    default: Issued
+    postfix: PrivatePostfix | None = None
+    dovecot: PrivateDovecot | None = None
+    lineages: dict[str, str] = field(default_factory=dict)
+    """Whose certificate has which fingerprint."""
+    expected: dict[str, str] = field(default_factory=dict)
+    """The fingerprint that each name must be served."""
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "config.toml"
+
+    @property
+    def map(self) -> Path:
+        return self.directory / "postfix" / "etc" / "mailsni"
+
+    def add(self, lineage: str, issued: Issued, *served: str) -> None:
+        self.lineages[issued.fingerprint] = lineage
+        self.store.add(lineage, issued)
+        self.expected |= dict.fromkeys(served, issued.fingerprint)
+
+
+def run() -> bool:
+    """Show the whole job, on standard output.
+
+    Returns:
+        Whether everything was served, or read back, as it should be.
+
+    Raises:
+        HostError: neither Postfix nor the berkeleydb package is there, so that no map can be made.
+    """
+    _require_map_maker()
+    with workspace() as directory, ExitStack() as stack:
+        authority = Authority()
+        default = authority.issue(["mx.host.test"])
+        sandbox = _Sandbox(directory, authority, CertbotDirectory(directory / "letsencrypt"), default)
+        sandbox.lineages[default.fingerprint] = _DEFAULT
+        _heading("A sandbox: nothing of this host is touched")
+        _start_servers(sandbox, stack)
+        _write_configuration(sandbox)
+        _issue(sandbox)
+        return _show(sandbox)
+
+
+def _show(sandbox: _Sandbox) -> bool:
+    _heading("What apply is about to do, and the first apply")
+    _mailsni(sandbox, "plan")
+    _mailsni(sandbox, "apply")
+    _heading("The table of names, and what is not served, and why")
+    _mailsni(sandbox, "status", "--skipped")
+    right = _what_is_served(sandbox)
+    _heading("certbot renews alpha.test: the plan, and the second apply")
+    renewed = sandbox.authority.issue(["mail.alpha.test", "imap.alpha.test"])
+    sandbox.lineages[renewed.fingerprint] = "alpha.test, renewed"
+    sandbox.store.renew("alpha.test", renewed)
+    sandbox.expected |= dict.fromkeys(renewed.names, renewed.fingerprint)
+    _mailsni(sandbox, "plan")
+    _mailsni(sandbox, "apply")
+    right = _what_is_served(sandbox) and right
+    _heading("A third apply touches nothing, and a name explains itself")
+    _mailsni(sandbox, "apply", "--quiet")
+    _mailsni(sandbox, "plan")
+    _mailsni(sandbox, "explain", "mail.gamma.test")
+    text.say()
+    text.say("All names are as they should be." if right else "NOT everything is as it should be: see above.")
+    text.say("The sandbox is gone; the host's mail configuration was not touched.")
+    return right
+
+
+def _heading(line: str) -> None:
+    text.say()
+    text.say(f"== {line}")
+    text.say()
+
+
+def _start_servers(sandbox: _Sandbox, stack: ExitStack) -> None:
+    for kind in ("postfix", "dovecot"):
+        (sandbox.directory / kind / "etc" / "conf.d").mkdir(parents=True)
+        for directory in (sandbox.directory / kind, sandbox.directory / kind / "etc"):
+            directory.chmod(0o755)
+    if (reason := PrivatePostfix.unavailable()) is None:
+        directory = sandbox.directory / "postfix"
+        sandbox.postfix = stack.enter_context(
+            PrivatePostfix(directory, sandbox.default, sni_map=f"{_map_type()}:{sandbox.map}")
+        )
+        _introduce("Postfix", sandbox.postfix)
+    else:
+        text.say(f"Postfix: none is started ({reason}): the map is proven by reading it back")
+        # postmap and postconf, where they are installed, want a configuration to read.
+        (sandbox.map.parent / "main.cf").write_text("compatibility_level = 3.6\n")
+    if (reason := PrivateDovecot.unavailable()) is None:
+        sandbox.dovecot = stack.enter_context(PrivateDovecot(sandbox.directory / "dovecot", sandbox.default))
+        _introduce("Dovecot", sandbox.dovecot)
+    else:
+        text.say(f"Dovecot: none is started ({reason}): its include is written, and not loaded by a server")
+
+
+def _introduce(name: str, server: PrivateServer) -> None:
+    ports = ", ".join(f"{service} {port}" for service, port in server.endpoints.items())
+    text.say(f"{name}: a private instance on {LOOPBACK}: {ports}")
+
+
+def _map_type() -> MapType:
+    """The type that the installed Postfix makes by default, for hash is going away; hash where there is none."""
+    postconf = find_tool("postconf")
+    if postconf is None:
+        return "hash"
+    default = run_tool([postconf, "-dh", "default_database_type"]).stdout.decode("ascii", "replace").strip()
+    return cast("MapType", default) if default in get_args(MapType) else "lmdb"
+
+
+def _write_configuration(sandbox: _Sandbox) -> None:
+    dovecot = sandbox.directory / "dovecot" / "etc"
+    if sandbox.dovecot is None:
+        (dovecot / "dovecot.conf").write_text("!include_try conf.d/*.conf\n")
+    tables: dict[str, dict[str, object]] = {
+        "postfix": {
+            "enabled": True,
+            "config_directory": str(sandbox.map.parent),
+            "map": str(sandbox.map),
+            "map_type": _map_type(),
+        },
+        "dovecot": {
+            "enabled": True,
+            "config_file": str(dovecot / "dovecot.conf"),
+            "include_file": str(dovecot / "conf.d" / "99-mailsni.conf"),
+            "pin_directory": str(dovecot / "mailsni"),
+            **({} if find_tool("dovecot") else {"version": "2.4"}),
+        },
+        "state": {"directory": str(sandbox.directory / "state"), "lock": str(sandbox.directory / "lock")},
+    }
+    lines = ["[[sources]]", f"path = {json.dumps(str(sandbox.store.live))}"]
+    for table, values in tables.items():
+        lines += ["", f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    sandbox.config.write_text("\n".join([*lines, ""]))
+
+
+def _issue(sandbox: _Sandbox) -> None:
+    issue = sandbox.authority.issue
+    names = ("mail.alpha.test", "imap.alpha.test")
+    two_months_ago = datetime.now(UTC) - timedelta(days=60)
+    sandbox.add("alpha.test", issue([*names, "www.alpha.test"], not_before=two_months_ago), *names)
+    sandbox.add("beta.test-0001", issue(["mail.beta.test"], algorithm="rsa"), "mail.beta.test")
+    wildcard = issue(["*.gamma.test", "gamma.test"])
+    sandbox.add("gamma.test", wildcard, "mail.gamma.test", "smtp.gamma.test")
+    broken = issue([_BROKEN_NAME])
+    sandbox.store.add("delta.test", broken)
+    # The key of another certificate beside the chain: what a renewal that was cut off leaves.
+    sandbox.store.path("delta.test", "privkey").resolve().write_bytes(wildcard.key_pem)
+    sandbox.expected |= dict.fromkeys((_BROKEN_NAME, _UNKNOWN_NAME), sandbox.default.fingerprint)
+    sandbox.add("www.epsilon.test", issue(["www.epsilon.test"]))
+    text.say(f"certbot directory: {sandbox.store.live}")
+    for line in (
+        "  alpha.test        ECDSA, mail. and imap. and www.",
+        "  beta.test-0001    RSA, mail.",
+        "  gamma.test        a wildcard, *.gamma.test",
+        "  delta.test        broken: the key of another certificate",
+        "  www.epsilon.test  a web site's, no mail name in it",
+    ):
+        text.say(line)
+
+
+def _mailsni(sandbox: _Sandbox, *arguments: str) -> None:
+    text.say(f"$ mailsni {' '.join(arguments)}")
+    sys.stdout.flush()
+    done = subprocess.run([sys.executable, "-m", "mailsni", "--config", str(sandbox.config), *arguments], check=False)
+    text.say(f"(exit code {done.returncode})")
+    text.say()
+
+
+def _what_is_served(sandbox: _Sandbox) -> bool:
+    """Show who is served what, and tell whether that is right."""
+    right = True
+    if sandbox.postfix is not None or sandbox.dovecot is not None:
+        right = _ask_servers(sandbox)
+    if sandbox.postfix is None:
+        right = _read_map_back(sandbox) and right
+    return right
+
+
+def _endpoints(sandbox: _Sandbox) -> Iterator[Endpoint]:
+    for server in (sandbox.postfix, sandbox.dovecot):
+        for service, port in server.endpoints.items() if server else ():
+            if service in _SHOWN_SERVICES:
+                yield Endpoint.parse(f"{service}://{LOOPBACK}:{port}")
+
+
+def _ask_servers(sandbox: _Sandbox) -> bool:
+    text.say("Asked on the wire, name by name, as a mail client does:")
+    text.say()
+    endpoints = list(_endpoints(sandbox))
+    expected = {**dict(sorted(sandbox.expected.items())), "": sandbox.default.fingerprint}
+    questions = [Question(endpoint, name or None) for name in expected for endpoint in endpoints]
+    answers = iter(probe_all(questions, timeout=_TIMEOUT))
+    rows, right = [], True
+    for name, fingerprint in expected.items():
+        served = [next(answers) for _ in endpoints]
+        good = all(one.outcome is Outcome.SERVED and one.fingerprint == fingerprint for one in served)
+        right = right and good
+        shown = [sandbox.lineages.get(one.fingerprint or "", one.detail) for one in served]
+        rows.append((name or "(no SNI)", *shown, "yes" if good else "NO"))
+    text.table(("NAME", *(endpoint.protocol.upper() for endpoint in endpoints), "AS INTENDED"), rows)
+    return right
+
+
+def _read_map_back(sandbox: _Sandbox) -> bool:
+    text.say("Read back from the compiled map of Postfix, entry by entry:")
+    text.say()
+    found = served_by_map(_map_type(), sandbox.map, list(sandbox.expected), sandbox.map.parent)
+    rows, right = [], True
+    for name, fingerprint in sorted(sandbox.expected.items()):
+        served = found.get(name, sandbox.default.fingerprint)
+        good = served == fingerprint
+        right = right and good
+        shown = sandbox.lineages.get(served, "another certificate") if name in found else "not in it: the default"
+        rows.append((name, shown, "yes" if good else "NO"))
+    text.table(("NAME", "IN THE MAP", "AS INTENDED"), rows)
+    return right
+
+
+def _require_map_maker() -> None:
+    """Make sure that a map can be made at all.
+
+    Raises:
+        HostError: neither Postfix nor the berkeleydb package is there.
+    """
+    if find_tool("postmap") is not None:
+        return
+    try:
+        import berkeleydb  # noqa: F401
+    except ImportError:
+        raise HostError(
+            "demo: neither Postfix nor the berkeleydb package is installed, so no map can be made",
+            hint="pip install 'mailsni[berkeleydb]' (on Debian it needs libdb-dev, gcc and python3-dev)",
+        ) from None

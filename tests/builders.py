@@ -1,0 +1,128 @@
+"""What the tests of the pure modules start from: certificates, and what is made of them, without any file."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from mailsni import rendering
+from mailsni.config import MAIL_NAMES
+from mailsni.inventory import Algorithm, Certificate, Inventory, KeyAndChain, Reason, Skipped
+from mailsni.names import NamePatterns
+from mailsni.pins import PinDirectory
+from mailsni.rendering import Paths
+from mailsni.sandbox.authority import Authority
+from mailsni.selection import Selection, select
+from mailsni.state import Deployment
+
+LIVE = "/etc/letsencrypt/live"
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+PINS = PinDirectory(Path("/etc/dovecot/mailsni"))
+PATHS = Paths(PINS.of)
+MAIL = NamePatterns(MAIL_NAMES)
+EVERYTHING = NamePatterns(["*"])
+
+
+def digest(*parts: str) -> str:
+    """A stand-in for a fingerprint: 64 hexadecimal digits that depend on nothing but the arguments."""
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def source(lineage: str) -> str:
+    """Where a lineage lies."""
+    return f"{LIVE}/{lineage}"
+
+
+def certificate(
+    lineage: str,
+    *names: str,
+    algorithm: Algorithm = "ecdsa",
+    age: float = 10,
+    left: float = 80,
+    self_signed: bool = False,
+    staging: bool = False,
+) -> Certificate:
+    """A certificate that nobody issued: everything a server would look at is made up, and always the same.
+
+    Args:
+        lineage: the directory's name.
+        names: its SANs, of the grammar.
+        algorithm: of the key.
+        age: days between the start of its validity and :data:`NOW`.
+        left: days between :data:`NOW` and its end.
+        self_signed: no authority issued it.
+        staging: one that no client trusts did.
+    """
+    not_before, not_after = NOW - timedelta(days=age), NOW + timedelta(days=left)
+    fingerprint = digest("leaf", lineage, algorithm, f"{not_before.timestamp():.0f}")
+    pem = f"key and chain of {fingerprint}\n".encode()
+    return Certificate(
+        source=source(lineage),
+        names=tuple(sorted(names)),
+        algorithm=algorithm,
+        fingerprint=fingerprint,
+        spki=digest("key", lineage, algorithm),
+        not_before=not_before,
+        not_after=not_after,
+        issuer="CN=E1,O=Made Up",
+        self_signed=self_signed,
+        staging=staging,
+        material=KeyAndChain(pem, hashlib.sha256(pem).hexdigest()),
+    )
+
+
+def kept(certificate: Certificate) -> Certificate:
+    """The same, standing in for its lineage, which is broken now."""
+    return replace(certificate, kept=True)
+
+
+def skipped(lineage: str, reason: Reason, *names: str) -> Skipped:
+    """A lineage that cannot be used."""
+    return Skipped(source(lineage), reason, "made up", names)
+
+
+def inventory(*certificates: Certificate, skipped: Iterable[Skipped] = ()) -> Inventory:
+    """What a scan that found these would give."""
+    left_out = tuple(skipped)
+    lineages = [one.source for one in certificates] + [one.source for one in left_out]
+    return Inventory(certificates, left_out, frozenset(lineages))
+
+
+def selection(*certificates: Certificate, patterns: NamePatterns = MAIL) -> Selection:
+    """The winners among these."""
+    return select(inventory(*certificates), patterns, NOW)
+
+
+def deployment(*certificates: Certificate, patterns: NamePatterns = MAIL) -> Deployment:
+    """What is recorded when the winners among these were applied."""
+    return Deployment.of(selection(*certificates, patterns=patterns), PINS.path)
+
+
+def artifacts(selection: Selection, paths: Paths = PATHS) -> dict[str, bytes]:
+    """The texts of all servers, by the name of the template."""
+    return {
+        "postfix-sni": rendering.render_postfix(rendering.entries(selection, paths), None),
+        "dovecot-2.3.conf": rendering.render_dovecot(rendering.blocks(selection, paths, "2.3"), "2.3", None),
+        "dovecot-2.4.conf": rendering.render_dovecot(rendering.blocks(selection, paths, "2.4"), "2.4", None),
+    }
+
+
+def mixture() -> tuple[Certificate, ...]:
+    """One of each kind: two algorithms for a name, a wildcard over an exact name, many names, a kept one."""
+    return (
+        certificate("a.test", "mail.a.test", "imap.a.test"),
+        certificate("a.test-rsa", "mail.a.test", algorithm="rsa", left=60),
+        certificate("wild.test", "*.wild.test", "wild.test", left=50),
+        certificate("npm-7", "mail.wild.test", algorithm="rsa", age=5),
+        kept(certificate("old.test", "smtp.old.test", age=70, left=20)),
+    )
+
+
+@functools.cache
+def authority() -> Authority:
+    """A certificate authority for the tests that need real certificates; one for all of them."""
+    return Authority()

@@ -1,0 +1,1 @@
+"""Output compared with files that a person has read."""
