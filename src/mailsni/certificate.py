@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 
 from mailsni.inventory import Algorithm, Certificate, KeyAndChain, Reason
 from mailsni.names import RefusedNameError, host_name, shown
@@ -85,10 +85,25 @@ def prove_pinned(source: str, pinned_pem: bytes) -> Proven | Rejected:
     return prove(source, pinned_pem, pinned_pem, kept=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """A certificate of a chain file, and what of it is needed more than once."""
+
+    certificate: x509.Certificate
+    der: bytes
+    subject: x509.Name
+    issuer: x509.Name
+
+    @property
+    def is_root(self) -> bool:
+        """Whether it names itself as its issuer."""
+        return self.issuer == self.subject
+
+
 def _prove(source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool) -> Proven | Rejected:
     certificates = _certificates(chain_pem)
     try:
-        label, key_body, key_public = _private_key(key_pem)
+        label, key_der, key_public = _private_key(key_pem)
     except _RejectedError as error:
         names, _ = _names(certificates[0])
         raise _RejectedError(error.rejected.reason, error.rejected.detail, names) from None
@@ -98,25 +113,21 @@ def _prove(source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool) 
         raise _RejectedError(Reason.KEY_MISMATCH, "the private key is not the key of the certificate", names)
     names, refused = _names(leaf)
     algorithm = _algorithm(key_public, names)
-    self_signed = _is_self_signed(leaf)
     chain = _ordered_chain(leaf, certificates, names)
     _refuse_weak_signatures(chain, names)
-    chain_der = [one.public_bytes(Encoding.DER) for one in chain]
-    pem = b"".join((_pem(label, key_body), *(_pem(b"CERTIFICATE", der) for der in chain_der)))
-    issuer = _issuer_text(leaf)
+    pem = b"".join((_pem(label, key_der), _pem(b"CERTIFICATE", leaf.der), *(_issuer_pem(one.der) for one in chain[1:])))
+    issuer = _issuer_text(leaf.issuer if len(chain) == 1 else chain[1].subject)
     return Proven(
         Certificate(
             source=source,
             names=names,
             algorithm=algorithm,
-            fingerprint=hashlib.sha256(chain_der[0]).hexdigest(),
-            spki=hashlib.sha256(
-                key_public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-            ).hexdigest(),
-            not_before=leaf.not_valid_before_utc,
-            not_after=leaf.not_valid_after_utc,
+            fingerprint=hashlib.sha256(leaf.der).hexdigest(),
+            spki=hashlib.sha256(key_public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest(),
+            not_before=leaf.certificate.not_valid_before_utc,
+            not_after=leaf.certificate.not_valid_after_utc,
             issuer=issuer,
-            self_signed=self_signed,
+            self_signed=_is_self_signed(leaf),
             staging=bool(_STAGING.search(issuer)),
             material=KeyAndChain(pem, hashlib.sha256(pem).hexdigest()),
             kept=kept,
@@ -158,19 +169,28 @@ def _pem(label: bytes, der: bytes) -> bytes:
     return b"-----BEGIN %b-----\n%b\n-----END %b-----\n" % (label, b"\n".join(lines), label)
 
 
-def _certificates(pem: bytes) -> list[x509.Certificate]:
+@functools.lru_cache(maxsize=256)
+def _issuer_pem(der: bytes) -> bytes:
+    """An intermediate is the same in thousands of chains."""
+    return _pem(b"CERTIFICATE", der)
+
+
+def _certificates(pem: bytes) -> list[_Parsed]:
     ders = [der for label, der in _blocks(pem) if label in _CERTIFICATE_LABELS]
     if not ders:
         raise _RejectedError(Reason.BAD_PEM, "there is no certificate in the chain file")
     try:
-        return [_intermediate(der) if at else x509.load_der_x509_certificate(der) for at, der in enumerate(ders)]
+        return [_parsed_issuer(der) if at else _parsed(der) for at, der in enumerate(ders)]
     except (ValueError, UnsupportedAlgorithm):
         raise _RejectedError(Reason.BAD_PEM, "a certificate of the chain file cannot be parsed") from None
 
 
-@functools.lru_cache(maxsize=256)
-def _intermediate(der: bytes) -> x509.Certificate:
-    return x509.load_der_x509_certificate(der)
+def _parsed(der: bytes) -> _Parsed:
+    certificate = x509.load_der_x509_certificate(der)
+    return _Parsed(certificate, der, certificate.subject, certificate.issuer)
+
+
+_parsed_issuer = functools.lru_cache(maxsize=256)(_parsed)
 
 
 _Public = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
@@ -191,7 +211,7 @@ def _private_key(pem: bytes | None) -> tuple[bytes, bytes, _Public]:
     if label not in _KEY_LABELS:
         raise _RejectedError(Reason.UNSUPPORTED_KEY, "the private key is neither RSA nor ECDSA")
     try:
-        key = load_pem_private_key(_pem(label, der), None, unsafe_skip_rsa_key_validation=True)
+        key = load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
     except UnsupportedAlgorithm:
         raise _RejectedError(Reason.UNSUPPORTED_KEY, "the private key is of an unknown kind or curve") from None
     except (ValueError, TypeError):
@@ -201,9 +221,9 @@ def _private_key(pem: bytes | None) -> tuple[bytes, bytes, _Public]:
     return label, der, key.public_key()
 
 
-def _carries(certificate: x509.Certificate, public: _Public) -> bool:
+def _carries(one: _Parsed, public: _Public) -> bool:
     try:
-        return certificate.public_key() == public
+        return one.certificate.public_key() == public
     except (ValueError, UnsupportedAlgorithm):
         return False
 
@@ -220,10 +240,10 @@ def _algorithm(public: _Public, names: Sequence[str]) -> Algorithm:
     return "ecdsa"
 
 
-def _names(leaf: x509.Certificate) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _names(leaf: _Parsed) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The dNSName SANs of the grammar, sorted, and the others as printable text."""
     try:
-        found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        found = leaf.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         texts = found.get_values_for_type(x509.DNSName)
     except x509.ExtensionNotFound:
         return (), ()
@@ -239,40 +259,38 @@ def _names(leaf: x509.Certificate) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(sorted(good)), tuple(refused)
 
 
-def _is_self_signed(leaf: x509.Certificate) -> bool:
-    if leaf.issuer != leaf.subject:
+def _is_self_signed(leaf: _Parsed) -> bool:
+    if not leaf.is_root:
         return False
     try:
-        leaf.verify_directly_issued_by(leaf)
+        leaf.certificate.verify_directly_issued_by(leaf.certificate)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
 
 
-def _ordered_chain(
-    leaf: x509.Certificate, certificates: Sequence[x509.Certificate], names: Sequence[str]
-) -> list[x509.Certificate]:
+def _ordered_chain(leaf: _Parsed, certificates: Sequence[_Parsed], names: Sequence[str]) -> list[_Parsed]:
     """Leaf first, then each one's issuer as long as the file has it; what does not belong is left out."""
-    others = [one for one in certificates if one != leaf]
+    others = [one for one in certificates if one.der != leaf.der]
     chain = [leaf]
-    while others and chain[-1].issuer != chain[-1].subject:
+    while others and not chain[-1].is_root:
         issuer = next((one for one in others if one.subject == chain[-1].issuer), None)
         if issuer is None:
             break
         others.remove(issuer)
         chain.append(issuer)
-    if len(chain) == 1 and others and leaf.issuer != leaf.subject:
+    if len(chain) == 1 and others and not leaf.is_root:
         detail = "the chain file has other certificates than the issuer of the leaf"
         raise _RejectedError(Reason.BAD_PEM, detail, names)
     return chain
 
 
-def _refuse_weak_signatures(chain: Sequence[x509.Certificate], names: Sequence[str]) -> None:
+def _refuse_weak_signatures(chain: Sequence[_Parsed], names: Sequence[str]) -> None:
     for one in chain:
-        if one.issuer == one.subject:
+        if one.is_root:
             continue  # a root's own signature is checked by nobody
         try:
-            algorithm = one.signature_hash_algorithm
+            algorithm = one.certificate.signature_hash_algorithm
         except UnsupportedAlgorithm:
             algorithm = None
         if algorithm is not None and algorithm.name in _WEAK_HASHES:
@@ -280,13 +298,9 @@ def _refuse_weak_signatures(chain: Sequence[x509.Certificate], names: Sequence[s
             raise _RejectedError(Reason.UNSUPPORTED_KEY, detail, names)
 
 
-def _issuer_text(leaf: x509.Certificate) -> str:
+@functools.lru_cache(maxsize=256)
+def _issuer_text(name: x509.Name) -> str:
     try:
-        return _name_text(leaf.issuer)
+        return shown(name.rfc4514_string())
     except ValueError:
         return "?"
-
-
-@functools.lru_cache(maxsize=256)
-def _name_text(name: x509.Name) -> str:
-    return shown(name.rfc4514_string())

@@ -309,7 +309,7 @@ class _Reader:
     def _line(self, table: str, key: str | None, index: int | None) -> int:
         """The line of a key, else of its table: TOML parsers do not tell, and the text is known to be TOML."""
         marks = self._marks()
-        sought = [(table, index, key), (key, 0, None), (key, None, None), (table, index, None)]
+        sought = [(table, index, key), (key, 0, None), (key, None, None), (table, index, None), ("", None, table)]
         return next((marks[mark] for mark in sought if mark in marks), 1)
 
     def _marks(self) -> dict[tuple[str | None, int | None, str | None], int]:

@@ -175,7 +175,7 @@ def _decode(content: bytes | None) -> Deployment | None:
             pin_directory=str(document["pin_directory"]),
             map_type=str(document["map_type"]),
         )
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
 
 

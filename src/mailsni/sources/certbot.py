@@ -100,22 +100,22 @@ def _inventory(live: Path, looks: dict[str, _Look]) -> Inventory:
     return Inventory(
         certificates=tuple(found for _, look in known for found in look.certificates),
         skipped=tuple(skipped for _, look in known for skipped in look.skipped),
-        lineages=frozenset(str(live / name) for name, _ in known),
+        lineages=frozenset(f"{live}/{name}" for name, _ in known),
     )
 
 
 def _look(live: Path, name: str, containment: Containment) -> _Look:
-    path = live / name
+    path = f"{live}/{name}"
     try:
         source = safe_path(path)
     except RefusedNameError as error:
-        if _holds_no_certificate(path):
+        if _holds_no_certificate(Path(path)):
             return _Look(foreign=True)
-        return _Look(skipped=(Skipped(shown(str(path)), Reason.BAD_NAME, str(error)),))
+        return _Look(skipped=(Skipped(shown(path), Reason.BAD_NAME, str(error)),))
     try:
         directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
-        if path.is_symlink() and not path.exists():
+        if Path(path).is_symlink() and not Path(path).exists():
             return _Look(skipped=(Skipped(source, Reason.CHAIN_MISSING, "the lineage is a link to nothing"),))
         return _Look(foreign=True)
     except OSError as error:

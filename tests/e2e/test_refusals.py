@@ -1,0 +1,531 @@
+"""When the program must not go on: it says why, exits as it promised, and what was live stays live."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mailsni.process import environment
+from mailsni.sandbox.authority import Issued
+from tests.e2e.support import Laboratory, run_mailsni
+
+FIRST, SECOND = "mail.first.test", "mail.second.test"
+STAGING = ".mailsni-staging"
+NOBODY = 65534
+
+
+@pytest.fixture
+def deployed(laboratory: Laboratory) -> dict[str, str]:
+    """Two names that are served; their fingerprints."""
+    issued = {name: laboratory.issue(name).fingerprint for name in (FIRST, SECOND)}
+    done = laboratory.mailsni("apply")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return issued
+
+
+def served(laboratory: Laboratory) -> dict[str, str]:
+    """What both servers present for the two names; they must agree."""
+    answers = {name: set(laboratory.served_everywhere(name).values()) for name in (FIRST, SECOND)}
+    assert all(len(found) == 1 for found in answers.values()), answers
+    return {name: found.pop() for name, found in answers.items()}
+
+
+def artifacts(laboratory: Laboratory) -> dict[str, tuple[int, int, int, bytes]]:
+    """Everything that servers read or the program keeps: i-node, mode, time and content."""
+    roots = (
+        laboratory.postfix.config_directory,
+        laboratory.dovecot.config_directory,
+        laboratory.directory / "state",
+    )
+    found = {}
+    for path in sorted(path for root in roots for path in root.rglob("*")):
+        status = path.lstat()
+        content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
+        found[str(path)] = (status.st_ino, status.st_mode, status.st_mtime_ns, content)
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# An empty result
+
+
+def delete_every_lineage(laboratory: Laboratory) -> None:
+    for name in (FIRST, SECOND):
+        laboratory.store.delete(name)
+
+
+def replace_live_by_an_empty_directory(laboratory: Laboratory) -> None:
+    shutil.rmtree(laboratory.store.live)
+    laboratory.store.live.mkdir(mode=0o700)
+
+
+def leave_only_web_sites(laboratory: Laboratory) -> None:
+    delete_every_lineage(laboratory)
+    laboratory.issue("www.first.test")
+
+
+def leave_only_broken_lineages(laboratory: Laboratory) -> None:
+    """Of other names than those that are served, so there is no last good certificate for them."""
+    delete_every_lineage(laboratory)
+    laboratory.issue("mail.third.test")
+    laboratory.store.path("mail.third.test", "privkey").unlink()
+
+
+EMPTY = [
+    delete_every_lineage,
+    replace_live_by_an_empty_directory,
+    leave_only_web_sites,
+    leave_only_broken_lineages,
+]
+
+
+@pytest.mark.parametrize("spoil", EMPTY)
+def test_an_empty_result_is_not_published(
+    laboratory: Laboratory, deployed: dict[str, str], spoil: Callable[[Laboratory], None]
+) -> None:
+    spoil(laboratory)
+    before = artifacts(laboratory)
+    for words in (["apply"], ["apply", "--force"], ["apply", "--dry-run"]):
+        done = laboratory.mailsni(*words)
+        assert done.returncode == 1, words
+        assert "2 names are served now" in done.stderr
+        assert "--allow-empty" in done.stderr
+    assert artifacts(laboratory) == before
+    assert served(laboratory) == deployed
+
+
+@pytest.mark.parametrize("spoil", EMPTY)
+def test_an_empty_result_is_published_when_asked_for(
+    laboratory: Laboratory, deployed: dict[str, str], spoil: Callable[[Laboratory], None]
+) -> None:
+    assert served(laboratory) == deployed
+    spoil(laboratory)
+    done = laboratory.mailsni("apply", "--allow-empty")
+    assert done.returncode == (4 if spoil is leave_only_broken_lineages else 0), done.stderr
+    assert served(laboratory) == dict.fromkeys((FIRST, SECOND), laboratory.default.fingerprint)
+    assert list(laboratory.pin_directory.iterdir()) == []
+
+
+@pytest.mark.parametrize("options", [[], ["--force"], ["--allow-empty"]])
+def test_a_store_that_is_not_there_is_not_an_empty_one(
+    laboratory: Laboratory, deployed: dict[str, str], options: list[str]
+) -> None:
+    laboratory.store.live.rename(laboratory.store.root / "elsewhere")
+    before = artifacts(laboratory)
+    done = laboratory.mailsni("apply", *options)
+    assert done.returncode == 1
+    assert f"{laboratory.store.live}: cannot be read: No such file or directory" in done.stderr
+    assert artifacts(laboratory) == before
+    assert served(laboratory) == deployed
+
+
+def test_an_empty_result_is_not_published_without_the_record_either(
+    laboratory: Laboratory, deployed: dict[str, str]
+) -> None:
+    """The state directory may be deleted at any time: what is deployed is also seen in the servers' files."""
+    shutil.rmtree(laboratory.directory / "state")
+    delete_every_lineage(laboratory)
+    done = laboratory.mailsni("apply")
+    assert served(laboratory) == deployed
+    assert done.returncode == 1
+
+
+def test_one_of_two_names_may_go(laboratory: Laboratory, deployed: dict[str, str]) -> None:
+    laboratory.store.delete(FIRST)
+    assert laboratory.mailsni("apply").returncode == 0
+    assert served(laboratory) == {FIRST: laboratory.default.fingerprint, SECOND: deployed[SECOND]}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The configuration file
+
+BROKEN_CONFIGURATION = {
+    "unknown key": ('[names]\ninclud = ["mail.*"]\n', "line 2: [names] includ: unknown key", "did you mean include?"),
+    "unknown table": ('\n[dovcot]\nenabled = true\n', "line 2: dovcot: unknown key", "did you mean dovecot?"),
+    "nothing near": ("[state]\nxyzzy = 1\n", "line 2: [state] xyzzy: unknown key", "known here: directory, lock"),
+    "second source": (
+        '[[sources]]\npath = "/a"\n\n[[sources]]\npth = "/b"\n',
+        "line 5: [[sources]] pth: unknown key",
+        "did you mean path?",
+    ),
+    "wrong choice": ('[postfix]\nmap_type = "hsh"\n', "line 2: [postfix] map_type: must be", "did you mean hash?"),
+    "wrong kind": ("[verify]\n\ntimeout = true\n", "line 3: [verify] timeout: must be a number of seconds", ""),
+    "relative path": ('[postfix]\nmap = "mailsni"\n', "line 2: [postfix] map: must be an absolute path", ""),
+    "hostile path": ('[state]\ndirectory = "/a b\\n"\n', "line 2: [state] directory: '/a b\\n'", ""),
+    "hostile pattern": ('[names]\ninclude = ["mail.}"]\n', "line 2: [names] include: mail.}", ""),
+    "a text for a table": ('names = "mail.*"\n', "line 1: names: must be a table", ""),
+    "a table for an array": ('[sources]\npath = "/a"\n', "line 1: sources: must be an array of tables", "[[sources]]"),
+    "no TOML": ("[names\n", "at line 1", ""),
+    "twice": ('[names]\ninclude = ["a.*"]\ninclude = ["b.*"]\n', "at line 3", ""),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_CONFIGURATION)
+def test_a_broken_configuration_file(tmp_path: Path, kind: str) -> None:
+    """The message names file, key and line, and the nearest key that there is; exit code 78."""
+    text, message, more = BROKEN_CONFIGURATION[kind]
+    config = tmp_path / "config.toml"
+    config.write_text(text)
+    for command in ("apply", "status"):
+        done = run_mailsni(config, command)
+        assert done.returncode == 78, done.stderr
+        assert done.stderr.startswith(f"mailsni: error: {config}: ")
+        assert message in done.stderr
+        assert more in done.stderr
+        assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == [config]
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe[names]\n", b"[names]\0\n", None])
+def test_a_configuration_file_that_is_no_text(tmp_path: Path, content: bytes | None) -> None:
+    """Also one that was named and is not there."""
+    config = tmp_path / "config.toml"
+    if content is not None:
+        config.write_bytes(content)
+    done = run_mailsni(config, "apply")
+    assert done.returncode == 78
+    assert done.stderr.startswith(f"mailsni: error: {config}: ")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Permission and the lock
+
+
+def as_nobody(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user who owns nothing."""
+    return subprocess.run(
+        [sys.executable, "-m", "mailsni", "--config", str(config), *arguments],
+        env=environment(),
+        cwd="/",
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=[],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def listing(*roots: Path) -> list[tuple[str, int, int, int, int]]:
+    """Everything below some directories, with what changes when somebody touches it."""
+    paths = sorted(path for root in roots for path in (root, *root.rglob("*")))
+    states = [(path, path.lstat()) for path in paths if not path.is_socket()]
+    return [(str(path), one.st_mode, one.st_ino, one.st_size, one.st_mtime_ns) for path, one in states]
+
+
+@pytest.mark.parametrize("before", ["nothing is deployed", "two names are deployed"])
+def test_another_user_than_root_is_told_so_before_anything_is_touched(
+    laboratory: Laboratory, rooms: Path, before: str
+) -> None:
+    for name in (FIRST, SECOND):
+        laboratory.issue(name)
+    if before == "two names are deployed":
+        assert laboratory.mailsni("apply").returncode == 0
+    config = rooms / "config.toml"  # where that user can read it
+    shutil.copy(laboratory.config, config)
+    config.chmod(0o644)
+    places = (
+        laboratory.directory,
+        laboratory.postfix.config_directory,
+        laboratory.dovecot.config_directory,
+    )
+    untouched = listing(*places)
+    for words in (["apply"], ["apply", "--force", "--allow-empty"], ["apply", "--dry-run"], ["status"], ["plan"]):
+        done = as_nobody(config, *words)
+        assert done.returncode == 77, (words, done.stdout, done.stderr)
+        assert "run it as root" in done.stderr
+    assert listing(*places) == untouched
+
+
+def test_a_lock_that_is_held(laboratory: Laboratory, deployed: dict[str, str]) -> None:
+    """Exit code 75 at once, or after the time that was asked for; looking needs no lock."""
+    laboratory.store.renew(FIRST, laboratory.authority.issue([FIRST]))
+    before = artifacts(laboratory)
+    with (laboratory.directory / "mailsni.lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert laboratory.mailsni("apply").returncode == 75
+        began = time.monotonic()
+        done = laboratory.mailsni("apply", "--wait", "1.5")
+        assert done.returncode == 75
+        assert time.monotonic() - began >= 1.5
+        assert "another run holds the lock" in done.stderr
+        assert laboratory.mailsni("status").returncode == 0
+        assert laboratory.mailsni("plan", "--detailed-exitcode").returncode == 3
+    assert artifacts(laboratory) == before
+    assert served(laboratory) == deployed
+
+
+def test_a_lock_that_is_given_up_in_time(laboratory: Laboratory, deployed: dict[str, str]) -> None:
+    renewed = laboratory.authority.issue([FIRST])
+    laboratory.store.renew(FIRST, renewed)
+    with (laboratory.directory / "mailsni.lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        timer = threading.Timer(1.5, fcntl.flock, (lock, fcntl.LOCK_UN))
+        timer.start()
+        began = time.monotonic()
+        done = laboratory.mailsni("apply", "--wait", "30")
+        assert done.returncode == 0, done.stderr
+        assert time.monotonic() - began >= 1.5
+        timer.join()
+    assert served(laboratory) == {**deployed, FIRST: renewed.fingerprint}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Somebody else's mistakes in the servers' configuration
+
+
+@pytest.mark.parametrize("line", ["this is no setting", "= value"])
+def test_a_main_cf_that_cannot_be_parsed(laboratory: Laboratory, deployed: dict[str, str], line: str) -> None:
+    main_cf = laboratory.postfix.config_file
+    whole = main_cf.read_text()
+    laboratory.store.renew(FIRST, laboratory.authority.issue([FIRST]))
+    main_cf.write_text(f"{whole}\n{line}\n")
+    before = artifacts(laboratory)
+    done = laboratory.mailsni("apply")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"mailsni: error: {main_cf}: postconf cannot read the configuration" in done.stderr
+    assert artifacts(laboratory) == before
+    main_cf.write_text(whole)
+    assert served(laboratory) == deployed
+
+
+def test_a_dovecot_configuration_that_is_broken_already(laboratory: Laboratory, deployed: dict[str, str]) -> None:
+    """A block of the administrator's own whose file is gone: Dovecot runs on, and would not start again."""
+    laboratory.store.renew(FIRST, laboratory.authority.issue([FIRST]))
+    modern = laboratory.dovecot.version >= (2, 4)
+    lines = ["ssl_server_cert_file = ", "ssl_server_key_file = "] if modern else ["ssl_cert = <", "ssl_key = <"]
+    body = "".join(f"  {line}/nowhere/{at}.pem\n" for at, line in enumerate(lines))
+    (laboratory.dovecot.include_directory / "10-own.conf").write_text(f"local_name own.test {{\n{body}}}\n")
+    before = artifacts(laboratory)
+    done = laboratory.mailsni("apply")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Dovecot's configuration is broken already" in done.stderr
+    assert "/nowhere/" in done.stderr
+    assert artifacts(laboratory) == before
+    assert served(laboratory) == deployed
+
+
+def test_a_dovecot_configuration_with_an_unknown_setting(laboratory: Laboratory, deployed: dict[str, str]) -> None:
+    laboratory.store.renew(FIRST, laboratory.authority.issue([FIRST]))
+    (laboratory.dovecot.include_directory / "10-own.conf").write_text("no_such_setting = yes\n")
+    before = artifacts(laboratory)
+    done = laboratory.mailsni("apply")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Dovecot's configuration is broken already" in done.stderr
+    assert artifacts(laboratory) == before
+    assert served(laboratory) == deployed
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Traps that lie where the program wants to write
+
+
+def a_link(place: Path, victim: Path) -> None:
+    place.symlink_to(victim)
+
+
+def a_dangling_link(place: Path, victim: Path) -> None:
+    place.symlink_to(victim.with_name("not-there"))
+
+
+def a_link_to_a_directory(place: Path, victim: Path) -> None:
+    place.symlink_to(victim.parent)
+
+
+def a_fifo(place: Path, victim: Path) -> None:  # noqa: ARG001
+    os.mkfifo(place)
+
+
+def a_file(place: Path, victim: Path) -> None:  # noqa: ARG001
+    place.write_text("somebody's\n")
+
+
+def a_hard_link(place: Path, victim: Path) -> None:
+    place.hardlink_to(victim)
+
+
+def a_directory(place: Path, victim: Path) -> None:  # noqa: ARG001
+    place.mkdir()
+
+
+def a_strangers_directory(place: Path, victim: Path) -> None:  # noqa: ARG001
+    place.mkdir()
+    (place / "something").write_text("somebody's\n")
+    os.chown(place, NOBODY, NOBODY)
+
+
+Trap = Callable[[Path, Path], None]
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    """A file that a trap leads to, in a directory of its own."""
+    directory = tmp_path / "victim"
+    directory.mkdir()
+    path = directory / "file"
+    path.write_text("precious\n")
+    path.chmod(0o644)
+    return path
+
+
+def assert_unharmed(victim: Path) -> None:
+    assert [path.name for path in victim.parent.iterdir()] == ["file"]
+    assert victim.read_text() == "precious\n"
+    assert stat.S_IMODE(victim.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("directory", ["map", "include", "pins"])
+@pytest.mark.parametrize("trap", [a_link, a_dangling_link, a_link_to_a_directory, a_fifo, a_file, a_strangers_directory])
+def test_a_trap_at_the_name_of_a_staging_directory(
+    laboratory: Laboratory, victim: Path, trap: Trap, directory: str
+) -> None:
+    """Refused, and neither followed nor removed."""
+    parents = {
+        "map": laboratory.map.parent,
+        "include": laboratory.include_file.parent,
+        "pins": laboratory.pin_directory,
+    }
+    laboratory.pin_directory.mkdir(mode=0o700)
+    place = parents[directory] / STAGING
+    trap(place, victim)
+    laid = place.lstat()
+    laboratory.issue(FIRST)
+    done = laboratory.mailsni("apply")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"{place}: is not the staging directory of this program" in done.stderr
+    assert (place.lstat().st_ino, place.lstat().st_mode) == (laid.st_ino, laid.st_mode)
+    assert_unharmed(victim)
+    assert not laboratory.include_file.exists()
+    assert [path for path in laboratory.pin_directory.iterdir() if path.suffix == ".pem"] == []
+    assert laboratory.served_everywhere(FIRST) == dict.fromkeys(laboratory.endpoints, laboratory.default.fingerprint)
+
+
+@pytest.mark.parametrize("trap", [a_link, a_dangling_link, a_link_to_a_directory, a_fifo, a_hard_link, a_directory])
+def test_a_trap_at_the_name_of_the_lock(laboratory: Laboratory, victim: Path, trap: Trap) -> None:
+    lock = laboratory.directory / "mailsni.lock"
+    trap(lock, victim)
+    laboratory.issue(FIRST)
+    done = laboratory.mailsni("apply", timeout=20)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert str(lock) in done.stderr
+    assert_unharmed(victim)
+    assert not laboratory.include_file.exists()
+
+
+def test_what_an_interrupted_run_left_in_its_staging_directory_is_removed(laboratory: Laboratory) -> None:
+    for directory in (laboratory.map.parent, laboratory.include_file.parent):
+        (directory / STAGING).mkdir(mode=0o700)
+        (directory / STAGING / "half-written").write_text("debris\n")
+    laboratory.issue(FIRST)
+    assert laboratory.mailsni("apply").returncode == 0
+    for directory in (laboratory.map.parent, laboratory.include_file.parent, laboratory.pin_directory):
+        assert not (directory / STAGING).exists()
+
+
+@pytest.mark.parametrize("trap", [a_link, a_dangling_link, a_fifo, a_file, a_hard_link])
+@pytest.mark.parametrize("artifact", ["map", "compiled map", "include", "pin"])
+def test_a_trap_at_the_name_of_an_artifact_is_replaced(
+    laboratory: Laboratory, victim: Path, trap: Trap, artifact: str
+) -> None:
+    """By rename, so that nothing is written through it: what lies there afterwards is the program's own file."""
+    issued = laboratory.issue(FIRST)
+    place = _places(laboratory)[artifact]
+    if artifact == "pin":
+        assert laboratory.mailsni("apply").returncode == 0
+        (place,) = laboratory.pin_directory.iterdir()
+    place.unlink(missing_ok=True)
+    trap(place, victim)
+    done = laboratory.mailsni("apply", timeout=20)
+    assert done.returncode == 0, done.stdout + done.stderr
+    status = place.lstat()
+    assert stat.S_ISREG(status.st_mode)
+    assert stat.S_IMODE(status.st_mode) == (0o644 if artifact == "include" else 0o600)
+    assert status.st_nlink == 1
+    assert_unharmed(victim)
+    assert laboratory.served_everywhere(FIRST) == dict.fromkeys(laboratory.endpoints, issued.fingerprint)
+
+
+def _places(laboratory: Laboratory) -> dict[str, Path]:
+    return {
+        "map": laboratory.map,
+        "compiled map": laboratory.map.with_name("mailsni.cdb"),
+        "include": laboratory.include_file,
+        "pin": laboratory.pin_directory,
+    }
+
+
+@pytest.mark.parametrize("artifact", ["map", "compiled map", "include"])
+def test_a_directory_at_the_name_of_an_artifact(laboratory: Laboratory, artifact: str) -> None:
+    """It cannot be replaced by rename: a failure that leaves everything as it was."""
+    laboratory.issue(FIRST)
+    place = _places(laboratory)[artifact]
+    place.unlink(missing_ok=True)
+    place.mkdir()
+    before = artifacts(laboratory)
+    done = laboratory.mailsni("apply")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert str(place) in done.stderr
+    assert place.is_dir()
+    after = artifacts(laboratory)
+    assert {path for path in after if "/etc/" in path} - {path for path in before} <= {str(laboratory.pin_directory)}
+
+
+def test_an_old_map_with_a_loose_mode_is_replaced_and_never_written_into(
+    laboratory: Laboratory, default: Issued
+) -> None:
+    """Whoever opened the old files before sees no key through them; the new ones are 0600 from the first byte."""
+    issued = laboratory.issue(FIRST)
+    old = [laboratory.map, laboratory.map.with_name("mailsni.cdb")]
+    old[0].write_text("# an old source\n")
+    for path in old:
+        path.chmod(0o644)
+    with old[0].open("rb") as source, old[1].open("rb") as compiled:
+        contents = [source.read(), compiled.read()]
+        inodes = [path.stat().st_ino for path in old]
+        done = laboratory.mailsni("apply")
+        assert done.returncode == 0, done.stdout + done.stderr
+        for stream in (source, compiled):
+            stream.seek(0)
+        assert [source.read(), compiled.read()] == contents
+        assert all(path.stat().st_ino not in inodes for path in old)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in old] == [0o600, 0o600]
+    assert laboratory.served_everywhere(FIRST) == dict.fromkeys(laboratory.endpoints, issued.fingerprint)
+    assert laboratory.served_everywhere(None) == dict.fromkeys(laboratory.endpoints, default.fingerprint)
+
+
+def test_a_published_map_that_somebody_opened_up_is_closed_again(
+    laboratory: Laboratory, deployed: dict[str, str]
+) -> None:
+    paths = [laboratory.map, laboratory.map.with_name("mailsni.cdb"), *laboratory.pin_directory.iterdir()]
+    for path in paths:
+        path.chmod(0o644)
+    assert laboratory.mailsni("apply").returncode == 0
+    assert [path for path in paths if stat.S_IMODE(path.stat().st_mode) != 0o600] == []
+    assert served(laboratory) == deployed
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
+def test_modes_do_not_depend_on_the_umask(laboratory: Laboratory, umask: int) -> None:
+    laboratory.issue(FIRST)
+    previous = os.umask(umask)
+    try:
+        done = laboratory.mailsni("apply")
+    finally:
+        os.umask(previous)
+    assert done.returncode == 0, done.stdout + done.stderr
+    private = [laboratory.map, laboratory.map.with_name("mailsni.cdb"), *laboratory.pin_directory.iterdir()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
+    assert stat.S_IMODE(laboratory.include_file.stat().st_mode) == 0o644
+    assert stat.S_IMODE(laboratory.pin_directory.stat().st_mode) == 0o700

@@ -1,0 +1,322 @@
+"""Each way in which a pair of files is no certificate to serve, and what is read of one that is."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import re
+import time
+import warnings
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
+
+from mailsni.certificate import Proven, Rejected, prove, prove_pinned
+from mailsni.inventory import Certificate, Reason
+from mailsni.sandbox.authority import Algorithm, Issued, subject_alternative_names
+from tests.builders import authority
+
+PLAIN = serialization.NoEncryption()
+Private = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | dsa.DSAPrivateKey
+
+
+@functools.cache
+def pair(algorithm: Algorithm = "ecdsa") -> Issued:
+    return authority().issue(["Mail.a.test", "*.a.test", "a.test"], algorithm=algorithm)
+
+
+def loaded(issued: Issued) -> Private:
+    key = serialization.load_pem_private_key(issued.key_pem, None)
+    assert isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey)
+    return key
+
+
+def pem_of(key: Private, layout: PrivateFormat = PrivateFormat.PKCS8) -> bytes:
+    return key.private_bytes(Encoding.PEM, layout, PLAIN)
+
+
+def der_of(pem: bytes) -> bytes:
+    return base64.b64decode(b"".join(pem.splitlines()[1:-1]))
+
+
+def armoured(der: bytes, label: bytes = b"CERTIFICATE") -> bytes:
+    return b"-----BEGIN %b-----\n%b-----END %b-----\n" % (label, base64.encodebytes(der), label)
+
+
+def proven(issued: Issued, key_pem: bytes | None = None) -> Certificate:
+    outcome = prove("/live/a", issued.fullchain_pem, key_pem or issued.key_pem)
+    assert isinstance(outcome, Proven), outcome
+    return outcome.certificate
+
+
+def rejected(chain: bytes, key: bytes | None) -> Rejected:
+    outcome = prove("/live/a", chain, key)
+    assert isinstance(outcome, Rejected)
+    return outcome
+
+
+def self_made(key: Private, issuer: str = "x") -> bytes:
+    """A certificate of a key that the sandbox's authority would not take."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
+    now = datetime.now(UTC)
+    san = x509.SubjectAlternativeName([x509.DNSName("mail.a.test")])
+    builder = (
+        x509.CertificateBuilder(name, x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer)]))
+        .public_key(key.public_key())
+        .serial_number(7)
+        .not_valid_before(now)
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(san, critical=True)
+    )
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+# ── what is read ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(("algorithm", "kind"), [("ecdsa", "ecdsa"), ("ecdsa-p384", "ecdsa"), ("rsa", "rsa")])
+def test_a_whole_pair_is_proven(algorithm: Algorithm, kind: str) -> None:
+    issued = pair(algorithm)
+    found = proven(issued)
+    leaf = x509.load_pem_x509_certificate(issued.leaf_pem)
+    spki = leaf.public_key().public_bytes(Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    assert found.source == "/live/a"
+    assert found.names == ("*.a.test", "a.test", "mail.a.test")
+    assert found.algorithm == kind
+    assert found.fingerprint == issued.fingerprint
+    assert found.spki == hashlib.sha256(spki).hexdigest()
+    assert (found.not_before, found.not_after) == (issued.not_before, issued.not_after)
+    assert "Sandbox E1" in found.issuer
+    assert (found.self_signed, found.staging, found.kept) == (False, False, False)
+    assert found.material.pem == issued.key_pem + issued.fullchain_pem
+    assert found.material.digest == hashlib.sha256(found.material.pem).hexdigest()
+
+
+def test_a_pinned_file_gives_the_same_certificate_back() -> None:
+    found = proven(pair())
+    outcome = prove_pinned("/live/a", found.material.pem)
+    assert isinstance(outcome, Proven)
+    assert outcome.certificate == replace(found, kept=True)
+
+
+@pytest.mark.parametrize("algorithm", ["ecdsa", "rsa"])
+def test_a_key_in_the_old_form_keeps_its_form(algorithm: Algorithm) -> None:
+    issued = pair(algorithm)
+    old_form = pem_of(loaded(issued), PrivateFormat.TraditionalOpenSSL)
+    assert proven(issued, old_form).material.pem == old_form + issued.fullchain_pem
+
+
+def test_parameters_before_a_key_are_left_out() -> None:
+    """Postfix warns of them on every handshake."""
+    parameters = armoured(b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07", b"EC PARAMETERS")
+    assert proven(pair(), parameters + pair().key_pem) == proven(pair())
+
+
+def test_the_common_name_is_not_a_name() -> None:
+    issued = authority().issue([], common_name="mail.a.test")
+    assert proven(issued).names == ()
+
+
+def test_names_outside_the_grammar_are_told_apart() -> None:
+    raw = subject_alternative_names("mail.a.test", "mail b", "\n}\nssl = no", "192.0.2.1", "ä.test", b"a\0.test")
+    issued = authority().issue([], raw_san=raw)
+    outcome = prove("/live/a", issued.fullchain_pem, issued.key_pem)
+    assert isinstance(outcome, Proven)
+    assert outcome.certificate.names == ("mail.a.test",)
+    assert outcome.refused_names == ("mail b", r"'\n}\nssl = no'", r"'\xe4.test'", r"'a\x00.test'")
+
+
+@pytest.mark.parametrize(
+    ("issuer", "staging"), [("(STAGING) Sandbox E1", True), ("Fake LE Intermediate X1", True), ("STAGING", False)]
+)
+def test_a_staging_authority_is_known_by_its_name(issuer: str, staging: bool) -> None:  # noqa: FBT001
+    assert proven(authority().issue(["mail.a.test"], issuer_name=issuer)).staging == staging
+
+
+def test_a_self_signed_certificate_is_proven_and_said_to_be_one() -> None:
+    assert proven(authority().issue(["mail.a.test"], self_signed=True)).self_signed
+
+
+def test_the_name_of_an_issuer_alone_makes_nothing_self_signed() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    other = pair()
+    forged = x509.load_pem_x509_certificate(self_made(key))
+    assert forged.issuer == forged.subject
+    damaged = forged.public_bytes(Encoding.DER)
+    damaged = damaged[:-1] + bytes([damaged[-1] ^ 1])
+    outcome = prove("/live/a", armoured(damaged), pem_of(key))
+    assert isinstance(outcome, Proven)
+    assert not outcome.certificate.self_signed
+    assert not proven(other).self_signed
+
+
+def test_the_primes_of_a_key_are_not_looked_at() -> None:
+    """Validating them takes 30 ms and more for each key."""
+    issued = pair("rsa")
+    key = loaded(issued)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    prime = key.private_numbers().p
+    der = der_of(pem_of(key, PrivateFormat.TraditionalOpenSSL))
+    length = (prime.bit_length() + 7) // 8
+    changed = der.replace(prime.to_bytes(length, "big"), (prime + 2).to_bytes(length, "big"))
+    assert changed != der
+    assert proven(issued, armoured(changed, b"RSA PRIVATE KEY")).fingerprint == issued.fingerprint
+
+
+# ── what is refused ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def encrypted(layout: PrivateFormat) -> bytes:
+    return loaded(pair()).private_bytes(Encoding.PEM, layout, serialization.BestAvailableEncryption(b"secret"))
+
+
+MAIL = pair().fullchain_pem
+KEY = pair().key_pem
+
+
+@pytest.mark.parametrize(
+    ("chain", "key", "reason", "detail"),
+    [
+        (MAIL, None, Reason.KEY_MISSING, "there is no private key file"),
+        (MAIL, b"", Reason.BAD_PEM, "there is no private key in the key file"),
+        (MAIL, MAIL, Reason.BAD_PEM, "there is no private key in the key file"),
+        (MAIL, KEY + KEY, Reason.BAD_PEM, "more than one private key"),
+        (MAIL, pair("rsa").key_pem, Reason.KEY_MISMATCH, "not the key of the certificate"),
+        (MAIL, armoured(b"\0" * 9, b"PRIVATE KEY"), Reason.BAD_PEM, "the private key cannot be parsed"),
+        (MAIL, encrypted(PrivateFormat.PKCS8), Reason.ENCRYPTED_KEY, "encrypted"),
+        (MAIL, encrypted(PrivateFormat.TraditionalOpenSSL), Reason.ENCRYPTED_KEY, "encrypted"),
+        (MAIL, armoured(b"x", b"OPENSSH PRIVATE KEY"), Reason.UNSUPPORTED_KEY, "neither RSA nor ECDSA"),
+        (b"", KEY, Reason.BAD_PEM, "no certificate in the chain file"),
+        (KEY, KEY, Reason.BAD_PEM, "no certificate in the chain file"),
+        (armoured(b"\0" * 9), KEY, Reason.BAD_PEM, "cannot be parsed"),
+        (MAIL.replace(b"\n", b"\n*", 1), KEY, Reason.BAD_PEM, "not base64"),
+        (MAIL[:-9], KEY, Reason.BAD_PEM, "begins and does not end"),
+        (MAIL[:300] + MAIL, KEY, Reason.BAD_PEM, "begins and does not end"),
+        (MAIL + b"-----BEGIN ODDITIES------\n", KEY, Reason.BAD_PEM, "begins and does not end"),
+    ],
+)
+def test_a_pair_that_cannot_be_served_is_rejected(chain: bytes, key: bytes | None, reason: Reason, detail: str) -> None:
+    outcome = rejected(chain, key)
+    assert outcome.reason is reason
+    assert detail in outcome.detail
+
+
+def test_a_lineage_with_a_bad_key_is_known_by_its_names() -> None:
+    for key in (None, KEY + KEY, pair("rsa").key_pem, encrypted(PrivateFormat.PKCS8)):
+        assert rejected(MAIL, key).names == ("*.a.test", "a.test", "mail.a.test")
+
+
+@pytest.mark.parametrize(
+    ("key", "detail"),
+    [
+        (rsa.generate_private_key(65537, 1024), "an RSA key of 1024 bits"),  # noqa: S505
+        (ec.generate_private_key(ec.SECP256K1()), "secp256k1"),
+        (dsa.generate_private_key(2048), "neither RSA nor ECDSA"),
+    ],
+)
+def test_a_key_that_the_servers_refuse_is_unsupported(key: Private, detail: str) -> None:
+    outcome = rejected(self_made(key), pem_of(key))
+    assert outcome.reason is Reason.UNSUPPORTED_KEY
+    assert detail in outcome.detail
+    assert outcome.names == ("mail.a.test",)
+
+
+def test_an_edwards_key_is_unsupported() -> None:
+    issued = authority().issue(["mail.a.test"], algorithm="ed25519")
+    assert rejected(issued.fullchain_pem, issued.key_pem).reason is Reason.UNSUPPORTED_KEY
+
+
+def with_sha1(pem: bytes) -> bytes:
+    """The same said to be signed with SHA-1, which cryptography does not do any more."""
+    sha256_with_rsa = b"\x2a\x86\x48\x86\xf7\x0d\x01\x01\x0b"
+    der = der_of(pem)
+    assert der.count(sha256_with_rsa) == 2
+    return armoured(der.replace(sha256_with_rsa, sha256_with_rsa[:-1] + b"\x05"))
+
+
+def test_a_weak_signature_is_refused_but_not_that_of_a_root() -> None:
+    key = loaded(pair("rsa"))
+    outcome = rejected(with_sha1(self_made(key, issuer="somebody")), pem_of(key))
+    assert (outcome.reason, outcome.detail) == (Reason.UNSUPPORTED_KEY, "signed with SHA1, which the servers refuse")
+    assert isinstance(prove("/live/a", with_sha1(self_made(key)), pem_of(key)), Proven)
+
+
+def test_the_chain_of_another_certificate_is_refused() -> None:
+    stranger = authority().issue(["mail.b.test"], issuer_name="Sandbox E2")
+    outcome = rejected(pair().leaf_pem + stranger.chain_pem, KEY)
+    assert (outcome.reason, outcome.names) == (Reason.BAD_PEM, ("*.a.test", "a.test", "mail.a.test"))
+
+
+def test_what_belongs_to_another_certificate_is_left_out_of_the_chain() -> None:
+    stranger = authority().issue(["mail.b.test"], issuer_name="Sandbox E2")
+    mixed = replace(pair(), fullchain_pem=stranger.fullchain_pem + pair().fullchain_pem)
+    assert proven(mixed) == proven(pair())
+
+
+# ── parts that cryptography cannot decode, each with an exception of its own ─────────────────────────────────────────
+
+
+def general_name(tag: int) -> bytes:
+    """A SubjectAltName with one good dNSName and one name of another kind, with nonsense in it."""
+    good = subject_alternative_names("mail.a.test")[2:]
+    body = good + bytes((tag, 3)) + b"abc"
+    return bytes((0x30, len(body))) + body
+
+
+@pytest.mark.parametrize("raw", [b"nonsense", *(general_name(tag) for tag in (0xA0, 0xA3, 0xA4, 0xA5, 0x87, 0x8F))])
+def test_undecodable_names_are_bad_names(raw: bytes) -> None:
+    issued = authority().issue([], raw_san=raw)
+    assert rejected(issued.fullchain_pem, issued.key_pem).reason is Reason.BAD_NAME
+
+
+COMMON_NAME = "x" * 60
+
+
+def test_an_undecodable_part_is_bad_pem() -> None:
+    late = datetime(2055, 1, 1, tzinfo=UTC)  # from 2050 on, dates have four digits for the year
+    issued = authority().issue(["mail.a.test"], common_name=COMMON_NAME, not_before=late)
+    leaf, issuer = der_of(issued.leaf_pem), der_of(issued.chain_pem)
+    extended_key_usage, basic_constraints = b"\x55\x1d\x25", b"\x55\x1d\x13"
+    date = re.search(rb"\x18\x0f(\d{14}Z)", leaf)
+    assert date is not None
+    for chain in (
+        armoured(leaf.replace(COMMON_NAME.encode(), b"\xff" * 60)) + issued.chain_pem,
+        armoured(leaf.replace(b"Sandbox E1", b"\xff" * 10)) + issued.chain_pem,
+        armoured(leaf.replace(date[1], b"00000101000000Z")) + issued.chain_pem,
+        issued.leaf_pem + armoured(issuer.replace(b"Sandbox E1", b"\xff" * 10)),
+    ):
+        assert chain != issued.fullchain_pem
+        assert rejected(chain, issued.key_pem).reason is Reason.BAD_PEM
+    twice = armoured(leaf.replace(extended_key_usage, basic_constraints)) + issued.chain_pem
+    assert rejected(twice, issued.key_pem).reason is Reason.BAD_NAME
+
+
+def test_reading_an_odd_certificate_warns_of_nothing() -> None:
+    odd = authority().issue(["mail.a.test"], common_name=COMMON_NAME)
+    longer = der_of(odd.leaf_pem).replace(COMMON_NAME.encode(), b"\0" * 60)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prove("/live/a", armoured(longer) + odd.chain_pem, odd.key_pem)
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        b"-----BEGIN CERTIFICATE-----\n",
+        b"-----BEGIN A-----\n-----END B-----\n",
+        b"-----BEGIN A-----\n-----END A-----\n",
+        b"-----BEGIN ",
+        pair().chain_pem,
+    ],
+)
+def test_a_file_at_the_size_limit_takes_no_time(unit: bytes) -> None:
+    content = unit * ((1 << 20) // len(unit))
+    begin = time.process_time()
+    rejected(content, content)
+    assert time.process_time() - begin < 5

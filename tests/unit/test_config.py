@@ -1,0 +1,251 @@
+"""The configuration file: its defaults are the documented ones, and each error says where and what."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from mailsni import config
+from mailsni.config import Settings, load, parse
+from mailsni.endpoints import Endpoint
+from mailsni.errors import ConfigurationError, Exit, PermissionMissingError
+
+DOCUMENTED = """\
+[names]
+include = ["mail.*", "imap.*", "smtp.*", "pop.*", "pop3.*", "mx.*"]
+exclude = []
+
+[[sources]]                              # default: this one
+type = "certbot"
+path = "/etc/letsencrypt/live"
+
+[postfix]
+enabled = "auto"                         # true, false, or "auto": when postconf is installed
+config_directory = "/etc/postfix"
+map = "/etc/postfix/mailsni"             # the source text; the compiled map lies beside it
+map_type = "auto"                        # hash, btree, lmdb, cdb, texthash
+action = "auto"                          # auto, reload, restart, none, or a command as a list
+
+[dovecot]
+enabled = "auto"
+config_file = "/etc/dovecot/dovecot.conf"
+include_file = "/etc/dovecot/conf.d/99-mailsni.conf"
+version = "auto"                         # "2.3", "2.4"
+certificates = "pinned"                  # or "live"
+pin_directory = "/etc/dovecot/mailsni"
+action = "auto"
+
+[state]
+directory = "/var/lib/mailsni"
+lock = "/run/mailsni.lock"
+
+[verify]
+after_apply = true
+endpoints = "auto"                       # or ["smtp://127.0.0.1:25", "imaps://…:993", …]
+timeout = 10                             # seconds for each probe
+"""
+
+
+def plain(settings: Settings) -> dict[str, object]:
+    """Settings that can be compared: patterns have no equality."""
+    values = {one.name: getattr(settings, one.name) for one in dataclasses.fields(settings)}
+    return {**values, "names": (settings.names.include, settings.names.exclude)}
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    assert plain(parse(DOCUMENTED, "config.toml")) == plain(parse("", "config.toml")) == plain(Settings())
+
+
+def test_every_key_is_documented() -> None:
+    documented = tomllib.loads(DOCUMENTED)
+    assert set(documented) == set(config._TABLES)
+    for table, keys in config._TABLES.items():
+        found = documented[table]
+        assert set(found[0] if isinstance(found, list) else found) == set(keys[0] if isinstance(keys, list) else keys)
+
+
+def test_every_key_is_read() -> None:
+    settings = parse(
+        """
+        [names]
+        include = ["*"]
+        exclude = ["web.*"]
+        [[sources]]
+        path = "/one"
+        [[sources]]
+        type = "certbot"
+        path = "/two/"
+        [postfix]
+        enabled = true
+        config_directory = "/p"
+        map = "/p/map"
+        map_type = "lmdb"
+        action = ["/usr/bin/true", "-x"]
+        [dovecot]
+        enabled = false
+        config_file = "/d/d.conf"
+        include_file = "/d/i.conf"
+        version = "2.4"
+        certificates = "live"
+        pin_directory = "/d/pins"
+        action = "none"
+        [state]
+        directory = "/s"
+        lock = "/s/lock"
+        [verify]
+        after_apply = false
+        endpoints = ["imaps://127.0.0.1:993"]
+        timeout = 2.5
+        """,
+        "config.toml",
+        Path("/etc/mailsni/templates"),
+    )
+    assert plain(settings) == {
+        "names": (("*",), ("web.*",)),
+        "sources": (config.SourceSettings(path=Path("/one")), config.SourceSettings(path=Path("/two"))),
+        "postfix": config.PostfixSettings(True, Path("/p"), Path("/p/map"), "lmdb", ("/usr/bin/true", "-x")),
+        "dovecot": config.DovecotSettings(
+            False, Path("/d/d.conf"), Path("/d/i.conf"), "2.4", "live", Path("/d/pins"), "none"
+        ),
+        "state": config.StateSettings(Path("/s"), Path("/s/lock")),
+        "verify": config.VerifySettings(False, (Endpoint.parse("imaps://127.0.0.1:993"),), 2.5),
+        "templates": Path("/etc/mailsni/templates"),
+    }
+
+
+def refused(text: str) -> ConfigurationError:
+    with pytest.raises(ConfigurationError) as caught:
+        parse(text, "config.toml")
+    assert caught.value.exit_code is Exit.CONFIGURATION
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "hint"),
+    [
+        ("[postfx]\n", "line 1: postfx", "did you mean postfix?"),
+        ("\n\n[dovecot]\nenabeld = true\n", "line 4: [dovecot] enabeld", "did you mean enabled?"),
+        ("[names]\nincludes = []\n", "line 2: [names] includes", "did you mean include?"),
+        ("[state]\nlock = '/l'\n\n[verify]\ntimeuot = 1\n", "line 5: [verify] timeuot", "did you mean timeout?"),
+        ('[[sources]]\npath = "/a"\n[[sources]]\npaht = "/b"\n', "line 4: [[sources]] paht", "did you mean path?"),
+        ("[state]\nzzz = 1\n", "line 2: [state] zzz", "known here: directory, lock"),
+        ("verfy = 1\n", "line 1: verfy", "did you mean verify?"),
+        ("# x\npostfix = { mapp = 1 }\n", "line 2: [postfix] mapp", "did you mean map?"),
+        ("# x\nsources = [{ paht = 1 }]\n", "line 2: [[sources]] paht", "did you mean path?"),
+        ("# x\nstate.lokc = '/l'\n", "line 2: [state] lokc", "did you mean lock?"),
+        ("[names]\n[names.more]\n", "line 2: [names] more", "known here: include, exclude"),
+        ("[names]\n'incl ude' = 1\n", "line 1: [names] incl ude", "did you mean include?"),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_line_and_the_nearest_one(text: str, where: str, hint: str) -> None:
+    error = refused(text)
+    assert error.message == f"config.toml: {where}: unknown key"
+    assert error.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("table", "line", "what"),
+    [
+        ("names", "include = 'mail.*'", "must be a list of strings"),
+        ("names", "include = [1]", "must be a list of strings"),
+        ("names", "include = []", "must name at least one pattern"),
+        ("names", "include = ['Mail.*']", "Mail.*: not a pattern"),
+        ("names", "exclude = ['a b']", "a b: not a pattern"),
+        ("postfix", "enabled = 'yes'", 'must be true, false or "auto"'),
+        ("postfix", "enabled = 1", 'must be true, false or "auto"'),
+        ("postfix", "config_directory = 'etc/postfix'", "must be an absolute path"),
+        ("postfix", "config_directory = '/'", "a path of other characters"),
+        ("postfix", "map = '/etc/post fix'", "a path of other characters"),
+        ("postfix", "map = '/etc/../x'", "a path of other characters"),
+        ("postfix", "map = 7", "must be an absolute path"),
+        ("postfix", "map_type = 'hsah'", "did you mean hash?"),
+        ("postfix", "map_type = 1", 'must be "auto", "hash", "btree", "lmdb", "cdb" or "texthash"'),
+        ("postfix", "action = 'relaod'", "did you mean reload?"),
+        ("postfix", "action = []", "first word is an absolute path"),
+        ("postfix", "action = ['systemctl', 'reload']", "first word is an absolute path"),
+        ("postfix", "action = ['/bin/x', 1]", "must be a list of strings"),
+        ("dovecot", "version = 2.4", 'must be "auto", "2.3" or "2.4"'),
+        ("dovecot", "certificates = 'pined'", "did you mean pinned?"),
+        ("state", "lock = ''", "must be an absolute path"),
+        ("verify", "after_apply = 'true'", "must be true or false"),
+        ("verify", "endpoints = 'smtp://127.0.0.1:25'", "must be a list of strings"),
+        ("verify", "endpoints = ['http://127.0.0.1:80']", "http"),
+        ("verify", "timeout = 0", "above 0"),
+        ("verify", "timeout = -1", "above 0"),
+        ("verify", "timeout = 3601", "at most 3600"),
+        ("verify", "timeout = true", "must be a number of seconds"),
+        ("verify", "timeout = nan", "must be a number of seconds"),
+        ("verify", "timeout = '10'", "must be a number of seconds"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key_and_line(table: str, line: str, what: str) -> None:
+    message = refused(f"# a comment\n\n[{table}]\n  {line}\n").message
+    assert message.startswith(f"config.toml: line 4: [{table}] {line.partition(' ')[0]}: ")
+    assert what in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[sources]\npath = '/a'\n", "config.toml: line 1: sources: must be an array of tables: [[sources]]"),
+        ("x = 1\n", "config.toml: line 1: x: unknown key"),
+        ("\nnames = 1\n", "config.toml: line 2: [names]: must be a table"),
+        ("[[postfix]]\n", "config.toml: line 1: [postfix]: must be a table"),
+        ("\nsources = [1]\n", "config.toml: line 2: [[sources]]: must be a table"),
+        ("[[sources]]\n[[sources]]\ntype = 'x'\n", 'config.toml: line 3: [[sources]] type: must be "certbot"'),
+    ],
+)
+def test_a_table_of_another_shape_is_refused(text: str, message: str) -> None:
+    assert refused(text).message == message
+
+
+@pytest.mark.parametrize(
+    "text", ["[names]\ninclude =\n", "[names]\n[names]\n", "\na = 1 b = 2\n", "[state]\nlock = 'a\n", "\n" + "[" * 10_000]
+)
+def test_what_is_no_toml_is_named_with_its_line(text: str) -> None:
+    assert "line 2" in refused(text).message
+
+
+def test_no_list_of_sources_is_the_default_one() -> None:
+    assert parse("[names]\n", "config.toml").sources == (config.SourceSettings(),)
+
+
+# ── the file ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_missing_file_is_the_defaults_unless_it_was_named(tmp_path: Path) -> None:
+    missing = tmp_path / "config.toml"
+    assert plain(load(missing, required=False)) == plain(Settings())
+    with pytest.raises(ConfigurationError, match="no such file"):
+        load(missing, required=True)
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_file_that_is_none_is_refused_in_either_case(tmp_path: Path, required: bool) -> None:  # noqa: FBT001
+    path = tmp_path / "config.toml"
+    path.write_bytes(b"\xff")
+    with pytest.raises(ConfigurationError, match="not UTF-8"):
+        load(path, required=required)
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load(tmp_path, required=required)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_of_somebody_else_is_a_matter_of_permission(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    path.touch(mode=0)
+    with pytest.raises(PermissionMissingError):
+        load(path, required=False)
+
+
+def test_templates_beside_the_file_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    assert load(path, required=False).templates is None
+    (tmp_path / "templates").mkdir()
+    assert load(path, required=False).templates == tmp_path / "templates"
+    path.write_text("[names]\n")
+    assert load(path, required=True).templates == tmp_path / "templates"

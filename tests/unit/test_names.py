@@ -1,0 +1,109 @@
+"""Names, patterns and paths by example; the grammar itself is compared with a second opinion in tests/property."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mailsni.config import MAIL_NAMES
+from mailsni.names import NamePatterns, RefusedNameError, covers, host_name, safe_path, shown
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("mail.example.com", "mail.example.com"),
+        ("MAIL.Example.COM", "mail.example.com"),
+        ("*.example.com", "*.example.com"),
+        ("a.b", "a.b"),
+        ("xn--mnchen-3ya.de", "xn--mnchen-3ya.de"),
+        ("1.2.3.4a", "1.2.3.4a"),
+        ("l" * 63 + ".test", "l" * 63 + ".test"),
+        (".".join(["l" * 62] * 4) + ".t", ".".join(["l" * 62] * 4) + ".t"),
+    ],
+)
+def test_a_host_name_is_taken_in_lower_case(text: str, name: str) -> None:
+    assert host_name(text) == name
+
+
+@pytest.mark.parametrize(
+    "text", ["", "test", "*.test", "192.0.2.1", "l" * 64 + ".test", ".".join(["l" * 62] * 4) + ".te"]
+)
+def test_what_is_none_is_refused(text: str) -> None:
+    with pytest.raises(RefusedNameError, match="not a host name"):
+        host_name(text)
+
+
+@pytest.mark.parametrize("path", ["/etc/letsencrypt/live/npm-7", Path("/a/b@c+d_e.pem"), "/..."])
+def test_a_plain_path_is_taken_as_it_is(path: str | Path) -> None:
+    assert safe_path(path) == str(path)
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/", "a/b", "/a//b", "/a/", "/a/../b", "/./a", "/a b", "/a\n", "/a;b", "/~", "/ä"]
+)
+def test_any_other_path_is_refused(path: str) -> None:
+    with pytest.raises(RefusedNameError, match="cannot be used"):
+        safe_path(path)
+
+
+@pytest.mark.parametrize(
+    ("wildcard", "name", "stands"),
+    [
+        ("*.a.test", "mail.a.test", True),
+        ("*.a.test", "a.test", False),
+        ("*.a.test", "x.mail.a.test", False),
+        ("*.a.test", "*.a.test", False),
+        ("mail.a.test", "mail.a.test", False),
+    ],
+)
+def test_a_wildcard_stands_for_one_label(wildcard: str, name: str, stands: bool) -> None:  # noqa: FBT001
+    assert covers(wildcard, name) == stands
+
+
+def served(include: list[str], *names: str, exclude: tuple[str, ...] = ()) -> list[str]:
+    return list(NamePatterns(include, exclude).served_names(names))
+
+
+def test_only_names_that_are_asked_for_are_served() -> None:
+    assert served(list(MAIL_NAMES), "a.test", "mail.a.test", "www.a.test", "mx.a.test") == ["mail.a.test", "mx.a.test"]
+    assert served(["m*.a.test"], "mx1.a.test", "mail.b.test") == ["mx1.a.test"]
+    assert served(["mail.*"], "mail.a.test", "mail.b.test", exclude=("*.b.test",)) == ["mail.a.test"]
+    assert served(["mx[0-9].*", "m-?.*"], "mx1.a.test", "mxa.a.test", "m-1.a.test") == ["mx1.a.test", "m-1.a.test"]
+
+
+def test_a_wildcard_becomes_the_names_that_the_patterns_begin_with() -> None:
+    assert served(["mail.*", "imap.*"], "*.a.test") == ["mail.a.test", "imap.a.test"]
+    assert served(["mail.a.test"], "*.a.test", "*.b.test") == ["mail.a.test"]
+    assert served(["m*.a.test", "*.a.test"], "*.a.test") == []
+    assert served(["mail.*"], "*.a.test", exclude=("mail.a.*",)) == []
+    long = ".".join(["l" * 62] * 4)[2:]
+    assert served(["mail.*"], f"*.{long}") == []
+
+
+def test_only_the_pattern_for_everything_makes_real_wildcards() -> None:
+    assert served(["*"], "*.a.test", "a.test") == ["*.a.test", "a.test"]
+    assert served(["*", "mail.*"], "*.a.test") == ["*.a.test", "mail.a.test"]
+    assert served(["*"], "*.a.test", exclude=("*.a.test",)) == []
+
+
+@pytest.mark.parametrize("pattern", ["Mail.*", "mail *", "mail.ä", "{mail}.*", "mail.*\n", ""])
+def test_a_pattern_that_no_name_can_match_is_refused(pattern: str) -> None:
+    with pytest.raises(RefusedNameError, match="not a pattern"):
+        NamePatterns(["mail.*"], [pattern])
+
+
+@pytest.mark.parametrize(
+    ("text", "printed"),
+    [
+        ("mail.a.test", "mail.a.test"),
+        ("a\nb", r"'a\nb'"),
+        ("ä\u202e", r"'\xe4\u202e'"),
+        (b"\xff\x00", r"'\udcff\x00'"),
+        ("a" * 80, "a" * 80),
+        ("a" * 81, "a" * 79 + "~"),
+    ],
+)
+def test_anything_is_shown_in_printable_ascii(text: str | bytes, printed: str) -> None:
+    assert shown(text) == printed

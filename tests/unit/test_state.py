@@ -1,0 +1,164 @@
+"""The record: it comes back as it was written, or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailsni import files
+from mailsni.errors import PermissionMissingError
+from mailsni.state import Deployment, Record, State
+from tests.builders import EVERYTHING, certificate, deployment, mixture
+
+A, B = certificate("a", "mail.a.test"), certificate("b", "mail.b.test", algorithm="rsa")
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> State:
+    return State(tmp_path / "var" / "mailsni")
+
+
+def full(tmp_path: Path) -> Deployment:
+    published = tmp_path / "published"
+    published.write_bytes(b"x")
+    identity = files.Identity.of(published)
+    assert identity is not None
+    found = deployment(*mixture(), patterns=EVERYTHING)
+    return replace(found, files={str(published): identity}, map_type="lmdb")
+
+
+def test_what_was_committed_comes_back(state: State, tmp_path: Path) -> None:
+    written = full(tmp_path)
+    state.commit(written)
+    assert state.load() == Record(written, trusted=True)
+    assert written.of_name("mail.a.test")[1].algorithm == "rsa"
+    assert written.of_name("nobody.test") == ()
+
+
+def test_no_record_is_an_empty_one_that_nobody_trusts(state: State) -> None:
+    assert state.load() == Record(Deployment(), trusted=False)
+
+
+def test_the_record_is_nobody_elses_business(state: State) -> None:
+    state.commit(Deployment())
+    state.begin(Deployment())
+    modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in state.directory.iterdir()}
+    assert modes == {"deployment.json": 0o600, "journal.json": 0o600}
+    assert stat.S_IMODE(state.directory.stat().st_mode) == 0o700
+
+
+def test_the_same_deployment_is_the_same_bytes(state: State) -> None:
+    contents = []
+    for found in (mixture(), mixture()[::-1]):
+        state.commit(deployment(*found, patterns=EVERYTHING))
+        contents.append((state.directory / "deployment.json").read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_the_record_holds_no_key(state: State) -> None:
+    state.commit(deployment(A))
+    assert A.material.pem.strip() not in (state.directory / "deployment.json").read_bytes()
+
+
+def test_a_record_that_was_cut_off_is_none(state: State, tmp_path: Path) -> None:
+    written = replace(full(tmp_path), certificates=deployment(A).certificates)
+    state.commit(written)
+    path = state.directory / "deployment.json"
+    content = path.read_bytes()
+    for length in range(len(content) - 1):
+        path.write_bytes(content[:length])
+        assert state.load() == Record(Deployment(), trusted=False), length
+    path.write_bytes(content[:-1])
+    assert state.load().deployment == written
+
+
+def change(key: str, value: object) -> Callable[[dict[str, Any]], object]:
+    return lambda document: {**document, key: value}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        change("schema", "mailsni.deployment/2"),
+        change("schema", None),
+        change("names", []),
+        change("names", {"mail.a.test": 1}),
+        change("certificates", {"x": 1}),
+        change("certificates", [{}]),
+        change("certificates", [{"not_before": 1e300, "not_after": 0}]),
+        change("certificates", [{"not_before": 0, "not_after": 0, "more": 1}]),
+        change("files", {"/x": {"inode": 1}}),
+        change("files", None),
+        lambda document: {key: document[key] for key in document if key != "map_type"},
+        lambda document: [document],
+        lambda _: None,
+        lambda _: 7,
+    ],
+)
+def test_a_record_of_another_kind_is_none(state: State, damage: Callable[[dict[str, Any]], object]) -> None:
+    state.commit(deployment(A))
+    path = state.directory / "deployment.json"
+    path.write_text(json.dumps(damage(json.loads(path.read_bytes()))))
+    assert state.load() == Record(Deployment(), trusted=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"\xff\xfe", b"[" * 100_000])
+def test_so_is_one_that_is_no_document(state: State, content: bytes) -> None:
+    state.commit(deployment(A))
+    (state.directory / "deployment.json").write_bytes(content)
+    assert state.load() == Record(Deployment(), trusted=False)
+
+
+def test_a_record_that_is_a_link_is_none(state: State, tmp_path: Path) -> None:
+    state.commit(deployment(A))
+    path = state.directory / "deployment.json"
+    path.rename(tmp_path / "elsewhere.json")
+    path.symlink_to(tmp_path / "elsewhere.json")
+    assert not state.load().trusted
+
+
+def test_a_journal_means_that_a_run_was_cut_off(state: State) -> None:
+    state.commit(deployment(A))
+    state.begin(deployment(B))
+    record = state.load()
+    assert (record.trusted, record.interrupted) == (False, True)
+    assert set(record.deployment.names) == {"mail.a.test", "mail.b.test"}
+    assert set(record.deployment.certificates) == {A.ident, B.ident}
+    assert record.deployment.files == {}
+    assert record.why_untrusted == "the last run was cut off"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"{}"])
+def test_a_journal_that_cannot_be_read_means_the_same(state: State, content: bytes) -> None:
+    state.commit(deployment(A))
+    (state.directory / "journal.json").write_bytes(content)
+    record = state.load()
+    assert (record.trusted, record.interrupted) == (False, True)
+    assert set(record.deployment.names) == {"mail.a.test"}
+
+
+def test_a_journal_ends_by_commit_or_by_itself(state: State) -> None:
+    state.commit(deployment(A))
+    state.begin(deployment(B))
+    state.end()
+    assert state.load() == Record(deployment(A), trusted=True)
+    state.begin(deployment(B))
+    state.commit(deployment(B))
+    assert state.load() == Record(deployment(B), trusted=True)
+    assert [one.name for one in state.directory.iterdir()] == ["deployment.json"]
+    state.end()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_record_of_somebody_else_is_not_taken_for_none(state: State) -> None:
+    state.commit(Deployment())
+    (state.directory / "deployment.json").chmod(0)
+    with pytest.raises(PermissionMissingError):
+        state.load()
