@@ -9,20 +9,23 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mailsni import rendering
-from mailsni.config import MAIL_NAMES
+from mailsni import plan, rendering
+from mailsni.config import MAIL_NAMES, Settings
 from mailsni.inventory import Algorithm, Certificate, Inventory, KeyAndChain, Reason, Skipped
 from mailsni.names import NamePatterns
+from mailsni.observation import Observation
 from mailsni.pins import PinDirectory
+from mailsni.plan import ArtifactChange, Plan
 from mailsni.rendering import Paths
 from mailsni.sandbox.authority import Authority
 from mailsni.selection import Selection, select
-from mailsni.state import Deployment
+from mailsni.state import Deployment, Record
 
 LIVE = "/etc/letsencrypt/live"
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 PINS = PinDirectory(Path("/etc/dovecot/mailsni"))
 PATHS = Paths(PINS.of)
+PUBLISHED = (("postfix", Settings().postfix.map), ("dovecot", Settings().dovecot.include_file))
 MAIL = NamePatterns(MAIL_NAMES)
 EVERYTHING = NamePatterns(["*"])
 
@@ -75,6 +78,12 @@ def certificate(
     )
 
 
+def secret(certificate: Certificate) -> bytes:
+    """The key and chain that a certificate brings."""
+    assert certificate.material.pem is not None
+    return certificate.material.pem
+
+
 def kept(certificate: Certificate) -> Certificate:
     """The same, standing in for its lineage, which is broken now."""
     return replace(certificate, kept=True)
@@ -100,6 +109,26 @@ def selection(*certificates: Certificate, patterns: NamePatterns = MAIL) -> Sele
 def deployment(*certificates: Certificate, patterns: NamePatterns = MAIL) -> Deployment:
     """What is recorded when the winners among these were applied."""
     return Deployment.of(selection(*certificates, patterns=patterns), PINS.path)
+
+
+def observation(
+    *certificates: Certificate,
+    skipped: Iterable[Skipped] = (),
+    deployed: Deployment | None = None,
+    patterns: NamePatterns = MAIL,
+) -> Observation:
+    """What a look at a host would give where these lie in the store, and that is deployed. It has no servers."""
+    found = inventory(*certificates, skipped=skipped)
+    winners = select(found, patterns, NOW)
+    before = deployed or Deployment()
+    changes = plan.changes(winners, before, found.lineages)
+    difference = Plan(
+        changes,
+        tuple(ArtifactChange(server, path, "its content changes") for server, path in PUBLISHED if changes),
+        tuple(one for one in winners.certificates if one.ident not in before.certificates),
+    )
+    record = Record(before, trusted=deployed is not None)
+    return Observation(Settings(), NOW, found, winners, record, (), PINS, {}, difference)
 
 
 def artifacts(selection: Selection, paths: Paths = PATHS) -> dict[str, bytes]:

@@ -35,7 +35,10 @@ _PEM_BEGIN = b"-----BEGIN "
 _PEM_HEAD = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----[ \t]*\r?\n")
 _KEY_LABELS = (b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY")
 _CERTIFICATE_LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
-_UNDECODABLE = (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
+_UNDECODABLE = (
+    *(ValueError, TypeError, UnsupportedAlgorithm),
+    *(x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType),
+)
 """What cryptography raises for a part of a certificate that it cannot decode. It looks at a part when asked for it."""
 
 
@@ -181,7 +184,7 @@ def _certificates(pem: bytes) -> list[_Parsed]:
         raise _RejectedError(Reason.BAD_PEM, "there is no certificate in the chain file")
     try:
         return [_parsed_issuer(der) if at else _parsed(der) for at, der in enumerate(ders)]
-    except (ValueError, UnsupportedAlgorithm):
+    except _UNDECODABLE:
         raise _RejectedError(Reason.BAD_PEM, "a certificate of the chain file cannot be parsed") from None
 
 

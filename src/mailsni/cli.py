@@ -61,7 +61,7 @@ class Common:
 
     def observed(self) -> Observation:
         """What there is and what should be."""
-        with text.progress("reading certificates", quiet=self.quiet) as progress:
+        with text.progress(quiet=self.quiet) as progress:
             return observation.observe(self.settings(), datetime.now(UTC), progress=progress)
 
 
@@ -168,7 +168,7 @@ def apply(
         deploy.refuse_emptiness(seen, allow=allow_empty)
         return _show_plan(common, seen, with_diff=False)
     options = Options(force=force, reload=not no_reload, verify=not no_verify, allow_empty=allow_empty)
-    with text.progress("reading certificates", quiet=common.quiet) as progress:
+    with text.progress(quiet=common.quiet) as progress:
         done = deploy.run(common.settings(), options, wait=wait, progress=progress)
     return _show_applied(common, done)
 

@@ -133,7 +133,8 @@ def parse(text: str, origin: str, templates: Path | None = None) -> Settings:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{origin}: {error}") from None
+        what = str(error).replace("at end of document", f"at the end, line {len(text.splitlines())}")
+        raise ConfigurationError(f"{origin}: {what}") from None
     reader = _Reader(text, origin)
     tables = reader.table(document, _TABLES, table="", index=None)
     names = tables.get("names", {})
@@ -232,7 +233,7 @@ def _endpoints(value: object) -> Literal["auto"] | tuple[Endpoint, ...]:
         raise _WrongValueError(str(error)) from None
 
 
-_HEADER = re.compile(r"\s*\[(?P<array>\[)?\s*[\"']?(?P<name>[\w-]+)")
+_HEADER = re.compile(r"\s*\[(?P<array>\[)?\s*[\"']?(?P<name>[\w-]+)[\"']?(?:\s*\.\s*[\"']?(?P<key>[\w-]+))?")
 _ASSIGNMENT = re.compile(r"\s*[\"']?(?P<key>[\w-]+)[\"']?\s*[=.]")
 
 _Keys = Mapping[str, Callable[[object], Any]]
@@ -322,6 +323,7 @@ class _Reader:
                 earlier = sum((table, at, None) in marks for at in range(number))
                 index = earlier if header["array"] else None
                 marks.setdefault((table, index, None), number)
+                marks.setdefault((table, index, header["key"]), number)
             elif assignment := _ASSIGNMENT.match(line):
                 marks.setdefault((table, index, assignment["key"]), number)
         return marks

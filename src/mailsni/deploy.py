@@ -14,16 +14,15 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mailsni import files, wire
+from mailsni import files, readings, wire
 from mailsni.config import Settings
 from mailsni.endpoints import Endpoint
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
-from mailsni.inventory import Certificate
+from mailsni.inventory import Certificate, Progress
 from mailsni.observation import Observation, observe
 from mailsni.pins import PinDirectory
 from mailsni.rendering import postfix_key
 from mailsni.services import Signalled
-from mailsni.sources.certbot import Progress
 from mailsni.state import Deployment, State
 from mailsni.targets import MapEntry, Staged, Target, dovecot, postfix
 from mailsni.targets.postfix import map_files
@@ -74,7 +73,7 @@ def run(
         settings: what to do it with.
         options: what the command line asks for.
         wait: seconds to wait for another run to end.
-        progress: told about every lineage that is read.
+        progress: told about what takes long.
 
     Raises:
         PermissionMissingError: this user may not do it; nothing was touched.
@@ -83,7 +82,7 @@ def run(
     """
     _require_permission(settings)
     with files.locked(settings.state.lock, wait):
-        return apply(observe(settings, datetime.now(UTC), progress=progress), options)
+        return apply(observe(settings, datetime.now(UTC), progress=progress), options, progress=progress)
 
 
 def _require_permission(settings: Settings) -> None:
@@ -95,7 +94,7 @@ def _require_permission(settings: Settings) -> None:
     files.require_writable(places)
 
 
-def apply(observation: Observation, options: Options) -> Applied:
+def apply(observation: Observation, options: Options, *, progress: Progress | None = None) -> Applied:
     """Make what is deployed what it should be. The caller holds the lock.
 
     Raises:
@@ -104,10 +103,15 @@ def apply(observation: Observation, options: Options) -> Applied:
         RolledBackError: the servers did not serve what was published; what was live is live again.
         RollbackFailedError: and it could not be brought back.
     """
+    if not observation.targets:
+        raise HostError(
+            "neither Postfix nor Dovecot is installed here, or both are switched off",
+            hint="[postfix] enabled = true in the configuration builds the map all the same",
+        )
     if not observation.plan.pending and not options.force:
         return Applied(observation)
     refuse_emptiness(observation, allow=options.allow_empty)
-    return _Transaction(observation, options).run()
+    return _Transaction(observation, options, progress).run()
 
 
 def refuse_emptiness(observation: Observation, *, allow: bool) -> None:
@@ -130,8 +134,9 @@ _Listening = Mapping[str, tuple[Endpoint, ...]]
 
 
 class _Transaction:
-    def __init__(self, observation: Observation, options: Options) -> None:
+    def __init__(self, observation: Observation, options: Options, progress: Progress | None) -> None:
         self._seen = observation
+        self._progress = progress
         self._options = options
         self._settings = observation.settings
         self._state = State(self._settings.state.directory)
@@ -155,7 +160,12 @@ class _Transaction:
             self._take_back_pins(added)
             self._state.end()
             raise
-        self._clean_up(applied.published)
+        try:
+            self._clean_up(applied.published)
+            readings.save(self._state.readings, self._seen.inventory.readings, self._seen.now)
+        except MailsniError as error:
+            # It is deployed and recorded; what is left undone here is done by the next run that publishes.
+            return replace(applied, notes=(*applied.notes, f"not everything could be cleared up: {error.message}"))
         return applied
 
     # ── before any server can see anything ───────────────────────────────────────────────────────────────────────
@@ -171,7 +181,11 @@ class _Transaction:
 
         seen.pins.publish(seen.plan.pins, staging(seen.pins.path))
         entries = [
-            MapEntry(postfix_key(winner.name), tuple(one.material for one in winner.certificates))
+            MapEntry(
+                postfix_key(winner.name),
+                tuple(seen.pins.of(one) for one in winner.certificates),
+                tuple(one.material.digest for one in winner.certificates),
+            )
             for winner in seen.selection.winners
         ]
         staged: list[Staged] = []
@@ -225,10 +239,11 @@ class _Transaction:
                 files.publish(part.path, part.destination)
             files.make_durable(sorted({part.destination.parent for part in staged}))
             signalled = self._signal()
-            after = self._ask(listening, expected, patience=self._settings.verify.timeout)
+            after = self._ask(listening, expected, patience=self._patience)
             self._judge(before, after)
             published = tuple(part.destination for part in staged)
-            self._state.commit(replace(self._new, files=self._recorded_files(published)))
+            pins = self._seen.pins.identities(self._seen.selection.certificates)
+            self._state.commit(replace(self._new, files=self._recorded_files(published), pins=pins))
         except BaseException as error:
             self._roll_back(staged, listening, before, error)
             raise
@@ -243,9 +258,14 @@ class _Transaction:
     ) -> tuple[Survey, ...]:
         timeout = self._settings.verify.timeout
         return tuple(
-            wire.ask(server, endpoints, expected, timeout=timeout, patience=patience)
+            wire.ask(server, endpoints, expected, timeout=timeout, patience=patience, progress=self._progress)
             for server, endpoints in listening.items()
         )
+
+    @property
+    def _patience(self) -> float:
+        """Seconds until the servers must have taken what was published."""
+        return self._settings.verify.timeout + wire.PATIENCE_PER_NAME * len(self._new.names)
 
     def _names_to_ask(self) -> dict[str, tuple[Certificate, ...]]:
         """The changed names; every name when the files are published for another reason than a change."""
@@ -289,7 +309,7 @@ class _Transaction:
                 self._signal()
                 # Whatever the certificate: only that there is an answer again.
                 anything = [replace(one, fingerprint=None) for one in wire.expectations(self._names_to_ask())]
-                again = self._ask(listening, anything, patience=self._settings.verify.timeout)
+                again = self._ask(listening, anything, patience=self._patience)
                 lost = [one for old, new in zip(before, again, strict=True) for one in wire.newly_cut_off(old, new)]
                 if lost:
                     raise HostError(f"{_listed(lost)}: still cut off")

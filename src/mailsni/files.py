@@ -325,13 +325,17 @@ def require_writable(paths: Iterable[Path]) -> None:
 
     Raises:
         PermissionMissingError: one of them, or the nearest directory above it that exists, is not writable.
+        HostError: not even root can write there.
     """
     for path in paths:
         at = path
         while not at.exists() and at != at.parent:
             at = at.parent
-        if not os.access(at, os.W_OK | os.X_OK):
-            raise PermissionMissingError(f"{path}: cannot be written by this user", hint="run it as root")
+        if os.access(at, os.W_OK | os.X_OK):
+            continue
+        if os.geteuid() == 0:
+            raise HostError(f"{path}: cannot be written, not even by root", hint="is the file system read-only?")
+        raise PermissionMissingError(f"{path}: cannot be written by this user", hint="run it as root")
 
 
 def _with_descriptor(path: Path, act: Callable[[int], None]) -> None:

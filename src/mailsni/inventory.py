@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
 Algorithm = Literal["ecdsa", "rsa"]
+Progress = Callable[[str, int, int], None]
+"""Told what is going on, how much of it is done, and how much there is."""
 
 
 class Reason(enum.StrEnum):
@@ -43,9 +45,10 @@ INFORMATION = frozenset({Reason.NO_MATCHING_NAME, Reason.STAGING, Reason.SELF_SI
 class KeyAndChain:
     """Private key, leaf and intermediates as PEM, key first: the very bytes of a pinned file. Never shown."""
 
-    pem: bytes = field(repr=False)
+    pem: bytes | None = field(repr=False)
+    """None when the files are known to be those of an earlier run: they are read again only if that is needed."""
     digest: str
-    """SHA-256 of ``pem``, hexadecimal."""
+    """SHA-256 of the bytes, hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +99,30 @@ class Skipped:
     """Nothing that a person must look at: the exit code stays 0."""
 
 
+FileIdentity = tuple[int, int, int, int, int]
+"""Device, inode, size, mtime and ctime (ns): another one is another file, or a changed one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A lineage that was read and proven, and the files that it was read from."""
+
+    files: tuple[FileIdentity, FileIdentity]
+    """The chain and the key."""
+    certificate: Certificate
+    refused_names: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The result of a scan: everything in the stores is in one of the two, ordered by source."""
+    """The result of a scan: everything in the stores is in one of the first two, ordered by source."""
 
     certificates: tuple[Certificate, ...]
     skipped: tuple[Skipped, ...]
     lineages: frozenset[str]
     """Every lineage that exists, good or bad: what is deployed from one that is not among them is really gone."""
+    readings: tuple[Reading, ...] = ()
+    """What the next scan need not read again as long as the files are the same."""
 
 
 def merged(inventories: Sequence[Inventory]) -> Inventory:
@@ -112,4 +131,5 @@ def merged(inventories: Sequence[Inventory]) -> Inventory:
         certificates=tuple(found for inventory in inventories for found in inventory.certificates),
         skipped=tuple(skipped for inventory in inventories for skipped in inventory.skipped),
         lineages=frozenset().union(*(inventory.lineages for inventory in inventories)),
+        readings=tuple(reading for inventory in inventories for reading in inventory.readings),
     )

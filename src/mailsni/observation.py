@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from mailsni import plan
+from mailsni import plan, readings
 from mailsni.config import Settings
 from mailsni.endpoints import Server
-from mailsni.inventory import Certificate, Inventory, merged
+from mailsni.errors import HostError
+from mailsni.inventory import Certificate, Inventory, Progress, merged
 from mailsni.pins import PinDirectory
 from mailsni.plan import ArtifactChange, Plan
 from mailsni.rendering import Paths
 from mailsni.selection import Selection, select
 from mailsni.sources import certbot
-from mailsni.sources.certbot import Progress
 from mailsni.state import Deployment, Record, State
 from mailsni.targets import Target, dovecot, postfix
 
@@ -52,9 +52,11 @@ def observe(settings: Settings, now: datetime, *, progress: Progress | None = No
         ConfigurationError: an administrator's template is wrong.
     """
     targets = _targets(settings)
-    record = State(settings.state.directory).load()
     pins = PinDirectory(_pin_directory(settings, targets))
-    found = merged([certbot.scan(source.path, progress=progress) for source in settings.sources])
+    state = State(settings.state.directory)
+    record = state.load()
+    known = readings.load(state.readings)
+    found = merged([certbot.scan(source.path, known=known, progress=progress) for source in settings.sources])
     inventory = replace(found, certificates=(*found.certificates, *_last_good(found, record.deployment, now)))
     selection = select(inventory, settings.names, now)
     paths = Paths(pins.of, live=settings.dovecot.certificates == "live")
@@ -63,9 +65,20 @@ def observe(settings: Settings, now: datetime, *, progress: Progress | None = No
     difference = Plan(
         changes=plan.changes(selection, record.deployment, inventory.lineages),
         artifacts=tuple(ArtifactChange(target.name, target.path, why) for target, why in reasons if why is not None),
-        pins=pins.missing(selection.certificates),
+        pins=_whole(pins.missing(selection.certificates, record.deployment.pins)),
     )
     return Observation(settings, now, inventory, selection, record, targets, pins, texts, difference)
+
+
+def _whole(certificates: Iterable[Certificate]) -> tuple[Certificate, ...]:
+    """Certificates with their key and chain, which those that are known from an earlier run do not bring."""
+    found = []
+    for one in certificates:
+        again = one if one.material.pem is not None else certbot.read_again(one)
+        if again is None:
+            raise HostError(f"{one.source}: changed while it was read", hint="run it again")
+        found.append(again)
+    return tuple(found)
 
 
 def _targets(settings: Settings) -> tuple[Target, ...]:

@@ -6,9 +6,10 @@ can be read torn. A pinned file cannot vanish with its lineage, and both servers
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,19 +31,30 @@ class PinDirectory:
         """Where the pinned file of a certificate lies, or would."""
         return self.path / f"{certificate.ident}.pem"
 
-    def missing(self, certificates: Iterable[Certificate]) -> tuple[Certificate, ...]:
-        """The certificates whose pinned file is not there, or is not what it should be: content, mode, owner."""
-        return tuple(one for one in certificates if not self._whole(one))
+    def missing(
+        self, certificates: Iterable[Certificate], known: Mapping[str, files.Identity]
+    ) -> tuple[Certificate, ...]:
+        """The certificates whose pinned file is not there, or is not what it should be: content, mode, owner.
 
-    def _whole(self, certificate: Certificate) -> bool:
+        Args:
+            certificates: those that shall have one.
+            known: the pinned files as they were when they were last known to be whole, by ident: not read again.
+        """
+        return tuple(one for one in certificates if not self._whole(one, known.get(one.ident)))
+
+    def _whole(self, certificate: Certificate, known: files.Identity | None) -> bool:
         path = self.of(certificate)
         identity = files.Identity.of(path)
-        return (
-            identity is not None
-            and identity.mode == files.PRIVATE
-            and identity.owner == os.geteuid()
-            and files.read_own(path) == certificate.material.pem
-        )
+        if identity is None or identity.mode != files.PRIVATE or identity.owner != os.geteuid():
+            return False
+        if identity == known:
+            return True
+        return hashlib.sha256(files.read_own(path) or b"").hexdigest() == certificate.material.digest
+
+    def identities(self, certificates: Iterable[Certificate]) -> dict[str, files.Identity]:
+        """The pinned files as they are, by ident."""
+        found = ((one.ident, files.Identity.of(self.of(one))) for one in certificates)
+        return {ident: identity for ident, identity in found if identity is not None}
 
     def last_good(self, deployed: DeployedCertificate) -> Certificate | None:
         """The certificate that was deployed, from its pinned file; None when that is gone or not whole."""
@@ -58,7 +70,7 @@ class PinDirectory:
         """Write pinned files, whole and durable. No server reads them yet: nothing names them.
 
         Args:
-            certificates: those that are :meth:`missing`.
+            certificates: those that are :meth:`missing`, with their key and chain.
             staging: a private directory below this one.
 
         Raises:
@@ -66,7 +78,7 @@ class PinDirectory:
         """
         staged = {one.ident: staging / f"{one.ident}.pem" for one in certificates}
         for one in certificates:
-            files.write_new(staged[one.ident], one.material.pem)
+            files.write_new(staged[one.ident], one.material.pem or b"")
         files.make_durable(staged.values())
         for one in certificates:
             files.publish(staged[one.ident], self.of(one))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import astuple, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ class Deployment:
     """Each name, and the idents of its certificates in the order in which they are rendered."""
     certificates: Mapping[str, DeployedCertificate] = field(default_factory=dict)
     """By ident."""
+    pins: Mapping[str, files.Identity] = field(default_factory=dict)
+    """The pinned files, by ident, as they were when they were known to be whole."""
     files: Mapping[str, files.Identity] = field(default_factory=dict)
     """The published artifacts by path, but for the pinned files."""
     pin_directory: str = ""
@@ -99,6 +101,11 @@ class State:
     """The state directory."""
 
     directory: Path
+
+    @property
+    def readings(self) -> Path:
+        """Where :mod:`mailsni.readings` remembers."""
+        return self.directory / "readings.json"
 
     @property
     def _deployment(self) -> Path:
@@ -151,11 +158,16 @@ def _encode(deployment: Deployment) -> bytes:
         "schema": _SCHEMA,
         "names": deployment.names,
         "certificates": [
-            {**asdict(one), "not_before": one.not_before.timestamp(), "not_after": one.not_after.timestamp()}
+            {
+                **{name: getattr(one, name) for name in DeployedCertificate.__slots__},
+                "not_before": one.not_before.timestamp(),
+                "not_after": one.not_after.timestamp(),
+            }
             for one in deployment.certificates.values()
         ],
-        "files": {path: asdict(identity) for path, identity in deployment.files.items()},
+        "files": {path: astuple(identity) for path, identity in deployment.files.items()},
         "pin_directory": deployment.pin_directory,
+        "pins": {ident: astuple(identity) for ident, identity in deployment.pins.items()},
         "map_type": deployment.map_type,
     }
     return json.dumps(document, separators=(",", ":"), sort_keys=True).encode() + b"\n"
@@ -171,8 +183,9 @@ def _decode(content: bytes | None) -> Deployment | None:
         return Deployment(
             names={str(name): tuple(map(str, idents)) for name, idents in document["names"].items()},
             certificates={one.ident: one for one in _certificates(document["certificates"])},
-            files={path: files.Identity(**identity) for path, identity in document["files"].items()},
+            files={path: files.Identity(*identity) for path, identity in document["files"].items()},
             pin_directory=str(document["pin_directory"]),
+            pins={ident: files.Identity(*identity) for ident, identity in document["pins"].items()},
             map_type=str(document["map_type"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):

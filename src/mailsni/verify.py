@@ -18,11 +18,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Literal, NoReturn
+from typing import Final, NoReturn
 
 from mailsni.endpoints import Endpoint
-
-Algorithm = Literal["rsa", "ecdsa"]
+from mailsni.inventory import Algorithm
 
 LINE_LIMIT: Final = 8 * 1024
 """Bytes of a line; the longest that a mail protocol promises to take is 8,192 (RFC 9051, section 4)."""

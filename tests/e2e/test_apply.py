@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -78,6 +79,27 @@ def test_every_name_gets_its_own_certificate_and_a_second_run_touches_nothing(la
     assert (again["result"], again["published"], again["servers"]) == ("unchanged", [], {})
     assert files_of(laboratory) == before
     assert laboratory.dovecot.log.read_text() == log
+
+
+def test_what_an_earlier_run_read_is_believed_only_while_the_files_are_the_same(laboratory: Laboratory) -> None:
+    """The cache of readings: used once the files have settled, and never for a file that changed."""
+    names = [f"mail.d{number}.test" for number in range(5)]
+    issued = {name: laboratory.issue(name) for name in names}
+    cache = laboratory.directory / "state" / "readings.json"
+    time.sleep(2.1)
+    applied(laboratory)
+    assert len(json.loads(cache.read_text())["readings"]) == len(names)
+    changed = laboratory.authority.issue([names[0]])
+    for kind, content in (("privkey", changed.key_pem), ("fullchain", changed.fullchain_pem)):
+        laboratory.store.path(names[0], kind).resolve().write_bytes(content)
+    applied(laboratory)
+    assert_served(laboratory, names[0], changed)
+    shutil.rmtree(laboratory.pin_directory)
+    applied(laboratory)
+    laboratory.dovecot.restart()
+    assert_served(laboratory, names[4], issued[names[4]])
+    cache.write_text("{")
+    assert applied(laboratory)["result"] == "unchanged"
 
 
 def test_what_is_renewed_added_and_removed_is_followed(laboratory: Laboratory) -> None:
@@ -201,13 +223,18 @@ def test_a_map_made_without_postfix_is_read_by_postfix(
     issued = laboratory.issue("mail.a.test")
     laboratory.configure(postfix={"map_type": map_type})
     settings = load(laboratory.config, required=True)
+    assert laboratory.mailsni("apply", "--no-reload").returncode == 0
     seen = observation.observe(settings, datetime.now(UTC))
     monkeypatch.setattr(target, "find_tool", lambda _name: None)
     elsewhere = target.find(settings.postfix)
     assert elsewhere is not None
     assert not elsewhere.installed
     entries = [
-        MapEntry(postfix_key(winner.name), tuple(one.material for one in winner.certificates))
+        MapEntry(
+            postfix_key(winner.name),
+            tuple(seen.pins.of(one) for one in winner.certificates),
+            tuple(one.material.digest for one in winner.certificates),
+        )
         for winner in seen.selection.winners
     ]
     source = tmp_path / "built"

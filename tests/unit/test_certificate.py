@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 from mailsni.certificate import Proven, Rejected, prove, prove_pinned
 from mailsni.inventory import Certificate, Reason
 from mailsni.sandbox.authority import Algorithm, Issued, subject_alternative_names
-from tests.builders import authority
+from tests.builders import authority, secret
 
 PLAIN = serialization.NoEncryption()
 Private = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | dsa.DSAPrivateKey
@@ -95,12 +95,12 @@ def test_a_whole_pair_is_proven(algorithm: Algorithm, kind: str) -> None:
     assert "Sandbox E1" in found.issuer
     assert (found.self_signed, found.staging, found.kept) == (False, False, False)
     assert found.material.pem == issued.key_pem + issued.fullchain_pem
-    assert found.material.digest == hashlib.sha256(found.material.pem).hexdigest()
+    assert found.material.digest == hashlib.sha256(secret(found)).hexdigest()
 
 
 def test_a_pinned_file_gives_the_same_certificate_back() -> None:
     found = proven(pair())
-    outcome = prove_pinned("/live/a", found.material.pem)
+    outcome = prove_pinned("/live/a", secret(found))
     assert isinstance(outcome, Proven)
     assert outcome.certificate == replace(found, kept=True)
 
@@ -289,6 +289,7 @@ def test_an_undecodable_part_is_bad_pem() -> None:
         armoured(leaf.replace(COMMON_NAME.encode(), b"\xff" * 60)) + issued.chain_pem,
         armoured(leaf.replace(b"Sandbox E1", b"\xff" * 10)) + issued.chain_pem,
         armoured(leaf.replace(date[1], b"00000101000000Z")) + issued.chain_pem,
+        armoured(leaf.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x03", 1)) + issued.chain_pem,
         issued.leaf_pem + armoured(issuer.replace(b"Sandbox E1", b"\xff" * 10)),
     ):
         assert chain != issued.fullchain_pem

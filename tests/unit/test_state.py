@@ -15,7 +15,7 @@ import pytest
 from mailsni import files
 from mailsni.errors import PermissionMissingError
 from mailsni.state import Deployment, Record, State
-from tests.builders import EVERYTHING, certificate, deployment, mixture
+from tests.builders import EVERYTHING, certificate, deployment, mixture, secret
 
 A, B = certificate("a", "mail.a.test"), certificate("b", "mail.b.test", algorithm="rsa")
 
@@ -64,7 +64,7 @@ def test_the_same_deployment_is_the_same_bytes(state: State) -> None:
 
 def test_the_record_holds_no_key(state: State) -> None:
     state.commit(deployment(A))
-    assert A.material.pem.strip() not in (state.directory / "deployment.json").read_bytes()
+    assert secret(A).strip() not in (state.directory / "deployment.json").read_bytes()
 
 
 def test_a_record_that_was_cut_off_is_none(state: State, tmp_path: Path) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from mailsni import files
+from mailsni import files, inventory
 from mailsni.deploy import Applied
 from mailsni.inventory import Certificate, Skipped
 from mailsni.observation import Observation
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 PROGRESS_FROM = 200
-"""A bar is shown from so many lineages on: fewer are read before anybody could see it."""
+"""A bar is shown from so many lineages, or questions, on: fewer are done before anybody could see it."""
 _COLOURS = {Kind.ADD: "green", Kind.RENEW: "yellow", Kind.REPLACE: "yellow", Kind.REMOVE: "red", Kind.KEEP: "magenta"}
 _NAMES_SHOWN = 4
 
@@ -82,31 +82,30 @@ def _coloured(line: str, colour: str) -> None:
 
 
 @contextmanager
-def progress(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+def progress(*, quiet: bool) -> Iterator[inventory.Progress | None]:
     """A bar on standard error while something long goes on, if that is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     bar = Progress(console=Console(stderr=True), transient=True)
-    task = bar.add_task(what, total=None)
-    shown = False
+    tasks: dict[str, TaskID] = {}
 
-    def advance(done: int, total: int) -> None:
-        nonlocal shown
+    def advance(what: str, done: int, total: int) -> None:
         if total < PROGRESS_FROM:
             return
-        if not shown:
+        if not tasks:
             bar.start()
-            shown = True
-        bar.update(task, completed=done, total=total)
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total)
+        bar.update(tasks[what], completed=done, total=total)
 
     try:
         yield advance
     finally:
-        if shown:
+        if tasks:
             bar.stop()
 
 
@@ -257,7 +256,7 @@ def explanation(name: str, candidates: Sequence[Candidate]) -> None:
         say(f"{name}: no certificate has this name: it is answered with the default certificate")
         return
     if not any(one.wins for one in candidates):
-        say(f"{name}: none of its certificates can be used: it is answered with the default certificate")
+        say(f"{name}: none of its certificates serves it: it is answered with the default certificate")
     rows = [
         (
             "served" if one.wins else "lost",

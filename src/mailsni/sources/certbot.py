@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.certificate import Proven, prove
 from mailsni.errors import HostError, PermissionMissingError
-from mailsni.inventory import Certificate, Inventory, Reason, Skipped
+from mailsni.inventory import Certificate, Inventory, Progress, Reading, Reason, Skipped
 from mailsni.names import RefusedNameError, safe_path, shown
-from mailsni.sources.reading import Containment, ReadRefusedError, StoreFile
+from mailsni.sources.reading import Containment, ReadRefusedError, StoreFile, identity
 
 RETRIES = 5
 RETRY_PAUSE = 0.2
@@ -34,27 +34,29 @@ _PEM_NAMES = frozenset({"cert.pem", _KEY, "chain.pem", _CHAIN})
 _PREVIOUS = frozenset(f"previous_{name}" for name in _PEM_NAMES)
 _WORTH_A_RETRY = frozenset({Reason.KEY_MISMATCH, Reason.KEY_MISSING, Reason.CHAIN_MISSING, Reason.BAD_PEM})
 
-Progress = Callable[[int, int], None]
-"""Called with how many lineages have been read, and how many there are."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Look:
     """One look at one lineage."""
 
-    certificates: tuple[Certificate, ...] = ()
+    reading: Reading | None = None
     skipped: tuple[Skipped, ...] = ()
     foreign: bool = False
     torn: bool = False
 
 
 def scan(
-    live: Path, *, progress: Progress | None = None, pause: Callable[[float], None] = time.sleep
+    live: Path,
+    *,
+    known: Mapping[str, Reading] | None = None,
+    progress: Progress | None = None,
+    pause: Callable[[float], None] = time.sleep,
 ) -> Inventory:
     """Read every lineage below a ``live`` directory.
 
     Args:
         live: the directory that holds one directory per lineage.
+        known: what earlier scans read, by lineage: not read again as long as the files are the same.
         progress: told about every lineage.
         pause: how to wait between two looks at a torn lineage.
 
@@ -76,9 +78,9 @@ def scan(
     containment = _containment(live)
     looks: dict[str, _Look] = {}
     for done, name in enumerate(names, 1):
-        looks[name] = _look(live, name, containment)
+        looks[name] = _unchanged((known or {}).get(f"{live}/{name}")) or _look(live, name, containment)
         if progress is not None:
-            progress(done, len(names))
+            progress("reading certificates", done, len(names))
     torn = [name for name in names if looks[name].torn]
     for _ in range(RETRIES):
         if not torn:
@@ -98,10 +100,36 @@ def _containment(live: Path) -> Containment:
 def _inventory(live: Path, looks: dict[str, _Look]) -> Inventory:
     known = [(name, look) for name, look in looks.items() if not look.foreign]
     return Inventory(
-        certificates=tuple(found for _, look in known for found in look.certificates),
+        certificates=tuple(look.reading.certificate for _, look in known if look.reading),
         skipped=tuple(skipped for _, look in known for skipped in look.skipped),
         lineages=frozenset(f"{live}/{name}" for name, _ in known),
+        readings=tuple(look.reading for _, look in known if look.reading),
     )
+
+
+def read_again(certificate: Certificate) -> Certificate | None:
+    """The same certificate with its key and chain; None when the lineage is not what it was."""
+    live, _, name = certificate.source.rpartition("/")
+    reading = _look(Path(live), name, _containment(Path(live))).reading
+    return reading.certificate if reading and reading.certificate.ident == certificate.ident else None
+
+
+def _unchanged(reading: Reading | None) -> _Look | None:
+    """What is known of a lineage, if its links lead to the very files that were read and proven then."""
+    if reading is None:
+        return None
+    source = reading.certificate.source
+    try:
+        found = tuple(identity(os.stat(f"{source}/{name}")) for name in (_CHAIN, _KEY))  # noqa: PTH116  # hot
+    except OSError:
+        return None
+    return _good(reading) if found == reading.files else None
+
+
+def _good(reading: Reading) -> _Look:
+    source = reading.certificate.source
+    refused = (f"the name {name} in the certificate is refused" for name in reading.refused_names)
+    return _Look(reading, tuple(Skipped(source, Reason.BAD_NAME, detail) for detail in refused))
 
 
 def _look(live: Path, name: str, containment: Containment) -> _Look:
@@ -151,8 +179,8 @@ def _look_inside(source: str, directory: int, containment: Containment) -> _Look
     chain = _read(_CHAIN, Reason.CHAIN_MISSING, directory, containment)
     key = _read(_KEY, Reason.KEY_MISSING, directory, containment)
     outcome = _pair(source, chain, key)
-    if isinstance(outcome, Proven):
-        return _Look((outcome.certificate,), _refused_names(source, outcome.refused_names))
+    if isinstance(outcome, Reading):
+        return _good(outcome)
     touched = max(changed, *(part.changed for part in (chain, key) if isinstance(part, StoreFile)), 0.0)
     recent = abs(time.time() - touched) < RECENT
     torn = outcome.reason in _WORTH_A_RETRY and (in_renewal or recent)
@@ -169,7 +197,7 @@ def _read(name: str, missing: Reason, directory: int, containment: Containment) 
         return error
 
 
-def _pair(source: str, chain: StoreFile | ReadRefusedError, key: StoreFile | ReadRefusedError) -> Proven | Skipped:
+def _pair(source: str, chain: StoreFile | ReadRefusedError, key: StoreFile | ReadRefusedError) -> Reading | Skipped:
     if isinstance(chain, ReadRefusedError):
         return Skipped(source, chain.reason, chain.detail)
     if isinstance(key, ReadRefusedError):
@@ -177,14 +205,10 @@ def _pair(source: str, chain: StoreFile | ReadRefusedError, key: StoreFile | Rea
         return Skipped(source, key.reason, key.detail, _names_of(source, chain.content))
     outcome = prove(source, chain.content, key.content)
     if isinstance(outcome, Proven):
-        return outcome
+        return Reading((chain.identity, key.identity), outcome.certificate, outcome.refused_names)
     return Skipped(source, outcome.reason, outcome.detail, outcome.names)
 
 
 def _names_of(source: str, chain_pem: bytes) -> tuple[str, ...]:
     outcome = prove(source, chain_pem, None)
     return outcome.certificate.names if isinstance(outcome, Proven) else outcome.names
-
-
-def _refused_names(source: str, names: Sequence[str]) -> tuple[Skipped, ...]:
-    return tuple(Skipped(source, Reason.BAD_NAME, f"the name {name} in the certificate is refused") for name in names)

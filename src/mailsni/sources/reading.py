@@ -10,7 +10,7 @@ import os
 import stat
 from dataclasses import dataclass
 
-from mailsni.inventory import Reason
+from mailsni.inventory import FileIdentity, Reason
 from mailsni.names import shown
 
 SIZE_LIMIT = 1 << 20
@@ -28,10 +28,20 @@ class ReadRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoreFile:
-    """What a file held when it was read once, and when it last changed (seconds since the epoch, of ctime)."""
+    """What a file held when it was read once, and which file it was."""
 
     content: bytes
-    changed: float
+    identity: FileIdentity
+
+    @property
+    def changed(self) -> float:
+        """When it last changed, seconds since the epoch."""
+        return self.identity[-1] / 1e9
+
+
+def identity(status: os.stat_result) -> FileIdentity:
+    """What tells a file from every other, and from itself before a change."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,4 +93,4 @@ class Containment:
             content = file.read(SIZE_LIMIT + 1)
         if content is None or len(content) > SIZE_LIMIT:
             raise ReadRefusedError(Reason.TOO_LARGE, f"{shown(name)} grew over {SIZE_LIMIT} bytes while it was read")
-        return StoreFile(content, status.st_ctime)
+        return StoreFile(content, identity(status))

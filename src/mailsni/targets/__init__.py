@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 from mailsni.endpoints import Endpoint, Server
-from mailsni.inventory import KeyAndChain
 from mailsni.rendering import Paths
 from mailsni.selection import Selection
 from mailsni.services import Signalled
@@ -17,10 +16,12 @@ from mailsni.state import Record
 
 @dataclass(frozen=True, slots=True)
 class MapEntry:
-    """A key of the Postfix map, and the materials that it must hold."""
+    """A key of the Postfix map, and the pinned files whose content it must hold."""
 
     key: str
-    materials: tuple[KeyAndChain, ...]
+    pins: tuple[Path, ...]
+    digests: tuple[str, ...]
+    """SHA-256 of each, hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True)

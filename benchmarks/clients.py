@@ -1,0 +1,388 @@
+"""What clients notice of a renewal: today's practice beside ``mailsni apply``, on private Postfix and Dovecot.
+
+    tests/lab/lab.py run bookworm -- python /src/benchmarks/clients.py --names 300
+
+Clients in a loop (SMTP with STARTTLS, SMTP over TLS, IMAP with STARTTLS, IMAP over TLS) connect, shake hands, check the
+chain and the host name, say goodbye, and start again, while one certificate after the other is renewed and deployed.
+tests/e2e/test_clients.py lets the same crowd judge every apply.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Self
+
+from mailsni.process import environment, require_tool, run
+from mailsni.sandbox.authority import Authority
+from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, PrivatePostfix, workspace
+
+VISIT_LIMIT = 30.0
+"""Seconds that a client waits for an answer before it gives up."""
+REFUSED = "refused"
+SERVERS = {"postfix": ("smtp", "smtps"), "dovecot": ("imap", "imaps")}
+_IMPLICIT = ("smtps", "imaps")
+_PAUSE = 0.002
+_START_LIMIT = 30.0
+_STOP_LIMIT = 60.0
+_CROWD = "_crowd"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One client
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One connection of one client, with times of the clock that all processes share (``time.monotonic``)."""
+
+    service: str
+    name: str
+    begun: float
+    ended: float
+    fingerprint: str | None
+    """Of the leaf, SHA-256 of its DER; None when the visit failed."""
+    problem: str
+    """:data:`REFUSED`, or what failed; empty when nothing did."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.ended - self.begun
+
+
+def visit(service: str, port: int, name: str, context: ssl.SSLContext) -> Visit:
+    """Connect, shake hands, exchange a few words, leave."""
+    begun = time.monotonic()
+    fingerprint, problem = None, ""
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=VISIT_LIMIT) as plain:
+            if service not in _IMPLICIT:
+                _ask_for_tls(plain, service)
+            with context.wrap_socket(plain, server_hostname=name) as tls:
+                leaf = tls.getpeercert(binary_form=True) or b""
+                _say_goodbye(tls, service)
+        fingerprint = hashlib.sha256(leaf).hexdigest()
+    except ConnectionRefusedError:
+        problem = REFUSED
+    except (OSError, ValueError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    return Visit(service, name, begun, time.monotonic(), fingerprint, problem)
+
+
+def _ask_for_tls(connection: socket.socket, service: str) -> None:
+    if service == "smtp":
+        _hear(connection, b"220 ")
+        connection.sendall(b"EHLO client.test\r\n")
+        _hear(connection, b"250 ")
+        connection.sendall(b"STARTTLS\r\n")
+        _hear(connection, b"220 ")
+    else:
+        _hear(connection, b"* OK")
+        connection.sendall(b"a STARTTLS\r\n")
+        _hear(connection, b"a OK")
+
+
+def _say_goodbye(connection: socket.socket, service: str) -> None:
+    if service == "smtps":
+        _hear(connection, b"220 ")
+    if service == "imaps":
+        _hear(connection, b"* OK")
+    smtp = service.startswith("smtp")
+    connection.sendall(b"QUIT\r\n" if smtp else b"b LOGOUT\r\n")
+    _hear(connection, b"221 " if smtp else b"b OK")
+
+
+def _hear(connection: socket.socket, wanted: bytes) -> None:
+    """Read lines until one begins as it should.
+
+    Raises:
+        ValueError: another kind of answer came, or the connection ended.
+    """
+    with connection.makefile("rb", buffering=0) as reader:
+        for _ in range(50):
+            line = reader.readline()
+            if line.startswith(wanted):
+                return
+            if not line.startswith((b"* ", b"250-")):
+                break
+    raise ValueError(f"{line!r} instead of {wanted!r}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Many of them
+
+
+class Crowd:
+    """Clients in a process of their own, one thread for each service, from entry to :meth:`leave`.
+
+    Args:
+        directory: for its files.
+        ports: of the services to visit.
+        names: asked for at random.
+        root_pem: what clients trust.
+    """
+
+    def __init__(self, directory: Path, ports: Mapping[str, int], names: Sequence[str], root_pem: bytes) -> None:
+        self._ports = dict(ports)
+        self._visits = directory / "visits"
+        self._job = directory / "crowd.json"
+        trusted = directory / "crowd-trusts.pem"
+        trusted.write_bytes(root_pem)
+        job = {"ports": self._ports, "names": list(names), "trusted": str(trusted), "visits": str(self._visits)}
+        self._job.write_text(json.dumps(job))
+
+    def __enter__(self) -> Self:
+        self._visits.unlink(missing_ok=True)
+        words = [sys.executable, str(Path(__file__).resolve()), _CROWD, str(self._job)]
+        self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + _START_LIMIT
+            while {one.service for one in self._so_far()} != set(self._ports):
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError("the clients do not start")
+                time.sleep(0.05)
+        except BaseException:
+            self.leave()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> list[Visit]:
+        """Let every client end its visit; all that there were, in the order of their ends."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(_STOP_LIMIT)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+                raise
+        return self._so_far()
+
+    def _so_far(self) -> list[Visit]:
+        if not self._visits.exists():
+            return []
+        whole_lines, _, _ = self._visits.read_text().rpartition("\n")
+        return [Visit(*json.loads(line)) for line in whole_lines.splitlines()]
+
+
+def _be_a_crowd(job: Mapping[str, object]) -> None:
+    """The clients' own process: until it is told to end."""
+    ports, names, trusted, visits = (job[key] for key in ("ports", "names", "trusted", "visits"))
+    assert isinstance(ports, dict)  # noqa: S101
+    assert isinstance(names, list)  # noqa: S101
+    over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: over.set())
+    writing = threading.Lock()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(str(trusted))
+    with Path(str(visits)).open("w", buffering=1) as output:
+
+        def come_and_go(service: str, port: int) -> None:
+            choice = random.Random(service)  # noqa: S311
+            while not over.is_set():
+                one = visit(service, port, choice.choice(names), context)
+                with writing:
+                    output.write(json.dumps(astuple(one)) + "\n")
+                over.wait(_PAUSE)
+
+        clients = [threading.Thread(target=come_and_go, args=each) for each in ports.items()]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The benchmark
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Both servers, with a map and an include for many names, and the certbot directory that they come from."""
+
+    directory: Path
+    authority: Authority
+    store: CertbotDirectory
+    postfix: PrivatePostfix
+    dovecot: PrivateDovecot
+    map_type: str
+
+    @property
+    def map(self) -> Path:
+        """The source of the Postfix map."""
+        return self.postfix.config_directory / "mailsni"
+
+    @property
+    def include(self) -> Path:
+        """The file with the blocks."""
+        return self.dovecot.include_directory / "99-mailsni.conf"
+
+    def lineages(self) -> list[str]:
+        """Their names: that of the lineage and that in the certificate are the same."""
+        return sorted(path.name for path in self.store.live.iterdir() if path.is_dir())
+
+    def write_map_in_place(self) -> None:
+        """What everybody's deploy hook does: a line for each name, and postmap over the live map."""
+        rows = [f"{name} {self._file(name, 'privkey')} {self._file(name, 'fullchain')}\n" for name in self.lineages()]
+        self.map.touch(mode=0o600)
+        self.map.write_text("".join(rows))
+        _must([require_tool("postmap"), "-c", self.postfix.config_directory, "-F", f"{self.map_type}:{self.map}"])
+
+    def write_blocks_in_place(self) -> None:
+        """A block for each name that points into certbot's directory."""
+        modern = self.dovecot.version >= (2, 4)
+        certificate, key = ("ssl_server_cert_file = ", "ssl_server_key_file = ") if modern else (
+            "ssl_cert = <", "ssl_key = <"
+        )
+        blocks = [
+            f"local_name {name} {{\n  {certificate}{self._file(name, 'fullchain')}\n"
+            f"  {key}{self._file(name, 'privkey')}\n}}\n"
+            for name in self.lineages()
+        ]
+        self.include.write_text("".join(blocks))
+
+    def _file(self, name: str, kind: str) -> Path:
+        return self.store.path(name, kind)
+
+    def write_configuration(self) -> Path:
+        """A configuration of mailsni for these servers."""
+        schemes = {"submission": "smtp"}
+        ports = {**self.postfix.endpoints, **self.dovecot.endpoints}
+        endpoints = [f"{schemes.get(service, service)}://{LOOPBACK}:{port}" for service, port in ports.items()]
+        tables: dict[str, dict[str, object]] = {
+            "postfix": {"config_directory": str(self.postfix.config_directory), "map": str(self.map)},
+            "dovecot": {
+                "config_file": str(self.dovecot.config_file),
+                "include_file": str(self.include),
+                "pin_directory": str(self.dovecot.config_directory / "mailsni"),
+            },
+            "state": {"directory": str(self.directory / "state"), "lock": str(self.directory / "lock")},
+            "verify": {"endpoints": endpoints},
+        }
+        lines = ["[[sources]]", f"path = {json.dumps(str(self.store.live))}"]
+        for table, values in tables.items():
+            lines += ["", f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+        config = self.directory / "config.toml"
+        config.write_text("\n".join([*lines, ""]))
+        return config
+
+
+def _must(words: Sequence[str | Path]) -> None:
+    done = run(words, timeout=120)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(done.argv)}: {done.stderr}")
+
+
+def by_restart(host: Host) -> None:
+    """The map in place, then stop and start of both servers, by the servers' own commands."""
+    host.write_map_in_place()
+    host.write_blocks_in_place()
+    host.postfix.restart()
+    host.dovecot.restart()
+
+
+def by_reload(host: Host) -> None:
+    """The map in place, then a reload of both servers."""
+    host.write_map_in_place()
+    host.write_blocks_in_place()
+    host.postfix.reload()
+    host.dovecot.reload()
+
+
+def by_mailsni(host: Host) -> None:
+    """This program, in a process of its own, as a hook runs it."""
+    words = [sys.executable, "-m", "mailsni", "--config", str(host.write_configuration()), "apply", "--quiet"]
+    subprocess.run(words, env=environment(), stdin=subprocess.DEVNULL, check=True)
+
+
+PRACTICES: Mapping[str, Callable[[Host], None]] = {
+    "postmap in place, stop and start": by_restart,
+    "postmap in place, reload": by_reload,
+    "mailsni apply": by_mailsni,
+}
+
+
+def measure(host: Host, practice: Callable[[Host], None], rounds: int, pause: float) -> tuple[list[Visit], float]:
+    """The visits while one certificate after the other is renewed and deployed, and the seconds for all of it."""
+    lineages = host.lineages()
+    practice(host)
+    asked = lineages[:: max(1, len(lineages) // 20)]
+    ports = {name: port for server in (host.postfix, host.dovecot) for name, port in server.endpoints.items()}
+    chosen = {service: ports[service] for services in SERVERS.values() for service in services}
+    with Crowd(host.directory, chosen, asked, host.authority.root_pem) as crowd:
+        begin = time.monotonic()
+        for number in range(rounds):
+            name = asked[number % len(asked)]
+            host.store.renew(name, host.authority.issue([name]))
+            practice(host)
+            time.sleep(pause)
+        seconds = time.monotonic() - begin
+        visits = [one for one in crowd.leave() if begin <= one.begun]
+    return visits, seconds
+
+
+def table(practice: str, visits: Sequence[Visit], seconds: float) -> None:
+    """Print a line for each server."""
+    for server, services in SERVERS.items():
+        own = [one for one in visits if one.service in services]
+        done = sum(one.fingerprint is not None for one in own)
+        refused = sum(one.problem == REFUSED for one in own)
+        failed = len(own) - done - refused
+        longest = max((one.seconds for one in own), default=0.0)
+        print(f"{practice:34} {server:8} {seconds:6.1f} {done:10} {failed:7} {refused:8} {longest:9.2f} s", flush=True)
+        for problem in sorted({one.problem for one in own if one.problem not in ("", REFUSED)})[:3]:
+            print(f"{'':34} {'':8} {problem}")
+
+
+def main() -> None:
+    """Measure and print."""
+    if len(sys.argv) == 3 and sys.argv[1] == _CROWD:
+        _be_a_crowd(json.loads(Path(sys.argv[2]).read_text()))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--names", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--pause", type=float, default=0.5, help="seconds between two rounds")
+    parser.add_argument("--map-type", default="hash")
+    arguments = parser.parse_args()
+    authority = Authority()
+    print(f"{arguments.names} names, map type {arguments.map_type}, {arguments.rounds} renewals, one at a time")
+    print(f"{'':34} {'':8} {'s':>6} {'handshakes':>10} {'failed':>7} {'refused':>8} {'longest':>11}")
+    for practice, deploy in PRACTICES.items():
+        with workspace() as room, tempfile.TemporaryDirectory() as own:
+            store = CertbotDirectory(Path(own) / "letsencrypt")
+            for number in range(arguments.names):
+                store.add(f"mail.d{number}.test", authority.issue([f"mail.d{number}.test"]))
+            default = authority.issue(["default.test"])
+            places = [room / "postfix", room / "dovecot"]
+            for place in places:
+                place.mkdir(mode=0o755)
+                place.chmod(0o755)
+            sni_map = f"{arguments.map_type}:{places[0]}/etc/mailsni"
+            with PrivatePostfix(places[0], default, sni_map=sni_map) as postfix, PrivateDovecot(
+                places[1], default
+            ) as dovecot:
+                host = Host(Path(own), authority, store, postfix, dovecot, arguments.map_type)
+                table(practice, *measure(host, deploy, arguments.rounds, arguments.pause))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Fixtures of the tests of faults: see support.py for what they hand out."""
+
+from __future__ import annotations
+
+import compileall
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mailsni
+from mailsni.sandbox.authority import Authority
+from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, workspace
+from tests.e2e.support import DEFAULT_NAME, require
+from tests.fault.support import Cast, strace_unavailable
+
+_counts = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ready() -> None:
+    """What the tests need is there; in the lab, which is thrown away afterwards, the program starts faster compiled."""
+    for missing in (strace_unavailable(), PrivatePostfix.unavailable(), PrivateDovecot.unavailable()):
+        require(missing)
+    if os.environ.get("MAILSNI_LAB_RELEASE"):
+        compileall.compile_dir(Path(mailsni.__file__).parent, quiet=1)
+
+
+@pytest.fixture(scope="session")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture(scope="session")
+def cast(authority: Authority) -> Cast:
+    return Cast.of(authority, authority.issue([DEFAULT_NAME]))
+
+
+@pytest.fixture
+def rooms() -> Iterator[Path]:
+    """A directory that the servers' users can pass through (they cannot pass through ``tmp_path``)."""
+    with workspace() as directory:
+        yield directory
+
+
+@pytest.fixture
+def counted(request: pytest.FixtureRequest) -> list[str]:
+    """Lines for the end of the whole run: how many faults there were."""
+    return request.config.stash.setdefault(_counts, [])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the counts."""
+    lines = config.stash.get(_counts, [])
+    if lines:
+        terminalreporter.section("faults")
+    for line in lines:
+        terminalreporter.write_line(line)

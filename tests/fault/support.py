@@ -1,0 +1,533 @@
+"""What the tests of faults stand on: a scene to break things in, strace(1) to break them with, an oracle.
+
+A scene is a certbot directory, a Postfix and a Dovecot with an old deployment on them, and renewals that are waiting
+to be published. It is put back to that moment for each fault. The servers need not run: then ``apply`` neither reloads
+nor asks, and a fault costs a third of a second.
+
+strace counts the calls of each process for itself (``when=N`` is the Nth call of *every* process that it follows), so
+there are two ways to aim: at the program itself by the number of its call, which is larger than the number of such
+calls in any of its children (an interpreter that starts makes hundreds); at its children by the files that only they
+touch (``-P``).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mailsni import config, deploy
+from mailsni.deploy import Applied, Options
+from mailsni.errors import Exit, MailsniError
+from mailsni.files import PRIVATE, PUBLIC, STAGING_NAME
+from mailsni.process import environment, find_tool, require_tool, run
+from mailsni.sandbox.authority import Authority, Issued
+from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
+from tests.e2e.support import Laboratory
+
+MUTATING = (
+    *("write", "pwrite64", "writev", "pwritev", "pwritev2", "copy_file_range", "sendfile"),
+    *("fsync", "fdatasync", "syncfs", "sync_file_range", "msync"),
+    *("rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat"),
+    *("unlink", "unlinkat", "rmdir", "mkdir", "mkdirat"),
+    *("chmod", "fchmod", "fchmodat", "fchmodat2", "chown", "fchown", "lchown", "fchownat"),
+    *("truncate", "ftruncate", "fallocate", "utimensat"),
+)
+"""Calls that change a file system, by whatever name this machine and this libc have for them."""
+OPENING = ("open", "openat", "creat")
+OTHERS = ("close", "flock", "fcntl", "pipe2", "vfork", "clone", "clone3")
+"""Calls that change nothing on a disk, and whose failure must be survived all the same."""
+ERRORS = ("EIO", "ENOSPC", "EROFS", "EMFILE", "EACCES", "EDQUOT")
+CONTRACT = frozenset(int(code) for code in Exit)
+UNTOUCHED = frozenset({Exit.FAILED, Exit.ROLLED_BACK, Exit.LOCKED, Exit.NOT_PERMITTED, Exit.CONFIGURATION})
+"""Exit codes that say that the previous deployment is live."""
+DONE = frozenset({Exit.DONE, Exit.SKIPPED})
+RUN_LIMIT = 120.0
+_PEM = re.compile(r"-----BEGIN ([A-Z ]+)-----\s+(.+?)\s+-----END \1-----", re.DOTALL)
+_BLOCK = re.compile(r"^local_name\s+\"?([^\"{]+?)\"?\s*\{(.*?)^\}", re.DOTALL | re.MULTILINE)
+_FILE = re.compile(r"=\s*<?\s*(/\S+)")
+_CALL = re.compile(r"^(?P<pid>\d+)\s+(?P<call>\w+)\((?P<what>.*)$")
+_WRITABLE = re.compile(r"\bO_(?:CREAT|WRONLY|RDWR|TRUNC)\b")
+
+Serving = Mapping[str, tuple[str, ...]]
+"""Each name with what clients are served for it: for each certificate its key, leaf and chain, without white space."""
+
+
+def materials(pem: str) -> tuple[str, ...]:
+    """The keys in a text, each with the certificates that follow it; in a fixed order."""
+    found: list[str] = []
+    for kind, body in _PEM.findall(pem):
+        text = f"{kind}:{''.join(body.split())};"
+        if "PRIVATE" in kind:
+            found.append(text)
+        else:
+            assert found, "a certificate comes before any key"
+            found[-1] += text
+    return tuple(sorted(found))
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The certificates of a scene; scenes with the same cast make the same calls in the same order."""
+
+    default: Issued
+    before: Mapping[str, Issued]
+    """What is deployed, by lineage."""
+    after: Mapping[str, Issued]
+    """What lies in the store when a fault happens."""
+
+    @classmethod
+    def of(cls, authority: Authority, default: Issued) -> Cast:
+        """A name for everything that can happen: it stays, is renewed, goes, comes; RSA, ECDSA, both."""
+        before = {
+            "stays": authority.issue(["mail.stays.test", "imap.stays.test"]),
+            "rsa": authority.issue(["mail.rsa.test"], algorithm="rsa"),
+            "both": authority.issue(["mail.both.test"]),
+            "both-rsa": authority.issue(["mail.both.test"], algorithm="rsa"),
+            "renewed": authority.issue(["mail.renewed.test"]),
+            "gone": authority.issue(["mail.gone.test"]),
+        }
+        after = {lineage: issued for lineage, issued in before.items() if lineage != "gone"}
+        after["renewed"] = authority.issue(["mail.renewed.test"])
+        after["both"] = authority.issue(["mail.both.test"])
+        after["added"] = authority.issue(["mail.added.test", "smtp.added.test"])
+        return cls(default, before, after)
+
+    @property
+    def old(self) -> Serving:
+        """What is served before."""
+        return _by_name(self.before)
+
+    @property
+    def new(self) -> Serving:
+        """What is served afterwards."""
+        return _by_name(self.after)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All the names that are served before or afterwards."""
+        return tuple(sorted({*self.old, *self.new}))
+
+    def fingerprint(self, name: str, *, new: bool) -> str:
+        """Of the certificate that openssl is shown for a name (of two the ECDSA one); of the default one if none."""
+        lineages = self.after if new else self.before
+        return next((one.fingerprint for one in lineages.values() if name in one.names), self.default.fingerprint)
+
+    def needles(self) -> tuple[bytes, ...]:
+        """What tells that a file holds one of the keys: lines of it, and those as they are in a base64 of it."""
+        found = []
+        for issued in {id(one): one for one in (*self.before.values(), *self.after.values())}.values():
+            lines = [line for line in issued.key_pem.splitlines() if len(line) == 64]
+            for line in (lines[0], lines[-1]):
+                found.append(line)
+                for shift in range(3):
+                    found.append(base64.b64encode(b"\0" * shift + line)[4:-4])
+        return tuple(found)
+
+
+def _by_name(lineages: Mapping[str, Issued]) -> Serving:
+    names: dict[str, str] = {}
+    for issued in lineages.values():
+        for name in issued.names:
+            names[name] = names.get(name, "") + (issued.key_pem + issued.fullchain_pem).decode()
+    return {name: materials(pem) for name, pem in names.items()}
+
+
+@dataclass
+class Scene:
+    """A deployment with renewals waiting, which can be put back to that moment.
+
+    Attributes:
+        directory: everything of it, and nothing else, lies below.
+        finished: what must lie below once everything has been published: the modes, by relative path.
+    """
+
+    directory: Path
+    cast: Cast
+    laboratory: Laboratory
+    map_type: str
+    finished: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def build(cls, directory: Path, authority: Authority, cast: Cast, map_type: str = "cdb") -> Scene:
+        """Deploy what is to be old, then renew, add and delete in the store, and keep a copy of that moment."""
+        for name in ("postfix", "dovecot", "own"):
+            (directory / name).mkdir(mode=0o755)
+        postfix = directory / "postfix"
+        laboratory = Laboratory(
+            directory / "own",
+            authority,
+            CertbotDirectory(directory / "own/letsencrypt"),
+            PrivatePostfix(postfix, cast.default, sni_map=f"{map_type}:{postfix}/etc/mailsni"),
+            PrivateDovecot(directory / "dovecot", cast.default),
+            cast.default,
+        )
+        scene = cls(directory, cast, laboratory, map_type)
+        for lineage, issued in cast.before.items():
+            laboratory.store.add(lineage, issued)
+        scene.apply()
+        assert scene.served() == (cast.old, cast.old)
+        for lineage in {*cast.before, *cast.after}:
+            if lineage not in cast.after:
+                laboratory.store.delete(lineage)
+            elif lineage not in cast.before:
+                laboratory.store.add(lineage, cast.after[lineage])
+            elif cast.before[lineage] is not cast.after[lineage]:
+                laboratory.store.renew(lineage, cast.after[lineage])
+        scene._keep()
+        scene.apply()
+        assert scene.served() == (cast.new, cast.new)
+        scene.finished = scene.listing()
+        scene.restore()
+        return scene
+
+    @property
+    def state(self) -> Path:
+        """The state directory."""
+        return self.laboratory.directory / "state"
+
+    @property
+    def _places(self) -> dict[str, Path]:
+        """The directories that ``apply`` writes in, and what their copies are called."""
+        return {
+            "postfix": self.laboratory.postfix.config_directory,
+            "dovecot": self.laboratory.dovecot.config_directory,
+            "state": self.state,
+        }
+
+    @property
+    def _copies(self) -> Path:
+        return self.directory.with_name(f"{self.directory.name}.copies")
+
+    def _keep(self) -> None:
+        self._copies.mkdir(mode=0o700)
+        for name, place in self._places.items():
+            shutil.copytree(place, self._copies / name, symlinks=True)
+
+    def restore(self) -> None:
+        """Put everything that ``apply`` writes back to the moment before it."""
+        for name, place in self._places.items():
+            shutil.rmtree(place)
+            shutil.copytree(self._copies / name, place, symlinks=True)
+
+    def apply(self, *, force: bool = False) -> Applied:
+        """A run without a fault, in this process: most of the time of a run of its own would be its start."""
+        settings = config.load(self.laboratory.config, required=True)
+        return deploy.run(settings, Options(force=force))
+
+    def listing(self) -> dict[str, int]:
+        """The modes of all that lies in the places that ``apply`` writes in, by relative path."""
+        found = (path for place in self._places.values() for path in (place, *place.rglob("*")))
+        return {str(path.relative_to(self.directory)): path.lstat().st_mode for path in found}
+
+    # ── what is served ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def served(self) -> tuple[Serving, Serving]:
+        """What Postfix and Dovecot would serve if they were started now.
+
+        Raises:
+            AssertionError: one of them could not.
+        """
+        return self.served_by_postfix(), self.served_by_dovecot()
+
+    def served_by_postfix(self) -> Serving:
+        """What the live map holds, as postmap(1) reads it.
+
+        Raises:
+            AssertionError: it cannot be read.
+        """
+        done = run(
+            [require_tool("postmap"), "-c", self.laboratory.postfix.config_directory, "-q", "-", self._table],
+            stdin="".join(f"{name}\n" for name in self.cast.names).encode(),
+        )
+        assert done.returncode == 0, f"postmap -q exited {done.returncode}: {done.stderr}"
+        lines = (line.partition(b"\t") for line in done.stdout.splitlines())
+        texts = {name.decode(): value for name, _, value in lines}
+        if self.map_type == "texthash":
+            return {name: _content(value.decode().replace(",", " ").split()) for name, value in texts.items()}
+        return {name: materials(base64.b64decode(value).decode()) for name, value in texts.items()}
+
+    @property
+    def _table(self) -> str:
+        return f"{self.map_type}:{self.laboratory.map}"
+
+    def served_by_dovecot(self) -> Serving:
+        """What the files hold that the live include names; Dovecot reads its whole configuration.
+
+        Raises:
+            AssertionError: Dovecot would not start with it.
+        """
+        main = self.laboratory.dovecot.config_file
+        done = run([require_tool("doveconf"), "-c", main, "-n", "-x"], discard=True)
+        assert done.returncode == 0, f"doveconf exited {done.returncode}: {done.stderr}"
+        text = self.laboratory.include_file.read_text()
+        blocks = {names: _content(dict.fromkeys(_FILE.findall(body))) for names, body in _BLOCK.findall(text)}
+        return {name: content for names, content in blocks.items() for name in names.split()}
+
+    # ── the oracle ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def complaints(self, ended: Ended) -> list[str]:
+        """What is wrong after a run that was hit by a fault."""
+        found = [*ended.complaints(self.cast), *self._misplaced_keys(), *self._wrong_modes()]
+        live = {}
+        for server, look in (("postfix", self.served_by_postfix), ("dovecot", self.served_by_dovecot)):
+            try:
+                live[server] = look()
+            except (AssertionError, OSError, ValueError) as error:
+                found.append(f"{server} could not be started: {error}")
+                continue
+            if live[server] not in (self.cast.old, self.cast.new):
+                found.append(f"{server} would serve neither old nor new: {_difference(self.cast, live[server])}")
+            if ended.status in DONE and live[server] != self.cast.new:
+                found.append(f"exit {ended.status}, and {server} would not serve the new")
+            if ended.status in UNTOUCHED and live[server] != self.cast.old:
+                found.append(f"exit {ended.status} says that the old is live, and {server} would not serve it")
+        return found + self._wrong_record(live, ended)
+
+    def _wrong_record(self, live: Mapping[str, Serving], ended: Ended) -> list[str]:
+        """The record must be true, unless a journal says that it may not be."""
+        if (self.state / "journal.json").exists():
+            settled = ended.status is not None and ended.status != Exit.ROLLBACK_FAILED
+            return [f"exit {ended.status}, and the journal is still there"] if settled and ended.may_write else []
+        try:
+            names = json.loads((self.state / "deployment.json").read_bytes())["names"]
+        except (OSError, ValueError, KeyError) as error:
+            return [f"neither a journal nor a record of what is live: {error}"]
+        recorded = {
+            name: tuple(sorted(text for ident in idents for text in self._pinned(ident)))
+            for name, idents in names.items()
+        }
+        return [
+            f"the record does not tell what {server} would serve, and no journal says so"
+            for server, served in live.items()
+            if served != recorded
+        ]
+
+    def _pinned(self, ident: str) -> tuple[str, ...]:
+        path = self.laboratory.pin_directory / f"{ident}.pem"
+        return materials(path.read_text()) if path.exists() else (f"{path.name} is not there",)
+
+    def _misplaced_keys(self, *, settled: bool = False) -> list[str]:
+        needles = self.cast.needles()
+        return [
+            f"a key lies in {path.relative_to(self.directory)}, mode {stat.S_IMODE(path.stat().st_mode):04o}"
+            for path in _regular_files(self.directory)
+            if not path.is_relative_to(self.laboratory.store.archive)
+            and any(needle in content for content in [path.read_bytes()] for needle in needles)
+            and not self._may_hold_keys(path, settled=settled)
+        ]
+
+    def _may_hold_keys(self, path: Path, *, settled: bool) -> bool:
+        status, above = path.stat(), path.parent.stat()
+        private = stat.S_IMODE(status.st_mode) == PRIVATE and status.st_uid == os.geteuid()
+        if path.parent.name == STAGING_NAME:
+            return private and not settled and stat.S_IMODE(above.st_mode) == 0o700 and above.st_uid == os.geteuid()
+        compiled = path.parent == self.laboratory.map.parent and path.stem == self.laboratory.map.name
+        pinned = path.parent == self.laboratory.pin_directory and stat.S_IMODE(above.st_mode) == 0o700
+        return private and (compiled or pinned)
+
+    def _wrong_modes(self) -> list[str]:
+        wanted = {self.laboratory.map: PRIVATE, self.laboratory.include_file: PUBLIC}
+        if self.map_type != "texthash":
+            wanted |= dict.fromkeys(self.laboratory.map.parent.glob("mailsni.*"), PRIVATE)
+        modes = {path: stat.S_IMODE(path.stat().st_mode) for path in wanted if path.exists()}
+        return [f"{path.name} has mode {mode:04o}" for path, mode in modes.items() if mode != wanted[path]]
+
+    def convergence(self) -> list[str]:
+        """What is wrong after a run without a fault, and after one more. Both are made here."""
+        try:
+            self.apply()
+            again = self.apply()
+            live = self.served()
+        except (MailsniError, OSError, AssertionError) as error:
+            return [f"the next run failed: {error!r}"]
+        found = [f"a key stays: {one}" for one in self._misplaced_keys(settled=True)]
+        if live != (self.cast.new, self.cast.new):
+            found.append("the next run did not make both servers serve the new")
+        if again.signalled is not None or again.published:
+            found.append("the run after the next did not find everything as it should be")
+        lying, finished = self.listing().items(), self.finished.items()
+        found += [f"the next run leaves {path}, mode {mode:o}" for path, mode in sorted(lying - finished)]
+        found += [f"the next run lacks {path}, mode {mode:o}" for path, mode in sorted(finished - lying)]
+        return found
+
+
+def _content(paths: Iterable[str]) -> tuple[str, ...]:
+    return materials("\n".join(Path(path).read_text() for path in paths))
+
+
+def _regular_files(directory: Path) -> Iterator[Path]:
+    return (path for path in directory.rglob("*") if stat.S_ISREG(path.lstat().st_mode))
+
+
+def _difference(cast: Cast, served: Serving) -> str:
+    words = []
+    for name in cast.names:
+        states = [word for word, side in (("old", cast.old), ("new", cast.new)) if side.get(name) == served.get(name)]
+        words.append(f"{name}: {'='.join(states) or ('missing' if name not in served else 'something else')}")
+    return ", ".join(words)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended.
+
+    Attributes:
+        status: its exit status; None when it was killed.
+        talk: all that it said.
+        may_write: whether it still could write and remove files at its end.
+        hit: whether the fault happened.
+    """
+
+    status: int | None
+    talk: str
+    may_write: bool = True
+    hit: bool = True
+
+    def complaints(self, cast: Cast) -> list[str]:
+        """What is wrong with that alone."""
+        found = []
+        if self.status is not None and self.status not in CONTRACT:
+            found.append(f"exit {self.status} is none of the contract's")
+        if "Traceback" in self.talk:
+            found.append(f"a traceback: {self.talk.strip().splitlines()[-1]}")
+        if "PRIVATE KEY" in self.talk or any(needle in self.talk.encode() for needle in cast.needles()):
+            found.append("a key in what it said")
+        return found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# strace
+
+
+@dataclass(frozen=True)
+class Call:
+    """A system call of a run without a fault.
+
+    Attributes:
+        name: of the call.
+        number: it is the how manieth of its name in its process, from 1.
+        process: 0 for the program itself, 1 for its first child, and so on.
+        what: its arguments, as strace shows them, with paths relative to the scene.
+    """
+
+    name: str
+    number: int
+    process: int
+    what: str
+
+    @property
+    def mutating(self) -> bool:
+        """Whether it changes a file system."""
+        return self.name in MUTATING or (self.name in OPENING and _WRITABLE.search(self.what) is not None)
+
+    def __str__(self) -> str:
+        shown = re.sub(r"[0-9a-f]{56}-[0-9a-f]{16}", "…", self.what)
+        return f"{self.name} #{self.number} ({shown[:150]})"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is done to a run.
+
+    Attributes:
+        call: at which call.
+        action: what strace does there, in its words: ``signal=SIGKILL``, ``error=EIO``.
+        persistent: that call and every later one of its name.
+        only: files, relative to the scene; calls that touch none of them are not counted.
+    """
+
+    call: Call
+    action: str
+    persistent: bool = False
+    only: tuple[str, ...] = ()
+
+    @property
+    def deadly(self) -> bool:
+        """Whether it kills the process that it hits."""
+        return self.action == "signal=SIGKILL"
+
+    def options(self, scene: Scene) -> list[str]:
+        """What strace is told."""
+        when = f"{self.call.number}{'+' if self.persistent else ''}"
+        paths = [word for path in self.only for word in ("-P", str(scene.directory / path))]
+        return [*paths, "-e", f"trace={self.call.name}", "-e", f"inject={self.call.name}:{self.action}:when={when}"]
+
+    def __str__(self) -> str:
+        return f"{self.action}{' from then on' if self.persistent else ''} at {self.call}"
+
+
+def strace_unavailable() -> str | None:
+    """Why it cannot be used here; None when it can."""
+    return None if find_tool("strace") else "strace: not installed"
+
+
+def traced_apply(scene: Scene, options: Sequence[str], log: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``mailsni apply`` with strace around it and its children; the calls are in the log."""
+    strace = [str(require_tool("strace")), "-f", "--seccomp-bpf", "-qq", "-y", "-s", "16", "-o", str(log), *options]
+    return subprocess.run(
+        [*strace, sys.executable, "-m", "mailsni", "--config", str(scene.laboratory.config), "apply"],
+        env=environment() | {"PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1", "COLUMNS": "120"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=RUN_LIMIT,
+        check=False,
+    )
+
+
+def calls_of_apply(scene: Scene, names: Sequence[str], only: Sequence[str] = ()) -> list[Call]:
+    """The system calls of these names that a run without a fault makes, in their order.
+
+    Args:
+        scene: it is restored before and afterwards.
+        names: of the calls.
+        only: leave out calls that touch none of these files.
+    """
+    scene.restore()
+    log = scene.laboratory.directory / "strace.log"
+    paths = [word for path in only for word in ("-P", str(scene.directory / path))]
+    done = traced_apply(scene, [*paths, "-e", "trace=" + ",".join(f"?{name}" for name in names)], log)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = parse(log.read_text(errors="replace"), scene)
+    scene.restore()
+    return found
+
+
+def parse(text: str, scene: Scene) -> list[Call]:
+    """The calls in a log of strace -f; one that is cut in two by another process counts where it begins."""
+    processes: dict[str, int] = {}
+    counts: dict[tuple[str, str], int] = {}
+    found = []
+    for line in text.splitlines():
+        processes.setdefault(line.split(maxsplit=1)[0], len(processes))
+        match = _CALL.match(line)
+        if match is None:
+            continue
+        pid, name = match["pid"], match["call"]
+        counts[pid, name] = counts.get((pid, name), 0) + 1
+        what = match["what"].replace(f"{scene.directory}/", "").replace(str(scene.directory), ".")
+        found.append(Call(name, counts[pid, name], processes[pid], what))
+    return found
+
+
+def hit(scene: Scene, fault: Fault) -> Ended:
+    """Restore the scene, and run ``apply`` into a fault."""
+    scene.restore()
+    log = scene.laboratory.directory / "strace.log"
+    done = traced_apply(scene, fault.options(scene), log)
+    text = log.read_text(errors="replace")
+    happened = "INJECTED" in text or "killed by SIGKILL" in text
+    status = None if done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL) else done.returncode
+    return Ended(status, done.stdout + done.stderr, may_write=not fault.persistent, hit=happened)

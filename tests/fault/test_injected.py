@@ -1,0 +1,157 @@
+"""The fault campaign: ``apply`` is killed, or refused a system call, at every place where it changes something.
+
+The calls of a run without a fault are counted first; then a fault is put at each of them. By default, which is for
+every CI run:
+
+* at each call that changes a file system, SIGKILL, one error once, and one error from then on;
+* at every third of the other calls (reading files, pipes, processes, ``close``), one error once.
+
+The errors take turns. With ``MAILSNI_FAULTS=all`` every error is tried at every call, once and from then on.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+
+from mailsni.files import STAGING_NAME
+from mailsni.sandbox.authority import Authority
+from tests.e2e.support import served
+from tests.fault.support import (
+    ERRORS,
+    MUTATING,
+    OPENING,
+    OTHERS,
+    Call,
+    Cast,
+    Fault,
+    Scene,
+    calls_of_apply,
+    hit,
+)
+
+ALL = os.environ.get("MAILSNI_FAULTS") == "all"
+WORKERS = max(2, min(8, os.cpu_count() or 2))
+START_EVERY = 500 if ALL else 60
+"""After one fault in so many the servers are really started and asked."""
+pytestmark = pytest.mark.timeout(4 * 3600 if ALL else 900)
+_MAP_TYPES = ("cdb", "lmdb", "hash", "btree")
+_SERVICES = ("smtp", "imaps")
+
+
+@dataclass
+class Campaign:
+    """Scenes with the same cast, in which faults are tried side by side."""
+
+    scenes: Sequence[Scene]
+
+    @classmethod
+    def prepare(cls, directory: Path, authority: Authority, cast: Cast, map_type: str) -> Campaign:
+        """Build the scenes."""
+        rooms = [directory / f"{map_type}{number}" for number in range(WORKERS)]
+        for room in rooms:
+            room.mkdir(mode=0o755)
+        return cls([Scene.build(room, authority, cast, map_type) for room in rooms])
+
+    def run(self, faults: Sequence[Fault]) -> list[str]:
+        """Try faults. Gives what is wrong after them, one line for each that is followed by something wrong."""
+        free: queue.SimpleQueue[Scene] = queue.SimpleQueue()
+        for scene in self.scenes:
+            free.put(scene)
+
+        def attempt(numbered: tuple[int, Fault]) -> str | None:
+            number, fault = numbered
+            scene = free.get()
+            try:
+                return _attempt(scene, fault, start=number % START_EVERY == START_EVERY // 2)
+            finally:
+                free.put(scene)
+
+        with ThreadPoolExecutor(len(self.scenes)) as pool:
+            return [line for line in pool.map(attempt, enumerate(faults)) if line is not None]
+
+
+def _attempt(scene: Scene, fault: Fault, *, start: bool) -> str | None:
+    ended = hit(scene, fault)
+    wrong = scene.complaints(ended)
+    if not ended.hit:
+        wrong.append("the fault did not happen")
+    if start:
+        wrong += _started(scene)
+    wrong += scene.convergence()
+    if not wrong:
+        return None
+    return "\n    ".join([f"{fault} (exit {ended.status})", *wrong, *ended.talk.strip().splitlines()[-2:]])
+
+
+def _started(scene: Scene) -> list[str]:
+    """Start both servers and ask for every name: old for all of them, or new for all of them."""
+    lab = scene.laboratory
+    names = scene.cast.names
+    sides = [{name: scene.cast.fingerprint(name, new=new) for name in names} for new in (False, True)]
+    with lab.postfix, lab.dovecot:
+        answers = {one: {name: served(lab.endpoints[one], name, one) for name in names} for one in _SERVICES}
+    return [f"{one} serves neither the old nor the new: {got}" for one, got in answers.items() if got not in sides]
+
+
+def _faults(calls: Iterable[Call], only: tuple[str, ...] = ()) -> Iterator[Fault]:
+    """Which faults are tried: see the head of this file."""
+    errors, later_errors = cycle(ERRORS), cycle(ERRORS[::-1])
+    harmless = 0
+    for call in calls:
+        if call.mutating:
+            yield Fault(call, "signal=SIGKILL", only=only)
+        elif not ALL:
+            harmless += 1
+            if harmless % 3 == 0:
+                yield Fault(call, f"error={next(errors)}", only=only)
+            continue
+        once = ERRORS if ALL else (next(errors),)
+        later = ERRORS if ALL else (next(later_errors),)
+        yield from (Fault(call, f"error={error}", only=only) for error in once)
+        yield from (Fault(call, f"error={error}", persistent=True, only=only) for error in later)
+
+
+def _report(what: str, faults: Sequence[Fault], wrong: Sequence[str], seconds: float, counted: list[str]) -> None:
+    kinds = sorted({fault.call.name for fault in faults})
+    counted.append(f"{what}: {len(faults)} faults in {seconds:.0f} s at {', '.join(kinds)}; {len(wrong)} went wrong")
+    if wrong:
+        pytest.fail("\n".join([f"{what}: {len(wrong)} of {len(faults)} faults:", *wrong]), pytrace=False)
+
+
+def test_at_no_call_of_the_program_can_a_fault_hurt(
+    rooms: Path, authority: Authority, cast: Cast, counted: list[str]
+) -> None:
+    campaign = Campaign.prepare(rooms, authority, cast, "cdb")
+    begun = time.monotonic()
+    calls = [call for call in calls_of_apply(campaign.scenes[0], (*MUTATING, *OPENING, *OTHERS)) if call.process == 0]
+    lock = next(at for at, call in enumerate(calls) if call.name == "flock")
+    faults = list(_faults(calls[lock:]))
+    assert len({fault.call.name for fault in faults if fault.deadly}) >= 6, "too few kinds of calls were seen"
+    wrong = campaign.run(faults)
+    _report("the program itself", faults, wrong, time.monotonic() - begun, counted)
+
+
+@pytest.mark.parametrize("map_type", _MAP_TYPES)
+def test_at_no_call_of_postmap_can_a_fault_hurt(
+    rooms: Path, authority: Authority, cast: Cast, counted: list[str], map_type: str
+) -> None:
+    """Killed, failing, and failing without a word: what postmap leaves behind then is never published."""
+    campaign = Campaign.prepare(rooms, authority, cast, map_type)
+    begun = time.monotonic()
+    suffix = {"hash": "db", "btree": "db"}.get(map_type, map_type)
+    made = (f"mailsni.{suffix}", f"mailsni.{suffix}.tmp", f"mailsni.{suffix}-lock", f"__db.mailsni.{suffix}")
+    only = tuple(f"postfix/etc/{STAGING_NAME}/{name}" for name in made)
+    calls = calls_of_apply(campaign.scenes[0], (*MUTATING, *OPENING, "close", "fcntl"), only)
+    first = min(call.process for call in calls if call.name in OPENING and "O_CREAT" in call.what)
+    faults = list(_faults([call for call in calls if call.process == first], only))
+    wrong = campaign.run(faults)
+    _report(f"postmap, {map_type}", faults, wrong, time.monotonic() - begun, counted)

@@ -1,0 +1,136 @@
+"""What the program writes and prints, compared with the files in this directory.
+
+``MAILSNI_WRITE_GOLDEN=1 pytest tests/golden`` writes them anew. Read the difference before you commit it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mailsni.inventory import Certificate, Reason
+from mailsni.observation import Observation
+from mailsni.report import text
+from mailsni.selection import explain
+from tests.builders import (
+    EVERYTHING,
+    MAIL,
+    NOW,
+    PATHS,
+    PINS,
+    artifacts,
+    certificate,
+    deployment,
+    inventory,
+    kept,
+    mixture,
+    observation,
+    selection,
+    skipped,
+)
+
+HERE = Path(__file__).parent
+WRITE = os.environ.get("MAILSNI_WRITE_GOLDEN") == "1"
+MANY = ("mail", "imap", "mx", "pop", "smtp")
+ONE = (certificate("example.com", "mail.example.com", "imap.example.com", "www.example.com"),)
+
+
+def compare(name: str, content: bytes) -> None:
+    path = HERE / name
+    if WRITE:
+        path.write_bytes(content)
+    assert content.decode() == path.read_bytes().decode()
+
+
+@pytest.mark.parametrize(
+    ("name", "certificates", "live"),
+    [("one", ONE, False), ("mixture", mixture(), False), ("mixture-live", mixture(), True), ("none", (), False)],
+)
+def test_the_artifacts(name: str, certificates: tuple[Certificate, ...], live: bool) -> None:  # noqa: FBT001
+    winners = selection(*certificates, patterns=MAIL if certificates is ONE else EVERYTHING)
+    for server, content in artifacts(winners, replace(PATHS, live=live)).items():
+        compare(f"{name}.{server}", content)
+
+
+def before() -> tuple[Certificate, ...]:
+    """What is deployed."""
+    return (
+        certificate("a.test", "mail.a.test", "imap.a.test"),
+        certificate("gone.test", "mail.gone.test", left=3),
+        certificate("npm-7", "mail.npm.test", age=85, left=5),
+        certificate("x.test", "mail.x.test", age=20),
+        kept(certificate("old.test", "smtp.old.test", age=70, left=1)),
+    )
+
+
+def seen() -> Observation:
+    """A renewal, one with a new key, a lineage more, one fewer, a broken one, and what is of no interest."""
+    rekeyed = replace(certificate("a.test", "mail.a.test", "imap.a.test", age=1), spki="0" * 64)
+    return observation(
+        rekeyed,
+        certificate("a.test-rsa", "mail.a.test", algorithm="rsa"),
+        certificate("npm-7", "mail.npm.test", age=0.5, left=89.5),
+        certificate("x.test", "mail.x.test", age=20),
+        certificate("wild.test", "*.wild.test"),
+        certificate("web.test", "web.test", "www.web.test"),
+        certificate("staging.test", "mail.staging.test", staging=True),
+        before()[-1],
+        skipped=[
+            skipped("old.test", Reason.KEY_MISMATCH, "smtp.old.test", "old.test"),
+            skipped("torn.test", Reason.BAD_PEM, *(f"{name}.torn.test" for name in MANY)),
+        ],
+        deployed=deployment(*before()),
+    )
+
+
+RIVALS = inventory(
+    certificate("best", "mail.a.test", age=1),
+    certificate("second", "mail.a.test", age=2),
+    certificate("only-rsa", "mail.a.test", algorithm="rsa"),
+    certificate("wild", "*.a.test", age=0.5),
+    certificate("late", "mail.a.test", left=-1),
+    certificate("own", "mail.a.test", self_signed=True),
+)
+
+
+def explained(name: str) -> None:
+    text.explanation(name, explain(name, RIVALS, MAIL, NOW))
+
+
+TEXTS: dict[str, Callable[[], None]] = {
+    "plan": lambda: text.plan(seen()),
+    "plan-nothing": lambda: text.plan(observation(*ONE, deployed=deployment(*ONE))),
+    "status": lambda: text.status(seen(), skipped=False),
+    "status-skipped": lambda: text.status(seen(), skipped=True),
+    "status-nothing": lambda: text.status(observation(), skipped=True),
+    "explain": lambda: explained("mail.a.test"),
+    "explain-unasked": lambda: explained("www.a.test"),
+    "explain-unknown": lambda: explained("mail.b.test"),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_the_texts(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    TEXTS[name]()
+    printed, talk = capsys.readouterr()
+    assert talk == ""
+    compare(f"{name}.txt", printed.encode())
+
+
+def test_the_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+    text.problems(seen().selection.problems)
+    printed, talk = capsys.readouterr()
+    assert printed == ""
+    compare("problems.txt", talk.encode())
+
+
+def test_no_file_is_left_over() -> None:
+    servers = list(artifacts(selection()))
+    known = {f"{name}.{server}" for name in ("one", "mixture", "mixture-live", "none") for server in servers}
+    found = {path.name for path in HERE.iterdir() if path.is_file() and path.suffix != ".py"}
+    assert found == known | {f"{name}.txt" for name in (*TEXTS, "problems")}
+    assert str(PINS.path) in (HERE / "one.postfix-sni").read_text()

@@ -1,0 +1,242 @@
+"""Every JSON document is what its schema says, no less and no more, and the schema knows every word of the code."""
+
+from __future__ import annotations
+
+import copy
+import enum
+import json
+import operator
+from collections.abc import Callable, Iterable, Iterator
+from importlib import resources
+from typing import Any, get_args
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from mailsni.deploy import Applied
+from mailsni.endpoints import Endpoint, Server
+from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, UsageError
+from mailsni.inventory import Algorithm, Reason
+from mailsni.observation import Observation
+from mailsni.plan import Kind
+from mailsni.report import documents
+from mailsni.selection import explain
+from mailsni.services import Signalled
+from mailsni.verify import Outcome, Served
+from mailsni.wire import Answer, Expectation, Survey, Verdict
+from tests.builders import (
+    EVERYTHING,
+    MAIL,
+    NOW,
+    PUBLISHED,
+    certificate,
+    deployment,
+    inventory,
+    kept,
+    mixture,
+    observation,
+    secret,
+    skipped,
+)
+
+Document = dict[str, Any]
+SCHEMA: Document = json.loads(resources.files("mailsni.report").joinpath("schema.json").read_text("utf-8"))
+VALIDATOR = Draft202012Validator(SCHEMA)
+MAIL_A = "mail.a.test"
+
+
+def everything() -> Observation:
+    """Each kind of change, each state and each reason in one."""
+    old = certificate("a.test", MAIL_A, age=60, left=30)
+    leaving = certificate("gone.test", "mail.gone.test")
+    moved = certificate("x.test", "mail.x.test", age=20)
+    renewed = certificate("r.test", "mail.r.test", age=60, left=30)
+    broken = kept(certificate("old.test", "smtp.old.test", age=70, left=20))
+    return observation(
+        *mixture(),
+        certificate("x.test-0001", "mail.x.test"),
+        certificate("r.test", "mail.r.test", age=1),
+        skipped=[skipped(f"bad-{reason}", reason, f"mail.{at}.test") for at, reason in enumerate(Reason)],
+        deployed=deployment(old, leaving, moved, renewed, broken),
+        patterns=EVERYTHING,
+    )
+
+
+def survey(verdict: Verdict) -> Survey:
+    good, other = "a" * 64, "b" * 64
+    intended = None if verdict is Verdict.SILENT else good
+    expected = Expectation(MAIL_A, intended, "rsa" if verdict is Verdict.WRONG else None)
+    shown = {Verdict.RIGHT: good, Verdict.WRONG: other}.get(verdict)
+    endpoint = Endpoint.parse("imaps://127.0.0.1:993")
+    served = Served(endpoint, MAIL_A, Outcome.SERVED if shown else Outcome.ABORTED, shown, "TLSv1.3")
+    return Survey("dovecot", (Answer(expected, expected.question(endpoint), served, verdict),), 1, 1)
+
+
+def applied() -> Applied:
+    return Applied(
+        everything(),
+        tuple(path for _, path in PUBLISHED),
+        {"postfix": Signalled.RELOADED, "dovecot": Signalled.NOT_RUNNING},
+        (*map(survey, Verdict), Survey("postfix", (), 1, 1)),
+        ("something that is no fault of a certificate",),
+    )
+
+
+DOCUMENTS: dict[str, Callable[[], Document]] = {
+    "status": lambda: documents.status(everything()),
+    "status of nothing": lambda: documents.status(observation()),
+    "plan": lambda: documents.plan(everything()),
+    "plan with diffs": lambda: documents.plan(everything(), [("postfix", "--- a\n+++ b\n"), ("dovecot", "")]),
+    "plan of nothing": lambda: documents.plan(observation()),
+    "apply": lambda: documents.apply(applied(), Exit.SKIPPED),
+    "apply of nothing": lambda: documents.apply(Applied(observation()), Exit.DONE),
+    "explain": lambda: documents.explanation(MAIL_A, explain(MAIL_A, inventory(*mixture()), MAIL, NOW)),
+    "explain a stranger": lambda: documents.explanation("*.b.test", ()),
+    "render": lambda: documents.rendering("postfix", b"# text\n"),
+    "error": lambda: documents.error(LockedError("/run/lock: another run holds the lock", hint="wait")),
+    "error without a hint": lambda: documents.error(UsageError("x: not a host name")),
+}
+
+
+def errors(document: object) -> list[str]:
+    return [error.message for error in VALIDATOR.iter_errors(document)]
+
+
+def test_the_schema_is_one() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize("make", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_a_document_is_what_its_schema_says(make: Callable[[], Document]) -> None:
+    document = make()
+    assert errors(document) == []
+    assert json.loads(json.dumps(document)) == document
+
+
+def test_there_is_a_document_for_every_schema() -> None:
+    told = {make()["schema"] for make in DOCUMENTS.values()}
+    kinds = [SCHEMA["$defs"][one["$ref"].rpartition("/")[2]] for one in SCHEMA["oneOf"]]
+    known = {kind["properties"]["schema"]["const"] for kind in kinds}
+    assert told == known
+    assert known == {f"mailsni.{name}/1" for name in ("status", "plan", "apply", "explain", "render", "error")}
+
+
+# ── neither more nor less ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+Way = tuple[str | int, ...]
+
+
+def objects(value: object, way: Way = ()) -> Iterator[tuple[Way, Document]]:
+    """Every object in a document, and the way to it."""
+    if isinstance(value, dict):
+        yield way, value
+    for step, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from objects(part, (*way, step))
+
+
+def kinds_of_objects(document: Document) -> Iterator[tuple[Way, Document]]:
+    """One of each: the certificates of a list are all alike."""
+    seen = set()
+    for way, found in objects(document):
+        kind = (tuple(step for step in way if isinstance(step, str)), *found)
+        if kind not in seen:
+            seen.add(kind)
+            yield way, found
+
+
+def changed(document: Document, way: Way, change: Callable[[Document], object]) -> Document:
+    """A copy with a change to one of the objects in it."""
+    another = copy.deepcopy(document)
+    found: Any = another
+    for step in way:
+        found = found[step]
+    change(found)
+    return another
+
+
+@pytest.mark.parametrize("make", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_one_member_more_anywhere_is_an_error(make: Callable[[], Document]) -> None:
+    document = make()
+    for way, _ in kinds_of_objects(document):
+        assert errors(changed(document, way, lambda found: found.update(surplus=1))), way
+
+
+@pytest.mark.parametrize("make", DOCUMENTS.values(), ids=DOCUMENTS)
+def test_one_member_fewer_is_an_error_but_for_those_of_maps(make: Callable[[], Document]) -> None:
+    document = make()
+    for way, found in kinds_of_objects(document):
+        for key in found:
+            if key != "diff" and way not in (("servers",), ("diff",)):
+                assert errors(changed(document, way, operator.methodcaller("pop", key))), (way, key)
+
+
+# ── the same words ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def words(name: str) -> list[object]:
+    found = SCHEMA["$defs"][name]["enum"]
+    assert isinstance(found, list)
+    assert len(found) == len(set(found))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "members"), [("reason", Reason), ("kind", Kind), ("verdict", Verdict), ("signalled", Signalled)]
+)
+def test_the_schema_has_the_words_of_the_code(name: str, members: type[enum.StrEnum]) -> None:
+    assert words(name) == [str(one) for one in members]
+
+
+@pytest.mark.parametrize(("name", "members"), [("algorithm", Algorithm), ("server", Server)])
+def test_and_those_that_are_no_classes(name: str, members: object) -> None:
+    assert set(words(name)) == set(get_args(members))
+
+
+def subclasses(base: type[MailsniError]) -> Iterable[type[MailsniError]]:
+    for one in base.__subclasses__():
+        yield one
+        yield from subclasses(one)
+
+
+def test_the_schema_has_the_exit_codes_of_all_errors() -> None:
+    assert set(words("failure")) == {int(one.exit_code) for one in subclasses(MailsniError)}
+    of_apply = SCHEMA["$defs"]["apply"]["properties"]["exit_code"]["enum"]
+    assert set(map(Exit, of_apply)) == {Exit.DONE, Exit.SKIPPED}
+
+
+def test_the_schema_has_the_states_of_names() -> None:
+    settled = observation(certificate("a", MAIL_A), deployed=deployment(certificate("a", MAIL_A)))
+    told = {state for seen in (everything(), settled) for _, state in documents.name_states(seen)}
+    assert set(words("state")) == told
+
+
+def test_every_kind_and_every_reason_was_among_the_documents() -> None:
+    seen = everything()
+    assert {change.kind for change in seen.plan.changes} == set(Kind)
+    assert {one.reason for one in seen.selection.skipped} == set(Reason)
+    assert {answer.verdict for one in applied().surveys for answer in one.answers} == set(Verdict)
+
+
+def test_an_unknown_word_is_an_error() -> None:
+    document = documents.status(everything())
+    document["skipped"][0]["reason"] = "bad_weather"
+    assert errors(document)
+
+
+def test_no_document_holds_a_key() -> None:
+    material = {secret(one).decode().strip() for one in everything().selection.certificates}
+    assert material
+    for make in DOCUMENTS.values():
+        text = json.dumps(make())
+        assert not any(one in text for one in material)
+
+
+def test_an_error_says_what_and_why_and_what_to_do() -> None:
+    problem = RolledBackError("dovecot: mail.a.test: cut off", hint="look")
+    assert documents.error(problem) == {
+        "schema": "mailsni.error/1",
+        "exit_code": 5,
+        "error": "dovecot: mail.a.test: cut off",
+        "hint": "look",
+    }

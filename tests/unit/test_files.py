@@ -1,0 +1,451 @@
+"""The only module that writes: what it makes is private, whole and durable, and it walks into no trap."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mailsni import files
+from mailsni.errors import HostError, LockedError, PermissionMissingError, RefusedError
+
+SECRET = b"-----BEGIN PRIVATE KEY-----\n"
+OTHER_USER = 65534
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+not_as_root = pytest.mark.skipif(os.geteuid() == 0, reason="root may do everything")
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077])
+def _any_umask(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = os.umask(request.param)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def open_descriptors() -> set[str]:
+    return set(names_in(Path("/proc/self/fd")))
+
+
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+# ── what is written ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.usefixtures("_any_umask")
+def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
+    files.ensure_directory(tmp_path / "a" / "b", 0o755)
+    files.write_new(tmp_path / "private", SECRET)
+    files.write_new(tmp_path / "public", b"x", files.PUBLIC)
+    files.replace(tmp_path / "replaced", SECRET)
+    files.copy_new(tmp_path / "public", tmp_path / "copy")
+    with files.staging(tmp_path) as staging, files.locked(tmp_path / "lock"):
+        modes = {path: mode_of(tmp_path / path) for path in ("private", "public", "replaced", "copy", "lock")}
+        assert modes == {"private": 0o600, "public": 0o644, "replaced": 0o600, "copy": 0o644, "lock": 0o600}
+        assert mode_of(staging) == 0o700
+        assert (mode_of(tmp_path / "a"), mode_of(tmp_path / "a" / "b")) == (0o755, 0o755)
+
+
+def test_a_wide_file_is_replaced_by_a_narrow_one(tmp_path: Path) -> None:
+    path = tmp_path / "map"
+    path.write_bytes(b"old")
+    path.chmod(0o644)
+    with path.open("rb") as reader:
+        files.replace(path, SECRET)
+        assert reader.read() == b"old", "a reader has the old file whole"
+    assert (path.read_bytes(), mode_of(path), names_in(tmp_path)) == (SECRET, 0o600, ["map"])
+
+
+def test_a_file_is_never_wider_than_it_shall_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen at the moment at which the mode is set: before it, the content is there already."""
+    seen: list[int] = []
+
+    def look(descriptor: int, mode: int) -> None:
+        seen.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
+        change(descriptor, mode)
+
+    change = os.fchmod
+    monkeypatch.setattr(os, "fchmod", look)
+    before = os.umask(0)
+    try:
+        files.write_new(tmp_path / "public", b"x", files.PUBLIC)
+    finally:
+        os.umask(before)
+    assert seen == [0o600]
+
+
+def test_directories_that_are_there_are_left_as_they_are(tmp_path: Path) -> None:
+    tmp_path.chmod(0o711)
+    files.ensure_directory(tmp_path / "new", 0o700)
+    files.ensure_directory(tmp_path, 0o700)
+    assert (mode_of(tmp_path), mode_of(tmp_path / "new")) == (0o711, 0o700)
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "dangling", "dangling/below"])
+def test_a_directory_cannot_be_made_of_something_else(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(HostError):
+        files.ensure_directory(tmp_path / name, 0o700)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("count", [0, 1, 64, 65])
+def test_files_are_made_durable_one_by_one_or_all_at_once(tmp_path: Path, count: int) -> None:
+    paths = [tmp_path / str(number) for number in range(count)]
+    for path in paths:
+        files.write_new(path, b"x")
+    before = open_descriptors()
+    files.make_durable(paths)
+    assert open_descriptors() == before
+
+
+def test_what_is_not_there_cannot_be_made_durable(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="durable"):
+        files.make_durable([tmp_path / "missing"])
+
+
+def test_a_copy_is_a_file_of_its_own(tmp_path: Path) -> None:
+    files.write_new(tmp_path / "map", SECRET)
+    files.copy_new(tmp_path / "map", tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == SECRET
+    assert ((tmp_path / "map").stat().st_nlink, mode_of(tmp_path / "copy")) == (1, 0o600)
+
+
+def test_removing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
+    files.remove(tmp_path / "missing")
+    with pytest.raises(HostError, match="cannot be removed"):
+        files.remove(tmp_path)
+
+
+# ── traps ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def link(path: Path) -> None:
+    path.symlink_to(path.parent / "victim")
+
+
+def dangling(path: Path) -> None:
+    path.symlink_to(path.parent / "nowhere")
+
+
+def regular(path: Path) -> None:
+    path.write_bytes(b"mine")
+
+
+def hard_link(path: Path) -> None:
+    path.hardlink_to(path.parent / "victim")
+
+
+def directory(path: Path) -> None:
+    path.mkdir()
+
+
+def occupied(path: Path) -> None:
+    path.mkdir()
+    (path / "file").touch()
+
+
+def listening(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+Trap = Callable[[Path], None]
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Iterator[Path]:
+    """A file that must be the same afterwards."""
+    path = tmp_path / "victim"
+    path.write_bytes(b"precious")
+    path.chmod(0o644)
+    yield path
+    assert (path.read_bytes(), mode_of(path)) == (b"precious", 0o644)
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize("trap", [link, dangling, regular, hard_link, directory, os.mkfifo, listening])
+def test_a_new_file_is_not_written_into_anything(victim: Path, trap: Trap) -> None:
+    path = victim.with_name("trap")
+    trap(path)
+    with pytest.raises(RefusedError, match="exists already"):
+        files.write_new(path, SECRET)
+    with pytest.raises(RefusedError, match="exists already"):
+        files.copy_new(victim, path)
+
+
+@pytest.mark.parametrize("trap", [link, dangling, directory])
+def test_what_is_copied_must_be_a_file(victim: Path, trap: Trap) -> None:
+    trap(victim.with_name("trap"))
+    with pytest.raises(HostError):
+        files.copy_new(victim.with_name("trap"), victim.with_name("copy"))
+
+
+@pytest.mark.parametrize("trap", [link, dangling, regular, hard_link, os.mkfifo])
+def test_what_lies_at_the_place_of_a_replacement_is_not_followed(victim: Path, trap: Trap) -> None:
+    trap(victim.with_name(".record.new"))
+    trap(victim.with_name("record"))
+    files.replace(victim.with_name("record"), SECRET)
+    assert victim.with_name("record").read_bytes() == SECRET
+    assert not victim.with_name("record").is_symlink()
+
+
+@pytest.mark.parametrize("trap", [directory, occupied])
+def test_a_directory_is_not_replaced(tmp_path: Path, trap: Trap) -> None:
+    trap(tmp_path / "record")
+    with pytest.raises(HostError, match="cannot be published"):
+        files.replace(tmp_path / "record", SECRET)
+
+
+@pytest.mark.parametrize("trap", [link, dangling, regular, hard_link, os.mkfifo, listening])
+def test_a_staging_name_that_no_run_took_is_refused(victim: Path, trap: Trap) -> None:
+    trap(victim.with_name(files.STAGING_NAME))
+    with pytest.raises(RefusedError, match="not the staging directory"), files.staging(victim.parent):
+        pass
+    assert os.path.lexists(victim.with_name(files.STAGING_NAME))
+
+
+@as_root
+def test_a_staging_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    trap = tmp_path / files.STAGING_NAME
+    trap.mkdir()
+    os.chown(trap, OTHER_USER, OTHER_USER)
+    with pytest.raises(RefusedError), files.staging(tmp_path):
+        pass
+    assert trap.exists()
+
+
+a_known_fault = pytest.mark.xfail(raises=IsADirectoryError, reason="os.fdopen refuses a directory, and leaves it open")
+
+
+@pytest.mark.parametrize(
+    "trap", [link, dangling, pytest.param(directory, marks=a_known_fault), os.mkfifo, listening]
+)
+def test_only_a_regular_file_is_read_or_known(victim: Path, trap: Trap) -> None:
+    path = victim.with_name("trap")
+    trap(path)
+    before = open_descriptors()
+    assert files.read_own(path) is None
+    assert open_descriptors() == before
+    assert files.Identity.of(path) is None
+    assert files.why_loose(path, 0o600) is not None
+
+
+def test_what_is_not_there_is_nothing(victim: Path) -> None:
+    for path in (victim.with_name("missing"), victim / "below"):
+        assert files.read_own(path) is None
+        assert files.Identity.of(path) is None
+        assert files.why_loose(path, 0o600) == f"{path} is gone, or is no regular file"
+    assert files.read_own(victim) == b"precious"
+
+
+def test_an_identity_changes_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    files.write_new(path, b"x")
+    first = files.Identity.of(path)
+    assert first == files.Identity.of(path)
+    assert first is not None
+    assert (first.mode, first.owner, first.size) == (0o600, os.geteuid(), 1)
+    files.replace(path, b"x")
+    assert files.Identity.of(path) != first
+
+
+def test_a_loose_file_is_said_to_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    files.write_new(path, b"x")
+    assert files.why_loose(path, 0o600) is None
+    assert files.why_loose(path, 0o644) == f"{path} has mode 0600 instead of 0644"
+
+
+@as_root
+def test_a_file_of_another_user_is_said_to_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    files.write_new(path, b"x")
+    os.chown(path, OTHER_USER, OTHER_USER)
+    assert files.why_loose(path, 0o600) == f"{path} belongs to somebody else"
+
+
+# ── staging ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _BoomError(Exception):
+    pass
+
+
+def test_a_staging_directory_is_gone_afterwards_with_all_that_is_in_it(tmp_path: Path) -> None:
+    def work() -> None:
+        with files.staging(tmp_path) as path:
+            files.write_new(path / "key.pem", SECRET)
+            (path / "more").mkdir()
+            raise _BoomError
+
+    with pytest.raises(_BoomError):
+        work()
+    assert names_in(tmp_path) == []
+
+
+def test_what_a_killed_run_left_is_removed_first(tmp_path: Path) -> None:
+    leftover = tmp_path / files.STAGING_NAME
+    leftover.mkdir()
+    (leftover / "key.pem").write_bytes(SECRET)
+    with files.staging(tmp_path) as path:
+        assert names_in(path) == []
+    assert not files.clear_staging(tmp_path)
+    assert not files.clear_staging(tmp_path / "missing")
+    leftover.mkdir()
+    assert files.clear_staging(tmp_path)
+
+
+def test_removing_a_staging_directory_does_not_follow_links(victim: Path) -> None:
+    leftover = victim.with_name(files.STAGING_NAME)
+    leftover.mkdir()
+    (leftover / "link").symlink_to(victim.parent)
+    assert files.clear_staging(victim.parent)
+
+
+# ── the lock ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+HOLDER = """
+import sys
+from pathlib import Path
+from mailsni import files
+with files.locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextmanager
+def held_by_another_process(path: Path) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert select.select([holder.stdout], [], [], 30)[0], "the holder did not get the lock"
+        assert holder.stdout.readline() == "held\n"
+        try:
+            yield holder
+        finally:
+            holder.kill()
+
+
+def assert_free(path: Path, wait: float = 0.0) -> None:
+    with files.locked(path, wait):
+        pass
+
+
+def assert_taken(path: Path, wait: float = 0.0) -> None:
+    with pytest.raises(LockedError, match="another run holds the lock") as caught, files.locked(path, wait):
+        pass
+    assert caught.value.hint is not None
+
+
+def test_a_lock_is_held_against_another_process(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with held_by_another_process(path) as holder:
+        assert_taken(path)
+        begin = time.monotonic()
+        assert_taken(path, 0.3)
+        assert 0.3 <= time.monotonic() - begin < 5
+        assert holder.stdin is not None
+        holder.stdin.close()
+        assert_free(path, 30)
+
+
+def test_a_lock_is_free_as_soon_as_its_holder_is_killed(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with held_by_another_process(path) as holder:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait(30)
+        assert_free(path)
+
+
+def test_a_lock_is_free_after_a_failure_and_its_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+
+    def work() -> None:
+        with files.locked(path):
+            raise _BoomError
+
+    before = open_descriptors()
+    for _ in range(2):
+        with pytest.raises(_BoomError):
+            work()
+    assert open_descriptors() == before
+    assert path.exists()
+
+
+def test_a_lock_file_replaced_at_the_wrong_moment_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between open and flock: the lock of the file that was opened says nothing any more."""
+    path = tmp_path / "lock"
+    replaced: list[int] = []
+
+    def replace_first(descriptor: int, operation: int) -> None:
+        if not replaced:
+            replaced.append(path.stat().st_ino)
+            (tmp_path / "new").touch()
+            (tmp_path / "new").rename(path)
+        lock(descriptor, operation)
+
+    lock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", replace_first)
+    with files.locked(path, 5):
+        assert replaced
+        with path.open() as again, pytest.raises(BlockingIOError):
+            lock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize("trap", [link, dangling, hard_link, os.mkfifo])
+def test_a_lock_file_must_be_one(victim: Path, trap: Trap) -> None:
+    path = victim.with_name("lock")
+    trap(path)
+    before = open_descriptors()
+    with pytest.raises(RefusedError), files.locked(path):
+        pass
+    assert open_descriptors() == before
+
+
+def test_a_lock_needs_a_place(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "missing" / "lock"):
+        with pytest.raises(HostError, match="the lock file cannot be opened"), files.locked(path):
+            pass
+
+
+# ── permission ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_nearest_directory_that_exists_decides(tmp_path: Path) -> None:
+    files.require_writable([tmp_path, tmp_path / "a" / "b"])
+
+
+@not_as_root
+def test_what_this_user_may_not_do_is_a_matter_of_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    for act in (
+        lambda: files.require_writable([tmp_path / "a"]),
+        lambda: files.write_new(tmp_path / "a", b""),
+        lambda: files.ensure_directory(tmp_path / "a", 0o700),
+        lambda: files.replace(tmp_path / "a", b""),
+        lambda: files.locked(tmp_path / "a").__enter__(),
+        lambda: files.staging(tmp_path).__enter__(),
+    ):
+        with pytest.raises(PermissionMissingError):
+            act()

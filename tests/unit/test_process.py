@@ -1,0 +1,177 @@
+"""The only door to other programs: what they see, how they end, and what of their talk comes back."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mailsni import process
+from mailsni.errors import HostError
+from mailsni.process import environment, find_tool, printable, require_tool, run
+
+SHELL = "/bin/sh"
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs: one that has ended and is not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
+def gone(*pids: int) -> bool:
+    deadline = time.monotonic() + 10
+    while any(map(alive, pids)):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+# ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_program_that_ends_is_told_with_its_status_and_its_talk() -> None:
+    done = run([SHELL, "-c", "cat; echo warning >&2; exit 3"], stdin=b"question")
+    assert (done.returncode, done.stdout, done.stderr) == (3, b"question", "warning")
+    assert done.argv[0] == SHELL
+    assert run([SHELL, "-c", "kill -TERM $$"]).returncode == -15
+
+
+def test_a_program_that_does_not_end_is_killed_with_its_children_though_they_ignore_sigterm(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    script = f"trap '' TERM; (trap '' TERM; while :; do sleep 1; done) & echo $$ $! > {shlex.quote(str(pids))}; wait"
+    begin = time.monotonic()
+    with pytest.raises(HostError, match=r"/bin/sh: did not end within 0\.5 seconds and was killed"):
+        run([SHELL, "-c", script], timeout=0.5)
+    assert time.monotonic() - begin < 10
+    assert gone(*map(int, pids.read_text().split()))
+
+
+def test_an_interrupted_run_leaves_no_program_behind(tmp_path: Path) -> None:
+    """Ctrl-C, or SIGTERM made an exception: the program is in a session of its own, so nobody else kills it."""
+    pid = tmp_path / "pid"
+    code = (
+        "import signal, sys\n"
+        "from mailsni.process import run\n"
+        "signal.signal(signal.SIGALRM, lambda *_: sys.exit(9))\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.7)\n"
+        f"run([{SHELL!r}, '-c', 'echo $$ > ' + {shlex.quote(str(pid))!r} + '; exec sleep 60'])\n"
+    )
+    assert run([sys.executable, "-c", code]).returncode == 9
+    assert gone(int(pid.read_text()))
+
+
+def test_a_program_that_is_not_there_cannot_be_started(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    with pytest.raises(HostError, match="cannot be started: No such file or directory"):
+        run([missing])
+    missing.touch(mode=0o600)
+    with pytest.raises(HostError, match="cannot be started: Permission denied"):
+        run([missing])
+
+
+def test_a_daemon_that_stays_behind_is_not_waited_for() -> None:
+    begin = time.monotonic()
+    done = run([SHELL, "-c", "sleep 5 & echo talk >&2; echo out"], detached=True)
+    assert time.monotonic() - begin < 4
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", "")
+
+
+def test_output_that_is_not_wanted_is_not_taken() -> None:
+    done = run([SHELL, "-c", "echo key; echo talk >&2"], discard=True)
+    assert (done.stdout, done.stderr) == (b"", "talk")
+
+
+def test_more_than_a_pipe_holds_goes_through() -> None:
+    much = b"x" * (1 << 20)
+    assert run(["/bin/cat"], stdin=much).stdout == much
+
+
+# ── what a program sees ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_environment_is_what_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("LD_PRELOAD", "MAIL_CONFIG", "PYTHONPATH", "IFS", "LANGUAGE", "LC_MESSAGES", "DOVECOT_PRESERVE_ENVS"):
+        monkeypatch.setenv(key, "evil")
+    for key, value in (("PATH", "/tmp/evil"), ("HOME", "/tmp/evil"), ("LC_ALL", "de_DE.UTF-8"), ("TZ", "Asia/Tokyo")):
+        monkeypatch.setenv(key, value)
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv("SSL_CERT_DIR", "/certs")
+    seen = dict(line.split("=", 1) for line in run(["/usr/bin/env"]).stdout.decode().splitlines())
+    assert seen == environment()
+    assert seen == {
+        "PATH": "/usr/sbin:/usr/bin:/sbin:/bin:/usr/local/sbin:/usr/local/bin",
+        "LC_ALL": "C",
+        "LANG": "C",
+        "HOME": "/",
+        "TZ": "Asia/Tokyo",
+        "SSL_CERT_DIR": "/certs",
+    }
+
+
+def test_nothing_but_the_standard_descriptors_is_inherited(tmp_path: Path) -> None:
+    with (tmp_path / "key").open("wb") as secret:
+        os.set_inheritable(secret.fileno(), True)  # noqa: FBT003
+        # The fourth is the one by which ls(1) reads the directory.
+        listed = run(["/bin/ls", "/proc/self/fd"]).stdout.split()
+        assert listed == [b"0", b"1", b"2", b"3"]
+        assert str(secret.fileno()).encode() not in listed[:3]
+
+
+def test_a_program_runs_in_the_root_directory_and_reads_nothing() -> None:
+    assert run([SHELL, "-c", "pwd; cat"]).stdout == b"/\n"
+
+
+def test_tools_are_found_in_system_directories_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trap = tmp_path / "mailsni-test-tool"
+    trap.write_text("#!/bin/sh\n")
+    trap.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_tool("mailsni-test-tool") is None
+    assert require_tool("sh").is_absolute()
+    with pytest.raises(HostError, match="mailsni-test-tool: not found in /usr/sbin:"):
+        require_tool("mailsni-test-tool")
+    monkeypatch.setattr(process, "SEARCH_PATH", (str(tmp_path),))
+    assert find_tool("mailsni-test-tool") == trap
+    trap.chmod(0o644)
+    assert find_tool("mailsni-test-tool") is None
+
+
+# ── what comes back ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+KEY = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBMGByqGSM49\n-----END PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    ("talk", "shown"),
+    [
+        ("", ""),
+        ("one\ntwo\n", "one\ntwo"),
+        (f"bad: {KEY}: sorry", "bad: [PEM removed]: sorry"),
+        (f"{KEY}{KEY} x {KEY}", "[PEM removed][PEM removed] x [PEM removed]"),
+        (KEY[:40], "[PEM removed]"),
+        (f"a{KEY[:40]}\nb", "a[PEM removed]"),
+        (KEY.replace("\n", "\r\n"), "[PEM removed]"),
+        ("\x1b[31mred\x1b[0m \x07\x00\x9b", "?[31mred?[0m ?"),
+        ("tab\tand ümlaut \u202e", "tab?and ?mlaut ?"),
+    ],
+)
+def test_talk_is_made_fit_for_a_log(talk: str, shown: str) -> None:
+    assert printable(talk) == shown
+
+
+def test_talk_is_bounded() -> None:
+    assert len(printable("x" * 10_000)) < 2100
+    assert printable("x" * 2000) == "x" * 2000
+
+
+def test_bytes_that_are_no_text_come_back_as_text() -> None:
+    done = run([SHELL, "-c", r"printf 'a\377\033b' >&2; printf 'a\377'"])
+    assert (done.stderr, done.stdout) == ("a?b", b"a\xff")
