@@ -24,19 +24,28 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from mailsni.process import environment, require_tool, run
 from mailsni.sandbox.authority import Authority
 from mailsni.sandbox.lineages import CertbotDirectory
-from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, PrivatePostfix, workspace
+from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, PrivatePostfix, dovecot_version, workspace
 
 VISIT_LIMIT = 30.0
 """Seconds that a client waits for an answer before it gives up."""
 REFUSED = "refused"
+LASTING_LOGINS = {
+    (2, 3): "service imap-login {\n  service_count = 0\n  process_min_avail = 2\n}",
+    (2, 4): "service imap-login {\n  restart_request_count = unlimited\n  process_min_avail = 2\n}",
+}
+"""Dovecot's "high-performance" mode: login processes that serve many clients each.
+
+By default each serves one, and a reload, whoever asks for it, ends those that have just begun together with their
+client (2.4 says "Server shutting down (disconnected before auth was ready)"). Measured with a reload twice a second:
+2.3 one in 5,000 connections, 2.4 one in 400; with lasting processes none in 10,000.
+"""
 SERVERS = {"postfix": ("smtp", "smtps"), "dovecot": ("imap", "imaps")}
 _IMPLICIT = ("smtps", "imaps")
-_PAUSE = 0.002
 _START_LIMIT = 30.0
 _STOP_LIMIT = 60.0
 _CROWD = "_crowd"
@@ -114,12 +123,11 @@ def _hear(connection: socket.socket, wanted: bytes) -> None:
         ValueError: another kind of answer came, or the connection ended.
     """
     with connection.makefile("rb", buffering=0) as reader:
-        for _ in range(50):
+        line = reader.readline()
+        while line.startswith((b"* ", b"250-")) and not line.startswith(wanted):
             line = reader.readline()
-            if line.startswith(wanted):
-                return
-            if not line.startswith((b"* ", b"250-")):
-                break
+    if line.startswith(wanted):
+        return
     raise ValueError(f"{line!r} instead of {wanted!r}")
 
 
@@ -135,16 +143,19 @@ class Crowd:
         ports: of the services to visit.
         names: asked for at random.
         root_pem: what clients trust.
+        pause: seconds between two visits of one client.
     """
 
-    def __init__(self, directory: Path, ports: Mapping[str, int], names: Sequence[str], root_pem: bytes) -> None:
+    def __init__(
+        self, directory: Path, ports: Mapping[str, int], names: Sequence[str], root_pem: bytes, *, pause: float = 0.002
+    ) -> None:
         self._ports = dict(ports)
         self._visits = directory / "visits"
         self._job = directory / "crowd.json"
         trusted = directory / "crowd-trusts.pem"
         trusted.write_bytes(root_pem)
         job = {"ports": self._ports, "names": list(names), "trusted": str(trusted), "visits": str(self._visits)}
-        self._job.write_text(json.dumps(job))
+        self._job.write_text(json.dumps({**job, "pause": pause}))
 
     def __enter__(self) -> Self:
         self._visits.unlink(missing_ok=True)
@@ -183,27 +194,24 @@ class Crowd:
         return [Visit(*json.loads(line)) for line in whole_lines.splitlines()]
 
 
-def _be_a_crowd(job: Mapping[str, object]) -> None:
+def _be_a_crowd(job: Mapping[str, Any]) -> None:
     """The clients' own process: until it is told to end."""
-    ports, names, trusted, visits = (job[key] for key in ("ports", "names", "trusted", "visits"))
-    assert isinstance(ports, dict)  # noqa: S101
-    assert isinstance(names, list)  # noqa: S101
     over = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     writing = threading.Lock()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(str(trusted))
-    with Path(str(visits)).open("w", buffering=1) as output:
+    context.load_verify_locations(job["trusted"])
+    with Path(job["visits"]).open("w", buffering=1) as output:
 
         def come_and_go(service: str, port: int) -> None:
             choice = random.Random(service)  # noqa: S311
             while not over.is_set():
-                one = visit(service, port, choice.choice(names), context)
+                one = visit(service, port, choice.choice(job["names"]), context)
                 with writing:
                     output.write(json.dumps(astuple(one)) + "\n")
-                over.wait(_PAUSE)
+                over.wait(job["pause"])
 
-        clients = [threading.Thread(target=come_and_go, args=each) for each in ports.items()]
+        clients = [threading.Thread(target=come_and_go, args=each) for each in job["ports"].items()]
         for client in clients:
             client.start()
         for client in clients:
@@ -362,6 +370,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--pause", type=float, default=0.5, help="seconds between two rounds")
     parser.add_argument("--map-type", default="hash")
+    parser.add_argument("--lasting-logins", action="store_true", help="Dovecot's login processes serve many clients")
     arguments = parser.parse_args()
     authority = Authority()
     print(f"{arguments.names} names, map type {arguments.map_type}, {arguments.rounds} renewals, one at a time")
@@ -377,9 +386,11 @@ def main() -> None:
                 place.mkdir(mode=0o755)
                 place.chmod(0o755)
             sni_map = f"{arguments.map_type}:{places[0]}/etc/mailsni"
-            with PrivatePostfix(places[0], default, sni_map=sni_map) as postfix, PrivateDovecot(
-                places[1], default
-            ) as dovecot:
+            logins = LASTING_LOGINS[dovecot_version()] if arguments.lasting_logins else ""
+            with (
+                PrivatePostfix(places[0], default, sni_map=sni_map) as postfix,
+                PrivateDovecot(places[1], default, settings=logins) as dovecot,
+            ):
                 host = Host(Path(own), authority, store, postfix, dovecot, arguments.map_type)
                 table(practice, *measure(host, deploy, arguments.rounds, arguments.pause))
 

@@ -302,7 +302,10 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminated)
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # what is written at the very end would fail where nobody catches it
     except BrokenPipeError:
         text.silence_broken_pipe()
         sys.exit(int(Exit.FAILED))

@@ -109,7 +109,7 @@ def apply(observation: Observation, options: Options, *, progress: Progress | No
             hint="[postfix] enabled = true in the configuration builds the map all the same",
         )
     if not observation.plan.pending and not options.force:
-        return Applied(observation)
+        return Applied(observation, notes=_cleared_up(observation))
     refuse_emptiness(observation, allow=options.allow_empty)
     return _Transaction(observation, options, progress).run()
 
@@ -129,6 +129,37 @@ def refuse_emptiness(observation: Observation, *, allow: bool) -> None:
     )
 
 
+def _cleared_up(seen: Observation) -> tuple[str, ...]:
+    """Remove what a run left that was cut off after its commit. Says what could not be removed."""
+    try:
+        _clear_up(seen)
+    except MailsniError as error:
+        return (f"not everything could be cleared up: {error.message}",)
+    return ()
+
+
+def _clear_up(seen: Observation) -> None:
+    """Remove staging directories, and the keys of what is not served any more.
+
+    Raises:
+        HostError: something cannot be removed.
+        RefusedError: something lies at the name of a staging directory that no run made.
+    """
+    for place in dict.fromkeys((seen.pins.path, *(target.path.parent for target in seen.targets))):
+        files.clear_staging(place)
+    served = {one.ident for one in seen.selection.certificates}
+    for directory in dict.fromkeys((str(seen.pins.path), seen.record.deployment.pin_directory)):
+        pins = PinDirectory(Path(directory))
+        if directory and pins.unused(served):
+            pins.collect(served | _mentioned(seen.settings))
+
+
+def _mentioned(settings: Settings) -> set[str]:
+    """What the live files name: also those of a server that is switched off in the configuration now."""
+    live = (settings.dovecot.include_file, settings.postfix.map)
+    return {match.decode() for path in live for match in _IDENT.findall(files.read_own(path) or b"")}
+
+
 _Listening = Mapping[str, tuple[Endpoint, ...]]
 """Where each server to ask answers."""
 
@@ -145,27 +176,30 @@ class _Transaction:
         changed = {change.server for change in observation.plan.artifacts}
         self._targets = [target for target in observation.targets if options.force or target.name in changed]
         self._new = Deployment.of(observation.selection, observation.pins.path, self._old.map_type)
+        self._torn = False
+        """Whether the live files may be neither all old nor all new."""
 
     def run(self) -> Applied:
         files.ensure_directory(self._seen.pins.path, 0o700)
-        self._state.begin(self._new)
         added = [one for one in self._seen.plan.pins if not self._seen.pins.of(one).exists()]
         try:
+            self._state.begin(self._new)
             with ExitStack() as stack:
                 staged = self._stage(stack)
                 applied = self._publish(staged, self._listening())
-        except RollbackFailedError:
-            raise  # the journal stays: the next run must not believe the files
         except BaseException:
-            self._take_back_pins(added)
-            self._state.end()
+            # Else the journal stays: the next run must not believe the files, and they may name any of the keys.
+            if not self._torn and not self._seen.record.interrupted:
+                self._take_back_pins(added)
+                self._state.end()
             raise
         try:
+            self._commit(applied.published)
             self._clean_up(applied.published)
             readings.save(self._state.readings, self._seen.inventory.readings, self._seen.now)
         except MailsniError as error:
-            # It is deployed and recorded; what is left undone here is done by the next run that publishes.
-            return replace(applied, notes=(*applied.notes, f"not everything could be cleared up: {error.message}"))
+            # It is live and proven. Without a commit the journal stays, and the next run does it all again.
+            return replace(applied, notes=(*applied.notes, f"not everything could be put in order: {error.message}"))
         return applied
 
     # ── before any server can see anything ───────────────────────────────────────────────────────────────────────
@@ -234,6 +268,7 @@ class _Transaction:
     def _publish(self, staged: Sequence[Staged], listening: _Listening) -> Applied:
         expected = wire.expectations(self._names_to_ask())
         before = self._ask(listening, expected, patience=0.0)
+        self._torn = True
         try:
             for part in staged:
                 files.publish(part.path, part.destination)
@@ -241,13 +276,13 @@ class _Transaction:
             signalled = self._signal()
             after = self._ask(listening, expected, patience=self._patience)
             self._judge(before, after)
-            published = tuple(part.destination for part in staged)
-            pins = self._seen.pins.identities(self._seen.selection.certificates)
-            self._state.commit(replace(self._new, files=self._recorded_files(published), pins=pins))
         except BaseException as error:
             self._roll_back(staged, listening, before, error)
+            self._torn = False
             raise
-        return Applied(self._seen, published, signalled, after, tuple(self._notes))
+        return Applied(
+            self._seen, tuple(part.destination for part in staged), signalled, after, tuple(self._notes)
+        )
 
     def _signal(self) -> dict[str, Signalled]:
         reload = self._options.reload
@@ -313,13 +348,17 @@ class _Transaction:
                 lost = [one for old, new in zip(before, again, strict=True) for one in wire.newly_cut_off(old, new)]
                 if lost:
                     raise HostError(f"{_listed(lost)}: still cut off")
-        except MailsniError as error:
+        except (MailsniError, OSError) as error:
             raise RollbackFailedError(
                 f"the way back failed too: {error}; what led to it: {cause}",
                 hint="look at the servers now: `mailsni apply --force` publishes everything again",
             ) from cause
 
     # ── afterwards ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _commit(self, published: Sequence[Path]) -> None:
+        pins = self._seen.pins.identities(self._seen.selection.certificates)
+        self._state.commit(replace(self._new, files=self._recorded_files(published), pins=pins))
 
     def _recorded_files(self, published: Sequence[Path]) -> dict[str, files.Identity]:
         replaced = {path for target in self._targets for path in (target.path, *map_files(target.path))}
@@ -336,22 +375,13 @@ class _Transaction:
                 files.remove(self._seen.pins.of(one))
 
     def _clean_up(self, published: Sequence[Path]) -> None:
-        """After the commit: remove the keys of what is not served any more."""
-        referred_to = {*self._new.certificates, *self._mentioned()}
-        for directory in dict.fromkeys((str(self._seen.pins.path), self._old.pin_directory)):
-            if directory:
-                PinDirectory(Path(directory)).collect(referred_to)
+        _clear_up(self._seen)
         for target in self._targets:
             # A map of another type than the one that the running configuration names now.
             stale = [path for path in map_files(target.path) if str(path) in self._old.files and path not in published]
             if stale and target.why_unwired(self._new.map_type) is None:
                 for path in stale:
                     files.remove(path)
-
-    def _mentioned(self) -> set[str]:
-        """What the live files name: also those of a server that is switched off in the configuration now."""
-        live = (self._settings.dovecot.include_file, self._settings.postfix.map)
-        return {match.decode() for path in live for match in _IDENT.findall(files.read_own(path) or b"")}
 
 
 def _listed(answers: Sequence[Answer]) -> str:

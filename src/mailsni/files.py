@@ -10,13 +10,14 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,17 +76,25 @@ def why_loose(path: Path, mode: int) -> str | None:
 
 
 def read_own(path: Path) -> bytes | None:
-    """The content of a regular file of ours; None when it is not there, or something else lies there."""
+    """The content of a regular file of ours; None when it is not there, or something else lies there.
+
+    Raises:
+        PermissionMissingError: this user may not read it.
+        HostError: it cannot be read: to go on as if it were not there would forget what is deployed.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            return None
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except PermissionError as error:
-        raise PermissionMissingError(f"{path}: cannot be read: {error.strerror}", hint="run it as root") from None
-    except OSError:
-        return None
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read() if stat.S_ISREG(os.fstat(descriptor).st_mode) else None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            return None
+        raise _blamed(error, path, "cannot be read") from None
 
 
 def ensure_directory(path: Path, mode: int) -> None:
@@ -257,9 +266,14 @@ def replace(path: Path, content: bytes, mode: int = PRIVATE) -> None:
     """
     staged = path.with_name(f".{path.name}.new")
     remove(staged)
-    write_new(staged, content, mode)
-    make_durable([staged])
-    publish(staged, path)
+    try:
+        write_new(staged, content, mode)
+        make_durable([staged])
+        publish(staged, path)
+    except BaseException:
+        with suppress(OSError):
+            staged.unlink(missing_ok=True)
+        raise
     make_durable([path.parent])
 
 
@@ -284,7 +298,8 @@ def locked(path: Path, wait: float = 0.0) -> Iterator[None]:
     try:
         yield
     finally:
-        os.close(descriptor)
+        with suppress(OSError):  # whatever it says, the descriptor is closed and the lock is free
+            os.close(descriptor)
 
 
 def _try_lock(path: Path) -> int | None:
@@ -306,6 +321,9 @@ def _try_lock(path: Path) -> int | None:
     except BlockingIOError:
         os.close(descriptor)
         return None
+    except OSError as error:
+        os.close(descriptor)
+        raise _blamed(error, path, "cannot be locked") from None
     except BaseException:
         os.close(descriptor)
         raise

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mailsni import files
 from mailsni.certificate import Proven, prove_pinned
+from mailsni.errors import HostError
 from mailsni.inventory import Certificate
 from mailsni.state import DeployedCertificate
 
@@ -86,17 +87,23 @@ class PinDirectory:
             files.make_durable([self.path])
         return tuple(self.of(one) for one in certificates)
 
+    def unused(self, referred_to: Collection[str]) -> list[Path]:
+        """The pinned files that are none of these, by ident. Other files in the directory are not ours to judge."""
+        try:
+            found = sorted(entry.name for entry in os.scandir(self.path) if _NAME.match(entry.name))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise HostError(f"{self.path}: cannot be listed: {error.strerror}") from None
+        return [self.path / name for name in found if name.removesuffix(".pem") not in referred_to]
+
     def collect(self, referred_to: Collection[str]) -> int:
-        """Remove the pinned files that nothing refers to, by ident. Other files in the directory stay.
+        """Remove the pinned files that nothing refers to, by ident.
 
         Returns:
             How many there were.
         """
-        try:
-            found = sorted(entry.name for entry in os.scandir(self.path) if _NAME.match(entry.name))
-        except FileNotFoundError:
-            return 0
-        stale = [name for name in found if name.removesuffix(".pem") not in referred_to]
-        for name in stale:
-            files.remove(self.path / name)
+        stale = self.unused(referred_to)
+        for path in stale:
+            files.remove(path)
         return len(stale)

@@ -4,10 +4,10 @@ A scene is a certbot directory, a Postfix and a Dovecot with an old deployment o
 to be published. It is put back to that moment for each fault. The servers need not run: then ``apply`` neither reloads
 nor asks, and a fault costs a third of a second.
 
-strace counts the calls of each process for itself (``when=N`` is the Nth call of *every* process that it follows), so
-there are two ways to aim: at the program itself by the number of its call, which is larger than the number of such
-calls in any of its children (an interpreter that starts makes hundreds); at its children by the files that only they
-touch (``-P``).
+strace counts the calls of each process for itself: ``when=N`` is the Nth call of *every* process that it follows. So
+there are two ways to aim. At the program itself: its children are not followed. At a child: by the files that it
+touches before the program does (``-f -P FILE``; calls that touch none of the files are not counted). It cannot be told
+to use seccomp (``--seccomp-bpf``): signals on entry of a call are lost then (strace 6.1, measured).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import json
 import os
 import re
 import shutil
-import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 from mailsni import config, deploy
 from mailsni.deploy import Applied, Options
@@ -51,12 +51,11 @@ ERRORS = ("EIO", "ENOSPC", "EROFS", "EMFILE", "EACCES", "EDQUOT")
 CONTRACT = frozenset(int(code) for code in Exit)
 UNTOUCHED = frozenset({Exit.FAILED, Exit.ROLLED_BACK, Exit.LOCKED, Exit.NOT_PERMITTED, Exit.CONFIGURATION})
 """Exit codes that say that the previous deployment is live."""
-DONE = frozenset({Exit.DONE, Exit.SKIPPED})
-RUN_LIMIT = 120.0
 _PEM = re.compile(r"-----BEGIN ([A-Z ]+)-----\s+(.+?)\s+-----END \1-----", re.DOTALL)
 _BLOCK = re.compile(r"^local_name\s+\"?([^\"{]+?)\"?\s*\{(.*?)^\}", re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"=\s*<?\s*(/\S+)")
-_CALL = re.compile(r"^(?P<pid>\d+)\s+(?P<call>\w+)\((?P<what>.*)$")
+_CALL = re.compile(r"^(?P<call>\w+)\((?P<what>.*)$")
+_NO_FILE = re.compile(r"^\d+<(?:pipe|socket|anon_inode|UNIX|TCP)|^[012]<")
 _WRITABLE = re.compile(r"\bO_(?:CREAT|WRONLY|RDWR|TRUNC)\b")
 
 Serving = Mapping[str, tuple[str, ...]]
@@ -117,6 +116,10 @@ class Cast:
     def names(self) -> tuple[str, ...]:
         """All the names that are served before or afterwards."""
         return tuple(sorted({*self.old, *self.new}))
+
+    def allows(self, served: Serving) -> bool:
+        """Whether each name has the old or the new, as when a store cannot be read and what it had is kept."""
+        return all(served.get(name) in (self.old.get(name), self.new.get(name)) for name in self.names)
 
     def fingerprint(self, name: str, *, new: bool) -> str:
         """Of the certificate that openssl is shown for a name (of two the ECDSA one); of the default one if none."""
@@ -286,9 +289,13 @@ class Scene:
             except (AssertionError, OSError, ValueError) as error:
                 found.append(f"{server} could not be started: {error}")
                 continue
+            if ended.status == Exit.SKIPPED:
+                if not self.cast.allows(live[server]):
+                    found.append(f"{server} would serve other than old or new: {_difference(self.cast, live[server])}")
+                continue
             if live[server] not in (self.cast.old, self.cast.new):
                 found.append(f"{server} would serve neither old nor new: {_difference(self.cast, live[server])}")
-            if ended.status in DONE and live[server] != self.cast.new:
+            if ended.status == Exit.DONE and live[server] != self.cast.new:
                 found.append(f"exit {ended.status}, and {server} would not serve the new")
             if ended.status in UNTOUCHED and live[server] != self.cast.old:
                 found.append(f"exit {ended.status} says that the old is live, and {server} would not serve it")
@@ -385,12 +392,14 @@ class Ended:
     Attributes:
         status: its exit status; None when it was killed.
         talk: all that it said.
+        killed: the signal that killed it.
         may_write: whether it still could write and remove files at its end.
         hit: whether the fault happened.
     """
 
     status: int | None
     talk: str
+    killed: int | None = None
     may_write: bool = True
     hit: bool = True
 
@@ -429,7 +438,9 @@ class Call:
     @property
     def mutating(self) -> bool:
         """Whether it changes a file system."""
-        return self.name in MUTATING or (self.name in OPENING and _WRITABLE.search(self.what) is not None)
+        if self.name in OPENING:
+            return _WRITABLE.search(self.what) is not None
+        return self.name in MUTATING and _NO_FILE.match(self.what) is None
 
     def __str__(self) -> str:
         shown = re.sub(r"[0-9a-f]{56}-[0-9a-f]{16}", "…", self.what)
@@ -460,8 +471,8 @@ class Fault:
     def options(self, scene: Scene) -> list[str]:
         """What strace is told."""
         when = f"{self.call.number}{'+' if self.persistent else ''}"
-        paths = [word for path in self.only for word in ("-P", str(scene.directory / path))]
-        return [*paths, "-e", f"trace={self.call.name}", "-e", f"inject={self.call.name}:{self.action}:when={when}"]
+        name = self.call.name
+        return [*_aimed(scene, self.only), "-e", f"trace={name}", "-e", f"inject={name}:{self.action}:when={when}"]
 
     def __str__(self) -> str:
         return f"{self.action}{' from then on' if self.persistent else ''} at {self.call}"
@@ -472,62 +483,88 @@ def strace_unavailable() -> str | None:
     return None if find_tool("strace") else "strace: not installed"
 
 
-def traced_apply(scene: Scene, options: Sequence[str], log: Path) -> subprocess.CompletedProcess[str]:
-    """Run ``mailsni apply`` with strace around it and its children; the calls are in the log."""
-    strace = [str(require_tool("strace")), "-f", "--seccomp-bpf", "-qq", "-y", "-s", "16", "-o", str(log), *options]
-    return subprocess.run(
-        [*strace, sys.executable, "-m", "mailsni", "--config", str(scene.laboratory.config), "apply"],
-        env=environment() | {"PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1", "COLUMNS": "120"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=RUN_LIMIT,
-        check=False,
-    )
+def _aimed(scene: Scene, only: Sequence[str]) -> list[str]:
+    """How strace is told to follow children, where they touch these files. Without files: not to."""
+    return ["-f", *(word for path in only for word in ("-P", str(scene.directory / path)))] if only else []
 
 
-def calls_of_apply(scene: Scene, names: Sequence[str], only: Sequence[str] = ()) -> list[Call]:
-    """The system calls of these names that a run without a fault makes, in their order.
+class Runner:
+    """A process that runs ``mailsni`` under strace: see runner.py."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.log = scene.laboratory.directory / "strace.log"
+        self._output = scene.laboratory.directory / "output"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.fault.runner"],
+            env=environment() | {"PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1", "COLUMNS": "120"},
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._process:
+            pass  # it ends with its standard input
+
+    def apply(self, strace: Sequence[str], *arguments: str) -> Ended:
+        """Run ``mailsni apply`` with these options of strace around it; the calls are in the log."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        argv = ["mailsni", "--config", str(self.scene.laboratory.config), "apply", *arguments]
+        order = {"argv": argv, "strace": list(strace), "output": str(self._output), "log": str(self.log)}
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        status, killed = json.loads(self._process.stdout.readline())
+        return Ended(status, self._output.read_text(errors="replace"), killed=killed)
+
+    def calls(self, names: Sequence[str], only: Sequence[str] = ()) -> list[Call]:
+        """The system calls of these names that a run without a fault makes, in their order.
+
+        Args:
+            names: of the calls.
+            only: files, relative to the scene: the calls that touch one of them, of the children too.
+        """
+        self.scene.restore()
+        trace = "trace=" + ",".join(f"?{name}" for name in names)
+        ended = self.apply([*_aimed(self.scene, only), "-e", trace])
+        assert ended.status == 0, ended.talk
+        found = parse(self.log.read_text(errors="replace"), self.scene, followed=bool(only))
+        self.scene.restore()
+        return found
+
+    def hit(self, fault: Fault) -> Ended:
+        """Restore the scene, and run ``apply`` into a fault."""
+        self.scene.restore()
+        ended = self.apply(fault.options(self.scene))
+        log = self.log.read_text(errors="replace")
+        happened = "INJECTED" in log or "killed by SIGKILL" in log
+        return replace(ended, may_write=not fault.persistent, hit=happened)
+
+
+def parse(text: str, scene: Scene, *, followed: bool) -> list[Call]:
+    """The calls in a log of strace; one that is cut in two by another process counts where it begins.
 
     Args:
-        scene: it is restored before and afterwards.
-        names: of the calls.
-        only: leave out calls that touch none of these files.
+        text: the log.
+        scene: whose paths are shortened.
+        followed: each line begins with the number of a process.
     """
-    scene.restore()
-    log = scene.laboratory.directory / "strace.log"
-    paths = [word for path in only for word in ("-P", str(scene.directory / path))]
-    done = traced_apply(scene, [*paths, "-e", "trace=" + ",".join(f"?{name}" for name in names)], log)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = parse(log.read_text(errors="replace"), scene)
-    scene.restore()
-    return found
-
-
-def parse(text: str, scene: Scene) -> list[Call]:
-    """The calls in a log of strace -f; one that is cut in two by another process counts where it begins."""
     processes: dict[str, int] = {}
     counts: dict[tuple[str, str], int] = {}
     found = []
     for line in text.splitlines():
-        processes.setdefault(line.split(maxsplit=1)[0], len(processes))
-        match = _CALL.match(line)
+        pid, rest = line.split(maxsplit=1) if followed else ("", line)
+        processes.setdefault(pid, len(processes))
+        match = _CALL.match(rest)
         if match is None:
             continue
-        pid, name = match["pid"], match["call"]
+        name = match["call"]
         counts[pid, name] = counts.get((pid, name), 0) + 1
         what = match["what"].replace(f"{scene.directory}/", "").replace(str(scene.directory), ".")
         found.append(Call(name, counts[pid, name], processes[pid], what))
     return found
-
-
-def hit(scene: Scene, fault: Fault) -> Ended:
-    """Restore the scene, and run ``apply`` into a fault."""
-    scene.restore()
-    log = scene.laboratory.directory / "strace.log"
-    done = traced_apply(scene, fault.options(scene), log)
-    text = log.read_text(errors="replace")
-    happened = "INJECTED" in text or "killed by SIGKILL" in text
-    status = None if done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL) else done.returncode
-    return Ended(status, done.stdout + done.stderr, may_write=not fault.persistent, hit=happened)

@@ -1,7 +1,7 @@
 """The fault campaign: ``apply`` is killed, or refused a system call, at every place where it changes something.
 
-The calls of a run without a fault are counted first; then a fault is put at each of them. By default, which is for
-every CI run:
+The calls of a run without a fault are counted first, from the opening of the lock file on; then a fault is put at each
+of them. By default, which is for every CI run:
 
 * at each call that changes a file system, SIGKILL, one error once, and one error from then on;
 * at every third of the other calls (reading files, pipes, processes, ``close``), one error once.
@@ -16,6 +16,7 @@ import queue
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -33,9 +34,8 @@ from tests.fault.support import (
     Call,
     Cast,
     Fault,
+    Runner,
     Scene,
-    calls_of_apply,
-    hit,
 )
 
 ALL = os.environ.get("MAILSNI_FAULTS") == "all"
@@ -51,36 +51,40 @@ _SERVICES = ("smtp", "imaps")
 class Campaign:
     """Scenes with the same cast, in which faults are tried side by side."""
 
-    scenes: Sequence[Scene]
+    runners: Sequence[Runner]
 
     @classmethod
-    def prepare(cls, directory: Path, authority: Authority, cast: Cast, map_type: str) -> Campaign:
+    @contextmanager
+    def prepared(cls, directory: Path, authority: Authority, cast: Cast, map_type: str) -> Iterator[Campaign]:
         """Build the scenes."""
         rooms = [directory / f"{map_type}{number}" for number in range(WORKERS)]
         for room in rooms:
             room.mkdir(mode=0o755)
-        return cls([Scene.build(room, authority, cast, map_type) for room in rooms])
+        with ExitStack() as stack:
+            scenes = [Scene.build(room, authority, cast, map_type) for room in rooms]
+            yield cls([stack.enter_context(Runner(scene)) for scene in scenes])
 
     def run(self, faults: Sequence[Fault]) -> list[str]:
         """Try faults. Gives what is wrong after them, one line for each that is followed by something wrong."""
-        free: queue.SimpleQueue[Scene] = queue.SimpleQueue()
-        for scene in self.scenes:
-            free.put(scene)
+        free: queue.SimpleQueue[Runner] = queue.SimpleQueue()
+        for runner in self.runners:
+            free.put(runner)
 
         def attempt(numbered: tuple[int, Fault]) -> str | None:
             number, fault = numbered
-            scene = free.get()
+            runner = free.get()
             try:
-                return _attempt(scene, fault, start=number % START_EVERY == START_EVERY // 2)
+                return _attempt(runner, fault, start=number % START_EVERY == START_EVERY // 2)
             finally:
-                free.put(scene)
+                free.put(runner)
 
-        with ThreadPoolExecutor(len(self.scenes)) as pool:
+        with ThreadPoolExecutor(len(self.runners)) as pool:
             return [line for line in pool.map(attempt, enumerate(faults)) if line is not None]
 
 
-def _attempt(scene: Scene, fault: Fault, *, start: bool) -> str | None:
-    ended = hit(scene, fault)
+def _attempt(runner: Runner, fault: Fault, *, start: bool) -> str | None:
+    ended = runner.hit(fault)
+    scene = runner.scene
     wrong = scene.complaints(ended)
     if not ended.hit:
         wrong.append("the fault did not happen")
@@ -130,13 +134,13 @@ def _report(what: str, faults: Sequence[Fault], wrong: Sequence[str], seconds: f
 def test_at_no_call_of_the_program_can_a_fault_hurt(
     rooms: Path, authority: Authority, cast: Cast, counted: list[str]
 ) -> None:
-    campaign = Campaign.prepare(rooms, authority, cast, "cdb")
-    begun = time.monotonic()
-    calls = [call for call in calls_of_apply(campaign.scenes[0], (*MUTATING, *OPENING, *OTHERS)) if call.process == 0]
-    lock = next(at for at, call in enumerate(calls) if call.name == "flock")
-    faults = list(_faults(calls[lock:]))
-    assert len({fault.call.name for fault in faults if fault.deadly}) >= 6, "too few kinds of calls were seen"
-    wrong = campaign.run(faults)
+    with Campaign.prepared(rooms, authority, cast, "cdb") as campaign:
+        begun = time.monotonic()
+        calls = campaign.runners[0].calls((*MUTATING, *OPENING, *OTHERS))
+        lock = next(at for at, call in enumerate(calls) if "mailsni.lock" in call.what)
+        faults = list(_faults(calls[lock:]))
+        assert len({fault.call.name for fault in faults if fault.deadly}) >= 6, "too few kinds of calls were seen"
+        wrong = campaign.run(faults)
     _report("the program itself", faults, wrong, time.monotonic() - begun, counted)
 
 
@@ -145,13 +149,14 @@ def test_at_no_call_of_postmap_can_a_fault_hurt(
     rooms: Path, authority: Authority, cast: Cast, counted: list[str], map_type: str
 ) -> None:
     """Killed, failing, and failing without a word: what postmap leaves behind then is never published."""
-    campaign = Campaign.prepare(rooms, authority, cast, map_type)
-    begun = time.monotonic()
     suffix = {"hash": "db", "btree": "db"}.get(map_type, map_type)
     made = (f"mailsni.{suffix}", f"mailsni.{suffix}.tmp", f"mailsni.{suffix}-lock", f"__db.mailsni.{suffix}")
     only = tuple(f"postfix/etc/{STAGING_NAME}/{name}" for name in made)
-    calls = calls_of_apply(campaign.scenes[0], (*MUTATING, *OPENING, "close", "fcntl"), only)
-    first = min(call.process for call in calls if call.name in OPENING and "O_CREAT" in call.what)
-    faults = list(_faults([call for call in calls if call.process == first], only))
-    wrong = campaign.run(faults)
+    with Campaign.prepared(rooms, authority, cast, map_type) as campaign:
+        begun = time.monotonic()
+        calls = campaign.runners[0].calls((*MUTATING, *OPENING, "close", "fcntl"), only)
+        first = next(call.process for call in calls if call.mutating)
+        faults = list(_faults([call for call in calls if call.process == first], only))
+        assert first != 0, "postmap was not followed"
+        wrong = campaign.run(faults)
     _report(f"postmap, {map_type}", faults, wrong, time.monotonic() - begun, counted)

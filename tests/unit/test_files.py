@@ -234,12 +234,7 @@ def test_a_staging_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     assert trap.exists()
 
 
-a_known_fault = pytest.mark.xfail(raises=IsADirectoryError, reason="os.fdopen refuses a directory, and leaves it open")
-
-
-@pytest.mark.parametrize(
-    "trap", [link, dangling, pytest.param(directory, marks=a_known_fault), os.mkfifo, listening]
-)
+@pytest.mark.parametrize("trap", [link, dangling, directory, os.mkfifo, listening])
 def test_only_a_regular_file_is_read_or_known(victim: Path, trap: Trap) -> None:
     path = victim.with_name("trap")
     trap(path)

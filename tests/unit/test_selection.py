@@ -64,6 +64,10 @@ def test_an_exact_name_beats_a_wildcard_that_was_issued_later() -> None:
     assert winners(certificate("wild", "*.a.test", age=1), certificate("exact", MAIL_A, age=80))[MAIL_A] == ["exact"]
 
 
+def test_an_exact_last_good_copy_beats_a_whole_wildcard() -> None:
+    assert winners(kept(certificate("copy", MAIL_A)), certificate("wild", "*.a.test"))[MAIL_A] == ["copy"]
+
+
 def test_a_whole_one_beats_a_last_good_copy_that_was_issued_later() -> None:
     copy = kept(certificate("copy", MAIL_A, age=1))
     assert winners(copy, certificate("whole", MAIL_A, age=80)) == {MAIL_A: ["whole"]}

@@ -1,0 +1,174 @@
+"""certbot's own renewal code in a tight loop against a scanning loop: no torn pair is ever taken for a certificate.
+
+The script below runs in Debian's own Python, which has certbot; it calls what ``certbot renew``, ``certbot certonly``
+and ``certbot delete`` call to write, link and remove files, without an ACME server in between.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mailsni.inventory import Certificate
+from mailsni.process import environment, find_tool
+from mailsni.sandbox.authority import Authority, Issued
+from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sources import certbot
+from tests.e2e.support import Laboratory, require
+
+GENERATIONS = 40
+RENEWALS = 1000
+SECONDS = 20.0
+"""The loop ends after so many renewals, or this time, whichever comes first."""
+APPLIES = 5
+END_LIMIT = 120.0
+STEADY, FLEETING = "steady", "fleeting"
+"""A lineage that is renewed all the time, and one that is issued and deleted all the time."""
+NAMES = {STEADY: "mail.steady.test", FLEETING: "mail.fleeting.test"}
+
+SCRIPT = """\
+import json, os, sys, time
+from certbot import configuration
+from certbot._internal import cli, storage
+from certbot._internal.plugins import disco
+
+root, generations, renewals, seconds = sys.argv[1], json.load(open(sys.argv[2])), int(sys.argv[3]), float(sys.argv[4])
+words = ["renew", "--config-dir", root, "--work-dir", root + "/work", "--logs-dir", root + "/logs"]
+config = cli.prepare_and_parse_args(disco.PluginsRegistry.find_all(), words)
+if not isinstance(config, configuration.NamespaceConfig):
+    config = configuration.NamespaceConfig(config)
+
+def material(lineage, number):
+    one = generations[number % len(generations)][lineage]
+    return one["cert"].encode(), one["privkey"].encode(), one["chain"].encode()
+
+def renew(number):
+    cert, key, chain = material("steady", number)
+    lineage = storage.RenewableCert(os.path.join(config.renewal_configs_dir, "steady.conf"), config)
+    lineage.save_successor(lineage.latest_common_version(), cert, key, chain, config)
+    lineage.update_all_links_to(lineage.latest_common_version())
+    if hasattr(lineage, "truncate"):
+        lineage.truncate()
+
+storage.RenewableCert.new_lineage("steady", *material("steady", 0), config)
+print("ready", flush=True)
+deadline = time.monotonic() + seconds
+done = 0
+while done < renewals and time.monotonic() < deadline:
+    done += 1
+    renew(done)
+    if done % 5 == 1:
+        storage.RenewableCert.new_lineage("fleeting", *material("fleeting", done), config)
+    if done % 5 == 4:
+        storage.delete_files(config, "fleeting")
+print(done, flush=True)
+"""
+
+
+def blocks(pem: bytes) -> tuple[bytes, ...]:
+    """The DER of each PEM block: what the files hold, however they are laid out."""
+    found = re.findall(rb"-----BEGIN [A-Z ]+-----(.+?)-----END", pem, re.DOTALL)
+    return tuple(base64.b64decode(one) for one in found)
+
+
+@pytest.fixture
+def generations(authority: Authority) -> list[dict[str, Issued]]:
+    """Certificates to renew with: keys and intermediates all differ, so that no mixture looks whole."""
+    return [
+        {
+            lineage: authority.issue([name], issuer_name=f"Sandbox {lineage} {number}")
+            for lineage, name in NAMES.items()
+        }
+        for number in range(GENERATIONS)
+    ]
+
+
+@contextmanager
+def renewing(store: CertbotDirectory, directory: Path, generations: list[dict[str, Issued]]) -> Iterator[
+    subprocess.Popen[str]
+]:
+    """Certbot's code at work in a process of its own."""
+    require(None if find_tool("certbot") else "certbot: not installed")
+    script, material = directory / "renew.py", directory / "generations.json"
+    script.write_text(SCRIPT)
+    parts = [
+        {
+            lineage: {"cert": one.leaf_pem, "privkey": one.key_pem, "chain": one.chain_pem}
+            for lineage, one in generation.items()
+        }
+        for generation in generations
+    ]
+    material.write_text(json.dumps(parts, default=bytes.decode))
+    words = ["/usr/bin/python3", str(script), str(store.root), str(material), str(RENEWALS), str(SECONDS)]
+    with subprocess.Popen(
+        words, env=environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def assert_whole(found: Certificate, known: dict[str, set[tuple[bytes, ...]]]) -> None:
+    """Key, leaf and chain are of one generation of the lineage that they were found in."""
+    lineage = found.source.rpartition("/")[2]
+    assert found.material.pem is not None
+    assert blocks(found.material.pem) in known[lineage], f"{lineage}: a torn pair was accepted"
+    assert found.names == (NAMES[lineage],)
+
+
+def test_no_torn_pair_is_accepted_while_certbot_renews(
+    laboratory: Laboratory, generations: list[dict[str, Issued]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Looks in a loop, and whole runs of the program beside them; in the end the last version is served."""
+    known = {
+        lineage: {blocks(one[lineage].key_pem + one[lineage].fullchain_pem) for one in generations}
+        for lineage in NAMES
+    }
+    fingerprints = {one[STEADY].fingerprint for one in generations}
+    seen: Counter[str] = Counter()
+    versions: set[str] = set()
+    runs: list[subprocess.CompletedProcess[str]] = []
+    deadline = time.monotonic() + END_LIMIT
+    with renewing(laboratory.store, laboratory.directory, generations) as process:
+        while process.poll() is None and time.monotonic() < deadline:
+            # A look that finds a renewal in the middle waits and looks again; here it does not wait for long.
+            inventory = certbot.scan(laboratory.store.live, pause=lambda seconds: time.sleep(seconds / 100))
+            seen["looks"] += 1
+            for one in inventory.certificates:
+                assert_whole(one, known)
+                versions.add(one.fingerprint)
+                seen["accepted"] += 1
+            seen.update(skipped.reason for skipped in inventory.skipped)
+            if len(runs) < APPLIES and seen["looks"] % 100 == 0:
+                runs.append(laboratory.mailsni("apply"))
+                assert laboratory.served("smtp", NAMES[STEADY]) in fingerprints
+                assert laboratory.served("imaps", NAMES[STEADY]) in fingerprints
+        assert process.stdout is not None
+        renewals = int(process.stdout.read())
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\n{renewals} renewals by certbot, {len(versions)} versions seen, {len(runs)} applies: {dict(seen)}\n"
+        )
+    assert {done.returncode for done in runs} <= {0, 4}, [done.stderr for done in runs]
+    assert len(runs) == APPLIES
+    assert len(versions) > GENERATIONS, "certificates of both lineages were seen to change"
+    last = generations[renewals % GENERATIONS][STEADY].fingerprint
+    inventory = certbot.scan(laboratory.store.live)
+    assert last in {one.fingerprint for one in inventory.certificates}
+    done = laboratory.mailsni("apply")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert laboratory.served("smtps", NAMES[STEADY]) == last
+    assert laboratory.served("imap", NAMES[STEADY]) == last
