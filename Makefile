@@ -2,8 +2,8 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 LAB := $(PYTHON) tests/lab/lab.py
-HOST_TESTS = $(wildcard tests/unit tests/property tests/golden tests/fault)
-LAB_TESTS := pytest -p no:cacheprovider -c /src/pyproject.toml --rootdir /src /src/tests/e2e
+HOST_TESTS := tests/unit tests/property tests/golden
+LAB_TESTS := pytest -p no:cacheprovider -c /src/pyproject.toml --rootdir /src /src/tests/e2e /src/tests/fault
 ROOT := $(filter 0,$(shell id -u))
 
 .DEFAULT_GOAL := help
@@ -27,7 +27,9 @@ lint: venv  ## ruff and mypy
 unit: venv  ## The tests that need no servers
 	$(PYTEST) $(HOST_TESTS)
 
-lab: lab-prepare lab-bookworm lab-trixie  ## The tests with real servers, on every Debian release
+lab: lab-prepare  ## The tests with real servers, on both Debian releases side by side
+	@echo "the tests with real servers on Debian 12 and 13, side by side; the output of each follows when it has ended"
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lab-bookworm lab-trixie
 
 lab-prepare: venv  ## Make the root file systems of the lab (once; a minute or two)
 	@$(LAB) prepare bookworm trixie

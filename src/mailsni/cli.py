@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import json
 import os
@@ -28,6 +29,9 @@ from mailsni.report import documents, text
 EPILOGUE = """Exit codes: 0 done or nothing to do · 1 failed, the previous deployment is still live · 2 usage ·
 3 changes pending (plan --detailed-exitcode) · 4 applied, some certificates skipped · 5 wrong on the wire, rolled back ·
 6 rollback failed · 75 another run holds the lock · 77 not permitted · 78 bad configuration."""
+
+_PR_SET_DUMPABLE = 4
+"""<linux/prctl.h>"""
 
 app = typer.Typer(
     name="mailsni",
@@ -180,6 +184,8 @@ def _show_applied(common: Common, done: Applied) -> Exit:
         _print_json(documents.apply(done, code))
     elif not common.quiet:
         text.applied(done, verbose=common.verbose)
+    for note in done.notes:
+        text.talk(f"warning: {note}")
     text.problems(problems)
     return code
 
@@ -295,10 +301,16 @@ def _terminated(number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+def _forbid_core_images() -> None:
+    """A core image would hold every private key. The limit alone does not keep it from a pipe (core(5))."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
 def main() -> None:
     """Run the program."""
     os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core image would hold every private key
+    _forbid_core_images()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminated)
     try:

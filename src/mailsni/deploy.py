@@ -184,6 +184,7 @@ class _Transaction:
         added = [one for one in self._seen.plan.pins if not self._seen.pins.of(one).exists()]
         try:
             self._state.begin(self._new)
+            readings.save(self._state.readings, self._seen.inventory.readings, self._seen.now)
             with ExitStack() as stack:
                 staged = self._stage(stack)
                 applied = self._publish(staged, self._listening())
@@ -196,7 +197,6 @@ class _Transaction:
         try:
             self._commit(applied.published)
             self._clean_up(applied.published)
-            readings.save(self._state.readings, self._seen.inventory.readings, self._seen.now)
         except MailsniError as error:
             # It is live and proven. Without a commit the journal stays, and the next run does it all again.
             return replace(applied, notes=(*applied.notes, f"not everything could be put in order: {error.message}"))

@@ -19,7 +19,9 @@ import sys
 import time
 from pathlib import Path
 
-from mailsni.cli import main
+import typer.main
+
+from mailsni.cli import app, main
 from mailsni.process import require_tool
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -62,6 +64,7 @@ def serve() -> bool:
 
 
 if __name__ == "__main__":
+    typer.main.get_command(app)  # imports what is imported late
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if serve():
         main()

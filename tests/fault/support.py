@@ -51,6 +51,9 @@ ERRORS = ("EIO", "ENOSPC", "EROFS", "EMFILE", "EACCES", "EDQUOT")
 CONTRACT = frozenset(int(code) for code in Exit)
 UNTOUCHED = frozenset({Exit.FAILED, Exit.ROLLED_BACK, Exit.LOCKED, Exit.NOT_PERMITTED, Exit.CONFIGURATION})
 """Exit codes that say that the previous deployment is live."""
+_SIGNALLED = re.compile(r"killed by SIG|--- SIG(?!CHLD)")
+_LOST_OUTPUT = 120
+"""What Python exits with when it cannot get rid of its output."""
 _PEM = re.compile(r"-----BEGIN ([A-Z ]+)-----\s+(.+?)\s+-----END \1-----", re.DOTALL)
 _BLOCK = re.compile(r"^local_name\s+\"?([^\"{]+?)\"?\s*\{(.*?)^\}", re.DOTALL | re.MULTILINE)
 _FILE = re.compile(r"=\s*<?\s*(/\S+)")
@@ -304,8 +307,8 @@ class Scene:
     def _wrong_record(self, live: Mapping[str, Serving], ended: Ended) -> list[str]:
         """The record must be true, unless a journal says that it may not be."""
         if (self.state / "journal.json").exists():
-            settled = ended.status is not None and ended.status != Exit.ROLLBACK_FAILED
-            return [f"exit {ended.status}, and the journal is still there"] if settled and ended.may_write else []
+            settled = ended.status in UNTOUCHED and ended.may_write
+            return [f"exit {ended.status}, and the journal is still there"] if settled else []
         try:
             names = json.loads((self.state / "deployment.json").read_bytes())["names"]
         except (OSError, ValueError, KeyError) as error:
@@ -395,6 +398,7 @@ class Ended:
         killed: the signal that killed it.
         may_write: whether it still could write and remove files at its end.
         hit: whether the fault happened.
+        mute: whether it could write nothing from some moment on, not even to /dev/null.
     """
 
     status: int | None
@@ -402,11 +406,13 @@ class Ended:
     killed: int | None = None
     may_write: bool = True
     hit: bool = True
+    mute: bool = False
 
     def complaints(self, cast: Cast) -> list[str]:
         """What is wrong with that alone."""
         found = []
-        if self.status is not None and self.status not in CONTRACT:
+        unheard = self.mute and self.status == _LOST_OUTPUT
+        if self.status is not None and self.status not in CONTRACT and not unheard:
             found.append(f"exit {self.status} is none of the contract's")
         if "Traceback" in self.talk:
             found.append(f"a traceback: {self.talk.strip().splitlines()[-1]}")
@@ -471,8 +477,7 @@ class Fault:
     def options(self, scene: Scene) -> list[str]:
         """What strace is told."""
         when = f"{self.call.number}{'+' if self.persistent else ''}"
-        name = self.call.name
-        return [*_aimed(scene, self.only), "-e", f"trace={name}", "-e", f"inject={name}:{self.action}:when={when}"]
+        return [*_aimed(scene, self.only), *traced(self.call.name, self.action, when)]
 
     def __str__(self) -> str:
         return f"{self.action}{' from then on' if self.persistent else ''} at {self.call}"
@@ -481,6 +486,11 @@ class Fault:
 def strace_unavailable() -> str | None:
     """Why it cannot be used here; None when it can."""
     return None if find_tool("strace") else "strace: not installed"
+
+
+def traced(call: str, action: str, when: int | str) -> list[str]:
+    """What strace is told to do something at a call, and to look at no other."""
+    return ["-e", f"trace={call}", "-e", f"inject={call}:{action}:when={when}"]
 
 
 def _aimed(scene: Scene, only: Sequence[str]) -> list[str]:
@@ -542,8 +552,9 @@ class Runner:
         self.scene.restore()
         ended = self.apply(fault.options(self.scene))
         log = self.log.read_text(errors="replace")
-        happened = "INJECTED" in log or "killed by SIGKILL" in log
-        return replace(ended, may_write=not fault.persistent, hit=happened)
+        happened = "INJECTED" in log or _SIGNALLED.search(log) is not None
+        mute = fault.persistent and fault.call.name == "write"
+        return replace(ended, may_write=not fault.persistent, hit=happened, mute=mute)
 
 
 def parse(text: str, scene: Scene, *, followed: bool) -> list[Call]:

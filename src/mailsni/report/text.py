@@ -219,8 +219,6 @@ def applied(done: Applied, *, verbose: bool) -> None:
         say(f"{server}: {paths or 'nothing'} published, {outcome}")
     for survey in done.surveys:
         _survey(survey, verbose=verbose)
-    for note in done.notes:
-        talk(f"warning: {note}")
 
 
 def _belongs(path: object, server: str, observation: Observation) -> bool:

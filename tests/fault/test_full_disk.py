@@ -1,0 +1,95 @@
+"""A disk that is really full, at every place that is written to and for every type of map.
+
+``postmap -F`` on a full disk destroys a hash map in place, and writes nothing for lmdb and exits 0 (both measured).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mailsni.process import require_tool
+from mailsni.sandbox.authority import Authority
+from tests.fault.support import Cast, Ended, Scene
+
+_PAGES_LEFT = (0, 1, 2, 3, 5, 8, 13, 21, 34)
+"""Pages of 4096 bytes; what a run needs in one directory is less than the last of them."""
+_PAGE = 4096
+_MAP_TYPES = ("hash", "btree", "lmdb", "cdb", "texthash")
+_SIZE = "4m"
+
+
+@contextmanager
+def _small_disk(place: Path, aside: Path) -> Iterator[None]:
+    """A file system of its own for a directory, with what lies in it; the directory itself waits elsewhere."""
+    place.rename(aside)
+    place.mkdir()
+    options = f"size={_SIZE},mode={aside.stat().st_mode & 0o7777:o}"
+    subprocess.run([str(require_tool("mount")), "-t", "tmpfs", "-o", options, "tmpfs", str(place)], check=True)
+    try:
+        shutil.copytree(aside, place, dirs_exist_ok=True, symlinks=True)
+        yield
+    finally:
+        subprocess.run([str(require_tool("umount")), str(place)], check=True)
+        shutil.rmtree(place)
+        aside.rename(place)
+
+
+def _fill(place: Path, pages: int) -> Path:
+    """Leave so many pages; gives the file to remove again."""
+    ballast = place / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        room = os.statvfs(place).f_bavail - pages
+        file.write(b"\0" * _PAGE * max(room, 0))
+    return ballast
+
+
+def _try_every_filling(scene: Scene, place: Path) -> tuple[list[str], int]:
+    """Apply on a disk that is full to a different degree each time. Gives what went wrong, and how many runs failed."""
+    wrong, failed = [], 0
+    for pages in _PAGES_LEFT:
+        with _small_disk(place, scene.directory.with_name("aside")):
+            ballast = _fill(place, pages)
+            done = scene.laboratory.mailsni("apply")
+            ended = Ended(done.returncode, done.stdout + done.stderr)
+            failed += done.returncode != 0
+            found = scene.complaints(ended)
+            ballast.unlink()
+            found += scene.convergence()
+            wrong += [f"{pages} pages left, exit {done.returncode}: {one} ({done.stderr.strip()})" for one in found]
+        scene.restore()
+    return wrong, failed
+
+
+@pytest.mark.parametrize("map_type", _MAP_TYPES)
+def test_no_room_for_the_map(
+    rooms: Path, authority: Authority, cast: Cast, counted: list[str], map_type: str
+) -> None:
+    scene = _scene(rooms, authority, cast, map_type)
+    _judge(scene, scene.laboratory.map.parent, f"full disk, {map_type} map", counted)
+
+
+@pytest.mark.parametrize("place", ["pins", "state", "include"])
+def test_no_room_for_the_rest(rooms: Path, authority: Authority, cast: Cast, counted: list[str], place: str) -> None:
+    scene = _scene(rooms, authority, cast, "cdb")
+    lab = scene.laboratory
+    where = {"pins": lab.pin_directory, "state": scene.state, "include": lab.include_file.parent}[place]
+    _judge(scene, where, f"full disk, {place}", counted)
+
+
+def _scene(rooms: Path, authority: Authority, cast: Cast, map_type: str) -> Scene:
+    (rooms / "x").mkdir(mode=0o755)
+    return Scene.build(rooms / "x", authority, cast, map_type)
+
+
+def _judge(scene: Scene, place: Path, what: str, counted: list[str]) -> None:
+    wrong, failed = _try_every_filling(scene, place)
+    counted.append(f"{what}: {len(_PAGES_LEFT)} fillings, {failed} of them too full; {len(wrong)} complaints")
+    assert not wrong, "\n".join(wrong)
+    assert 0 < failed < len(_PAGES_LEFT), "the disk was never full, or always"

@@ -1,0 +1,316 @@
+"""Runs that are told to stop, runs with too little of something, and what a power cut leaves behind."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from mailsni.files import STAGING_NAME
+from mailsni.process import environment
+from mailsni.sandbox.authority import Authority
+from tests.fault.support import Cast, Ended, Fault, Runner, Scene, traced
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_HELD = 60.0
+"""Seconds for which a command is held; a run that is told to stop must not wait for it."""
+_PROMPT = 10.0
+
+
+@pytest.fixture
+def scene(rooms: Path, authority: Authority, cast: Cast) -> Scene:
+    (rooms / "x").mkdir(mode=0o755)
+    return Scene.build(rooms / "x", authority, cast)
+
+
+def _started(scene: Scene, *prefix: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*prefix, sys.executable, "-m", "mailsni", "--config", str(scene.laboratory.config), "apply"],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def _ended(process: subprocess.Popen[str]) -> Ended:
+    begun = time.monotonic()
+    talk, _ = process.communicate(timeout=_HELD)
+    assert time.monotonic() - begun < _PROMPT, "it took its time to stop"
+    return Ended(process.returncode if process.returncode >= 0 else None, talk)
+
+
+def _assert_as_before(scene: Scene, before: dict[str, int]) -> None:
+    assert scene.served() == (scene.cast.old, scene.cast.old)
+    assert scene.listing() == before, "something lies about"
+
+
+# ── signals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("number", _SIGNALS)
+def test_a_signal_while_a_server_is_told_to_reload_takes_everything_back(scene: Scene, number: signal.Signals) -> None:
+    """Both servers' files are published then, and the command of the second is under way."""
+    flag = scene.laboratory.directory / "reloading"
+    command = ["/bin/sh", "-c", f"test -e {flag} && exit; touch {flag}; sleep {_HELD:.0f}"]
+    scene.laboratory.configure(dovecot={"action": command})
+    before = scene.listing()
+    process = _started(scene)
+    _until(flag.exists, "the command was never run")
+    assert scene.served() == (scene.cast.new, scene.cast.new)
+    process.send_signal(number)
+    ended = _ended(process)
+    assert ended.status == 128 + number, ended.talk
+    assert scene.complaints(ended) == []
+    _assert_as_before(scene, before)
+    assert scene.convergence() == []
+
+
+@pytest.mark.parametrize("number", _SIGNALS)
+@pytest.mark.parametrize("moment", ["fsync", "mkdir", "rename", "unlinkat"])
+def test_a_signal_at_any_call_leaves_old_or_new_and_no_debris(
+    scene: Scene, moment: str, number: signal.Signals, counted: list[str]
+) -> None:
+    """The signal comes on entry of a call, as often as there are such calls."""
+    with Runner(scene) as runner:
+        faults = [Fault(call, f"signal={number.name}") for call in runner.calls([moment])]
+        wrong = [line for fault in faults for line in _signalled(scene, runner, fault, number)]
+    counted.append(f"{number.name} on entry of {moment}: {len(faults)} faults; {len(wrong)} complaints")
+    assert faults
+    assert not wrong, "\n".join(wrong)
+
+
+def _signalled(scene: Scene, runner: Runner, fault: Fault, number: signal.Signals) -> Iterator[str]:
+    ended = runner.hit(fault)
+    if ended.status != 128 + number:
+        yield f"{fault}: exit {ended.status}: {ended.talk}"
+    debris = [path for path in scene.listing() if STAGING_NAME in path or path.endswith(".new")]
+    for one in [*scene.complaints(ended), *(f"debris: {path}" for path in debris), *scene.convergence()]:
+        yield f"{fault} (exit {ended.status}): {one}"
+
+
+@pytest.mark.parametrize("number", _SIGNALS)
+def test_a_second_signal_on_the_way_back_loses_no_key(scene: Scene, number: signal.Signals) -> None:
+    """The way back is cut off half-way: some of the live files name the new pinned files, which must stay then."""
+    runs = 0
+    with Runner(scene) as runner:
+        renames = [call for call in runner.calls(["rename"]) if STAGING_NAME in call.what and "pem" not in call.what]
+        last = renames[-1].number
+        for second in range(last + 1, last + len(renames)):
+            scene.restore()
+            # The last rename fails, the way back begins, and is hit at each of its own renames.
+            options = ["-e", "trace=rename", "-e", f"inject=rename:error=EIO:when={last}"]
+            ended = runner.apply([*options, "-e", f"inject=rename:signal={number.name}:when={second}"])
+            text = runner.log.read_text()
+            assert number.name in text, f"it was not hit at rename {second}: {text}"
+            assert scene.complaints(ended) == []
+            assert scene.convergence() == []
+            runs += 1
+    assert runs >= 2
+
+
+def test_a_run_that_is_killed_leaves_no_helper_behind_that_writes_later(scene: Scene) -> None:
+    """The helpers of a killed run may live on for a moment; the next run must not be disturbed by them."""
+    with Runner(scene) as runner:
+        for call in runner.calls(["vfork", "clone", "clone3"]):
+            ended = runner.hit(Fault(call, "signal=SIGKILL"))
+            assert scene.complaints(ended) == []
+            assert scene.convergence() == []
+
+
+# ── too little of something ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _limited(scene: Scene, kind: int, limit: int) -> Ended:
+    """Run with a limit that its children inherit."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mailsni", "--config", str(scene.laboratory.config), "apply"],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(kind, (limit, limit)),
+    )
+    return Ended(done.returncode if done.returncode >= 0 else None, done.stdout + done.stderr)
+
+
+def test_files_may_not_be_large_enough(scene: Scene, counted: list[str]) -> None:
+    """RLIMIT_FSIZE: the kernel sends SIGXFSZ, which Python ignores and postmap does not."""
+    wrong, failed = [], 0
+    limits = (0, 1000, 1400, 2000, 2800, 3200, 4000, 4600, 10_000, 19_000, 30_000)
+    for limit in limits:
+        scene.restore()
+        ended = _limited(scene, resource.RLIMIT_FSIZE, limit)
+        failed += ended.status != 0
+        found = scene.complaints(ended) + scene.convergence()
+        wrong += [f"{limit} bytes, exit {ended.status}: {one}" for one in found]
+    counted.append(f"RLIMIT_FSIZE: {len(limits)} limits, {failed} of them too small; {len(wrong)} complaints")
+    assert not wrong, "\n".join(wrong)
+    assert 0 < failed < len(limits)
+
+
+def test_there_may_be_too_few_descriptors(scene: Scene, counted: list[str]) -> None:
+    """RLIMIT_NOFILE, from what the interpreter needs to start upwards."""
+    wrong, statuses = [], []
+    limits = range(5, 24)
+    for limit in limits:
+        scene.restore()
+        ended = _limited(scene, resource.RLIMIT_NOFILE, limit)
+        statuses.append(ended.status)
+        if "mailsni" not in ended.talk.replace("No module named", ""):
+            continue  # Python did not get as far as the program
+        found = scene.complaints(ended) + scene.convergence()
+        wrong += [f"{limit} descriptors, exit {ended.status}: {one}\n  {ended.talk[-300:]}" for one in found]
+    counted.append(f"RLIMIT_NOFILE: {len(limits)} limits, exits {statuses}; {len(wrong)} complaints")
+    assert not wrong, "\n".join(wrong)
+    assert statuses[-1] == 0
+
+
+# ── what a power cut leaves ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _pins(scene: Scene) -> list[Path]:
+    return sorted(scene.laboratory.pin_directory.glob("*.pem"))
+
+
+def _empty_record(scene: Scene) -> None:
+    (scene.state / "deployment.json").write_bytes(b"")
+
+
+def _cut_record(scene: Scene) -> None:
+    path = scene.state / "deployment.json"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def _no_state(scene: Scene) -> None:
+    for path in scene.state.iterdir():
+        path.unlink()
+
+
+def _empty_journal(scene: Scene) -> None:
+    (scene.state / "journal.json").write_bytes(b"")
+
+
+def _journal_of_what_never_came(scene: Scene) -> None:
+    record = json.loads((scene.state / "deployment.json").read_bytes())
+    record["names"]["mail.never.test"] = ["0" * 64 + "-" + "0" * 16]
+    (scene.state / "journal.json").write_text(json.dumps(record))
+
+
+def _journal_and_half_the_files(scene: Scene) -> None:
+    """Postfix's side was published, Dovecot's not yet."""
+    journal = (scene.state / "deployment.json").read_bytes()
+    (scene.state / "journal.json").write_bytes(journal)
+    lab = scene.laboratory
+    include, content = lab.include_file, lab.include_file.read_bytes()
+    pins = {path: path.read_bytes() for path in _pins(scene)}
+    scene.apply()
+    include.write_bytes(content)
+    for path, material in pins.items():
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_bytes(material)
+    (scene.state / "journal.json").write_bytes(journal)
+    (scene.state / "deployment.json").write_bytes(journal)
+
+
+def _staging_with_keys(scene: Scene) -> None:
+    for place in (scene.laboratory.map.parent, scene.laboratory.pin_directory, scene.laboratory.include_file.parent):
+        staging = place / STAGING_NAME
+        (staging / "deeper").mkdir(mode=0o700, parents=True)
+        staging.chmod(0o700)
+        for path in (staging / "mailsni.cdb", staging / "deeper" / "key.pem"):
+            path.touch(mode=0o600)
+            path.write_bytes(scene.cast.before["stays"].key_pem)
+
+
+def _staged_state(scene: Scene) -> None:
+    for name in (".journal.json.new", ".deployment.json.new", ".readings.json.new"):
+        (scene.state / name).write_bytes(b"{")
+
+
+def _damaged_pins(scene: Scene) -> None:
+    """The right names, and in them: nothing, half, another certificate's material."""
+    before = scene.listing()
+    names = [path.name for path in _pins(scene)]
+    scene.apply()
+    new = [path for path in _pins(scene) if path.name not in names]
+    contents = [path.read_bytes() for path in new]
+    scene.restore()
+    for number, (path, content) in enumerate(zip(new, contents, strict=True)):
+        path.touch(mode=0o600)
+        path.write_bytes([b"", content[: len(content) // 2], contents[0]][number % 3])
+    assert len(scene.listing()) == len(before) + len(new)
+
+
+def _damaged_live_pin(scene: Scene) -> None:
+    """The disk lost what both servers read: the one thing that only a new run can mend."""
+    for path in _pins(scene):
+        path.write_bytes(path.read_bytes()[:100])
+
+
+def _emptied_map(scene: Scene) -> None:
+    scene.laboratory.map.with_name("mailsni.cdb").write_bytes(b"")
+
+
+_LEFTOVERS = (
+    _empty_record,
+    _cut_record,
+    _no_state,
+    _empty_journal,
+    _journal_of_what_never_came,
+    _journal_and_half_the_files,
+    _staging_with_keys,
+    _staged_state,
+    _damaged_pins,
+    _damaged_live_pin,
+    _emptied_map,
+)
+
+
+@pytest.mark.parametrize("leave", _LEFTOVERS, ids=lambda leave: leave.__name__.strip("_"))
+def test_the_next_run_mends_what_a_power_cut_left(scene: Scene, leave: Callable[[Scene], None]) -> None:
+    leave(scene)
+    assert scene.convergence() == []
+
+
+@pytest.mark.parametrize("leave", [_staging_with_keys, _staged_state, _no_state, _empty_journal, _damaged_live_pin],
+                         ids=lambda leave: leave.__name__.strip("_"))
+def test_the_next_run_mends_it_when_nothing_else_is_to_do(scene: Scene, leave: Callable[[Scene], None]) -> None:
+    """The same after a run that published everything: nothing has changed in the store since."""
+    scene.apply()
+    leave(scene)
+    assert scene.convergence() == []
+
+
+def test_a_run_that_fails_after_one_that_was_cut_off_does_not_end_its_journal(scene: Scene) -> None:
+    """What the killed run published and the failing one did not undo must not be believed afterwards."""
+    with Runner(scene) as runner:
+        renames = [call for call in runner.calls(["rename"]) if STAGING_NAME in call.what and "pem" not in call.what]
+        include = next(call for call in renames if "99-mailsni.conf" in call.what)
+        ended = runner.hit(Fault(include, "signal=SIGKILL"))
+        assert ended.killed == signal.SIGKILL
+        assert scene.served() == (scene.cast.new, scene.cast.old)
+        failing = runner.apply(traced("mkdir", "error=ENOSPC", 1))
+        assert failing.status == 1, failing.talk
+        assert (scene.state / "journal.json").exists()
+        assert scene.served() == (scene.cast.new, scene.cast.old)
+        assert scene.convergence() == []
