@@ -128,13 +128,17 @@ def staging(directory: Path) -> Iterator[Path]:
     path = directory / STAGING_NAME
     clear_staging(directory)
     try:
-        path.mkdir(mode=0o700)
-    except OSError as error:
-        raise _blamed(error, path, "the staging directory cannot be made") from None
-    try:
+        try:
+            path.mkdir(mode=0o700)
+        except OSError as error:
+            raise _blamed(error, path, "the staging directory cannot be made") from None
         yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        try:
+            shutil.rmtree(path, ignore_errors=True)
+        except BaseException:  # a signal; it holds keys
+            shutil.rmtree(path, ignore_errors=True)
+            raise
 
 
 def clear_staging(directory: Path) -> bool:

@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -48,7 +49,8 @@ OPENING = ("open", "openat", "creat")
 OTHERS = ("close", "flock", "fcntl", "pipe2", "vfork", "clone", "clone3")
 """Calls that change nothing on a disk, and whose failure must be survived all the same."""
 ERRORS = ("EIO", "ENOSPC", "EROFS", "EMFILE", "EACCES", "EDQUOT")
-CONTRACT = frozenset(int(code) for code in Exit)
+TOLD_TO_STOP = frozenset(128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+CONTRACT = frozenset(int(code) for code in Exit) | TOLD_TO_STOP
 UNTOUCHED = frozenset({Exit.FAILED, Exit.ROLLED_BACK, Exit.LOCKED, Exit.NOT_PERMITTED, Exit.CONFIGURATION})
 """Exit codes that say that the previous deployment is live."""
 _SIGNALLED = re.compile(r"killed by SIG|--- SIG(?!CHLD)")
@@ -501,7 +503,7 @@ def _aimed(scene: Scene, only: Sequence[str]) -> list[str]:
 class Runner:
     """A process that runs ``mailsni`` under strace: see runner.py."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, *, umask: int = -1) -> None:
         self.scene = scene
         self.log = scene.laboratory.directory / "strace.log"
         self._output = scene.laboratory.directory / "output"
@@ -509,6 +511,7 @@ class Runner:
             [sys.executable, "-m", "tests.fault.runner"],
             env=environment() | {"PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1", "COLUMNS": "120"},
             cwd=Path(__file__).parents[2],
+            umask=umask,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -547,9 +550,10 @@ class Runner:
         self.scene.restore()
         return found
 
-    def hit(self, fault: Fault) -> Ended:
-        """Restore the scene, and run ``apply`` into a fault."""
-        self.scene.restore()
+    def hit(self, fault: Fault, *, restored: bool = False) -> Ended:
+        """Restore the scene, if that has not been done, and run ``apply`` into a fault."""
+        if not restored:
+            self.scene.restore()
         ended = self.apply(fault.options(self.scene))
         log = self.log.read_text(errors="replace")
         happened = "INJECTED" in log or _SIGNALLED.search(log) is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,10 +20,10 @@ _SYNCS = ("fsync", "fdatasync", "syncfs")
 _CALLS = (*MUTATING, *OPENING)
 
 
-def _log(directory: Path, authority: Authority, cast: Cast) -> list[Call]:
+def _log(directory: Path, authority: Authority, cast: Cast, *, umask: int = -1) -> list[Call]:
     """The calls of a run of the program; those of its children, which only write into staging, are not looked at."""
     scene = Scene.build(directory, authority, cast)
-    with Runner(scene) as runner:
+    with Runner(scene, umask=umask) as runner:
         return runner.calls(_CALLS)
 
 
@@ -79,11 +78,7 @@ def test_everything_is_durable_before_it_is_published_and_its_directory_afterwar
 @pytest.mark.parametrize("umask", [0o000, 0o077])
 def test_no_file_is_ever_wider_than_it_ends(rooms: Path, authority: Authority, cast: Cast, umask: int) -> None:
     (rooms / "x").mkdir(mode=0o755)
-    previous = os.umask(umask)
-    try:
-        calls = _log(rooms / "x", authority, cast)
-    finally:
-        os.umask(previous)
+    calls = _log(rooms / "x", authority, cast, umask=umask)
     modes: dict[str, int] = {}
     created = 0
     for call in calls:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from mailsni.endpoints import Endpoint, Protocol
+from mailsni.inventory import Algorithm
 from mailsni.sandbox.authority import Authority, Issued
-from mailsni.verify import Algorithm, Outcome, Question, Served, probe, probe_all
+from mailsni.verify import Outcome, Question, Served, probe, probe_all
 
 Script = Callable[[socket.socket], None]
 

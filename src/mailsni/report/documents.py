@@ -121,20 +121,10 @@ def _change(change: Change) -> Document:
 
 
 def _certificate(one: Certificate) -> Document:
-    return {
-        "source": one.source,
-        "algorithm": one.algorithm,
-        "fingerprint": one.fingerprint,
-        "spki": one.spki,
-        "not_before": _time(one.not_before),
-        "not_after": _time(one.not_after),
-        "issuer": one.issuer,
-        "self_signed": one.self_signed,
-        "kept": one.kept,
-    }
+    return {**_deployed(one), "issuer": one.issuer, "self_signed": one.self_signed, "kept": one.kept}
 
 
-def _deployed(one: DeployedCertificate) -> Document:
+def _deployed(one: Certificate | DeployedCertificate) -> Document:
     return {
         "source": one.source,
         "algorithm": one.algorithm,

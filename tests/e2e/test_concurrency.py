@@ -1,0 +1,267 @@
+"""Many runs at once: one at a time, nothing lost, few publishes; a lock whose holder died, or that was replaced."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mailsni.process import environment, require_tool, run
+from mailsni.sandbox.authority import Issued
+from tests.e2e.support import Laboratory
+
+FIRST, SECOND = "mail.first.test", "mail.second.test"
+LIMIT = 240.0
+"""Seconds after which something hangs. Nothing is concluded from shorter times: the machine may be busy."""
+WAIT = ("--wait", "200")
+
+
+@pytest.fixture
+def deployed(laboratory: Laboratory) -> dict[str, Issued]:
+    """Two names that are served."""
+    issued = {name: laboratory.issue(name) for name in (FIRST, SECOND)}
+    done = laboratory.mailsni("apply")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return issued
+
+
+def start(laboratory: Laboratory, *arguments: str) -> subprocess.Popen[str]:
+    """Start the program and do not wait for it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "mailsni", "--config", str(laboratory.config), *arguments],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ended(*runs: subprocess.Popen[str]) -> list[tuple[int, str, str]]:
+    """Exit code, output and talk of runs, at their end."""
+    results = []
+    for one in runs:
+        output, talk = one.communicate(timeout=LIMIT)
+        results.append((one.returncode, output, talk))
+    return results
+
+
+def renew(laboratory: Laboratory, name: str) -> Issued:
+    """Put another certificate into the lineage of a name."""
+    issued = laboratory.authority.issue([name])
+    laboratory.store.renew(name, issued)
+    return issued
+
+
+def reloads(laboratory: Laboratory) -> int:
+    """How often Dovecot was told to read its configuration: once for each publish."""
+    return laboratory.dovecot.log.read_text().count("SIGHUP received")
+
+
+def assert_in_order(laboratory: Laboratory, wanted: dict[str, Issued]) -> None:
+    """What lies there and what is served is what one run alone would have left."""
+    for name, issued in wanted.items():
+        assert laboratory.served_everywhere(name) == dict.fromkeys(laboratory.endpoints, issued.fingerprint)
+    assert laboratory.map.read_text() == laboratory.mailsni("render", "postfix").stdout
+    assert laboratory.include_file.read_text() == laboratory.mailsni("render", "dovecot").stdout
+    pins = sorted(path.name.partition("-")[0] for path in laboratory.pin_directory.iterdir())
+    assert pins == sorted(issued.fingerprint for issued in wanted.values())
+    assert {stat.S_IMODE(path.stat().st_mode) for path in laboratory.pin_directory.iterdir()} == {0o600}
+    places = (laboratory.postfix.config_directory, laboratory.dovecot.config_directory)
+    assert [path for place in places for path in place.rglob(".mailsni*")] == []
+    kept = {path.name for path in (laboratory.directory / "state").iterdir()}
+    assert kept == {"deployment.json", "readings.json"}
+    complaint = run(
+        [require_tool("doveconf"), "-c", laboratory.dovecot.config_file, "-n", "-x"], discard=True
+    )
+    assert complaint.returncode == 0, complaint.stderr
+    assert laboratory.mailsni("plan", "--detailed-exitcode").returncode == 0
+
+
+@pytest.mark.parametrize("count", [2, 10])
+@pytest.mark.parametrize("waits", [False, True], ids=["at once or never", "waiting"])
+def test_runs_at_once(laboratory: Laboratory, deployed: dict[str, Issued], count: int, *, waits: bool) -> None:
+    """One publishes; the others find the lock held (75), or nothing left to do (0)."""
+    renewed = renew(laboratory, FIRST)
+    before = reloads(laboratory)
+    results = ended(*(start(laboratory, "apply", "--json", *(WAIT if waits else ())) for _ in range(count)))
+    codes = [code for code, _, _ in results]
+    assert set(codes) <= ({0} if waits else {0, 75}), results
+    assert 0 in codes
+    documents = [json.loads(output) for code, output, _ in results if code == 0]
+    assert sum(bool(one["published"]) for one in documents) == 1
+    assert reloads(laboratory) - before == 1
+    for code, _, talk in results:
+        assert ("another run holds the lock" in talk) == (code == 75), talk
+    assert_in_order(laboratory, {**deployed, FIRST: renewed})
+
+
+def test_many_hooks_in_a_row_make_at_most_two_publishes(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    """Certbot calls a deploy hook for each lineage: here twelve are started, and a renewal comes in the middle."""
+    before = reloads(laboratory)
+    wanted = {**deployed, FIRST: renew(laboratory, FIRST)}
+    runs = [start(laboratory, "apply", "--quiet", *WAIT) for _ in range(6)]
+    wanted[SECOND] = renew(laboratory, SECOND)
+    runs += [start(laboratory, "apply", "--quiet", *WAIT) for _ in range(6)]
+    assert [(code, output) for code, output, _ in ended(*runs)] == [(0, "")] * len(runs)
+    assert 1 <= reloads(laboratory) - before <= 2
+    assert_in_order(laboratory, wanted)
+
+
+class Gate:
+    """Makes runs stay, lock in hand and files published, where they tell Dovecot; then it is told."""
+
+    def __init__(self, laboratory: Laboratory) -> None:
+        self.entered, self._open = laboratory.directory / "entered", laboratory.directory / "open"
+        reload = f"{require_tool('doveadm')} -c {laboratory.dovecot.config_file} reload"
+        # Not for ever, should the test end early.
+        turns = int(LIMIT * 20)
+        script = (
+            f"echo $$ >> {self.entered}; n=0; "
+            f"while [ ! -e {self._open} ] && [ $n -lt {turns} ]; do sleep 0.05; n=$((n+1)); done; exec {reload}"
+        )
+        laboratory.configure(dovecot={"action": ["/bin/sh", "-c", script]})
+
+    def wait_for_entry(self) -> int:
+        """The process id of the command that the first run has started."""
+        deadline = time.monotonic() + LIMIT
+        while not (self.entered.exists() and self.entered.read_text().endswith("\n")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return int(self.entered.read_text().split()[0])
+
+    def open(self) -> None:
+        """Let everybody through from now on."""
+        self._open.touch()
+
+
+@contextmanager
+def held_run(laboratory: Laboratory) -> Iterator[tuple[subprocess.Popen[str], Gate, int]]:
+    """A run that is in the middle of it, from a moment at which it has published."""
+    gate = Gate(laboratory)
+    process = start(laboratory, "apply")
+    try:
+        yield process, gate, gate.wait_for_entry()
+    finally:
+        gate.open()
+        process.kill()
+        process.communicate()
+
+
+def test_a_killed_holder_frees_the_lock_at_once(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    """Also when a command that it started lives on: no child inherits the lock."""
+    renewed = renew(laboratory, FIRST)
+    with held_run(laboratory) as (process, gate, child):
+        assert laboratory.mailsni("apply").returncode == 75
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+        os.kill(child, 0)
+        laboratory.configure(dovecot={"action": "reload"})
+        done = laboratory.mailsni("apply")
+        assert done.returncode == 0, done.stderr
+        os.kill(child, 0)
+        gate.open()
+    assert_in_order(laboratory, {**deployed, FIRST: renewed})
+
+
+def test_who_waits_is_served_when_the_holder_is_killed(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    renewed = renew(laboratory, FIRST)
+    with held_run(laboratory) as (process, gate, _):
+        waiting = start(laboratory, "apply", *WAIT)
+        time.sleep(1)
+        assert waiting.poll() is None
+        process.kill()
+        gate.open()
+        assert [code for code, _, _ in ended(waiting)] == [0]
+    assert_in_order(laboratory, {**deployed, FIRST: renewed})
+
+
+def remove_it(lock: Path) -> None:
+    lock.unlink()
+
+
+def replace_it(lock: Path) -> None:
+    other = lock.with_name("other")
+    other.touch(mode=0o600)
+    other.replace(lock)
+
+
+@pytest.mark.parametrize("spoil", [remove_it, replace_it])
+def test_a_lock_that_is_taken_away_while_it_is_held(
+    laboratory: Laboratory, deployed: dict[str, Issued], spoil: Callable[[Path], None]
+) -> None:
+    """Somebody tidied up /run. Whatever the two runs do to each other, no server is hurt, and the next run mends it."""
+    held = renew(laboratory, FIRST)
+    with held_run(laboratory) as (process, gate, _):
+        spoil(laboratory.directory / "mailsni.lock")
+        later = renew(laboratory, SECOND)
+        other = start(laboratory, "apply")
+        time.sleep(3)
+        complaint = run([require_tool("doveconf"), "-c", laboratory.dovecot.config_file, "-n", "-x"], discard=True)
+        assert complaint.returncode == 0, complaint.stderr
+        gate.open()
+        results = ended(process, other)
+    for code, _, talk in results:
+        assert code in (0, 1, 5, 75), talk
+        assert "Traceback" not in talk
+    for name, options in ((FIRST, (deployed[FIRST], held)), (SECOND, (deployed[SECOND], later))):
+        served = set(laboratory.served_everywhere(name).values())
+        assert served <= {one.fingerprint for one in options}, results
+    done = laboratory.mailsni("apply")
+    assert done.returncode == 0, done.stderr
+    assert_in_order(laboratory, {FIRST: held, SECOND: later})
+
+
+def test_looking_on_during_a_run(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    """In the very middle of one: status, plan and the others need no lock, and tell both names."""
+    renewed = renew(laboratory, FIRST)
+    with held_run(laboratory) as (process, gate, _):
+        for words in (("status",), ("plan",), ("explain", FIRST), ("render", "postfix"), ("render", "dovecot")):
+            done = laboratory.mailsni(*words)
+            assert (done.returncode, done.stderr) == (0, ""), words
+        state = json.loads(laboratory.mailsni("status", "--json").stdout)
+        assert {one["name"] for one in state["names"]} == {FIRST, SECOND}
+        gate.open()
+        assert [code for code, _, _ in ended(process)] == [0]
+    assert_in_order(laboratory, {**deployed, FIRST: renewed})
+
+
+def test_looking_on_while_everything_changes(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    """Runs with renewals, a new name and a deletion, one after the other, beside an endless look."""
+    over = threading.Event()
+    looks: list[subprocess.CompletedProcess[str]] = []
+
+    def look() -> None:
+        while not over.is_set():
+            looks.extend(laboratory.mailsni(word) for word in ("status", "plan"))
+
+    onlooker = threading.Thread(target=look)
+    onlooker.start()
+    try:
+        wanted = dict(deployed)
+        for turn in range(6):
+            wanted[FIRST] = renew(laboratory, FIRST)
+            name = f"mail.turn{turn}.test"
+            wanted[name] = laboratory.issue(name)
+            if turn:
+                gone = f"mail.turn{turn - 1}.test"
+                laboratory.store.delete(gone)
+                del wanted[gone]
+            done = laboratory.mailsni("apply")
+            assert done.returncode == 0, done.stderr
+    finally:
+        over.set()
+        onlooker.join()
+    assert len(looks) > 2
+    assert [(done.returncode, done.stderr) for done in looks if done.returncode or done.stderr] == []
+    assert_in_order(laboratory, wanted)

@@ -1,0 +1,94 @@
+"""A smaller campaign beside running servers: whatever happens to ``apply``, their clients are answered.
+
+Only the faults from the first file on that a server can see; those before it are the same with servers and without
+(test_injected.py). ``MAILSNI_FAULTS=all`` adds every error.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from mailsni.files import STAGING_NAME
+from mailsni.sandbox.authority import Authority
+from tests.e2e.support import served
+from tests.fault.support import ERRORS, MUTATING, OPENING, Call, Cast, Fault, Runner, Scene
+
+ALL = os.environ.get("MAILSNI_FAULTS") == "all"
+pytestmark = pytest.mark.timeout(4 * 3600 if ALL else 900)
+_SERVICES = ("smtp", "imaps")
+_SEEN_LIMIT = 20.0
+_ABRUPT = ("rename", "unlink")
+"""Calls at which an error is tried by default, besides SIGKILL at every call."""
+
+Answers = Mapping[str, Mapping[str, str]]
+"""By service, then by name."""
+
+
+def _answers(scene: Scene) -> Answers:
+    ports = scene.laboratory.endpoints
+    return {one: {name: served(ports[one], name, one) for name in scene.cast.names} for one in _SERVICES}
+
+
+def _expected(scene: Scene, *, new: bool) -> Answers:
+    names = {name: scene.cast.fingerprint(name, new=new) for name in scene.cast.names}
+    return dict.fromkeys(_SERVICES, names)
+
+
+def _restored(scene: Scene) -> None:
+    """Put the old deployment back under the running servers, and wait until they serve it."""
+    scene.restore()
+    scene.laboratory.postfix.reload()
+    scene.laboratory.dovecot.reload()
+    deadline = time.monotonic() + _SEEN_LIMIT
+    while _answers(scene) != _expected(scene, new=False):
+        assert time.monotonic() < deadline, "the servers do not go back to the old deployment"
+        time.sleep(0.1)
+
+
+def _faults(calls: list[Call]) -> Iterator[Fault]:
+    first = next(at for at, call in enumerate(calls) if call.name == "rename" and f"{STAGING_NAME}/mailsni" in call.what)
+    for call in calls[first:]:
+        if call.mutating:
+            yield Fault(call, "signal=SIGKILL")
+        errors = ERRORS if ALL else ERRORS[:1] if call.name.startswith(_ABRUPT) else ()
+        yield from (Fault(call, f"error={error}") for error in errors)
+
+
+def _wrong_answers(scene: Scene) -> Iterator[str]:
+    old, new = _expected(scene, new=False), _expected(scene, new=True)
+    for service, names in _answers(scene).items():
+        for name, answer in names.items():
+            if answer not in (old[service][name], new[service][name]):
+                yield f"{service}: {name} is answered with {answer}, which is neither the old nor the new"
+
+
+def test_the_clients_of_running_servers_are_answered_whatever_happens(
+    rooms: Path, authority: Authority, cast: Cast, counted: list[str]
+) -> None:
+    (rooms / "x").mkdir(mode=0o755)
+    scene = Scene.build(rooms / "x", authority, cast)
+    lab = scene.laboratory
+    wrong, begun = [], time.monotonic()
+    with lab.postfix, lab.dovecot, Runner(scene) as runner:
+        faults = list(_faults(runner.calls((*MUTATING, *OPENING))))
+        for number, fault in enumerate(faults):
+            _restored(scene)
+            ended = runner.hit(fault, restored=True)
+            found = [*scene.complaints(ended), *_wrong_answers(scene)]
+            if number % 8 == 0:
+                lab.postfix.restart()
+                lab.dovecot.restart()
+                found += [f"restarted: {one}" for one in _wrong_answers(scene)]
+            found += scene.convergence()
+            if _answers(scene) != _expected(scene, new=True):
+                found.append(f"after the next run not everything new is served: {_answers(scene)}")
+            wrong += [f"{fault} (exit {ended.status}): {one}" for one in found]
+    seconds = time.monotonic() - begun
+    counted.append(f"running servers: {len(faults)} faults in {seconds:.0f} s; {len(wrong)} complaints")
+    assert len(faults) >= 15
+    assert not wrong, "\n".join(wrong)
