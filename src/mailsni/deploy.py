@@ -120,13 +120,19 @@ def refuse_emptiness(observation: Observation, *, allow: bool) -> None:
     Raises:
         RefusedError: nothing is left to serve, and something is served now.
     """
-    deployed = len(observation.record.deployment.names)
-    if observation.selection.winners or not deployed or allow:
+    if allow or observation.selection.winners or not (observation.record.deployment.names or _is_live(observation)):
         return
+    names = len(observation.record.deployment.names)
     raise RefusedError(
-        f"nothing is left to serve, and {deployed} names are served now: not published",
+        f"nothing is left to serve, and {names or 'some'} names are served now: not published",
         hint="`mailsni status --skipped` says why; --allow-empty takes the names away",
     )
+
+
+def _is_live(seen: Observation) -> bool:
+    """Whether a live file says more than comments: without a record that is how a deployment is known."""
+    lines = (line for target in seen.targets for line in (files.read_own(target.path) or b"").splitlines())
+    return any(line.strip() and not line.startswith(b"#") for line in lines)
 
 
 def _cleared_up(seen: Observation) -> tuple[str, ...]:
@@ -261,7 +267,7 @@ class _Transaction:
             return None
         good, odd = wire.answering(said, wire.asked_for(names[0]), timeout=self._settings.verify.timeout)
         self._notes += [f"{one.endpoint}: not asked: {one.detail}" for one in odd]
-        return tuple(good)
+        return tuple(good) if good or not odd else None
 
     # ── from the first rename on ─────────────────────────────────────────────────────────────────────────────────
 
@@ -269,15 +275,21 @@ class _Transaction:
         expected = wire.expectations(self._names_to_ask())
         before = self._ask(listening, expected, patience=0.0)
         self._torn = True
+        published: list[Staged] = []
         try:
             for part in staged:
-                files.publish(part.path, part.destination)
+                published.append(part)
+                try:
+                    files.publish(part.path, part.destination)
+                except HostError:
+                    published.pop()
+                    raise
             files.make_durable(sorted({part.destination.parent for part in staged}))
             signalled = self._signal()
             after = self._ask(listening, expected, patience=self._patience)
             self._judge(before, after)
         except BaseException as error:
-            self._roll_back(staged, listening, before, error)
+            self._roll_back(published, listening, before, error)
             self._torn = False
             raise
         return Applied(
@@ -327,15 +339,15 @@ class _Transaction:
             )
 
     def _roll_back(
-        self, staged: Sequence[Staged], listening: _Listening, before: Sequence[Survey], cause: BaseException
+        self, published: Sequence[Staged], listening: _Listening, before: Sequence[Survey], cause: BaseException
     ) -> None:
         try:
-            for part in reversed(staged):
+            for part in reversed(published):
                 if part.previous is None:
                     files.remove(part.destination)
                 else:
                     files.publish(part.previous, part.destination)
-            files.make_durable(sorted({part.destination.parent for part in staged}))
+            files.make_durable(sorted({part.destination.parent for part in published}))
             if not isinstance(cause, RolledBackError):
                 # The servers have not been asked: they may not even know what was published.
                 with suppress(HostError):

@@ -351,7 +351,8 @@ def require_writable(paths: Iterable[Path]) -> None:
     """
     for path in paths:
         at = path
-        while not at.exists() and at != at.parent:
+        # lexists says no to what this user may not see; the directory above it then says no to writing.
+        while not os.path.lexists(at) and at != at.parent:
             at = at.parent
         if os.access(at, os.W_OK | os.X_OK):
             continue

@@ -94,8 +94,8 @@ def _pin_directory(settings: Settings, targets: Sequence[Target]) -> Path:
 
 
 def _last_good(found: Inventory, deployed: Deployment, now: datetime) -> list[Certificate]:
-    """The deployed certificates of lineages that exist and have none that is valid now."""
-    whole = {one.source for one in found.certificates if one.valid_at(now)}
+    """The deployed certificates of lineages that exist and have none that can be served now."""
+    whole = {one.source for one in found.certificates if one.valid_at(now) and not one.staging}
     pins = PinDirectory(Path(deployed.pin_directory or "/"))
     kept = []
     for ident in sorted(deployed.certificates):

@@ -122,7 +122,6 @@ def test_a_store_that_is_not_there_is_not_an_empty_one(laboratory: Laboratory, d
     assert served(laboratory) == deployed
 
 
-@pytest.mark.xfail(reason="deploy.refuse_emptiness asks the record only, and takes none for an empty deployment")
 def test_an_empty_result_is_not_published_without_the_record_either(
     laboratory: Laboratory, deployed: dict[str, str]
 ) -> None:
@@ -251,7 +250,6 @@ def test_another_user_than_root_is_told_so_before_anything_is_touched(
     assert_nobody_may(laboratory, rooms)
 
 
-@pytest.mark.xfail(reason="files.require_writable ends in a traceback")
 def test_another_user_than_root_is_told_so_where_even_a_look_is_forbidden(laboratory: Laboratory, rooms: Path) -> None:
     """Some directory on the way to the state is closed to that user."""
     (rooms / "own").mkdir(mode=0o755)
@@ -480,7 +478,6 @@ def _places(laboratory: Laboratory) -> dict[str, Path]:
     }
 
 
-@pytest.mark.xfail(reason="deploy._roll_back takes back what was never published, and exits 6")
 @pytest.mark.parametrize("artifact", ["map", "compiled map", "include"])
 def test_a_directory_at_the_name_of_an_artifact(laboratory: Laboratory, artifact: str) -> None:
     """It cannot be replaced by rename: a failure that leaves everything as it was."""
@@ -495,7 +492,8 @@ def test_a_directory_at_the_name_of_an_artifact(laboratory: Laboratory, artifact
     assert f"mailsni: error: {place}: " in done.stderr
     kept = (laboratory.pin_directory, laboratory.directory / "state")
     after = {path: one for path, one in artifacts(laboratory).items() if not path.startswith(tuple(map(str, kept)))}
-    assert after == before
+    # What was published before it failed has been put back, as a copy: another i-node.
+    assert {path: one[1:] for path, one in after.items()} == {path: one[1:] for path, one in before.items()}
 
 
 def test_an_old_map_with_a_loose_mode_is_replaced_and_never_written_into(

@@ -35,7 +35,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
@@ -59,7 +58,7 @@ LINEAGES: Mapping[str, tuple[str, ...]] = {
 }
 """Of these names a certificate of the lineage has the last ones; lineage three competes with lineage one."""
 NAMES = sorted({name for names in LINEAGES.values() for name in names})
-OPERATIONS = 50
+OPERATIONS = 60
 """More than one run makes; it dies before one of them."""
 MUTATIONS = frozenset(
     ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate", "shutil.rmtree", "subprocess.Popen")
@@ -195,10 +194,11 @@ class Story(RuleBasedStateMachine):
         self.lineage_of[issued.fingerprint] = lineage
         return issued
 
-    @rule(data=st.data())
-    def certbot(self, data: st.DataObject) -> None:
-        """Something happens to a lineage."""
-        self.change(data)
+    @rule(data=st.data(), times=st.integers(1, 3))
+    def certbot(self, data: st.DataObject, times: int) -> None:
+        """Something happens to some lineages."""
+        for _ in range(times):
+            self.change(data)
 
     def change(self, data: st.DataObject) -> None:
         """Whatever can happen to a lineage in its state."""
@@ -233,36 +233,29 @@ class Story(RuleBasedStateMachine):
         for _ in self.unfinished.pop(lineage, iter(())):
             pass
 
-    @rule()
-    def wipe(self) -> None:
-        """Every lineage is deleted."""
+    @rule(days=st.integers(0, 80))
+    def time_passes(self, days: int) -> None:
+        """Certificates of 90 days grow old; rarely, every lineage is deleted."""
+        if days:
+            self.now += timedelta(days=days)
+            return
         for lineage in LINEAGES:
             if self.exists(lineage):
                 self.finish(lineage)
                 self.store.delete(lineage)
 
-    @rule(days=st.integers(20, 80))
-    def time_passes(self, days: int) -> None:
-        """Certificates of 90 days grow old."""
-        self.now += timedelta(days=days)
-
     # ── what the program does ────────────────────────────────────────────────────────────────────────────────────
 
-    @rule()
-    def apply(self) -> None:
-        """A run to its end."""
-        self.run()
+    @rule(allow_empty=st.booleans())
+    def apply(self, *, allow_empty: bool = False) -> None:
+        """A run to its end, perhaps one that may take all names away."""
+        self.run(allow_empty=allow_empty)
 
     @rule(data=st.data())
     def change_and_apply(self, data: st.DataObject) -> None:
         """A run that has something to do."""
         self.change(data)
         self.run()
-
-    @rule()
-    def apply_without_anything_left(self) -> None:
-        """A run that may take all names away."""
-        self.run(allow_empty=True)
 
     @rule(data=st.data(), operation=st.integers(1, OPERATIONS))
     def change_and_crash(self, data: st.DataObject, operation: int) -> None:
@@ -334,26 +327,19 @@ class Story(RuleBasedStateMachine):
 
     # ── what the host does ───────────────────────────────────────────────────────────────────────────────────────
 
-    @rule()
-    def reboot(self) -> None:
-        """Both servers are stopped and started."""
-        self.power_off()
-        self.power_on()
-
-    @rule()
-    def power_off(self) -> None:
-        """Both servers are stopped, and stay so for a while."""
+    @rule(while_off=st.booleans())
+    def reboot(self, *, while_off: bool) -> None:
+        """Both servers are stopped and started, and serve what their files say; perhaps a run comes in between."""
         self.laboratory.postfix.stop()
         self.laboratory.dovecot.stop()
-
-    @precondition(lambda self: not self.laboratory.dovecot.running())
-    @rule()
-    def power_on(self) -> None:
-        """Both servers start, and serve what their files say."""
+        if while_off:
+            self.run()
+        self.check()
         self.laboratory.postfix.start()
         self.laboratory.dovecot.start()
         served = self.served()
         self.check_wire(served["postfix"], served["dovecot"])
+        self.tally["rebooted"] += 1
 
     # ── what must be true ────────────────────────────────────────────────────────────────────────────────────────
 

@@ -50,7 +50,8 @@ OTHERS = ("close", "flock", "fcntl", "pipe2", "vfork", "clone", "clone3")
 """Calls that change nothing on a disk, and whose failure must be survived all the same."""
 ERRORS = ("EIO", "ENOSPC", "EROFS", "EMFILE", "EACCES", "EDQUOT")
 TOLD_TO_STOP = frozenset(128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-CONTRACT = frozenset(int(code) for code in Exit) | TOLD_TO_STOP
+CONTRACT = (frozenset(int(code) for code in Exit) | TOLD_TO_STOP) - {Exit.PENDING, Exit.USAGE}
+"""What ``apply`` may exit with when nobody made a mistake in the command line."""
 UNTOUCHED = frozenset({Exit.FAILED, Exit.ROLLED_BACK, Exit.LOCKED, Exit.NOT_PERMITTED, Exit.CONFIGURATION})
 """Exit codes that say that the previous deployment is live."""
 _SIGNALLED = re.compile(r"killed by SIG|--- SIG(?!CHLD)")

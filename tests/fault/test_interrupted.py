@@ -108,21 +108,24 @@ def _signalled(scene: Scene, runner: Runner, fault: Fault, number: signal.Signal
 @pytest.mark.parametrize("number", _SIGNALS)
 def test_a_second_signal_on_the_way_back_loses_no_key(scene: Scene, number: signal.Signals) -> None:
     """The way back is cut off half-way: some of the live files name the new pinned files, which must stay then."""
-    runs = 0
     with Runner(scene) as runner:
-        renames = [call for call in runner.calls(["rename"]) if STAGING_NAME in call.what and "pem" not in call.what]
-        last = renames[-1].number
-        for second in range(last + 1, last + len(renames)):
+        calls = runner.calls(["rename", "fsync"])
+        live = [at for at, call in enumerate(calls) if STAGING_NAME in call.what and "pem" not in call.what]
+        renames = [calls[at] for at in live if calls[at].name == "rename"]
+        after = next(call for call in calls[calls.index(renames[-1]) :] if call.name == "fsync")
+        for second in range(renames[-1].number + 1, renames[-1].number + 1 + len(renames)):
             scene.restore()
-            # The last rename fails, the way back begins, and is hit at each of its own renames.
-            options = ["-e", "trace=rename", "-e", f"inject=rename:error=EIO:when={last}"]
-            ended = runner.apply([*options, "-e", f"inject=rename:signal={number.name}:when={second}"])
-            text = runner.log.read_text()
-            assert number.name in text, f"it was not hit at rename {second}: {text}"
+            # Once all is published the directory cannot be made durable: each rename of the way back is hit in turn.
+            failing = ["-e", f"inject=fsync:error=EIO:when={after.number}"]
+            cut_off = ["-e", f"inject=rename:signal={number.name}:when={second}"]
+            ended = runner.apply(["-e", "trace=rename,fsync", *failing, *cut_off])
+            log = runner.log.read_text()
+            assert "INJECTED" in log
+            assert f"--- {number.name}" in log, f"it was not hit at rename {second}: {log}"
+            assert (scene.state / "journal.json").exists()
             assert scene.complaints(ended) == []
             assert scene.convergence() == []
-            runs += 1
-    assert runs >= 2
+    assert len(renames) == 3
 
 
 def test_a_run_that_is_killed_leaves_no_helper_behind_that_writes_later(scene: Scene) -> None:

@@ -1,7 +1,7 @@
 """A smaller campaign beside running servers: whatever happens to ``apply``, their clients are answered.
 
 Only the faults from the first file on that a server can see; those before it are the same with servers and without
-(test_injected.py). ``MAILSNI_FAULTS=all`` adds every error.
+(test_injected.py). ``MAILSNI_FAULTS=all`` tries every call and every error.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,8 @@ ALL = os.environ.get("MAILSNI_FAULTS") == "all"
 pytestmark = pytest.mark.timeout(4 * 3600 if ALL else 900)
 _SERVICES = ("smtp", "imaps")
 _SEEN_LIMIT = 20.0
-_ABRUPT = ("rename", "unlink")
-"""Calls at which an error is tried by default, besides SIGKILL at every call."""
+_STEPS = ("rename", "fsync", "unlink", "rmdir")
+"""Calls at which SIGKILL is tried by default: what a server could see is the same between two of them."""
 
 Answers = Mapping[str, Mapping[str, str]]
 """By service, then by name."""
@@ -31,7 +32,10 @@ Answers = Mapping[str, Mapping[str, str]]
 
 def _answers(scene: Scene) -> Answers:
     ports = scene.laboratory.endpoints
-    return {one: {name: served(ports[one], name, one) for name in scene.cast.names} for one in _SERVICES}
+    pairs = [(service, name) for service in _SERVICES for name in scene.cast.names]
+    with ThreadPoolExecutor(4) as pool:
+        shown = dict(zip(pairs, pool.map(lambda pair: served(ports[pair[0]], pair[1], pair[0]), pairs), strict=True))
+    return {service: {name: shown[service, name] for name in scene.cast.names} for service in _SERVICES}
 
 
 def _expected(scene: Scene, *, new: bool) -> Answers:
@@ -51,11 +55,12 @@ def _restored(scene: Scene) -> None:
 
 
 def _faults(calls: list[Call]) -> Iterator[Fault]:
-    first = next(at for at, call in enumerate(calls) if call.name == "rename" and f"{STAGING_NAME}/mailsni" in call.what)
+    renames = (at for at, call in enumerate(calls) if call.name == "rename")
+    first = next(at for at in renames if f"{STAGING_NAME}/mailsni" in calls[at].what)
     for call in calls[first:]:
-        if call.mutating:
+        if call.mutating and (ALL or call.name.startswith(_STEPS)):
             yield Fault(call, "signal=SIGKILL")
-        errors = ERRORS if ALL else ERRORS[:1] if call.name.startswith(_ABRUPT) else ()
+        errors = ERRORS if ALL else ERRORS[:1] if call.name == "rename" else ()
         yield from (Fault(call, f"error={error}") for error in errors)
 
 

@@ -264,6 +264,12 @@ def test_a_bad_lineage_is_told_by_its_reason_and_the_good_one_found(
     assert pause.waited == [], "nothing that was broken a minute ago is waited for"
 
 
+def test_a_file_is_too_large_before_a_byte_of_it_is_read(store: CertbotDirectory) -> None:
+    store.add("a", issue())
+    put("privkey", sparse(1 << 40))(store)
+    assert left_out(store).detail == f"privkey.pem has {1 << 40} bytes, more than {SIZE_LIMIT}"
+
+
 def test_names_are_known_though_the_key_is_bad(store: CertbotDirectory) -> None:
     store.add("a", issue())
     put("privkey", os.mkfifo)(store)

@@ -168,7 +168,7 @@ def _sum(found: Plan) -> str:
 def _change(change: Change) -> None:
     old, new = _certificates(change.old), _certificates(change.new)
     if change.kind is Kind.RENEW:
-        detail = f"{new}, before {' + '.join(f'{one.not_after:%Y-%m-%d}' for one in change.old)}"
+        detail = f"{new}, was {' + '.join(f'{one.not_after:%Y-%m-%d}' for one in change.old)}"
     else:
         detail = f"{old} -> {new}" if old and new and old != new else new or old
     key = ", with a new key" if change.new_public_key else ""

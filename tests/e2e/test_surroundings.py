@@ -1,0 +1,439 @@
+"""Whatever surrounds the program: read-only file systems, other users, umasks, environments, descriptors, directories."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from mailsni.process import environment, find_tool, run
+from mailsni.sandbox.authority import Authority, Issued
+from mailsni.sandbox.lineages import CertbotDirectory
+from tests.e2e.support import Laboratory, require
+
+NAME, OTHER = "mail.first.test", "mail.second.test"
+NOBODY = pwd.getpwnam("nobody")
+PROGRAM = Path(sys.executable).with_name("mailsni")
+"""The program as it is installed; ``python -m mailsni`` looks for modules in the current directory first."""
+LIMIT = 120.0
+
+
+def call(
+    arguments: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    as_nobody: bool = False,
+    descriptors: Sequence[int] = (),
+) -> subprocess.CompletedProcess[str]:
+    """Run the installed program."""
+    who = {"user": NOBODY.pw_uid, "group": NOBODY.pw_gid, "extra_groups": []} if as_nobody else {}
+    return subprocess.run(
+        [str(PROGRAM), *map(str, arguments)],
+        env=environment() if env is None else env,
+        cwd=cwd,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+        pass_fds=descriptors,
+        **who,  # type: ignore[arg-type]
+    )
+
+
+@pytest.fixture
+def deployed(laboratory: Laboratory) -> dict[str, Issued]:
+    """Two names that are served."""
+    issued = {name: laboratory.issue(name) for name in (NAME, OTHER)}
+    done = laboratory.mailsni("apply")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return issued
+
+
+def renew(laboratory: Laboratory) -> Issued:
+    """Put another certificate into the lineage of the first name."""
+    issued = laboratory.authority.issue([NAME])
+    laboratory.store.renew(NAME, issued)
+    return issued
+
+
+def places(laboratory: Laboratory) -> list[Path]:
+    """Every directory that the program writes into, but for that of its lock."""
+    return [
+        laboratory.postfix.config_directory,
+        laboratory.dovecot.config_directory,
+        laboratory.directory / "state",
+    ]
+
+
+def listing(*roots: Path) -> dict[str, tuple[int, int, int, int, int]]:
+    """Everything below some directories, with what changes when somebody touches it."""
+    paths = [path for root in roots for path in (root, *root.rglob("*"))]
+    states = {str(path): path.lstat() for path in paths}
+    return {
+        path: (one.st_mode, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for path, one in states.items()
+    }
+
+
+def assert_served(laboratory: Laboratory, name: str, issued: Issued) -> None:
+    """Every service of both servers shows a certificate for a name."""
+    assert laboratory.served_everywhere(name) == dict.fromkeys(laboratory.endpoints, issued.fingerprint)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Read-only
+
+
+@contextmanager
+def read_only(*directories: Path) -> Iterator[None]:
+    """Directories that not even root can write into, as systemd's ProtectSystem=strict makes them."""
+    require(None if os.environ.get("MAILSNI_LAB_REQUIRED") else "mounts things: only in the lab")
+    mount, umount = find_tool("mount"), find_tool("umount")
+    assert mount is not None
+    assert umount is not None
+
+    def unmount(directory: Path) -> None:
+        # Dovecot's master has its working directory there.
+        done = run([umount, "--lazy", directory])
+        assert done.returncode == 0, done.stderr
+
+    with ExitStack() as stack:
+        for directory in directories:
+            done = run([mount, "--bind", directory, directory])
+            assert done.returncode == 0, done.stderr
+            stack.callback(unmount, directory)
+            done = run([mount, "-o", "remount,bind,ro", directory])
+            assert done.returncode == 0, done.stderr
+        yield
+
+
+PLACES: Mapping[str, Callable[[Laboratory], Path]] = {
+    "postfix": lambda lab: lab.postfix.config_directory,
+    "include": lambda lab: lab.dovecot.include_directory,
+    "pins": lambda lab: lab.pin_directory,
+    "state": lambda lab: lab.directory / "state",
+    "lock": lambda lab: lab.directory / "lock",
+}
+
+
+@pytest.mark.parametrize("chosen", [*([place] for place in PLACES), list(PLACES)], ids=" ".join)
+def test_a_read_only_directory_is_said_and_nothing_has_changed(laboratory: Laboratory, chosen: list[str]) -> None:
+    """One of the places at a time, then all of them; looking needs none of them writable."""
+    (laboratory.directory / "lock").mkdir()
+    laboratory.configure(state={"lock": str(laboratory.directory / "lock/mailsni.lock")})
+    issued = {name: laboratory.issue(name) for name in (NAME, OTHER)}
+    assert laboratory.mailsni("apply").returncode == 0
+    renewed = renew(laboratory)
+    before = listing(*places(laboratory))
+    with read_only(*(PLACES[place](laboratory) for place in chosen)):
+        for words in (["apply"], ["apply", "--force"]):
+            done = laboratory.mailsni(*words)
+            assert done.returncode == 1, done.stdout + done.stderr
+            assert re.fullmatch(r"mailsni: error: /\S+: .+\nmailsni: hint: .*read-only.*\n", done.stderr), done.stderr
+            assert any(str(PLACES[place](laboratory)) in done.stderr for place in chosen)
+        assert laboratory.mailsni("status").returncode == 0
+        assert laboratory.mailsni("plan", "--detailed-exitcode").returncode == 3
+        assert laboratory.mailsni("apply", "--dry-run").returncode == 0
+    assert listing(*places(laboratory)) == before
+    for name, one in issued.items():
+        assert_served(laboratory, name, one)
+    assert laboratory.mailsni("apply").returncode == 0
+    assert_served(laboratory, NAME, renewed)
+
+
+def test_a_read_only_store_is_enough(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    """Certbot's directory is only ever read."""
+    renewed = renew(laboratory)
+    with read_only(laboratory.store.root):
+        done = laboratory.mailsni("apply")
+        assert done.returncode == 0, done.stderr
+    assert_served(laboratory, NAME, renewed)
+    assert_served(laboratory, OTHER, deployed[OTHER])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Other users
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["apply"], 77),
+        (["apply", "--dry-run"], 77),
+        (["plan", "--diff"], 77),
+        (["status", "--skipped"], 77),
+        (["explain", NAME], 77),
+        (["render", "postfix"], 77),
+        (["render", "dovecot"], 77),
+        (["explain", "no name"], 2),
+        (["--version"], 0),
+        (["--help"], 0),
+    ],
+    ids=" ".join,
+)
+def test_every_command_as_nobody(
+    laboratory: Laboratory, rooms: Path, deployed: dict[str, Issued], words: list[str], code: int
+) -> None:
+    """Not permitted, in one line and a hint, where keys would have to be read; and nothing has changed."""
+    del deployed
+    config = rooms / "config.toml"
+    shutil.copy(laboratory.config, config)
+    config.chmod(0o644)
+    before = listing(*places(laboratory), laboratory.directory)
+    done = call(["--config", config, *words], cwd=Path("/"), as_nobody=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    if code:
+        assert done.stdout == ""
+        assert re.fullmatch(r"mailsni: error: .+\n(mailsni: hint: .+\n)?", done.stderr), done.stderr
+    assert listing(*places(laboratory), laboratory.directory) == before
+
+
+def test_a_user_with_directories_of_his_own_needs_no_root(
+    rooms: Path, authority: Authority, tmp_path: Path
+) -> None:
+    """Everything lies in a place of his: the map and the include are made, and no server runs."""
+    require(None if find_tool("postmap") and find_tool("doveconf") else "the servers are not installed")
+    own = rooms / "own"
+    store = CertbotDirectory(own / "letsencrypt")
+    issued = authority.issue([NAME])
+    store.add(NAME, issued)
+    for directory in ("postfix", "dovecot", "dovecot/conf.d"):
+        (own / directory).mkdir()
+    main_cf = own / "postfix/main.cf"
+    main_cf.write_text(f"compatibility_level = 3.6\nqueue_directory = {own}\n")
+    os.utime(main_cf, (0, 0))
+    modern = (find_tool("dovecot") is not None) and run([find_tool("dovecot") or "", "--version"]).stdout >= b"2.4"
+    head = "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\n" if modern else ""
+    (own / "dovecot/dovecot.conf").write_text(f"{head}base_dir = {own}/run\n!include_try conf.d/*.conf\n")
+    tables: dict[str, dict[str, str]] = {
+        "postfix": {"config_directory": f"{own}/postfix", "map": f"{own}/postfix/mailsni", "map_type": "cdb"},
+        "dovecot": {
+            "config_file": f"{own}/dovecot/dovecot.conf",
+            "include_file": f"{own}/dovecot/conf.d/99-mailsni.conf",
+            "pin_directory": f"{own}/dovecot/mailsni",
+        },
+        "state": {"directory": f"{own}/state", "lock": f"{own}/lock"},
+    }
+    lines = [f"[[sources]]\npath = {json.dumps(str(store.live))}"]
+    for table, values in tables.items():
+        lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    (own / "config.toml").write_text("\n".join([*lines, ""]))
+    for path in (own, *own.rglob("*")):
+        os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid, follow_symlinks=False)
+    own.chmod(0o700)
+    del tmp_path
+    done = call(["--config", own / "config.toml", "apply"], cwd=Path("/"), as_nobody=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pins = list((own / "dovecot/mailsni").iterdir())
+    assert [path.name.partition("-")[0] for path in pins] == [issued.fingerprint]
+    assert pins[0].stat().st_uid == NOBODY.pw_uid
+    assert NAME in (own / "dovecot/conf.d/99-mailsni.conf").read_text()
+    assert call(["--config", own / "config.toml", "plan", "--detailed-exitcode"], as_nobody=True).returncode == 0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The umask
+
+
+def test_the_modes_are_the_same_whatever_the_umask(laboratory: Laboratory) -> None:
+    """Everything that two runs make, one with umask 000 and one with 077."""
+    laboratory.issue(NAME)
+    found = []
+    for umask in (0o000, 0o077):
+        previous = os.umask(umask)
+        try:
+            done = laboratory.mailsni("apply")
+        finally:
+            os.umask(previous)
+        assert done.returncode == 0, done.stderr
+        made = [*places(laboratory), laboratory.directory / "mailsni.lock"]
+        paths = {str(path): path for root in made for path in (root, *root.rglob("*"))}
+        found.append({path: stat.S_IMODE(one.lstat().st_mode) for path, one in paths.items()})
+        own = (laboratory.include_file, laboratory.map, laboratory.map.with_name("mailsni.cdb"))
+        for path in (*own, laboratory.directory / "mailsni.lock"):
+            path.unlink()
+        shutil.rmtree(laboratory.pin_directory)
+        shutil.rmtree(laboratory.directory / "state")
+    assert found[0] == found[1]
+    loose = {path for path, mode in found[0].items() if mode & 0o022}
+    assert loose == set()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The environment
+
+
+@pytest.fixture
+def evil(tmp_path: Path) -> Path:
+    """A directory with programs that must never run: each leaves a trace."""
+    directory = tmp_path / "evil"
+    directory.mkdir()
+    trace = directory / "trace"
+    names = ("postmap", "postconf", "postfix", "doveconf", "doveadm", "dovecot", "systemctl", "sh", "env", "openssl")
+    for name in names:
+        path = directory / name
+        path.write_text(f"#!/bin/sh\necho {name} >> {trace}\nexit 0\n")
+        path.chmod(0o755)
+    (directory / "startup.sh").write_text(f"echo startup >> {trace}\n")
+    (directory / "main.cf").write_text("tls_server_sni_maps = hash:/nowhere\n")
+    (directory / "openssl.cnf").write_text("openssl_conf = = =\n")
+    return directory
+
+
+ENVIRONMENTS: Mapping[str, Mapping[str, str]] = {
+    "none at all": {},
+    "PATH": {"PATH": "{evil}:/usr/bin:/bin"},
+    "empty PATH": {"PATH": ""},
+    "TMPDIR is nowhere": {"TMPDIR": "/nowhere"},
+    "Postfix": {"MAIL_CONFIG": "{evil}", "MAIL_DEBUG": "1", "MAIL_VERBOSE": "1", "MAIL_LOGTAG": "x"},
+    "Dovecot": {"CONFIG_FILE": "{evil}/main.cf", "DOVECONF_ENV": "1", "DOVECONF_SERVICE": "imap", "LOG_SERVICE": "1"},
+    "garbage locale": {"LC_ALL": "garbage", "LANG": "xx_YY.FOO", "LANGUAGE": "klingon"},
+    "plain ASCII": {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    "strict ASCII": {"PYTHONIOENCODING": "ascii:strict"},
+    "shell": {"IFS": "/", "ENV": "{evil}/startup.sh", "BASH_ENV": "{evil}/startup.sh", "CDPATH": "/", "SHELLOPTS": "x"},
+    "HOME is nowhere": {"HOME": "/nowhere", "XDG_CONFIG_HOME": "/nowhere"},
+    "OpenSSL": {"OPENSSL_CONF": "{evil}/openssl.cnf", "SSLKEYLOGFILE": "{evil}/trace", "SSL_CERT_DIR": "/nowhere"},
+    "terminal": {"TERM": "garbage", "COLUMNS": "-1", "LINES": "x", "FORCE_COLOR": "1"},
+    "time zone": {"TZ": "Pacific/Kiritimati"},
+    "garbage time zone": {"TZ": ":/dev/zero"},
+    "another configuration": {"MAILSNI_CONFIG": "{evil}/main.cf"},
+    "optimised Python": {"PYTHONOPTIMIZE": "2"},
+    "warnings are errors": {"PYTHONWARNINGS": "error"},
+}
+
+
+@pytest.mark.parametrize("kind", ENVIRONMENTS)
+def test_the_environment_changes_nothing(
+    laboratory: Laboratory, deployed: dict[str, Issued], evil: Path, kind: str
+) -> None:
+    """The same plan, the same result, and nothing of the environment's is run or written."""
+    env = {key: value.replace("{evil}", str(evil)) for key, value in ENVIRONMENTS[kind].items()}
+    common = ["--config", laboratory.config]
+    renewed = renew(laboratory)
+    assert call([*common, "plan", "--json"], env=env).stdout == call([*common, "plan", "--json"]).stdout
+    done = call([*common, "apply"], env=env, cwd=evil)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert NAME in done.stdout
+    assert_served(laboratory, NAME, renewed)
+    assert_served(laboratory, OTHER, deployed[OTHER])
+    for words in (["status", "--skipped"], ["plan", "--diff"], ["explain", NAME], ["render", "postfix"], ["--help"]):
+        done = call([*common, *words], env=env)
+        assert (done.returncode, done.stderr) == (0, ""), words
+    assert not (evil / "trace").exists(), (evil / "trace").read_text()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Descriptors, and what children get
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_descriptors(laboratory: Laboratory, deployed: dict[str, Issued], closed: str) -> None:
+    """What takes the place of a closed descriptor is not written to by accident."""
+    renewed = renew(laboratory)
+    command = f"exec {shlex.join([str(PROGRAM), '--config', str(laboratory.config), 'apply'])} {closed}"
+    done = subprocess.run(["/bin/sh", "-c", command], env=environment(), capture_output=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert b"Traceback" not in done.stderr
+    assert_served(laboratory, NAME, renewed)
+    assert_served(laboratory, OTHER, deployed[OTHER])
+    assert (laboratory.directory / "mailsni.lock").read_bytes() == b""
+    assert laboratory.mailsni("plan", "--detailed-exitcode").returncode == 0
+
+
+@pytest.mark.parametrize("words", ["status", "plan", "apply --dry-run", "render postfix", "explain mail.first.test"])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_looking_with_closed_descriptors(
+    laboratory: Laboratory, deployed: dict[str, Issued], closed: str, words: str
+) -> None:
+    del deployed
+    command = f"exec {shlex.join([str(PROGRAM), '--config', str(laboratory.config)])} {words} {closed}"
+    done = subprocess.run(["/bin/sh", "-c", command], env=environment(), capture_output=True, timeout=LIMIT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_an_output_that_is_full_takes_nothing_back(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    """What was done is done, even if it cannot be told."""
+    renewed = renew(laboratory)
+    command = f"exec {shlex.join([str(PROGRAM), '--config', str(laboratory.config), 'apply'])} >/dev/full"
+    done = subprocess.run(["/bin/sh", "-c", command], env=environment(), capture_output=True, timeout=LIMIT, check=False)
+    assert b"Traceback" not in done.stderr
+    assert done.returncode == 1
+    assert_served(laboratory, NAME, renewed)
+    assert_served(laboratory, OTHER, deployed[OTHER])
+    assert laboratory.mailsni("plan", "--detailed-exitcode").returncode == 0
+
+
+def test_children_get_nothing_but_what_they_need(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    """No descriptor, no environment, no core image, no directory of the caller's."""
+    del deployed
+    witness = laboratory.directory / "witness"
+    script = (
+        f"{{ ls /proc/$$/fd; echo; readlink /proc/$$/fd/0; pwd; ulimit -c; echo; cat /proc/$$/environ; }} > {witness}"
+    )
+    laboratory.configure(postfix={"action": ["/bin/sh", "-c", script]})
+    renew(laboratory)
+    with ExitStack() as stack:
+        opened = [stack.enter_context(laboratory.config.open()) for _ in range(3)]
+        done = call(
+            ["--config", laboratory.config, "apply"],
+            env={"SECRET": "x", "LD_DEBUG_OUTPUT": "/nowhere", "TZ": "UTC"},
+            cwd=laboratory.directory,
+            descriptors=[one.fileno() for one in opened],
+        )
+    assert done.returncode == 0, done.stderr
+    descriptors, facts, variables = witness.read_text().split("\n\n")
+    assert descriptors.split() == ["0", "1", "2"]
+    assert facts.split() == ["/dev/null", "/", "0"]
+    assert {one.partition("=")[0] for one in variables.split("\0") if one} == {"HOME", "LANG", "LC_ALL", "PATH", "TZ"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Directories
+
+
+@pytest.mark.parametrize("way", ["option", "environment"])
+def test_a_relative_path_of_the_configuration(laboratory: Laboratory, deployed: dict[str, Issued], way: str) -> None:
+    """Also the administrator's templates beside it are found."""
+    templates = laboratory.directory / "templates"
+    templates.mkdir()
+    (templates / "postfix-sni.j2").write_text(
+        "# mine\n{% for entry in entries %}{{ entry.key }} {{ entry.certificates[0].pinned_path }}\n{% endfor %}"
+    )
+    renewed = renew(laboratory)
+    below = laboratory.directory / "below"
+    below.mkdir()
+    if way == "option":
+        done = call(["--config", "../config.toml", "apply"], cwd=below)
+    else:
+        done = call(["apply"], cwd=below, env={"MAILSNI_CONFIG": "../config.toml"})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert laboratory.map.read_text().startswith("# mine\n")
+    assert_served(laboratory, NAME, renewed)
+    assert_served(laboratory, OTHER, deployed[OTHER])
+
+
+def test_a_current_directory_that_is_gone(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    del deployed
+    renewed = renew(laboratory)
+    gone = laboratory.directory / "gone"
+    gone.mkdir()
+    program = shlex.join([str(PROGRAM), "--config", str(laboratory.config), "apply"])
+    command = f"cd {gone} && rmdir {gone} && exec {program}"
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], env=environment(), capture_output=True, text=True, timeout=LIMIT, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_served(laboratory, NAME, renewed)
