@@ -32,7 +32,7 @@ def load(path: Path) -> dict[str, Reading]:
         if document.get("schema") != _SCHEMA:
             return {}
         return {item["source"]: _reading(item) for item in document["readings"]}
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return {}
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mailsni.endpoints import Endpoint, dovecot_endpoints, parse_dovecot, parse_postfix
 from mailsni.errors import HostError
+from tests.property.strategies import effort
 
 # postconf -Mx; Postfix 3.7 and 3.10 print these lines alike
 SERVICES = """\
@@ -647,6 +648,7 @@ def test_dovecot_asks_its_tool(tmp_path: Path, script: str, expected: list[str] 
         assert texts(dovecot_endpoints(config, tool)) == expected
 
 
+@effort(100)
 @given(st.text(alphabet="{}= \nservicimap-lognt_1", max_size=400))
 def test_parsers_take_anything(text: str) -> None:
     parse_dovecot(text)
