@@ -50,7 +50,7 @@ from tests.e2e.support import DEFAULT_NAME, Laboratory, require
 
 STORIES = int(os.environ.get("MAILSNI_STORIES", "0"))
 FEW_STORIES = 8
-STEPS = 30
+STEPS = 25
 LINEAGES: Mapping[str, tuple[str, ...]] = {
     "one": ("imap.a.test", "mail.a.test"),
     "two": ("mail.b.test",),
@@ -58,11 +58,13 @@ LINEAGES: Mapping[str, tuple[str, ...]] = {
 }
 """Of these names a certificate of the lineage has the last ones; lineage three competes with lineage one."""
 NAMES = sorted({name for names in LINEAGES.values() for name in names})
-OPERATIONS = 60
-"""More than one run makes; it dies before one of them."""
-MUTATIONS = frozenset(
-    ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate", "shutil.rmtree", "subprocess.Popen")
+DEATHS = st.one_of(
+    st.tuples(st.just("publishing"), st.integers(1, 20)),
+    st.tuples(st.just("publishing"), st.integers(1, 8)),
+    st.tuples(st.just("all"), st.integers(1, 25)),
 )
+"""Before which of its operations a run is killed, counted from its first one or from the first publish."""
+MUTATIONS = frozenset(("os.rename", "os.remove", "os.mkdir", "os.rmdir", "subprocess.Popen"))
 """Audit events of Python that tell of a change of the file system, or of a program that is started."""
 _BLOCK = re.compile(r'^local_name "?(?P<names>[^"{]+?)"? \{\n(?P<settings>.*?)^\}', re.MULTILINE | re.DOTALL)
 _PATH = re.compile(r"= <?(/\S+)")
@@ -89,7 +91,7 @@ def blocks(pem: bytes) -> tuple[bytes, ...]:
     return tuple(base64.b64decode(one) for one in re.findall(rb"-----BEGIN [A-Z ]+-----(.+?)-----END", pem, re.DOTALL))
 
 
-def run_in_child(configuration: Path, now: datetime, *, allow_empty: bool, dies_before: int | None) -> Outcome:
+def run_in_child(configuration: Path, now: datetime, *, allow_empty: bool, dies_before: tuple[str, int] | None) -> Outcome:
     """Plan and apply in a process of its own, at a moment of the story's time, to its end or until it is killed."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -115,7 +117,7 @@ def run_in_child(configuration: Path, now: datetime, *, allow_empty: bool, dies_
 
 
 def _plan_and_apply(
-    configuration: Path, now: datetime, answer: Any, *, allow_empty: bool, dies_before: int | None  # noqa: ANN401
+    configuration: Path, now: datetime, answer: Any, *, allow_empty: bool, dies_before: tuple[str, int] | None  # noqa: ANN401
 ) -> None:
     certbot.RETRY_PAUSE = 0.01  # nobody mends anything while it waits
     known = config.load(configuration, required=True)
@@ -123,12 +125,15 @@ def _plan_and_apply(
     answer.write(json.dumps([change.name for change in plan.changes if change.kind == "remove"]) + "\n")
     answer.flush()
     if dies_before is not None:
-        left = dies_before
+        zone, left = dies_before
 
         def die(event: str, words: tuple[Any, ...]) -> None:
-            nonlocal left
-            makes = event == "open" and isinstance(words[0], str | Path) and words[2] & os.O_CREAT
-            if event in MUTATIONS or makes:
+            nonlocal zone, left
+            if event not in MUTATIONS:
+                return
+            staged = event == "os.rename" and files.STAGING_NAME in str(words[0])
+            if zone == "all" or (staged and not str(words[1]).endswith(".pem")):
+                zone = "all"
                 left -= 1
                 if left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -257,16 +262,24 @@ class Story(RuleBasedStateMachine):
         self.change(data)
         self.run()
 
-    @rule(data=st.data(), operation=st.integers(1, OPERATIONS))
-    def change_and_crash(self, data: st.DataObject, operation: int) -> None:
-        """A run that is killed before one of its changes; SIGKILL gives it no chance to clear up."""
-        self.change(data)
-        self.run(dies_before=operation)
+    @rule(
+        lineage=st.sampled_from(sorted(LINEAGES)),
+        deaths=st.lists(DEATHS, min_size=1, max_size=3),
+        then_apply=st.booleans(),
+    )
+    def renew_and_crash(self, lineage: str, deaths: list[tuple[str, int]], *, then_apply: bool) -> None:
+        """Runs that are killed before one of their changes, the second while it clears up after the first, and so on.
 
-    @rule(operation=st.integers(1, OPERATIONS))
-    def crash(self, operation: int) -> None:
-        """A run that is killed, perhaps while it clears up after another one that was."""
-        self.run(dies_before=operation)
+        SIGKILL gives them no chance to take anything back.
+        """
+        self.finish(lineage)
+        issued = self.new(lineage, len(LINEAGES[lineage]))
+        (self.store.renew if self.exists(lineage) else self.store.add)(lineage, issued)
+        for death in deaths:
+            self.run(dies_before=death)
+            self.check()
+        if then_apply:
+            self.run()
 
     @rule()
     def plan(self) -> None:
@@ -293,7 +306,7 @@ class Story(RuleBasedStateMachine):
         assert outcome.error is not None or not changes
         assert self.served() == served or outcome.done
 
-    def run(self, *, allow_empty: bool = False, dies_before: int | None = None) -> None:
+    def run(self, *, allow_empty: bool = False, dies_before: tuple[str, int] | None = None) -> None:
         """A run, and what must be true after it."""
         expected = self.expected()
         served = self.served()

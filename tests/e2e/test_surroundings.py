@@ -1,4 +1,4 @@
-"""Whatever surrounds the program: read-only file systems, other users, umasks, environments, descriptors, directories."""
+"""Whatever surrounds the program: read-only places, other users, umasks, environments, descriptors, directories."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import pytest
 from mailsni.process import environment, find_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version
 from tests.e2e.support import Laboratory, require
 
 NAME, OTHER = "mail.first.test", "mail.second.test"
@@ -30,26 +31,41 @@ LIMIT = 120.0
 
 
 def call(
-    arguments: Sequence[str | Path],
-    *,
+    config: Path | None,
+    *words: str,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     as_nobody: bool = False,
     descriptors: Sequence[int] = (),
 ) -> subprocess.CompletedProcess[str]:
     """Run the installed program."""
-    who = {"user": NOBODY.pw_uid, "group": NOBODY.pw_gid, "extra_groups": []} if as_nobody else {}
     return subprocess.run(
-        [str(PROGRAM), *map(str, arguments)],
+        [str(PROGRAM), *(() if config is None else ("--config", str(config))), *words],
         env=environment() if env is None else env,
         cwd=cwd,
+        user=NOBODY.pw_uid if as_nobody else None,
+        group=NOBODY.pw_gid if as_nobody else None,
+        extra_groups=[] if as_nobody else None,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=LIMIT,
         check=False,
         pass_fds=descriptors,
-        **who,  # type: ignore[arg-type]
+    )
+
+
+def call_by_shell(config: Path, words: str, *, before: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the installed program from a shell, with redirections among its words."""
+    command = f"{before}exec {shlex.quote(str(PROGRAM))} --config {shlex.quote(str(config))} {words}"
+    return subprocess.run(
+        ["/bin/sh", "-c", command],
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
     )
 
 
@@ -170,21 +186,20 @@ def test_a_read_only_store_is_enough(laboratory: Laboratory, deployed: dict[str,
 @pytest.mark.parametrize(
     ("words", "code"),
     [
-        (["apply"], 77),
-        (["apply", "--dry-run"], 77),
-        (["plan", "--diff"], 77),
-        (["status", "--skipped"], 77),
-        (["explain", NAME], 77),
-        (["render", "postfix"], 77),
-        (["render", "dovecot"], 77),
-        (["explain", "no name"], 2),
-        (["--version"], 0),
-        (["--help"], 0),
+        ("apply", 77),
+        ("apply --dry-run", 77),
+        ("plan --diff", 77),
+        ("status --skipped", 77),
+        (f"explain {NAME}", 77),
+        ("render postfix", 77),
+        ("render dovecot", 77),
+        ("explain no_name!", 2),
+        ("--version", 0),
+        ("--help", 0),
     ],
-    ids=" ".join,
 )
 def test_every_command_as_nobody(
-    laboratory: Laboratory, rooms: Path, deployed: dict[str, Issued], words: list[str], code: int
+    laboratory: Laboratory, rooms: Path, deployed: dict[str, Issued], words: str, code: int
 ) -> None:
     """Not permitted, in one line and a hint, where keys would have to be read; and nothing has changed."""
     del deployed
@@ -192,7 +207,7 @@ def test_every_command_as_nobody(
     shutil.copy(laboratory.config, config)
     config.chmod(0o644)
     before = listing(*places(laboratory), laboratory.directory)
-    done = call(["--config", config, *words], cwd=Path("/"), as_nobody=True)
+    done = call(config, *words.split(), cwd=Path("/"), as_nobody=True)
     assert done.returncode == code, done.stdout + done.stderr
     if code:
         assert done.stdout == ""
@@ -201,10 +216,10 @@ def test_every_command_as_nobody(
 
 
 def test_a_user_with_directories_of_his_own_needs_no_root(
-    rooms: Path, authority: Authority, tmp_path: Path
+    rooms: Path, authority: Authority
 ) -> None:
     """Everything lies in a place of his: the map and the include are made, and no server runs."""
-    require(None if find_tool("postmap") and find_tool("doveconf") else "the servers are not installed")
+    require(PrivatePostfix.unavailable() or PrivateDovecot.unavailable())
     own = rooms / "own"
     store = CertbotDirectory(own / "letsencrypt")
     issued = authority.issue([NAME])
@@ -214,7 +229,7 @@ def test_a_user_with_directories_of_his_own_needs_no_root(
     main_cf = own / "postfix/main.cf"
     main_cf.write_text(f"compatibility_level = 3.6\nqueue_directory = {own}\n")
     os.utime(main_cf, (0, 0))
-    modern = (find_tool("dovecot") is not None) and run([find_tool("dovecot") or "", "--version"]).stdout >= b"2.4"
+    modern = dovecot_version() >= (2, 4)
     head = "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\n" if modern else ""
     (own / "dovecot/dovecot.conf").write_text(f"{head}base_dir = {own}/run\n!include_try conf.d/*.conf\n")
     tables: dict[str, dict[str, str]] = {
@@ -233,14 +248,13 @@ def test_a_user_with_directories_of_his_own_needs_no_root(
     for path in (own, *own.rglob("*")):
         os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid, follow_symlinks=False)
     own.chmod(0o700)
-    del tmp_path
-    done = call(["--config", own / "config.toml", "apply"], cwd=Path("/"), as_nobody=True)
+    done = call(own / "config.toml", "apply", cwd=Path("/"), as_nobody=True)
     assert done.returncode == 0, done.stdout + done.stderr
     pins = list((own / "dovecot/mailsni").iterdir())
     assert [path.name.partition("-")[0] for path in pins] == [issued.fingerprint]
     assert pins[0].stat().st_uid == NOBODY.pw_uid
     assert NAME in (own / "dovecot/conf.d/99-mailsni.conf").read_text()
-    assert call(["--config", own / "config.toml", "plan", "--detailed-exitcode"], as_nobody=True).returncode == 0
+    assert call(own / "config.toml", "plan", "--detailed-exitcode", as_nobody=True).returncode == 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -320,16 +334,16 @@ def test_the_environment_changes_nothing(
 ) -> None:
     """The same plan, the same result, and nothing of the environment's is run or written."""
     env = {key: value.replace("{evil}", str(evil)) for key, value in ENVIRONMENTS[kind].items()}
-    common = ["--config", laboratory.config]
+    config = laboratory.config
     renewed = renew(laboratory)
-    assert call([*common, "plan", "--json"], env=env).stdout == call([*common, "plan", "--json"]).stdout
-    done = call([*common, "apply"], env=env, cwd=evil)
+    assert call(config, "plan", "--json", env=env).stdout == call(config, "plan", "--json").stdout
+    done = call(config, "apply", env=env, cwd=evil)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert NAME in done.stdout
     assert_served(laboratory, NAME, renewed)
     assert_served(laboratory, OTHER, deployed[OTHER])
-    for words in (["status", "--skipped"], ["plan", "--diff"], ["explain", NAME], ["render", "postfix"], ["--help"]):
-        done = call([*common, *words], env=env)
+    for words in (["status", "--skipped"], ["--help"]):
+        done = call(config, *words, env=env)
         assert (done.returncode, done.stderr) == (0, ""), words
     assert not (evil / "trace").exists(), (evil / "trace").read_text()
 
@@ -342,34 +356,28 @@ def test_the_environment_changes_nothing(
 def test_closed_standard_descriptors(laboratory: Laboratory, deployed: dict[str, Issued], closed: str) -> None:
     """What takes the place of a closed descriptor is not written to by accident."""
     renewed = renew(laboratory)
-    command = f"exec {shlex.join([str(PROGRAM), '--config', str(laboratory.config), 'apply'])} {closed}"
-    done = subprocess.run(["/bin/sh", "-c", command], env=environment(), capture_output=True, timeout=LIMIT, check=False)
+    done = call_by_shell(laboratory.config, f"apply {closed}")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert b"Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr
     assert_served(laboratory, NAME, renewed)
     assert_served(laboratory, OTHER, deployed[OTHER])
     assert (laboratory.directory / "mailsni.lock").read_bytes() == b""
     assert laboratory.mailsni("plan", "--detailed-exitcode").returncode == 0
 
 
-@pytest.mark.parametrize("words", ["status", "plan", "apply --dry-run", "render postfix", "explain mail.first.test"])
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_looking_with_closed_descriptors(
-    laboratory: Laboratory, deployed: dict[str, Issued], closed: str, words: str
-) -> None:
+def test_looking_with_closed_descriptors(laboratory: Laboratory, deployed: dict[str, Issued], closed: str) -> None:
     del deployed
-    command = f"exec {shlex.join([str(PROGRAM), '--config', str(laboratory.config)])} {words} {closed}"
-    done = subprocess.run(["/bin/sh", "-c", command], env=environment(), capture_output=True, timeout=LIMIT, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert b"Traceback" not in done.stderr
+    for words in ("status", "plan", "apply --dry-run", "render postfix", f"explain {NAME}"):
+        done = call_by_shell(laboratory.config, f"{words} {closed}")
+        assert (done.returncode, done.stderr) == (0, ""), words
 
 
 def test_an_output_that_is_full_takes_nothing_back(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
     """What was done is done, even if it cannot be told."""
     renewed = renew(laboratory)
-    command = f"exec {shlex.join([str(PROGRAM), '--config', str(laboratory.config), 'apply'])} >/dev/full"
-    done = subprocess.run(["/bin/sh", "-c", command], env=environment(), capture_output=True, timeout=LIMIT, check=False)
-    assert b"Traceback" not in done.stderr
+    done = call_by_shell(laboratory.config, "apply >/dev/full")
+    assert "Traceback" not in done.stderr
     assert done.returncode == 1
     assert_served(laboratory, NAME, renewed)
     assert_served(laboratory, OTHER, deployed[OTHER])
@@ -381,14 +389,15 @@ def test_children_get_nothing_but_what_they_need(laboratory: Laboratory, deploye
     del deployed
     witness = laboratory.directory / "witness"
     script = (
-        f"{{ ls /proc/$$/fd; echo; readlink /proc/$$/fd/0; pwd; ulimit -c; echo; cat /proc/$$/environ; }} > {witness}"
+        f"exec > {witness}; ls /proc/$$/fd; echo; readlink /proc/$$/fd/0; pwd; ulimit -c; echo; cat /proc/$$/environ"
     )
     laboratory.configure(postfix={"action": ["/bin/sh", "-c", script]})
     renew(laboratory)
     with ExitStack() as stack:
         opened = [stack.enter_context(laboratory.config.open()) for _ in range(3)]
         done = call(
-            ["--config", laboratory.config, "apply"],
+            laboratory.config,
+            "apply",
             env={"SECRET": "x", "LD_DEBUG_OUTPUT": "/nowhere", "TZ": "UTC"},
             cwd=laboratory.directory,
             descriptors=[one.fileno() for one in opened],
@@ -416,9 +425,9 @@ def test_a_relative_path_of_the_configuration(laboratory: Laboratory, deployed: 
     below = laboratory.directory / "below"
     below.mkdir()
     if way == "option":
-        done = call(["--config", "../config.toml", "apply"], cwd=below)
+        done = call(Path("../config.toml"), "apply", cwd=below)
     else:
-        done = call(["apply"], cwd=below, env={"MAILSNI_CONFIG": "../config.toml"})
+        done = call(None, "apply", cwd=below, env={"MAILSNI_CONFIG": "../config.toml"})
     assert (done.returncode, done.stderr) == (0, "")
     assert laboratory.map.read_text().startswith("# mine\n")
     assert_served(laboratory, NAME, renewed)
@@ -430,10 +439,6 @@ def test_a_current_directory_that_is_gone(laboratory: Laboratory, deployed: dict
     renewed = renew(laboratory)
     gone = laboratory.directory / "gone"
     gone.mkdir()
-    program = shlex.join([str(PROGRAM), "--config", str(laboratory.config), "apply"])
-    command = f"cd {gone} && rmdir {gone} && exec {program}"
-    done = subprocess.run(
-        ["/bin/sh", "-c", command], env=environment(), capture_output=True, text=True, timeout=LIMIT, check=False
-    )
+    done = call_by_shell(laboratory.config, "apply", before=f"cd {gone} && rmdir {gone} && ")
     assert (done.returncode, done.stderr) == (0, "")
     assert_served(laboratory, NAME, renewed)

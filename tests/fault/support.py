@@ -54,6 +54,8 @@ CONTRACT = (frozenset(int(code) for code in Exit) | TOLD_TO_STOP) - {Exit.PENDIN
 """What ``apply`` may exit with when nobody made a mistake in the command line."""
 UNTOUCHED = frozenset({Exit.FAILED, Exit.ROLLED_BACK, Exit.LOCKED, Exit.NOT_PERMITTED, Exit.CONFIGURATION})
 """Exit codes that say that the previous deployment is live."""
+_OF_DOVECOT = "dovecot.conf.binary"
+"""Where a Dovecot 2.4 that runs keeps its configuration, with the keys, mode 0600: its own business."""
 _SIGNALLED = re.compile(r"killed by SIG|--- SIG(?!CHLD)")
 _LOST_OUTPUT = 120
 """What Python exits with when it cannot get rid of its output."""
@@ -336,6 +338,7 @@ class Scene:
             f"a key lies in {path.relative_to(self.directory)}, mode {stat.S_IMODE(path.stat().st_mode):04o}"
             for path in _regular_files(self.directory)
             if not path.is_relative_to(self.laboratory.store.archive)
+            and path.name != _OF_DOVECOT
             and any(needle in content for content in [path.read_bytes()] for needle in needles)
             and not self._may_hold_keys(path, settled=settled)
         ]
