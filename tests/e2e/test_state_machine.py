@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.clients import visit
+from benchmarks.clients import LASTING_LOGINS, visit
 from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -44,13 +44,13 @@ from mailsni.errors import MailsniError, RefusedError
 from mailsni.process import require_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
-from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, workspace
+from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version, workspace
 from mailsni.sources import certbot
 from tests.e2e.support import DEFAULT_NAME, Laboratory, require
 
 STORIES = int(os.environ.get("MAILSNI_STORIES", "0"))
 FEW_STORIES = 8
-STEPS = 25
+STEPS = 20
 LINEAGES: Mapping[str, tuple[str, ...]] = {
     "one": ("imap.a.test", "mail.a.test"),
     "two": ("mail.b.test",),
@@ -91,7 +91,9 @@ def blocks(pem: bytes) -> tuple[bytes, ...]:
     return tuple(base64.b64decode(one) for one in re.findall(rb"-----BEGIN [A-Z ]+-----(.+?)-----END", pem, re.DOTALL))
 
 
-def run_in_child(configuration: Path, now: datetime, *, allow_empty: bool, dies_before: tuple[str, int] | None) -> Outcome:
+def run_in_child(
+    configuration: Path, now: datetime, *, allow_empty: bool = False, dies_before: tuple[str, int] | None = None
+) -> Outcome:
     """Plan and apply in a process of its own, at a moment of the story's time, to its end or until it is killed."""
     reader, writer = os.pipe()
     child = os.fork()
@@ -161,7 +163,8 @@ class Story(RuleBasedStateMachine):
             place.mkdir()
             place.chmod(0o755)
         postfix = PrivatePostfix(places[0], self.default, sni_map=f"cdb:{places[0]}/etc/mailsni")
-        dovecot = PrivateDovecot(places[1], self.default)
+        # Lasting login processes also let it stop at once; those that serve one client each take seconds.
+        dovecot = PrivateDovecot(places[1], self.default, settings=LASTING_LOGINS[dovecot_version()])
         self.store = CertbotDirectory(own / "letsencrypt")
         self.laboratory = Laboratory(own, self.authority, self.store, postfix, dovecot, self.default)
         self.laboratory.configure(verify={"endpoints": [
@@ -265,9 +268,9 @@ class Story(RuleBasedStateMachine):
     @rule(
         lineage=st.sampled_from(sorted(LINEAGES)),
         deaths=st.lists(DEATHS, min_size=1, max_size=3),
-        then_apply=st.booleans(),
+        then=st.sampled_from(["nothing", "a run", "a failure and a run"]),
     )
-    def renew_and_crash(self, lineage: str, deaths: list[tuple[str, int]], *, then_apply: bool) -> None:
+    def renew_and_crash(self, lineage: str, deaths: list[tuple[str, int]], then: str) -> None:
         """Runs that are killed before one of their changes, the second while it clears up after the first, and so on.
 
         SIGKILL gives them no chance to take anything back.
@@ -278,8 +281,16 @@ class Story(RuleBasedStateMachine):
         for death in deaths:
             self.run(dies_before=death)
             self.check()
-        if then_apply:
+        if then == "a failure and a run":
+            self.apply_with_a_broken_dovecot()
+        if then != "nothing":
             self.run()
+
+    @rule(data=st.data())
+    def fail(self, data: st.DataObject) -> None:
+        """A run that has something to do, and cannot."""
+        self.change(data)
+        self.apply_with_a_broken_dovecot()
 
     @rule()
     def plan(self) -> None:
@@ -288,7 +299,6 @@ class Story(RuleBasedStateMachine):
         note(self.laboratory.mailsni("plan").stdout)
         assert self.files() == before
 
-    @rule()
     def apply_with_a_broken_dovecot(self) -> None:
         """Somebody broke Dovecot's configuration: nothing is published, what was live is live, and it is mended."""
         main = self.laboratory.dovecot.config_file
@@ -296,7 +306,7 @@ class Story(RuleBasedStateMachine):
         served = self.served()
         main.write_text(good + "no_such_setting = 1\n")
         try:
-            outcome = run_in_child(self.laboratory.config, self.now, allow_empty=True, dies_before=None)
+            outcome = run_in_child(self.laboratory.config, self.now, allow_empty=True)
         finally:
             main.write_text(good)
         note(f"against a broken Dovecot: {outcome}")

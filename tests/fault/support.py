@@ -57,6 +57,7 @@ UNTOUCHED = frozenset({Exit.FAILED, Exit.ROLLED_BACK, Exit.LOCKED, Exit.NOT_PERM
 _OF_DOVECOT = "dovecot.conf.binary"
 """Where a Dovecot 2.4 that runs keeps its configuration, with the keys, mode 0600: its own business."""
 _SIGNALLED = re.compile(r"killed by SIG|--- SIG(?!CHLD)")
+_LOCK_LIMIT = 20.0
 _LOST_OUTPUT = 120
 """What Python exits with when it cannot get rid of its output."""
 _PEM = re.compile(r"-----BEGIN ([A-Z ]+)-----\s+(.+?)\s+-----END \1-----", re.DOTALL)
@@ -232,9 +233,12 @@ class Scene:
             shutil.copytree(self._copies / name, place, symlinks=True)
 
     def apply(self, *, force: bool = False) -> Applied:
-        """A run without a fault, in this process: most of the time of a run of its own would be its start."""
+        """A run without a fault, in this process: most of the time of a run of its own would be its start.
+
+        It may have to wait for the lock: a child that another thread is just starting has inherited it for a moment.
+        """
         settings = config.load(self.laboratory.config, required=True)
-        return deploy.run(settings, Options(force=force))
+        return deploy.run(settings, Options(force=force), wait=_LOCK_LIMIT)
 
     def listing(self) -> dict[str, int]:
         """The modes of all that lies in the places that ``apply`` writes in, by relative path."""

@@ -3,7 +3,8 @@
 The calls of a run without a fault are counted first, from the opening of the lock file on; then a fault is put at each
 of them. By default, which is for every CI run:
 
-* at each call that changes a file system, SIGKILL, one error once, and one error from then on;
+* at each call of the program that changes a file system, SIGKILL, one error once, and one error from then on;
+* at each such call of postmap, SIGKILL and one error, once and from then on in turn;
 * at every third of the other calls (reading files, pipes, processes, ``close``), one error once.
 
 The errors take turns. With ``MAILSNI_FAULTS=all`` every error is tried at every call, once and from then on.
@@ -18,7 +19,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 
 import pytest
@@ -111,17 +112,19 @@ def _faults(calls: Iterable[Call], only: tuple[str, ...] = ()) -> Iterator[Fault
     errors, later_errors = cycle(ERRORS), cycle(ERRORS[::-1])
     harmless = 0
     for call in calls:
-        if call.mutating:
-            yield Fault(call, "signal=SIGKILL", only=only)
-        elif not ALL:
+        kill = [Fault(call, "signal=SIGKILL", only=only)] if call.mutating else []
+        if ALL:
+            yield from kill
+            for error, persistent in product(ERRORS, (False, True)):
+                yield Fault(call, f"error={error}", persistent, only)
+        elif call.mutating:
+            once = Fault(call, f"error={next(errors)}", only=only)
+            later = Fault(call, f"error={next(later_errors)}", persistent=True, only=only)
+            yield from (*kill, once, later) if not only else (*kill, (once, later)[call.number % 2])
+        else:
             harmless += 1
             if harmless % 3 == 0:
                 yield Fault(call, f"error={next(errors)}", only=only)
-            continue
-        once = ERRORS if ALL else (next(errors),)
-        later = ERRORS if ALL else (next(later_errors),)
-        yield from (Fault(call, f"error={error}", only=only) for error in once)
-        yield from (Fault(call, f"error={error}", persistent=True, only=only) for error in later)
 
 
 def _report(what: str, faults: Sequence[Fault], wrong: Sequence[str], seconds: float, counted: list[str]) -> None:
