@@ -3,11 +3,12 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 LAB := $(PYTHON) tests/lab/lab.py
 HOST_TESTS := tests/unit tests/property tests/golden
-LAB_TESTS := pytest -p no:cacheprovider -c /src/pyproject.toml --rootdir /src /src/tests/e2e /src/tests/fault
+LAB_PYTEST := pytest -p no:cacheprovider -c /src/pyproject.toml --rootdir /src
+LAB_TESTS := $(LAB_PYTEST) /src/tests/e2e
 ROOT := $(filter 0,$(shell id -u))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit lab lab-prepare lab-bookworm lab-trixie venv wheel clean
+.PHONY: help demo test lint unit lab fault lab-prepare lab-bookworm lab-trixie venv wheel clean
 
 help:  ## This text
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' Makefile | expand -t 16
@@ -39,6 +40,10 @@ lab-bookworm: venv  ## The tests with real servers on Debian 12: Postfix 3.7, Do
 
 lab-trixie: venv  ## The tests with real servers on Debian 13: Postfix 3.10, Dovecot 2.4
 	$(LAB) run trixie -- $(LAB_TESTS)
+
+fault: lab-prepare  ## Faults at every system call of apply, full disks, signals: on both releases (not part of test)
+	$(LAB) run bookworm -- $(LAB_PYTEST) /src/tests/fault
+	$(LAB) run trixie -- $(LAB_PYTEST) /src/tests/fault
 
 venv:
 	@scripts/bootstrap

@@ -49,8 +49,8 @@ from mailsni.sources import certbot
 from tests.e2e.support import DEFAULT_NAME, Laboratory, require
 
 STORIES = int(os.environ.get("MAILSNI_STORIES", "0"))
-FEW_STORIES = 8
-STEPS = 20
+FEW_STORIES = 6
+STEPS = 24
 LINEAGES: Mapping[str, tuple[str, ...]] = {
     "one": ("imap.a.test", "mail.a.test"),
     "two": ("mail.b.test",),

@@ -20,7 +20,7 @@ import pytest
 from mailsni.process import environment, find_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
-from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version
+from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version, workspace
 from tests.e2e.support import Laboratory, require
 
 NAME, OTHER = "mail.first.test", "mail.second.test"
@@ -69,19 +69,40 @@ def call_by_shell(config: Path, words: str, *, before: str = "") -> subprocess.C
     )
 
 
+@pytest.fixture(scope="module")
+def laboratory(authority: Authority, default: Issued, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]:
+    """One for all tests of this file, so that the servers are started once."""
+    require(PrivatePostfix.unavailable() or PrivateDovecot.unavailable())
+    own = tmp_path_factory.mktemp("surroundings")
+    with workspace() as room:
+        for name in ("postfix", "dovecot"):
+            (room / name).mkdir(mode=0o755)
+        sni_map = f"cdb:{room}/postfix/etc/mailsni"
+        with (
+            PrivatePostfix(room / "postfix", default, sni_map=sni_map) as postfix,
+            PrivateDovecot(room / "dovecot", default) as dovecot,
+        ):
+            store = CertbotDirectory(own / "letsencrypt")
+            yield Laboratory(own, authority, store, postfix, dovecot, default)
+
+
 @pytest.fixture
-def deployed(laboratory: Laboratory) -> dict[str, Issued]:
-    """Two names that are served."""
-    issued = {name: laboratory.issue(name) for name in (NAME, OTHER)}
+def deployed(laboratory: Laboratory) -> Iterator[dict[str, Issued]]:
+    """Two names that are served; the configuration is put back afterwards."""
+    settings = dict(laboratory.settings)
+    issued = {name: renew(laboratory, name) for name in (NAME, OTHER)}
     done = laboratory.mailsni("apply")
     assert done.returncode == 0, done.stdout + done.stderr
-    return issued
+    yield issued
+    laboratory.settings = settings
+    laboratory.configure()
 
 
-def renew(laboratory: Laboratory) -> Issued:
-    """Put another certificate into the lineage of the first name."""
-    issued = laboratory.authority.issue([NAME])
-    laboratory.store.renew(NAME, issued)
+def renew(laboratory: Laboratory, name: str = NAME) -> Issued:
+    """Put another certificate into the lineage of a name, or its first one."""
+    issued = laboratory.authority.issue([name])
+    known = (laboratory.store.live / name).exists()
+    (laboratory.store.renew if known else laboratory.store.add)(name, issued)
     return issued
 
 
@@ -104,8 +125,9 @@ def listing(*roots: Path) -> dict[str, tuple[int, int, int, int, int]]:
 
 
 def assert_served(laboratory: Laboratory, name: str, issued: Issued) -> None:
-    """Every service of both servers shows a certificate for a name."""
-    assert laboratory.served_everywhere(name) == dict.fromkeys(laboratory.endpoints, issued.fingerprint)
+    """Both servers show a certificate for a name."""
+    shown = {service: laboratory.served(service, name) for service in ("smtp", "imaps")}
+    assert shown == dict.fromkeys(shown, issued.fingerprint)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -145,12 +167,12 @@ PLACES: Mapping[str, Callable[[Laboratory], Path]] = {
 
 
 @pytest.mark.parametrize("chosen", [*([place] for place in PLACES), list(PLACES)], ids=" ".join)
-def test_a_read_only_directory_is_said_and_nothing_has_changed(laboratory: Laboratory, chosen: list[str]) -> None:
+def test_a_read_only_directory_is_said_and_nothing_has_changed(
+    laboratory: Laboratory, deployed: dict[str, Issued], chosen: list[str]
+) -> None:
     """One of the places at a time, then all of them; looking needs none of them writable."""
-    (laboratory.directory / "lock").mkdir()
+    (laboratory.directory / "lock").mkdir(exist_ok=True)
     laboratory.configure(state={"lock": str(laboratory.directory / "lock/mailsni.lock")})
-    issued = {name: laboratory.issue(name) for name in (NAME, OTHER)}
-    assert laboratory.mailsni("apply").returncode == 0
     renewed = renew(laboratory)
     before = listing(*places(laboratory))
     with read_only(*(PLACES[place](laboratory) for place in chosen)):
@@ -163,7 +185,7 @@ def test_a_read_only_directory_is_said_and_nothing_has_changed(laboratory: Labor
         assert laboratory.mailsni("plan", "--detailed-exitcode").returncode == 3
         assert laboratory.mailsni("apply", "--dry-run").returncode == 0
     assert listing(*places(laboratory)) == before
-    for name, one in issued.items():
+    for name, one in deployed.items():
         assert_served(laboratory, name, one)
     assert laboratory.mailsni("apply").returncode == 0
     assert_served(laboratory, NAME, renewed)
@@ -261,11 +283,16 @@ def test_a_user_with_directories_of_his_own_needs_no_root(
 # The umask
 
 
-def test_the_modes_are_the_same_whatever_the_umask(laboratory: Laboratory) -> None:
+def test_the_modes_are_the_same_whatever_the_umask(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
     """Everything that two runs make, one with umask 000 and one with 077."""
-    laboratory.issue(NAME)
+    del deployed
     found = []
     for umask in (0o000, 0o077):
+        own = (laboratory.include_file, laboratory.map, laboratory.map.with_name("mailsni.cdb"))
+        for path in (*own, laboratory.directory / "mailsni.lock"):
+            path.unlink()
+        shutil.rmtree(laboratory.pin_directory)
+        shutil.rmtree(laboratory.directory / "state")
         previous = os.umask(umask)
         try:
             done = laboratory.mailsni("apply")
@@ -275,11 +302,6 @@ def test_the_modes_are_the_same_whatever_the_umask(laboratory: Laboratory) -> No
         made = [*places(laboratory), laboratory.directory / "mailsni.lock"]
         paths = {str(path): path for root in made for path in (root, *root.rglob("*"))}
         found.append({path: stat.S_IMODE(one.lstat().st_mode) for path, one in paths.items()})
-        own = (laboratory.include_file, laboratory.map, laboratory.map.with_name("mailsni.cdb"))
-        for path in (*own, laboratory.directory / "mailsni.lock"):
-            path.unlink()
-        shutil.rmtree(laboratory.pin_directory)
-        shutil.rmtree(laboratory.directory / "state")
     assert found[0] == found[1]
     loose = {path for path, mode in found[0].items() if mode & 0o022}
     assert loose == set()
@@ -432,6 +454,8 @@ def test_a_relative_path_of_the_configuration(laboratory: Laboratory, deployed: 
     assert laboratory.map.read_text().startswith("# mine\n")
     assert_served(laboratory, NAME, renewed)
     assert_served(laboratory, OTHER, deployed[OTHER])
+    shutil.rmtree(templates)
+    shutil.rmtree(below)
 
 
 def test_a_current_directory_that_is_gone(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:

@@ -44,6 +44,8 @@ WORKERS = max(2, min(8, os.cpu_count() or 2))
 START_EVERY = 500 if ALL else 60
 """After one fault in so many the servers are really started and asked."""
 pytestmark = pytest.mark.timeout(4 * 3600 if ALL else 900)
+_VARYING = ("clone", "clone3")
+"""A pool starts a thread only when none of its others is idle, so the last ones may not come."""
 _MAP_TYPES = ("cdb", "lmdb", "hash", "btree")
 _SERVICES = ("smtp", "imaps")
 
@@ -87,7 +89,7 @@ def _attempt(runner: Runner, fault: Fault, *, start: bool) -> str | None:
     ended = runner.hit(fault)
     scene = runner.scene
     wrong = scene.complaints(ended)
-    if not ended.hit:
+    if not ended.hit and fault.call.name not in _VARYING:
         wrong.append("the fault did not happen")
     if start:
         wrong += _started(scene)
