@@ -309,6 +309,7 @@ def _forbid_core_images() -> None:
 
 def main() -> None:
     """Run the program."""
+    text.secure_standard_streams()
     os.umask(0o077)
     _forbid_core_images()
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -319,5 +320,9 @@ def main() -> None:
         finally:
             sys.stdout.flush()  # what is written at the very end would fail where nobody catches it
     except BrokenPipeError:
-        text.silence_broken_pipe()
+        text.silence_output()
+        sys.exit(int(Exit.FAILED))
+    except OSError as error:
+        text.silence_output()
+        text.talk(f"error: standard output: {error.strerror}")
         sys.exit(int(Exit.FAILED))

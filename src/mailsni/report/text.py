@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -282,6 +283,23 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def silence_broken_pipe() -> None:
-    """Let the program end quietly when the reader of its output has gone (``mailsni status | head``)."""
+def secure_standard_streams() -> None:
+    """Have all three standard descriptors open, and never fail for a character that the terminal does not know.
+
+    A program that is started without one (``>&-``) would open its next file under that number, and print into it.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def silence_output() -> None:
+    """Say nothing more: the reader of the output has gone (``mailsni status | head``), or there is no room for it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
