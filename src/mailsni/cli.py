@@ -21,7 +21,7 @@ import typer
 from mailsni import __version__, config, deploy, observation, selection
 from mailsni.config import Settings
 from mailsni.deploy import Applied, Options
-from mailsni.errors import Exit, MailsniError, UsageError
+from mailsni.errors import Exit, HostError, MailsniError, UsageError
 from mailsni.names import RefusedNameError, host_name
 from mailsni.observation import Observation
 from mailsni.report import documents, text
@@ -115,7 +115,7 @@ def _command(work: Callable[..., Exit]) -> Callable[..., Exit]:
         before: Common = context.obj
         options = before.with_more(**{key: given.pop(key) for key in common.parameters})
         try:
-            code = work(options, **given)
+            code = _blamed_on_the_host(work, options, **given)
         except MailsniError as problem:
             if options.as_json:
                 _print_json(documents.error(problem))
@@ -131,6 +131,16 @@ def _command(work: Callable[..., Exit]) -> Callable[..., Exit]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(name=work.__name__, help=inspect.getdoc(work))(run)
     return work
+
+
+def _blamed_on_the_host(work: Callable[..., Exit], options: Common, **given: Any) -> Exit:  # noqa: ANN401
+    """Do the work; a system call that fails where nobody expects it is the host's fault, and said in one line too."""
+    try:
+        return work(options, **given)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise HostError(f"{error.filename or 'a system call'}: {error.strerror or error}") from error
 
 
 def _common_options(

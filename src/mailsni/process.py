@@ -109,6 +109,9 @@ def run(
         except subprocess.TimeoutExpired as error:
             _kill_group(child)
             raise HostError(f"{words[0]}: did not end within {timeout:g} seconds and was killed") from error
+        except OSError as error:
+            _kill_group(child)
+            raise HostError(f"{words[0]}: cannot be talked to: {error.strerror}") from error
         except BaseException:
             _kill_group(child)
             raise

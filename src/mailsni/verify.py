@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from mailsni.endpoints import Endpoint
+from mailsni.errors import HostError
 from mailsni.inventory import Algorithm
 
 LINE_LIMIT: Final = 8 * 1024
@@ -116,9 +117,16 @@ def probe_all(
 
     Returns:
         the answers, in the order of the questions.
+
+    Raises:
+        HostError: there are no threads to ask with.
     """
     with ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix="probe") as pool:
-        asked = [pool.submit(_ask, question, timeout) for question in questions]
+        try:
+            asked = [pool.submit(_ask, question, timeout) for question in questions]
+        except RuntimeError as error:  # no more threads to be had
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise HostError(f"the servers cannot be asked: {error}") from error
         try:
             for done, _ in enumerate(as_completed(asked), start=1):
                 if on_done is not None:

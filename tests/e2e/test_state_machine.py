@@ -192,7 +192,7 @@ class Story(RuleBasedStateMachine):
         """Two lineages, deployed."""
         for lineage in ("one", "two"):
             self.store.add(lineage, self.new(lineage, len(LINEAGES[lineage])))
-        self.apply()
+        self.run()
 
     def new(self, lineage: str, count: int, *, expired: bool = False) -> Issued:
         """A certificate for the last names of a lineage, issued a second after the one before."""
@@ -241,12 +241,8 @@ class Story(RuleBasedStateMachine):
         for _ in self.unfinished.pop(lineage, iter(())):
             pass
 
-    @rule(days=st.integers(0, 80))
-    def time_passes(self, days: int) -> None:
-        """Certificates of 90 days grow old; rarely, every lineage is deleted."""
-        if days:
-            self.now += timedelta(days=days)
-            return
+    def wipe(self) -> None:
+        """Every lineage is deleted."""
         for lineage in LINEAGES:
             if self.exists(lineage):
                 self.finish(lineage)
@@ -254,16 +250,12 @@ class Story(RuleBasedStateMachine):
 
     # ── what the program does ────────────────────────────────────────────────────────────────────────────────────
 
-    @rule(allow_empty=st.booleans())
-    def apply(self, *, allow_empty: bool = False) -> None:
+    @rule(data=st.data(), changes=st.integers(0, 2), allow_empty=st.booleans())
+    def apply(self, data: st.DataObject, changes: int, *, allow_empty: bool) -> None:
         """A run to its end, perhaps one that may take all names away."""
+        for _ in range(changes):
+            self.change(data)
         self.run(allow_empty=allow_empty)
-
-    @rule(data=st.data())
-    def change_and_apply(self, data: st.DataObject) -> None:
-        """A run that has something to do."""
-        self.change(data)
-        self.run()
 
     @rule(
         lineage=st.sampled_from(sorted(LINEAGES)),
@@ -292,7 +284,6 @@ class Story(RuleBasedStateMachine):
         self.change(data)
         self.apply_with_a_broken_dovecot()
 
-    @rule()
     def plan(self) -> None:
         """A plan, which touches nothing."""
         before = self.files()
@@ -350,7 +341,21 @@ class Story(RuleBasedStateMachine):
 
     # ── what the host does ───────────────────────────────────────────────────────────────────────────────────────
 
-    @rule(while_off=st.booleans())
+    @rule(what=st.sampled_from(["plan", "reboot", "reboot and a run", "20 days", "50 days", "80 days", "wipe"]))
+    def something_else(self, what: str) -> None:
+        """Somebody looks; the servers are rebooted; certificates of 90 days grow old; every lineage is deleted."""
+        note(what)
+        self.tally[what] += 1
+        match what:
+            case "plan":
+                self.plan()
+            case "wipe":
+                self.wipe()
+            case "reboot" | "reboot and a run":
+                self.reboot(while_off=what != "reboot")
+            case _:
+                self.now += timedelta(days=int(what.split()[0]))
+
     def reboot(self, *, while_off: bool) -> None:
         """Both servers are stopped and started, and serve what their files say; perhaps a run comes in between."""
         self.laboratory.postfix.stop()
@@ -362,7 +367,6 @@ class Story(RuleBasedStateMachine):
         self.laboratory.dovecot.start()
         served = self.served()
         self.check_wire(served["postfix"], served["dovecot"])
-        self.tally["rebooted"] += 1
 
     # ── what must be true ────────────────────────────────────────────────────────────────────────────────────────
 
