@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from benchmarks.clients import LASTING_LOGINS
 
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
-from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, workspace
+from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version, workspace
 from tests.e2e.support import DEFAULT_NAME, Certbot, Laboratory, acme_server, require
 
 
@@ -52,6 +53,21 @@ def dovecot(rooms: Path, default: Issued) -> Iterator[PrivateDovecot]:
     directory = rooms / "dovecot"
     directory.mkdir(mode=0o755)
     with PrivateDovecot(directory, default) as server:
+        yield server
+
+
+@pytest.fixture
+def lasting_dovecot(rooms: Path, default: Issued) -> Iterator[PrivateDovecot]:
+    """Dovecot with login processes that serve many clients: see :data:`LASTING_LOGINS`.
+
+    With its default of one process for each client every reload, whoever asks for it, cuts off those who connect at
+    that very moment; benchmarks/clients.py has the numbers. A test module in which clients must not be cut off by it
+    calls this its ``dovecot``.
+    """
+    require(PrivateDovecot.unavailable())
+    directory = rooms / "dovecot"
+    directory.mkdir(mode=0o755)
+    with PrivateDovecot(directory, default, settings=LASTING_LOGINS[dovecot_version()]) as server:
         yield server
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from benchmarks.clients import LASTING_LOGINS, SERVERS, Crowd, Visit
+from benchmarks.clients import SERVERS, Crowd, Visit
 
-from mailsni.sandbox.authority import Issued
-from mailsni.sandbox.servers import PrivateDovecot, dovecot_version
-from tests.e2e.support import Laboratory, require
+from mailsni.sandbox.servers import PrivateDovecot
+from tests.e2e.support import Laboratory
 
 NAMES = tuple(f"mail.d{number}.test" for number in range(6))
 RENEWED_AT_ONCE = 2
@@ -29,17 +26,9 @@ PAUSE = 0.02
 
 
 @pytest.fixture
-def dovecot(rooms: Path, default: Issued) -> Iterator[PrivateDovecot]:
-    """Dovecot with login processes that serve many clients: see :data:`LASTING_LOGINS`.
-
-    With its default of one process for each client every reload, whoever asks for it, cuts off those who connect at
-    that very moment; benchmarks/clients.py has the numbers.
-    """
-    require(PrivateDovecot.unavailable())
-    directory = rooms / "dovecot"
-    directory.mkdir(mode=0o755)
-    with PrivateDovecot(directory, default, settings=LASTING_LOGINS[dovecot_version()]) as server:
-        yield server
+def dovecot(lasting_dovecot: PrivateDovecot) -> PrivateDovecot:
+    """Dovecot that cuts off nobody by itself."""
+    return lasting_dovecot
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,19 @@ import pytest
 
 from mailsni.process import environment, require_tool, run
 from mailsni.sandbox.authority import Issued
+from mailsni.sandbox.servers import PrivateDovecot
 from tests.e2e.support import Laboratory
 
 FIRST, SECOND = "mail.first.test", "mail.second.test"
 LIMIT = 240.0
 """Seconds after which something hangs. Nothing is concluded from shorter times: the machine may be busy."""
 WAIT = ("--wait", "200")
+
+
+@pytest.fixture
+def dovecot(lasting_dovecot: PrivateDovecot) -> PrivateDovecot:
+    """Dovecot that cuts off nobody when a command that outlived its run reloads it while it is asked."""
+    return lasting_dovecot
 
 
 @pytest.fixture
