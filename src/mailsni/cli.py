@@ -190,10 +190,16 @@ def apply(
 def _show_applied(common: Common, done: Applied) -> Exit:
     problems = done.observation.selection.problems
     code = Exit.SKIPPED if problems or done.wrong else Exit.DONE
-    if common.as_json:
-        _print_json(documents.apply(done, code))
-    elif not common.quiet:
-        text.applied(done, verbose=common.verbose)
+    try:
+        if common.as_json:
+            _print_json(documents.apply(done, code))
+        elif not common.quiet:
+            text.applied(done, verbose=common.verbose)
+        sys.stdout.flush()
+    except OSError as error:  # the exit code tells what was done, whether or not there is room to say it
+        text.silence_output()
+        if not isinstance(error, BrokenPipeError):
+            text.talk(f"warning: standard output: {error.strerror}")
     for note in done.notes:
         text.talk(f"warning: {note}")
     text.problems(problems)

@@ -201,8 +201,10 @@ class _Transaction:
                 self._state.end()
             raise
         try:
+            # Before the commit: afterwards nothing would tell that a map of another type was one of ours.
+            self._remove_maps_of_other_types(applied.published)
             self._commit(applied.published)
-            self._clean_up(applied.published)
+            _clear_up(self._seen)
         except MailsniError as error:
             # It is live and proven. Without a commit the journal stays, and the next run does it all again.
             return replace(applied, notes=(*applied.notes, f"not everything could be put in order: {error.message}"))
@@ -379,17 +381,17 @@ class _Transaction:
         return kept | {path: identity for path, identity in found.items() if identity is not None}
 
     def _take_back_pins(self, added: Iterable[Certificate]) -> None:
-        """After a failure: no key stays that nothing refers to. Without a record nobody knows what does."""
+        """After a failure: no key stays that nothing refers to."""
+        referred_to = set(self._old.certificates)
         if not self._seen.record.trusted:
-            return
+            referred_to |= _mentioned(self._settings)
         for one in added:
-            if one.ident not in self._old.certificates:
+            if one.ident not in referred_to:
                 files.remove(self._seen.pins.of(one))
 
-    def _clean_up(self, published: Sequence[Path]) -> None:
-        _clear_up(self._seen)
+    def _remove_maps_of_other_types(self, published: Sequence[Path]) -> None:
+        """Maps of a type that the running configuration does not name any more."""
         for target in self._targets:
-            # A map of another type than the one that the running configuration names now.
             stale = [path for path in map_files(target.path) if str(path) in self._old.files and path not in published]
             if stale and target.why_unwired(self._new.map_type) is None:
                 for path in stale:

@@ -122,11 +122,12 @@ def ensure_directory(path: Path, mode: int) -> None:
 def staging(directory: Path) -> Iterator[Path]:
     """A private directory below one that is published into, gone again afterwards, with all that is left in it.
 
-    What an interrupted run left behind is removed first. Anything at its name that such a run cannot have made (a
-    link, a file, a directory of another user) is refused.
+    What an interrupted run left behind is removed first; this run's directory has another name then, because a
+    program that the interrupted one started may live on and create its files late, by their old paths. Anything at
+    the name that such a run cannot have made (a link, a file, a directory of another user) is refused.
     """
-    path = directory / STAGING_NAME
-    clear_staging(directory)
+    interrupted = clear_staging(directory)
+    path = directory / (f"{STAGING_NAME}-{os.getpid()}" if interrupted else STAGING_NAME)
     try:
         try:
             path.mkdir(mode=0o700)
@@ -142,26 +143,30 @@ def staging(directory: Path) -> Iterator[Path]:
 
 
 def clear_staging(directory: Path) -> bool:
-    """Remove what an interrupted run left in its staging directory. Tells whether there was anything.
+    """Remove what interrupted runs left in their staging directories. Tells whether there was anything.
 
     Raises:
         RefusedError: something lies there that no run of this program made.
+        HostError: it cannot be removed.
     """
-    path = directory / STAGING_NAME
     try:
-        status = path.lstat()
+        found = sorted(entry.name for entry in os.scandir(directory) if entry.name.startswith(STAGING_NAME))
     except (FileNotFoundError, NotADirectoryError):
         return False
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise RefusedError(
-            f"{path}: is not the staging directory of this program",
-            hint="somebody else put it there: look at it, then remove it",
-        )
-    try:
-        shutil.rmtree(path)
     except OSError as error:
-        raise _blamed(error, path, "cannot be removed") from None
-    return True
+        raise _blamed(error, directory, "cannot be listed") from None
+    for path in (directory / name for name in found):
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
+            raise RefusedError(
+                f"{path}: is not the staging directory of this program",
+                hint="somebody else put it there: look at it, then remove it",
+            )
+        try:
+            shutil.rmtree(path)
+        except OSError as error:
+            raise _blamed(error, path, "cannot be removed") from None
+    return bool(found)
 
 
 def write_new(path: Path, content: bytes, mode: int = PRIVATE) -> None:

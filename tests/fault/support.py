@@ -350,7 +350,7 @@ class Scene:
     def _may_hold_keys(self, path: Path, *, settled: bool) -> bool:
         status, above = path.stat(), path.parent.stat()
         private = stat.S_IMODE(status.st_mode) == PRIVATE and status.st_uid == os.geteuid()
-        if path.parent.name == STAGING_NAME:
+        if path.parent.name.startswith(STAGING_NAME):
             return private and not settled and stat.S_IMODE(above.st_mode) == 0o700 and above.st_uid == os.geteuid()
         compiled = path.parent == self.laboratory.map.parent and path.stem == self.laboratory.map.name
         pinned = path.parent == self.laboratory.pin_directory and stat.S_IMODE(above.st_mode) == 0o700

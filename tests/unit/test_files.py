@@ -304,7 +304,13 @@ def test_what_a_killed_run_left_is_removed_first(tmp_path: Path) -> None:
     (leftover / "key.pem").write_bytes(SECRET)
     with files.staging(tmp_path) as path:
         assert names_in(path) == []
+        # A postmap of the killed run may still come and open its files by their paths.
+        assert path != leftover
+        assert not leftover.exists()
     assert not files.clear_staging(tmp_path)
+    (tmp_path / f"{files.STAGING_NAME}-4711").mkdir()
+    assert files.clear_staging(tmp_path)
+    assert names_in(tmp_path) == []
     assert not files.clear_staging(tmp_path / "missing")
     leftover.mkdir()
     assert files.clear_staging(tmp_path)
