@@ -25,6 +25,7 @@ from mailsni.errors import HostError, LockedError, PermissionMissingError, Refus
 
 PRIVATE = 0o600
 PUBLIC = 0o644
+_WRITABLE_BY_OTHERS = 0o022
 STAGING_NAME = ".mailsni-staging"
 """A dot file: neither ``!include conf.d/*.conf`` nor ``postfix check`` takes it for configuration."""
 _FSYNC_EACH = 64
@@ -98,9 +99,12 @@ def read_own(path: Path) -> bytes | None:
 
 
 def ensure_directory(path: Path, mode: int) -> None:
-    """Make a directory and what is missing above it; new ones get exactly this mode.
+    """Make a directory of the program's own and what is missing above it; new ones get exactly this mode.
+
+    In one that is there already nobody else may rename or remove files: write permission of others is taken away.
 
     Raises:
+        RefusedError: it belongs to another user than root, who could put other keys there.
         HostError: something else lies there, or it cannot be made.
     """
     missing = []
@@ -116,6 +120,14 @@ def ensure_directory(path: Path, mode: int) -> None:
         raise _blamed(error, path, "the directory cannot be made") from None
     if not path.is_dir():
         raise HostError(f"{path}: not a directory")
+    status = path.stat()
+    if status.st_uid not in (0, os.geteuid()):
+        raise RefusedError(
+            f"{path}: belongs to user {status.st_uid}, who could put other keys there",
+            hint=f"look at what lies there, then chown root {path}",
+        )
+    if status.st_mode & _WRITABLE_BY_OTHERS and status.st_uid == os.geteuid():
+        set_mode(path, stat.S_IMODE(status.st_mode) & ~_WRITABLE_BY_OTHERS)
 
 
 @contextmanager
@@ -213,7 +225,7 @@ def copy_new(source: Path, destination: Path) -> None:
 
 
 def set_mode(path: Path, mode: int) -> None:
-    """Give a staged file its mode.
+    """Give a file or a directory of ours its mode.
 
     Raises:
         HostError: it cannot be done.

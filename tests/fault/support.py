@@ -24,7 +24,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
+
+from benchmarks.clients import LASTING_LOGINS
 
 from mailsni import config, deploy
 from mailsni.deploy import Applied, Options
@@ -33,8 +35,15 @@ from mailsni.files import PRIVATE, PUBLIC, STAGING_NAME
 from mailsni.process import environment, find_tool, require_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
-from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
+from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version
 from tests.e2e.support import Laboratory
+
+_Tried = TypeVar("_Tried")
+
+ALL = os.environ.get("MAILSNI_FAULTS") == "all"
+"""Every error at every call: thousands of faults, hours."""
+_SHARES = {"bookworm": 0, "trixie": 1}
+_SHARED = os.environ.get("MAILSNI_FAULTS") == "shared"
 
 MUTATING = (
     *("write", "pwrite64", "writev", "pwritev", "pwritev2", "copy_file_range", "sendfile"),
@@ -69,6 +78,12 @@ _WRITABLE = re.compile(r"\bO_(?:CREAT|WRONLY|RDWR|TRUNC)\b")
 
 Serving = Mapping[str, tuple[str, ...]]
 """Each name with what clients are served for it: for each certificate its key, leaf and chain, without white space."""
+
+
+def share(faults: Iterable[_Tried]) -> list[_Tried]:
+    """Those that are tried here: all, or with ``MAILSNI_FAULTS=shared`` every other one on each of the two releases."""
+    release = os.environ.get("MAILSNI_LAB_RELEASE", "")
+    return list(faults)[_SHARES[release] :: len(_SHARES)] if _SHARED and release in _SHARES else list(faults)
 
 
 def materials(pem: str) -> tuple[str, ...]:
@@ -181,7 +196,8 @@ class Scene:
             authority,
             CertbotDirectory(directory / "own/letsencrypt"),
             PrivatePostfix(postfix, cast.default, sni_map=f"{map_type}:{postfix}/etc/mailsni"),
-            PrivateDovecot(directory / "dovecot", cast.default),
+            # A reload of Dovecot's default login processes cuts off who connects at that moment: no fault of a run.
+            PrivateDovecot(directory / "dovecot", cast.default, settings=LASTING_LOGINS[dovecot_version()]),
             cast.default,
         )
         scene = cls(directory, cast, laboratory, map_type)

@@ -1,13 +1,14 @@
 """The fault campaign: ``apply`` is killed, or refused a system call, at every place where it changes something.
 
 The calls of a run without a fault are counted first, from the opening of the lock file on; then a fault is put at each
-of them. By default, which is for every CI run:
+of them. By default:
 
 * at each call of the program that changes a file system, SIGKILL, one error once, and one error from then on;
 * at each such call of postmap, SIGKILL and one error, once and from then on in turn;
 * at every third of the other calls (reading files, pipes, processes, ``close``), one error once.
 
-The errors take turns. With ``MAILSNI_FAULTS=all`` every error is tried at every call, once and from then on.
+The errors take turns. With ``MAILSNI_FAULTS=all`` every error is tried at every call, once and from then on; with
+``MAILSNI_FAULTS=shared``, which is for every CI run, the two releases of the lab share the faults.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from mailsni.files import STAGING_NAME
 from mailsni.sandbox.authority import Authority
 from tests.e2e.support import served
 from tests.fault.support import (
+    ALL,
     ERRORS,
     MUTATING,
     OPENING,
@@ -37,9 +39,9 @@ from tests.fault.support import (
     Fault,
     Runner,
     Scene,
+    share,
 )
 
-ALL = os.environ.get("MAILSNI_FAULTS") == "all"
 WORKERS = max(2, min(8, os.cpu_count() or 2))
 START_EVERY = 500 if ALL else 60
 """After one fault in so many the servers are really started and asked."""
@@ -143,7 +145,7 @@ def test_at_no_call_of_the_program_can_a_fault_hurt(
         begun = time.monotonic()
         calls = campaign.runners[0].calls((*MUTATING, *OPENING, *OTHERS))
         lock = next(at for at, call in enumerate(calls) if "mailsni.lock" in call.what)
-        faults = list(_faults(calls[lock:]))
+        faults = share(_faults(calls[lock:]))
         assert len({fault.call.name for fault in faults if fault.deadly}) >= 6, "too few kinds of calls were seen"
         wrong = campaign.run(faults)
     _report("the program itself", faults, wrong, time.monotonic() - begun, counted)
@@ -161,7 +163,7 @@ def test_at_no_call_of_postmap_can_a_fault_hurt(
         begun = time.monotonic()
         calls = campaign.runners[0].calls((*MUTATING, *OPENING, "close", "fcntl"), only)
         first = next(call.process for call in calls if call.mutating)
-        faults = list(_faults([call for call in calls if call.process == first], only))
+        faults = share(_faults([call for call in calls if call.process == first], only))
         assert first != 0, "postmap was not followed"
         wrong = campaign.run(faults)
     _report(f"postmap, {map_type}", faults, wrong, time.monotonic() - begun, counted)
