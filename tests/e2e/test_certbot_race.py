@@ -10,7 +10,6 @@ import base64
 import json
 import re
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -133,7 +132,7 @@ def assert_whole(found: Certificate, known: dict[str, set[tuple[bytes, ...]]]) -
 
 
 def test_no_torn_pair_is_accepted_while_certbot_renews(
-    laboratory: Laboratory, generations: list[dict[str, Issued]], capsys: pytest.CaptureFixture[str]
+    laboratory: Laboratory, generations: list[dict[str, Issued]], figures: list[str]
 ) -> None:
     """Looks in a loop, and whole runs of the program beside them; in the end the last version is served."""
     known = {
@@ -168,10 +167,9 @@ def test_no_torn_pair_is_accepted_while_certbot_renews(
             seen.update(f"skipped: {skipped.reason}" for skipped in inventory.skipped)
         assert process.stdout is not None
         renewals = int(process.stdout.read())
-    with capsys.disabled():
-        sys.stdout.write(
-            f"\n{renewals} renewals by certbot, {len(versions)} certificates seen, {APPLIES} applies: {dict(seen)}\n"
-        )
+    figures.append(
+        f"{renewals} renewals by certbot, {len(versions)} certificates seen, {APPLIES} applies: {dict(seen)}"
+    )
     results = [one.result() for one in runs]
     assert {done.returncode for done in results} <= {0, 4}, [done.stderr for done in results]
     assert seen["torn looks"] > 0, "no look met a renewal in the middle"

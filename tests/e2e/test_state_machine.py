@@ -519,7 +519,7 @@ class Story(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(3600 if STORIES else 600)
-def test_stories_of_a_host(authority: Authority, default: Issued, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stories_of_a_host(authority: Authority, default: Issued, figures: list[str]) -> None:
     """A few of every kind, the same each time."""
     require(PrivatePostfix.unavailable() or PrivateDovecot.unavailable())
     assert DEFAULT_NAME not in NAMES
@@ -537,6 +537,5 @@ def test_stories_of_a_host(authority: Authority, default: Issued, capsys: pytest
             print_blob=False,
         ),
     )
-    with capsys.disabled():
-        sys.stdout.write(f"\n{STORIES or FEW_STORIES} stories: {dict(Story.tally)}\n")
+    figures.append(f"{STORIES or FEW_STORIES} stories: {dict(Story.tally)}")
     assert min(Story.tally[one] for one in ("applied", "killed", "names kept")) > 0

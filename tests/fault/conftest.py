@@ -15,8 +15,6 @@ from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, workspace
 from tests.e2e.support import DEFAULT_NAME, require
 from tests.fault.support import Cast, strace_unavailable
 
-_counts = pytest.StashKey[list[str]]()
-
 
 @pytest.fixture(scope="session", autouse=True)
 def _ready() -> None:
@@ -42,18 +40,3 @@ def rooms() -> Iterator[Path]:
     """A directory that the servers' users can pass through (they cannot pass through ``tmp_path``)."""
     with workspace() as directory:
         yield directory
-
-
-@pytest.fixture
-def counted(request: pytest.FixtureRequest) -> list[str]:
-    """Lines for the end of the whole run: how many faults there were."""
-    return request.config.stash.setdefault(_counts, [])
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the counts."""
-    lines = config.stash.get(_counts, [])
-    if lines:
-        terminalreporter.section("faults")
-    for line in lines:
-        terminalreporter.write_line(line)

@@ -69,18 +69,18 @@ def _try_every_filling(scene: Scene, place: Path) -> tuple[list[str], int]:
 
 @pytest.mark.parametrize("map_type", _MAP_TYPES)
 def test_no_room_for_the_map(
-    rooms: Path, authority: Authority, cast: Cast, counted: list[str], map_type: str
+    rooms: Path, authority: Authority, cast: Cast, figures: list[str], map_type: str
 ) -> None:
     scene = _scene(rooms, authority, cast, map_type)
-    _judge(scene, scene.laboratory.map.parent, f"full disk, {map_type} map", counted)
+    _judge(scene, scene.laboratory.map.parent, f"full disk, {map_type} map", figures)
 
 
 @pytest.mark.parametrize("place", ["pins", "state", "include"])
-def test_no_room_for_the_rest(rooms: Path, authority: Authority, cast: Cast, counted: list[str], place: str) -> None:
+def test_no_room_for_the_rest(rooms: Path, authority: Authority, cast: Cast, figures: list[str], place: str) -> None:
     scene = _scene(rooms, authority, cast, "cdb")
     lab = scene.laboratory
     where = {"pins": lab.pin_directory, "state": scene.state, "include": lab.include_file.parent}[place]
-    _judge(scene, where, f"full disk, {place}", counted)
+    _judge(scene, where, f"full disk, {place}", figures)
 
 
 def _scene(rooms: Path, authority: Authority, cast: Cast, map_type: str) -> Scene:
@@ -88,8 +88,8 @@ def _scene(rooms: Path, authority: Authority, cast: Cast, map_type: str) -> Scen
     return Scene.build(rooms / "x", authority, cast, map_type)
 
 
-def _judge(scene: Scene, place: Path, what: str, counted: list[str]) -> None:
+def _judge(scene: Scene, place: Path, what: str, figures: list[str]) -> None:
     wrong, failed = _try_every_filling(scene, place)
-    counted.append(f"{what}: {len(_PAGES_LEFT)} fillings, {failed} of them too full; {len(wrong)} complaints")
+    figures.append(f"{what}: {len(_PAGES_LEFT)} fillings, {failed} of them too full; {len(wrong)} complaints")
     assert not wrong, "\n".join(wrong)
     assert 0 < failed < len(_PAGES_LEFT), "the disk was never full, or always"

@@ -131,15 +131,15 @@ def _faults(calls: Iterable[Call], only: tuple[str, ...] = ()) -> Iterator[Fault
                 yield Fault(call, f"error={next(errors)}", only=only)
 
 
-def _report(what: str, faults: Sequence[Fault], wrong: Sequence[str], seconds: float, counted: list[str]) -> None:
+def _report(what: str, faults: Sequence[Fault], wrong: Sequence[str], seconds: float, figures: list[str]) -> None:
     kinds = sorted({fault.call.name for fault in faults})
-    counted.append(f"{what}: {len(faults)} faults in {seconds:.0f} s at {', '.join(kinds)}; {len(wrong)} went wrong")
+    figures.append(f"{what}: {len(faults)} faults in {seconds:.0f} s at {', '.join(kinds)}; {len(wrong)} went wrong")
     if wrong:
         pytest.fail("\n".join([f"{what}: {len(wrong)} of {len(faults)} faults:", *wrong]), pytrace=False)
 
 
 def test_at_no_call_of_the_program_can_a_fault_hurt(
-    rooms: Path, authority: Authority, cast: Cast, counted: list[str]
+    rooms: Path, authority: Authority, cast: Cast, figures: list[str]
 ) -> None:
     with Campaign.prepared(rooms, authority, cast, "cdb") as campaign:
         begun = time.monotonic()
@@ -148,12 +148,12 @@ def test_at_no_call_of_the_program_can_a_fault_hurt(
         faults = share(_faults(calls[lock:]))
         assert len({fault.call.name for fault in faults if fault.deadly}) >= 6, "too few kinds of calls were seen"
         wrong = campaign.run(faults)
-    _report("the program itself", faults, wrong, time.monotonic() - begun, counted)
+    _report("the program itself", faults, wrong, time.monotonic() - begun, figures)
 
 
 @pytest.mark.parametrize("map_type", _MAP_TYPES)
 def test_at_no_call_of_postmap_can_a_fault_hurt(
-    rooms: Path, authority: Authority, cast: Cast, counted: list[str], map_type: str
+    rooms: Path, authority: Authority, cast: Cast, figures: list[str], map_type: str
 ) -> None:
     """Killed, failing, and failing without a word: what postmap leaves behind then is never published."""
     suffix = {"hash": "db", "btree": "db"}.get(map_type, map_type)
@@ -166,4 +166,4 @@ def test_at_no_call_of_postmap_can_a_fault_hurt(
         faults = share(_faults([call for call in calls if call.process == first], only))
         assert first != 0, "postmap was not followed"
         wrong = campaign.run(faults)
-    _report(f"postmap, {map_type}", faults, wrong, time.monotonic() - begun, counted)
+    _report(f"postmap, {map_type}", faults, wrong, time.monotonic() - begun, figures)

@@ -92,13 +92,13 @@ def test_a_signal_while_a_server_is_told_to_reload_takes_everything_back(scene: 
     ],
 )
 def test_a_signal_at_any_call_leaves_old_or_new_and_no_debris(
-    scene: Scene, moment: str, number: signal.Signals, counted: list[str]
+    scene: Scene, moment: str, number: signal.Signals, figures: list[str]
 ) -> None:
     """The signal comes on entry of a call, as often as there are such calls."""
     with Runner(scene) as runner:
         faults = [Fault(call, f"signal={number.name}") for call in runner.calls([moment])]
         wrong = [line for fault in faults for line in _signalled(scene, runner, fault, number)]
-    counted.append(f"{number.name} on entry of {moment}: {len(faults)} faults; {len(wrong)} complaints")
+    figures.append(f"{number.name} on entry of {moment}: {len(faults)} faults; {len(wrong)} complaints")
     assert faults
     assert not wrong, "\n".join(wrong)
 
@@ -162,7 +162,7 @@ def _limited(scene: Scene, kind: int, limit: int) -> Ended:
     return Ended(done.returncode if done.returncode >= 0 else None, done.stdout + done.stderr)
 
 
-def test_files_may_not_be_large_enough(scene: Scene, counted: list[str]) -> None:
+def test_files_may_not_be_large_enough(scene: Scene, figures: list[str]) -> None:
     """RLIMIT_FSIZE: the kernel sends SIGXFSZ, which Python ignores and its children do not."""
     wrong, failed = [], 0
     limits = (0, 1000, 1400, 2000, 2800, 3200, 4000, 4600, 10_000, 19_000, 30_000, 2_000_000)
@@ -172,12 +172,12 @@ def test_files_may_not_be_large_enough(scene: Scene, counted: list[str]) -> None
         failed += ended.status != 0
         found = scene.complaints(ended) + scene.convergence()
         wrong += [f"{limit} bytes, exit {ended.status}: {one}" for one in found]
-    counted.append(f"RLIMIT_FSIZE: {len(limits)} limits, {failed} of them too small; {len(wrong)} complaints")
+    figures.append(f"RLIMIT_FSIZE: {len(limits)} limits, {failed} of them too small; {len(wrong)} complaints")
     assert not wrong, "\n".join(wrong)
     assert 0 < failed < len(limits)
 
 
-def test_there_may_be_too_few_descriptors(scene: Scene, counted: list[str]) -> None:
+def test_there_may_be_too_few_descriptors(scene: Scene, figures: list[str]) -> None:
     """RLIMIT_NOFILE, from what the interpreter needs to start upwards."""
     wrong, statuses = [], []
     limits = range(5, 24)
@@ -189,7 +189,7 @@ def test_there_may_be_too_few_descriptors(scene: Scene, counted: list[str]) -> N
             continue  # Python did not get as far as the program
         found = scene.complaints(ended) + scene.convergence()
         wrong += [f"{limit} descriptors, exit {ended.status}: {one}\n  {ended.talk[-300:]}" for one in found]
-    counted.append(f"RLIMIT_NOFILE: {len(limits)} limits, exits {statuses}; {len(wrong)} complaints")
+    figures.append(f"RLIMIT_NOFILE: {len(limits)} limits, exits {statuses}; {len(wrong)} complaints")
     assert not wrong, "\n".join(wrong)
     assert statuses[-1] == 0
 

@@ -71,7 +71,7 @@ def _wrong_answers(scene: Scene) -> Iterator[str]:
 
 
 def test_the_clients_of_running_servers_are_answered_whatever_happens(
-    rooms: Path, authority: Authority, cast: Cast, counted: list[str]
+    rooms: Path, authority: Authority, cast: Cast, figures: list[str]
 ) -> None:
     (rooms / "x").mkdir(mode=0o755)
     scene = Scene.build(rooms / "x", authority, cast)
@@ -92,6 +92,6 @@ def test_the_clients_of_running_servers_are_answered_whatever_happens(
                 found.append(f"after the next run not everything new is served: {_answers(scene)}")
             wrong += [f"{fault} (exit {ended.status}): {one}" for one in found]
     seconds = time.monotonic() - begun
-    counted.append(f"running servers: {len(faults)} faults in {seconds:.0f} s; {len(wrong)} complaints")
+    figures.append(f"running servers: {len(faults)} faults in {seconds:.0f} s; {len(wrong)} complaints")
     assert len(faults) >= 10
     assert not wrong, "\n".join(wrong)
