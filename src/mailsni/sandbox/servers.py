@@ -12,7 +12,9 @@ The daemons run as users of their own and have to reach their sockets, and a soc
 from __future__ import annotations
 
 import contextlib
+import functools
 import grp
+import itertools
 import os
 import pwd
 import re
@@ -59,13 +61,46 @@ def workspace() -> Iterator[Path]:
         shutil.rmtree(directory)
 
 
+class _Ports:
+    """The loopback ports that this process may give to servers, long before those listen on them.
+
+    They lie below the ports that connections are made from (32768 by default, ip(7)), in a block that no other process
+    with a sandbox in this network takes at the same time: an abstract socket with its name says that it is taken.
+    """
+
+    _FIRST, _SIZE, _COUNT = 10_000, 1000, 22
+
+    def __init__(self) -> None:
+        self._taken = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        begin = os.getpid() % self._COUNT
+        for block in (*range(begin, self._COUNT), *range(begin)):
+            with contextlib.suppress(OSError):
+                self._taken.bind(f"\0mailsni-sandbox-ports-{block}")
+                break
+        else:
+            raise HostError("no ports are free: too many sandboxes at once")
+        first = self._FIRST + block * self._SIZE
+        self._next = itertools.cycle(range(first, first + self._SIZE))
+
+    def take(self) -> int:
+        """The next one that nobody listens on."""
+        for port in itertools.islice(self._next, self._SIZE):
+            with contextlib.suppress(OSError), socket.socket() as candidate:
+                candidate.bind((LOOPBACK, port))
+                return port
+        raise HostError("no ports are free")
+
+
+_ports = functools.cache(_Ports)
+
+
 def free_ports(count: int) -> list[int]:
-    """Distinct TCP ports of the loopback address that nobody listens on at this moment."""
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for candidate in sockets:
-            candidate.bind((LOOPBACK, 0))
-        return [int(candidate.getsockname()[1]) for candidate in sockets]
+    """Distinct TCP ports of the loopback address that nobody listens on, and no other sandbox is given soon.
+
+    Raises:
+        HostError: there are none.
+    """
+    return [_ports().take() for _ in range(count)]
 
 
 class PrivateServer(ABC):
