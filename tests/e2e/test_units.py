@@ -83,7 +83,10 @@ findmnt -rn -o TARGET | while read -r target; do
     mount -o remount,bind,ro "$target"
 done
 exec 3>&2 2>/dev/null
-if touch /root/x || touch /etc/x || touch /var/tmp/x || touch /usr/x; then echo "the file system can be written" >&3; exit 99; fi
+if touch /root/x || touch /etc/x || touch /var/tmp/x || touch /usr/x; then
+    echo "the file system can be written" >&3
+    exit 99
+fi
 exec 2>&3 3>&-
 ulimit -c 0
 umask 0077
