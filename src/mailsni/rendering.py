@@ -112,12 +112,12 @@ def blocks(selection: Selection, paths: Paths, version: DovecotVersion) -> tuple
 
 def render_postfix(lines: Sequence[Entry], templates: Path | None) -> bytes:
     """The source of the Postfix map."""
-    return _render("postfix-sni.j2", templates, entries=lines)
+    return render("postfix-sni.j2", templates, entries=lines)
 
 
 def render_dovecot(parts: Sequence[Block], version: DovecotVersion, templates: Path | None) -> bytes:
     """The Dovecot include."""
-    return _render(f"dovecot-{version}.conf.j2", templates, blocks=parts)
+    return render(f"dovecot-{version}.conf.j2", templates, blocks=parts)
 
 
 def _grouped(winners: Iterable[Winner]) -> list[tuple[Winner, ...]]:
@@ -132,7 +132,14 @@ def _block(group: Sequence[Winner], paths: Paths) -> Block:
     return Block(names, tuple(paths.of(one) for one in group[0].certificates))
 
 
-def _render(name: str, templates: Path | None, **values: object) -> bytes:
+def render(name: str, templates: Path | None, **values: object) -> bytes:
+    """A template with its values filled in; the administrator's own wins over the one that is shipped.
+
+    Whatever is filled in must have gone through :mod:`mailsni.names`: nothing is escaped here.
+
+    Raises:
+        ConfigurationError: the administrator's template is wrong.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([*([templates] if templates else []), _shipped_templates()]),
         undefined=jinja2.StrictUndefined,

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from mailsni.config import Settings, StateSettings
 from mailsni.inventory import Certificate, Reason
 from mailsni.observation import Observation
 from mailsni.report import text
 from mailsni.selection import explain
+from mailsni.units import render_cron, render_openrc, render_units
 from tests.builders import (
     EVERYTHING,
     MAIL,
@@ -128,9 +130,25 @@ def test_the_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     compare("problems.txt", talk.encode())
 
 
+PROGRAM = Path("/usr/local/bin/mailsni")
+ELSEWHERE = Settings(state=StateSettings(Path("/srv/mailsni/state"), Path("/srv/mailsni/lock")))
+STARTS: dict[str, str] = {
+    **{one.name: one.text for one in render_units(PROGRAM, None, Settings(), "timer")},
+    **{one.name: one.text for one in render_units(PROGRAM, Path("/srv/mailsni/config.toml"), ELSEWHERE, "watch")},
+    "mailsni.cron": render_cron(PROGRAM, None),
+    "mailsni-elsewhere.cron": render_cron(PROGRAM, Path("/srv/mailsni/config.toml")),
+    "mailsni.openrc": render_openrc(PROGRAM, Path("/srv/mailsni/config.toml")),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_what_starts_the_program(name: str) -> None:
+    compare(name, STARTS[name].encode())
+
+
 def test_no_file_is_left_over() -> None:
     servers = list(artifacts(selection()))
     known = {f"{name}.{server}" for name in ("one", "mixture", "mixture-live", "none") for server in servers}
     found = {path.name for path in HERE.iterdir() if path.is_file() and path.suffix != ".py"}
-    assert found == known | {f"{name}.txt" for name in (*TEXTS, "problems")}
+    assert found == known | set(STARTS) | {f"{name}.txt" for name in (*TEXTS, "problems")}
     assert str(PINS.path) in (HERE / "one.postfix-sni").read_text()

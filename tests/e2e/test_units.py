@@ -1,0 +1,172 @@
+"""The systemd units are right, hard, and let the real job through; the cron job is run by a real cron.
+
+systemd is not the first process here. So its own tools judge the units, and what the sandbox of the service allows is
+built by hand: a read-only file system but for the paths of the unit, no temporary directory, the capabilities of the
+unit, no new privileges. The system calls of a run are held against the filter of the unit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mailsni import config
+from mailsni.config import Settings
+from mailsni.process import environment, find_tool, require_tool, run
+from mailsni.units import Kind, render_cron, render_units
+from tests.e2e.support import Laboratory, require
+
+NAME = "mail.one.test"
+PROGRAM = Path(sys.executable).with_name("mailsni")
+EXPOSURE = {"mailsni.service": 29, "mailsni-watch.service": 29}
+"""What `systemd-analyze security` may give at most, times ten (0 is best, 100 is open)."""
+CRON_LIMIT = 150.0
+
+
+def write_units(directory: Path, settings: Settings, kind: Kind, named: Path | None = None) -> list[Path]:
+    written = []
+    for unit in render_units(PROGRAM, named, settings, kind):
+        path = directory / unit.name
+        path.write_text(unit.text)
+        written.append(path)
+    return written
+
+
+def analyze(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    tool = find_tool("systemd-analyze")
+    require(None if tool else "systemd-analyze: not installed")
+    return subprocess.run(
+        [str(tool), *map(str, words)], env=environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("kind", ["timer", "watch"])
+@pytest.mark.parametrize("named", [None, Path("/srv/mailsni/config.toml")])
+def test_systemd_has_nothing_to_say_against_the_units(tmp_path: Path, kind: Kind, named: Path | None) -> None:
+    units = write_units(tmp_path, Settings(), kind, named)
+    done = analyze("verify", "--man=no", "--recursive-errors=no", *units)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("kind", ["timer", "watch"])
+def test_the_services_are_hardened(tmp_path: Path, kind: Kind, figures: list[str]) -> None:
+    service = write_units(tmp_path, Settings(), kind)[0]
+    done = analyze("security", "--offline=true", f"--threshold={EXPOSURE[service.name]}", "--no-pager", service)
+    overall = [line for line in done.stdout.splitlines() if "Overall exposure level" in line]
+    figures.append(f"{service.name}: {' '.join(overall).strip()}")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_timer_comes_every_hour(tmp_path: Path) -> None:
+    timer = next(path for path in write_units(tmp_path, Settings(), "timer") if path.suffix == ".timer")
+    when = re.search(r"^OnCalendar=(.+)$", timer.read_text(), re.MULTILINE)
+    assert when is not None
+    done = analyze("calendar", when[1])
+    assert "Normalized form: *-*-* *:00:00" in done.stdout
+
+
+SANDBOX = """
+# A private /tmp (the doveconf of Dovecot 2.4 writes there), in which the laboratory is still to be seen.
+mkdir -p /run/private && mount -t tmpfs tmpfs /run/private
+for path in /tmp/*/; do mkdir "/run/private/${path#/tmp/}" && mount --rbind "$path" "/run/private/${path#/tmp/}"; done
+mount --move /run/private /tmp
+for path in $WRITABLE; do mount --bind $path $path; done
+findmnt -rn -o TARGET | while read -r target; do
+    case " $WRITABLE /tmp /proc /sys /dev " in *" $target "*) continue ;; esac
+    case $target in /proc/*|/sys/*|/dev/*) continue ;; esac
+    mount -o remount,bind,ro "$target"
+done
+exec 3>&2 2>/dev/null
+if touch /root/x || touch /etc/x || touch /var/tmp/x || touch /usr/x; then
+    echo "the file system can be written" >&3
+    exit 99
+fi
+exec 2>&3 3>&-
+ulimit -c 0
+umask 0077
+exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all,$CAPABILITIES "$@"
+"""
+
+
+def sandboxed(laboratory: Laboratory, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the program as the rendered service would."""
+    settings = config.load(laboratory.config, required=True)
+    service = render_units(PROGRAM, laboratory.config, settings, "timer")[0].text
+    paths = [Path(path) for path in re.findall(r"^ReadWritePaths=-(.+)$", service, re.MULTILINE)]
+    capabilities = re.findall(r"^CapabilityBoundingSet=(.+)$", service, re.MULTILINE)[0].lower().split()
+    variables = {
+        "WRITABLE": " ".join(str(path) for path in paths if path.exists()),
+        "CAPABILITIES": ",".join(f"+{one.removeprefix('cap_')}" for one in capabilities),
+    }
+    own = ["--config", str(laboratory.config), *arguments]
+    words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", SANDBOX, "sh", str(PROGRAM), *own]
+    return subprocess.run(
+        words, env=environment() | variables, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_the_real_job_is_done_inside_the_sandbox_of_the_service(laboratory: Laboratory) -> None:
+    first = laboratory.issue(NAME)
+    done = sandboxed(laboratory, "apply", "--quiet")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done.stderr
+    assert laboratory.served_everywhere(NAME) == dict.fromkeys(laboratory.endpoints, first.fingerprint)
+    renewed = laboratory.authority.issue([NAME])
+    laboratory.store.renew(NAME, renewed)
+    done = sandboxed(laboratory, "apply", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"postfix": "reloaded"' in done.stdout
+    assert '"dovecot": "reloaded"' in done.stdout
+    assert laboratory.served_everywhere(NAME) == dict.fromkeys(laboratory.endpoints, renewed.fingerprint)
+
+
+def test_no_system_call_of_a_run_is_outside_the_filter_of_the_service(laboratory: Laboratory, tmp_path: Path) -> None:
+    laboratory.issue(NAME)
+    listed = analyze("syscall-filter", "--no-pager").stdout
+    sets: dict[str, set[str]] = {}
+    current: set[str] = set()
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", listed).splitlines():
+        if line.startswith("@"):
+            sets[line.split()[0]] = current = set()
+        elif line.startswith("    ") and not line.lstrip().startswith("#"):
+            current.add(line.strip())
+
+    def members(name: str) -> set[str]:
+        return {call for one in sets[name] for call in (members(one) if one.startswith("@") else {one})}
+
+    log = tmp_path / "strace"
+    tracing: list[str | Path] = [require_tool("strace"), "-f", "-qq", "-o", log, "-e", "signal=none"]
+    done = run([*tracing, PROGRAM, "--config", laboratory.config, "apply"], timeout=120)
+    assert done.returncode == 0, done.stderr
+    made = set(re.findall(r"^\d+ +(\w+)\(", log.read_text(errors="replace"), re.MULTILINE))
+    assert len(made) > 50
+    assert {"execve", "openat", "rename", "connect", "kill"} <= made
+    assert made - members("@system-service") - members("@default") == set()
+
+
+def test_a_real_cron_runs_the_job(laboratory: Laboratory, tmp_path: Path) -> None:
+    issued = laboratory.issue(NAME)
+    require(None if "MAILSNI_LAB_RELEASE" in os.environ else "/etc of this host is not to be written")
+    require(None if find_tool("cron") else "cron: not installed")
+    job = render_cron(PROGRAM, laboratory.config).replace("*/15 * * * *", "* * * * *")
+    Path("/etc/cron.d/mailsni").write_text(job)
+    log = tmp_path / "cron.log"
+    with log.open("wb") as output:
+        cron = subprocess.Popen(
+            [str(require_tool("cron")), "-f"], stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    try:
+        deadline = time.monotonic() + CRON_LIMIT
+        while laboratory.served("imaps", NAME) != issued.fingerprint:
+            assert cron.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(1)
+    finally:
+        cron.kill()
+        cron.wait()
+        Path("/etc/cron.d/mailsni").unlink()
