@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from mailsni import __version__, config, deploy, observation, selection
+from mailsni import __version__, config, deploy, files, observation, selection
 from mailsni.config import Settings
 from mailsni.deploy import Applied, Options
 from mailsni.errors import Exit, HostError, MailsniError, UsageError
@@ -353,6 +353,8 @@ def setup(
     kind: Literal["timer", "watch"] | None = "watch" if watch else "timer" if timer else None
     wishes = Wishes(named.absolute() if named is not None else None, take_over, kind)
     settings = common.settings()
+    if not dry_run:
+        files.require_writable(deploy.places(settings))
     wiring = planning.plan_removal(settings) if remove else planning.plan_setup(settings, wishes, datetime.now(UTC))
     shown = report_setup.Report(wiring, remove=remove)
     asked = bool(wiring.steps) and not dry_run

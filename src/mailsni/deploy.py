@@ -91,12 +91,12 @@ def _require_permission(settings: Settings) -> None:
 
 def places(settings: Settings) -> tuple[Path, ...]:
     """The directories that a run writes into, those that it makes included."""
-    places = [settings.state.directory, settings.state.lock.parent]
+    found = [settings.state.directory, settings.state.lock.parent]
     if postfix.is_wanted(settings.postfix):
-        places.append(settings.postfix.map.parent)
+        found.append(settings.postfix.map.parent)
     if dovecot.is_wanted(settings.dovecot):
-        places += [settings.dovecot.include_file.parent, settings.dovecot.pin_directory]
-    return tuple(places)
+        found += [settings.dovecot.include_file.parent, settings.dovecot.pin_directory]
+    return tuple(found)
 
 
 def apply(observation: Observation, options: Options, *, progress: Progress | None = None) -> Applied:

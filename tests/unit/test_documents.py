@@ -13,6 +13,7 @@ from typing import Any, get_args
 import pytest
 from jsonschema import Draft202012Validator
 
+from mailsni.config import Settings
 from mailsni.deploy import Applied
 from mailsni.endpoints import Endpoint, Server
 from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, UsageError
@@ -20,8 +21,10 @@ from mailsni.inventory import Algorithm, Reason
 from mailsni.observation import Observation
 from mailsni.plan import Kind
 from mailsni.report import documents
+from mailsni.report.setup import Report
 from mailsni.selection import explain
 from mailsni.services import Signalled
+from mailsni.setup.planning import Wiring
 from mailsni.verify import Outcome, Served
 from mailsni.wire import Answer, Expectation, Survey, Verdict
 from tests.builders import (
@@ -93,6 +96,7 @@ DOCUMENTS: dict[str, Callable[[], Document]] = {
     "explain": lambda: documents.explanation(MAIL_A, explain(MAIL_A, inventory(*mixture()), MAIL, NOW)),
     "explain a stranger": lambda: documents.explanation("*.b.test", ()),
     "render": lambda: documents.rendering("postfix", b"# text\n"),
+    "setup": lambda: Report(Wiring(Settings(), (), ("found",)), remove=False).document("in_place", Exit.DONE),
     "error": lambda: documents.error(LockedError("/run/lock: another run holds the lock", hint="wait")),
     "error without a hint": lambda: documents.error(UsageError("x: not a host name")),
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,11 +17,12 @@ from pathlib import Path
 from mailsni import config, deploy, files
 from mailsni.certificate import Rejected, prove
 from mailsni.config import Settings
-from mailsni.errors import HostError, RefusedError
+from mailsni.errors import HostError, PermissionMissingError, RefusedError
 from mailsni.names import NamePatterns, is_wildcard
 from mailsni.observation import observe
 from mailsni.pins import PinDirectory
 from mailsni.process import find_tool
+from mailsni.rendering import DovecotVersion
 from mailsni.setup import dovecot_conf, main_cf, record, starting
 from mailsni.setup.starting import Kind
 from mailsni.setup.steps import ChangeFile, ChangeServer, Commands, Delete, FirstApply, MakeDirectories, Step
@@ -214,9 +215,10 @@ class _Setup:
         return Path(files_named[-1]) if files_named else None
 
     def _dovecot_default(self) -> Path | None:
-        path = dovecot.default_certificate(self._settings.dovecot.config_file)
+        version: DovecotVersion = next((one.version for one in self._seen.targets if isinstance(one, Dovecot)), "2.4")
+        path = dovecot.default_certificate(self._settings.dovecot.config_file, version)
         if path is None:
-            old = self._target_version() == "2.3"
+            old = version == "2.3"
             cert = "ssl_cert = </etc/letsencrypt/live/NAME/fullchain.pem" if old else (
                 "ssl_server_cert_file = /etc/letsencrypt/live/NAME/fullchain.pem")
             key = "ssl_key = </etc/letsencrypt/live/NAME/privkey.pem" if old else (
@@ -226,9 +228,6 @@ class _Setup:
                 f"write into conf.d/10-ssl.conf: `{cert}` and `{key}`"
             )
         return path
-
-    def _target_version(self) -> str:
-        return next((one.version for one in self._seen.targets if isinstance(one, Dovecot)), "2.4")
 
     # ── what is to be done ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -340,6 +339,8 @@ class _Setup:
     def _dovecot(self, target: Dovecot) -> list[Step]:
         settings = self._settings.dovecot
         if (complaint := dovecot.complaint_of(settings.config_file)) is not None:
+            if os.geteuid() != 0 and "Permission denied" in complaint:
+                raise PermissionMissingError(f"{settings.config_file}: {complaint}", hint="run it as root")
             raise HostError(
                 f"{settings.config_file}: Dovecot's configuration is broken already: {complaint}",
                 hint="mend that first: with it Dovecot does not start again once it is stopped",
@@ -412,14 +413,9 @@ class _Setup:
             for path in starting.places(self._settings)
             if path not in {one.path for one in wanted} | hooks and (content := _known_at(path)) is not None
         }
-        letting_go = starting.disabling(stale)
-        removal: list[Step] = []
-        if letting_go:
-            removal.append(Commands("stop what started mailsni before", letting_go))
-        removal += [ChangeFile(f"remove {path}", path, content, None) for path, content in stale.items()]
         if steps and enable:
             steps.append(Commands(f"start it: {' '.join(enable[-1])}", enable, disable))
-        return [*steps, *removal]
+        return [*_files_removal(stale, hooks), *steps]
 
 
 @dataclass(frozen=True, slots=True)
@@ -577,14 +573,21 @@ def _is_published(settings: Settings, path: Path, content: bytes) -> bool:
 def _startup_removal(settings: Settings) -> list[Step]:
     present = {path: content for path in starting.places(settings) if (content := _known_at(path)) is not None}
     hooks = {directory / starting.HOOK_NAME for directory in starting.hook_directories(settings)}
+    steps = _files_removal(present, hooks)
+    if starting.SYSTEMD.is_dir() and any(path.parent == starting.UNITS for path in present):
+        steps.append(Commands("tell systemd", (("systemctl", "daemon-reload"),)))
+    return steps
+
+
+def _files_removal(present: Mapping[Path, bytes], hooks: Collection[Path]) -> list[Step]:
+    """What removes files that start the program."""
     steps: list[Step] = []
-    if letting_go := starting.disabling(present):
-        steps.append(Commands("stop what starts mailsni", letting_go))
+    commands, back = starting.disabling(present)
+    if commands:
+        steps.append(Commands("stop what starts mailsni", commands, back))
     for path, content in present.items():
         mode = 0o755 if path in hooks or path == starting.OPENRC_SCRIPT else files.PUBLIC
         steps.append(ChangeFile(f"remove {path}", path, content, None, mode))
-    if starting.SYSTEMD.is_dir() and any(path.parent == starting.UNITS for path in present):
-        steps.append(Commands("tell systemd", (("systemctl", "daemon-reload"),)))
     return steps
 
 

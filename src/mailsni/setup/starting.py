@@ -134,13 +134,13 @@ def wanted(by: Manager, kind: Kind, called: Path, config_file: Path | None, sett
         rendered = units.render_units(called, config_file, settings, kind)
         return tuple(Startup(UNITS / unit.name, unit.text.encode(), 0o644) for unit in rendered)
     if by == "openrc":
-        return (Startup(OPENRC_SCRIPT, units.render_openrc(called, config_file).encode(), 0o755),)
+        return (Startup(OPENRC_SCRIPT, units.render_openrc(called, config_file, settings.templates).encode(), 0o755),)
     if kind == "watch":
         raise UsageError(
             "--watch: needs systemd or OpenRC to keep it running, and neither runs this system",
             hint="without --watch, cron runs `mailsni apply` regularly",
         )
-    return (Startup(CRON, units.render_cron(called, config_file).encode(), 0o644),)
+    return (Startup(CRON, units.render_cron(called, config_file, settings.templates).encode(), 0o644),)
 
 
 def enabling(by: Manager, kind: Kind) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
@@ -160,16 +160,26 @@ def enabling(by: Manager, kind: Kind) -> tuple[tuple[tuple[str, ...], ...], tupl
     return (), ()
 
 
-def disabling(present: Iterable[Path]) -> tuple[tuple[str, ...], ...]:
-    """The commands that make service managers let go of files that are there, before they are removed."""
+def disabling(present: Iterable[Path]) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
+    """The commands that make service managers let go of files before they are removed, and those that take it back.
+
+    Args:
+        present: the files of setup's that are there.
+    """
     found = set(present)
-    commands: list[tuple[str, ...]] = []
     if SYSTEMD.is_dir():
         names = [name for name in UNIT_NAMES if UNITS / name in found and name != "mailsni.service"]
-        commands += [("systemctl", "disable", "--now", name) for name in names]
+        if names:
+            return (
+                tuple(("systemctl", "disable", "--now", name) for name in names),
+                (("systemctl", "daemon-reload"), *(("systemctl", "enable", "--now", name) for name in names)),
+            )
     if OPENRC_SCRIPT in found and find_tool("rc-update") is not None:
-        commands += [("rc-service", "mailsni", "stop"), ("rc-update", "del", "mailsni", "default")]
-    return tuple(commands)
+        return (
+            (("rc-service", "mailsni", "stop"), ("rc-update", "del", "mailsni", "default")),
+            (("rc-update", "add", "mailsni", "default"), ("rc-service", "mailsni", "start")),
+        )
+    return (), ()
 
 
 def places(settings: Settings) -> tuple[Path, ...]:

@@ -227,22 +227,14 @@ def required_by(config_file: Path, live: Path, depth: int = 0) -> str | None:
     return None
 
 
-def default_certificate(config_file: Path) -> Path | None:
-    """The file with the certificate for clients that send no name; None when none is configured, or TLS is off.
-
-    Raises:
-        HostError: doveconf(1) fails.
-    """
-    # One name at a time: 2.3 and 2.4 know different ones, and fail for the others.
-    for setting in ("ssl_cert", "ssl_server_cert_file"):
-        done = run([require_tool("doveconf"), "-c", config_file, setting], timeout=_TIMEOUT)
-        if done.returncode != 0:
-            continue
-        # What stands in a local_name block is indented.
-        found = re.search(rf"^{setting} = <?\s*(/\S.*)$", done.stdout.decode("utf-8", "replace"), re.MULTILINE)
-        if found is not None:
-            return Path(found[1].strip())
-    return None
+def default_certificate(config_file: Path, version: DovecotVersion) -> Path | None:
+    """The file with the certificate for clients that send no name; None when none is configured."""
+    setting = "ssl_cert" if version == "2.3" else "ssl_server/cert_file"
+    done = run([require_tool("doveconf"), "-c", config_file, setting], timeout=_TIMEOUT)
+    text = done.stdout.decode("utf-8", "replace")
+    # "ssl_cert = </path" of 2.3; "cert_file = /path" within "ssl_server {" of 2.4. Those of blocks are indented deeper.
+    found = re.search(r"^(?:ssl_cert = <\s*|  cert_file = )(/\S.*)$", text, re.MULTILINE)
+    return Path(found[1].strip()) if found is not None else None
 
 
 def _would_match(path: Path, pattern: str) -> bool:
