@@ -359,10 +359,11 @@ def setup(
     shown = report_setup.Report(wiring, remove=remove)
     asked = bool(wiring.steps) and not dry_run
     if not common.as_json:
-        shown.plan(quiet=common.quiet and not asked)
+        shown.plan(quiet=common.quiet and (yes or not asked))
     if not asked:
         return _setup_ended(common, shown, "planned" if wiring.steps else "in_place")
     running.require_permission(wiring)
+    shown.say_warnings()
     if not yes:
         if common.as_json or not sys.stdin.isatty():
             raise UsageError(
@@ -372,7 +373,8 @@ def setup(
         if not typer.confirm("\nDo all this?", default=False, err=True):
             text.talk("nothing was changed")
             return Exit.FAILED
-    shown.done(running.run(wiring, remove=remove, wait=wait, on_step=None if common.as_json else shown.step))
+    on_step = None if common.as_json or common.quiet else shown.step
+    shown.done(running.run(wiring, remove=remove, wait=wait, on_step=on_step))
     return _setup_ended(common, shown, "done")
 
 
@@ -382,8 +384,7 @@ def _setup_ended(common: Common, shown: report_setup.Report, result: report_setu
         _print_json(shown.document(result, code))
     else:
         shown.end(result, quiet=common.quiet)
-    for warning in shown.warnings:
-        text.talk(f"warning: {warning}")
+    shown.say_warnings()
     return code
 
 

@@ -295,6 +295,28 @@ def test_a_main_cf_without_a_newline_at_its_end_is_restored_to_the_byte(stopped:
     assert differences(before, tree(ETC)) == []
 
 
+def test_remove_reaches_a_server_that_has_been_switched_off_since(stopped: Host, tmp_path: Path) -> None:
+    before = tree(ETC)
+    stopped.setup()
+    config = tmp_path / "own.toml"
+    config.write_text("[postfix]\nenabled = false\n[dovecot]\nenabled = false\n")
+    stopped.setup("--config", str(config), "--remove")
+    assert differences(before, tree(ETC)) == []
+
+
+def test_what_was_wired_in_by_hand_is_in_place_and_removed(stopped: Host) -> None:
+    HOOKS.mkdir(parents=True)
+    before = tree(ETC)
+    assert stopped.mailsni("apply").returncode == 0
+    by_hand = ["-e", "tls_server_sni_maps=cdb:/etc/postfix/mailsni"]
+    assert run([str(find_tool("postconf")), *by_hand]).returncode == 0
+    said = stopped.setup()
+    assert "tls_server_sni_maps" not in said
+    assert "tls_server_sni_maps = cdb:/etc/postfix/mailsni\n" in MAIN_CF.read_text()
+    stopped.setup("--remove")
+    assert differences(before, tree(ETC)) == []
+
+
 # ── consent ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -122,7 +122,7 @@ def test_there_is_a_document_for_every_schema() -> None:
     kinds = [SCHEMA["$defs"][one["$ref"].rpartition("/")[2]] for one in SCHEMA["oneOf"]]
     known = {kind["properties"]["schema"]["const"] for kind in kinds}
     assert told == known
-    assert known == {f"mailsni.{name}/1" for name in ("status", "plan", "apply", "explain", "render", "error")}
+    assert known == {f"mailsni.{name}/1" for name in ("status", "plan", "apply", "explain", "render", "setup", "error")}
 
 
 # ── neither more nor less ────────────────────────────────────────────────────────────────────────────────────────────

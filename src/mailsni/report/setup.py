@@ -27,7 +27,7 @@ class Report:
     def __init__(self, wiring: Wiring, *, remove: bool) -> None:
         self._wiring = wiring
         self._remove = remove
-        self._done: list[Step] = []
+        self._said = 0
         self.warnings = list(wiring.warnings)
 
     def plan(self, *, quiet: bool) -> None:
@@ -44,8 +44,13 @@ class Report:
 
     def step(self, step: Step) -> None:
         """Say that a step is done."""
-        self._done.append(step)
         text.talk(f"done: {step.title}")
+
+    def say_warnings(self) -> None:
+        """Say those that have not been said yet: what is known before is said before anybody is asked."""
+        for warning in self.warnings[self._said :]:
+            text.talk(f"warning: {warning}")
+        self._said = len(self.warnings)
 
     def done(self, warnings: Iterable[str]) -> None:
         """Take what the steps found."""

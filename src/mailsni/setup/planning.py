@@ -470,6 +470,7 @@ def plan_removal(settings: Settings) -> Wiring:
         HostError: a server's configuration cannot be read, or names our files where setup did not write it.
         PermissionMissingError: this user may not read what it takes.
     """
+    settings = _all_installed(settings)
     known = record.load(settings.state.directory)
     found = (postfix.find(settings.postfix), dovecot.find(settings.dovecot))
     targets: list[Target] = [target for target in found if target is not None and target.installed]
@@ -490,6 +491,15 @@ def plan_removal(settings: Settings) -> Wiring:
     if made:
         steps.append(Delete("remove the directories that setup made", (), tuple(reversed(made))))
     return Wiring(settings, tuple(steps), tuple(notes))
+
+
+def _all_installed(settings: Settings) -> Settings:
+    """The settings with no server switched off: one that was wired in before must not keep what is deleted."""
+    return replace(
+        settings,
+        postfix=replace(settings.postfix, enabled="auto"),
+        dovecot=replace(settings.dovecot, enabled="auto"),
+    )
 
 
 def _postfix_removal(
