@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,11 @@ from mailsni import files, process
 from mailsni.errors import LockedError
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
+
+
+GRACE = 1.0
+"""Seconds from the end of the client to the first program that is started: systemd(1) sends SIGTERM to everything in the
+control group of a service that ends, until a look finds nothing new, and a postmap(1) of ours would be hit too."""
 
 
 class Settled(enum.Enum):
@@ -69,6 +75,7 @@ def until_time(lock: Path, seconds: float, client: str | None) -> Settled:
             except _NowError:
                 pass
             _take_signals(_later)
+            time.sleep(GRACE)
             return Settled.IN_BACKGROUND
     except LockedError:
         return Settled.ELSEWHERE
