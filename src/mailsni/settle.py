@@ -21,8 +21,8 @@ _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
 
 GRACE = 1.0
-"""Seconds from the end of the client to the first program that is started: systemd(1) sends SIGTERM to everything in the
-control group of a service that ends, until a look finds nothing new, and a postmap(1) of ours would be hit too."""
+"""Seconds from the end of the client to the first program that is started: systemd(1) sends SIGTERM to all that is in
+the control group of a service that ends, until a look finds nothing new, and a postmap(1) of ours would be hit too."""
 
 
 class Settled(enum.Enum):

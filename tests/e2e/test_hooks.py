@@ -593,7 +593,7 @@ def test_lego_calls_it_for_a_new_certificate_and_a_renewed_one(
 def test_the_program_is_found_where_installers_put_it(laboratory: Laboratory) -> None:
     """With nothing in the environment but the configuration, and as cron and systemd call it."""
     laboratory.issue(NAMES[0])
-    surroundings = [], ["PATH=/usr/bin:/bin", "HOME=/root", "LOGNAME=root", "SHELL=/bin/sh"]
+    surroundings: list[list[str]] = [[], ["PATH=/usr/bin:/bin", "HOME=/root", "LOGNAME=root", "SHELL=/bin/sh"]]
     for place in ("/usr/local/bin", "/usr/bin", "/root/.local/bin", "/opt/mailsni/bin", "/usr/local/sbin"):
         link = Path(place) / "mailsni"
         link.parent.mkdir(parents=True, exist_ok=True)
