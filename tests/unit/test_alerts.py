@@ -202,6 +202,15 @@ def test_it_is_told_once_also_by_other_processes(settings: Settings, receiver: R
     assert len(runs.load(settings.state.directory).alerted) == 1
 
 
+def test_without_a_record_it_is_told_each_time(settings: Settings, receiver: Receiver, said: Said) -> None:
+    """Better than never; and that the record cannot be written changes nothing else."""
+    (settings.state.directory / "runs.json").mkdir(parents=True)
+    for _ in range(2):
+        fail(settings, talk=said)
+    assert len(receiver.calls()) == 2
+    assert said == []
+
+
 def test_a_person_at_a_terminal_needs_no_alert(settings: Settings, receiver: Receiver) -> None:
     fail(settings, Starter("terminal", attended=True))
     assert receiver.calls() == []
