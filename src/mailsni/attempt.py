@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mailsni import alerts, deploy, runs
+from mailsni import deploy, runs
 from mailsni.config import Settings
 from mailsni.deploy import Applied, Options
 from mailsni.errors import ConfigurationError, Exit, HostError, LockedError, MailsniError
@@ -181,6 +181,8 @@ def _finish(
     runs.save(state, history)
     if not command or starter.attended:
         return
+    from mailsni import alerts
+
     host = alerts.host_name()
     alert = alerts.due(history, run, failure, host)
     if alert is None:

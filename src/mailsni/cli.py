@@ -18,7 +18,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from mailsni import __version__, attempt, config, deploy, observation, runs, selection, settle
+from mailsni import __version__, attempt, config, deploy, observation, runs, selection
 from mailsni.config import Settings
 from mailsni.deploy import Applied, Options
 from mailsni.errors import ConfigurationError, Exit, HostError, MailsniError, UsageError
@@ -205,6 +205,8 @@ def apply(
     starter = attempt.Starter.found()
     settings = common.settings_of_a_run(starter)
     if settle_for is not None:
+        from mailsni import settle
+
         settled = settle.until_time(settings.state.lock, settle_for, after)
         if settled is settle.Settled.ELSEWHERE:
             return Exit.DONE

@@ -6,7 +6,6 @@ import difflib
 import io
 import os
 import sys
-import syslog
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -114,21 +113,19 @@ def progress(*, quiet: bool) -> Iterator[inventory.Progress | None]:
 
 def talk_to_the_system_log() -> None:
     """From now on lines about the work go to syslog: there is no terminal, and nobody reads standard error."""
-    sys.stderr = _SystemLog()
+    import syslog
 
+    class SystemLog(io.TextIOBase):
+        """Lines for syslog(3), which drops them where no logger runs."""
 
-class _SystemLog(io.TextIOBase):
-    """Lines for syslog(3), which drops them where no logger runs."""
+        def write(self, line: str) -> int:
+            for one in line.splitlines():
+                said = one.removeprefix("mailsni: ")
+                syslog.syslog(syslog.LOG_ERR if said.startswith("error: ") else syslog.LOG_WARNING, said)
+            return len(line)
 
-    def __init__(self) -> None:
-        super().__init__()
-        syslog.openlog("mailsni", syslog.LOG_PID, syslog.LOG_MAIL)
-
-    def write(self, line: str) -> int:
-        for one in line.splitlines():
-            said = one.removeprefix("mailsni: ")
-            syslog.syslog(syslog.LOG_ERR if said.startswith("error: ") else syslog.LOG_WARNING, said)
-        return len(line)
+    syslog.openlog("mailsni", syslog.LOG_PID, syslog.LOG_MAIL)
+    sys.stderr = SystemLog()
 
 
 def status(observation: Observation, history: History, *, skipped: bool) -> None:
