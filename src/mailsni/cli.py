@@ -18,10 +18,10 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from mailsni import __version__, config, deploy, observation, selection
+from mailsni import __version__, attempt, config, deploy, observation, runs, selection
 from mailsni.config import Settings
 from mailsni.deploy import Applied, Options
-from mailsni.errors import Exit, HostError, MailsniError, UsageError
+from mailsni.errors import ConfigurationError, Exit, HostError, MailsniError, UsageError
 from mailsni.names import RefusedNameError, host_name
 from mailsni.observation import Observation
 from mailsni.report import documents, text
@@ -60,8 +60,19 @@ class Common:
 
     def settings(self) -> Settings:
         """The configuration: the named file, else the one of the environment, else the default one if it exists."""
-        named = self.config_file or (Path(value) if (value := os.environ.get("MAILSNI_CONFIG")) else None)
-        return config.load(named or config.DEFAULT_PATH, required=named is not None)
+        return config.load(self._named or config.DEFAULT_PATH, required=self._named is not None)
+
+    def settings_of_a_run(self, starter: attempt.Starter) -> Settings:
+        """The same for an ``apply``, which leaves a trace even when they are wrong."""
+        try:
+            return self.settings()
+        except ConfigurationError as problem:
+            attempt.not_begun(config.remnant(self._named or config.DEFAULT_PATH), problem, starter, text.talk)
+            raise
+
+    @property
+    def _named(self) -> Path | None:
+        return self.config_file or (Path(value) if (value := os.environ.get("MAILSNI_CONFIG")) else None)
 
     def observed(self) -> Observation:
         """What there is and what should be."""
@@ -140,7 +151,7 @@ def _blamed_on_the_host(work: Callable[..., Exit], options: Common, **given: Any
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise HostError(f"{error.filename or 'a system call'}: {error.strerror or error}") from error
+        raise HostError.of(error) from error
 
 
 def _common_options(
@@ -171,6 +182,16 @@ def apply(
     wait: Annotated[
         float, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait for another run to end.")
     ] = 0.0,
+    settle_for: Annotated[
+        float | None,
+        typer.Option("--settle", metavar="SECONDS", min=0, hidden=True, help="Return at once, and do it so much later, "
+                     "once for all that ask for it meanwhile. For hooks that are called for each certificate."),
+    ] = None,
+    after: Annotated[
+        str | None,
+        typer.Option("--after", metavar="PROGRAM", hidden=True, help="With --settle: as soon as the calling PROGRAM "
+                     "has ended. Called by another one, do it now."),
+    ] = None,
 ) -> Exit:
     """Make both servers serve what lies in the stores: scan, plan, publish what changed, reload, ask them.
 
@@ -181,15 +202,26 @@ def apply(
         seen = common.observed()
         deploy.refuse_emptiness(seen, allow=allow_empty)
         return _show_plan(common, seen, with_diff=False)
+    starter = attempt.Starter.found()
+    settings = common.settings_of_a_run(starter)
+    if settle_for is not None:
+        from mailsni import settle
+
+        settled = settle.until_time(settings.state.lock, settle_for, after)
+        if settled is settle.Settled.ELSEWHERE:
+            return Exit.DONE
+        if settled is settle.Settled.IN_BACKGROUND:
+            text.talk_to_the_system_log()
+        settings = common.settings_of_a_run(starter)
     options = Options(force=force, reload=not no_reload, verify=not no_verify, allow_empty=allow_empty)
     with text.progress(quiet=common.quiet) as progress:
-        done = deploy.run(common.settings(), options, wait=wait, progress=progress)
+        done = attempt.make(settings, options, starter, text.talk, wait=wait, progress=progress)
     return _show_applied(common, done)
 
 
 def _show_applied(common: Common, done: Applied) -> Exit:
     problems = done.observation.selection.problems
-    code = Exit.SKIPPED if problems or done.wrong else Exit.DONE
+    code = attempt.exit_code(done)
     try:
         if common.as_json:
             _print_json(documents.apply(done, code))
@@ -248,10 +280,11 @@ def status(
     served); leaving (the next `apply` removes it).
     """
     seen = common.observed()
+    history = runs.load(seen.settings.state.directory)
     if common.as_json:
-        _print_json(documents.status(seen))
+        _print_json(documents.status(seen, history))
     else:
-        text.status(seen, skipped=skipped)
+        text.status(seen, history, skipped=skipped)
     return Exit.DONE
 
 

@@ -74,6 +74,14 @@ class VerifySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertSettings:
+    """``[alerts]``."""
+
+    on_failure: tuple[str, ...] = ()
+    """A command, its program an absolute path; empty: nobody is told."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that a configuration file can say."""
 
@@ -83,6 +91,7 @@ class Settings:
     dovecot: DovecotSettings = DovecotSettings()
     state: StateSettings = StateSettings()
     verify: VerifySettings = VerifySettings()
+    alerts: AlertSettings = AlertSettings()
     templates: Path | None = None
     """The administrator's own templates: ``templates`` beside the configuration file, when that directory exists."""
 
@@ -145,7 +154,27 @@ def parse(text: str, origin: str, templates: Path | None = None) -> Settings:
         dovecot=DovecotSettings(**tables.get("dovecot", {})),
         state=StateSettings(**tables.get("state", {})),
         verify=VerifySettings(**tables.get("verify", {})),
+        alerts=AlertSettings(**tables.get("alerts", {})),
         templates=templates,
+    )
+
+
+def remnant(path: Path) -> Settings | None:
+    """What a configuration that is wrong elsewhere still says of whom to tell and where to write it down.
+
+    Returns:
+        Settings with only ``[state]`` and ``[alerts]`` as the file says; None when it cannot be read, is no TOML, or is
+        wrong in these tables.
+    """
+    try:
+        document = tomllib.loads(path.read_bytes().decode("utf-8"))
+        wanted = {"state": _STATE, "alerts": _ALERTS}
+        found = {key: value for key, value in document.items() if key in wanted}
+        tables = _Reader("", str(path)).table(found, wanted, table="", index=None)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ConfigurationError):
+        return None
+    return Settings(
+        state=StateSettings(**tables.get("state", {})), alerts=AlertSettings(**tables.get("alerts", {}))
     )
 
 
@@ -215,12 +244,20 @@ def _some_patterns(value: object) -> tuple[str, ...]:
     return patterns
 
 
+def _command(value: object) -> tuple[str, ...]:
+    words = _strings(value)
+    if not words or not words[0].startswith("/") or any("\0" in word for word in words):
+        raise _WrongValueError("a command is a list whose first word is an absolute path")
+    return words
+
+
+def _optional_command(value: object) -> tuple[str, ...]:
+    return () if value == [] else _command(value)
+
+
 def _action(value: object) -> Action:
     if isinstance(value, list):
-        words = _strings(value)
-        if not words or not words[0].startswith("/"):
-            raise _WrongValueError("a command is a list whose first word is an absolute path")
-        return words
+        return _command(value)
     return cast("Action", _choice("auto", "reload", "restart", "none")(value))
 
 
@@ -256,6 +293,7 @@ _DOVECOT: _Keys = {
     "action": _action,
 }
 _STATE: _Keys = {"directory": _path, "lock": _path}
+_ALERTS: _Keys = {"on_failure": _optional_command}
 _VERIFY: _Keys = {"after_apply": _boolean, "endpoints": _endpoints, "timeout": _seconds}
 _TABLES: Mapping[str, _Keys | list[_Keys]] = {
     "names": _NAMES,
@@ -264,6 +302,7 @@ _TABLES: Mapping[str, _Keys | list[_Keys]] = {
     "dovecot": _DOVECOT,
     "state": _STATE,
     "verify": _VERIFY,
+    "alerts": _ALERTS,
 }
 
 

@@ -47,6 +47,9 @@ lock = "/run/mailsni.lock"
 after_apply = true
 endpoints = "auto"                       # or ["smtp://127.0.0.1:25", "imaps://…:993", …]
 timeout = 10                             # seconds for each probe
+
+[alerts]
+on_failure = []                          # a command: ["/bin/sh", "-c", 'mail -s "$MAILSNI_SUMMARY" root']
 """
 
 
@@ -100,6 +103,8 @@ def test_every_key_is_read() -> None:
         after_apply = false
         endpoints = ["imaps://127.0.0.1:993"]
         timeout = 2.5
+        [alerts]
+        on_failure = ["/usr/bin/logger", "-t", "mail"]
         """,
         "config.toml",
         Path("/etc/mailsni/templates"),
@@ -127,6 +132,7 @@ def test_every_key_is_read() -> None:
         "verify": config.VerifySettings(
             after_apply=False, endpoints=(Endpoint.parse("imaps://127.0.0.1:993"),), timeout=2.5
         ),
+        "alerts": config.AlertSettings(("/usr/bin/logger", "-t", "mail")),
         "templates": Path("/etc/mailsni/templates"),
     }
 
