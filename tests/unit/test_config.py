@@ -47,6 +47,11 @@ lock = "/run/mailsni.lock"
 after_apply = true
 endpoints = "auto"                       # or ["smtp://127.0.0.1:25", "imaps://…:993", …]
 timeout = 10                             # seconds for each probe
+
+[watch]
+quiet = 0.5                              # seconds without a change before an apply
+max_wait = 30                            # seconds after which it is applied though changes go on
+scan = 60                                # seconds between two looks at the stores, events or not
 """
 
 
@@ -100,6 +105,10 @@ def test_every_key_is_read() -> None:
         after_apply = false
         endpoints = ["imaps://127.0.0.1:993"]
         timeout = 2.5
+        [watch]
+        quiet = 2
+        max_wait = 10.5
+        scan = 300
         """,
         "config.toml",
         Path("/etc/mailsni/templates"),
@@ -125,6 +134,7 @@ def test_every_key_is_read() -> None:
         ),
         "state": config.StateSettings(Path("/s"), Path("/s/lock")),
         "verify": config.VerifySettings(
+        "watch": config.WatchSettings(2.0, 10.5, 300.0),
             after_apply=False, endpoints=(Endpoint.parse("imaps://127.0.0.1:993"),), timeout=2.5
         ),
         "templates": Path("/etc/mailsni/templates"),
