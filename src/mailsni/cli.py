@@ -60,19 +60,23 @@ class Common:
 
     def settings(self) -> Settings:
         """The configuration: the named file, else the one of the environment, else the default one if it exists."""
-        return config.load(self._named or config.DEFAULT_PATH, required=self._named is not None)
+        path, named = self.configuration()
+        if os.environ.get(config.FROM_STDIN):
+            return config.parse_file(sys.stdin.buffer.read(), path)
+        return config.load(path, required=named)
 
     def settings_of_a_run(self, starter: attempt.Starter) -> Settings:
         """The same for an ``apply``, which leaves a trace even when they are wrong."""
         try:
             return self.settings()
         except ConfigurationError as problem:
-            attempt.not_begun(config.remnant(self._named or config.DEFAULT_PATH), problem, starter, text.talk)
+            attempt.not_begun(config.remnant(self.configuration()[0]), problem, starter, text.talk)
             raise
 
-    @property
-    def _named(self) -> Path | None:
-        return self.config_file or (Path(value) if (value := os.environ.get("MAILSNI_CONFIG")) else None)
+    def configuration(self) -> tuple[Path, bool]:
+        """Which file the configuration is, and whether somebody named it."""
+        named = self.config_file or (Path(value) if (value := os.environ.get("MAILSNI_CONFIG")) else None)
+        return named or config.DEFAULT_PATH, named is not None
 
     def observed(self) -> Observation:
         """What there is and what should be."""
@@ -227,6 +231,8 @@ def _show_applied(common: Common, done: Applied) -> Exit:
             _print_json(documents.apply(done, code))
         elif not common.quiet:
             text.applied(done, verbose=common.verbose)
+        elif os.environ.get("MAILSNI_STARTED_BY") == "watch" and (done.signalled is not None or common.verbose):
+            text.talk(text.applied_in_a_line(done))
         sys.stdout.flush()
     except OSError as error:  # the exit code tells what was done, whether or not there is room to say it
         text.silence_output()
@@ -343,6 +349,38 @@ def demo(common: Common) -> Exit:
     from mailsni import demo as demonstration
 
     return Exit.DONE if demonstration.run() else Exit.FAILED
+
+
+@_command
+def watch(common: Common) -> Exit:
+    """Stay running, and apply when certificates change: for a service manager, or a terminal.
+
+    There is one apply at the start, one when files of the stores have changed and then been quiet for a moment, another
+    try 1, 2, 5 and 15 minutes after a failure, and one every 12 hours, for certificates become valid and expire by
+    themselves. File events are not trusted alone: every minute the stores are looked at (no key is read for that). Each
+    apply is `mailsni apply` in a process of its own; it says what it published in one line, and nothing when nothing
+    changed.
+
+    SIGHUP reads the configuration again; one that is wrong is refused, and the old one kept. SIGTERM and Ctrl-C let the
+    apply that runs come to its end (80 seconds; the second Ctrl-C tells it to take back what it has begun) and end with
+    exit code 0. systemd's Type=notify and WatchdogSec= are served. [watch] in the configuration has the times: quiet,
+    max_wait, scan.
+    """
+    from mailsni import watch as watching
+    from mailsni.journal import Journal, Level
+    from mailsni.service_notify import Notifier
+
+    path, named = common.configuration()
+    least = Level.DEBUG if common.verbose else Level.WARNING if common.quiet else Level.INFO
+    loop = watching.Watch(
+        watching.ConfigurationFile(path.absolute(), required=named),
+        watching.command(path.absolute() if named else None, verbose=common.verbose),
+        journal=Journal(least, prefixed=Journal.listens()),
+        notifier=Notifier.of(os.environ, os.getpid()),
+    )
+    with watching.signals(loop):
+        loop.run()
+    return Exit.DONE
 
 
 def _terminated(number: int, _frame: FrameType | None) -> NoReturn:

@@ -251,6 +251,20 @@ def applied(done: Applied, *, verbose: bool) -> None:
         _survey(survey, verbose=verbose)
 
 
+def applied_in_a_line(done: Applied) -> str:
+    """What apply did, for a log."""
+    observation = done.observation
+    if done.signalled is None:
+        return f"nothing to do: {_counted(len(observation.selection.winners), 'name')}"
+    names = [change.name for change in observation.plan.effective]
+    changed = f"{_counted(len(names), 'name')} changed ({_listed(names)})" if names else "no name changed"
+    servers = ", ".join(f"{server} {outcome}" for server, outcome in done.signalled.items())
+    answers = [answer for survey in done.surveys for answer in survey.answers]
+    right = sum(answer.verdict is Verdict.RIGHT for answer in answers)
+    asked = f"; {right} of {_counted(len(answers), 'answer')} as intended" if answers else ""
+    return f"published: {changed}; {servers}{asked}"
+
+
 def _belongs(path: object, server: str, observation: Observation) -> bool:
     return (path == observation.settings.dovecot.include_file) == (server == "dovecot")
 
