@@ -143,11 +143,24 @@ def ancestor(name: str) -> int | None:
             words = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")[:_WORDS_WITH_THE_PROGRAM]
             if any(word.rpartition(b"/")[2] == name.encode() for word in words):
                 found = number
-            # "PID (NAME) STATE PPID …", and the name may hold spaces and brackets: proc(5)
-            number = int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError, IndexError):
+            number = parent(number)
+        except (OSError, ValueError):
             break
     return found
+
+
+def parent(number: int) -> int:
+    """The process above another one; 0 above the first.
+
+    Raises:
+        OSError: there is no such process.
+        ValueError: the kernel's answer cannot be read.
+    """
+    # "PID (NAME) STATE PPID …", and the name may hold blanks and brackets: proc(5)
+    found = re.match(r".*\) \S (\d+) ", Path(f"/proc/{number}/stat").read_text(), re.DOTALL)
+    if found is None:
+        raise ValueError(f"/proc/{number}/stat")
+    return int(found[1])
 
 
 def handle(number: int) -> int | None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from mailsni.config import Action, DovecotSettings, PostfixSettings
 from mailsni.errors import HostError
-from mailsni.process import Completed, find_tool, require_tool, run
+from mailsni.process import Completed, find_tool, parent, require_tool, run
 
 _TIMEOUT = 120.0
 _SYSTEMD = Path("/run/systemd/system")
@@ -190,10 +190,9 @@ def _keeper(server: _Server) -> Keeper:
 
 def _is_supervised(number: int) -> bool:
     """Whether a supervisor is among the nearest processes above one."""
-    with suppress(OSError, ValueError, IndexError):
+    with suppress(OSError, ValueError):
         for _ in range(_LEVELS):
-            # "PID (NAME) STATE PPID …", and the name may hold blanks and brackets: proc(5)
-            number = int((Path("/proc") / str(number) / "stat").read_text().rpartition(")")[2].split()[1])
+            number = parent(number)
             if (Path("/proc") / str(number) / "comm").read_text().strip() in _SUPERVISORS:
                 return True
     return False
