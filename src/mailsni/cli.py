@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from mailsni import __version__, config, deploy, files, observation, selection
+from mailsni import __version__, attempt, config, deploy, files, observation, runs, selection
 from mailsni.config import Settings
 from mailsni.deploy import Applied, Options
-from mailsni.errors import Exit, HostError, MailsniError, UsageError
+from mailsni.errors import ConfigurationError, Exit, HostError, MailsniError, UsageError
 from mailsni.names import RefusedNameError, host_name
 from mailsni.observation import Observation
 from mailsni.report import documents, text
-from mailsni.report import setup as report_setup
-from mailsni.setup import planning, running
-from mailsni.setup.planning import Wishes
+
+if TYPE_CHECKING:
+    from mailsni.report.setup import Report, Result
 
 EPILOGUE = """Exit codes: 0 done or nothing to do · 1 failed, the previous deployment is still live · 2 usage ·
 3 changes pending (plan --detailed-exitcode) · 4 applied, some certificates skipped · 5 wrong on the wire, rolled back ·
@@ -61,14 +61,25 @@ class Common:
             config_file or self.config_file, as_json or self.as_json, verbose or self.verbose, quiet or self.quiet
         )
 
-    def named_config(self) -> Path | None:
-        """The configuration file that the command line or the environment names."""
-        return self.config_file or (Path(value) if (value := os.environ.get("MAILSNI_CONFIG")) else None)
-
     def settings(self) -> Settings:
         """The configuration: the named file, else the one of the environment, else the default one if it exists."""
-        named = self.named_config()
-        return config.load(named or config.DEFAULT_PATH, required=named is not None)
+        path, named = self.configuration()
+        if os.environ.get(config.FROM_STDIN):
+            return config.parse_file(sys.stdin.buffer.read(), path)
+        return config.load(path, required=named)
+
+    def settings_of_a_run(self, starter: attempt.Starter) -> Settings:
+        """The same for an ``apply``, which leaves a trace even when they are wrong."""
+        try:
+            return self.settings()
+        except ConfigurationError as problem:
+            attempt.not_begun(config.remnant(self.configuration()[0]), problem, starter, text.talk)
+            raise
+
+    def configuration(self) -> tuple[Path, bool]:
+        """Which file the configuration is, and whether somebody named it."""
+        named = self.config_file or (Path(value) if (value := os.environ.get("MAILSNI_CONFIG")) else None)
+        return named or config.DEFAULT_PATH, named is not None
 
     def observed(self) -> Observation:
         """What there is and what should be."""
@@ -147,7 +158,7 @@ def _blamed_on_the_host(work: Callable[..., Exit], options: Common, **given: Any
     except BrokenPipeError:
         raise
     except OSError as error:
-        raise HostError(f"{error.filename or 'a system call'}: {error.strerror or error}") from error
+        raise HostError.of(error) from error
 
 
 def _common_options(
@@ -178,6 +189,16 @@ def apply(
     wait: Annotated[
         float, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait for another run to end.")
     ] = 0.0,
+    settle_for: Annotated[
+        float | None,
+        typer.Option("--settle", metavar="SECONDS", min=0, hidden=True, help="Return at once, and do it so much later, "
+                     "once for all that ask for it meanwhile. For hooks that are called for each certificate."),
+    ] = None,
+    after: Annotated[
+        str | None,
+        typer.Option("--after", metavar="PROGRAM", hidden=True, help="With --settle: as soon as the calling PROGRAM "
+                     "has ended. Called by another one, do it now."),
+    ] = None,
 ) -> Exit:
     """Make both servers serve what lies in the stores: scan, plan, publish what changed, reload, ask them.
 
@@ -188,20 +209,33 @@ def apply(
         seen = common.observed()
         deploy.refuse_emptiness(seen, allow=allow_empty)
         return _show_plan(common, seen, with_diff=False)
+    starter = attempt.Starter.found()
+    settings = common.settings_of_a_run(starter)
+    if settle_for is not None:
+        from mailsni import settle
+
+        settled = settle.until_time(settings.state.lock, settle_for, after)
+        if settled is settle.Settled.ELSEWHERE:
+            return Exit.DONE
+        if settled is settle.Settled.IN_BACKGROUND:
+            text.talk_to_the_system_log()
+        settings = common.settings_of_a_run(starter)
     options = Options(force=force, reload=not no_reload, verify=not no_verify, allow_empty=allow_empty)
     with text.progress(quiet=common.quiet) as progress:
-        done = deploy.run(common.settings(), options, wait=wait, progress=progress)
+        done = attempt.make(settings, options, starter, text.talk, wait=wait, progress=progress)
     return _show_applied(common, done)
 
 
 def _show_applied(common: Common, done: Applied) -> Exit:
     problems = done.observation.selection.problems
-    code = Exit.SKIPPED if problems or done.wrong else Exit.DONE
+    code = attempt.exit_code(done)
     try:
         if common.as_json:
             _print_json(documents.apply(done, code))
         elif not common.quiet:
             text.applied(done, verbose=common.verbose)
+        elif os.environ.get("MAILSNI_STARTED_BY") == "watch" and (done.signalled is not None or common.verbose):
+            text.talk(text.applied_in_a_line(done))
         sys.stdout.flush()
     except OSError as error:  # the exit code tells what was done, whether or not there is room to say it
         text.silence_output()
@@ -255,10 +289,11 @@ def status(
     served); leaving (the next `apply` removes it).
     """
     seen = common.observed()
+    history = runs.load(seen.settings.state.directory)
     if common.as_json:
-        _print_json(documents.status(seen))
+        _print_json(documents.status(seen, history))
     else:
-        text.status(seen, skipped=skipped)
+        text.status(seen, history, skipped=skipped)
     return Exit.DONE
 
 
@@ -345,18 +380,21 @@ def setup(
     those before it are taken back too. A second setup changes nothing. A file that somebody else wrote is never
     replaced.
     """
+    from mailsni.report.setup import Report
+    from mailsni.setup import planning, running
+
     if watch and timer:
         raise UsageError("--watch and --timer: one of them")
     if remove and (take_over or watch or timer):
         raise UsageError("--remove: takes everything back, and goes with none of --take-over, --watch and --timer")
-    named = common.named_config()
+    path, named = common.configuration()
     kind: Literal["timer", "watch"] | None = "watch" if watch else "timer" if timer else None
-    wishes = Wishes(named.absolute() if named is not None else None, take_over, kind)
+    wishes = planning.Wishes(path.absolute() if named else None, take_over, kind)
     settings = common.settings()
     if not dry_run:
         files.require_writable(deploy.places(settings))
     wiring = planning.plan_removal(settings) if remove else planning.plan_setup(settings, wishes, datetime.now(UTC))
-    shown = report_setup.Report(wiring, remove=remove)
+    shown = Report(wiring, remove=remove)
     asked = bool(wiring.steps) and not dry_run
     if not common.as_json:
         shown.plan(quiet=common.quiet and (yes or not asked))
@@ -378,7 +416,7 @@ def setup(
     return _setup_ended(common, shown, "done")
 
 
-def _setup_ended(common: Common, shown: report_setup.Report, result: report_setup.Result) -> Exit:
+def _setup_ended(common: Common, shown: Report, result: Result) -> Exit:
     code = Exit.SKIPPED if shown.warnings else Exit.DONE
     if common.as_json:
         _print_json(shown.document(result, code))
@@ -399,6 +437,38 @@ def demo(common: Common) -> Exit:
     from mailsni import demo as demonstration
 
     return Exit.DONE if demonstration.run() else Exit.FAILED
+
+
+@_command
+def watch(common: Common) -> Exit:
+    """Stay running, and apply when certificates change: for a service manager, or a terminal.
+
+    There is one apply at the start, one when files of the stores have changed and then been quiet for a moment, another
+    try 1, 2, 5 and 15 minutes after a failure, and one every 12 hours, for certificates become valid and expire by
+    themselves. File events are not trusted alone: every minute the stores are looked at (no key is read for that). Each
+    apply is `mailsni apply` in a process of its own; it says what it published in one line, and nothing when nothing
+    changed.
+
+    SIGHUP reads the configuration again; one that is wrong is refused, and the old one kept. SIGTERM and Ctrl-C let the
+    apply that runs come to its end (80 seconds; the second Ctrl-C tells it to take back what it has begun) and end with
+    exit code 0. systemd's Type=notify and WatchdogSec= are served. [watch] in the configuration has the times: quiet,
+    max_wait, scan.
+    """
+    from mailsni import watch as watching
+    from mailsni.journal import Journal, Level
+    from mailsni.service_notify import Notifier
+
+    path, named = common.configuration()
+    least = Level.DEBUG if common.verbose else Level.WARNING if common.quiet else Level.INFO
+    loop = watching.Watch(
+        watching.ConfigurationFile(path.absolute(), required=named),
+        watching.command(path.absolute() if named else None, verbose=common.verbose),
+        journal=Journal(least, prefixed=Journal.listens()),
+        notifier=Notifier.of(os.environ, os.getpid()),
+    )
+    with watching.signals(loop):
+        loop.run()
+    return Exit.DONE
 
 
 def _terminated(number: int, _frame: FrameType | None) -> NoReturn:

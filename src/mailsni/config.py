@@ -15,6 +15,9 @@ from mailsni.errors import ConfigurationError, PermissionMissingError
 from mailsni.names import NamePatterns, RefusedNameError, safe_path
 
 DEFAULT_PATH = Path("/etc/mailsni/config.toml")
+FROM_STDIN = "MAILSNI_CONFIG_ON_STDIN"
+"""Set in the environment of a run that `watch` starts: what the file held when it was last read comes on standard
+input, and the file itself is not read."""
 MAIL_NAMES = ("mail.*", "imap.*", "smtp.*", "pop.*", "pop3.*", "mx.*")
 
 _LONGEST = 3600
@@ -74,6 +77,26 @@ class VerifySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AlertSettings:
+    """``[alerts]``."""
+
+    on_failure: tuple[str, ...] = ()
+    """A command, its program an absolute path; empty: nobody is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSettings:
+    """``[watch]``: when ``mailsni watch`` applies. All in seconds."""
+
+    quiet: float = 0.5
+    """Without a change: a renewal is several files."""
+    max_wait: float = 30.0
+    """After the first change, though they go on."""
+    scan: float = 60.0
+    """Between two looks at the stores, events or not."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that a configuration file can say."""
 
@@ -83,6 +106,8 @@ class Settings:
     dovecot: DovecotSettings = DovecotSettings()
     state: StateSettings = StateSettings()
     verify: VerifySettings = VerifySettings()
+    alerts: AlertSettings = AlertSettings()
+    watch: WatchSettings = WatchSettings()
     templates: Path | None = None
     """The administrator's own templates: ``templates`` beside the configuration file, when that directory exists."""
 
@@ -102,21 +127,35 @@ def load(path: Path, *, required: bool) -> Settings:
         ConfigurationError: it is missing, no TOML, or has an unknown key or a wrong value.
         PermissionMissingError: this user may not read it.
     """
-    templates = path.parent / "templates"
-    own_templates = templates if templates.is_dir() else None
+    return parse_file(read(path, required=required), path)
+
+
+def read(path: Path, *, required: bool) -> bytes:
+    """The content of a configuration file: arguments and errors of :func:`load`; empty for a missing one."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        return path.read_bytes()
     except FileNotFoundError:
         if required:
             raise ConfigurationError(f"{path}: cannot be read: no such file") from None
-        return Settings(templates=own_templates)
+        return b""
     except PermissionError as error:
         raise PermissionMissingError(f"{path}: cannot be read: {error.strerror}", hint="run it as root") from None
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"{path}: is not UTF-8 text") from None
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
-    return parse(text, str(path), own_templates)
+
+
+def parse_file(content: bytes, path: Path) -> Settings:
+    """Settings from what a configuration file holds, with the administrator's templates that lie beside it.
+
+    Raises:
+        ConfigurationError: it is no TOML, or has an unknown key or a wrong value.
+    """
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path}: is not UTF-8 text") from None
+    templates = path.parent / "templates"
+    return parse(text, str(path), templates if templates.is_dir() else None)
 
 
 def parse(text: str, origin: str, templates: Path | None = None) -> Settings:
@@ -145,7 +184,28 @@ def parse(text: str, origin: str, templates: Path | None = None) -> Settings:
         dovecot=DovecotSettings(**tables.get("dovecot", {})),
         state=StateSettings(**tables.get("state", {})),
         verify=VerifySettings(**tables.get("verify", {})),
+        alerts=AlertSettings(**tables.get("alerts", {})),
+        watch=WatchSettings(**tables.get("watch", {})),
         templates=templates,
+    )
+
+
+def remnant(path: Path) -> Settings | None:
+    """What a configuration that is wrong elsewhere still says of whom to tell and where to write it down.
+
+    Returns:
+        Settings with only ``[state]`` and ``[alerts]`` as the file says; None when it cannot be read, is no TOML, or is
+        wrong in these tables.
+    """
+    try:
+        document = tomllib.loads(path.read_bytes().decode("utf-8"))
+        wanted = {"state": _STATE, "alerts": _ALERTS}
+        found = {key: value for key, value in document.items() if key in wanted}
+        tables = _Reader("", str(path)).table(found, wanted, table="", index=None)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ConfigurationError):
+        return None
+    return Settings(
+        state=StateSettings(**tables.get("state", {})), alerts=AlertSettings(**tables.get("alerts", {}))
     )
 
 
@@ -215,12 +275,20 @@ def _some_patterns(value: object) -> tuple[str, ...]:
     return patterns
 
 
+def _command(value: object) -> tuple[str, ...]:
+    words = _strings(value)
+    if not words or not words[0].startswith("/") or any("\0" in word for word in words):
+        raise _WrongValueError("a command is a list whose first word is an absolute path")
+    return words
+
+
+def _optional_command(value: object) -> tuple[str, ...]:
+    return () if value == [] else _command(value)
+
+
 def _action(value: object) -> Action:
     if isinstance(value, list):
-        words = _strings(value)
-        if not words or not words[0].startswith("/"):
-            raise _WrongValueError("a command is a list whose first word is an absolute path")
-        return words
+        return _command(value)
     return cast("Action", _choice("auto", "reload", "restart", "none")(value))
 
 
@@ -256,7 +324,9 @@ _DOVECOT: _Keys = {
     "action": _action,
 }
 _STATE: _Keys = {"directory": _path, "lock": _path}
+_ALERTS: _Keys = {"on_failure": _optional_command}
 _VERIFY: _Keys = {"after_apply": _boolean, "endpoints": _endpoints, "timeout": _seconds}
+_WATCH: _Keys = {"quiet": _seconds, "max_wait": _seconds, "scan": _seconds}
 _TABLES: Mapping[str, _Keys | list[_Keys]] = {
     "names": _NAMES,
     "sources": [_SOURCE],
@@ -264,6 +334,8 @@ _TABLES: Mapping[str, _Keys | list[_Keys]] = {
     "dovecot": _DOVECOT,
     "state": _STATE,
     "verify": _VERIFY,
+    "alerts": _ALERTS,
+    "watch": _WATCH,
 }
 
 

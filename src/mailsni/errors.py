@@ -56,6 +56,11 @@ class ConfigurationError(MailsniError):
 class HostError(MailsniError):
     """A program, a file or a server of this host did not do what it should; the old deployment is still live."""
 
+    @classmethod
+    def of(cls, error: OSError) -> HostError:
+        """For a system call that fails where nobody expects it."""
+        return cls(f"{error.filename or 'a system call'}: {error.strerror or error}")
+
 
 class RefusedError(MailsniError):
     """Going on would hurt: an empty result over a living deployment, a trap at a staging name."""

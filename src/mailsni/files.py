@@ -280,8 +280,15 @@ def remove(path: Path) -> None:
         raise _blamed(error, path, "cannot be removed") from None
 
 
-def replace(path: Path, content: bytes, mode: int = PRIVATE) -> None:
-    """Write a file of the program's own durably and whole: staged beside it, then renamed over it.
+def replace(path: Path, content: bytes, mode: int = PRIVATE, *, durable: bool = True) -> None:
+    """Write a file of the program's own whole: staged beside it, then renamed over it.
+
+    Args:
+        path: the file.
+        content: all of it.
+        mode: of the file.
+        durable: have it on the disk before it replaces the old one, and the directory afterwards. Without that a
+            power cut may leave an empty file: only for what may be lost.
 
     Raises:
         HostError: it cannot be written.
@@ -290,13 +297,15 @@ def replace(path: Path, content: bytes, mode: int = PRIVATE) -> None:
     remove(staged)
     try:
         write_new(staged, content, mode)
-        make_durable([staged])
+        if durable:
+            make_durable([staged])
         publish(staged, path)
     except BaseException:
         with suppress(OSError):
             staged.unlink(missing_ok=True)
         raise
-    make_durable([path.parent])
+    if durable:
+        make_durable([path.parent])
 
 
 def edit(path: Path, content: bytes) -> None:

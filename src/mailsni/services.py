@@ -1,25 +1,42 @@
 """Making a running server read what was published.
 
+A reload goes through the server's own command, which works under every service manager. A manager matters for a
+restart: to stop and start a server behind the back of what keeps it running is to have two of it, or none. So what
+keeps it running is found out from the master process itself, not from what is installed.
+
 The exit status of a reload proves nothing (``doveadm reload`` exits 0 when the new configuration is refused,
 measured): what is served is asked on the wire afterwards. A server that is not running is no failure; it will read
-the new files when it starts.
+the new files when it starts, and is not started here.
 """
 
 from __future__ import annotations
 
 import enum
 import os
+import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.config import Action, DovecotSettings, PostfixSettings
 from mailsni.errors import HostError
-from mailsni.process import Completed, find_tool, require_tool, run
+from mailsni.process import Completed, find_tool, parent, require_tool, run
 
 _TIMEOUT = 120.0
 _SYSTEMD = Path("/run/systemd/system")
 """Exists exactly where systemd runs the system (sd_booted(3))."""
+_OPENRC = Path("/run/openrc/softlevel")
+"""Exists where OpenRC runs the system."""
+_INIT_SCRIPTS = Path("/etc/init.d")
+_UNIT = re.compile(r"/([^/\s]+\.service)(?:/|$)", re.MULTILINE)
+
+_SUPERVISORS = ("runsv", "s6-supervise", "supervise")
+"""Of runit, s6 and daemontools."""
+_LEVELS = 3
+"""How far above a master process its supervisor is looked for."""
+
+Command = tuple[str | Path, ...]
 
 
 class Signalled(enum.StrEnum):
@@ -33,11 +50,50 @@ class Signalled(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Keeper:
+    """What is known of that which keeps a server's master process running."""
+
+    unit: str | None = None
+    """The systemd service that the process belongs to, where systemd runs the system."""
+    supervised: int | None = None
+    """The number of the process, where a supervisor starts it again when it ends."""
+    openrc: bool = False
+    """Whether OpenRC runs the system and has a script for the server."""
+    init_script: Path | None = None
+    """The script in ``/etc/init.d``."""
+
+
+def restart_commands(keeper: Keeper, own: Sequence[Command]) -> tuple[Command, ...]:
+    """How to restart a server.
+
+    Args:
+        keeper: what keeps it running.
+        own: its own commands to stop and to start, for where nobody does.
+    """
+    match keeper:
+        case Keeper(unit=str(unit)):
+            return (("systemctl", "restart", unit),)
+        case Keeper(supervised=int(number)):
+            # What `sv restart` and `s6-svc -r` do; but they would do it to the shell that `postfix start-fg` may leave
+            # between the two, and `postfix stop` ends with SIGKILL for a master that is there again (postfix-script).
+            return ((Path("/bin/sh"), "-c", f"kill -TERM {number}"),)
+        case Keeper(openrc=True, init_script=Path() as script):
+            return (("rc-service", script.name, "restart"),)
+        case Keeper(init_script=Path() as script):
+            return ((script, "restart"),)
+        case _:
+            return tuple(own)
+
+
+@dataclass(frozen=True, slots=True)
 class _Server:
     name: str
+    """Of its script in ``/etc/init.d``, which knows the default configuration only."""
+    is_default: bool
     is_running: Callable[[], bool]
-    reload: Sequence[str | Path]
-    restart: Sequence[Sequence[str | Path]]
+    master: Callable[[], int | None]
+    reload: Command
+    own_restart: tuple[Command, ...]
 
 
 def signal_postfix(settings: PostfixSettings) -> Signalled:
@@ -48,13 +104,15 @@ def signal_postfix(settings: PostfixSettings) -> Signalled:
     """
     if not isinstance(settings.action, tuple) and find_tool("postfix") is None:
         return Signalled.NOT_RUNNING
-    command = [find_tool("postfix") or "postfix", "-c", settings.config_directory]
+    command = (find_tool("postfix") or "postfix", "-c", settings.config_directory)
     # `postfix reload` tells its log, not its caller, that the mail system is not running (measured).
     server = _Server(
         "postfix",
+        settings.config_directory == PostfixSettings().config_directory,
         lambda: run([*command, "status"], timeout=_TIMEOUT).returncode == 0,
-        [*command, "reload"],
-        [[*command, "stop"], [*command, "start"]],
+        lambda: _number_in(_queue_directory(settings.config_directory), "pid/master.pid"),
+        (*command, "reload"),
+        ((*command, "stop"), (*command, "start")),
     )
     return _signal(server, settings.action)
 
@@ -67,24 +125,25 @@ def signal_dovecot(settings: DovecotSettings) -> Signalled:
     """
     if not isinstance(settings.action, tuple) and find_tool("doveadm") is None:
         return Signalled.NOT_RUNNING
-    doveadm = [find_tool("doveadm") or "doveadm", "-c", settings.config_file]
-    start = [find_tool("dovecot") or "dovecot", "-c", settings.config_file]
+    doveadm = (find_tool("doveadm") or "doveadm", "-c", settings.config_file)
     server = _Server(
         "dovecot",
+        settings.config_file == DovecotSettings().config_file,
         lambda: _dovecot_runs(settings.config_file),
-        [*doveadm, "reload"],
-        [[*doveadm, "stop"], start],
+        lambda: _number_in(_base_directory(settings.config_file), "master.pid"),
+        (*doveadm, "reload"),
+        ((*doveadm, "stop"), (find_tool("dovecot") or "dovecot", "-c", settings.config_file)),
     )
     return _signal(server, settings.action)
 
 
 def _dovecot_runs(config_file: Path) -> bool:
     """Whether the master process that a configuration's ``base_dir`` tells of is alive; when in doubt it is."""
-    done = run([require_tool("doveconf"), "-c", config_file, "-h", "base_dir"], timeout=_TIMEOUT)
-    if done.returncode != 0:
+    base = _base_directory(config_file)
+    if base is None:
         return True
     try:
-        number = int((Path(done.stdout.decode().strip()) / "master.pid").read_text())
+        number = int((Path(base) / "master.pid").read_text())
         os.kill(number, 0)
     except (FileNotFoundError, ProcessLookupError):
         return False
@@ -93,32 +152,72 @@ def _dovecot_runs(config_file: Path) -> bool:
     return True
 
 
+def _queue_directory(config_directory: Path) -> str | None:
+    return _said("postconf", "-c", config_directory, "-h", "queue_directory")
+
+
+def _base_directory(config_file: Path) -> str | None:
+    return _said("doveconf", "-c", config_file, "-h", "base_dir")
+
+
+def _said(tool: str, *words: str | Path) -> str | None:
+    """The line that a program prints; None when it fails."""
+    done = run([require_tool(tool), *words], timeout=_TIMEOUT)
+    return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else None
+
+
+def _number_in(directory: str | None, name: str) -> int | None:
+    """The number of a process that a file tells."""
+    try:
+        return int((Path(directory or "/nonexistent") / name).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _keeper(server: _Server) -> Keeper:
+    script = _INIT_SCRIPTS / server.name
+    installed = script if server.is_default and os.access(script, os.X_OK) else None
+    number = server.master()
+    if number is None:
+        return Keeper(openrc=_OPENRC.exists(), init_script=installed)
+    unit = None
+    if _SYSTEMD.is_dir():
+        with suppress(OSError, ValueError):
+            units = _UNIT.findall((Path("/proc") / str(number) / "cgroup").read_text())
+            unit = units[-1] if units else None
+    return Keeper(unit, number if _is_supervised(number) else None, _OPENRC.exists(), installed)
+
+
+def _is_supervised(number: int) -> bool:
+    """Whether a supervisor is among the nearest processes above one."""
+    with suppress(OSError, ValueError):
+        for _ in range(_LEVELS):
+            number = parent(number)
+            if (Path("/proc") / str(number) / "comm").read_text().strip() in _SUPERVISORS:
+                return True
+    return False
+
+
 def _signal(server: _Server, action: Action) -> Signalled:
     if isinstance(action, tuple):
         _checked(run(action, timeout=_TIMEOUT))
         return Signalled.COMMANDED
-    match action:
-        case "none":
-            return Signalled.LEFT_ALONE
-        case "auto" | "reload":
-            if not server.is_running():
-                return Signalled.NOT_RUNNING
-            _checked(run(server.reload, timeout=_TIMEOUT))
-            return Signalled.RELOADED
-        case "restart":
-            if _SYSTEMD.is_dir():
-                _checked(run([require_tool("systemctl"), "restart", server.name], timeout=_TIMEOUT))
-                return Signalled.RESTARTED
-            stop, start = server.restart
-            if server.is_running():
-                _checked(run(stop, timeout=_TIMEOUT))
-            _run_detached(start)
-            return Signalled.RESTARTED
+    if action == "none":
+        return Signalled.LEFT_ALONE
+    if not server.is_running():
+        return Signalled.NOT_RUNNING
+    if action == "restart":
+        for command in restart_commands(_keeper(server), server.own_restart):
+            # A daemon that is started by a command itself would keep a pipe of ours open for ever.
+            detached = command[0] != "systemctl"
+            _checked(run([_absolute(command[0]), *command[1:]], timeout=_TIMEOUT, detached=detached))
+        return Signalled.RESTARTED
+    _checked(run(server.reload, timeout=_TIMEOUT))
+    return Signalled.RELOADED
 
 
-def _run_detached(command: Sequence[str | Path]) -> None:
-    """Start a daemon, which would keep a pipe of ours open for ever."""
-    _checked(run(command, timeout=_TIMEOUT, detached=True))
+def _absolute(tool: str | Path) -> Path:
+    return tool if isinstance(tool, Path) else require_tool(tool)
 
 
 def _checked(done: Completed) -> None:

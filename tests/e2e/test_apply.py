@@ -39,13 +39,19 @@ def assert_served(laboratory: Laboratory, name: str | None, issued: Issued) -> N
 
 
 def files_of(laboratory: Laboratory) -> dict[str, tuple[int, int, int]]:
-    """What tells of any write: every file that mailsni may write, with inode, change time and mode."""
+    """What tells of any write: every file that mailsni may write, with inode, change time and mode.
+
+    But for the record of the last run, which every run replaces.
+    """
     places = (laboratory.postfix.config_directory, laboratory.dovecot.config_directory, laboratory.directory / "state")
     found = {}
     for place in places:
         for path in (place, *place.rglob("*")):
             status = path.lstat()
-            found[str(path)] = (status.st_ino, status.st_ctime_ns, status.st_mode)
+            if path.name == "state":  # its time is that of the record
+                found[str(path)] = (status.st_ino, 0, status.st_mode)
+            elif path.name != "runs.json":
+                found[str(path)] = (status.st_ino, status.st_ctime_ns, status.st_mode)
     return found
 
 

@@ -87,7 +87,7 @@ def assert_in_order(laboratory: Laboratory, wanted: dict[str, Issued]) -> None:
     places = (laboratory.postfix.config_directory, laboratory.dovecot.config_directory)
     assert [path for place in places for path in place.rglob(".mailsni*")] == []
     kept = {path.name for path in (laboratory.directory / "state").iterdir()}
-    assert kept == {"deployment.json", "readings.json"}
+    assert kept == {"deployment.json", "readings.json", "runs.json"}
     complaint = run(
         [require_tool("doveconf"), "-c", laboratory.dovecot.config_file, "-n", "-x"], discard=True
     )

@@ -49,8 +49,8 @@ def artifacts(laboratory: Laboratory) -> dict[str, tuple[int, int, bytes]]:
     )
     found = {}
     for path in sorted(path for root in roots for path in root.rglob("*")):
-        if path.name == "readings.json":
-            continue  # a cache of what the store holds
+        if path.name in ("readings.json", "runs.json"):
+            continue  # a cache of what the store holds, the record of the last run
         status = path.lstat()
         content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
         found[str(path)] = (status.st_ino, status.st_mode, content)

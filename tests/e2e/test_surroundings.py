@@ -116,11 +116,17 @@ def places(laboratory: Laboratory) -> list[Path]:
 
 
 def listing(*roots: Path) -> dict[str, tuple[int, int, int, int, int]]:
-    """Everything below some directories, with what changes when somebody touches it."""
-    paths = [path for root in roots for path in (root, *root.rglob("*"))]
+    """Everything below some directories, with what changes when somebody touches it.
+
+    But for the record of the last run, which every run replaces, and so the times of its directory.
+    """
+    paths = [path for root in roots for path in (root, *root.rglob("*")) if path.name != "runs.json"]
     states = {str(path): path.lstat() for path in paths}
     return {
-        path: (one.st_mode, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns) for path, one in states.items()
+        path: (one.st_mode, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns)
+        if not path.endswith("/state")
+        else (one.st_mode, one.st_ino, 0, 0, 0)
+        for path, one in states.items()
     }
 
 

@@ -257,8 +257,12 @@ class Scene:
         return deploy.run(settings, Options(force=force), wait=_LOCK_LIMIT)
 
     def listing(self) -> dict[str, int]:
-        """The modes of all that lies in the places that ``apply`` writes in, by relative path."""
+        """The modes of all that lies in the places that ``apply`` writes in, by relative path.
+
+        But for the record of the last run, which nothing depends on.
+        """
         found = (path for place in self._places.values() for path in (place, *place.rglob("*")))
+        found = (path for path in found if path.name not in ("runs.json", ".runs.json.new"))
         return {str(path.relative_to(self.directory)): path.lstat().st_mode for path in found}
 
     # ── what is served ───────────────────────────────────────────────────────────────────────────────────────────

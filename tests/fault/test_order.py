@@ -28,8 +28,9 @@ def _log(directory: Path, authority: Authority, cast: Cast, *, umask: int = -1) 
 
 
 def _renames(calls: Sequence[Call]) -> list[tuple[int, str, str]]:
+    """But for the record of the last run, which may be lost."""
     found = ((at, _RENAME.match(call.what)) for at, call in enumerate(calls) if call.name.startswith("rename"))
-    return [(at, match[1], match[2]) for at, match in found if match is not None]
+    return [(at, match[1], match[2]) for at, match in found if match is not None and "runs.json" not in match[2]]
 
 
 def _synced(calls: Sequence[Call], path: str) -> bool:

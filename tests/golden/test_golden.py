@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from mailsni.config import Settings, StateSettings
 from mailsni.inventory import Certificate, Reason
 from mailsni.observation import Observation
 from mailsni.report import text
+from mailsni.runs import NOTHING, Run
 from mailsni.selection import explain
 from mailsni.units import render_cron, render_openrc, render_units
 from tests.builders import (
@@ -99,6 +101,11 @@ RIVALS = inventory(
 )
 
 
+GOOD = Run(NOW, NOW, 4, "published, 3 names changed, 9 names served, 1 problem: /x: expired", "certbot-post", 9)
+FAILED = Run(NOW, NOW + timedelta(hours=1), 5, "dovecot: mail.a.test: cut off", "timer")
+HISTORY = NOTHING.after(GOOD)
+
+
 def explained(name: str) -> None:
     text.explanation(name, explain(name, RIVALS, MAIL, NOW))
 
@@ -106,9 +113,10 @@ def explained(name: str) -> None:
 TEXTS: dict[str, Callable[[], None]] = {
     "plan": lambda: text.plan(seen()),
     "plan-nothing": lambda: text.plan(observation(*ONE, deployed=deployment(*ONE))),
-    "status": lambda: text.status(seen(), skipped=False),
-    "status-skipped": lambda: text.status(seen(), skipped=True),
-    "status-nothing": lambda: text.status(observation(), skipped=True),
+    "status": lambda: text.status(seen(), HISTORY, skipped=False),
+    "status-skipped": lambda: text.status(seen(), HISTORY.after(FAILED), skipped=True),
+    "status-nothing": lambda: text.status(observation(), NOTHING, skipped=True),
+    "status-failed": lambda: text.status(observation(), NOTHING.after(FAILED), skipped=False),
     "explain": lambda: explained("mail.a.test"),
     "explain-unasked": lambda: explained("www.a.test"),
     "explain-unknown": lambda: explained("mail.b.test"),

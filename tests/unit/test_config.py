@@ -47,6 +47,14 @@ lock = "/run/mailsni.lock"
 after_apply = true
 endpoints = "auto"                       # or ["smtp://127.0.0.1:25", "imaps://…:993", …]
 timeout = 10                             # seconds for each probe
+
+[alerts]
+on_failure = []                          # a command: ["/bin/sh", "-c", 'mail -s "$MAILSNI_SUMMARY" root']
+
+[watch]
+quiet = 0.5                              # seconds without a change before an apply
+max_wait = 30                            # seconds after which it is applied though changes go on
+scan = 60                                # seconds between two looks at the stores, events or not
 """
 
 
@@ -100,6 +108,12 @@ def test_every_key_is_read() -> None:
         after_apply = false
         endpoints = ["imaps://127.0.0.1:993"]
         timeout = 2.5
+        [alerts]
+        on_failure = ["/usr/bin/logger", "-t", "mail"]
+        [watch]
+        quiet = 2
+        max_wait = 10.5
+        scan = 300
         """,
         "config.toml",
         Path("/etc/mailsni/templates"),
@@ -127,6 +141,8 @@ def test_every_key_is_read() -> None:
         "verify": config.VerifySettings(
             after_apply=False, endpoints=(Endpoint.parse("imaps://127.0.0.1:993"),), timeout=2.5
         ),
+        "alerts": config.AlertSettings(("/usr/bin/logger", "-t", "mail")),
+        "watch": config.WatchSettings(2.0, 10.5, 300.0),
         "templates": Path("/etc/mailsni/templates"),
     }
 

@@ -22,6 +22,7 @@ from mailsni.observation import Observation
 from mailsni.plan import Kind
 from mailsni.report import documents
 from mailsni.report.setup import Report
+from mailsni.runs import NOTHING, Run
 from mailsni.selection import explain
 from mailsni.services import Signalled
 from mailsni.setup.planning import Wiring
@@ -85,9 +86,15 @@ def applied() -> Applied:
     )
 
 
+GOOD = Run(NOW, NOW, 4, "nothing to do", "certbot-post", 3, {str(reason): 1 for reason in Reason})
+FAILED = Run(NOW, NOW, 143, "ended by a signal", "timer", error="cut off")
+HISTORY = NOTHING.after(GOOD)
+
 DOCUMENTS: dict[str, Callable[[], Document]] = {
     "status": lambda: documents.status(everything()),
     "status of nothing": lambda: documents.status(observation()),
+    "status after a good run": lambda: documents.status(observation(), HISTORY),
+    "status after a bad run": lambda: documents.status(observation(), HISTORY.after(FAILED)),
     "plan": lambda: documents.plan(everything()),
     "plan with diffs": lambda: documents.plan(everything(), [("postfix", "--- a\n+++ b\n"), ("dovecot", "")]),
     "plan of nothing": lambda: documents.plan(observation()),
@@ -171,7 +178,7 @@ def test_one_member_fewer_is_an_error_but_for_those_of_maps(make: Callable[[], D
     document = make()
     for way, found in kinds_of_objects(document):
         for key in found:
-            if key != "diff" and way not in (("servers",), ("diff",)):
+            if key != "diff" and way not in (("servers",), ("diff",), ("last_run", "skipped")):
                 assert errors(changed(document, way, operator.methodcaller("pop", key))), (way, key)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -175,3 +176,91 @@ def test_talk_is_bounded() -> None:
 def test_bytes_that_are_no_text_come_back_as_text() -> None:
     done = run([SHELL, "-c", r"printf 'a\377\033b' >&2; printf 'a\377'"])
     assert (done.stderr, done.stdout) == ("a?b", b"a\xff")
+
+
+def test_variables_are_seen_beside_the_environment() -> None:
+    done = run([SHELL, "-c", 'echo "$WORD $PATH"'], variables={"WORD": "two words"})
+    assert done.stdout.decode() == f"two words {environment()['PATH']}\n"
+
+
+# ── the caller, and life without it ──────────────────────────────────────────────────────────────────────────────────
+
+ASK = f"""{sys.executable} -c '
+import os
+from mailsni.process import ancestor
+print(ancestor("client.sh"), ancestor("no-client.sh"), os.getppid())'"""
+
+
+def script(path: Path, text: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{text}\n:\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("prefix", [[], ["sh"], ["env", "sh"]], ids=" ".join)
+def test_a_caller_is_found_by_the_name_of_its_program(tmp_path: Path, prefix: list[str]) -> None:
+    client = script(tmp_path / "client.sh", f"echo $$\n{ASK}")
+    done = subprocess.run([*prefix, str(client)], capture_output=True, text=True, check=True)
+    own, found, other, parent = done.stdout.split()
+    assert own == found == parent
+    assert other == "None"
+
+
+def test_the_outermost_caller_of_the_name_is_the_one(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    inner = script(tmp_path / "inner" / "client.sh", ASK)
+    between = script(tmp_path / "a (strange) name", f"'{inner}'")
+    outer = script(tmp_path / "client.sh", f"echo $$\n'{between}'")
+    done = subprocess.run([str(outer)], capture_output=True, text=True, check=True)
+    own, found, _, parent = done.stdout.split()
+    assert own == found != parent
+
+
+def test_a_name_among_the_arguments_is_no_program(tmp_path: Path) -> None:
+    other = script(tmp_path / "other.sh", ASK)
+    words = [str(other), "--like", "client.sh", "client.sh"]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()[0] == "None"
+
+
+def test_the_end_of_a_process_is_noticed() -> None:
+    with subprocess.Popen([SHELL, "-c", "read x"], stdin=subprocess.PIPE) as child:
+        handle = process.handle(child.pid)
+        assert handle is not None
+        process.wait_for_end(handle, 0.01)
+        assert child.poll() is None
+        child.communicate()
+        began = time.monotonic()
+        process.wait_for_end(handle, 600)
+        assert time.monotonic() - began < 300
+        os.close(handle)
+    assert process.handle(child.pid) is None
+    process.wait_for_end(None, 0.01)
+
+
+def test_what_goes_on_in_the_background_is_not_waited_for(tmp_path: Path) -> None:
+    """And it has no terminal, no pipe and no directory of its caller's."""
+    code = f"""
+import os, time
+from pathlib import Path
+from mailsni import process
+os.dup2(1, 9)
+os.set_inheritable(9, True)
+process.forget_inherited()
+if not process.go_on_in_background():
+    print("caller")
+    raise SystemExit
+print("nobody sees this")
+while not Path("{tmp_path}/go").exists():
+    time.sleep(0.01)
+seen = [os.readlink(f"/proc/self/fd/{{one}}") for one in (0, 1, 2)], os.path.exists("/proc/self/fd/9"), os.getcwd()
+Path("{tmp_path}/part").write_text(repr((*seen, os.getsid(0) != {os.getsid(0)})))
+Path("{tmp_path}/part").rename("{tmp_path}/told")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("caller\n", "")
+    (tmp_path / "go").touch()
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "told").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert (tmp_path / "told").read_text() == repr(([os.devnull] * 3, False, "/", True))

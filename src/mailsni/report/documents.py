@@ -11,6 +11,7 @@ from mailsni.errors import Exit, MailsniError
 from mailsni.inventory import Certificate, Skipped
 from mailsni.observation import Observation
 from mailsni.plan import Change, Kind, Plan
+from mailsni.runs import NOTHING, History, Run
 from mailsni.selection import Candidate
 from mailsni.state import DeployedCertificate
 from mailsni.wire import Answer, Survey
@@ -26,8 +27,8 @@ def name_states(observation: Observation) -> list[tuple[str, str]]:
     return [(name, states.get(kinds[name], "pending") if name in kinds else "deployed") for name in names]
 
 
-def status(observation: Observation) -> Document:
-    """Every name with its certificates and state, and everything that was skipped."""
+def status(observation: Observation, history: History = NOTHING) -> Document:
+    """Every name with its certificates and state, everything that was skipped, and how the last run ended."""
     winners = {winner.name: winner.certificates for winner in observation.selection.winners}
     deployed = observation.record.deployment
     return {
@@ -43,6 +44,8 @@ def status(observation: Observation) -> Document:
         ],
         "skipped": _skipped(observation.selection.skipped),
         "pending": observation.plan.pending,
+        "last_run": None if history.last is None else _run(history.last),
+        "last_good_run": None if history.last_good is None else _time(history.last_good.ended),
     }
 
 
@@ -146,6 +149,19 @@ def _skipped(found: Iterable[Skipped]) -> list[Document]:
         }
         for one in found
     ]
+
+
+def _run(run: Run) -> Document:
+    return {
+        "begun": _time(run.begun),
+        "ended": _time(run.ended),
+        "exit_code": run.exit_code,
+        "summary": run.summary,
+        "by": run.by,
+        "names": run.names,
+        "skipped": dict(run.skipped),
+        "error": run.error,
+    }
 
 
 def _survey(survey: Survey) -> Document:

@@ -17,6 +17,7 @@ from mailsni.inventory import Certificate, Skipped
 from mailsni.observation import Observation
 from mailsni.plan import SYMBOLS, Change, Kind, Plan
 from mailsni.report.documents import name_states
+from mailsni.runs import History, Run
 from mailsni.selection import Candidate
 from mailsni.state import DeployedCertificate
 from mailsni.wire import Survey, Verdict
@@ -110,8 +111,25 @@ def progress(*, quiet: bool) -> Iterator[inventory.Progress | None]:
             bar.stop()
 
 
-def status(observation: Observation, *, skipped: bool) -> None:
-    """The table of names; with ``skipped`` also what is not served, and why."""
+def talk_to_the_system_log() -> None:
+    """From now on lines about the work go to syslog: there is no terminal, and nobody reads standard error."""
+    import syslog
+
+    class SystemLog(io.TextIOBase):
+        """Lines for syslog(3), which drops them where no logger runs."""
+
+        def write(self, line: str) -> int:
+            for one in line.splitlines():
+                said = one.removeprefix("mailsni: ")
+                syslog.syslog(syslog.LOG_ERR if said.startswith("error: ") else syslog.LOG_WARNING, said)
+            return len(line)
+
+    syslog.openlog("mailsni", syslog.LOG_PID, syslog.LOG_MAIL)
+    sys.stderr = SystemLog()
+
+
+def status(observation: Observation, history: History, *, skipped: bool) -> None:
+    """The table of names and the last run; with ``skipped`` also what is not served, and why."""
     winners = {winner.name: winner.certificates for winner in observation.selection.winners}
     deployed = observation.record.deployment
     rows, colours = [], []
@@ -129,6 +147,17 @@ def status(observation: Observation, *, skipped: bool) -> None:
         _skipped_table(observation.selection.skipped)
     else:
         _skipped_summary(observation.selection.skipped)
+    if history.last is not None:
+        say()
+        say(_last_run(history.last, history.last_good))
+
+
+def _last_run(last: Run, last_good: Run | None) -> str:
+    """One line: when, started by what, how it ended, and when one ended well if that one did not."""
+    line = f"last run: {last.ended:%Y-%m-%d %H:%M} UTC by {last.by}: {last.summary} (exit code {last.exit_code})"
+    if last.good:
+        return line
+    return line + (f"; the last good one: {last_good.ended:%Y-%m-%d %H:%M} UTC" if last_good else "; no good one yet")
 
 
 def _skipped_table(found: Sequence[Skipped]) -> None:
@@ -220,6 +249,20 @@ def applied(done: Applied, *, verbose: bool) -> None:
         say(f"{server}: {paths or 'nothing'} published, {outcome}")
     for survey in done.surveys:
         _survey(survey, verbose=verbose)
+
+
+def applied_in_a_line(done: Applied) -> str:
+    """What apply did, for a log."""
+    observation = done.observation
+    if done.signalled is None:
+        return f"nothing to do: {_counted(len(observation.selection.winners), 'name')}"
+    names = [change.name for change in observation.plan.effective]
+    changed = f"{_counted(len(names), 'name')} changed ({_listed(names)})" if names else "no name changed"
+    servers = ", ".join(f"{server} {outcome}" for server, outcome in done.signalled.items())
+    answers = [answer for survey in done.surveys for answer in survey.answers]
+    right = sum(answer.verdict is Verdict.RIGHT for answer in answers)
+    asked = f"; {right} of {_counted(len(answers), 'answer')} as intended" if answers else ""
+    return f"published: {changed}; {servers}{asked}"
 
 
 def _belongs(path: object, server: str, observation: Observation) -> bool:

@@ -10,6 +10,7 @@ ago, is looked at again; and one that stays broken is reported, not used.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from mailsni.certificate import Proven, prove
 from mailsni.errors import HostError, PermissionMissingError
-from mailsni.inventory import Certificate, Inventory, Progress, Reading, Reason, Skipped
+from mailsni.inventory import Certificate, FileIdentity, Inventory, Progress, Reading, Reason, Skipped
 from mailsni.names import RefusedNameError, safe_path, shown
 from mailsni.sources.reading import Containment, ReadRefusedError, StoreFile, identity
 
@@ -89,6 +90,38 @@ def scan(
         looks |= {name: _look(live, name, containment) for name in torn}
         torn = [name for name in torn if looks[name].torn]
     return _inventory(live, looks)
+
+
+def fingerprint(live: Path) -> bytes:
+    """What tells a change of a store: a digest of which file each key and chain is. Nothing is opened, no key is read.
+
+    Args:
+        live: as for :func:`scan`. It need not be there.
+
+    Returns:
+        The same bytes as long as every link leads to the very files that it led to, unchanged.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with os.scandir(live) as entries:
+            names = sorted(entry.name for entry in entries)
+    except OSError as error:
+        return b"errno %d" % (error.errno or 0)
+    for name in names:
+        found = [_identity_of(f"{live}/{name}/{file}") for file in (_KEY, _CHAIN)]
+        if any(found):
+            digest.update(repr((name, found)).encode("utf-8", "surrogateescape"))
+    return digest.digest()
+
+
+def _identity_of(path: str) -> FileIdentity | int | None:
+    """Which file a path leads to; None when to none; an error's number where that cannot be told."""
+    try:
+        return identity(os.stat(path))  # noqa: PTH116  # twice for every lineage
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        return getattr(error, "errno", None) or -1
 
 
 def _containment(live: Path) -> Containment:

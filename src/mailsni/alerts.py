@@ -1,0 +1,112 @@
+"""Telling somebody about a run that failed while nobody looked, and that it works again: ``[alerts] on_failure``.
+
+The command gets the JSON document of the run (what ``--json`` prints) on standard input, and in its environment:
+
+* ``MAILSNI_SUMMARY``: one line, fit for a subject;
+* ``MAILSNI_EXIT_CODE``: of the run; 0 says that it works again;
+* ``MAILSNI_HOST``: the name of this host.
+
+The same failure is told again after a day, and what could not be delivered is tried again after the next run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from mailsni.errors import Exit, HostError
+from mailsni.process import printable, run
+from mailsni.runs import History, Run
+
+TOLD = frozenset(
+    {
+        Exit.FAILED,
+        Exit.SKIPPED,
+        Exit.ROLLED_BACK,
+        Exit.ROLLBACK_FAILED,
+        Exit.NOT_PERMITTED,
+        Exit.CONFIGURATION,
+    }
+)
+"""Exit codes that a person should know of. Not a held lock: the run that holds it tells how it ends."""
+REPEATED_AFTER = timedelta(hours=24)
+TIMEOUT = 60.0
+"""Seconds that the command may take."""
+_REMEMBERED = 32
+_SUBJECT_LENGTH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """What somebody is to be told."""
+
+    summary: str
+    exit_code: int
+    told: Mapping[str, datetime]
+    """What :attr:`History.alerted` is once it is delivered."""
+
+
+def due(history: History, last: Run, failure: str, host: str) -> Alert | None:
+    """Whether somebody is to be told of a run, and what.
+
+    Args:
+        history: what is remembered; the run itself may be in it.
+        last: the run.
+        failure: what tells its failure from others, in any words; of a run without one it is not looked at.
+        host: the name of this host.
+    """
+    if last.exit_code == Exit.DONE:
+        return Alert(_subject(host, "works again", last), last.exit_code, {}) if history.alerted else None
+    if last.exit_code not in TOLD:
+        return None
+    key = hashlib.sha256(f"{last.exit_code} {failure}".encode()).hexdigest()[:32]
+    told = history.alerted.get(key)
+    if told is not None and timedelta() <= last.ended - told < REPEATED_AFTER:
+        return None
+    newest = sorted({**history.alerted, key: last.ended}.items(), key=lambda one: one[1])[-_REMEMBERED:]
+    what = "needs a look" if last.exit_code == Exit.SKIPPED else "failed"
+    return Alert(_subject(host, f"{what} (exit code {last.exit_code})", last), last.exit_code, dict(newest))
+
+
+def _subject(host: str, what: str, last: Run) -> str:
+    text = " ".join(printable(f"mailsni: {host}: {what}: {last.summary}").split())
+    return text if len(text) <= _SUBJECT_LENGTH else text[:_SUBJECT_LENGTH] + " […]"
+
+
+def deliver(command: Sequence[str], alert: Alert, document: Mapping[str, Any], host: str) -> None:
+    """Run the command.
+
+    Args:
+        command: an absolute path and arguments.
+        alert: what to tell.
+        document: of the run.
+        host: the name of this host.
+
+    Raises:
+        HostError: it could not be started, failed, or did not end in time.
+    """
+    variables = {
+        "MAILSNI_SUMMARY": alert.summary,
+        "MAILSNI_EXIT_CODE": str(alert.exit_code),
+        "MAILSNI_HOST": host,
+    }
+    content = json.dumps(document, indent=2, ensure_ascii=True).encode() + b"\n"
+    done = run(command, stdin=content, timeout=TIMEOUT, discard=True, variables=variables)
+    if done.returncode != 0:
+        talk = done.stderr.splitlines()[-1] if done.stderr else f"exit status {done.returncode}"
+        raise HostError(f"{command[0]}: {talk}")
+
+
+def host_name() -> str:
+    """The name of this host, fit for a line."""
+    return printable(socket.gethostname()) or "localhost"
+
+
+def delivered(history: History, alert: Alert) -> History:
+    """What is remembered once somebody was told."""
+    return replace(history, alerted=alert.told)

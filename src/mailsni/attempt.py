@@ -1,0 +1,195 @@
+"""One ``apply`` as everything that starts one makes it: do it, write down how it ended, and tell who wants to know.
+
+Hooks, timers and the watcher are started by nobody who looks at an exit code. What they say of themselves stands in
+``MAILSNI_STARTED_BY``: one word, such as ``certbot-post``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from mailsni import deploy, runs
+from mailsni.config import Settings
+from mailsni.deploy import Applied, Options
+from mailsni.errors import ConfigurationError, Exit, HostError, LockedError, MailsniError
+from mailsni.inventory import Progress
+from mailsni.report import documents
+from mailsni.runs import Run
+
+STARTED_BY = "MAILSNI_STARTED_BY"
+_WORD = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+
+Talk = Callable[[str], None]
+"""Says a line to whoever is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Starter:
+    """Who started a run, and whether somebody sees what it says."""
+
+    by: str
+    attended: bool = False
+
+    @classmethod
+    def found(cls) -> Starter:
+        """What the environment tells, else whether standard error is a terminal."""
+        word = os.environ.get(STARTED_BY, "")
+        if word:
+            return cls(word if _WORD.fullmatch(word) else "unattended")
+        return cls("terminal", attended=True) if sys.stderr.isatty() else cls("unattended")
+
+
+def exit_code(done: Applied) -> Exit:
+    """Of a run that went to its end: whether there is something that a person should look at."""
+    return Exit.SKIPPED if done.observation.selection.problems or done.wrong else Exit.DONE
+
+
+def make(
+    settings: Settings,
+    options: Options,
+    starter: Starter,
+    talk: Talk,
+    *,
+    wait: float = 0.0,
+    progress: Progress | None = None,
+) -> Applied:
+    """:func:`mailsni.deploy.run`, remembered however it ends.
+
+    A run that finds the lock held leaves no trace: the one that holds it does.
+
+    Args:
+        settings: what to do it with.
+        options: what the command line asks for.
+        starter: who started it.
+        talk: told when an alert cannot be delivered.
+        wait: seconds to wait for another run to end.
+        progress: told about what takes long.
+
+    Raises:
+        MailsniError: what :func:`mailsni.deploy.run` raises, and HostError for a system call that fails.
+    """
+    begun = datetime.now(UTC)
+    try:
+        done = deploy.run(settings, options, wait=wait, progress=progress)
+    except (LockedError, BrokenPipeError):
+        raise
+    except MailsniError as problem:
+        failed(settings, problem, begun, starter, talk)
+        raise
+    except OSError as error:
+        blamed = HostError.of(error)
+        failed(settings, blamed, begun, starter, talk)
+        raise blamed from error
+    except (SystemExit, KeyboardInterrupt) as ending:
+        code = ending.code if isinstance(ending, SystemExit) else 128 + signal.SIGINT
+        number = code if isinstance(code, int) else int(Exit.FAILED)
+        runs.record(settings.state.directory, _ended(begun, number, "ended by a signal", starter))
+        raise
+    except Exception as error:
+        # Its name only: what a library says may hold anything.
+        own = MailsniError(f"mailsni: an error of its own: {type(error).__name__}")
+        failed(settings, own, begun, starter, talk)
+        raise
+    code = exit_code(done)
+    skipped = Counter(str(one.reason) for one in done.observation.selection.skipped)
+    run = Run(
+        begun, datetime.now(UTC), int(code), summary(done), starter.by, len(done.observation.selection.winners), skipped
+    )
+    _finish(settings, run, _failure(done), lambda: documents.apply(done, code), starter, talk)
+    return done
+
+
+def failed(settings: Settings, problem: MailsniError, begun: datetime, starter: Starter, talk: Talk) -> None:
+    """Remember and tell that a run failed.
+
+    Args:
+        settings: where to write it down and whom to tell.
+        problem: why.
+        begun: when it began, with a time zone.
+        starter: who started it.
+        talk: told when an alert cannot be delivered.
+    """
+    run = _ended(begun, int(problem.exit_code), problem.message, starter, error=problem.message)
+    _finish(settings, run, problem.message, lambda: documents.error(problem), starter, talk)
+
+
+def not_begun(remnant: Settings | None, problem: ConfigurationError, starter: Starter, talk: Talk) -> None:
+    """Remember and tell that a run could not begin, because the configuration is wrong.
+
+    Args:
+        remnant: what it still says (:func:`mailsni.config.remnant`); without it nobody knows whom to tell.
+        problem: what is wrong.
+        starter: who started it.
+        talk: told when an alert cannot be delivered.
+    """
+    if remnant is not None:
+        failed(remnant, problem, datetime.now(UTC), starter, talk)
+
+
+def summary(done: Applied) -> str:
+    """A run that went to its end in one line: what was done, how much is served, what a person should look at."""
+    observation = done.observation
+    names = len(observation.selection.winners)
+    changed = len(observation.plan.effective)
+    if done.signalled is None:
+        words = ["nothing to do"]
+    else:
+        words = [f"published, {changed} {_plural('name', changed)} changed"]
+    words.append(f"{names} {_plural('name', names)} served")
+    problems = observation.selection.problems
+    if problems:
+        first = problems[0]
+        words.append(f"{len(problems)} {_plural('problem', len(problems))}: {first.source}: {first.reason}")
+    if done.wrong:
+        words.append(f"{len(done.wrong)} wrong {_plural('answer', len(done.wrong))} on the wire")
+    return ", ".join(words)
+
+
+def _plural(noun: str, number: int) -> str:
+    return noun if number == 1 else f"{noun}s"
+
+
+def _ended(begun: datetime, code: int, line: str, starter: Starter, error: str | None = None) -> Run:
+    return Run(begun, datetime.now(UTC), code, " ".join(line.split()), starter.by, error=error)
+
+
+def _failure(done: Applied) -> str:
+    """What tells the problems of a run from those of another."""
+    skipped = (f"{one.source} {one.reason}" for one in done.observation.selection.problems)
+    wrong = (f"{one.expectation.name} {one.served.endpoint} {one.verdict}" for one in done.wrong)
+    return "\n".join(sorted((*skipped, *wrong)))
+
+
+def _finish(
+    settings: Settings,
+    run: Run,
+    failure: str,
+    document: Callable[[], Mapping[str, Any]],
+    starter: Starter,
+    talk: Talk,
+) -> None:
+    state, command = settings.state.directory, settings.alerts.on_failure
+    history = runs.load(state).after(run)
+    runs.save(state, history)
+    if not command or starter.attended:
+        return
+    from mailsni import alerts
+
+    host = alerts.host_name()
+    alert = alerts.due(history, run, failure, host)
+    if alert is None:
+        return
+    try:
+        alerts.deliver(command, alert, document(), host)
+    except HostError as error:
+        talk(f"warning: [alerts] on_failure: {error.message}")
+        return
+    runs.save(state, alerts.delivered(runs.load(state), alert))

@@ -1,0 +1,65 @@
+"""Telling a service manager how a long-running program fares: sd_notify(3), which is one datagram to a socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Notifier:
+    """Where to tell, and how often a sign of life is wanted.
+
+    Attributes:
+        address: of the socket: a path, or an abstract name behind ``@``; None when nobody wants to be told.
+        interval: seconds between two signs of life, half of what the service manager waits for one
+            (sd_watchdog_enabled(3)); None when it does not.
+    """
+
+    address: str | None = None
+    interval: float | None = None
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str], pid: int) -> Notifier:
+        """What the service manager asks for in the environment of the process ``pid``."""
+        address = environment.get("NOTIFY_SOCKET")
+        if not address or address[0] not in "/@":
+            return cls()
+        meant = environment.get("WATCHDOG_PID", str(pid)) == str(pid)
+        usec = environment.get("WATCHDOG_USEC", "")
+        wanted = meant and usec.isascii() and usec.isdigit() and int(usec) > 0
+        return cls(address, int(usec) / 2_000_000 if wanted else None)
+
+    def ready(self, status: str) -> None:
+        """It is started, or has taken its new configuration."""
+        self._tell("READY=1", f"STATUS={status}")
+
+    def reloading(self) -> None:
+        """It is reading its configuration again; :meth:`ready` follows."""
+        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def stopping(self, status: str) -> None:
+        """It is about to end."""
+        self._tell("STOPPING=1", f"STATUS={status}")
+
+    def status(self, status: str) -> None:
+        """What it does, in a line for people."""
+        self._tell(f"STATUS={status}")
+
+    def alive(self) -> None:
+        """A sign of life."""
+        self._tell("WATCHDOG=1")
+
+    def _tell(self, *assignments: str) -> None:
+        """Send, and go on whatever comes of it: the work does not hang on who looks on."""
+        if self.address is None:
+            return
+        address = "\0" + self.address[1:] if self.address.startswith("@") else self.address
+        lines = (assignment.replace("\n", " ") for assignment in assignments)
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+            channel.settimeout(0)
+            channel.sendto("\n".join(lines).encode("utf-8", "replace"), os.fsencode(address))

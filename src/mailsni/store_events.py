@@ -1,0 +1,217 @@
+"""File events of the stores: a hint that something may have changed, never more.
+
+They come from inotify through watchdog, and are not to be relied on: queues overflow, watches run out, network file
+systems and mounts send none, a link's watch stays with what the link led to. So what is watched is compared with what
+should be at every look, by the identity of the directories, and armed anew where they differ.
+
+Only events of changes are asked for: opening and reading files, as this program does, is none.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from watchdog.events import (
+    DirCreatedEvent,
+    DirDeletedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+
+CHANGES: list[type[FileSystemEvent]] = [
+    FileCreatedEvent,
+    FileModifiedEvent,
+    FileClosedEvent,
+    FileMovedEvent,
+    FileDeletedEvent,
+    DirCreatedEvent,
+    DirMovedEvent,
+    DirDeletedEvent,
+]
+RETRY = 3600.0
+"""Seconds until events are asked for again after they could not be had: limits of the kernel do not change by the
+minute."""
+
+Touched = Callable[[bool], None]
+"""Told of an event, from a thread of its own: whether a key or a chain was changed for certain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Directories to watch.
+
+    Attributes:
+        trees: those of the stores, with all below them, and which directory each of them was.
+        parents: those above, which tell when a tree comes, goes or is replaced, and the names in them that matter.
+    """
+
+    trees: tuple[tuple[str, int, int], ...]
+    parents: tuple[tuple[str, int, int, frozenset[str]], ...]
+
+
+def to_watch(stores: Iterable[Path]) -> Watched:
+    """What to watch for some ``live`` directories, as things are now. They need not be there."""
+    trees: dict[str, tuple[int, int]] = {}
+    names: defaultdict[str, set[str]] = defaultdict(set)
+    for live in stores:
+        real = Path(os.path.realpath(live))
+        places = dict.fromkeys((live, real, live.parent / "archive", real.parent / "archive"))
+        for place in places:
+            # Links are not followed by a watch: the tree is where they lead to, and their own parents are watched too.
+            tree = os.path.realpath(place)
+            if (which := _directory(tree)) is not None:
+                trees[tree] = which
+            for path in dict.fromkeys((place, Path(tree))):
+                _add_parents(path, names)
+    parents = []
+    for directory, interesting in sorted(names.items()):
+        if (which := _directory(directory)) is not None:
+            parents.append((directory, *which, frozenset(interesting)))
+    return Watched(tuple((path, *which) for path, which in sorted(trees.items())), tuple(parents))
+
+
+def _add_parents(path: Path, names: defaultdict[str, set[str]]) -> None:
+    """The two directories above a path, and the nearest one that is there, with the name that leads on to the path."""
+    for level, (child, parent) in enumerate(zip((path, *path.parents), path.parents, strict=False)):
+        real = os.path.realpath(parent)
+        there = _directory(real) is not None
+        if there:
+            names[real].add(child.name)
+        if there and level > 0:
+            break
+
+
+def _directory(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)  # noqa: PTH116
+    except (OSError, ValueError):
+        return None
+    return (status.st_dev, status.st_ino) if os.path.isdir(path) else None  # noqa: PTH112
+
+
+class _InATree(FileSystemEventHandler):
+    def __init__(self, touched: Touched) -> None:
+        self._touched = touched
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        paths = (os.fsdecode(event.src_path), os.fsdecode(event.dest_path))
+        self._touched(any(path.endswith(".pem") for path in paths))
+
+
+class _AmongParents(FileSystemEventHandler):
+    def __init__(self, touched: Touched, names: frozenset[str]) -> None:
+        self._touched = touched
+        self._names = names
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        paths = (os.fsdecode(event.src_path), os.fsdecode(event.dest_path))
+        if any(os.path.basename(path) in self._names for path in paths):  # noqa: PTH119
+            self._touched(False)  # noqa: FBT003
+
+
+class _Complaints(logging.Handler):
+    """watchdog tells its log alone when the kernel's queue has overflowed: events are lost, so a look is due."""
+
+    def __init__(self, touched: Touched) -> None:
+        super().__init__(logging.WARNING)
+        self._touched = touched
+
+    def emit(self, record: logging.LogRecord) -> None:
+        del record
+        self._touched(False)  # noqa: FBT003
+
+
+class StoreEvents:
+    """Keeps the watches in step with the stores.
+
+    Args:
+        touched: told of each event.
+        unavailable: told, once, why there are no events.
+        observer: makes what watches.
+    """
+
+    def __init__(
+        self,
+        touched: Touched,
+        unavailable: Callable[[str], None],
+        observer: Callable[[], BaseObserver] = Observer,
+    ) -> None:
+        self._touched = touched
+        self._unavailable = unavailable
+        self._make = observer
+        self._observer: BaseObserver | None = None
+        self._watched: Watched | None = None
+        self._again = 0.0
+        self._said = False
+        log = logging.getLogger("watchdog")
+        log.propagate = False
+        log.handlers = [_Complaints(touched)]
+
+    def arm(self, stores: Iterable[Path], now: float, *, anew: bool = False) -> None:
+        """Watch what should be watched now; nothing is done when that is so already.
+
+        Args:
+            stores: the ``live`` directories.
+            now: a moment of a clock that never goes back.
+            anew: though it seems to be so: something happened that no event told.
+        """
+        wanted = to_watch(stores)
+        if wanted == self._watched and not anew:
+            return
+        if self._observer is None and now < self._again:
+            return
+        self.disarm()
+        try:
+            self._observer = self._armed(wanted)
+        except (FileNotFoundError, NotADirectoryError):
+            self._touched(False)  # it went in this very moment: look again soon  # noqa: FBT003
+        except (OSError, RuntimeError) as error:
+            self._again = now + RETRY
+            if not self._said:
+                self._said = True
+                self._unavailable(getattr(error, "strerror", None) or str(error))
+        else:
+            self._watched = wanted
+            self._said = False
+
+    def _armed(self, wanted: Watched) -> BaseObserver:
+        observer = self._make()
+        try:
+            observer.start()
+            handler = _InATree(self._touched)
+            for path, *_ in wanted.trees:
+                observer.schedule(handler, path, recursive=True, event_filter=CHANGES)
+            for path, _, _, names in wanted.parents:
+                # One with a tree at the same place is told apart by watchdog through `recursive`.
+                above = _AmongParents(self._touched, names)
+                observer.schedule(above, path, recursive=False, event_filter=CHANGES)
+        except BaseException:
+            _stop(observer)
+            raise
+        return observer
+
+    def disarm(self) -> None:
+        """Watch nothing."""
+        if self._observer is not None:
+            _stop(self._observer)
+        self._observer = self._watched = None
+
+
+def _stop(observer: BaseObserver) -> None:
+    with suppress(OSError, RuntimeError):
+        observer.stop()
+        observer.join(5)

@@ -1,0 +1,732 @@
+"""Every hook as its ACME client calls it: the real client where Debian has it, until the wire shows the renewal.
+
+certbot, dehydrated and lego renew against a real ACME server. acme.sh and Caddy are not in Debian: a script of their
+name calls the hook with the environment and in the way that their documentation tells.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailsni import runs
+from mailsni.process import find_tool
+from mailsni.runs import Run
+from mailsni.sandbox.authority import Issued
+from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.servers import free_ports
+from tests.e2e.support import Certbot, Laboratory, require
+from tests.e2e.test_certbot import leaf
+from tests.e2e.test_concurrency import reloads
+
+HOOKS = Path(__file__).parents[2] / "hooks"
+PROGRAM = Path(sys.executable).parent / "mailsni"
+LIMIT = 200.0
+"""Seconds after which something hangs. Nothing is concluded from shorter times: the machine may be busy."""
+IN_LAB = pytest.mark.skipif(not os.environ.get("MAILSNI_LAB_REQUIRED"), reason="only where / is thrown away")
+NAMES = [f"mail.d{number}.test" for number in range(6)]
+
+
+def until(look: Callable[[], object], why: str) -> None:
+    """Look again and again until there is something to see."""
+    deadline = time.monotonic() + LIMIT
+    while not look():
+        assert time.monotonic() < deadline, f"{why}: not after {LIMIT} seconds"
+        time.sleep(0.05)
+
+
+def working() -> list[int]:
+    """The processes that are an ``apply``, or wait to be one."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = path.read_bytes().split(b"\0")
+            if b"apply" in words and any(word.endswith(b"mailsni") for word in words):
+                found.append(int(path.parent.name))
+    return found
+
+
+def all_done() -> None:
+    """Wait until nothing goes on in the background."""
+    until(lambda: not working(), "the end of what goes on in the background")
+
+
+def last_run(laboratory: Laboratory) -> Run:
+    """The record of the last run."""
+    found = runs.load(laboratory.directory / "state").last
+    assert found is not None
+    return found
+
+
+@dataclass(frozen=True)
+class Spy:
+    """A ``mailsni`` that writes down how it was called and then is the real one.
+
+    Attributes:
+        directory: for the ``PATH``.
+        log: one JSON array for each call: the arguments, the environment.
+    """
+
+    directory: Path
+    log: Path
+
+    def environment(self, laboratory: Laboratory) -> dict[str, str]:
+        """What a hook needs to know that runs on a host with another configuration and installation."""
+        return {"PATH": f"{self.directory}:/usr/bin:/bin", "MAILSNI_CONFIG": str(laboratory.config)}
+
+    def calls(self) -> list[list[str]]:
+        """The arguments of each call."""
+        return [call["argv"] for call in self._calls()]
+
+    def environments(self) -> list[dict[str, str]]:
+        """The environment of each call."""
+        return [call["env"] for call in self._calls()]
+
+    def _calls(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+
+
+SPY = """\
+#!{python}
+import json, os, sys
+with open({log!r}, "a") as log:
+    log.write(json.dumps({{"argv": sys.argv[1:], "env": dict(os.environ)}}) + "\\n")
+os.execv({program!r}, ["mailsni", *sys.argv[1:]])
+"""
+
+
+@pytest.fixture
+def spy(tmp_path: Path) -> Iterator[Spy]:
+    """See :class:`Spy`. Nothing that was started goes on after the test."""
+    made = Spy(tmp_path / "spy", tmp_path / "spy.log")
+    made.directory.mkdir()
+    script = made.directory / "mailsni"
+    script.write_text(SPY.format(python=sys.executable, log=str(made.log), program=str(PROGRAM)))
+    script.chmod(0o755)
+    yield made
+    for one in working():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(one, signal.SIGKILL)
+    all_done()
+
+
+def installed(name: str, directory: Path, *changes: tuple[str, str]) -> Path:
+    """A copy of a hook where its client finds it."""
+    hook = directory / "mailsni"
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copy(HOOKS / name, hook)
+    for old, new in changes:
+        assert hook.read_text().count(old) == 1
+        hook.write_text(hook.read_text().replace(old, new))
+    return hook
+
+
+# ── a client that is told what to do ─────────────────────────────────────────────────────────────────────────────────
+
+
+CLIENT = """\
+#!/bin/sh
+# Calls the hook for each line, as an ACME client does for each certificate, and says its exit code.
+while read -r lineage; do
+    RENEWED_LINEAGE=$lineage RENEWED_DOMAINS=x "$HOOK" >"$SAID" 2>&1
+    echo $?
+done
+"""
+
+
+class Client:
+    """A process of a client's name that renews a lineage and calls a hook when it is told to.
+
+    Attributes:
+        said: what the hooks said.
+    """
+
+    def __init__(
+        self, laboratory: Laboratory, name: str, hook: Path, environment: Mapping[str, str], *leaked: int
+    ) -> None:
+        self.laboratory = laboratory
+        script = laboratory.directory / "client" / name
+        script.parent.mkdir(exist_ok=True)
+        script.write_text(CLIENT)
+        script.chmod(0o755)
+        self.said = laboratory.directory / "said"
+        self.process = subprocess.Popen(
+            [str(script)],
+            env={**environment, "HOOK": str(hook), "SAID": str(self.said)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=leaked,
+            text=True,
+        )
+
+    def renew(self, name: str) -> Issued:
+        """Renew the lineage of a name, and call the hook."""
+        issued = self.laboratory.authority.issue([name])
+        self.laboratory.store.renew(name, issued)
+        assert self.call() == 0, self.said.read_text()
+        assert self.said.read_text() == ""
+        return issued
+
+    def call(self) -> int:
+        """Call the hook; gives its exit code."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("/lineage\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def end(self) -> None:
+        """Let the client end."""
+        self.process.communicate(timeout=LIMIT)
+        assert self.process.returncode == 0
+
+
+@pytest.fixture
+def deployed(laboratory: Laboratory) -> dict[str, Issued]:
+    """Names that are served."""
+    issued = {name: laboratory.issue(name) for name in NAMES}
+    done = laboratory.mailsni("apply")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return issued
+
+
+@contextlib.contextmanager
+def client(laboratory: Laboratory, spy: Spy, name: str, hook: Path, *leaked: int) -> Iterator[Client]:
+    """A running :class:`Client`, which may have descriptors open that its hooks inherit."""
+    made = Client(laboratory, name, hook, spy.environment(laboratory), *leaked)
+    with made.process:
+        try:
+            yield made
+        finally:
+            if made.process.poll() is None:
+                made.process.kill()
+
+
+def assert_served(laboratory: Laboratory, wanted: Mapping[str, Issued]) -> None:
+    for name, issued in wanted.items():
+        assert laboratory.served("imaps", name) == laboratory.served("smtp", name) == issued.fingerprint, name
+
+
+@pytest.mark.parametrize(("program", "hook"), [("certbot", "certbot-deploy"), ("lego", "lego"), ("acme.sh", "acme.sh")])
+def test_a_hook_for_each_certificate_is_one_publish(
+    laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy, program: str, hook: str
+) -> None:
+    before = reloads(laboratory)
+    with client(laboratory, spy, program, HOOKS / hook) as running:
+        wanted = {name: running.renew(name) for name in NAMES}
+        assert len(working()) == 1, "one waits"
+        assert_served(laboratory, deployed)
+        running.end()
+        all_done()
+    assert reloads(laboratory) - before == 1
+    assert len(spy.calls()) == len(NAMES)
+    assert_served(laboratory, wanted)
+    assert (last_run(laboratory).by, last_run(laboratory).exit_code) == (hook, 0)
+
+
+def test_what_waits_holds_nothing_of_its_caller(laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy) -> None:
+    """No pipe, no terminal, no directory, no session: certbot waits for all that holds its pipes."""
+    del deployed
+    reading, writing = os.pipe()
+    with client(laboratory, spy, "certbot", HOOKS / "certbot-deploy", writing) as running:
+        running.renew(NAMES[0])
+        (waiting,) = working()
+        process = Path(f"/proc/{waiting}")
+        open_files = {int(path.name): str(path.readlink()) for path in (process / "fd").iterdir()}
+        assert [open_files.pop(number) for number in (0, 1, 2)] == [os.devnull] * 3
+        assert sorted(open_files.values()) == [
+            str(laboratory.directory / "mailsni.lock.waiting"),
+            *(one for one in open_files.values() if "pidfd" in one),
+        ]
+        assert (process / "cwd").readlink() == Path("/")
+        assert os.getsid(waiting) != os.getsid(0)
+        assert (process / "stat").read_text().rpartition(")")[2].split()[4] == "0", "it has a terminal"
+        running.end()
+        all_done()
+    os.close(writing)
+    os.close(reading)
+
+
+def test_a_renewal_while_the_last_one_is_published_is_not_lost(
+    laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy
+) -> None:
+    """Clients follow each other closely: what waited for one is still at work, and has looked, when the next calls."""
+    reached, go_on = laboratory.directory / "reached", laboratory.directory / "go-on"
+    reload = f"doveadm -c {laboratory.dovecot.config_file} reload"
+    script = f"touch {reached}; while [ ! -e {go_on} ]; do sleep 0.1; done; {reload}"
+    laboratory.configure(dovecot={"action": ["/bin/sh", "-c", script]})
+    wanted = dict(deployed)
+    before = reloads(laboratory)
+    with client(laboratory, spy, "certbot", HOOKS / "certbot-deploy") as running:
+        wanted[NAMES[0]] = running.renew(NAMES[0])
+        running.end()
+    until(reached.exists, "the publication of the first renewal")
+    with client(laboratory, spy, "certbot", HOOKS / "certbot-deploy") as running:
+        wanted[NAMES[1]] = running.renew(NAMES[1])
+        wanted[NAMES[2]] = running.renew(NAMES[2])
+        assert len(working()) == 2, "one is at work, one waits"
+        running.end()
+    go_on.touch()
+    all_done()
+    assert_served(laboratory, wanted)
+    assert reloads(laboratory) - before == 2
+
+
+def test_a_client_that_goes_on_for_long_is_not_waited_for(
+    laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy
+) -> None:
+    del deployed
+    hook = installed("certbot-deploy", laboratory.directory / "hook", ("--settle 600", "--settle 0.5"))
+    with client(laboratory, spy, "certbot", hook) as running:
+        for name in NAMES[:2]:
+            issued = running.renew(name)
+            all_done()
+            assert_served(laboratory, {name: issued})
+        assert running.process.poll() is None
+
+
+def test_a_service_manager_that_ends_what_is_left_does_not_lose_it(
+    laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy
+) -> None:
+    """Systemd sends SIGTERM to what certbot.service leaves behind, and waits: here the client goes on meanwhile."""
+    del deployed
+    with client(laboratory, spy, "certbot", HOOKS / "certbot-deploy") as running:
+        for number, name in ((signal.SIGTERM, NAMES[0]), (signal.SIGHUP, NAMES[1])):
+            issued = running.renew(name)
+            (waiting,) = working()
+            while waiting in working():  # again and again, whatever it is doing
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(waiting, number)
+                time.sleep(0.05)
+            assert running.process.poll() is None
+            assert_served(laboratory, {name: issued})
+            assert last_run(laboratory).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("hook", "program"),
+    [("certbot-deploy", "lego"), ("lego", "certbot"), ("acme.sh", "cron"), ("certbot-post", "certbot")],
+)
+def test_a_hook_that_somebody_else_calls_does_it_at_once(
+    laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy, hook: str, program: str
+) -> None:
+    """A person who tries it out sees how it ends; the post hook is called once, and certbot shows what it says."""
+    del deployed
+    with client(laboratory, spy, program, HOOKS / hook) as running:
+        issued = running.renew(NAMES[0])
+        assert working() == []
+        assert_served(laboratory, {NAMES[0]: issued})
+        shutil.rmtree(laboratory.store.live)
+        assert running.call() == 1
+        assert running.said.read_text().startswith(f"mailsni: error: {laboratory.store.live}: cannot be read: ")
+    assert last_run(laboratory).by == hook
+
+
+def test_what_is_wrong_before_the_wait_is_said_to_the_caller(
+    laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy
+) -> None:
+    del deployed
+    laboratory.config.write_text(laboratory.config.read_text() + "[postfx]\n")
+    with client(laboratory, spy, "certbot", HOOKS / "certbot-deploy") as running:
+        assert running.call() == 78
+        assert re.match(r"mailsni: error: \S+: line \d+: postfx: unknown key\n", running.said.read_text())
+        assert working() == []
+    assert last_run(laboratory).exit_code == 78
+    (laboratory.directory / "mailsni.lock.waiting").mkdir()
+    laboratory.configure()
+    with client(laboratory, spy, "certbot", HOOKS / "certbot-deploy") as running:
+        assert running.call() == 1
+        assert "mailsni.lock.waiting: " in running.said.read_text()
+
+
+@IN_LAB
+def test_a_failure_in_the_background_is_known_to_everybody_who_asks(
+    laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy, tmp_path: Path
+) -> None:
+    """The system log, the alert, the status."""
+    del deployed
+    told = tmp_path / "told"
+    command = ["/bin/sh", "-c", f'echo "$MAILSNI_SUMMARY" >> {told}; cat >> {told}']
+    laboratory.configure(alerts={"on_failure": command})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.bind("/dev/log")
+        log.settimeout(LIMIT)
+        try:
+            with client(laboratory, spy, "certbot", HOOKS / "certbot-deploy") as running:
+                running.renew(NAMES[0])
+                shutil.rmtree(laboratory.store.live)
+                running.end()
+                line = log.recv(4096).decode()
+        finally:
+            Path("/dev/log").unlink()
+    why = f"{laboratory.store.live}: cannot be read: No such file or directory"
+    assert re.fullmatch(rf"<19>.+ mailsni\[\d+\]: error: {re.escape(why)}\0?", line)
+    all_done()
+    host = socket.gethostname()
+    summary, document = told.read_text().split("\n", 1)
+    assert summary == f"mailsni: {host}: failed (exit code 1): {why}"[:200] + (" […]" if len(why) > 160 else "")
+    assert json.loads(document)["error"] == why
+    status = json.loads(laboratory.mailsni("status", "--json").stdout or "{}")
+    assert status["schema"] == "mailsni.error/1", "the store is still away"
+    laboratory.store.live.mkdir()
+    last = json.loads(laboratory.mailsni("status", "--json").stdout)["last_run"]
+    assert (last["exit_code"], last["by"], last["error"]) == (1, "certbot-deploy", why)
+    shown = laboratory.mailsni("status").stdout.splitlines()[-1]
+    assert re.fullmatch(
+        rf"last run: \S+ \S+ UTC by certbot-deploy: {re.escape(why)} \(exit code 1\); the last good one: .+ UTC", shown
+    )
+
+
+def test_caddy_calls_in_the_background_for_each_certificate(
+    laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy
+) -> None:
+    """``events { on cert_obtained exec … }``: Caddy's environment, all at once, and Caddy goes on for ever."""
+    del deployed
+    hook = installed("caddy", laboratory.directory / "hook", ("--settle 30", "--settle 1"))
+    before = reloads(laboratory)
+    wanted = {}
+    for name in NAMES:
+        wanted[name] = laboratory.authority.issue([name])
+        laboratory.store.renew(name, wanted[name])
+    environment = spy.environment(laboratory) | {"HOME": "/var/lib/caddy", "XDG_DATA_HOME": "/var/lib"}
+    calls = [
+        subprocess.Popen([str(hook)], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, text=True)
+        for _ in NAMES
+    ]
+    assert [(one.communicate(timeout=LIMIT)[0], one.returncode) for one in calls] == [("", 0)] * len(NAMES)
+    all_done()
+    assert_served(laboratory, wanted)
+    assert 1 <= reloads(laboratory) - before <= 2
+    assert last_run(laboratory).by == "caddy"
+
+
+ACME_SH = """\
+#!/usr/bin/env sh
+# What acme.sh does at the end of _installcert, for one certificate after the other.
+for one in first second third; do
+    if ! (
+        export CERT_PATH="$DOMAIN_PATH/$one.cer" CERT_KEY_PATH="$DOMAIN_PATH/$one.key"
+        export CA_CERT_PATH="$DOMAIN_PATH/ca.cer" CERT_FULLCHAIN_PATH="$DOMAIN_PATH/fullchain.cer" Le_Domain="$one"
+        cd "$DOMAIN_PATH" && eval "$Le_ReloadCmd"
+    ); then
+        exit 1
+    fi
+    echo "Reload success"
+done
+"""
+
+
+def test_acme_sh_reloads_once(laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy, tmp_path: Path) -> None:
+    """Called by cron, with the environment that acme.sh documents; the file of the hook has the client's name."""
+    del deployed
+    script = tmp_path / ".acme.sh" / "acme.sh"
+    script.parent.mkdir()
+    script.write_text(ACME_SH)
+    script.chmod(0o755)
+    renewed = laboratory.authority.issue([NAMES[0]])
+    laboratory.store.renew(NAMES[0], renewed)
+    before = reloads(laboratory)
+    more = {"DOMAIN_PATH": str(script.parent), "Le_ReloadCmd": str(HOOKS / "acme.sh")}
+    line = f'"{script.parent}"/acme.sh --cron --home "{script.parent}"'
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], env=spy.environment(laboratory) | more, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "Reload success\n" * 3, "")
+    all_done()
+    assert_served(laboratory, {NAMES[0]: renewed})
+    assert reloads(laboratory) - before == 1
+    assert [one["Le_Domain"] for one in spy.environments()] == ["first", "second", "third"]
+
+
+# ── real clients ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class TestCertbot:
+    """certbot renewing, with a hook of ours installed in its directory."""
+
+    @pytest.fixture
+    def store(self, certbot: Certbot) -> CertbotDirectory:
+        """The laboratory reads certbot's own directory."""
+        return CertbotDirectory(certbot.config_directory)
+
+    @pytest.mark.parametrize("both", [False, True], ids=["deploy hook", "deploy and post hook"])
+    def test_renewals_reach_the_wire_through_the_deploy_hook_at_once(
+        self, certbot: Certbot, laboratory: Laboratory, spy: Spy, *, both: bool
+    ) -> None:
+        """Alone, and beside the post hook, which comes before what waits."""
+        lineages = {name: certbot.issue(name, lineage=f"any-{name[5:7]}") for name in NAMES[:4]}
+        assert laboratory.mailsni("apply").returncode == 0
+        old = {name: leaf(lineage) for name, lineage in lineages.items()}
+        hooks = certbot.config_directory / "renewal-hooks"
+        installed("certbot-deploy", hooks / "deploy")
+        if both:
+            installed("certbot-post", hooks / "post")
+        before = reloads(laboratory)
+        certbot.renew(hook_environment=spy.environment(laboratory))
+        all_done()
+        calls = [call["MAILSNI_STARTED_BY"] for call in spy.environments()]
+        assert calls == ["certbot-deploy"] * 4 + ["certbot-post"] * both
+        lineage_of = sorted(call["RENEWED_LINEAGE"] for call in spy.environments()[:4])
+        assert lineage_of == sorted(map(str, lineages.values()))
+        for name, lineage in lineages.items():
+            assert leaf(lineage) != old[name]
+            assert laboratory.served_everywhere(name) == dict.fromkeys(laboratory.endpoints, leaf(lineage))
+        assert reloads(laboratory) - before == 1
+        assert last_run(laboratory).exit_code == 0
+
+    def test_what_the_post_hook_says_is_shown_by_certbot_and_remembered(
+        self, certbot: Certbot, laboratory: Laboratory, spy: Spy
+    ) -> None:
+        """Certbot ends with 0 all the same."""
+        certbot.issue(NAMES[0])
+        installed("certbot-post", certbot.config_directory / "renewal-hooks" / "post")
+        laboratory.configure(verify={"endpoints": "wrong"})
+        words = ("renew", "--force-renewal", "--no-random-sleep-on-renew")
+        said = certbot.run(*words, hook_environment=spy.environment(laboratory))
+        assert "mailsni: error: " in said
+        assert len(spy.calls()) == 1
+
+    def test_a_post_hook_without_anything_new_touches_nothing_and_says_nothing(
+        self, certbot: Certbot, laboratory: Laboratory, spy: Spy
+    ) -> None:
+        """As certbot calls it: ``sh -c PATH``."""
+        certbot.issue(NAMES[0])
+        assert laboratory.mailsni("apply").returncode == 0
+        hook = installed("certbot-post", certbot.config_directory / "renewal-hooks" / "post")
+        before = reloads(laboratory)
+        done = subprocess.run(
+            ["/bin/sh", "-c", shlex.quote(str(hook))],
+            env=spy.environment(laboratory),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        assert reloads(laboratory) == before
+        assert (last_run(laboratory).by, last_run(laboratory).names) == ("certbot-post", 1)
+
+
+def test_dehydrated_calls_it_once_for_all(certbot: Certbot, laboratory: Laboratory, spy: Spy, tmp_path: Path) -> None:
+    """The real dehydrated, two certificates, against the real ACME server."""
+    tool = find_tool("dehydrated")
+    require(None if tool else "dehydrated: not installed")
+    laboratory.issue(NAMES[0])
+    directory = tmp_path / "dehydrated"
+    (directory / "well-known").mkdir(parents=True)
+    (directory / "domains.txt").write_text("mail.a.test imap.a.test\nmail.b.test\n")
+    (directory / "config").write_text(
+        f"""\
+CA="{certbot.server}"
+BASEDIR={directory}
+DOMAINS_TXT={directory}/domains.txt
+WELLKNOWN={directory}/well-known
+CHALLENGETYPE=http-01
+CURL_OPTS="--cacert {certbot.trusted}"
+HOOK={installed("dehydrated", directory / "hook")}
+"""
+    )
+    environment = spy.environment(laboratory) | {"PATH": f"{spy.directory}:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+    def dehydrated(*words: str) -> str:
+        done = subprocess.run(
+            [str(tool), *words, "--config", str(directory / "config")],
+            env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=LIMIT,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "mailsni" not in done.stderr
+        return done.stdout
+
+    dehydrated("--register", "--accept-terms")
+    spy.log.unlink(missing_ok=True)
+    said = dehydrated("--cron")
+    assert said.count("Creating fullchain.pem") == 2, said
+    assert spy.calls() == [["apply", "--quiet", "--wait", "300"]]
+    (environment_seen,) = spy.environments()
+    assert environment_seen["MAILSNI_STARTED_BY"] == "dehydrated"
+    assert environment_seen["MAILSNI_CONFIG"] == str(laboratory.config)
+    assert (last_run(laboratory).by, last_run(laboratory).exit_code) == ("dehydrated", 0)
+    dehydrated("--cron")
+    assert len(spy.calls()) == 2, "nothing to renew, and the hook is called all the same"
+
+
+def test_lego_calls_it_for_a_new_certificate_and_a_renewed_one(
+    certbot: Certbot, laboratory: Laboratory, spy: Spy, tmp_path: Path
+) -> None:
+    """The real lego 4, against the real ACME server; its hooks return before it ends."""
+    tool = find_tool("lego")
+    require(None if tool else "lego: not installed")
+    issued = laboratory.issue(NAMES[0])
+    (port,) = free_ports(1)
+    common = ["--server", certbot.server, "--accept-tos", "--email", "root@a.test", "--path", str(tmp_path / "lego")]
+    common += ["--domains", "mail.a.test", "--http", "--http.port", f"127.0.0.1:{port}"]
+    environment = spy.environment(laboratory) | {"LEGO_CA_CERTIFICATES": str(certbot.trusted)}
+    for words in (["run", "--run-hook"], ["renew", "--no-random-sleep", "--days", "9999", "--renew-hook"]):
+        if "renew" in words:
+            issued = laboratory.authority.issue([NAMES[0]])
+            laboratory.store.renew(NAMES[0], issued)
+        done = subprocess.run(
+            [str(tool), *common, *words, str(HOOKS / "lego")],
+            env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=LIMIT,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        all_done()
+        assert_served(laboratory, {NAMES[0]: issued})
+        assert last_run(laboratory).by == "lego"
+    assert len(spy.calls()) == 2
+    for seen in spy.environments():
+        assert seen["LEGO_CERT_DOMAIN"] == "mail.a.test"
+        assert seen["LEGO_CERT_PATH"].startswith(str(tmp_path / "lego"))
+
+
+# ── the surroundings of hooks ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@IN_LAB
+def test_the_program_is_found_where_installers_put_it(laboratory: Laboratory) -> None:
+    """With nothing in the environment but the configuration, and as cron and systemd call it."""
+    laboratory.issue(NAMES[0])
+    surroundings: list[list[str]] = [[], ["PATH=/usr/bin:/bin", "HOME=/root", "LOGNAME=root", "SHELL=/bin/sh"]]
+    for place in ("/usr/local/bin", "/usr/bin", "/root/.local/bin", "/opt/mailsni/bin", "/usr/local/sbin"):
+        link = Path(place) / "mailsni"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        for variables in surroundings:
+            words = ["env", "-i", f"MAILSNI_CONFIG={laboratory.config}", *variables, str(HOOKS / "certbot-post")]
+            for there in (True, False):
+                if there:
+                    link.symlink_to(PROGRAM)
+                else:
+                    link.unlink()
+                done = subprocess.run(
+                    words, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=LIMIT
+                )
+                assert (done.returncode, done.stdout, bool(done.stderr)) == (int(not there), "", not there), done.stderr
+    assert last_run(laboratory).by == "certbot-post"
+
+
+@IN_LAB
+def test_cron_itself_calls_it(laboratory: Laboratory, spy: Spy) -> None:
+    """A real cron: its environment, no terminal, and what is said would be mailed."""
+    issued = laboratory.issue(NAMES[0])
+    table = Path("/etc/cron.d/mailsni-hook")
+    lines = [f"{key}={value}" for key, value in spy.environment(laboratory).items()]
+    table.write_text("\n".join([*lines, f"@reboot root {HOOKS}/certbot-post", ""]))
+    Path("/run/crond.reboot").unlink(missing_ok=True)
+    cron = subprocess.Popen(
+        [str(find_tool("cron")), "-f"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        until(lambda: runs.load(laboratory.directory / "state").last, "a run that cron started")
+        all_done()
+    finally:
+        cron.terminate()
+        cron.wait()
+        table.unlink()
+    assert (last_run(laboratory).by, last_run(laboratory).exit_code) == ("certbot-post", 0)
+    assert_served(laboratory, {NAMES[0]: issued})
+
+
+# ── alerts in one line each ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Receiver(http.server.BaseHTTPRequestHandler):
+    """Keeps what is posted."""
+
+    posted: list[tuple[dict[str, str], bytes]]
+
+    def do_POST(self) -> None:
+        """Take it."""
+        self.posted.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def receiver() -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
+    """An HTTP server: its address, and the headers and body of each post."""
+    posted: list[tuple[dict[str, str], bytes]] = []
+    handler = type("Handler", (Receiver,), {"posted": posted})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", posted
+        server.shutdown()
+
+
+def alerted(laboratory: Laboratory, line: str) -> None:
+    """A failure twice, then a run that works twice, by a timer, with a line of the README in the configuration."""
+    laboratory.config.write_text(laboratory.config.read_text() + f"[alerts]\n{line}\n")
+    laboratory.issue(NAMES[0])
+    key = laboratory.store.path(NAMES[0], "privkey").resolve()
+    content = key.read_bytes()
+    for intact in (False, False, True, True):
+        key.write_bytes(content if intact else b"")
+        done = subprocess.run(
+            [str(PROGRAM), "apply", "--quiet"],
+            env={"MAILSNI_CONFIG": str(laboratory.config), "MAILSNI_STARTED_BY": "timer"},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=LIMIT,
+        )
+        assert done.returncode == (0 if intact else 4), done.stderr
+        assert "on_failure" not in done.stderr
+
+
+MAIL = """on_failure = ["/bin/sh", "-c", 'mail -s "$MAILSNI_SUMMARY" root']"""
+NTFY = """on_failure = ["/bin/sh", "-c", 'curl -fsS -d "$MAILSNI_SUMMARY" https://ntfy.sh/TOPIC']"""
+PAGER = """on_failure = ["/bin/sh", "-c", 'curl -fsS -H "Content-Type: application/json" -d @- https://pager.example/x']"""
+
+
+@IN_LAB
+def test_mail_is_one_line(laboratory: Laboratory, tmp_path: Path) -> None:
+    box = tmp_path / "box"
+    stand_in = Path("/usr/local/bin/mail")
+    stand_in.write_text(f'#!/bin/sh\n[ "$1" = -s ] && [ "$3" = root ] && [ $# = 3 ] || exit 2\n'
+                        f'{{ echo "Subject: $2"; cat; echo .; }} >> {box}\n')
+    stand_in.chmod(0o755)
+    try:
+        alerted(laboratory, MAIL)
+    finally:
+        stand_in.unlink()
+    first, second = box.read_text().removesuffix(".\n").split("\n.\n")
+    host = socket.gethostname()
+    subject, document = first.split("\n", 1)
+    assert subject.startswith(f"Subject: mailsni: {host}: needs a look (exit code 4): ")
+    assert json.loads(document)["exit_code"] == 4
+    subject, document = second.split("\n", 1)
+    assert subject.startswith(f"Subject: mailsni: {host}: works again: ")
+    assert json.loads(document)["exit_code"] == 0
+
+
+@pytest.mark.parametrize("line", [NTFY, PAGER], ids=["ntfy", "pager"])
+def test_a_web_service_is_one_line(
+    laboratory: Laboratory, receiver: tuple[str, list[tuple[dict[str, str], bytes]]], line: str
+) -> None:
+    require(None if find_tool("curl") else "curl: not installed")
+    address, posted = receiver
+    alerted(laboratory, re.sub(r"https://[a-z.]+", address, line))
+    assert len(posted) == 2, "a failure, and that it works again"
+    (headers, first), (_, second) = posted
+    if line == NTFY:
+        assert first.startswith(f"mailsni: {socket.gethostname()}: needs a look (exit code 4): ".encode())
+        assert b": works again: " in second
+    else:
+        assert headers["Content-Type"] == "application/json"
+        assert [json.loads(one)["exit_code"] for one in (first, second)] == [4, 0]

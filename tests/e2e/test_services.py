@@ -1,0 +1,137 @@
+"""Restarts and reloads of servers that a supervisor keeps running: real runit and real s6; OpenRC by a stand-in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mailsni.process import environment, find_tool, require_tool
+from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
+from tests.e2e.support import ABORTED, Laboratory, require
+
+NAME = "mail.one.test"
+LIMIT = 60.0
+
+
+SUPERVISORS = {"runit": "runsv", "s6": "s6-supervise"}
+"""Programs that keep another one running, by a directory with a script called run."""
+
+
+def until(met: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not met():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def above(number: int | None) -> list[str]:
+    """The names of the processes above another one, the nearest first."""
+    names = []
+    while number and number > 1:
+        number = int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
+        names.append(Path(f"/proc/{number}/comm").read_text().strip() if number else "")
+    return names
+
+
+@contextmanager
+def supervised(
+    supervisor: str, directory: Path, server: PrivatePostfix | PrivateDovecot, command: str
+) -> Iterator[None]:
+    """A private server, stopped before, kept running by a supervisor."""
+    server.stop()
+    directory.mkdir()
+    script = directory / "run"
+    script.write_text(f"#!/bin/sh\nexec 2>&1\nexec {command}\n")
+    script.chmod(0o755)
+    with (directory.parent / f"{directory.name}.log").open("wb") as log:
+        keeper = subprocess.Popen(
+            [str(require_tool(supervisor)), str(directory)],
+            env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+        )
+        try:
+            until(lambda: server.running() and supervisor in above(server.pid()), "it does not start")
+            yield
+        finally:
+            keeper.kill()
+            keeper.wait()
+            server.stop()
+
+
+@pytest.mark.parametrize("name", SUPERVISORS)
+def test_a_supervised_server_is_restarted_by_its_supervisor(laboratory: Laboratory, name: str) -> None:
+    supervisor = SUPERVISORS[name]
+    require(None if find_tool(supervisor) else f"{name}: not installed")
+    postfix = f"{require_tool('postfix')} -c {laboratory.postfix.config_directory} start-fg"
+    dovecot = f"{require_tool('dovecot')} -F -c {laboratory.dovecot.config_file}"
+    laboratory.configure(postfix={"action": "restart"}, dovecot={"action": "restart"})
+    issued = laboratory.issue(NAME)
+    with (
+        supervised(supervisor, laboratory.directory / "postfix", laboratory.postfix, postfix),
+        supervised(supervisor, laboratory.directory / "dovecot", laboratory.dovecot, dovecot),
+    ):
+        until(lambda: ABORTED not in laboratory.served_everywhere(None).values(), "nothing is served")
+        masters = {laboratory.postfix.pid(), laboratory.dovecot.pid()}
+        done = laboratory.mailsni("apply")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "restarted" in done.stdout
+        until(lambda: laboratory.postfix.running() and laboratory.dovecot.running(), "one of them is not restarted")
+        after = {laboratory.postfix.pid(), laboratory.dovecot.pid()}
+        assert masters.isdisjoint(after)
+        assert all(supervisor in above(number) for number in after)
+        wanted = dict.fromkeys(laboratory.endpoints, issued.fingerprint)
+        until(lambda: laboratory.served_everywhere(NAME) == wanted, "not everything is served")
+        laboratory.configure(postfix={"action": "auto"}, dovecot={"action": "auto"})
+        renewed = laboratory.authority.issue([NAME])
+        laboratory.store.renew(NAME, renewed)
+        done = laboratory.mailsni("apply")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert laboratory.served_everywhere(NAME) == dict.fromkeys(laboratory.endpoints, renewed.fingerprint)
+        assert {laboratory.postfix.pid(), laboratory.dovecot.pid()} == after
+
+
+def test_a_server_that_does_not_run_is_not_started(laboratory: Laboratory) -> None:
+    laboratory.configure(postfix={"action": "restart"}, dovecot={"action": "restart"})
+    laboratory.issue(NAME)
+    laboratory.postfix.stop()
+    laboratory.dovecot.stop()
+    done = laboratory.mailsni("apply")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("not running") == 2
+    assert not laboratory.postfix.running()
+    assert not laboratory.dovecot.running()
+
+
+STAND_INS: Mapping[str, str] = {
+    "openrc": "/usr/local/bin/rc-service",
+    "docker": "/usr/local/bin/docker",
+}
+
+
+def test_the_commands_of_other_managers(laboratory: Laboratory) -> None:
+    """OpenRC and docker cannot run here: stand-ins write down how they are called."""
+    require(None if "MAILSNI_LAB_RELEASE" in os.environ else "/usr/local and /run of this host are not to be written")
+    witness = laboratory.directory / "calls"
+    for path in STAND_INS.values():
+        stand_in = Path(path)
+        stand_in.write_text(f'#!/bin/sh\necho "$(basename $0) $*" >> {witness}\n')
+        stand_in.chmod(0o755)
+    try:
+        laboratory.configure(
+            postfix={"action": [STAND_INS["docker"], "exec", "mail", "postfix", "reload"]},
+            dovecot={"action": [STAND_INS["docker"], "restart", "dovecot"]},
+        )
+        laboratory.issue(NAME)
+        done = laboratory.mailsni("apply", "--no-verify")
+        assert done.returncode == 0, done.stderr
+        assert sorted(witness.read_text().splitlines()) == [
+            "docker exec mail postfix reload", "docker restart dovecot",
+        ]
+    finally:
+        for path in STAND_INS.values():
+            Path(path).unlink()

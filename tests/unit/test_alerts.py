@@ -1,0 +1,354 @@
+"""Who is told of what, and how often; and the command that tells."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailsni import alerts, attempt, config, deploy, runs
+from mailsni.attempt import Starter
+from mailsni.config import AlertSettings, Settings, StateSettings
+from mailsni.deploy import Options
+from mailsni.errors import (
+    ConfigurationError,
+    Exit,
+    HostError,
+    LockedError,
+    MailsniError,
+    PermissionMissingError,
+    RolledBackError,
+)
+from mailsni.runs import NOTHING, History, Run
+
+NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
+TIMER = Starter("timer")
+
+
+def run(code: int, at: datetime = NOW, summary: str = "what happened") -> Run:
+    return Run(at, at, code, summary, "timer")
+
+
+def told(history: History, code: int, at: datetime, failure: str = "x") -> tuple[History, str | None]:
+    """What is remembered after a run, and what somebody was told."""
+    last = run(code, at)
+    alert = alerts.due(history.after(last), last, failure, "host")
+    after = history.after(last)
+    return (after, None) if alert is None else (alerts.delivered(after, alert), alert.summary)
+
+
+@pytest.mark.parametrize("code", [1, 4, 5, 6, 77, 78])
+def test_a_failure_that_a_person_should_know_of(code: int) -> None:
+    alert = alerts.due(NOTHING, run(code), "x", "mx1")
+    assert alert is not None
+    what = "needs a look" if code == Exit.SKIPPED else "failed"
+    assert alert.summary == f"mailsni: mx1: {what} (exit code {code}): what happened"
+
+
+@pytest.mark.parametrize("code", [0, 2, 75, 130, 143])
+def test_and_one_that_is_none(code: int) -> None:
+    assert alerts.due(NOTHING, run(code), "x", "mx1") is None
+
+
+def test_the_same_failure_is_told_once_a_day_and_another_one_at_once() -> None:
+    history, at = NOTHING, NOW
+    said = []
+    for hours, failure in ((0, "a"), (1, "a"), (2, "b"), (3, "a"), (23, "a"), (24, "a"), (25, "b"), (26, "b")):
+        history, summary = told(history, 1, at + timedelta(hours=hours), failure)
+        said += [(hours, failure)] if summary else []
+    assert said == [(0, "a"), (2, "b"), (24, "a"), (26, "b")]
+
+
+def test_the_same_words_with_another_exit_code_are_another_failure() -> None:
+    history, _ = told(NOTHING, 5, NOW)
+    assert told(history, 6, NOW)[1] is not None
+
+
+def test_that_it_works_again_is_told_once() -> None:
+    history, _ = told(NOTHING, 1, NOW)
+    history, _ = told(history, 4, NOW + timedelta(hours=1), "y")
+    history, summary = told(history, 0, NOW + timedelta(days=9))
+    assert summary == "mailsni: host: works again: what happened"
+    assert told(history, 0, NOW + timedelta(days=9))[1] is None
+    assert told(history, 1, NOW + timedelta(days=9))[1] is not None, "and a failure after it is new"
+
+
+def test_a_clock_that_was_wrong_hides_nothing() -> None:
+    history, _ = told(NOTHING, 1, NOW + timedelta(days=9000))
+    assert told(history, 1, NOW)[1] is not None
+
+
+def test_what_is_remembered_has_a_limit() -> None:
+    history = NOTHING
+    for number in range(100):
+        history, summary = told(history, 1, NOW + timedelta(seconds=number), str(number))
+        assert summary is not None
+    assert len(history.alerted) == 32
+    assert told(history, 1, NOW + timedelta(seconds=100), "99")[1] is None
+
+
+@pytest.mark.parametrize(
+    "summary", ["two\nlines\r\n", "a \x1b[31mcolour", "-----BEGIN X-----\nkey", "long " * 999, "\u00e4"]
+)
+def test_a_summary_is_one_line_for_any_subject(summary: str) -> None:
+    alert = alerts.due(NOTHING, run(1, summary=summary), "x", "host")
+    assert alert is not None
+    assert alert.summary.isprintable()
+    assert len(alert.summary) <= 210
+    assert "key" not in alert.summary
+
+
+# ── the command ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+RECEIVER = """\
+import json, os, sys
+line = json.dumps({"argv": sys.argv[2:], "stdin": sys.stdin.read(), "env": dict(os.environ), "cwd": os.getcwd()})
+with open(sys.argv[1], "a") as file:
+    file.write(line + "\\n")
+"""
+
+
+class Receiver:
+    """A command that writes down how it was called."""
+
+    def __init__(self, directory: Path) -> None:
+        self.script = directory / "receiver.py"
+        self.script.write_text(RECEIVER)
+        self.log = directory / "received"
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """As the configuration names it."""
+        return (sys.executable, str(self.script), str(self.log), "an argument")
+
+    def calls(self) -> list[dict[str, Any]]:
+        """Every call in its order."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Receiver:
+    return Receiver(tmp_path)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, receiver: Receiver) -> Settings:
+    """With a store that is not there: every run fails."""
+    (tmp_path / "config.toml").write_text(configuration(tmp_path, receiver.command))
+    return config.load(tmp_path / "config.toml", required=True)
+
+
+def configuration(root: Path, command: Sequence[str]) -> str:
+    return f"""\
+alerts.on_failure = {json.dumps(list(command))}
+sources = [{{ path = "{root}/missing" }}]
+postfix.enabled = false
+dovecot = {{ enabled = true, version = "2.4", include_file = "{root}/include.conf", pin_directory = "{root}/pins" }}
+state = {{ directory = "{root}/state", lock = "{root}/lock" }}
+"""
+
+
+class Said(list[str]):
+    """Keeps the lines that it is told."""
+
+    def __call__(self, line: str) -> None:
+        """Take a line."""
+        self.append(line)
+
+
+@pytest.fixture
+def said() -> Said:
+    return Said()
+
+
+def fail(settings: Settings, starter: Starter = TIMER, talk: Said | None = None) -> None:
+    with pytest.raises(MailsniError):
+        attempt.make(settings, Options(), starter, talk if talk is not None else Said())
+
+
+def test_the_command_gets_the_document_and_the_summary_and_no_secrets(
+    settings: Settings, receiver: Receiver, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLOUD_API_TOKEN", "a secret")
+    fail(settings, talk=said)
+    assert said == []
+    (call,) = receiver.calls()
+    assert call["argv"] == ["an argument"]
+    assert call["cwd"] == "/"
+    assert "CLOUD_API_TOKEN" not in call["env"]
+    own = {key: value for key, value in call["env"].items() if key.startswith("MAILSNI_")}
+    document = json.loads(call["stdin"])
+    missing = f"{settings.sources[0].path}: cannot be read: No such file or directory"
+    assert (document["schema"], document["exit_code"], document["error"]) == ("mailsni.error/1", 1, missing)
+    host = alerts.host_name()
+    assert own["MAILSNI_EXIT_CODE"] == "1"
+    assert own["MAILSNI_HOST"] == host
+    assert own["MAILSNI_SUMMARY"].startswith(f"mailsni: {host}: failed (exit code 1): {settings.sources[0].path}"[:150])
+    assert set(own) == {"MAILSNI_EXIT_CODE", "MAILSNI_HOST", "MAILSNI_SUMMARY"}
+
+
+def test_it_is_told_once_also_by_other_processes(settings: Settings, receiver: Receiver) -> None:
+    for _ in range(3):
+        fail(settings)
+    assert len(receiver.calls()) == 1
+    assert len(runs.load(settings.state.directory).alerted) == 1
+
+
+def test_without_a_record_it_is_told_each_time(settings: Settings, receiver: Receiver, said: Said) -> None:
+    """Better than never; and that the record cannot be written changes nothing else."""
+    (settings.state.directory / "runs.json").mkdir(parents=True)
+    for _ in range(2):
+        fail(settings, talk=said)
+    assert len(receiver.calls()) == 2
+    assert said == []
+
+
+def test_a_person_at_a_terminal_needs_no_alert(settings: Settings, receiver: Receiver) -> None:
+    fail(settings, Starter("terminal", attended=True))
+    assert receiver.calls() == []
+    last = runs.load(settings.state.directory).last
+    assert last is not None
+    assert (last.by, last.exit_code) == ("terminal", 1)
+
+
+BAD_COMMANDS = {
+    "not there": (("/nonexistent/mail",), "cannot be started: No such file or directory"),
+    "that fails": (("/bin/sh", "-c", "echo no route to the pager >&2; exit 3"), "no route to the pager"),
+    "that fails silently": (("/bin/sh", "-c", "exit 3"), "exit status 3"),
+    "that reads nothing and fails": (("/bin/false",), "exit status 1"),
+    "that hangs": (("/bin/sh", "-c", "sleep 600"), "did not end within 0.2 seconds and was killed"),
+}
+
+
+@pytest.mark.parametrize(("command", "why"), BAD_COMMANDS.values(), ids=BAD_COMMANDS)
+def test_a_command_that_fails_is_said_and_tried_again(
+    settings: Settings,
+    receiver: Receiver,
+    said: Said,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    why: str,
+) -> None:
+    monkeypatch.setattr(alerts, "TIMEOUT", 0.2 if "sleep 600" in command else 30.0)
+    fail(replace(settings, alerts=AlertSettings(command)), talk=said)
+    assert said == [f"warning: [alerts] on_failure: {command[0]}: {why}"]
+    fail(settings)
+    assert len(receiver.calls()) == 1
+
+
+def test_one_that_does_not_read_is_no_failure(settings: Settings, said: Said) -> None:
+    fail(replace(settings, alerts=AlertSettings(("/bin/true",))), talk=said)
+    assert said == []
+
+
+ENDS: dict[str, tuple[BaseException, int | None, str]] = {
+    "refused": (HostError("x: y: z"), 1, "x: y: z"),
+    "rolled back": (RolledBackError("x"), 5, "x"),
+    "not permitted": (PermissionMissingError("x"), 77, "x"),
+    "a system call": (OSError(28, "No space left on device", "/x"), 1, "/x: No space left on device"),
+    "an error of its own": (TypeError("a key"), 1, "mailsni: an error of its own: TypeError"),
+    "SIGTERM": (SystemExit(143), 143, "ended by a signal"),
+    "Ctrl-C": (KeyboardInterrupt(), 130, "ended by a signal"),
+    "held lock": (LockedError("x"), None, ""),
+    "output gone": (BrokenPipeError(), None, ""),
+}
+
+
+@pytest.mark.parametrize(("ending", "code", "summary"), ENDS.values(), ids=ENDS)
+def test_every_end_is_remembered(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, ending: BaseException, code: int | None, summary: str
+) -> None:
+    def end(*_: object, **__: object) -> None:
+        raise ending
+
+    monkeypatch.setattr(deploy, "run", end)
+    expected = HostError if type(ending) is OSError else type(ending)
+    with pytest.raises(expected):
+        attempt.make(replace(settings, alerts=AlertSettings()), Options(), TIMER, Said())
+    last = runs.load(settings.state.directory).last
+    if code is None:
+        assert last is None
+    else:
+        assert last is not None
+        assert (last.exit_code, last.summary, last.by, last.names) == (code, summary, "timer", None)
+
+
+# ── a configuration that is wrong ────────────────────────────────────────────────────────────────────────────────────
+
+
+WRONG = {
+    "elsewhere": ('[postfix]\nenabled = "perhaps"\n', True),
+    "an unknown table": ("[postfx]\n", True),
+    "an unknown key of its own": ("[alerts.more]\nx = 1\n", False),
+    "no TOML": ("[postfix\n", False),
+}
+
+
+@pytest.mark.parametrize(("text", "known"), WRONG.values(), ids=WRONG)
+def test_it_is_told_as_far_as_it_says_whom_to_tell(
+    tmp_path: Path, receiver: Receiver, text: str, *, known: bool
+) -> None:
+    path = tmp_path / "config.toml"
+    told = f'[alerts]\non_failure = {json.dumps(receiver.command)}\n[state]\ndirectory = "{tmp_path}/state"\n'
+    path.write_text(told + text)
+    with pytest.raises(ConfigurationError) as caught:
+        config.load(path, required=True)
+    attempt.not_begun(config.remnant(path), caught.value, TIMER, Said())
+    assert [call["env"]["MAILSNI_EXIT_CODE"] for call in receiver.calls()] == (["78"] if known else [])
+    assert (runs.load(tmp_path / "state").last is not None) is known
+
+
+def test_nothing_is_known_of_a_file_that_is_not_there(tmp_path: Path) -> None:
+    assert config.remnant(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("value", ['"mail root"', '["mail", "root"]', "[1]", "7", "true", r'["/bin/sh", "a\u0000b"]'])
+def test_a_command_is_a_list_that_begins_with_a_path(value: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"line 1: \[alerts\] on_failure: must be|whose first word is"):
+        config.parse(f"alerts.on_failure = {value}\n", "x")
+
+
+def test_no_command_is_the_default() -> None:
+    assert config.parse("[alerts]\non_failure = []\n", "x").alerts == AlertSettings() == Settings().alerts
+
+
+# ── who started it ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("certbot-post", "certbot-post"),
+        ("acme.sh", "acme.sh"),
+        ("", "unattended"),
+        ("x" * 33, "unattended"),
+        ("a b", "unattended"),
+        ("-x", "unattended"),
+        ("a\n", "unattended"),
+    ],
+)
+def test_who_started_it(monkeypatch: pytest.MonkeyPatch, word: str, expected: str) -> None:
+    monkeypatch.setenv("MAILSNI_STARTED_BY", word)
+    with open(os.devnull, "w") as stream:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert Starter.found() == Starter(expected)
+
+
+def test_a_hook_on_a_terminal_is_not_attended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.delenv("MAILSNI_STARTED_BY", raising=False)
+    assert Starter.found() == Starter("terminal", attended=True)
+    monkeypatch.setenv("MAILSNI_STARTED_BY", "dehydrated")
+    assert Starter.found() == Starter("dehydrated")
+
+
+def test_the_state_of_a_run_without_a_configuration_is_the_default() -> None:
+    assert Settings().state == StateSettings()

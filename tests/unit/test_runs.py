@@ -1,0 +1,88 @@
+"""The record of the last run: what is written is read again, and whatever else lies there is none."""
+
+from __future__ import annotations
+
+import json
+import stat
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from mailsni import runs
+from mailsni.errors import Exit
+from mailsni.runs import NOTHING, Run
+
+NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
+GOOD = Run(NOW, NOW + timedelta(seconds=2), 4, "3 names served", "certbot-post", 3, {"expired": 2, "staging": 1})
+BAD = Run(NOW, NOW + timedelta(days=1), 5, "dovecot: cut off", "timer", error="dovecot: cut off")
+
+
+def test_what_is_recorded_is_loaded(tmp_path: Path) -> None:
+    assert runs.load(tmp_path / "state") == NOTHING
+    runs.record(tmp_path / "state", GOOD)
+    assert runs.load(tmp_path / "state") == NOTHING.after(GOOD)
+    runs.record(tmp_path / "state", BAD)
+    found = runs.load(tmp_path / "state")
+    assert (found.last, found.last_good) == (BAD, GOOD)
+
+
+def test_what_somebody_was_told_survives_a_run(tmp_path: Path) -> None:
+    told = replace(NOTHING.after(BAD), alerted={"key": NOW})
+    assert runs.save(tmp_path, told)
+    runs.record(tmp_path, GOOD)
+    assert runs.load(tmp_path).alerted == {"key": NOW}
+
+
+@pytest.mark.parametrize(
+    ("code", "good"), [(Exit.DONE, True), (Exit.SKIPPED, True), (Exit.FAILED, False), (143, False)]
+)
+def test_a_run_is_good_when_the_servers_have_what_they_should(code: int, *, good: bool) -> None:
+    assert replace(GOOD, exit_code=code).good is good
+    assert (NOTHING.after(replace(GOOD, exit_code=code)).last_good is not None) is good
+
+
+def test_it_is_private_and_nothing_else_is_left(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    runs.record(state, GOOD)
+    (state / ".runs.json.new").write_text("what a run left that was killed")
+    runs.record(state, GOOD)
+    assert [path.name for path in state.iterdir()] == ["runs.json"]
+    assert stat.S_IMODE((state / "runs.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+
+
+WHOLE: dict[str, object] = {"schema": "mailsni.runs/1", "last": None, "last_good": None, "alerted": {}}
+BROKEN = {
+    "empty": "",
+    "cut off": json.dumps(WHOLE)[:-2],
+    "no object": "[]",
+    "of another version": json.dumps({**WHOLE, "schema": "mailsni.runs/2"}),
+    "a member less": json.dumps({key: value for key, value in WHOLE.items() if key != "alerted"}),
+    "another kind of run": json.dumps({**WHOLE, "last": {"begun": 1}}),
+    "another kind of time": json.dumps({**WHOLE, "alerted": {"key": "today"}}),
+    "a time beyond all times": json.dumps({**WHOLE, "alerted": {"key": 1e300}}),
+    "deep": "[" * 100_000,
+    "not UTF-8": "\udcff",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
+def test_whatever_else_lies_there_is_no_record_and_no_obstacle(tmp_path: Path, text: str) -> None:
+    (tmp_path / "runs.json").write_text(json.dumps(WHOLE))
+    assert runs.load(tmp_path) == NOTHING
+    (tmp_path / "runs.json").write_bytes(text.encode(errors="surrogateescape"))
+    assert runs.load(tmp_path) == NOTHING
+    runs.record(tmp_path, GOOD)
+    assert runs.load(tmp_path) == NOTHING.after(GOOD)
+
+
+def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    runs.record(tmp_path / "file", GOOD)
+    assert not runs.save(tmp_path / "file" / "below", NOTHING)
+    (tmp_path / "runs.json").mkdir()
+    runs.record(tmp_path, GOOD)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert runs.load(tmp_path) == NOTHING
