@@ -147,9 +147,10 @@ def enabling(by: Manager, kind: Kind) -> tuple[tuple[tuple[str, ...], ...], tupl
     """The commands that make a service manager use the files, and those that take it back."""
     if by == "systemd":
         unit = "mailsni-watch.service" if kind == "watch" else "mailsni.timer"
-        # An enabled unit that runs is not restarted by `enable --now`; it may have another text now.
+        # `enable --now` leaves one that runs as it is; it may have another text now. (Both would be one start too many:
+        # a watcher that is to stop waits for its apply, which waits for the lock that setup holds.)
         return (
-            (("systemctl", "daemon-reload"), ("systemctl", "enable", "--now", unit), ("systemctl", "restart", unit)),
+            (("systemctl", "daemon-reload"), ("systemctl", "enable", unit), ("systemctl", "restart", unit)),
             (("systemctl", "disable", "--now", unit),),
         )
     if by == "openrc":
