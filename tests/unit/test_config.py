@@ -134,9 +134,9 @@ def test_every_key_is_read() -> None:
         ),
         "state": config.StateSettings(Path("/s"), Path("/s/lock")),
         "verify": config.VerifySettings(
-        "watch": config.WatchSettings(2.0, 10.5, 300.0),
             after_apply=False, endpoints=(Endpoint.parse("imaps://127.0.0.1:993"),), timeout=2.5
         ),
+        "watch": config.WatchSettings(2.0, 10.5, 300.0),
         "templates": Path("/etc/mailsni/templates"),
     }
 
