@@ -49,7 +49,7 @@ endpoints = "auto"                       # or ["smtp://127.0.0.1:25", "imaps://â
 timeout = 10                             # seconds for each probe
 
 [watch]
-quiet = 0.5                              # seconds without a change before an apply
+quiet = 0.3                              # seconds without a change before an apply
 max_wait = 30                            # seconds after which it is applied though changes go on
 scan = 60                                # seconds between two looks at the stores, events or not
 """
