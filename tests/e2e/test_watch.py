@@ -83,12 +83,14 @@ class Watching:
 
 
 @contextmanager
-def watching(laboratory: Laboratory, *options: str, also: dict[str, str] | None = None) -> Iterator[Watching]:
-    """Start a watch; killed at the end if it still runs."""
+def watching(
+    laboratory: Laboratory, *options: str, also: dict[str, str] | None = None
+) -> Iterator[Watching]:
+    """Start a watch, with -v if no other options are given; killed at the end if it still runs."""
     talk = laboratory.directory / "talk"
     with talk.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mailsni", "--config", str(laboratory.config), "-v", "watch", *options],
+            [sys.executable, "-m", "mailsni", "--config", str(laboratory.config), "watch", *(options or ("-v",))],
             env=environment() | (also or {}),
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -337,6 +339,27 @@ def test_lines_have_levels_where_the_journal_reads_them(laboratory: Laboratory, 
         lines = watch.talk().splitlines()
     assert {line[:12] for line in lines} == {"<6>mailsni: ", "<4>mailsni: "}
     assert [line[:30] for line in lines if "key_missing" in line] == ["<4>mailsni: warning: " + str(talk.parent)[:9]]
+
+
+def test_nothing_is_said_where_nothing_changed(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    """Three applies, one publish, and a line for each thing that happened."""
+    with watching(laboratory, "--config", str(laboratory.config)) as watch:
+        watch.until_served(FIRST, deployed[FIRST])
+        watch.until(lambda: "published" in watch.talk(), "the first apply")
+        laboratory.store.renew(SECOND, deployed[SECOND])  # the same certificate in other files
+        time.sleep(3)
+        watch.signal(signal.SIGHUP)
+        watch.until(lambda: "configuration read again" in watch.talk(), "the reload")
+        time.sleep(3)
+        assert watch.end() == 0
+        lines = watch.talk().splitlines()
+    live = laboratory.store.live
+    assert [line.partition(";")[0] for line in lines] == [
+        f"mailsni: watching {live}",
+        f"mailsni: published: 2 names changed ({FIRST}, {SECOND})",
+        f"mailsni: configuration read again, watching {live}",
+        "mailsni: ended",
+    ]
 
 
 # ── it goes on and on ────────────────────────────────────────────────────────────────────────────────────────────────

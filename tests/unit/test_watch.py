@@ -132,7 +132,7 @@ def test_events_that_never_come(tmp_path: Path) -> None:
 
 
 def test_a_queue_that_overflowed_is_a_reason_to_look(tmp_path: Path) -> None:
-    """watchdog tells its log, and nobody else."""
+    """The library tells its log, and nobody else."""
     host = Host(tmp_path, scan=3600)
     with host.watching(BlindObserver):
         host.until(lambda: host.count() == 1)
