@@ -19,6 +19,7 @@ import pytest
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, EventEmitter
 
+from mailsni.errors import Exit
 from mailsni.journal import Journal, Level, level_of
 from mailsni.sandbox.authority import Authority
 from mailsni.sandbox.lineages import CertbotDirectory
@@ -271,6 +272,17 @@ def test_the_kernel_has_no_watches_left(tmp_path: Path) -> None:
         process.kill()
         process.wait()
     assert talk.read_text().count("warning: no file events: ") == 1
+
+
+def test_a_configuration_that_is_wrong_to_begin_with(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("[watch]\nscan = 0\n")
+    words = [sys.executable, "-m", "mailsni", "--config", str(config), "watch"]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert (done.returncode, done.stdout) == (Exit.CONFIGURATION, "")
+    assert done.stderr == (
+        f"mailsni: error: {config}: line 2: [watch] scan: must be a number of seconds, above 0 and at most 3600\n"
+    )
 
 
 # ── what is watched ──────────────────────────────────────────────────────────────────────────────────────────────────
