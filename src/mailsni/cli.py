@@ -441,18 +441,23 @@ def demo(common: Common) -> Exit:
 
 @_command
 def watch(common: Common) -> Exit:
-    """Stay running, and apply when certificates change: for a service manager, or a terminal.
+    """Stay running, and apply when certificates change.
 
-    There is one apply at the start, one when files of the stores have changed and then been quiet for a moment, another
-    try 1, 2, 5 and 15 minutes after a failure, and one every 12 hours, for certificates become valid and expire by
-    themselves. File events are not trusted alone: every minute the stores are looked at (no key is read for that). Each
-    apply is `mailsni apply` in a process of its own; it says what it published in one line, and nothing when nothing
-    changed.
+    For a service manager, or a terminal. There is one apply at the start; one
+    when files of the stores have changed and then been quiet for a moment; after
+    a failure another try in 1, 2, 5 and 15 minutes; and one every 12 hours, for
+    certificates become valid and expire by themselves. File events are not
+    trusted alone: every minute the stores are looked at, too (no key is read for
+    that). Each apply is `mailsni apply` in a process of its own. It says what it
+    published in one line, and nothing when nothing changed.
 
-    SIGHUP reads the configuration again; one that is wrong is refused, and the old one kept. SIGTERM and Ctrl-C let the
-    apply that runs come to its end (80 seconds; the second Ctrl-C tells it to take back what it has begun) and end with
-    exit code 0. systemd's Type=notify and WatchdogSec= are served. [watch] in the configuration has the times: quiet,
-    max_wait, scan.
+    SIGHUP reads the configuration again; one that is wrong is refused, and the
+    old one kept. SIGTERM and Ctrl-C let an apply that runs come to its end, for
+    80 seconds at most (a second one makes it take back what it has begun); the
+    exit code is 0. systemd's Type=notify and WatchdogSec= are served.
+
+    The table `watch` of the configuration has the times in seconds: quiet (0.3),
+    max_wait (30: then changes that go on and on are applied), scan (60).
     """
     from mailsni import watch as watching
     from mailsni.journal import Journal, Level

@@ -46,6 +46,9 @@ RETRY = 3600.0
 """Seconds until events are asked for again after they could not be had: limits of the kernel do not change by the
 minute."""
 
+_TURNS = 3
+"""How often watches are armed anew at once because the directories changed meanwhile: nothing tells of that."""
+
 Touched = Callable[[bool], None]
 """Told of an event, from a thread of its own: whether a key or a chain was changed for certain."""
 
@@ -164,16 +167,27 @@ class StoreEvents:
     def arm(self, stores: Iterable[Path], now: float, *, anew: bool = False) -> None:
         """Watch what should be watched now; nothing is done when that is so already.
 
+        What changes after this call makes an event, so it comes before a look, not after it.
+
         Args:
             stores: the ``live`` directories.
             now: a moment of a clock that never goes back.
             anew: though it seems to be so: something happened that no event told.
         """
-        wanted = to_watch(stores)
+        places = tuple(stores)
+        wanted = to_watch(places)
         if wanted == self._watched and not anew:
             return
         if self._observer is None and now < self._again:
             return
+        for _ in range(_TURNS):
+            self._arm(wanted, now)
+            before, wanted = wanted, to_watch(places)
+            if wanted == before:
+                return
+        self._touched(False)  # they come and go all the time: look again soon  # noqa: FBT003
+
+    def _arm(self, wanted: Watched, now: float) -> None:
         self.disarm()
         try:
             self._observer = self._armed(wanted)

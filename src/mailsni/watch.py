@@ -236,13 +236,14 @@ class Watch:
 
     def _look(self, now: float) -> None:
         stores = self._stores()
+        self._events.arm(stores, now)  # before the look: what changes after it makes an event
         before = self._schedule
         self._schedule = before.saw(now, b"".join(certbot.fingerprint(store) for store in stores))
         unannounced = before.seen is not None and before.seen != self._schedule.seen and self._touched == self._taken
         silent = unannounced and before.first is None and not before.running and before.looked > float("-inf")
         if silent:
             self._journal.say(Level.DEBUG, "a change was found by a look; no event told of it")
-        self._events.arm(stores, now, anew=silent)
+            self._events.arm(stores, now, anew=True)
 
     def _stores(self) -> list[Path]:
         return [source.path for source in self._settings.sources]

@@ -19,6 +19,7 @@ import pytest
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, EventEmitter
 
+from mailsni.errors import Exit
 from mailsni.journal import Journal, Level, level_of
 from mailsni.sandbox.authority import Authority
 from mailsni.sandbox.lineages import CertbotDirectory
@@ -189,6 +190,28 @@ def test_a_store_behind_a_link_that_is_swapped(tmp_path: Path) -> None:
         host.until(lambda: host.count() == 4)
 
 
+def test_a_store_that_is_back_while_the_watches_are_armed_for_its_absence(tmp_path: Path) -> None:
+    """No event tells of that."""
+    host = Host(tmp_path, scan=3600)
+    host.store.add("lineage", host.authority.issue(["mail.test"]))
+    away = tmp_path / "away"
+
+    def observer() -> BaseObserver:
+        if away.exists():
+            away.rename(host.store.root)
+        return Observer()
+
+    with host.watching(observer):
+        host.until(lambda: host.count() == 1)
+        host.until(lambda: watch_rests(host))
+        host.store.root.rename(away)
+        host.until(host.store.root.exists)
+        host.until(lambda: watch_rests(host))
+        before = host.count()
+        host.store.renew("lineage", host.authority.issue(["mail.test"]))
+        host.until(lambda: host.count() > before)
+
+
 def test_what_an_apply_says_is_passed_on_and_a_warning_once(tmp_path: Path) -> None:
     talk = "echo 'mailsni: warning: it is broken' >&2; echo 'mailsni: error: no' >&2; printf 'half a line'; exit 1"
     host = Host(tmp_path, scan=3600, script=talk)
@@ -249,6 +272,17 @@ def test_the_kernel_has_no_watches_left(tmp_path: Path) -> None:
         process.kill()
         process.wait()
     assert talk.read_text().count("warning: no file events: ") == 1
+
+
+def test_a_configuration_that_is_wrong_to_begin_with(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("[watch]\nscan = 0\n")
+    words = [sys.executable, "-m", "mailsni", "--config", str(config), "watch"]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert (done.returncode, done.stdout) == (Exit.CONFIGURATION, "")
+    assert done.stderr == (
+        f"mailsni: error: {config}: line 2: [watch] scan: must be a number of seconds, above 0 and at most 3600\n"
+    )
 
 
 # ── what is watched ──────────────────────────────────────────────────────────────────────────────────────────────────
