@@ -1,10 +1,12 @@
-"""What all tests share: figures that a run is to show, whichever process the test ran in."""
+"""What all tests have in common: figures that a run is to show, and which of them are run on which release."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+
+from tests.sharing import share
 
 _FIGURE = "figure"
 
@@ -26,3 +28,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("figures")
     for line in lines:
         terminalreporter.write_line(line)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what another release runs (``shared``; ``on_both`` for the exceptions in a module that is)."""
+    functions = [_function(item) for item in items if _is_shared(item)]
+    ours = set(share(dict.fromkeys(functions)))
+    left_out = [item for item in items if _is_shared(item) and _function(item) not in ours]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def _is_shared(item: pytest.Item) -> bool:
+    return item.get_closest_marker("shared") is not None and item.get_closest_marker("on_both") is None
+
+
+def _function(item: pytest.Item) -> str:
+    return item.nodeid.partition("[")[0]

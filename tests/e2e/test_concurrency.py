@@ -21,6 +21,8 @@ from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import PrivateDovecot
 from tests.e2e.support import Laboratory
 
+pytestmark = pytest.mark.shared
+
 FIRST, SECOND = "mail.first.test", "mail.second.test"
 LIMIT = 240.0
 """Seconds after which something hangs. Nothing is concluded from shorter times: the machine may be busy."""
@@ -95,6 +97,7 @@ def assert_in_order(laboratory: Laboratory, wanted: dict[str, Issued]) -> None:
     assert laboratory.mailsni("plan", "--detailed-exitcode").returncode == 0
 
 
+@pytest.mark.on_both
 @pytest.mark.parametrize("count", [2, 10])
 @pytest.mark.parametrize("waits", [False, True], ids=["at once or never", "waiting"])
 def test_runs_at_once(laboratory: Laboratory, deployed: dict[str, Issued], count: int, *, waits: bool) -> None:
@@ -165,6 +168,7 @@ def held_run(laboratory: Laboratory) -> Iterator[tuple[subprocess.Popen[str], Ga
         process.communicate()
 
 
+@pytest.mark.on_both
 def test_a_killed_holder_frees_the_lock_at_once(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
     """Also when a command that it started lives on: no child inherits the lock."""
     renewed = renew(laboratory, FIRST)

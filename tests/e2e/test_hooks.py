@@ -36,6 +36,8 @@ from tests.e2e.support import Certbot, Laboratory, require
 from tests.e2e.test_certbot import leaf
 from tests.e2e.test_concurrency import reloads
 
+pytestmark = pytest.mark.shared
+
 HOOKS = Path(__file__).parents[2] / "hooks"
 PROGRAM = Path(sys.executable).parent / "mailsni"
 LIMIT = 200.0
@@ -224,6 +226,7 @@ def assert_served(laboratory: Laboratory, wanted: Mapping[str, Issued]) -> None:
         assert laboratory.served("imaps", name) == laboratory.served("smtp", name) == issued.fingerprint, name
 
 
+@pytest.mark.on_both
 @pytest.mark.parametrize(("program", "hook"), [("certbot", "certbot-deploy"), ("lego", "lego"), ("acme.sh", "acme.sh")])
 def test_a_hook_for_each_certificate_is_one_publish(
     laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy, program: str, hook: str

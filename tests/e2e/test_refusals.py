@@ -19,6 +19,8 @@ from mailsni.process import environment
 from mailsni.sandbox.authority import Issued
 from tests.e2e.support import Laboratory, run_mailsni
 
+pytestmark = pytest.mark.shared
+
 FIRST, SECOND = "mail.first.test", "mail.second.test"
 STAGING = ".mailsni-staging"
 NOBODY = 65534

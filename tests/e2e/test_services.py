@@ -15,6 +15,8 @@ from mailsni.process import environment, find_tool, require_tool
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from tests.e2e.support import ABORTED, Laboratory, require
 
+pytestmark = pytest.mark.shared
+
 NAME = "mail.one.test"
 LIMIT = 60.0
 
@@ -63,6 +65,7 @@ def supervised(
             server.stop()
 
 
+@pytest.mark.on_both
 @pytest.mark.parametrize("name", SUPERVISORS)
 def test_a_supervised_server_is_restarted_by_its_supervisor(laboratory: Laboratory, name: str) -> None:
     supervisor = SUPERVISORS[name]

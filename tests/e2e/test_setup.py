@@ -29,6 +29,8 @@ from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from tests.e2e.support import ABORTED, Certbot, acme_server, require, served
 
+pytestmark = pytest.mark.shared
+
 ETC = Path("/etc")
 PROGRAM = Path(sys.executable).with_name("mailsni")
 STATE = Path("/var/lib/mailsni")
@@ -224,6 +226,7 @@ def first(stopped: Host) -> Issued:
 # ── there and back ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.on_both
 def test_setup_serves_every_name_and_remove_leaves_no_trace(host: Host, first: Issued) -> None:
     before, default = tree(ETC), host.served(None)
     assert ABORTED not in default
@@ -369,6 +372,7 @@ def their_map(host: Host, default: Issued, tmp_path: Path) -> Issued:
     return theirs
 
 
+@pytest.mark.on_both
 def test_an_existing_map_is_kept_and_goes_first(host: Host, first: Issued, their_map: Issued) -> None:
     before = tree(ETC)
     said = host.setup(code=4)
@@ -718,6 +722,7 @@ def certbot(host: Host, tmp_path: Path) -> Iterator[Certbot]:
         yield program
 
 
+@pytest.mark.on_both
 def test_certbot_renews_through_the_hook_that_setup_installed(certbot: Certbot, host: Host) -> None:
     def leaf() -> str:
         text = (ETC / "letsencrypt/live/any-name/cert.pem").read_text()

@@ -23,6 +23,8 @@ from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version, workspace
 from tests.e2e.support import Laboratory, require
 
+pytestmark = pytest.mark.shared
+
 NAME, OTHER = "mail.first.test", "mail.second.test"
 NOBODY = pwd.getpwnam("nobody")
 PROGRAM = Path(sys.executable).with_name("mailsni")

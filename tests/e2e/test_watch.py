@@ -22,6 +22,8 @@ from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot
 from tests.e2e.support import Laboratory
 
+pytestmark = pytest.mark.shared
+
 FIRST, SECOND = "mail.first.test", "mail.second.test"
 LIMIT = 120.0
 """Seconds after which something hangs."""
@@ -125,6 +127,7 @@ def reloads(laboratory: Laboratory) -> int:
 # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.on_both
 def test_a_renewal_reaches_both_wires(
     laboratory: Laboratory, deployed: dict[str, Issued], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,6 +156,7 @@ def test_a_deleted_lineage_leaves(laboratory: Laboratory, deployed: dict[str, Is
         watch.until_served(FIRST, deployed[FIRST])
 
 
+@pytest.mark.on_both
 def test_a_burst_is_one_publish(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
     """Three hundred renewals: two in each of a hundred and fifty lineages."""
     laboratory.configure(watch={"quiet": 1.5})  # a busy machine may pause in the middle of it

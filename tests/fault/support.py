@@ -24,7 +24,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 from benchmarks.clients import LASTING_LOGINS
 
@@ -38,12 +38,8 @@ from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version
 from tests.e2e.support import Laboratory
 
-_Tried = TypeVar("_Tried")
-
 ALL = os.environ.get("MAILSNI_FAULTS") == "all"
 """Every error at every call: thousands of faults, hours."""
-_SHARES = {"bookworm": 0, "trixie": 1}
-_SHARED = os.environ.get("MAILSNI_FAULTS") == "shared"
 
 MUTATING = (
     *("write", "pwrite64", "writev", "pwritev", "pwritev2", "copy_file_range", "sendfile"),
@@ -78,12 +74,6 @@ _WRITABLE = re.compile(r"\bO_(?:CREAT|WRONLY|RDWR|TRUNC)\b")
 
 Serving = Mapping[str, tuple[str, ...]]
 """Each name with what clients are served for it: for each certificate its key, leaf and chain, without white space."""
-
-
-def share(faults: Iterable[_Tried]) -> list[_Tried]:
-    """Those that are tried here: all, or with ``MAILSNI_FAULTS=shared`` every other one on each of the two releases."""
-    release = os.environ.get("MAILSNI_LAB_RELEASE", "")
-    return list(faults)[_SHARES[release] :: len(_SHARES)] if _SHARED and release in _SHARES else list(faults)
 
 
 def materials(pem: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ of them. By default:
 * at every third of the other calls (reading files, pipes, processes, ``close``), one error once.
 
 The errors take turns. With ``MAILSNI_FAULTS=all`` every error is tried at every call, once and from then on; with
-``MAILSNI_FAULTS=shared``, which is for every CI run, the two releases of the lab share the faults.
+``MAILSNI_SHARED=1``, which is for every CI run, the two releases of the lab share the faults.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from tests.fault.support import (
     Fault,
     Runner,
     Scene,
-    share,
 )
+from tests.sharing import share
 
 WORKERS = max(2, min(8, os.cpu_count() or 2))
 START_EVERY = 500 if ALL else 60

@@ -16,7 +16,8 @@ import pytest
 from mailsni.files import STAGING_NAME
 from mailsni.sandbox.authority import Authority
 from tests.e2e.support import served
-from tests.fault.support import ALL, ERRORS, MUTATING, OPENING, Call, Cast, Fault, Runner, Scene, share
+from tests.fault.support import ALL, ERRORS, MUTATING, OPENING, Call, Cast, Fault, Runner, Scene
+from tests.sharing import share
 
 pytestmark = pytest.mark.timeout(4 * 3600 if ALL else 900)
 _SERVICES = ("smtp", "imaps")

@@ -57,7 +57,10 @@ RECIPE = 1
 LINTERS = ("mypy", "ruff", "types-")
 """Beginnings of the names of packages that only the host's checks need."""
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-PASSED_ON = ("TERM", "COLUMNS", "CI", "NO_COLOR", "FORCE_COLOR", "PYTEST_ADDOPTS", "MAILSNI_FAULTS")
+PASSED_ON = (
+    *("TERM", "COLUMNS", "CI", "NO_COLOR", "FORCE_COLOR", "PYTEST_ADDOPTS"),
+    *("MAILSNI_FAULTS", "MAILSNI_SHARED"),
+)
 LAB_FAILED = 125
 
 
