@@ -106,7 +106,7 @@ class Dovecot:
             return None
         return (
             f"dovecot: {main} does not include {self.path}, so nothing is served from it yet: "
-            f"add the line `!include_try {self.path}` at its end"
+            f"`mailsni setup` wires it in, or the line `!include_try {self.path}` at its end"
         )
 
     def signal(self) -> Signalled:

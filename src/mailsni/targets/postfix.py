@@ -124,7 +124,7 @@ class Postfix:
         table = f"{map_type}:{self.path}"
         return (
             f"postfix: tls_server_sni_maps does not name {table}, so nothing is served from it yet: "
-            f"postconf -e tls_server_sni_maps={table}"
+            f"`mailsni setup` wires it in, or postconf -e tls_server_sni_maps={table}"
         )
 
     def signal(self) -> Signalled:
