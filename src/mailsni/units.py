@@ -36,7 +36,7 @@ def render_units(program: Path, config_file: Path | None, settings: Settings, ki
         program: its absolute path.
         config_file: the configuration to name; None for the default one.
         settings: what they may write is taken from here.
-        kind: ``timer`` for a run every hour, ``watch`` for one that stays.
+        kind: ``timer`` for a run twice a day, ``watch`` for one that stays.
 
     Raises:
         UsageError: a path has characters that cannot be written into a unit.
