@@ -14,17 +14,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from mailsni import __version__, attempt, config, deploy, observation, runs, selection
+from mailsni import __version__, attempt, config, deploy, files, observation, runs, selection
 from mailsni.config import Settings
 from mailsni.deploy import Applied, Options
 from mailsni.errors import ConfigurationError, Exit, HostError, MailsniError, UsageError
 from mailsni.names import RefusedNameError, host_name
 from mailsni.observation import Observation
 from mailsni.report import documents, text
+
+if TYPE_CHECKING:
+    from mailsni.report.setup import Report, Result
 
 EPILOGUE = """Exit codes: 0 done or nothing to do · 1 failed, the previous deployment is still live · 2 usage ·
 3 changes pending (plan --detailed-exitcode) · 4 applied, some certificates skipped · 5 wrong on the wire, rolled back ·
@@ -336,6 +339,91 @@ def render(
     else:
         sys.stdout.write(rendered.decode("ascii"))
     return Exit.DONE
+
+
+@_command
+def setup(
+    common: Common,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking, as scripts need it.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Take everything back, until no trace is left but your configuration.")
+    ] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="Replace a tls_server_sni_maps of yours; else mailsni's map goes after it."),
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Install the service that watches the stores instead of the timer.")
+    ] = False,
+    timer: Annotated[bool, typer.Option("--timer", help="Install the timer again after --watch.")] = False,
+    wait: Annotated[
+        float, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait for another run to end.")
+    ] = 0.0,
+) -> Exit:
+    """Wire mailsni in: Postfix, Dovecot, certbot, and what starts it by itself. Shows every change, then asks.
+
+    First everything is looked at; nothing is changed when something is wrong. Then, in this order:
+
+    1. `mailsni apply` builds and publishes the first map: a map that is named and missing cuts off every client.
+
+    2. Postfix is told of it (tls_server_sni_maps in main.cf), after a map of yours that is there already.
+
+    3. Dovecot is told of its include, where it does not include that directory by itself.
+
+    4. certbot runs `mailsni apply` after every renewal (renewal-hooks/post/mailsni beside its `live`).
+
+    5. systemd, OpenRC or cron runs it from time to time, whatever the hook does.
+
+    Both servers are asked on the wire before and after: a change that cuts a client off goes back. When a step fails,
+    those before it are taken back too. A second setup changes nothing. A file that somebody else wrote is never
+    replaced.
+    """
+    from mailsni.report.setup import Report
+    from mailsni.setup import planning, running
+
+    if watch and timer:
+        raise UsageError("--watch and --timer: one of them")
+    if remove and (take_over or watch or timer):
+        raise UsageError("--remove: takes everything back, and goes with none of --take-over, --watch and --timer")
+    path, named = common.configuration()
+    kind: Literal["timer", "watch"] | None = "watch" if watch else "timer" if timer else None
+    wishes = planning.Wishes(path.absolute() if named else None, take_over, kind)
+    settings = common.settings()
+    if not dry_run:
+        files.require_writable(deploy.places(settings))
+    wiring = planning.plan_removal(settings) if remove else planning.plan_setup(settings, wishes, datetime.now(UTC))
+    shown = Report(wiring, remove=remove)
+    asked = bool(wiring.steps) and not dry_run
+    if not common.as_json:
+        shown.plan(quiet=common.quiet and (yes or not asked))
+    if not asked:
+        return _setup_ended(common, shown, "planned" if wiring.steps else "in_place")
+    running.require_permission(wiring)
+    shown.say_warnings()
+    if not yes:
+        if common.as_json or not sys.stdin.isatty():
+            raise UsageError(
+                "setup: nobody can be asked, because standard input is no terminal; nothing was changed",
+                hint="--yes does it without asking, --dry-run only shows it",
+            )
+        if not typer.confirm("\nDo all this?", default=False, err=True):
+            text.talk("nothing was changed")
+            return Exit.FAILED
+    on_step = None if common.as_json or common.quiet else shown.step
+    shown.done(running.run(wiring, remove=remove, wait=wait, on_step=on_step))
+    return _setup_ended(common, shown, "done")
+
+
+def _setup_ended(common: Common, shown: Report, result: Result) -> Exit:
+    code = Exit.SKIPPED if shown.warnings else Exit.DONE
+    if common.as_json:
+        _print_json(shown.document(result, code))
+    else:
+        shown.end(result, quiet=common.quiet)
+    shown.say_warnings()
+    return code
 
 
 @_command

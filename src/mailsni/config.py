@@ -88,7 +88,7 @@ class AlertSettings:
 class WatchSettings:
     """``[watch]``: when ``mailsni watch`` applies. All in seconds."""
 
-    quiet: float = 0.5
+    quiet: float = 0.3
     """Without a change: a renewal is several files."""
     max_wait: float = 30.0
     """After the first change, though they go on."""

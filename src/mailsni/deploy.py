@@ -86,12 +86,17 @@ def run(
 
 
 def _require_permission(settings: Settings) -> None:
-    places = [settings.state.directory, settings.state.lock.parent]
+    files.require_writable(places(settings))
+
+
+def places(settings: Settings) -> tuple[Path, ...]:
+    """The directories that a run writes into, those that it makes included."""
+    found = [settings.state.directory, settings.state.lock.parent]
     if postfix.is_wanted(settings.postfix):
-        places.append(settings.postfix.map.parent)
+        found.append(settings.postfix.map.parent)
     if dovecot.is_wanted(settings.dovecot):
-        places += [settings.dovecot.include_file.parent, settings.dovecot.pin_directory]
-    files.require_writable(places)
+        found += [settings.dovecot.include_file.parent, settings.dovecot.pin_directory]
+    return tuple(found)
 
 
 def apply(observation: Observation, options: Options, *, progress: Progress | None = None) -> Applied:

@@ -15,6 +15,7 @@ import fcntl
 import os
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -305,6 +306,74 @@ def replace(path: Path, content: bytes, mode: int = PRIVATE, *, durable: bool = 
         raise
     if durable:
         make_durable([path.parent])
+
+
+def edit(path: Path, content: bytes) -> None:
+    """Give a file of the administrator's another content, whole and durably: its owner, mode and attributes stay.
+
+    A link stays a link: what it leads to is replaced.
+
+    Raises:
+        HostError: it is not there, or cannot be written.
+    """
+    target = path.resolve()
+    staged = target.with_name(f".{target.name}.mailsni")
+    remove(staged)
+    try:
+        status = target.stat()
+        write_new(staged, content)
+        os.chown(staged, status.st_uid, status.st_gid)
+        staged.chmod(stat.S_IMODE(status.st_mode))
+        for name in os.listxattr(target):
+            with suppress(OSError):  # some belong to the kernel alone
+                os.setxattr(staged, name, os.getxattr(target, name))
+        make_durable([staged])
+        publish(staged, target)
+    except OSError as error:
+        raise _blamed(error, path, "cannot be edited") from None
+    finally:
+        with suppress(OSError):
+            staged.unlink(missing_ok=True)
+    make_durable([target.parent])
+
+
+def remove_directory(path: Path) -> bool:
+    """Remove an empty directory of ours. Tells whether it is gone: one with something in it stays.
+
+    Raises:
+        HostError: it cannot be removed for another reason.
+    """
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            return False
+        raise _blamed(error, path, "cannot be removed") from None
+    return True
+
+
+@contextmanager
+def scratch(**contents: bytes) -> Iterator[Path]:
+    """A private directory outside of everything that a server reads, gone again afterwards.
+
+    Args:
+        contents: files in it, by name; ``_`` in a name stands for a dot.
+
+    Raises:
+        HostError: it cannot be made.
+    """
+    try:
+        directory = Path(tempfile.mkdtemp(prefix="mailsni-"))
+    except OSError as error:
+        raise HostError(f"{tempfile.gettempdir()}: no directory can be made there: {error.strerror}") from None
+    try:
+        for name, content in contents.items():
+            write_new(directory / name.replace("_", "."), content)
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -76,10 +76,10 @@ class _Asked:
 
 @dataclass
 class _Touched:
-    """What events tell. Set by watchdog's threads, read and reset by the loop."""
+    """How many events there were, counted by watchdog's threads alone; the loop compares, so that none is ever lost."""
 
-    any: bool = False
-    certain: bool = False
+    all: int = 0
+    certain: int = 0
 
 
 class Watch:
@@ -119,6 +119,7 @@ class Watch:
         self._content, self._settings = file.read()
         self._asked = _Asked()
         self._touched = _Touched()
+        self._taken = _Touched()
         self._wake_reader, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._events = events(self._on_event, self._on_no_events)
         self._schedule = Schedule(self._timing(), due=clock())
@@ -133,7 +134,6 @@ class Watch:
         self._warnings: set[str] = set()
         self._earlier_warnings: set[str] = set()
         self._last = "none yet"
-        self._found_by_looks_alone = False
 
     # ── from outside the loop ────────────────────────────────────────────────────────────────────────────────────
 
@@ -149,8 +149,8 @@ class Watch:
 
     def _on_event(self, certain: bool) -> None:  # noqa: FBT001  # called by watchdog's threads
         if certain:
-            self._touched.certain = True
-        self._touched.any = True
+            self._touched.certain += 1
+        self._touched.all += 1
         self._wake()
 
     def _wake(self) -> None:
@@ -228,18 +228,17 @@ class Watch:
                 self._apply(now)
 
     def _take_events(self, now: float) -> None:
-        if not self._touched.any:
+        found = replace(self._touched)
+        if found == self._taken:
             return
-        # In this order: what comes in between is taken the next time, never lost.
-        self._touched.any = False
-        certain, self._touched.certain = self._touched.certain, False
-        self._schedule = self._schedule.touched(now, certain=certain)
+        self._schedule = self._schedule.touched(now, certain=found.certain != self._taken.certain)
+        self._taken = found
 
     def _look(self, now: float) -> None:
         stores = self._stores()
         before = self._schedule
         self._schedule = before.saw(now, b"".join(certbot.fingerprint(store) for store in stores))
-        unannounced = before.seen is not None and before.seen != self._schedule.seen and not self._touched.any
+        unannounced = before.seen is not None and before.seen != self._schedule.seen and self._touched == self._taken
         silent = unannounced and before.first is None and not before.running and before.looked > float("-inf")
         if silent:
             self._journal.say(Level.DEBUG, "a change was found by a look; no event told of it")

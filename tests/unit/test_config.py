@@ -52,7 +52,7 @@ timeout = 10                             # seconds for each probe
 on_failure = []                          # a command: ["/bin/sh", "-c", 'mail -s "$MAILSNI_SUMMARY" root']
 
 [watch]
-quiet = 0.5                              # seconds without a change before an apply
+quiet = 0.3                              # seconds without a change before an apply
 max_wait = 30                            # seconds after which it is applied though changes go on
 scan = 60                                # seconds between two looks at the stores, events or not
 """

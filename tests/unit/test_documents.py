@@ -13,6 +13,7 @@ from typing import Any, get_args
 import pytest
 from jsonschema import Draft202012Validator
 
+from mailsni.config import Settings
 from mailsni.deploy import Applied
 from mailsni.endpoints import Endpoint, Server
 from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, UsageError
@@ -20,9 +21,11 @@ from mailsni.inventory import Algorithm, Reason
 from mailsni.observation import Observation
 from mailsni.plan import Kind
 from mailsni.report import documents
+from mailsni.report.setup import Report
 from mailsni.runs import NOTHING, Run
 from mailsni.selection import explain
 from mailsni.services import Signalled
+from mailsni.setup.planning import Wiring
 from mailsni.verify import Outcome, Served
 from mailsni.wire import Answer, Expectation, Survey, Verdict
 from tests.builders import (
@@ -100,6 +103,7 @@ DOCUMENTS: dict[str, Callable[[], Document]] = {
     "explain": lambda: documents.explanation(MAIL_A, explain(MAIL_A, inventory(*mixture()), MAIL, NOW)),
     "explain a stranger": lambda: documents.explanation("*.b.test", ()),
     "render": lambda: documents.rendering("postfix", b"# text\n"),
+    "setup": lambda: Report(Wiring(Settings(), (), ("found",)), remove=False).document("in_place", Exit.DONE),
     "error": lambda: documents.error(LockedError("/run/lock: another run holds the lock", hint="wait")),
     "error without a hint": lambda: documents.error(UsageError("x: not a host name")),
 }
@@ -125,7 +129,7 @@ def test_there_is_a_document_for_every_schema() -> None:
     kinds = [SCHEMA["$defs"][one["$ref"].rpartition("/")[2]] for one in SCHEMA["oneOf"]]
     known = {kind["properties"]["schema"]["const"] for kind in kinds}
     assert told == known
-    assert known == {f"mailsni.{name}/1" for name in ("status", "plan", "apply", "explain", "render", "error")}
+    assert known == {f"mailsni.{name}/1" for name in ("status", "plan", "apply", "explain", "render", "setup", "error")}
 
 
 # ── neither more nor less ────────────────────────────────────────────────────────────────────────────────────────────

@@ -88,10 +88,10 @@ class Dovecot:
             lines.append(f"!include {staged}")
         trial = staged.with_name("dovecot.conf")
         files.write_new(trial, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
-        complaint = _complaint(trial)
+        complaint = complaint_of(trial)
         if complaint is None:
             return
-        if (own := _complaint(main)) is not None:
+        if (own := complaint_of(main)) is not None:
             raise HostError(
                 f"{main}: Dovecot's configuration is broken already, so nothing new can be loaded: {own}",
                 hint="mend that first: with it Dovecot does not start again once it is stopped",
@@ -157,7 +157,8 @@ def find(settings: DovecotSettings) -> Dovecot | None:
     return Dovecot(settings, _is_installed(), "2.3" if (int(numbers[1]), int(numbers[2])) == (2, 3) else "2.4")
 
 
-def _complaint(config_file: Path) -> str | None:
+def complaint_of(config_file: Path) -> str | None:
+    """Why Dovecot would not start with a configuration, in its own words; None when it would."""
     # The output holds the contents of the files, keys among them.
     done = run([require_tool("doveconf"), "-c", config_file, "-n", "-x"], timeout=_TIMEOUT, discard=True)
     return None if done.returncode == 0 else done.stderr or f"doveconf: exit status {done.returncode}"
@@ -206,6 +207,34 @@ def _nested(path: Path, live: Path, staged: Path, depth: int) -> list[tuple[str,
         return []
     lines = list(_staged_lines(path, live, staged, depth + 1))
     return lines if any(part is not None for _, part in lines) else []
+
+
+def required_by(config_file: Path, live: Path, depth: int = 0) -> str | None:
+    """The line of a configuration without which a file cannot go: an ``!include`` that would match nothing else.
+
+    (``!include`` without a match is fatal, measured on 2.3.19; ``!include_try`` is not.)
+    """
+    for number, line in enumerate(_text(config_file).splitlines(), 1):
+        include = _INCLUDE.match(line)
+        if include is None:
+            continue
+        found = {Path(one) for one in glob.glob(str(config_file.parent / include["pattern"]))}  # noqa: PTH207
+        if found == {live} and include["verb"].split() == ["!include"]:
+            return f"{config_file}: line {number}: {line.strip()}"
+        below = (required_by(path, live, depth + 1) for path in sorted(found - {live}) if depth < _DEPTH)
+        if (needed := next((one for one in below if one is not None), None)) is not None:
+            return needed
+    return None
+
+
+def default_certificate(config_file: Path, version: DovecotVersion) -> Path | None:
+    """The file with the certificate for clients that send no name; None when none is configured."""
+    setting = "ssl_cert" if version == "2.3" else "ssl_server/cert_file"
+    done = run([require_tool("doveconf"), "-c", config_file, setting], timeout=_TIMEOUT)
+    text = done.stdout.decode("utf-8", "replace")
+    # "ssl_cert = </path" of 2.3; "cert_file = /path" within "ssl_server {" of 2.4. Those of blocks are indented deeper.
+    found = re.search(r"^(?:ssl_cert = <\s*|  cert_file = )(/\S.*)$", text, re.MULTILINE)
+    return Path(found[1].strip()) if found is not None else None
 
 
 def _would_match(path: Path, pattern: str) -> bool:

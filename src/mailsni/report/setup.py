@@ -1,0 +1,87 @@
+"""What setup is going to do, does and has done: as text, and as a JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from mailsni.errors import Exit
+from mailsni.report import text
+from mailsni.setup.planning import Wiring
+from mailsni.setup.steps import Step
+
+Result = Literal["in_place", "planned", "done"]
+
+
+class Report:
+    """Of one run.
+
+    Args:
+        wiring: the plan.
+        remove: it takes mailsni away.
+
+    Attributes:
+        warnings: what a person should look at.
+    """
+
+    def __init__(self, wiring: Wiring, *, remove: bool) -> None:
+        self._wiring = wiring
+        self._remove = remove
+        self._said = 0
+        self.warnings = list(wiring.warnings)
+
+    def plan(self, *, quiet: bool) -> None:
+        """Show everything that would be done."""
+        if quiet:
+            return
+        for number, step in enumerate(self._wiring.steps, 1):
+            text.say(f"{number}. {step.title}")
+            if step.shown:
+                text.diff([(step.title, "\n".join(f"   {line}" for line in step.shown.splitlines()))])
+            text.say()
+        for note in self._wiring.notes:
+            text.say(f"note: {note}")
+
+    def step(self, step: Step) -> None:
+        """Say that a step is done."""
+        text.talk(f"done: {step.title}")
+
+    def say_warnings(self) -> None:
+        """Say those that have not been said yet: what is known before is said before anybody is asked."""
+        for warning in self.warnings[self._said :]:
+            text.talk(f"warning: {warning}")
+        self._said = len(self.warnings)
+
+    def done(self, warnings: Iterable[str]) -> None:
+        """Take what the steps found."""
+        self.warnings += warnings
+
+    def end(self, result: Result, *, quiet: bool) -> None:
+        """Say how it ended."""
+        if quiet:
+            return
+        count = len(self._wiring.steps)
+        steps = f"{count} {'step' if count == 1 else 'steps'}"
+        match result:
+            case "in_place" if self._remove:
+                text.say("nothing of mailsni is wired in here")
+            case "in_place":
+                text.say("everything is in place: nothing to do")
+            case "planned":
+                text.say(f"{steps} to do; nothing was changed")
+            case "done" if self._remove:
+                text.say(f"{steps} done: mailsni is taken out, both servers run without it")
+            case "done":
+                text.say(f"{steps} done: from now on it runs by itself; `mailsni setup --remove` takes it back")
+
+    def document(self, result: Result, code: Exit) -> dict[str, Any]:
+        """The JSON document."""
+        return {
+            "schema": "mailsni.setup/1",
+            "exit_code": int(code),
+            "action": "remove" if self._remove else "setup",
+            "result": result,
+            "steps": [{"title": step.title, "change": step.shown} for step in self._wiring.steps],
+            "notes": list(self._wiring.notes),
+            "warnings": list(self.warnings),
+        }

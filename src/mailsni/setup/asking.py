@@ -1,0 +1,54 @@
+"""Asking a server before and after a change of its configuration, so that a change that cuts clients off goes back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from mailsni import wire
+from mailsni.config import Settings
+from mailsni.endpoints import Endpoint
+from mailsni.errors import HostError
+from mailsni.targets import Target
+from mailsni.wire import Answer, Expectation, Survey
+
+_UNKNOWN_NAME = "mailsni-probe.invalid"
+"""A name that no map and no block has. A map that cannot be read cuts off its clients too."""
+
+
+def listening(settings: Settings, target: Target) -> tuple[Endpoint, ...]:
+    """Where a server answers now; nothing when it does not run, or is not to be asked."""
+    actions = {"postfix": settings.postfix.action, "dovecot": settings.dovecot.action}
+    if not target.installed or not settings.verify.after_apply or actions[target.name] == "none":
+        return ()
+    given = settings.verify.endpoints
+    try:
+        said = target.endpoints() if given == "auto" else tuple(one for one in given if one.server == target.name)
+    except HostError:
+        return ()
+    good, _ = wire.answering(said, _UNKNOWN_NAME, timeout=settings.verify.timeout) if said else ([], [])
+    return tuple(good)
+
+
+def ask(
+    settings: Settings, target: Target, where: Sequence[Endpoint], expected: Iterable[Expectation], *, patient: bool
+) -> Survey:
+    """Ask a server for names, and for one that nobody has.
+
+    Args:
+        settings: how long to wait for each answer.
+        target: whom.
+        where: it answers.
+        expected: the names, and what they are to be shown.
+        patient: ask again for a while when an answer is not what is expected. Postfix's programs alone wait two
+            seconds at their start when main.cf was changed within the last one (measured).
+    """
+    wanted = [*expected, Expectation(_UNKNOWN_NAME, None, None)]
+    patience = settings.verify.timeout + wire.PATIENCE_PER_NAME * len(wanted) if patient else 0.0
+    return wire.ask(target.name, where, wanted, timeout=settings.verify.timeout, patience=patience)
+
+
+def story(answers: Sequence[Answer]) -> str:
+    """Some answers in words."""
+    first = answers[0]
+    more = f" and {len(answers) - 1} more" if len(answers) > 1 else ""
+    return f"{first.expectation.name} at {first.question.endpoint}{more}: {first.served.detail}"

@@ -1,0 +1,117 @@
+"""``tls_server_sni_maps`` in main.cf: the text with our map, and without it again.
+
+postconf(1) makes the edit, on a private copy: what is shown before is then byte for byte what is written, and it was
+read back before the live file was touched. A comment above the line says whose it is, and what stood there when the
+line was taken over, so that it can go even when the record of it is lost.
+
+With several maps the first one that has a key decides, and a name is looked up in all of them before its parents
+(``.example.com``) are (tls_misc.c, measured). So our map goes last: a name in the administrator's map stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mailsni import files
+from mailsni.config import PostfixSettings
+from mailsni.errors import HostError
+from mailsni.process import require_tool, run
+from mailsni.targets.postfix import parameters
+
+PARAMETER = "tls_server_sni_maps"
+_SAYS = "# mailsni: `mailsni setup --remove` takes "
+_OURS_ALONE = f"{_SAYS}the next line out again\n"
+_OURS_TOO = f"{_SAYS}its map out of the next line again\n"
+_TAKEN_OVER = f"{_SAYS}the next line back to: "
+_MARK = re.compile(rf"^{re.escape(_SAYS)}.*\n".encode(), re.MULTILINE)
+_PREVIOUS = re.compile(rf"^{re.escape(_TAKEN_OVER)}(.+)\n".encode(), re.MULTILINE)
+
+
+def text(settings: PostfixSettings) -> bytes:
+    """The text of main.cf.
+
+    Raises:
+        HostError: it cannot be read.
+    """
+    path = path_of(settings)
+    found = files.read_own(path.resolve())
+    if found is None:
+        raise HostError(f"{path}: cannot be read: no such file")
+    return found
+
+
+def path_of(settings: PostfixSettings) -> Path:
+    """Where main.cf lies."""
+    return settings.config_directory / "main.cf"
+
+
+def tables(settings: PostfixSettings, *, expanded: bool) -> list[str]:
+    """The maps that main.cf names, in order (as they are written, or with ``$name`` replaced)."""
+    value = parameters(settings.config_directory, PARAMETER, expanded=expanded).get(PARAMETER, "")
+    return [one for one in re.split(r"[,\s]+", value) if one]
+
+
+def with_map(settings: PostfixSettings, table: str, *, take_over: bool) -> bytes:
+    """main.cf with our map.
+
+    Args:
+        settings: whose main.cf.
+        table: our map, ``TYPE:PATH``.
+        take_over: ours alone; else ours after those that are there.
+
+    Raises:
+        HostError: postconf(1) cannot do it.
+    """
+    before = [one for one in tables(settings, expanded=False) if not is_ours(settings, one)]
+    wanted = [table] if take_over or not before else [*before, table]
+    edited = _edited(settings, _MARK.sub(b"", text(settings)), ", ".join(wanted))
+    mark = f"{_TAKEN_OVER}{', '.join(before)}\n" if take_over else _OURS_TOO
+    if not before:
+        mark = _OURS_ALONE
+    return re.sub(rf"^(?={PARAMETER}\s*=)".encode(), mark.encode(), edited, count=1, flags=re.MULTILINE)
+
+
+def without_map(settings: PostfixSettings) -> bytes:
+    """main.cf without our map, whether setup put it there or the administrator did.
+
+    Raises:
+        HostError: it is named in a way that cannot be taken out.
+    """
+    found = text(settings)
+    left = [one for one in tables(settings, expanded=False) if not is_ours(settings, one)]
+    previous = _PREVIOUS.search(found)
+    if not left and previous is not None:
+        left = previous[1].decode("utf-8", "surrogateescape").split(", ")
+    return _edited(settings, _MARK.sub(b"", found), ", ".join(left))
+
+
+def is_ours(settings: PostfixSettings, table: str) -> bool:
+    """Whether a table is our map."""
+    return table.rpartition(":")[2] == str(settings.map)
+
+
+def is_marked(content: bytes) -> bool:
+    """Whether setup edited this main.cf."""
+    return _MARK.search(content) is not None
+
+
+def _edited(settings: PostfixSettings, content: bytes, value: str) -> bytes:
+    """A main.cf with another value of the parameter (none when it is empty), edited and read back by postconf(1)."""
+    whole = content if content.endswith(b"\n") or not content else content + b"\n"
+    with files.scratch(main_cf=whole) as copy:
+        postconf: list[str | Path] = [require_tool("postconf"), "-c", copy]
+        # The services that a `-X` looks for stand there.
+        services = files.read_own((settings.config_directory / "master.cf").resolve())
+        files.write_new(copy / "master.cf", services or b"")
+        done = run([*postconf, "-e", f"{PARAMETER}={value}"] if value else [*postconf, "-X", PARAMETER])
+        edited = files.read_own(copy / "main.cf")
+        if done.returncode != 0 or edited is None:
+            raise HostError(f"{path_of(settings)}: postconf cannot edit it: {done.stderr or 'no answer'}")
+        said = parameters(copy, PARAMETER, expanded=False).get(PARAMETER, "")
+    if said != value:
+        raise HostError(
+            f"{path_of(settings)}: {PARAMETER} would be {said!r} instead of {value!r} after an edit by postconf",
+            hint=f"look at how {PARAMETER} is written there, and mend it by hand",
+        )
+    return edited

@@ -1,0 +1,650 @@
+"""What setup, and its removal, would do on this host: looks at everything, changes nothing, gives the steps in order.
+
+The order of setup: the files of both servers are published and proven (``apply``), and only then do the servers'
+configurations name them, because a map that is named and missing cuts off every client that sends SNI. The removal
+goes the other way: no server names a file any more when it goes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from mailsni import config, deploy, files
+from mailsni.certificate import Rejected, prove
+from mailsni.config import Settings
+from mailsni.errors import HostError, PermissionMissingError, RefusedError
+from mailsni.names import NamePatterns, is_wildcard
+from mailsni.observation import observe
+from mailsni.pins import PinDirectory
+from mailsni.process import find_tool
+from mailsni.rendering import DovecotVersion
+from mailsni.setup import dovecot_conf, main_cf, record, starting
+from mailsni.setup.starting import Kind
+from mailsni.setup.steps import ChangeFile, ChangeServer, Commands, Delete, FirstApply, MakeDirectories, Step
+from mailsni.state import State
+from mailsni.targets import Target, dovecot, postfix
+from mailsni.targets.dovecot import Dovecot
+from mailsni.targets.postfix import Postfix
+from mailsni.wire import Expectation, expectations
+
+_WRITTEN = b"# Written by mailsni"
+_DEFAULT_CERTIFICATE = ("smtpd_tls_chain_files", "smtpd_tls_cert_file", "smtpd_tls_eccert_file", "smtpd_tls_dcert_file")
+_OVERRIDES = (main_cf.PARAMETER, "smtpd_tls_security_level", *_DEFAULT_CERTIFICATE)
+_LARGEST = 1 << 20
+_NAMES_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the command line asks for."""
+
+    config_file: Path | None = None
+    """The configuration file, if one was named; hooks and units name it too."""
+    take_over: bool = False
+    kind: Kind | None = None
+    """None: what is there already, else the timer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wiring:
+    """A plan."""
+
+    settings: Settings
+    steps: tuple[Step, ...]
+    notes: tuple[str, ...] = ()
+    """What was found, for information."""
+    warnings: tuple[str, ...] = ()
+    """What a person should look at."""
+
+
+# ── setup ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def plan_setup(settings: Settings, wishes: Wishes, now: datetime) -> Wiring:
+    """What has to be done until certificates are served by themselves.
+
+    Args:
+        settings: the configuration.
+        wishes: of the command line.
+        now: the moment at which certificates must be valid, with a time zone.
+
+    Raises:
+        HostError: a server's configuration cannot be read or is broken, a store is missing.
+        RefusedError: something lies at the place of a file of ours that setup did not write.
+        PermissionMissingError: this user may not read what it takes.
+    """
+    planner = _Setup(settings, wishes, now)
+    return planner.plan()
+
+
+class _Setup:
+    def __init__(self, settings: Settings, wishes: Wishes, now: datetime) -> None:
+        self._settings = settings
+        self._wishes = wishes
+        self._now = now
+        self._notes: list[str] = []
+        self._warnings: list[str] = []
+        self._seen = observe(settings, now)
+
+    def plan(self) -> Wiring:
+        if not any(target.installed for target in self._seen.targets):
+            raise HostError(
+                "neither Postfix nor Dovecot is installed here, or both are switched off",
+                hint="install one of them, or look at [postfix] enabled and [dovecot] enabled in the configuration",
+            )
+        self._say_what_is_missing()
+        called = starting.program()
+        if (why := starting.why_unsafe(called)) is not None:
+            self._warnings.append(why)
+        configuration = self._default_names()
+        settings = self._seen.settings
+        steps: list[Step] = [*configuration, *self._publishing()]
+        for target in self._seen.targets:
+            if isinstance(target, Postfix) and target.installed:
+                steps += self._postfix(target)
+            if isinstance(target, Dovecot) and target.installed:
+                steps += self._dovecot(target)
+        steps += self._hooks(called)
+        steps += self._startup(called)
+        return Wiring(settings, tuple(steps), tuple(self._notes), tuple(self._warnings))
+
+    # ── what there is ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _say_what_is_missing(self) -> None:
+        there = {target.name for target in self._seen.targets if target.installed}
+        switches = {"Postfix": self._settings.postfix.enabled, "Dovecot": self._settings.dovecot.enabled}
+        for title, switch in switches.items():
+            if title.lower() not in there:
+                other = "Dovecot" if title == "Postfix" else "Postfix"
+                why = "is switched off in the configuration" if switch is False else "is not installed here"
+                self._notes.append(f"{title} {why}: only {other} is wired")
+
+    def _target(self, name: str) -> Target | None:
+        return next((one for one in self._seen.targets if one.name == name and one.installed), None)
+
+    def _default_names(self) -> list[Step]:
+        """Both servers need a certificate for clients without SNI; its names are to be served by name too."""
+        defaults: dict[str, Path] = {}
+        if self._target("postfix") is not None and (path := self._postfix_default()) is not None:
+            defaults["postfix"] = path
+        if self._target("dovecot") is not None and (path := self._dovecot_default()) is not None:
+            defaults["dovecot"] = path
+        unserved: dict[str, None] = {}
+        for server, path in defaults.items():
+            names = self._names_in(server, path)
+            unserved |= dict.fromkeys(name for name in names if not is_wildcard(name) and not self._is_served(name))
+        if not unserved:
+            return []
+        known = {name for one in self._seen.inventory.certificates for name in one.names}
+        ours = [name for name in unserved if name in known]
+        others = [name for name in unserved if name not in known]
+        if others:
+            self._notes.append(
+                f"the default certificate is also for {_listed(others)}, which no store has: clients that ask for it "
+                "get the default certificate all the same"
+            )
+        return self._served_too(ours) if ours else []
+
+    def _is_served(self, name: str) -> bool:
+        return any(winner.name == name for winner in self._seen.selection.winners)
+
+    def _served_too(self, names: Sequence[str]) -> list[Step]:
+        """The patterns that make these names of the default certificate served, where nobody has written any yet."""
+        include = [*self._settings.names.include, *names]
+        line = f"include = {json.dumps(include)}"
+        path = self._wishes.config_file or config.DEFAULT_PATH
+        excluded = [name for name in names if not NamePatterns(include, self._settings.names.exclude).match(name)]
+        if path.exists() or excluded:
+            self._notes.append(
+                f"the default certificate is also for {_listed(names)}, which names.include leaves out: "
+                f"to serve it by name, write into {path}, below [names]: {line}"
+            )
+            return []
+        text = (
+            "# Written by `mailsni setup`, which found these names in the servers' default certificate;\n"
+            "# `mailsni setup --remove` takes the file away again unless it was edited.\n"
+            f"[names]\n{line}\n"
+        ).encode()
+        patterns = NamePatterns(include, self._settings.names.exclude)
+        self._settings = replace(self._settings, names=patterns)
+        self._seen = observe(self._settings, self._now)
+        title = f"serve {_listed(names)} by name too: write {path}"
+        steps: list[Step | None] = [
+            MakeDirectories.up_to(path.parent),
+            ChangeFile(title, path, None, text),
+        ]
+        return [step for step in steps if step is not None]
+
+    def _names_in(self, server: str, path: Path) -> tuple[str, ...]:
+        try:
+            with path.open("rb") as file:
+                content = file.read(_LARGEST)
+        except OSError as error:
+            self._warnings.append(f"{server}: the default certificate {path} cannot be read: {error.strerror}")
+            return ()
+        outcome = prove(str(path), content, None)
+        names = outcome.names if isinstance(outcome, Rejected) else outcome.certificate.names
+        return tuple(name for name in names if "." in name)
+
+    def _postfix_default(self) -> Path | None:
+        directory = self._settings.postfix.config_directory
+        values = postfix.parameters(
+            directory, *_DEFAULT_CERTIFICATE, "smtpd_tls_security_level", "smtpd_use_tls", "smtpd_enforce_tls"
+        )
+        chain = next((values[name] for name in _DEFAULT_CERTIFICATE if values.get(name, "") not in ("", "none")), "")
+        lacking = []
+        if not chain:
+            lacking.append("smtpd_tls_chain_files=/etc/letsencrypt/live/NAME/privkey.pem,"
+                           "/etc/letsencrypt/live/NAME/fullchain.pem")
+        off = values.get("smtpd_tls_security_level", "") in ("", "none")
+        if off and "yes" not in (values.get("smtpd_use_tls"), values.get("smtpd_enforce_tls")):
+            lacking.append("smtpd_tls_security_level=may")
+        if lacking:
+            what = "has no default certificate" if not chain else "has TLS switched off in main.cf"
+            self._warnings.append(
+                f"postfix: {what}: without it no service offers TLS that does not have it in master.cf: "
+                f"postconf -c {directory} -e {' '.join(lacking)}"
+            )
+        files_named = [one for one in chain.replace(",", " ").split() if one.startswith("/")]
+        # smtpd_tls_chain_files has the key first, in a file of its own or not.
+        return Path(files_named[-1]) if files_named else None
+
+    def _dovecot_default(self) -> Path | None:
+        version: DovecotVersion = next((one.version for one in self._seen.targets if isinstance(one, Dovecot)), "2.4")
+        path = dovecot.default_certificate(self._settings.dovecot.config_file, version)
+        if path is None:
+            old = version == "2.3"
+            cert = "ssl_cert = </etc/letsencrypt/live/NAME/fullchain.pem" if old else (
+                "ssl_server_cert_file = /etc/letsencrypt/live/NAME/fullchain.pem")
+            key = "ssl_key = </etc/letsencrypt/live/NAME/privkey.pem" if old else (
+                "ssl_server_key_file = /etc/letsencrypt/live/NAME/privkey.pem")
+            self._warnings.append(
+                "dovecot: has no default certificate: clients that send no name, or an unknown one, are cut off: "
+                f"write into conf.d/10-ssl.conf: `{cert}` and `{key}`"
+            )
+        return path
+
+    # ── what is to be done ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _publishing(self) -> list[Step]:
+        seen = self._seen
+        deploy.refuse_emptiness(seen, allow=False)
+        include = self._settings.dovecot.include_file
+        directory = MakeDirectories.up_to(include.parent) if self._target("dovecot") is not None else None
+        first: list[Step] = [directory] if directory is not None else []
+        if not seen.plan.pending:
+            return first
+        lines = [f"+ {change.name}" for change in seen.plan.effective]
+        more = [f"and {len(lines) - 20} more"] if len(lines) > 20 else []
+        lines = [*lines[:20], *more, *(f"write {change.path}: {change.why}" for change in seen.plan.artifacts)]
+        unwired = (target.why_unwired(self._map_type) for target in seen.targets)
+        fresh = not seen.record.deployment.names and not seen.record.interrupted and not any(
+            files.Identity.of(target.path) for target in seen.targets
+        )
+        names = len(seen.selection.winners)
+        if not names:
+            self._warnings.append(
+                "no certificate has a mail name yet: `mailsni status --skipped` says why; they are served as they come"
+            )
+        apply = FirstApply(
+            self._settings,
+            f"mailsni apply: publish {names} {'name' if names == 1 else 'names'} before any server is told of them",
+            "\n".join(lines),
+            self._map_type if self._target("postfix") is not None else "",
+            fresh,
+            plan_unpublishing,
+            frozenset(why for why in unwired if why is not None),
+        )
+        return [*first, apply]
+
+    @property
+    def _map_type(self) -> str:
+        """The type that the map has, or will have."""
+        target = self._target("postfix")
+        if not isinstance(target, Postfix):
+            return ""
+        recorded = self._seen.record.deployment.map_type
+        if recorded in target.map_types and not target.wired:
+            return recorded
+        supported = postfix.supported_types() | {"texthash"}
+        return next((one for one in target.map_types if one in supported), target.map_types[0])
+
+    def _expected(self) -> tuple[Expectation, ...]:
+        return expectations({winner.name: winner.certificates for winner in self._seen.selection.winners})
+
+    def _postfix(self, target: Postfix) -> list[Step]:
+        settings = self._settings.postfix
+        self._look_at_instances()
+        self._look_at_services()
+        tables = main_cf.tables(settings, expanded=True)
+        theirs = [one for one in tables if not main_cf.is_ours(settings, one)]
+        if target.wired and not (self._wishes.take_over and theirs):
+            if theirs and not main_cf.is_ours(settings, tables[0]):
+                self._say_whose(theirs)
+            return []
+        if theirs and not self._wishes.take_over:
+            self._say_whose(theirs)
+        table = f"{self._map_type}:{settings.map}"
+        path = main_cf.path_of(settings)
+        value = ", ".join([table] if self._wishes.take_over else [*theirs, table])
+        change = ChangeFile(
+            f"postconf -e {main_cf.PARAMETER}={value!r}, and reload Postfix" if " " in value else
+            f"postconf -e {main_cf.PARAMETER}={value}, and reload Postfix",
+            path,
+            main_cf.text(settings),
+            main_cf.with_map(settings, table, take_over=self._wishes.take_over),
+            mode=None,
+        )
+        return [ChangeServer(change, self._settings, target, self._expected())]
+
+    def _say_whose(self, theirs: Sequence[str]) -> None:
+        self._notes.append(
+            f"postfix: {main_cf.PARAMETER} names {', '.join(theirs)} already: it stays first, and a name that it has "
+            "is answered from it; --take-over makes mailsni's map the only one"
+        )
+
+    def _look_at_instances(self) -> None:
+        own = self._settings.postfix.config_directory
+        others = [one for one in postfix.instances(own) if one.config_directory != own]
+        for one in others:
+            self._notes.append(
+                f"postfix: the instance {one.name or one.config_directory} ({one.config_directory}) is left as it is: "
+                "another configuration file, with this [postfix] config_directory, a map, a state directory and a "
+                "lock of its own, wires it: mailsni --config FILE setup"
+            )
+
+    def _look_at_services(self) -> None:
+        settings = self._settings.postfix
+        for one in postfix.overrides(settings.config_directory, _OVERRIDES):
+            where = f"postfix: {one.service} has {one.parameter} = {one.value} in master.cf"
+            if one.parameter == main_cf.PARAMETER:
+                if any(main_cf.is_ours(settings, table) for table in one.value.replace(",", " ").split()):
+                    self._notes.append(f"{where}, which names mailsni's map")
+                else:
+                    self._notes.append(
+                        f"{where}: it goes past main.cf, so mailsni's certificates are not served there; "
+                        "take the line out to have them served"
+                    )
+            elif one.parameter == "smtpd_tls_security_level":
+                if one.value == "none":
+                    self._notes.append(f"{where}: no TLS there, so no certificate either")
+            else:
+                self._notes.append(f"{where}: a default of its own; names are served from the map there too")
+
+    def _dovecot(self, target: Dovecot) -> list[Step]:
+        settings = self._settings.dovecot
+        if (complaint := dovecot.complaint_of(settings.config_file)) is not None:
+            if os.geteuid() != 0 and "Permission denied" in complaint:
+                raise PermissionMissingError(f"{settings.config_file}: {complaint}", hint="run it as root")
+            raise HostError(
+                f"{settings.config_file}: Dovecot's configuration is broken already: {complaint}",
+                hint="mend that first: with it Dovecot does not start again once it is stopped",
+            )
+        if target.why_unwired("") is None:
+            return []
+        before = files.read_own(settings.config_file.resolve())
+        if before is None:
+            raise HostError(f"{settings.config_file}: cannot be read: no such file")
+        change = ChangeFile(
+            f"add the line `{dovecot_conf.line(settings.include_file)}` to {settings.config_file}, "
+            "which does not include that place, and reload Dovecot",
+            settings.config_file,
+            before,
+            dovecot_conf.with_include(before, settings.include_file),
+            mode=None,
+        )
+        why_broken = _WhyBroken(settings.config_file)
+        return [ChangeServer(change, self._settings, target, self._expected(), why_broken)]
+
+    def _hooks(self, called: Path) -> list[Step]:
+        steps: list[Step] = []
+        text = starting.hook(called, self._wishes.config_file)
+        for directory in starting.hook_directories(self._settings):
+            if not directory.parent.parent.is_dir():
+                self._warnings.append(
+                    f"{directory.parent.parent}: no such directory, so certbot's hook is not installed there: "
+                    "run setup again when certbot has been there, or name its directory in [[sources]] path"
+                )
+                continue
+            made = MakeDirectories.up_to(directory)
+            steps += [made] if made is not None else []
+            path = directory / starting.HOOK_NAME
+            steps += self._file(path, text, 0o755, f"install certbot's post hook {path}")
+        return steps
+
+    def _file(self, path: Path, text: bytes, mode: int, title: str) -> list[Step]:
+        """The step that a file of ours needs; none when it is as it should be.
+
+        Raises:
+            RefusedError: it was written by somebody else.
+        """
+        present = _ours_at(path)
+        if present == text and files.why_loose(path, mode) is None:
+            return []
+        return [ChangeFile(title, path, present, text, mode)]
+
+    def _startup(self, called: Path) -> list[Step]:
+        by = starting.manager()
+        config_file = self._wishes.config_file
+        if by is None:
+            own = f"MAILSNI_CONFIG={config_file} " if config_file is not None else ""
+            self._warnings.append(
+                "neither systemd, nor OpenRC, nor /etc/cron.d is here, so nothing starts mailsni but certbot's hook: "
+                f"have this run every 15 minutes, as root: {own}{called} apply --quiet --wait 300"
+            )
+            return []
+        if by == "cron" and not any(map(find_tool, ("cron", "crond", "fcron", "anacron"))):
+            self._warnings.append(f"{starting.CRON}: no cron is installed that would read it: install one")
+        watches = starting.UNITS / "mailsni-watch.service"
+        kind: Kind = self._wishes.kind or ("watch" if by == "systemd" and files.read_own(watches) else "timer")
+        wanted = starting.wanted(by, kind, called, config_file, self._settings)
+        steps: list[Step] = []
+        for one in wanted:
+            steps += self._file(one.path, one.text, one.mode, f"write {one.path}")
+        enable, disable = starting.enabling(by, kind)
+        hooks = {directory / starting.HOOK_NAME for directory in starting.hook_directories(self._settings)}
+        stale = {
+            path: content
+            for path in starting.places(self._settings)
+            if path not in {one.path for one in wanted} | hooks and (content := _known_at(path)) is not None
+        }
+        if steps and enable:
+            steps.append(Commands(f"start it: {' '.join(enable[-1])}", enable, disable))
+        return [*_files_removal(stale, hooks), *steps]
+
+
+@dataclass(frozen=True, slots=True)
+class _WhyBroken:
+    """Asks doveconf(1)."""
+
+    config_file: Path
+
+    def __call__(self) -> str | None:
+        return dovecot.complaint_of(self.config_file)
+
+
+def _ours_at(path: Path) -> bytes | None:
+    """The content of a file of ours; None when nothing lies there.
+
+    Raises:
+        RefusedError: something lies there that setup did not write.
+    """
+    if not os.path.lexists(path):
+        return None
+    content = files.read_own(path)
+    if content is None or not (starting.is_ours(content) or content.decode("utf-8", "replace") == _hook_text()):
+        raise RefusedError(
+            f"{path}: was not written by `mailsni setup`, so it is not overwritten",
+            hint="look at it, and move it away if mailsni may write its own there",
+        )
+    return content
+
+
+def _hook_text() -> str:
+    return starting.shipped_hook()
+
+
+def _known_at(path: Path) -> bytes | None:
+    """The content of a file if setup wrote it; None when it did not, or there is none."""
+    content = files.read_own(path)
+    return content if content is not None and starting.is_ours(content) else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + more
+
+
+# ── and back ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def plan_removal(settings: Settings) -> Wiring:
+    """What has to be done until nothing of mailsni is left but the administrator's own configuration.
+
+    Raises:
+        HostError: a server's configuration cannot be read, or names our files where setup did not write it.
+        PermissionMissingError: this user may not read what it takes.
+    """
+    settings = _all_installed(settings)
+    known = record.load(settings.state.directory)
+    found = (postfix.find(settings.postfix), dovecot.find(settings.dovecot))
+    targets: list[Target] = [target for target in found if target is not None and target.installed]
+    names = State(settings.state.directory).load().deployment.names
+    expected = tuple(Expectation(name, None, None) for name in names)
+    steps: list[Step] = []
+    notes: list[str] = []
+    for target in targets:
+        if isinstance(target, Postfix):
+            steps += _postfix_removal(settings, target, known, expected)
+    for target in targets:
+        if isinstance(target, Dovecot):
+            steps += _dovecot_removal(settings, target, known, expected)
+    steps += _startup_removal(settings)
+    steps += _own_configuration(known, notes)
+    steps += [step for step in plan_unpublishing(settings) if not isinstance(step, ChangeServer)]
+    made = [Path(one) for one in known.directories if Path(one).is_dir()]
+    if made:
+        steps.append(Delete("remove the directories that setup made", (), tuple(reversed(made))))
+    return Wiring(settings, tuple(steps), tuple(notes))
+
+
+def _all_installed(settings: Settings) -> Settings:
+    """The settings with no server switched off: one that was wired in before must not keep what is deleted."""
+    return replace(
+        settings,
+        postfix=replace(settings.postfix, enabled="auto"),
+        dovecot=replace(settings.dovecot, enabled="auto"),
+    )
+
+
+def _postfix_removal(
+    settings: Settings, target: Postfix, known: record.Record, expected: tuple[Expectation, ...]
+) -> list[Step]:
+    own = settings.postfix
+    for one in postfix.overrides(own.config_directory, (main_cf.PARAMETER,)):
+        if any(main_cf.is_ours(own, table) for table in one.value.replace(",", " ").split()):
+            raise RefusedError(
+                f"{own.config_directory}/master.cf: {one.service} names mailsni's map: {one.parameter} = {one.value}",
+                hint=f"take it out first: postconf -c {own.config_directory} -PX {one.service}/{one.parameter}",
+            )
+    for other in postfix.instances(own.config_directory):
+        elsewhere = replace(own, config_directory=other.config_directory)
+        if other.config_directory != own.config_directory and any(
+            main_cf.is_ours(own, table) for table in main_cf.tables(elsewhere, expanded=True)
+        ):
+            raise RefusedError(
+                f"{other.config_directory}/main.cf: names mailsni's map too",
+                hint="take it out of that instance first",
+            )
+    before = main_cf.text(own)
+    if not target.wired and not main_cf.is_marked(before):
+        return []
+    original = known.before(main_cf.path_of(own), before)
+    after = original if original is not None else main_cf.without_map(own)
+    title = f"take mailsni's map out of {main_cf.PARAMETER} in {main_cf.path_of(own)}, and reload Postfix"
+    change = ChangeFile(title, main_cf.path_of(own), before, after, mode=None)
+    return [ChangeServer(change, settings, target, expected, _StillNamed(settings))]
+
+
+@dataclass(frozen=True, slots=True)
+class _StillNamed:
+    """Whether main.cf names the map after all."""
+
+    settings: Settings
+
+    def __call__(self) -> str | None:
+        own = self.settings.postfix
+        left = [one for one in main_cf.tables(own, expanded=True) if main_cf.is_ours(own, one)]
+        return f"{main_cf.PARAMETER} would still name {left[0]}" if left else None
+
+
+def _dovecot_removal(
+    settings: Settings, target: Dovecot, known: record.Record, expected: tuple[Expectation, ...]
+) -> list[Step]:
+    own = settings.dovecot
+    steps: list[Step] = []
+    before = files.read_own(own.config_file.resolve())
+    after = None
+    if before is not None:
+        original = known.before(own.config_file, before)
+        after = original if original is not None else dovecot_conf.without_include(before, own.include_file)
+    why_broken = _WhyBroken(own.config_file)
+    if before is not None and after is not None and before != after:
+        title = f"take mailsni's line out of {own.config_file}, and reload Dovecot"
+        change = ChangeFile(title, own.config_file, before, after, mode=None)
+        steps.append(ChangeServer(change, settings, target, expected, why_broken))
+    return [*steps, *_include_removal(settings, target, expected)]
+
+
+def _include_removal(settings: Settings, target: Dovecot, expected: tuple[Expectation, ...]) -> list[Step]:
+    own = settings.dovecot
+    live = files.read_own(own.include_file)
+    if live is None or not _is_published(settings, own.include_file, live):
+        return []
+    if (needed := dovecot.required_by(own.config_file, own.include_file)) is not None:
+        raise RefusedError(
+            f"{needed}: without {own.include_file} Dovecot would not start, so it is not removed",
+            hint="take that line out first, or write !include_try instead of !include",
+        )
+    change = ChangeFile(f"remove {own.include_file}, and reload Dovecot", own.include_file, live, None)
+    return [ChangeServer(change, settings, target, expected, _WhyBroken(own.config_file))]
+
+
+def _is_published(settings: Settings, path: Path, content: bytes) -> bool:
+    deployed = State(settings.state.directory).load().deployment
+    return content.startswith(_WRITTEN) or str(path) in deployed.files
+
+
+def _startup_removal(settings: Settings) -> list[Step]:
+    present = {path: content for path in starting.places(settings) if (content := _known_at(path)) is not None}
+    hooks = {directory / starting.HOOK_NAME for directory in starting.hook_directories(settings)}
+    steps = _files_removal(present, hooks)
+    if starting.SYSTEMD.is_dir() and any(path.parent == starting.UNITS for path in present):
+        steps.append(Commands("tell systemd", (("systemctl", "daemon-reload"),)))
+    return steps
+
+
+def _files_removal(present: Mapping[Path, bytes], hooks: Collection[Path]) -> list[Step]:
+    """What removes files that start the program."""
+    steps: list[Step] = []
+    commands, back = starting.disabling(present)
+    if commands:
+        steps.append(Commands("stop what starts mailsni", commands, back))
+    for path, content in present.items():
+        mode = 0o755 if path in hooks or path == starting.OPENRC_SCRIPT else files.PUBLIC
+        steps.append(ChangeFile(f"remove {path}", path, content, None, mode))
+    return steps
+
+
+def _own_configuration(known: record.Record, notes: list[str]) -> list[Step]:
+    """The configuration file, if setup wrote it and nobody has edited it since."""
+    path = config.DEFAULT_PATH
+    content = files.read_own(path)
+    if content is None:
+        return []
+    if known.written.get(str(path)) == record.digest(content):
+        return [ChangeFile(f"remove {path}", path, content, None)]
+    notes.append(f"{path} is yours and stays")
+    return []
+
+
+def plan_unpublishing(settings: Settings) -> tuple[Step, ...]:
+    """What takes away the files that ``apply`` publishes and remembers, when no server names the map any more.
+
+    Raises:
+        HostError: a server's configuration cannot be read.
+    """
+    steps: list[Step] = []
+    target = dovecot.find(settings.dovecot)
+    if target is not None and target.installed:
+        steps += _include_removal(settings, target, ())
+    deployed = State(settings.state.directory).load().deployment
+    pin_directories = list(dict.fromkeys((settings.dovecot.pin_directory, settings.state.directory / "pinned")))
+    pins = [path for directory in pin_directories for path in _pins_in(directory)]
+    if deployed.pin_directory and Path(deployed.pin_directory) not in pin_directories:
+        pin_directories.append(Path(deployed.pin_directory))
+        pins += _pins_in(Path(deployed.pin_directory))
+    state = settings.state.directory
+    directories = [directory for directory in pin_directories if directory.is_dir()]
+    if pins or directories:
+        title = f"delete {len(pins)} pinned {'file' if len(pins) == 1 else 'files'}, keys and all"
+        steps.append(Delete(title, tuple(pins), tuple(directories), tuple(directories)))
+    source = settings.postfix.map
+    text = files.read_own(source)
+    if text is not None and _is_published(settings, source, text):
+        compiled = [path for path in postfix.map_files(source) if path.is_file()]
+        steps.append(Delete(f"delete the map {source}", (*compiled, source), (), (source.parent,)))
+    records = [path for path in sorted(state.glob("*.json")) if path.is_file()] if state.is_dir() else []
+    if state.is_dir():
+        steps.append(Delete(f"delete what {state} remembers", tuple(records), (state,)))
+    return tuple(steps)
+
+
+def _pins_in(directory: Path) -> list[Path]:
+    return PinDirectory(directory).unused(())
+

@@ -1,0 +1,110 @@
+"""What setup changed, as ``setup.json`` in the state directory says it: written before the first change.
+
+It is there for what marks cannot tell: the very bytes that a file of the administrator's had, and which directories
+were made. A file that was edited since is not put back; only our lines are taken out of it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mailsni import files
+
+NAME = "setup.json"
+_SCHEMA = "mailsni.setup-record/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A file of the administrator's, as it was before setup changed it, and as it was left."""
+
+    before: bytes
+    after: str
+    """SHA-256, hexadecimal."""
+
+    @classmethod
+    def of(cls, before: bytes, after: bytes) -> Edit:
+        """An edit from one content to another."""
+        return cls(before, digest(after))
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What setup changed."""
+
+    edits: Mapping[str, Edit] = field(default_factory=dict)
+    """By path."""
+    written: Mapping[str, str] = field(default_factory=dict)
+    """The files that setup made: SHA-256 by path."""
+    directories: tuple[str, ...] = ()
+    """The directories that setup made, the outermost first."""
+
+    def before(self, path: Path, now: bytes) -> bytes | None:
+        """What a file was before setup, if it is still as setup left it; else None."""
+        edit = self.edits.get(str(path))
+        return edit.before if edit is not None and edit.after == digest(now) else None
+
+    def and_also(self, later: Record) -> Record:
+        """This one and a later one's, for a second setup that does what the first one did not."""
+        edits = dict(self.edits)
+        for path, edit in later.edits.items():
+            known = edits.get(path)
+            unedited = known is not None and known.after == digest(edit.before)
+            edits[path] = Edit(known.before, edit.after) if known is not None and unedited else edit
+        made = tuple(dict.fromkeys((*self.directories, *later.directories)))
+        return Record(edits, {**self.written, **later.written}, made)
+
+
+def digest(content: bytes) -> str:
+    """SHA-256, hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def load(state_directory: Path) -> Record:
+    """The record; an empty one when there is none that can be read.
+
+    Raises:
+        PermissionMissingError: this user may not read it.
+    """
+    content = files.read_own(state_directory / NAME)
+    try:
+        document = json.loads(content or b"{}")
+        if document.get("schema") != _SCHEMA:
+            return Record()
+        edits = {
+            str(path): Edit(base64.b64decode(edit["before"], validate=True), str(edit["after"]))
+            for path, edit in document["edits"].items()
+        }
+        written = {str(path): str(value) for path, value in document["written"].items()}
+        return Record(edits, written, tuple(map(str, document["directories"])))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return Record()
+
+
+def save(state_directory: Path, record: Record) -> None:
+    """Write the record, durably.
+
+    Raises:
+        HostError: it cannot be written.
+    """
+    document = {
+        "schema": _SCHEMA,
+        "edits": {
+            path: {"before": base64.b64encode(edit.before).decode(), "after": edit.after}
+            for path, edit in record.edits.items()
+        },
+        "written": dict(record.written),
+        "directories": list(record.directories),
+    }
+    files.ensure_directory(state_directory, 0o700)
+    files.replace(state_directory / NAME, json.dumps(document, indent=1).encode() + b"\n")
+
+
+def forget(state_directory: Path) -> None:
+    """Remove the record."""
+    files.remove(state_directory / NAME)

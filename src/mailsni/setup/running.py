@@ -1,0 +1,68 @@
+"""Carrying a plan out: permission first, the lock, the record before the first change, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+
+from mailsni import files
+from mailsni.errors import RollbackFailedError
+from mailsni.setup import record
+from mailsni.setup.planning import Wiring
+from mailsni.setup.record import Record
+from mailsni.setup.steps import Step, carry_out
+
+
+def require_permission(wiring: Wiring) -> None:
+    """Make sure, before anything is touched, that this user can write everywhere.
+
+    Raises:
+        PermissionMissingError: some place cannot be written by this user.
+        HostError: nor by root.
+    """
+    state = wiring.settings.state
+    places = (place for step in wiring.steps for place in step.places)
+    files.require_writable((state.lock.parent, state.directory, *places))
+
+
+def run(
+    wiring: Wiring, *, remove: bool, wait: float, on_step: Callable[[Step], None] | None
+) -> tuple[str, ...]:
+    """Do all steps of a plan, or none.
+
+    Args:
+        wiring: the plan.
+        remove: it takes mailsni away; then no record and no lock file stay either.
+        wait: seconds to wait for another run to end.
+        on_step: told about each step that is done.
+
+    Returns:
+        What a person should know.
+
+    Raises:
+        LockedError: another run holds the lock.
+        MailsniError: a step failed; everything is as it was.
+        RollbackFailedError: and not everything could be taken back: what setup did is remembered for ``--remove``.
+    """
+    settings = wiring.settings
+    state = settings.state.directory
+    with files.locked(settings.state.lock, wait):
+        before = record.load(state)
+        existed = state.is_dir()
+        if not remove:
+            record.save(state, reduce(Record.and_also, (step.record for step in wiring.steps), before))
+        try:
+            notes = carry_out(wiring.steps, on_step or (lambda _: None))
+        except RollbackFailedError:
+            raise
+        except BaseException:
+            if not remove and before != Record():
+                record.save(state, before)
+            elif not remove:
+                record.forget(state)
+                if not existed:
+                    files.remove_directory(state)
+            raise
+        if remove:
+            files.remove(settings.state.lock)
+        return notes

@@ -1,0 +1,403 @@
+"""``mailsni watch`` beside real servers: what it sees, when it applies, how it is steered and how it ends.
+
+Times are printed, and never concluded from: the limits here only tell a thing that hangs.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mailsni.process import environment, require_tool, run
+from mailsni.sandbox.authority import Issued
+from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.servers import PrivateDovecot
+from tests.e2e.support import Laboratory
+
+FIRST, SECOND = "mail.first.test", "mail.second.test"
+LIMIT = 120.0
+"""Seconds after which something hangs."""
+NO_LOOKS = {"scan": 3600.0}
+"""Only events tell."""
+
+
+@pytest.fixture
+def dovecot(lasting_dovecot: PrivateDovecot) -> PrivateDovecot:
+    """Dovecot that cuts off nobody who connects while it is reloaded."""
+    return lasting_dovecot
+
+
+class Watching:
+    """A watch that runs, with all that it says."""
+
+    def __init__(self, laboratory: Laboratory, process: subprocess.Popen[bytes], talk: Path) -> None:
+        self._laboratory = laboratory
+        self.process = process
+        self._talk = talk
+
+    def talk(self) -> str:
+        """What it has said so far."""
+        return self._talk.read_text()
+
+    def until(self, true: Callable[[], bool], what: str) -> float:
+        """Wait for something; returns how many seconds it took."""
+        begin = time.monotonic()
+        while not true():
+            assert self.process.poll() is None, self.talk()
+            assert time.monotonic() - begin < LIMIT, f"{what}\n{self.talk()}"
+            time.sleep(0.02)
+        return time.monotonic() - begin
+
+    def applies(self) -> int:
+        """How many applies have come to a good end; with -v each of them says so."""
+        return sum(self.talk().count(f"mailsni: {word}: ") for word in ("nothing to do", "published"))
+
+    def until_applied(self, count: int) -> None:
+        """Wait for so many applies in all."""
+        self.until(lambda: self.applies() >= count, f"{count} applies")
+
+    def until_served(self, name: str, issued: Issued) -> float:
+        """Wait until both servers serve a certificate; returns how many seconds that took."""
+        services = ("smtp", "imaps")
+        return self.until(
+            lambda: all(self._laboratory.served(one, name) == issued.fingerprint for one in services),
+            f"{name} on the wire",
+        )
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def end(self) -> int:
+        """SIGTERM; returns its exit code."""
+        self.signal(signal.SIGTERM)
+        return self.process.wait(LIMIT)
+
+
+@contextmanager
+def watching(
+    laboratory: Laboratory, *options: str, also: dict[str, str] | None = None
+) -> Iterator[Watching]:
+    """Start a watch, with -v if no other options are given; killed at the end if it still runs."""
+    talk = laboratory.directory / "talk"
+    with talk.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mailsni", "--config", str(laboratory.config), "watch", *(options or ("-v",))],
+            env=environment() | (also or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        yield Watching(laboratory, process, talk)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def deployed(laboratory: Laboratory) -> dict[str, Issued]:
+    """Two names, not yet served; only events tell of changes."""
+    laboratory.configure(watch=NO_LOOKS)
+    return {name: laboratory.issue(name) for name in (FIRST, SECOND)}
+
+
+def renew(laboratory: Laboratory, name: str) -> Issued:
+    """Put another certificate into the lineage of a name."""
+    issued = laboratory.authority.issue([name])
+    laboratory.store.renew(name, issued)
+    return issued
+
+
+def reloads(laboratory: Laboratory) -> int:
+    """How often Dovecot was told to read its configuration: once for each publish."""
+    return laboratory.dovecot.log.read_text().count("SIGHUP received")
+
+
+# ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_renewal_reaches_both_wires(
+    laboratory: Laboratory, deployed: dict[str, Issued], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the watch's own reads, and a file that is no certificate's, make no further apply."""
+    with watching(laboratory) as watch:
+        for name, issued in deployed.items():
+            watch.until_served(name, issued)
+        watch.until_applied(1)
+        took = [watch.until_served(FIRST, renew(laboratory, FIRST)) for _ in range(3)]
+        watch.until_applied(4)
+        (laboratory.store.live / "README").write_text("another text\n")
+        time.sleep(4)
+        assert watch.applies() == 4, watch.talk()
+        assert watch.talk().count("1 name changed (mail.first.test); postfix reloaded, dovecot reloaded; ") == 3
+        assert watch.end() == 0
+    with capsys.disabled():
+        sys.stdout.write(f"\n  renewal to both wires: {', '.join(f'{one:.2f}' for one in took)} s\n")
+
+
+def test_a_deleted_lineage_leaves(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    with watching(laboratory) as watch:
+        watch.until_served(SECOND, deployed[SECOND])
+        laboratory.store.delete(SECOND)
+        watch.until(lambda: SECOND not in laboratory.map.read_text(), "deleted")
+        watch.until_served(SECOND, laboratory.default)
+        watch.until_served(FIRST, deployed[FIRST])
+
+
+def test_a_burst_is_one_publish(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    names = [f"mail.burst{number}.test" for number in range(150)]
+    issued = {name: laboratory.issue(name) for name in names}
+    renewals = {name: laboratory.authority.issue([name]) for name in names}
+    with watching(laboratory) as watch:
+        watch.until_served(names[-1], issued[names[-1]])
+        watch.until_applied(1)
+        before = reloads(laboratory)
+        for _ in range(2):
+            for name in names:
+                laboratory.store.renew(name, renewals[name])
+        watch.until_served(names[-1], renewals[names[-1]])
+        watch.until_served(names[0], renewals[names[0]])
+        assert 1 <= reloads(laboratory) - before <= 2, watch.talk()
+        watch.until_served(FIRST, deployed[FIRST])
+
+
+def test_a_trickle_starves_nobody(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    """Changes that never pause for as long as the quiet period: published while they go on."""
+    laboratory.configure(watch={"quiet": 30.0, "max_wait": 2.0})
+    with watching(laboratory) as watch:
+        watch.until_served(SECOND, deployed[SECOND])
+        watch.until_applied(1)
+        issued = renew(laboratory, FIRST)
+        begin, before = time.monotonic(), reloads(laboratory)
+        while reloads(laboratory) == before:
+            assert time.monotonic() - begin < LIMIT, watch.talk()
+            laboratory.store.renew(SECOND, deployed[SECOND])
+            time.sleep(0.2)
+        watch.until_served(FIRST, issued)
+
+
+# ── stores that come and go ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_store_that_is_not_there_yet(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    away = laboratory.directory / "away"
+    laboratory.store.root.rename(away)
+    with watching(laboratory) as watch:
+        watch.until(lambda: "No such file or directory" in watch.talk(), "complaint")
+        watch.until(lambda: "tried again in 60 seconds" in watch.talk(), "next try")
+        away.rename(laboratory.store.root)
+        watch.until_served(FIRST, deployed[FIRST])
+
+
+def test_a_store_that_is_replaced(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    """Renamed away and another put there: what then happens in the new one is seen too, in the old one not."""
+    with watching(laboratory) as watch:
+        watch.until_served(FIRST, deployed[FIRST])
+        watch.until_applied(1)
+        laboratory.store.root.rename(laboratory.directory / "old")
+        new = CertbotDirectory(laboratory.store.root)
+        third = laboratory.authority.issue([FIRST])
+        new.add(FIRST, third)
+        watch.until_served(FIRST, third)
+        fourth = laboratory.authority.issue([FIRST])
+        new.renew(FIRST, fourth)
+        watch.until_served(FIRST, fourth)
+        watch.until_served(SECOND, laboratory.default)
+
+
+def test_a_store_that_is_unmounted_and_mounted(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    """Mounts send no events: the looks find them. What was deployed stays while the store is away."""
+    laboratory.configure(watch={"scan": 1.0})
+    mount, umount = require_tool("mount"), require_tool("umount")
+    place = laboratory.store.root
+    place.rename(laboratory.directory / "aside")
+    place.mkdir()
+    assert run([mount, "-t", "tmpfs", "store", place]).returncode == 0
+    try:
+        store = CertbotDirectory(place)
+        store.add(FIRST, deployed[FIRST])
+        with watching(laboratory) as watch:
+            watch.until_served(FIRST, deployed[FIRST])
+            assert run([umount, place]).returncode == 0
+            watch.until(lambda: "No such file or directory" in watch.talk(), "complaint")
+            assert laboratory.served("imaps", FIRST) == deployed[FIRST].fingerprint
+            assert run([mount, "-t", "tmpfs", "store", place]).returncode == 0
+            again = laboratory.authority.issue([FIRST])
+            CertbotDirectory(place).add(FIRST, again)
+            watch.until_served(FIRST, again)
+            assert watch.end() == 0
+    finally:
+        run([umount, place])
+
+
+# ── signals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_sighup_reads_the_configuration_and_refuses_a_broken_one(
+    laboratory: Laboratory, deployed: dict[str, Issued]
+) -> None:
+    other = laboratory.issue("web.other.test")
+    with watching(laboratory) as watch:
+        watch.until_served(FIRST, deployed[FIRST])
+        good = laboratory.config.read_text()
+        laboratory.config.write_text(good + "\n[postfx]\n")
+        watch.signal(signal.SIGHUP)
+        watch.until(lambda: "the configuration is refused, the old one is kept" in watch.talk(), "refusal")
+        assert "postfx" in watch.talk()
+        watch.until_served(FIRST, renew(laboratory, FIRST))  # by the old one, though the file is broken
+        laboratory.configure(names={"include": ["mail.*", "web.*"]})
+        watch.signal(signal.SIGHUP)
+        watch.until_served("web.other.test", other)
+        assert watch.end() == 0
+
+
+def test_sigterm_lets_an_apply_end(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    """It has published, and is held in the middle of telling Dovecot."""
+    entered, gate = laboratory.directory / "entered", laboratory.directory / "gate"
+    reload = f"{require_tool('doveadm')} -c {laboratory.dovecot.config_file} reload"
+    script = f"echo > {entered}; n=0; while [ ! -e {gate} ] && [ $n -lt 1200 ]; do sleep 0.05; n=$((n+1)); done; "
+    laboratory.configure(dovecot={"action": ["/bin/sh", "-c", script + f"exec {reload}"]})
+    with watching(laboratory) as watch:
+        watch.until(entered.exists, "the middle of an apply")
+        watch.signal(signal.SIGTERM)
+        watch.until(lambda: "stopping" in watch.talk(), "stopping")
+        time.sleep(1)
+        assert watch.process.poll() is None
+        gate.touch()
+        assert watch.process.wait(LIMIT) == 0
+        assert "published" in watch.talk()
+    for name, issued in deployed.items():
+        assert laboratory.served("imaps", name) == issued.fingerprint
+    assert laboratory.mailsni("plan", "--detailed-exitcode").returncode == 0
+
+
+def test_a_second_sigterm_has_the_apply_take_back_what_it_did(
+    laboratory: Laboratory, deployed: dict[str, Issued]
+) -> None:
+    assert laboratory.mailsni("apply").returncode == 0
+    entered = laboratory.directory / "entered"
+    script = f"[ -e {entered} ] && exit 0; echo > {entered}; sleep 300"
+    laboratory.configure(dovecot={"action": ["/bin/sh", "-c", script]})
+    renew(laboratory, FIRST)
+    with watching(laboratory) as watch:
+        watch.until(entered.exists, "the middle of an apply")
+        watch.signal(signal.SIGTERM)
+        watch.until(lambda: "stopping" in watch.talk(), "stopping")
+        watch.signal(signal.SIGTERM)
+        assert watch.process.wait(LIMIT) == 0
+        assert "the apply that runs is told to end" in watch.talk()
+    assert laboratory.served("smtp", FIRST) == deployed[FIRST].fingerprint
+    laboratory.configure(dovecot={"action": "reload"})
+    assert laboratory.mailsni("apply").returncode == 0
+
+
+# ── the service manager ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_service_manager_is_told(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    address = laboratory.directory / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.settimeout(LIMIT)
+        also = {"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "400000"}
+        with watching(laboratory, also=also) as watch:
+            assert manager.recv(4096).startswith(b"READY=1\nSTATUS=")
+            watch.until_served(FIRST, deployed[FIRST])
+            watch.signal(signal.SIGHUP)
+            said = [manager.recv(4096)]
+            while not said[-1].startswith(b"RELOADING=1\nMONOTONIC_USEC="):
+                said.append(manager.recv(4096))
+            assert b"WATCHDOG=1" in said
+            assert any(one.startswith(b"STATUS=applying") for one in said)
+            while not said[-1].startswith(b"READY=1"):
+                said.append(manager.recv(4096))
+            watch.signal(signal.SIGTERM)
+            while not said[-1].startswith(b"STOPPING=1"):
+                said.append(manager.recv(4096))
+            assert watch.process.wait(LIMIT) == 0
+
+
+def test_lines_have_levels_where_the_journal_reads_them(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    talk = laboratory.directory / "talk"
+    talk.touch()
+    status = talk.stat()
+    (laboratory.store.live / SECOND / "privkey.pem").unlink()
+    with watching(laboratory, also={"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}) as watch:
+        watch.until_served(FIRST, deployed[FIRST])
+        watch.until_applied(0)
+        watch.until(lambda: "key_missing" in watch.talk(), "the warning")
+        assert watch.end() == 0
+        lines = watch.talk().splitlines()
+    assert {line[:12] for line in lines} == {"<6>mailsni: ", "<4>mailsni: "}
+    assert [line[:30] for line in lines if "key_missing" in line] == ["<4>mailsni: warning: " + str(talk.parent)[:9]]
+
+
+def test_nothing_is_said_where_nothing_changed(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+    """Three applies, one publish, and a line for each thing that happened."""
+    with watching(laboratory, "--config", str(laboratory.config)) as watch:
+        watch.until_served(FIRST, deployed[FIRST])
+        watch.until(lambda: "published" in watch.talk(), "the first apply")
+        laboratory.store.renew(SECOND, deployed[SECOND])  # the same certificate in other files
+        time.sleep(3)
+        watch.signal(signal.SIGHUP)
+        watch.until(lambda: "configuration read again" in watch.talk(), "the reload")
+        time.sleep(3)
+        assert watch.end() == 0
+        lines = watch.talk().splitlines()
+    live = laboratory.store.live
+    assert [line.partition(";")[0] for line in lines] == [
+        f"mailsni: watching {live}",
+        f"mailsni: published: 2 names changed ({FIRST}, {SECOND})",
+        f"mailsni: configuration read again, watching {live}",
+        "mailsni: ended",
+    ]
+
+
+# ── it goes on and on ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nothing_grows(
+    laboratory: Laboratory, deployed: dict[str, Issued], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Renewals, and stores that go and come back: no descriptor, no thread and hardly any memory stays."""
+    laboratory.configure(watch={"quiet": 0.05, "max_wait": 0.1})
+    with watching(laboratory) as watch:
+        watch.until_served(FIRST, deployed[FIRST])
+
+        def turn(number: int) -> None:
+            wanted = watch.applies() + 1
+            if number % 5 == 4:
+                away = laboratory.directory / f"away{number}"
+                laboratory.store.root.rename(away)
+                away.rename(laboratory.store.root)
+            renew(laboratory, FIRST)
+            watch.until_applied(wanted)
+
+        for number in range(10):
+            turn(number)
+        before = resources(watch.process.pid)
+        for number in range(30):
+            turn(number)
+        after = resources(watch.process.pid)
+        assert watch.end() == 0
+    with capsys.disabled():
+        sys.stdout.write(f"\n  descriptors, threads, KiB: {before} after 10 applies, {after} after 40\n")
+    assert after[:2] == before[:2]
+    assert after[2] - before[2] < 4096, (before, after)
+
+
+def resources(pid: int) -> tuple[int, int, int]:
+    """Descriptors and threads of a process that is at rest, and its resident memory in KiB."""
+    time.sleep(2)
+    status = Path(f"/proc/{pid}/status").read_text()
+    values = dict(line.split(":\t", 1) for line in status.splitlines())
+    return len(list(Path(f"/proc/{pid}/fd").iterdir())), int(values["Threads"]), int(values["VmRSS"].split()[0])

@@ -1,0 +1,200 @@
+"""Setup without servers: the order of its steps and the way back, its record, and the texts that it edits."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from mailsni import files
+from mailsni.config import Settings
+from mailsni.errors import Exit, HostError, RefusedError, RollbackFailedError
+from mailsni.report.setup import Report
+from mailsni.setup import dovecot_conf, record, starting
+from mailsni.setup.planning import Wiring
+from mailsni.setup.record import Edit, Record
+from mailsni.setup.steps import ChangeFile, Delete, MakeDirectories, Step, carry_out
+
+SCHEMA = Draft202012Validator(json.loads(resources.files("mailsni.report").joinpath("schema.json").read_text("utf-8")))
+INCLUDE = Path("/etc/dovecot/sni/names.conf")
+
+
+@dataclass
+class Noted:
+    """A step that only notes what is asked of it."""
+
+    title: str
+    log: list[str]
+    fails: str = ""
+    reversible: bool = True
+    shown: str = ""
+    places: tuple[Path, ...] = ()
+    record: Record = field(default_factory=Record)
+
+    def do(self) -> tuple[str, ...]:
+        """Note it."""
+        self.log.append(f"do {self.title}")
+        if self.fails == "do":
+            raise HostError("broken")
+        return (self.title,)
+
+    def undo(self) -> None:
+        """Note it."""
+        self.log.append(f"undo {self.title}")
+        if self.fails == "undo":
+            raise HostError("stuck")
+
+
+def steps(log: list[str], **fails: str) -> list[Step]:
+    return [Noted(title, log, fails.get(title, "")) for title in ("a", "b", "c")]
+
+
+def test_steps_are_done_in_order() -> None:
+    log: list[str] = []
+    told: list[str] = []
+    assert carry_out(steps(log), lambda step: told.append(step.title)) == ("a", "b", "c")
+    assert log == ["do a", "do b", "do c"]
+    assert told == ["a", "b", "c"]
+
+
+def test_a_failure_takes_back_what_is_done_last_first() -> None:
+    log: list[str] = []
+    with pytest.raises(HostError, match="broken"):
+        carry_out(steps(log, c="do"), lambda _: None)
+    assert log == ["do a", "do b", "do c", "undo b", "undo a"]
+
+
+def test_a_way_back_that_fails_is_gone_to_its_end_and_said() -> None:
+    log: list[str] = []
+    with pytest.raises(RollbackFailedError, match="b: stuck: could not be taken back after: broken"):
+        carry_out(steps(log, b="undo", c="do"), lambda _: None)
+    assert log[-2:] == ["undo b", "undo a"]
+
+
+def test_nothing_is_taken_back_after_a_deletion() -> None:
+    log: list[str] = []
+    plan: list[Step] = [Noted("a", log), Noted("keys", log, reversible=False), Noted("c", log, "do")]
+    with pytest.raises(HostError):
+        carry_out(plan, lambda _: None)
+    assert log == ["do a", "do keys", "do c"]
+
+
+def test_a_file_that_changed_since_it_was_shown_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "main.cf"
+    path.write_text("a = b\n")
+    change = ChangeFile("edit", path, b"a = b\n", b"a = c\n", mode=None)
+    path.write_text("a = d\n")
+    with pytest.raises(RefusedError, match="changed meanwhile"):
+        change.do()
+    assert path.read_text() == "a = d\n"
+
+
+def test_an_edit_keeps_mode_and_link_and_can_be_undone(tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "main.cf"
+    real.write_text("a = b\n")
+    real.chmod(0o640)
+    link.symlink_to("real")
+    change = ChangeFile("edit", link, b"a = b\n", b"a = c\n", mode=None)
+    change.do()
+    assert link.is_symlink()
+    assert real.read_text() == "a = c\n"
+    assert oct(real.stat().st_mode) == "0o100640"
+    change.undo()
+    assert real.read_text() == "a = b\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["main.cf", "real"]
+
+
+def test_made_directories_go_unless_somebody_uses_them(tmp_path: Path) -> None:
+    made = MakeDirectories.up_to(tmp_path / "hooks/post")
+    assert made is not None
+    assert MakeDirectories.up_to(tmp_path) is None
+    made.do()
+    assert oct((tmp_path / "hooks/post").stat().st_mode) == "0o40755"
+    (tmp_path / "hooks/mine").touch()
+    made.undo()
+    assert not (tmp_path / "hooks/post").exists()
+    assert (tmp_path / "hooks/mine").exists()
+
+
+def test_a_deletion_says_which_directory_stays(tmp_path: Path) -> None:
+    (tmp_path / "pins").mkdir()
+    for name in ("ours.pem", "theirs"):
+        (tmp_path / "pins" / name).touch()
+    said = Delete("delete", (tmp_path / "pins/ours.pem",), (tmp_path / "pins",)).do()
+    assert [path.name for path in (tmp_path / "pins").iterdir()] == ["theirs"]
+    assert len(said) == 1
+    assert str(tmp_path / "pins") in said[0]
+
+
+@given(st.binary(max_size=200))
+def test_the_line_of_dovecot_conf_comes_and_goes(content: bytes) -> None:
+    added = dovecot_conf.with_include(content, INCLUDE)
+    assert added.splitlines()[-1] == b"!include_try /etc/dovecot/sni/names.conf"
+    left = dovecot_conf.without_include(added, INCLUDE)
+    assert left in (content, content + b"\n")
+
+
+def test_the_record_remembers_the_oldest_content() -> None:
+    path = "/etc/postfix/main.cf"
+    first = Record(edits={path: Edit.of(b"0", b"1")}, directories=("/a",))
+    both = first.and_also(Record(edits={path: Edit.of(b"1", b"2")}, directories=("/b",)))
+    assert both.before(Path(path), b"2") == b"0"
+    assert both.before(Path(path), b"3") is None
+    assert both.directories == ("/a", "/b")
+    # An administrator was there between the two.
+    assert first.and_also(Record(edits={path: Edit.of(b"x", b"y")})).before(Path(path), b"y") == b"x"
+
+
+def test_the_record_survives_the_disk_and_a_broken_one_is_none(tmp_path: Path) -> None:
+    written = Record({"/m": Edit.of(b"\xff\0", b"new")}, {"/f": record.digest(b"f")}, ("/d",))
+    record.save(tmp_path / "state", written)
+    assert record.load(tmp_path / "state") == written
+    path = tmp_path / "state" / record.NAME
+    assert oct(path.stat().st_mode) == "0o100600"
+    other_words = path.read_bytes().replace(b"before", b"b")
+    for broken in (b"", b"{", b"[]", b'{"schema": "mailsni.setup-record/1"}', other_words):
+        path.write_bytes(broken)
+        assert record.load(tmp_path / "state") == Record()
+    record.forget(tmp_path / "state")
+    assert record.load(tmp_path / "state") == Record()
+
+
+def test_the_hook_is_the_shipped_one_with_its_program_and_configuration() -> None:
+    text = starting.hook(Path("/opt/x/bin/mailsni"), Path("/srv/own.toml")).decode()
+    assert text.startswith("#!/bin/sh\n")
+    assert text.index("PATH=/opt/x/bin${PATH:+:$PATH}") < text.index("MAILSNI_CONFIG=/srv/own.toml")
+    assert text.endswith(starting.shipped_hook().removeprefix("#!/bin/sh\n"))
+    assert starting.is_ours(text.encode())
+    assert not starting.is_ours(starting.shipped_hook().encode())
+    assert "PATH=/usr/bin$" not in starting.hook(Path("/usr/bin/mailsni"), None).decode()
+
+
+def test_a_program_that_others_can_replace_is_said(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    program = tmp_path / "bin" / "mailsni"
+    program.parent.mkdir(mode=0o755)
+    program.touch(mode=0o755)
+    loose = tmp_path / "bin"
+    loose.chmod(0o777)
+    why = starting.why_unsafe(program)
+    assert why is not None
+    assert str(loose) in why
+
+
+@pytest.mark.parametrize("remove", [False, True])
+@pytest.mark.parametrize("empty", [False, True])
+def test_the_document_is_what_the_schema_says(*, remove: bool, empty: bool) -> None:
+    change = ChangeFile("write it", Path("/etc/cron.d/mailsni"), None, b"text\n", files.PUBLIC)
+    report = Report(Wiring(Settings(), () if empty else (change,), ("n",), ("w",)), remove=remove)
+    report.done(["later"])
+    document = report.document("in_place" if empty else "planned", Exit.SKIPPED)
+    SCHEMA.validate(document)
+    assert document["warnings"] == ["w", "later"]
+    if not empty:
+        assert document["steps"][0]["change"] == "--- /dev/null\n+++ /etc/cron.d/mailsni\n@@ -0,0 +1 @@\n+text"

@@ -1,0 +1,336 @@
+"""The loop of ``mailsni watch``, with small scripts for applies, and events that fail it: looks find every change."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver, EventEmitter
+
+from mailsni.journal import Journal, Level, level_of
+from mailsni.sandbox.authority import Authority
+from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.service_notify import Notifier
+from mailsni.sources.certbot import fingerprint
+from mailsni.store_events import StoreEvents, to_watch
+from mailsni.watch import ConfigurationFile, Watch
+
+LIMIT = 60.0
+"""Seconds after which something hangs."""
+
+
+class Log(Journal):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def _write(self, level: Level, line: str) -> None:
+        self.lines.append(f"{level.name} {line}")
+
+
+class Host:
+    """A watch in a thread, on a store of its own; each of its applies leaves a line in ``applies``."""
+
+    def __init__(self, directory: Path, *, scan: float, script: str = "") -> None:
+        self.directory = directory
+        self.authority = Authority()
+        self.store = CertbotDirectory(directory / "letsencrypt")
+        self.config = directory / "config.toml"
+        self.applies = directory / "applies"
+        self.applies.touch()
+        self.log = Log()
+        self.configure(scan)
+        self.command = ["/bin/sh", "-c", f"echo apply >> {self.applies}; {script}"]
+
+    def configure(self, scan: float) -> None:
+        """Write the configuration."""
+        path = json.dumps(str(self.store.live))
+        self.config.write_text(f"[[sources]]\npath = {path}\n[watch]\nquiet = 0.2\nmax_wait = 5\nscan = {scan}\n")
+
+    @contextmanager
+    def watching(self, observer: Callable[[], BaseObserver]) -> Iterator[Watch]:
+        """Run the loop until the end of the block."""
+        watch = Watch(
+            ConfigurationFile(self.config, required=True),
+            self.command,
+            journal=self.log,
+            notifier=Notifier(),
+            events=partial(StoreEvents, observer=observer),
+        )
+        thread = threading.Thread(target=watch.run)
+        thread.start()
+        try:
+            yield watch
+        finally:
+            watch.stop()
+            thread.join(LIMIT)
+            assert not thread.is_alive()
+
+    def count(self) -> int:
+        """How many applies there were."""
+        return len(self.applies.read_text().splitlines())
+
+    def until(self, true: Callable[[], bool]) -> None:
+        """Wait for something."""
+        deadline = time.monotonic() + LIMIT
+        while not true():
+            assert time.monotonic() < deadline, self.log.lines
+            time.sleep(0.02)
+
+
+class BlindObserver(BaseObserver):
+    """Accepts every watch, and never tells of anything: a network file system."""
+
+    def __init__(self) -> None:
+        super().__init__(EventEmitter)
+
+
+def refusing(number: int) -> Callable[[], BaseObserver]:
+    """An observer that cannot be made for want of something."""
+
+    def make() -> BaseObserver:
+        raise OSError(number, os.strerror(number))
+
+    return make
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])
+def test_without_watches_the_looks_find_it_and_that_is_said_once(tmp_path: Path, number: int) -> None:
+    host = Host(tmp_path, scan=0.3)
+    with host.watching(refusing(number)):
+        host.until(lambda: host.count() == 1)
+        for turn in range(3):
+            host.store.add(f"lineage{turn}", host.authority.issue(["mail.test"]))
+            host.until(lambda wanted=turn + 2: host.count() == wanted)  # type: ignore[misc]
+    why = f"{os.strerror(number)}: changes are found by a look every 0.3 seconds"
+    assert host.log.lines.count(f"WARNING mailsni: warning: no file events: {why}") == 1
+
+
+def test_events_that_never_come(tmp_path: Path) -> None:
+    host = Host(tmp_path, scan=0.3)
+    host.store.add("lineage", host.authority.issue(["mail.test"]))
+    with host.watching(BlindObserver):
+        host.until(lambda: host.count() == 1)
+        time.sleep(2)
+        assert host.count() == 1
+        host.store.renew("lineage", host.authority.issue(["mail.test"]))
+        host.until(lambda: host.count() == 2)
+
+
+def test_a_queue_that_overflowed_is_a_reason_to_look(tmp_path: Path) -> None:
+    """The library tells its log, and nobody else."""
+    host = Host(tmp_path, scan=3600)
+    with host.watching(BlindObserver):
+        host.until(lambda: host.count() == 1)
+        host.until(lambda: watch_rests(host))
+        host.store.add("lineage", host.authority.issue(["mail.test"]))
+        time.sleep(1)
+        assert host.count() == 1
+        logging.getLogger("watchdog.observers.inotify_c").warning("Inotify queue overflowed")
+        host.until(lambda: host.count() == 2)
+
+
+def watch_rests(host: Host) -> bool:
+    """Whether no apply runs, and the look after it is over."""
+    before = host.log.lines.copy()
+    time.sleep(1)
+    return before == host.log.lines
+
+
+def test_events_come_without_looks_and_reading_is_none(tmp_path: Path) -> None:
+    host = Host(tmp_path, scan=3600, script=f"cat {tmp_path}/letsencrypt/live/*/*.pem > /dev/null")
+    host.store.add("lineage", host.authority.issue(["mail.test"]))
+    with host.watching(Observer):
+        host.until(lambda: host.count() == 1)
+        time.sleep(2)
+        assert host.count() == 1
+        host.store.renew("lineage", host.authority.issue(["mail.test"]))
+        host.until(lambda: host.count() == 2)
+        archived = host.store.archive / "lineage" / "privkey2.pem"
+        archived.write_bytes(archived.read_bytes())
+        host.until(lambda: host.count() == 3)
+        time.sleep(1)
+        assert host.count() == 3
+        host.store.delete("lineage")
+        host.until(lambda: host.count() == 4)
+
+
+def test_a_store_behind_a_link_that_is_swapped(tmp_path: Path) -> None:
+    host = Host(tmp_path, scan=3600)
+    real = CertbotDirectory(tmp_path / "one")
+    other = CertbotDirectory(tmp_path / "two")
+    (host.store.live / "README").unlink()
+    host.store.live.rmdir()
+    host.store.live.symlink_to(real.live)
+    with host.watching(Observer):
+        host.until(lambda: host.count() == 1)
+        real.add("lineage", host.authority.issue(["mail.test"]))
+        host.until(lambda: host.count() == 2)
+        other.add("lineage", host.authority.issue(["mail.test"]))
+        new = host.store.root / "new"
+        new.symlink_to(other.live)
+        new.rename(host.store.live)
+        host.until(lambda: host.count() == 3)
+        other.renew("lineage", host.authority.issue(["mail.test"]))
+        host.until(lambda: host.count() == 4)
+
+
+def test_what_an_apply_says_is_passed_on_and_a_warning_once(tmp_path: Path) -> None:
+    talk = "echo 'mailsni: warning: it is broken' >&2; echo 'mailsni: error: no' >&2; printf 'half a line'; exit 1"
+    host = Host(tmp_path, scan=3600, script=talk)
+    with host.watching(Observer):
+        host.until(lambda: any("failed" in line for line in host.log.lines))
+        host.store.add("lineage", host.authority.issue(["mail.test"]))
+        host.until(lambda: sum("failed" in line for line in host.log.lines) == 2)
+    said = ["WARNING mailsni: warning: it is broken", "ERROR mailsni: error: no", "INFO half a line"]
+    assert sorted(line for line in host.log.lines if line in said) == sorted([*said, *said[1:]])
+    again = "failed with exit code 1: tried again in 60 seconds, or when something changes"
+    assert f"WARNING mailsni: warning: apply: {again}" in host.log.lines
+
+
+def test_an_apply_that_closes_its_output_makes_no_busy_loop(tmp_path: Path) -> None:
+    host = Host(tmp_path, scan=3600, script="exec >&- 2>&-; sleep 2")
+    with host.watching(Observer):
+        host.until(lambda: host.count() == 1)
+        before = time.process_time()
+        time.sleep(1)
+        assert time.process_time() - before < 0.5
+
+
+def test_a_configuration_reaches_the_apply_as_it_was_read(tmp_path: Path) -> None:
+    host = Host(tmp_path, scan=3600, script=f"cat > {tmp_path}/given; env > {tmp_path}/environment")
+    host.config.write_text(host.config.read_text() + "# " + "x" * 100_000 + "\n")  # more than a pipe holds
+    good = host.config.read_text()
+    with host.watching(Observer) as watch:
+        host.until(lambda: (tmp_path / "environment").exists())
+        host.config.write_text("[watch]\nquite = 1\n")
+        watch.reload()
+        host.until(lambda: any("did you mean quiet?" in line for line in host.log.lines))
+        host.store.add("lineage", host.authority.issue(["mail.test"]))
+        host.until(lambda: host.count() == 2)
+        host.until(lambda: (tmp_path / "given").read_text() == good)
+    refusal = "ERROR mailsni: error: the configuration is refused, the old one is kept: "
+    assert f"{refusal}{host.config}: line 2: [watch] quite: unknown key" in host.log.lines
+    assert "MAILSNI_STARTED_BY=watch\n" in (tmp_path / "environment").read_text()
+
+
+def test_the_kernel_has_no_watches_left(tmp_path: Path) -> None:
+    """The real program, in a user name space whose limit is zero."""
+    limited = ["unshare", "--user", "--map-root-user", "sh", "-c"]
+    probe = "echo 0 > /proc/sys/user/max_inotify_instances"
+    if subprocess.run([*limited, probe], capture_output=True, check=False).returncode != 0:
+        pytest.skip("user name spaces are not to be had")
+    host = Host(tmp_path, scan=0.5)
+    talk = tmp_path / "talk"
+    words = f"{probe}; exec {sys.executable} -m mailsni --config {host.config} watch"
+    with talk.open("wb") as output:
+        process = subprocess.Popen([*limited, words], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    try:
+        host.until(lambda: talk.read_text().count("apply: failed") == 1)
+        host.store.add("lineage", host.authority.issue(["mail.test"]))
+        host.until(lambda: talk.read_text().count("apply: failed") == 2)
+        process.terminate()
+        assert process.wait(LIMIT) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert talk.read_text().count("warning: no file events: ") == 1
+
+
+# ── what is watched ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_watched(tmp_path: Path) -> None:
+    live = tmp_path / "a" / "b" / "live"
+    assert not to_watch([live]).trees
+    assert {(path, *sorted(names)) for path, _, _, names in to_watch([live]).parents} == {(str(tmp_path), "a")}
+    store = CertbotDirectory(live.parent)
+    found = to_watch([live, live])
+    assert [path for path, *_ in found.trees] == [str(store.archive), str(store.live)]
+    assert {path: set(names) for path, _, _, names in found.parents} == {
+        str(tmp_path / "a"): {"b"},
+        str(live.parent): {"archive", "live"},
+    }
+    assert to_watch([live]) == found
+    store.root.rename(tmp_path / "gone")
+    CertbotDirectory(live.parent)
+    assert to_watch([live]) != found
+
+
+# ── looks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_fingerprint_changes_with_what_the_links_lead_to(tmp_path: Path) -> None:
+    store, authority = CertbotDirectory(tmp_path / "le"), Authority()
+    seen = [fingerprint(store.live)]
+    store.add("one", authority.issue(["mail.test"]))
+    seen.append(fingerprint(store.live))
+    store.renew("one", authority.issue(["mail.test"]))
+    seen.append(fingerprint(store.live))
+    store.path("one", "privkey").unlink()
+    seen.append(fingerprint(store.live))
+    store.path("one", "privkey").symlink_to("privkey.pem")  # a loop
+    seen.append(fingerprint(store.live))
+    store.root.rename(tmp_path / "gone")
+    seen.append(fingerprint(store.live))
+    assert len(set(seen)) == len(seen)
+    assert fingerprint(store.live) == seen[-1]
+
+
+def test_a_fingerprint_does_not_change_with_what_is_no_certificate(tmp_path: Path) -> None:
+    store = CertbotDirectory(tmp_path / "le")
+    store.add("one", Authority().issue(["mail.test"]))
+    before = fingerprint(store.live)
+    (store.live / "README").write_text("other")
+    (store.live / "empty").mkdir()
+    store.path("one", "privkey").read_bytes()
+    assert fingerprint(store.live) == before
+
+
+# ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("line", "level"),
+    [
+        ("mailsni: error: no", Level.ERROR),
+        ("mailsni: warning: hm", Level.WARNING),
+        ("mailsni: hint: do", Level.NOTICE),
+        ("mailsni: published: 1 name", Level.INFO),
+        ("an error: somewhere", Level.INFO),
+    ],
+)
+def test_the_level_of_a_line(line: str, level: Level) -> None:
+    assert level_of(line) is level
+
+
+def test_levels_are_written_for_the_journal_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    Journal(prefixed=True).say(Level.ERROR, "one\ntwo")
+    Journal().say(Level.WARNING, "three")
+    Journal(Level.WARNING).say(Level.INFO, "not said")
+    Journal(Level.WARNING, prefixed=True).pass_on("mailsni: hint: not said either")
+    assert capsys.readouterr().err == "<3>mailsni: error: one two\nmailsni: warning: three\n"
+
+
+def test_standard_error_that_is_the_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    assert Journal.listens()
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino + 1}")
+    assert not Journal.listens()
+    monkeypatch.delenv("JOURNAL_STREAM")
+    assert not Journal.listens()
