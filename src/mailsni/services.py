@@ -63,6 +63,12 @@ class Keeper:
     """The script in ``/etc/init.d``."""
 
 
+def unit_of(groups: str) -> str | None:
+    """The systemd service of a process, from its ``/proc/PID/cgroup`` (cgroups(7)); None when it is in none."""
+    units = _UNIT.findall(groups)
+    return units[-1] if units else None
+
+
 def restart_commands(keeper: Keeper, own: Sequence[Command]) -> tuple[Command, ...]:
     """How to restart a server.
 
@@ -183,8 +189,7 @@ def _keeper(server: _Server) -> Keeper:
     unit = None
     if _SYSTEMD.is_dir():
         with suppress(OSError, ValueError):
-            units = _UNIT.findall((Path("/proc") / str(number) / "cgroup").read_text())
-            unit = units[-1] if units else None
+            unit = unit_of((Path("/proc") / str(number) / "cgroup").read_text())
     return Keeper(unit, number if _is_supervised(number) else None, _OPENRC.exists(), installed)
 
 

@@ -1,18 +1,24 @@
-"""Restarts and reloads of servers that a supervisor keeps running: real runit and real s6; OpenRC by a stand-in."""
+"""Restarts and reloads of servers that something keeps running.
+
+runit, s6 and init scripts are the real ones; OpenRC and docker, which cannot run here, are stand-ins that write down
+how they are called.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from mailsni.config import DovecotSettings
 from mailsni.process import environment, find_tool, require_tool
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
+from mailsni.services import Signalled, signal_dovecot
 from tests.e2e.support import ABORTED, Laboratory, require
 
 pytestmark = pytest.mark.shared
@@ -110,31 +116,59 @@ def test_a_server_that_does_not_run_is_not_started(laboratory: Laboratory) -> No
     assert not laboratory.dovecot.running()
 
 
-STAND_INS: Mapping[str, str] = {
-    "openrc": "/usr/local/bin/rc-service",
-    "docker": "/usr/local/bin/docker",
-}
-
-
-def test_the_commands_of_other_managers(laboratory: Laboratory) -> None:
-    """OpenRC and docker cannot run here: stand-ins write down how they are called."""
-    require(None if "MAILSNI_LAB_RELEASE" in os.environ else "/usr/local and /run of this host are not to be written")
-    witness = laboratory.directory / "calls"
-    for path in STAND_INS.values():
-        stand_in = Path(path)
-        stand_in.write_text(f'#!/bin/sh\necho "$(basename $0) $*" >> {witness}\n')
-        stand_in.chmod(0o755)
+@contextmanager
+def stand_in(path: Path, witness: Path) -> Iterator[Path]:
+    """A program that only writes down how it is called, for what cannot run here."""
+    require(None if "MAILSNI_LAB_RELEASE" in os.environ else "/usr/local of this host is not to be written")
+    path.write_text(f'#!/bin/sh\necho "$(basename $0) $*" >> {witness}\n')
+    path.chmod(0o755)
     try:
+        yield path
+    finally:
+        path.unlink()
+
+
+def test_a_command_of_the_administrators(laboratory: Laboratory) -> None:
+    witness = laboratory.directory / "calls"
+    with stand_in(Path("/usr/local/bin/docker"), witness) as docker:
         laboratory.configure(
-            postfix={"action": [STAND_INS["docker"], "exec", "mail", "postfix", "reload"]},
-            dovecot={"action": [STAND_INS["docker"], "restart", "dovecot"]},
+            postfix={"action": [str(docker), "exec", "mail", "postfix", "reload"]},
+            dovecot={"action": [str(docker), "restart", "dovecot"]},
         )
         laboratory.issue(NAME)
         done = laboratory.mailsni("apply", "--no-verify")
-        assert done.returncode == 0, done.stderr
-        assert sorted(witness.read_text().splitlines()) == [
-            "docker exec mail postfix reload", "docker restart dovecot",
-        ]
+    assert done.returncode == 0, done.stderr
+    assert sorted(witness.read_text().splitlines()) == ["docker exec mail postfix reload", "docker restart dovecot"]
+
+
+@pytest.fixture
+def installed_dovecot() -> Iterator[Path]:
+    """The Dovecot of the release's own configuration, running, with nothing that keeps it; the file of its number."""
+    require(None if "MAILSNI_LAB_RELEASE" in os.environ else "the Dovecot of this host is not to be restarted")
+    require(None if Path("/etc/init.d/dovecot").exists() else "dovecot: it has no init script")
+    subprocess.run([str(require_tool("dovecot"))], env=environment(), check=True, timeout=LIMIT)
+    yield Path("/run/dovecot/master.pid")
+    subprocess.run([str(require_tool("doveadm")), "stop"], env=environment(), check=False, timeout=LIMIT)
+
+
+def test_an_init_script_restarts_its_server(installed_dovecot: Path) -> None:
+    before = int(installed_dovecot.read_text())
+    assert signal_dovecot(DovecotSettings(action="restart")) is Signalled.RESTARTED
+    until(lambda: installed_dovecot.exists() and int(installed_dovecot.read_text() or before) != before, "no restart")
+    assert signal_dovecot(DovecotSettings()) is Signalled.RELOADED
+
+
+def test_openrc_restarts_its_server(installed_dovecot: Path, tmp_path: Path) -> None:
+    before = installed_dovecot.read_text()
+    level = Path("/run/openrc/softlevel")
+    level.parent.mkdir()
+    try:
+        level.write_text("default\n")
+        with stand_in(Path("/usr/local/bin/rc-service"), tmp_path / "calls"):
+            assert signal_dovecot(DovecotSettings(action="restart")) is Signalled.RESTARTED
+            assert signal_dovecot(DovecotSettings()) is Signalled.RELOADED
     finally:
-        for path in STAND_INS.values():
-            Path(path).unlink()
+        level.unlink()
+        level.parent.rmdir()
+    assert (tmp_path / "calls").read_text() == "rc-service dovecot restart\n"
+    assert installed_dovecot.read_text() == before

@@ -12,13 +12,14 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from mailsni import config
 from mailsni.config import Settings
-from mailsni.process import environment, find_tool, require_tool, run
+from mailsni.process import environment, find_tool, parent, require_tool, run
 from mailsni.units import Kind, render_cron, render_units
 from tests.e2e.support import Laboratory, require
 
@@ -147,14 +148,43 @@ def test_no_system_call_of_a_run_is_outside_the_filter_of_the_service(laboratory
     assert len(made) > 50
     assert {"execve", "openat", "rename", "connect", "kill"} <= made
     assert made - members("@system-service") - members("@default") == set()
+    # What the other filters of the unit look at is not the call, but what it is given.
+    calls = log.read_text(errors="replace")
+    families = set(re.findall(r" socket\((AF_\w+|PF_\w+)", calls))
+    assert {"AF_UNIX", "AF_INET"} <= families <= {"AF_UNIX", "AF_INET", "AF_INET6", "AF_NETLINK"}
+    forbidden = {
+        "MemoryDenyWriteExecute": r" mmap\(.*PROT_WRITE\|PROT_EXEC| (?:pkey_)?mprotect\(.*PROT_EXEC| shmat\(.*SHM_EXEC",
+        "RestrictNamespaces": r" (?:clone3?|unshare)\(.*CLONE_NEW| setns\(",
+        "RestrictSUIDSGID": r" (?:f?chmod|fchmodat2?|open|openat|mkdir|mkdirat)\(.*\b0[246][0-7]{3}\b",
+        "RestrictRealtime": r" sched_setscheduler\(.*SCHED_(?:FIFO|RR|DEADLINE)",
+        "LockPersonality": r" personality\(",
+    }
+    assert " mmap(" in calls
+    assert {name: found for name, what in forbidden.items() if (found := re.findall(f".*{what}.*", calls))} == {}
 
 
-def test_a_real_cron_runs_the_job(laboratory: Laboratory, tmp_path: Path) -> None:
+def is_at_work(number: int) -> bool:
+    """Whether a process has others below it."""
+    for one in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, ValueError):
+            if parent(int(one.name)) == number:
+                return True
+    return False
+
+
+def test_a_real_cron_runs_the_job_and_mails_only_when_it_fails(laboratory: Laboratory, tmp_path: Path) -> None:
     issued = laboratory.issue(NAME)
     require(None if "MAILSNI_LAB_RELEASE" in os.environ else "/etc of this host is not to be written")
     require(None if find_tool("cron") else "cron: not installed")
-    job = render_cron(PROGRAM, laboratory.config).replace("*/15 * * * *", "* * * * *")
-    Path("/etc/cron.d/mailsni").write_text(job)
+    run([require_tool("postfix"), "check"], timeout=60)  # makes the directories of the queue
+    mails = Path("/var/spool/postfix/maildrop")
+    assert list(mails.iterdir()) == []
+    missing = tmp_path / "missing.toml"
+    jobs = {Path("/etc/cron.d/mailsni"): laboratory.config, Path("/etc/cron.d/mailsni-fails"): missing}
+    for path, named in jobs.items():
+        job = render_cron(PROGRAM, named)
+        assert "\n*/15 * * * * root " in job
+        path.write_text(job.replace("*/15 * * * *", "* * * * *"))
     log = tmp_path / "cron.log"
     with log.open("wb") as output:
         cron = subprocess.Popen(
@@ -162,11 +192,18 @@ def test_a_real_cron_runs_the_job(laboratory: Laboratory, tmp_path: Path) -> Non
         )
     try:
         deadline = time.monotonic() + CRON_LIMIT
-        while laboratory.served("imaps", NAME) != issued.fingerprint:
+        while (
+            laboratory.served("imaps", NAME) != issued.fingerprint
+            or not any(mails.iterdir())
+            or is_at_work(cron.pid)
+        ):
             assert cron.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(1)
+        texts = [path.read_bytes().decode(errors="replace") for path in mails.iterdir()]
+        assert [text for text in texts if str(missing) not in text] == [], "a run that went well was mailed"
     finally:
         cron.kill()
         cron.wait()
-        Path("/etc/cron.d/mailsni").unlink()
+        for path in (*jobs, *mails.iterdir()):
+            path.unlink()

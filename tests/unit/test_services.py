@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.services import Keeper, restart_commands
+from mailsni.services import Keeper, restart_commands, unit_of
 
 OWN = ((Path("/usr/sbin/postfix"), "stop"), (Path("/usr/sbin/postfix"), "start"))
 SCRIPT = Path("/etc/init.d/postfix")
@@ -26,3 +26,19 @@ SCRIPT = Path("/etc/init.d/postfix")
 )
 def test_who_keeps_a_server_running_restarts_it(keeper: Keeper, commands: tuple[tuple[str | Path, ...], ...]) -> None:
     assert restart_commands(keeper, OWN) == commands
+
+
+@pytest.mark.parametrize(
+    ("groups", "unit"),
+    [
+        ("0::/system.slice/dovecot.service\n", "dovecot.service"),
+        ("0::/system.slice/system-postfix.slice/postfix@-.service\n", "postfix@-.service"),
+        ("4:memory:/\n1:name=systemd:/system.slice/dovecot.service\n0::/\n", "dovecot.service"),
+        ("0::/system.slice/dovecot.service/workers\n", "dovecot.service"),
+        ("0::/user.slice/user-0.slice/session-3.scope\n", None),
+        ("0::/\n", None),
+        ("", None),
+    ],
+)
+def test_the_unit_of_a_master_process(groups: str, unit: str | None) -> None:
+    assert unit_of(groups) == unit
