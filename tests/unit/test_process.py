@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shlex
 import subprocess
 import sys
@@ -264,3 +265,52 @@ Path("{tmp_path}/part").rename("{tmp_path}/told")
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert (tmp_path / "told").read_text() == repr(([os.devnull] * 3, False, "/", True))
+
+
+# ── a program beside us ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def until_ended(child: process.Child) -> int:
+    assert child.ending is not None
+    assert select.select([child.ending], [], [], 10)[0]
+    code = child.returncode()
+    assert code is not None
+    return code
+
+
+def test_a_child_reads_more_than_a_pipe_holds_and_says_all_in_one_place() -> None:
+    child = process.start([SHELL, "-c", "wc -c; echo talk >&2; echo $OWN"], stdin=b"x" * 200_000, also={"OWN": "1"})
+    try:
+        with pytest.raises(BlockingIOError):
+            os.read(child.output, 1)
+        assert until_ended(child) == 0
+        assert os.read(child.output, 100) == b"200000\ntalk\n1\n"
+    finally:
+        child.close()
+
+
+def test_a_child_is_asked_to_end_and_killed_with_its_own(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    script = f"trap 'echo asked' TERM; sleep 60 & echo $$ $! > {shlex.quote(str(pids))}; wait; wait"
+    child = process.start([SHELL, "-c", script], stdin=b"", also={})
+    try:
+        while not pids.exists() or not pids.read_text().endswith("\n"):
+            time.sleep(0.01)
+        child.ask_to_end()
+        assert select.select([child.output], [], [], 10)[0]
+        assert os.read(child.output, 100) == b"asked\n"
+        assert child.returncode() is None
+    finally:
+        child.close()
+    assert child.returncode() == -9
+    assert gone(*map(int, pids.read_text().split()))
+
+
+def test_a_child_that_cannot_be_started_leaves_no_descriptor(tmp_path: Path) -> None:
+    before = sorted(Path("/proc/self/fd").iterdir())
+    with pytest.raises(HostError, match="cannot be started: No such file or directory"):
+        process.start([tmp_path / "missing"], stdin=b"", also={})
+    child = process.start(["/bin/true"], stdin=b"", also={})
+    until_ended(child)
+    child.close()
+    assert sorted(Path("/proc/self/fd").iterdir()) == before
