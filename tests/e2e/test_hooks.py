@@ -36,7 +36,7 @@ from tests.e2e.support import Certbot, Laboratory, require
 from tests.e2e.test_certbot import leaf
 from tests.e2e.test_concurrency import reloads
 
-pytestmark = pytest.mark.shared
+pytestmark = [pytest.mark.shared, pytest.mark.real_host]
 
 HOOKS = Path(__file__).parents[2] / "hooks"
 PROGRAM = Path(sys.executable).parent / "mailsni"
@@ -54,13 +54,24 @@ def until(look: Callable[[], object], why: str) -> None:
         time.sleep(0.05)
 
 
+_place = [b""]
+"""The directory of the test: other tests may have processes too."""
+
+
+@pytest.fixture(autouse=True)
+def _remember_the_place(tmp_path: Path) -> None:
+    _place[0] = os.fsencode(tmp_path)
+
+
 def working() -> list[int]:
-    """The processes that are an ``apply``, or wait to be one."""
+    """The processes of the test that are an ``apply``, or wait to be one."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            words = path.read_bytes().split(b"\0")
-            if b"apply" in words and any(word.endswith(b"mailsni") for word in words):
+            content = path.read_bytes()
+            words = content.split(b"\0")
+            ours = _place[0] in content + path.with_name("environ").read_bytes()
+            if ours and b"apply" in words and any(word.endswith(b"mailsni") for word in words):
                 found.append(int(path.parent.name))
     return found
 

@@ -21,7 +21,7 @@ from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from mailsni.services import Signalled, signal_dovecot
 from tests.e2e.support import ABORTED, Laboratory, require
 
-pytestmark = pytest.mark.shared
+pytestmark = [pytest.mark.shared, pytest.mark.real_host]
 
 NAME = "mail.one.test"
 LIMIT = 60.0

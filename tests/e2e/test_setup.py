@@ -29,7 +29,7 @@ from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from tests.e2e.support import ABORTED, Certbot, acme_server, require, served
 
-pytestmark = pytest.mark.shared
+pytestmark = [pytest.mark.shared, pytest.mark.real_host]
 
 ETC = Path("/etc")
 PROGRAM = Path(sys.executable).with_name("mailsni")

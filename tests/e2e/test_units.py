@@ -23,6 +23,8 @@ from mailsni.process import environment, find_tool, parent, require_tool, run
 from mailsni.units import Kind, render_cron, render_units
 from tests.e2e.support import Laboratory, require
 
+pytestmark = pytest.mark.real_host
+
 NAME = "mail.one.test"
 PROGRAM = Path(sys.executable).with_name("mailsni")
 EXPOSURE = {"mailsni.service": 29, "mailsni-watch.service": 29}
