@@ -381,7 +381,7 @@ def setup(
     replaced.
     """
     from mailsni.report.setup import Report
-    from mailsni.setup import planning, running
+    from mailsni.setup import planning, removal, running
 
     if watch and timer:
         raise UsageError("--watch and --timer: one of them")
@@ -393,7 +393,7 @@ def setup(
     settings = common.settings()
     if not dry_run:
         files.require_writable(deploy.places(settings))
-    wiring = planning.plan_removal(settings) if remove else planning.plan_setup(settings, wishes, datetime.now(UTC))
+    wiring = removal.plan_removal(settings) if remove else planning.plan_setup(settings, wishes, datetime.now(UTC))
     shown = Report(wiring, remove=remove)
     asked = bool(wiring.steps) and not dry_run
     if not common.as_json:

@@ -30,6 +30,7 @@ PROGRAM = Path(sys.executable).with_name("mailsni")
 EXPOSURE = {"mailsni.service": 29, "mailsni-watch.service": 29}
 """What `systemd-analyze security` may give at most, times ten (0 is best, 100 is open)."""
 CRON_LIMIT = 150.0
+WATCH_LIMIT = 90.0
 
 
 def write_units(directory: Path, settings: Settings, kind: Kind, named: Path | None = None) -> list[Path]:
@@ -97,10 +98,10 @@ exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all,$CAPABILITIES "$
 """
 
 
-def sandboxed(laboratory: Laboratory, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the program as the rendered service would."""
+def in_the_sandbox(laboratory: Laboratory, kind: Kind, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """The program as the rendered service would run it: a command, and its environment."""
     settings = config.load(laboratory.config, required=True)
-    service = render_units(PROGRAM, laboratory.config, settings, "timer")[0].text
+    service = render_units(PROGRAM, laboratory.config, settings, kind)[0].text
     paths = [Path(path) for path in re.findall(r"^ReadWritePaths=-(.+)$", service, re.MULTILINE)]
     capabilities = re.findall(r"^CapabilityBoundingSet=(.+)$", service, re.MULTILINE)[0].lower().split()
     variables = {
@@ -109,9 +110,13 @@ def sandboxed(laboratory: Laboratory, *arguments: str) -> subprocess.CompletedPr
     }
     own = ["--config", str(laboratory.config), *arguments]
     words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", SANDBOX, "sh", str(PROGRAM), *own]
-    return subprocess.run(
-        words, env=environment() | variables, capture_output=True, text=True, timeout=120, check=False
-    )
+    return words, environment() | variables
+
+
+def sandboxed(laboratory: Laboratory, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the program to its end as the service of the timer would."""
+    words, variables = in_the_sandbox(laboratory, "timer", *arguments)
+    return subprocess.run(words, env=variables, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_the_real_job_is_done_inside_the_sandbox_of_the_service(laboratory: Laboratory) -> None:
@@ -126,6 +131,28 @@ def test_the_real_job_is_done_inside_the_sandbox_of_the_service(laboratory: Labo
     assert '"postfix": "reloaded"' in done.stdout
     assert '"dovecot": "reloaded"' in done.stdout
     assert laboratory.served_everywhere(NAME) == dict.fromkeys(laboratory.endpoints, renewed.fingerprint)
+
+
+def test_the_watcher_does_its_job_inside_the_sandbox_of_its_service(laboratory: Laboratory, tmp_path: Path) -> None:
+    issued = laboratory.issue(NAME)
+    words, variables = in_the_sandbox(laboratory, "watch", "watch")
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        watcher = subprocess.Popen(words, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    try:
+        for _ in range(2):
+            deadline = time.monotonic() + WATCH_LIMIT
+            while laboratory.served_everywhere(NAME) != dict.fromkeys(laboratory.endpoints, issued.fingerprint):
+                assert watcher.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.5)
+            issued = laboratory.authority.issue([NAME])
+            laboratory.store.renew(NAME, issued)
+        watcher.terminate()
+        assert watcher.wait(WATCH_LIMIT) == 0, log.read_text()
+    finally:
+        watcher.kill()
+        watcher.wait()
 
 
 def test_no_system_call_of_a_run_is_outside_the_filter_of_the_service(laboratory: Laboratory, tmp_path: Path) -> None:

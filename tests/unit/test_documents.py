@@ -25,7 +25,7 @@ from mailsni.report.setup import Report
 from mailsni.runs import NOTHING, Run
 from mailsni.selection import explain
 from mailsni.services import Signalled
-from mailsni.setup.planning import Wiring
+from mailsni.setup.wiring import Wiring
 from mailsni.verify import Outcome, Served
 from mailsni.wire import Answer, Expectation, Survey, Verdict
 from tests.builders import (

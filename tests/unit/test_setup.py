@@ -17,9 +17,9 @@ from mailsni.config import Settings
 from mailsni.errors import Exit, HostError, RefusedError, RollbackFailedError
 from mailsni.report.setup import Report
 from mailsni.setup import dovecot_conf, record, starting
-from mailsni.setup.planning import Wiring
 from mailsni.setup.record import Edit, Record
 from mailsni.setup.steps import ChangeFile, Delete, MakeDirectories, Step, carry_out
+from mailsni.setup.wiring import Wiring
 
 SCHEMA = Draft202012Validator(json.loads(resources.files("mailsni.report").joinpath("schema.json").read_text("utf-8")))
 INCLUDE = Path("/etc/dovecot/sni/names.conf")

@@ -1,15 +1,14 @@
-"""What setup, and its removal, would do on this host: looks at everything, changes nothing, gives the steps in order.
+"""What setup would do on this host: looks at everything, changes nothing, gives the steps in order.
 
 The order of setup: the files of both servers are published and proven (``apply``), and only then do the servers'
-configurations name them, because a map that is named and missing cuts off every client that sends SNI. The removal
-goes the other way: no server names a file any more when it goes.
+configurations name them, because a map that is named and missing cuts off every client that sends SNI.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -17,22 +16,21 @@ from pathlib import Path
 from mailsni import config, deploy, files
 from mailsni.certificate import Rejected, prove
 from mailsni.config import Settings
-from mailsni.errors import HostError, PermissionMissingError, RefusedError
+from mailsni.errors import HostError, PermissionMissingError
 from mailsni.names import NamePatterns, is_wildcard
 from mailsni.observation import observe
-from mailsni.pins import PinDirectory
 from mailsni.process import find_tool
 from mailsni.rendering import DovecotVersion
-from mailsni.setup import dovecot_conf, main_cf, record, starting
+from mailsni.setup import dovecot_conf, main_cf, starting
+from mailsni.setup.removal import files_removal, plan_unpublishing
 from mailsni.setup.starting import Kind
-from mailsni.setup.steps import ChangeFile, ChangeServer, Commands, Delete, FirstApply, MakeDirectories, Step
-from mailsni.state import State
+from mailsni.setup.steps import ChangeFile, ChangeServer, Commands, FirstApply, MakeDirectories, Step
+from mailsni.setup.wiring import WhyBroken, Wiring, known_at, ours_at
 from mailsni.targets import Target, dovecot, postfix
 from mailsni.targets.dovecot import Dovecot
 from mailsni.targets.postfix import Postfix
 from mailsni.wire import Expectation, expectations
 
-_WRITTEN = b"# Written by mailsni"
 _DEFAULT_CERTIFICATE = ("smtpd_tls_chain_files", "smtpd_tls_cert_file", "smtpd_tls_eccert_file", "smtpd_tls_dcert_file")
 _OVERRIDES = (main_cf.PARAMETER, "smtpd_tls_security_level", *_DEFAULT_CERTIFICATE)
 _LARGEST = 1 << 20
@@ -48,21 +46,6 @@ class Wishes:
     take_over: bool = False
     kind: Kind | None = None
     """None: what is there already, else the timer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wiring:
-    """A plan."""
-
-    settings: Settings
-    steps: tuple[Step, ...]
-    notes: tuple[str, ...] = ()
-    """What was found, for information."""
-    warnings: tuple[str, ...] = ()
-    """What a person should look at."""
-
-
-# ── setup ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def plan_setup(settings: Settings, wishes: Wishes, now: datetime) -> Wiring:
@@ -358,7 +341,7 @@ class _Setup:
             dovecot_conf.with_include(before, settings.include_file),
             mode=None,
         )
-        why_broken = _WhyBroken(settings.config_file)
+        why_broken = WhyBroken(settings.config_file)
         return [ChangeServer(change, self._settings, target, self._expected(), why_broken)]
 
     def _hooks(self, called: Path) -> list[Step]:
@@ -383,7 +366,7 @@ class _Setup:
         Raises:
             RefusedError: it was written by somebody else.
         """
-        present = _ours_at(path)
+        present = ours_at(path)
         if present == text and files.why_loose(path, mode) is None:
             return []
         return [ChangeFile(title, path, present, text, mode)]
@@ -411,240 +394,15 @@ class _Setup:
         stale = {
             path: content
             for path in starting.places(self._settings)
-            if path not in {one.path for one in wanted} | hooks and (content := _known_at(path)) is not None
+            if path not in {one.path for one in wanted} | hooks and (content := known_at(path)) is not None
         }
         if steps and enable:
             steps.append(Commands(f"start it: {' '.join(enable[-1])}", enable, disable))
-        return [*_files_removal(stale, hooks), *steps]
-
-
-@dataclass(frozen=True, slots=True)
-class _WhyBroken:
-    """Asks doveconf(1)."""
-
-    config_file: Path
-
-    def __call__(self) -> str | None:
-        return dovecot.complaint_of(self.config_file)
-
-
-def _ours_at(path: Path) -> bytes | None:
-    """The content of a file of ours; None when nothing lies there.
-
-    Raises:
-        RefusedError: something lies there that setup did not write.
-    """
-    if not os.path.lexists(path):
-        return None
-    content = files.read_own(path)
-    if content is None or not (starting.is_ours(content) or content.decode("utf-8", "replace") == _hook_text()):
-        raise RefusedError(
-            f"{path}: was not written by `mailsni setup`, so it is not overwritten",
-            hint="look at it, and move it away if mailsni may write its own there",
-        )
-    return content
-
-
-def _hook_text() -> str:
-    return starting.shipped_hook()
-
-
-def _known_at(path: Path) -> bytes | None:
-    """The content of a file if setup wrote it; None when it did not, or there is none."""
-    content = files.read_own(path)
-    return content if content is not None and starting.is_ours(content) else None
+        return [*files_removal(stale, hooks), *steps]
 
 
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return ", ".join(names[:_NAMES_SHOWN]) + more
 
-
-# ── and back ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def plan_removal(settings: Settings) -> Wiring:
-    """What has to be done until nothing of mailsni is left but the administrator's own configuration.
-
-    Raises:
-        HostError: a server's configuration cannot be read, or names our files where setup did not write it.
-        PermissionMissingError: this user may not read what it takes.
-    """
-    settings = _all_installed(settings)
-    known = record.load(settings.state.directory)
-    found = (postfix.find(settings.postfix), dovecot.find(settings.dovecot))
-    targets: list[Target] = [target for target in found if target is not None and target.installed]
-    names = State(settings.state.directory).load().deployment.names
-    expected = tuple(Expectation(name, None, None) for name in names)
-    steps: list[Step] = []
-    notes: list[str] = []
-    for target in targets:
-        if isinstance(target, Postfix):
-            steps += _postfix_removal(settings, target, known, expected)
-    for target in targets:
-        if isinstance(target, Dovecot):
-            steps += _dovecot_removal(settings, target, known, expected)
-    steps += _startup_removal(settings)
-    steps += _own_configuration(known, notes)
-    steps += [step for step in plan_unpublishing(settings) if not isinstance(step, ChangeServer)]
-    made = [Path(one) for one in known.directories if Path(one).is_dir()]
-    if made:
-        steps.append(Delete("remove the directories that setup made", (), tuple(reversed(made))))
-    return Wiring(settings, tuple(steps), tuple(notes))
-
-
-def _all_installed(settings: Settings) -> Settings:
-    """The settings with no server switched off: one that was wired in before must not keep what is deleted."""
-    return replace(
-        settings,
-        postfix=replace(settings.postfix, enabled="auto"),
-        dovecot=replace(settings.dovecot, enabled="auto"),
-    )
-
-
-def _postfix_removal(
-    settings: Settings, target: Postfix, known: record.Record, expected: tuple[Expectation, ...]
-) -> list[Step]:
-    own = settings.postfix
-    for one in postfix.overrides(own.config_directory, (main_cf.PARAMETER,)):
-        if any(main_cf.is_ours(own, table) for table in one.value.replace(",", " ").split()):
-            raise RefusedError(
-                f"{own.config_directory}/master.cf: {one.service} names mailsni's map: {one.parameter} = {one.value}",
-                hint=f"take it out first: postconf -c {own.config_directory} -PX {one.service}/{one.parameter}",
-            )
-    for other in postfix.instances(own.config_directory):
-        elsewhere = replace(own, config_directory=other.config_directory)
-        if other.config_directory != own.config_directory and any(
-            main_cf.is_ours(own, table) for table in main_cf.tables(elsewhere, expanded=True)
-        ):
-            raise RefusedError(
-                f"{other.config_directory}/main.cf: names mailsni's map too",
-                hint="take it out of that instance first",
-            )
-    before = main_cf.text(own)
-    if not target.wired and not main_cf.is_marked(before):
-        return []
-    original = known.before(main_cf.path_of(own), before)
-    after = original if original is not None else main_cf.without_map(own)
-    title = f"take mailsni's map out of {main_cf.PARAMETER} in {main_cf.path_of(own)}, and reload Postfix"
-    change = ChangeFile(title, main_cf.path_of(own), before, after, mode=None)
-    return [ChangeServer(change, settings, target, expected, _StillNamed(settings))]
-
-
-@dataclass(frozen=True, slots=True)
-class _StillNamed:
-    """Whether main.cf names the map after all."""
-
-    settings: Settings
-
-    def __call__(self) -> str | None:
-        own = self.settings.postfix
-        left = [one for one in main_cf.tables(own, expanded=True) if main_cf.is_ours(own, one)]
-        return f"{main_cf.PARAMETER} would still name {left[0]}" if left else None
-
-
-def _dovecot_removal(
-    settings: Settings, target: Dovecot, known: record.Record, expected: tuple[Expectation, ...]
-) -> list[Step]:
-    own = settings.dovecot
-    steps: list[Step] = []
-    before = files.read_own(own.config_file.resolve())
-    after = None
-    if before is not None:
-        original = known.before(own.config_file, before)
-        after = original if original is not None else dovecot_conf.without_include(before, own.include_file)
-    why_broken = _WhyBroken(own.config_file)
-    if before is not None and after is not None and before != after:
-        title = f"take mailsni's line out of {own.config_file}, and reload Dovecot"
-        change = ChangeFile(title, own.config_file, before, after, mode=None)
-        steps.append(ChangeServer(change, settings, target, expected, why_broken))
-    return [*steps, *_include_removal(settings, target, expected)]
-
-
-def _include_removal(settings: Settings, target: Dovecot, expected: tuple[Expectation, ...]) -> list[Step]:
-    own = settings.dovecot
-    live = files.read_own(own.include_file)
-    if live is None or not _is_published(settings, own.include_file, live):
-        return []
-    if (needed := dovecot.required_by(own.config_file, own.include_file)) is not None:
-        raise RefusedError(
-            f"{needed}: without {own.include_file} Dovecot would not start, so it is not removed",
-            hint="take that line out first, or write !include_try instead of !include",
-        )
-    change = ChangeFile(f"remove {own.include_file}, and reload Dovecot", own.include_file, live, None)
-    return [ChangeServer(change, settings, target, expected, _WhyBroken(own.config_file))]
-
-
-def _is_published(settings: Settings, path: Path, content: bytes) -> bool:
-    deployed = State(settings.state.directory).load().deployment
-    return content.startswith(_WRITTEN) or str(path) in deployed.files
-
-
-def _startup_removal(settings: Settings) -> list[Step]:
-    present = {path: content for path in starting.places(settings) if (content := _known_at(path)) is not None}
-    hooks = {directory / starting.HOOK_NAME for directory in starting.hook_directories(settings)}
-    steps = _files_removal(present, hooks)
-    if starting.SYSTEMD.is_dir() and any(path.parent == starting.UNITS for path in present):
-        steps.append(Commands("tell systemd", (("systemctl", "daemon-reload"),)))
-    return steps
-
-
-def _files_removal(present: Mapping[Path, bytes], hooks: Collection[Path]) -> list[Step]:
-    """What removes files that start the program."""
-    steps: list[Step] = []
-    commands, back = starting.disabling(present)
-    if commands:
-        steps.append(Commands("stop what starts mailsni", commands, back))
-    for path, content in present.items():
-        mode = 0o755 if path in hooks or path == starting.OPENRC_SCRIPT else files.PUBLIC
-        steps.append(ChangeFile(f"remove {path}", path, content, None, mode))
-    return steps
-
-
-def _own_configuration(known: record.Record, notes: list[str]) -> list[Step]:
-    """The configuration file, if setup wrote it and nobody has edited it since."""
-    path = config.DEFAULT_PATH
-    content = files.read_own(path)
-    if content is None:
-        return []
-    if known.written.get(str(path)) == record.digest(content):
-        return [ChangeFile(f"remove {path}", path, content, None)]
-    notes.append(f"{path} is yours and stays")
-    return []
-
-
-def plan_unpublishing(settings: Settings) -> tuple[Step, ...]:
-    """What takes away the files that ``apply`` publishes and remembers, when no server names the map any more.
-
-    Raises:
-        HostError: a server's configuration cannot be read.
-    """
-    steps: list[Step] = []
-    target = dovecot.find(settings.dovecot)
-    if target is not None and target.installed:
-        steps += _include_removal(settings, target, ())
-    deployed = State(settings.state.directory).load().deployment
-    pin_directories = list(dict.fromkeys((settings.dovecot.pin_directory, settings.state.directory / "pinned")))
-    pins = [path for directory in pin_directories for path in _pins_in(directory)]
-    if deployed.pin_directory and Path(deployed.pin_directory) not in pin_directories:
-        pin_directories.append(Path(deployed.pin_directory))
-        pins += _pins_in(Path(deployed.pin_directory))
-    state = settings.state.directory
-    directories = [directory for directory in pin_directories if directory.is_dir()]
-    if pins or directories:
-        title = f"delete {len(pins)} pinned {'file' if len(pins) == 1 else 'files'}, keys and all"
-        steps.append(Delete(title, tuple(pins), tuple(directories), tuple(directories)))
-    source = settings.postfix.map
-    text = files.read_own(source)
-    if text is not None and _is_published(settings, source, text):
-        compiled = [path for path in postfix.map_files(source) if path.is_file()]
-        steps.append(Delete(f"delete the map {source}", (*compiled, source), (), (source.parent,)))
-    records = [path for path in sorted(state.glob("*.json")) if path.is_file()] if state.is_dir() else []
-    if state.is_dir():
-        steps.append(Delete(f"delete what {state} remembers", tuple(records), (state,)))
-    return tuple(steps)
-
-
-def _pins_in(directory: Path) -> list[Path]:
-    return PinDirectory(directory).unused(())
 

@@ -8,9 +8,9 @@ from functools import reduce
 from mailsni import files
 from mailsni.errors import RollbackFailedError
 from mailsni.setup import record
-from mailsni.setup.planning import Wiring
 from mailsni.setup.record import Record
 from mailsni.setup.steps import Step, carry_out
+from mailsni.setup.wiring import Wiring
 
 
 def require_permission(wiring: Wiring) -> None:
