@@ -30,19 +30,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(line)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what another release runs, and keep together what is to run in one process (``--dist loadgroup``)."""
+    """Leave out what another release runs."""
     functions = [_function(item) for item in items if _is_shared(item)]
     ours = set(share(dict.fromkeys(functions)))
     left_out = {item for item in items if _is_shared(item) and _function(item) not in ours}
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            group = "host" if item.get_closest_marker("real_host") else item.nodeid.partition("::")[0]
-            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def _is_shared(item: pytest.Item) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +25,17 @@ def authority() -> Authority:
 def default(authority: Authority) -> Issued:
     """The certificate that servers present to clients that ask for nothing they know."""
     return authority.issue([DEFAULT_NAME])
+
+
+@pytest.fixture(autouse=True)
+def _alone_on_the_host(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests that use a real host's paths never run side by side, in whichever processes they are."""
+    if request.node.get_closest_marker("real_host") is None:
+        yield
+        return
+    with Path(tempfile.gettempdir(), "mailsni-tests.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ from tests.e2e.support import Certbot, Laboratory, require
 from tests.e2e.test_certbot import leaf
 from tests.e2e.test_concurrency import reloads
 
-pytestmark = [pytest.mark.shared, pytest.mark.real_host]
+pytestmark = pytest.mark.shared
 
 HOOKS = Path(__file__).parents[2] / "hooks"
 PROGRAM = Path(sys.executable).parent / "mailsni"
@@ -635,6 +635,7 @@ def test_the_program_is_found_where_installers_put_it(laboratory: Laboratory) ->
     assert last_run(laboratory).by == "certbot-post"
 
 
+@pytest.mark.real_host
 @IN_LAB
 def test_cron_itself_calls_it(laboratory: Laboratory, spy: Spy) -> None:
     """A real cron: its environment, no terminal, and what is said would be mailed."""

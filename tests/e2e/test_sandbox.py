@@ -14,8 +14,6 @@ from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from tests.e2e.support import ABORTED, Certbot, Laboratory, require, served
 
-pytestmark = pytest.mark.real_host
-
 NAME = "mail.example.test"
 
 
@@ -140,6 +138,7 @@ def state_of(*roots: str) -> dict[str, int]:
     return {str(path): path.lstat().st_ctime_ns for path in below}
 
 
+@pytest.mark.real_host
 def test_the_hosts_own_configuration_is_left_alone(request: pytest.FixtureRequest) -> None:
     before = state_of("/etc", "/var/lib", "/var/spool")
     laboratory: Laboratory = request.getfixturevalue("laboratory")

@@ -21,7 +21,7 @@ from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from mailsni.services import Signalled, signal_dovecot
 from tests.e2e.support import ABORTED, Laboratory, require
 
-pytestmark = [pytest.mark.shared, pytest.mark.real_host]
+pytestmark = pytest.mark.shared
 
 NAME = "mail.one.test"
 LIMIT = 60.0
@@ -151,6 +151,7 @@ def installed_dovecot() -> Iterator[Path]:
     subprocess.run([str(require_tool("doveadm")), "stop"], env=environment(), check=False, timeout=LIMIT)
 
 
+@pytest.mark.real_host
 def test_an_init_script_restarts_its_server(installed_dovecot: Path) -> None:
     before = int(installed_dovecot.read_text())
     assert signal_dovecot(DovecotSettings(action="restart")) is Signalled.RESTARTED
@@ -158,6 +159,7 @@ def test_an_init_script_restarts_its_server(installed_dovecot: Path) -> None:
     assert signal_dovecot(DovecotSettings()) is Signalled.RELOADED
 
 
+@pytest.mark.real_host
 def test_openrc_restarts_its_server(installed_dovecot: Path, tmp_path: Path) -> None:
     before = installed_dovecot.read_text()
     level = Path("/run/openrc/softlevel")

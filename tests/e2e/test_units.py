@@ -23,8 +23,6 @@ from mailsni.process import environment, find_tool, parent, require_tool, run
 from mailsni.units import Kind, render_cron, render_units
 from tests.e2e.support import Laboratory, require
 
-pytestmark = pytest.mark.real_host
-
 NAME = "mail.one.test"
 PROGRAM = Path(sys.executable).with_name("mailsni")
 EXPOSURE = {"mailsni.service": 29, "mailsni-watch.service": 29}
@@ -201,6 +199,7 @@ def is_at_work(number: int) -> bool:
     return False
 
 
+@pytest.mark.real_host
 def test_a_real_cron_runs_the_job_and_mails_only_when_it_fails(laboratory: Laboratory, tmp_path: Path) -> None:
     issued = laboratory.issue(NAME)
     require(None if "MAILSNI_LAB_RELEASE" in os.environ else "/etc of this host is not to be written")
