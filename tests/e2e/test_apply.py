@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
+from mailsni.errors import HostError
 from mailsni.process import require_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
+from mailsni.targets.postfix import served_by_map
 from tests.e2e.support import ABORTED, DEFAULT_NAME, Laboratory
 
 MAP_TYPES = ("hash", "btree", "lmdb", "cdb", "texthash")
@@ -215,6 +217,19 @@ def test_another_map_type_in_the_running_configuration_is_followed(laboratory: L
     assert not laboratory.map.with_name("mailsni.cdb").exists(), "the keys in the old map are removed"
 
 
+def test_a_map_that_postmap_cannot_read_says_why(laboratory: Laboratory) -> None:
+    """Exit status 1 of ``postmap -q`` is "not found" and "fatal error" alike (measured)."""
+    laboratory.issue("mail.a.test")
+    applied(laboratory)
+    configuration = laboratory.postfix.config_directory
+    assert list(served_by_map("cdb", laboratory.map, ["mail.a.test"], configuration)) == ["mail.a.test"]
+    with (configuration / "main.cf").open("a") as file:
+        # Where the table types that are packages of their own are listed.
+        file.write(f"meta_directory = {laboratory.directory}\n")
+    with pytest.raises(HostError, match=r"cannot be read back: .*unsupported dictionary type: cdb"):
+        served_by_map("cdb", laboratory.map, ["mail.a.test"], configuration)
+
+
 @pytest.mark.parametrize("map_type", ["hash", "btree"])
 def test_a_map_made_without_postfix_is_read_by_postfix(
     map_type: str, laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -249,10 +264,15 @@ def test_a_map_made_without_postfix_is_read_by_postfix(
     assert stat.S_IMODE(compiled.path.stat().st_mode) == 0o600
     live = laboratory.map.with_name("mailsni.db")
     shutil.copy(compiled.path, live)
-    run([
-        require_tool("postconf"), "-c", laboratory.postfix.config_directory,
-        "-e", f"tls_server_sni_maps={map_type}:{laboratory.map}",
-    ])
+    run(
+        [
+            require_tool("postconf"),
+            "-c",
+            laboratory.postfix.config_directory,
+            "-e",
+            f"tls_server_sni_maps={map_type}:{laboratory.map}",
+        ]
+    )
     laboratory.postfix.reload()
     assert laboratory.served("smtp", "mail.a.test") == issued.fingerprint
     assert laboratory.served("smtp", "mail.unknown.test") == laboratory.default.fingerprint

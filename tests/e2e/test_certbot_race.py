@@ -42,6 +42,8 @@ from certbot import configuration
 from certbot._internal import cli, storage
 from certbot._internal.plugins import disco
 
+pytestmark = pytest.mark.shared
+
 root, generations, renewals, seconds = sys.argv[1], json.load(open(sys.argv[2])), int(sys.argv[3]), float(sys.argv[4])
 words = ["renew", "--config-dir", root, "--work-dir", root + "/work", "--logs-dir", root + "/logs"]
 plugins = disco.PluginsRegistry.find_all()
@@ -87,18 +89,15 @@ def blocks(pem: bytes) -> tuple[bytes, ...]:
 def generations(authority: Authority) -> list[dict[str, Issued]]:
     """Certificates to renew with: keys and intermediates all differ, so that no mixture looks whole."""
     return [
-        {
-            lineage: authority.issue([name], issuer_name=f"Sandbox {lineage} {number}")
-            for lineage, name in NAMES.items()
-        }
+        {lineage: authority.issue([name], issuer_name=f"Sandbox {lineage} {number}") for lineage, name in NAMES.items()}
         for number in range(GENERATIONS)
     ]
 
 
 @contextmanager
-def renewing(store: CertbotDirectory, directory: Path, generations: list[dict[str, Issued]]) -> Iterator[
-    subprocess.Popen[str]
-]:
+def renewing(
+    store: CertbotDirectory, directory: Path, generations: list[dict[str, Issued]]
+) -> Iterator[subprocess.Popen[str]]:
     """Certbot's code at work in a process of its own."""
     require(None if find_tool("certbot") else "certbot: not installed")
     script, material = directory / "renew.py", directory / "generations.json"
@@ -136,8 +135,7 @@ def test_no_torn_pair_is_accepted_while_certbot_renews(
 ) -> None:
     """Looks in a loop, and whole runs of the program beside them; in the end the last version is served."""
     known = {
-        lineage: {blocks(one[lineage].key_pem + one[lineage].fullchain_pem) for one in generations}
-        for lineage in NAMES
+        lineage: {blocks(one[lineage].key_pem + one[lineage].fullchain_pem) for one in generations} for lineage in NAMES
     }
     fingerprints = {one[STEADY].fingerprint for one in generations}
     seen: Counter[str] = Counter()

@@ -14,6 +14,8 @@ from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from tests.e2e.support import ABORTED, Certbot, Laboratory, require, served
 
+pytestmark = pytest.mark.shared
+
 NAME = "mail.example.test"
 
 

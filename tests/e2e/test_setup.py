@@ -66,6 +66,12 @@ def tree(*roots: Path) -> Tree:
     return found
 
 
+def beneath(root: Path) -> Tree:
+    """A :func:`tree` with the paths below its root; empty when there is none."""
+    found = tree(root) if root.exists() else {}
+    return {str(Path(path).relative_to(root)): what for path, what in found.items()}
+
+
 def differences(before: Tree, after: Tree) -> list[str]:
     """The paths that are not as they were."""
     return sorted(path for path in before.keys() | after.keys() if before.get(path) != after.get(path))
@@ -135,7 +141,7 @@ class Host:
         """Put a program in the place of another one, for mailsni; gives the file in which it notes its calls."""
         calls = self.directory / f"{path.name}.calls"
         stand_in = self.directory / path.name
-        stand_in.write_text(f"#!/bin/sh\necho \"$*\" >> {calls}\n{script}\n")
+        stand_in.write_text(f'#!/bin/sh\necho "$*" >> {calls}\n{script}\n')
         stand_in.chmod(0o755)
         self.mounts.append(f"mount --bind {stand_in} {path}")
         return calls
@@ -184,6 +190,27 @@ def listens(port: int) -> bool:
     return any(row[3] == listening and int(row[1].rpartition(":")[2], 16) == port for row in rows)
 
 
+def put_back(saved: Path, live: Path) -> None:
+    """Make a directory what it was, and touch nothing that is: other tests' Postfix reads /etc/postfix meanwhile."""
+    then, now = beneath(saved), beneath(live)
+    different = differences(then, now)
+    for name in reversed(different):
+        path = live / name
+        if path.is_dir() and not path.is_symlink():
+            if name not in then:
+                path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
+    for name in different:
+        source, path = saved / name, live / name
+        if source.is_dir() and not source.is_symlink():
+            path.mkdir(exist_ok=True)
+            os.chown(path, source.stat().st_uid, source.stat().st_gid)
+            path.chmod(source.stat().st_mode)
+        elif name in then:
+            subprocess.run(["/bin/cp", "-a", source, path], check=True)
+
+
 @pytest.fixture
 def stopped(authority: Authority, tmp_path: Path) -> Iterator[Host]:
     """A mail host whose servers do not run."""
@@ -200,9 +227,7 @@ def stopped(authority: Authority, tmp_path: Path) -> Iterator[Host]:
         yield Host(authority, tmp_path, store, issued)
     finally:
         for name in CHANGED:
-            shutil.rmtree(ETC / name, ignore_errors=True)
-            if (saved / name).exists():
-                subprocess.run(["/bin/cp", "-a", saved / name, ETC / name], check=True)
+            put_back(saved / name, ETC / name)
         shutil.rmtree(STATE, ignore_errors=True)
         Path("/run/mailsni.lock").unlink(missing_ok=True)
 

@@ -48,6 +48,8 @@ from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_vers
 from mailsni.sources import certbot
 from tests.e2e.support import DEFAULT_NAME, Laboratory, require
 
+pytestmark = pytest.mark.shared
+
 STORIES = int(os.environ.get("MAILSNI_STORIES", "0"))
 FEW_STORIES = 6
 STEPS = 24
@@ -119,7 +121,12 @@ def run_in_child(
 
 
 def _plan_and_apply(
-    configuration: Path, now: datetime, answer: Any, *, allow_empty: bool, dies_before: tuple[str, int] | None  # noqa: ANN401
+    configuration: Path,
+    now: datetime,
+    answer: Any,  # noqa: ANN401
+    *,
+    allow_empty: bool,
+    dies_before: tuple[str, int] | None,
 ) -> None:
     certbot.RETRY_PAUSE = 0.01  # nobody mends anything while it waits
     known = config.load(configuration, required=True)
@@ -167,9 +174,11 @@ class Story(RuleBasedStateMachine):
         dovecot = PrivateDovecot(places[1], self.default, settings=LASTING_LOGINS[dovecot_version()])
         self.store = CertbotDirectory(own / "letsencrypt")
         self.laboratory = Laboratory(own, self.authority, self.store, postfix, dovecot, self.default)
-        self.laboratory.configure(verify={"endpoints": [
-            url for url in self.laboratory.urls() if url.startswith(("smtps:", "imap:", "imaps:"))
-        ]})
+        self.laboratory.configure(
+            verify={
+                "endpoints": [url for url in self.laboratory.urls() if url.startswith(("smtps:", "imap:", "imaps:"))]
+            }
+        )
         self.now = datetime.now(UTC).replace(microsecond=0)
         self.unfinished: dict[str, Iterator[str]] = {}
         self.issued: dict[str, Issued] = {}

@@ -18,6 +18,8 @@ from mailsni.process import require_tool
 from mailsni.sandbox.authority import Authority
 from tests.fault.support import Cast, Ended, Scene
 
+pytestmark = pytest.mark.shared
+
 _PAGES_LEFT = (0, 1, 2, 3, 5, 8, 13, 21, 34)
 """Pages of 4096 bytes; what a run needs in one directory is less than the last of them."""
 _PAGE = 4096
@@ -68,9 +70,7 @@ def _try_every_filling(scene: Scene, place: Path) -> tuple[list[str], int]:
 
 
 @pytest.mark.parametrize("map_type", _MAP_TYPES)
-def test_no_room_for_the_map(
-    rooms: Path, authority: Authority, cast: Cast, figures: list[str], map_type: str
-) -> None:
+def test_no_room_for_the_map(rooms: Path, authority: Authority, cast: Cast, figures: list[str], map_type: str) -> None:
     scene = _scene(rooms, authority, cast, map_type)
     _judge(scene, scene.laboratory.map.parent, f"full disk, {map_type} map", figures)
 

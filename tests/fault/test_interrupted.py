@@ -18,6 +18,8 @@ from mailsni.process import environment
 from mailsni.sandbox.authority import Authority
 from tests.fault.support import Cast, Ended, Fault, Runner, Scene, traced
 
+pytestmark = pytest.mark.shared
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _HELD = 60.0
 """Seconds for which a command is held; a run that is told to stop must not wait for it."""
@@ -302,8 +304,11 @@ def test_the_next_run_mends_what_a_power_cut_left(scene: Scene, leave: Callable[
     assert scene.convergence() == []
 
 
-@pytest.mark.parametrize("leave", [_staging_with_keys, _no_state, _empty_journal, _damaged_live_pin],
-                         ids=lambda leave: leave.__name__.strip("_"))
+@pytest.mark.parametrize(
+    "leave",
+    [_staging_with_keys, _no_state, _empty_journal, _damaged_live_pin],
+    ids=lambda leave: leave.__name__.strip("_"),
+)
 def test_the_next_run_mends_it_when_nothing_else_is_to_do(scene: Scene, leave: Callable[[Scene], None]) -> None:
     """The same after a run that published everything: nothing has changed in the store since."""
     scene.apply()

@@ -12,6 +12,8 @@ from mailsni.process import require_tool, run
 from mailsni.sandbox.authority import Authority
 from tests.fault.support import Cast, Ended, Scene
 
+pytestmark = pytest.mark.shared
+
 
 @pytest.fixture
 def scene(rooms: Path, authority: Authority, cast: Cast) -> Scene:
@@ -98,8 +100,11 @@ def test_what_is_unsound_is_complained_of(scene: Scene, spoil: Callable[[Scene],
     assert scene.complaints(Ended(None, "")) != []
 
 
-@pytest.mark.parametrize("ended", [Ended(0, ""), Ended(3, ""), Ended(99, ""), Ended(1, "Traceback (most recent call")],
-                         ids=["done", "pending", "no contract", "traceback"])
+@pytest.mark.parametrize(
+    "ended",
+    [Ended(0, ""), Ended(3, ""), Ended(99, ""), Ended(1, "Traceback (most recent call")],
+    ids=["done", "pending", "no contract", "traceback"],
+)
 def test_an_end_that_does_not_fit_is_complained_of(scene: Scene, ended: Ended) -> None:
     """The old deployment is live here, so exit 0 is a lie."""
     assert scene.complaints(ended) != []

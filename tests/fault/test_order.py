@@ -12,6 +12,8 @@ from mailsni.files import STAGING_NAME
 from mailsni.sandbox.authority import Authority
 from tests.fault.support import MUTATING, OPENING, Call, Cast, Runner, Scene
 
+pytestmark = pytest.mark.shared
+
 _RENAME = re.compile(r'^(?:\w+(?:<[^>]*>)?, )?"([^"]+)", (?:\w+(?:<[^>]*>)?, )?"([^"]+)".*= 0$')
 _DESCRIPTOR = re.compile(r"^\d+<([^>]*)>")
 _CREATED = re.compile(r'"([^"]+)", \S*O_CREAT\S*, (0\d+)\)')
@@ -69,8 +71,11 @@ def test_everything_is_durable_before_it_is_published_and_its_directory_afterwar
 
     order = [last[journal], *(last[pin] for pin in pins), *(last[path] for path in live), last[record]]
     assert order == sorted(order), "journal, pins, what names them, record"
-    ended = next(at for at, call in enumerate(calls) if call.name.startswith("unlink") and f'"{journal}"' in call.what
-                 and call.what.endswith("= 0"))
+    ended = next(
+        at
+        for at, call in enumerate(calls)
+        if call.name.startswith("unlink") and f'"{journal}"' in call.what and call.what.endswith("= 0")
+    )
     assert ended > last[record], "the journal ends before there is a record"
     gone = [at for at, call in enumerate(calls) if call.name.startswith("unlink") and ".pem" in call.what]
     assert min(gone) > last[record], "a key is removed while the old files may still have to come back"
@@ -102,9 +107,7 @@ def test_no_file_is_ever_wider_than_it_ends(rooms: Path, authority: Authority, c
     assert all("conf.d" in path for path in wide), wide
 
 
-def test_postmap_finds_the_mode_of_its_source_whatever_the_umask(
-    rooms: Path, authority: Authority, cast: Cast
-) -> None:
+def test_postmap_finds_the_mode_of_its_source_whatever_the_umask(rooms: Path, authority: Authority, cast: Cast) -> None:
     """It makes the map as open as its source is."""
     (rooms / "x").mkdir(mode=0o755)
     scene = Scene.build(rooms / "x", authority, cast, "hash")

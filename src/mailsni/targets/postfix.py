@@ -22,7 +22,7 @@ from mailsni import files, rendering, services
 from mailsni.config import MapType, PostfixSettings
 from mailsni.endpoints import Endpoint, postfix_endpoints
 from mailsni.errors import HostError
-from mailsni.process import find_tool, require_tool, run
+from mailsni.process import Completed, find_tool, require_tool, run
 from mailsni.rendering import Paths
 from mailsni.selection import Selection
 from mailsni.services import Signalled
@@ -317,7 +317,7 @@ def _postmap(postfix: Postfix, map_type: MapType, source: Path) -> Compiled:
     )
     if done.returncode != 0 and re.search(r"unsupported (dictionary|map) type|is not available", done.stderr):
         raise _UnsupportedTypeError(done.stderr.splitlines()[-1])
-    talk = [line for line in done.stderr.splitlines() if line.strip() and not _HARMLESS.search(line)]
+    talk = _talk(done)
     if done.returncode != 0 or talk:
         what = "\n".join(talk) or f"exit status {done.returncode}"
         raise HostError(f"postmap: {map_type}:{source}: {what}")
@@ -327,6 +327,12 @@ def _postmap(postfix: Postfix, map_type: MapType, source: Path) -> Compiled:
             files.set_mode(compiled, files.PRIVATE)
             return Compiled(map_type, compiled, compiled.suffix)
     raise HostError(f"postmap: {map_type}:{source}: no map was written, and nothing was said about it")
+
+
+def _talk(done: Completed) -> list[str]:
+    """What postmap said that matters."""
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    return [line for line in said if "fatal:" in line or not _HARMLESS.search(line)]
 
 
 def _write_with_berkeleydb(postfix: Postfix, source: Path, entries: Iterable[MapEntry]) -> Compiled:
@@ -461,9 +467,10 @@ def _ask_postmap(compiled: Compiled, keys: Sequence[bytes], config_directory: Pa
         batch = b"".join(key + b"\n" for key in keys[at : at + _BATCH])
         table = f"{compiled.map_type}:{source}"
         done = run([postmap, "-c", config_directory, "-q", "-", table], stdin=batch, timeout=_TIMEOUT)
-        # Status 1 without a word means that none of the keys was found; that is seen by counting.
-        if done.returncode not in (0, 1):
-            raise HostError(f"postmap: {table}: cannot be read back: {done.stderr or done.returncode}")
+        # Status 1 without a word means that none of the keys was found, with one that it could not look.
+        if done.returncode not in (0, 1) or (done.returncode == 1 and _talk(done)):
+            why = "\n".join(_talk(done)) or f"exit status {done.returncode}"
+            raise HostError(f"postmap: {table}: cannot be read back: {why}")
         for line in done.stdout.splitlines():
             key, _, value = line.partition(b"\t")
             yield key, value
