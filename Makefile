@@ -24,6 +24,7 @@ test: venv  ## All checks and tests; those with real servers need root
 
 lint: venv  ## ruff and mypy
 	$(PYTHON) -m ruff check
+	$(PYTHON) -m ruff format --check --quiet
 	$(PYTHON) -m mypy
 
 unit: venv  ## The tests that need no servers

@@ -257,8 +257,8 @@ class Host:
     def write_blocks_in_place(self) -> None:
         """A block for each name that points into certbot's directory."""
         modern = self.dovecot.version >= (2, 4)
-        certificate, key = ("ssl_server_cert_file = ", "ssl_server_key_file = ") if modern else (
-            "ssl_cert = <", "ssl_key = <"
+        certificate, key = (
+            ("ssl_server_cert_file = ", "ssl_server_key_file = ") if modern else ("ssl_cert = <", "ssl_key = <")
         )
         blocks = [
             f"local_name {name} {{\n  {certificate}{self._file(name, 'fullchain')}\n"

@@ -89,8 +89,12 @@ class Common:
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", metavar="PATH", help="Configuration file (environment: MAILSNI_CONFIG). "
-                 f"Default: {config.DEFAULT_PATH}, and no file means the defaults."),
+    typer.Option(
+        "--config",
+        metavar="PATH",
+        help="Configuration file (environment: MAILSNI_CONFIG). "
+        f"Default: {config.DEFAULT_PATH}, and no file means the defaults.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
@@ -186,18 +190,26 @@ def apply(
     allow_empty: Annotated[
         bool, typer.Option("--allow-empty", help="Take all names away when no certificate is left.")
     ] = False,
-    wait: Annotated[
-        float, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait for another run to end.")
-    ] = 0.0,
+    wait: Annotated[float, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait for another run to end.")] = 0.0,
     settle_for: Annotated[
         float | None,
-        typer.Option("--settle", metavar="SECONDS", min=0, hidden=True, help="Return at once, and do it so much later, "
-                     "once for all that ask for it meanwhile. For hooks that are called for each certificate."),
+        typer.Option(
+            "--settle",
+            metavar="SECONDS",
+            min=0,
+            hidden=True,
+            help="Return at once, and do it so much later, "
+            "once for all that ask for it meanwhile. For hooks that are called for each certificate.",
+        ),
     ] = None,
     after: Annotated[
         str | None,
-        typer.Option("--after", metavar="PROGRAM", hidden=True, help="With --settle: as soon as the calling PROGRAM "
-                     "has ended. Called by another one, do it now."),
+        typer.Option(
+            "--after",
+            metavar="PROGRAM",
+            hidden=True,
+            help="With --settle: as soon as the calling PROGRAM has ended. Called by another one, do it now.",
+        ),
     ] = None,
 ) -> Exit:
     """Make both servers serve what lies in the stores: scan, plan, publish what changed, reload, ask them.
@@ -358,9 +370,7 @@ def setup(
         bool, typer.Option("--watch", help="Install the service that watches the stores instead of the timer.")
     ] = False,
     timer: Annotated[bool, typer.Option("--timer", help="Install the timer again after --watch.")] = False,
-    wait: Annotated[
-        float, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait for another run to end.")
-    ] = 0.0,
+    wait: Annotated[float, typer.Option("--wait", metavar="SECONDS", min=0, help="Wait for another run to end.")] = 0.0,
 ) -> Exit:
     """Wire mailsni in: Postfix, Dovecot, certbot, and what starts it by itself. Shows every change, then asks.
 

@@ -204,9 +204,7 @@ def remnant(path: Path) -> Settings | None:
         tables = _Reader("", str(path)).table(found, wanted, table="", index=None)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ConfigurationError):
         return None
-    return Settings(
-        state=StateSettings(**tables.get("state", {})), alerts=AlertSettings(**tables.get("alerts", {}))
-    )
+    return Settings(state=StateSettings(**tables.get("state", {})), alerts=AlertSettings(**tables.get("alerts", {})))
 
 
 def _choice(*allowed: str) -> Callable[[object], str]:
@@ -346,9 +344,7 @@ class _Reader:
     text: str
     origin: str
 
-    def table(
-        self, found: object, known: Mapping[str, Any], *, table: str, index: int | None
-    ) -> dict[str, Any]:
+    def table(self, found: object, known: Mapping[str, Any], *, table: str, index: int | None) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise self._error(table, None, index, "must be a table")
         values: dict[str, Any] = {}

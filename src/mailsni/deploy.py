@@ -58,15 +58,11 @@ class Applied:
     def wrong(self) -> tuple[Answer, ...]:
         """The answers of running servers that are not what was meant."""
         return tuple(
-            answer
-            for survey in self.surveys
-            for answer in survey.of(Verdict.WRONG, Verdict.CUT_OFF, Verdict.SILENT)
+            answer for survey in self.surveys for answer in survey.of(Verdict.WRONG, Verdict.CUT_OFF, Verdict.SILENT)
         )
 
 
-def run(
-    settings: Settings, options: Options, *, wait: float = 0.0, progress: Progress | None = None
-) -> Applied:
+def run(settings: Settings, options: Options, *, wait: float = 0.0, progress: Progress | None = None) -> Applied:
     """The whole job: take the lock, look, and make what is deployed what it should be.
 
     Args:
@@ -299,17 +295,13 @@ class _Transaction:
             self._roll_back(published, listening, before, error)
             self._torn = False
             raise
-        return Applied(
-            self._seen, tuple(part.destination for part in staged), signalled, after, tuple(self._notes)
-        )
+        return Applied(self._seen, tuple(part.destination for part in staged), signalled, after, tuple(self._notes))
 
     def _signal(self) -> dict[str, Signalled]:
         reload = self._options.reload
         return {target.name: target.signal() if reload else Signalled.LEFT_ALONE for target in self._targets}
 
-    def _ask(
-        self, listening: _Listening, expected: Sequence[Expectation], *, patience: float
-    ) -> tuple[Survey, ...]:
+    def _ask(self, listening: _Listening, expected: Sequence[Expectation], *, patience: float) -> tuple[Survey, ...]:
         timeout = self._settings.verify.timeout
         return tuple(
             wire.ask(server, endpoints, expected, timeout=timeout, patience=patience, progress=self._progress)

@@ -105,9 +105,7 @@ def explain(name: str, inventory: Inventory, patterns: NamePatterns, now: dateti
     return tuple(sorted(candidates, key=lambda item: not item.wins))
 
 
-def _claims(
-    usable: Iterable[Certificate], wanted: Mapping[int, tuple[str, ...]]
-) -> dict[str, list[Certificate]]:
+def _claims(usable: Iterable[Certificate], wanted: Mapping[int, tuple[str, ...]]) -> dict[str, list[Certificate]]:
     """For each name that somebody is asked to serve, everything that can serve it.
 
     A wildcard competes for every name below it, also where the patterns ask it for no name itself: otherwise a

@@ -48,9 +48,7 @@ def render_units(program: Path, config_file: Path | None, settings: Settings, ki
         "writable": [_safe(path) for path in _writable(settings)],
         "state_directory": settings.state.directory == _DEFAULT_STATE,
     }
-    return tuple(
-        UnitFile(name, render(f"{name}.j2", settings.templates, **values).decode("ascii")) for name in names
-    )
+    return tuple(UnitFile(name, render(f"{name}.j2", settings.templates, **values).decode("ascii")) for name in names)
 
 
 def render_cron(program: Path, config_file: Path | None, templates: Path | None = None) -> str:

@@ -197,6 +197,4 @@ def newly_cut_off(before: Survey, after: Survey) -> tuple[Answer, ...]:
 
 def all_wrong(surveys: Iterable[Survey]) -> tuple[Survey, ...]:
     """The servers that show the intended certificate for none of the names: they did not take what was published."""
-    return tuple(
-        survey for survey in surveys if survey.of(Verdict.WRONG) and not survey.of(Verdict.RIGHT)
-    )
+    return tuple(survey for survey in surveys if survey.of(Verdict.WRONG) and not survey.of(Verdict.RIGHT))

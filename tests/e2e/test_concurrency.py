@@ -90,9 +90,7 @@ def assert_in_order(laboratory: Laboratory, wanted: dict[str, Issued]) -> None:
     assert [path for place in places for path in place.rglob(".mailsni*")] == []
     kept = {path.name for path in (laboratory.directory / "state").iterdir()}
     assert kept == {"deployment.json", "readings.json", "runs.json"}
-    complaint = run(
-        [require_tool("doveconf"), "-c", laboratory.dovecot.config_file, "-n", "-x"], discard=True
-    )
+    complaint = run([require_tool("doveconf"), "-c", laboratory.dovecot.config_file, "-n", "-x"], discard=True)
     assert complaint.returncode == 0, complaint.stderr
     assert laboratory.mailsni("plan", "--detailed-exitcode").returncode == 0
 

@@ -146,7 +146,7 @@ def test_one_of_two_names_may_go(laboratory: Laboratory, deployed: dict[str, str
 
 BROKEN_CONFIGURATION = {
     "unknown key": ('[names]\ninclud = ["mail.*"]\n', "line 2: [names] includ: unknown key", "did you mean include?"),
-    "unknown table": ('\n[dovcot]\nenabled = true\n', "line 2: dovcot: unknown key", "did you mean dovecot?"),
+    "unknown table": ("\n[dovcot]\nenabled = true\n", "line 2: dovcot: unknown key", "did you mean dovecot?"),
     "nothing near": ("[state]\nxyzzy = 1\n", "line 2: [state] xyzzy: unknown key", "known here: directory, lock"),
     "second source": (
         '[[sources]]\npath = "/a"\n\n[[sources]]\npth = "/b"\n',

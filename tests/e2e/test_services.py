@@ -60,7 +60,11 @@ def supervised(
     with (directory.parent / f"{directory.name}.log").open("wb") as log:
         keeper = subprocess.Popen(
             [str(require_tool(supervisor)), str(directory)],
-            env=environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
         try:
             until(lambda: server.running() and supervisor in above(server.pid()), "it does not start")

@@ -245,9 +245,7 @@ def test_every_command_as_nobody(
     assert listing(*places(laboratory), laboratory.directory) == before
 
 
-def test_a_user_with_directories_of_his_own_needs_no_root(
-    rooms: Path, authority: Authority
-) -> None:
+def test_a_user_with_directories_of_his_own_needs_no_root(rooms: Path, authority: Authority) -> None:
     """Everything lies in a place of his: the map and the include are made, and no server runs."""
     require(PrivatePostfix.unavailable() or PrivateDovecot.unavailable())
     own = rooms / "own"

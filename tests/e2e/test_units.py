@@ -221,9 +221,7 @@ def test_a_real_cron_runs_the_job_and_mails_only_when_it_fails(laboratory: Labor
     try:
         deadline = time.monotonic() + CRON_LIMIT
         while (
-            laboratory.served("imaps", NAME) != issued.fingerprint
-            or not any(mails.iterdir())
-            or is_at_work(cron.pid)
+            laboratory.served("imaps", NAME) != issued.fingerprint or not any(mails.iterdir()) or is_at_work(cron.pid)
         ):
             assert cron.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()

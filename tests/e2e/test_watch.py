@@ -85,9 +85,7 @@ class Watching:
 
 
 @contextmanager
-def watching(
-    laboratory: Laboratory, *options: str, also: dict[str, str] | None = None
-) -> Iterator[Watching]:
+def watching(laboratory: Laboratory, *options: str, also: dict[str, str] | None = None) -> Iterator[Watching]:
     """Start a watch, with -v if no other options are given; killed at the end if it still runs."""
     talk = laboratory.directory / "talk"
     with talk.open("wb") as output:
@@ -371,9 +369,7 @@ def test_nothing_is_said_where_nothing_changed(laboratory: Laboratory, deployed:
 # ── it goes on and on ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_nothing_grows(
-    laboratory: Laboratory, deployed: dict[str, Issued], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_grows(laboratory: Laboratory, deployed: dict[str, Issued], capsys: pytest.CaptureFixture[str]) -> None:
     """Renewals, and stores that go and come back: no descriptor, no thread and hardly any memory stays."""
     laboratory.configure(watch={"quiet": 0.05, "max_wait": 0.1})
     with watching(laboratory) as watch:

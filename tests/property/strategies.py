@@ -79,9 +79,7 @@ names = st.one_of(_dotted, _wildcards, _spiced, st.sampled_from(HOSTILE), st.tex
 
 _few = st.sampled_from(["mail", "imap", "web", "x"])
 _domains = st.sampled_from(["a.test", "b.test", "x.a.test", "mail.a.test"])
-crowded = st.one_of(
-    st.tuples(_few, _domains).map(".".join), _domains, _domains.map(lambda domain: f"*.{domain}")
-)
+crowded = st.one_of(st.tuples(_few, _domains).map(".".join), _domains, _domains.map(lambda domain: f"*.{domain}"))
 """Good names, so few that they overlap often."""
 
 _steps = st.one_of(

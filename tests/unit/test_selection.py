@@ -171,7 +171,9 @@ def test_what_a_person_must_look_at_is_a_problem(bad: Certificate, reason: Reaso
     ],
 )
 def test_an_expired_one_is_information_once_all_its_names_are_served(
-    others: list[Certificate], patterns: NamePatterns, information: bool  # noqa: FBT001
+    others: list[Certificate],
+    patterns: NamePatterns,
+    information: bool,  # noqa: FBT001
 ) -> None:
     found = selection(certificate("expired", MAIL_A, "imap.a.test", left=-1), *others, patterns=patterns)
     assert [one.information for one in found.skipped if one.reason is Reason.EXPIRED] == [information]

@@ -22,7 +22,11 @@ def lines(settings: Settings, key: str) -> list[str]:
 
 def test_what_a_run_writes_may_be_written_and_nothing_else() -> None:
     assert lines(Settings(), "ReadWritePaths") == [
-        "-/etc/dovecot", "-/etc/postfix", "-/run", "-/var/lib/postfix", "-/var/spool/postfix",
+        "-/etc/dovecot",
+        "-/etc/postfix",
+        "-/run",
+        "-/var/lib/postfix",
+        "-/var/spool/postfix",
     ]
     assert lines(Settings(), "StateDirectory") == ["mailsni"]
     elsewhere = Settings(
@@ -31,7 +35,12 @@ def test_what_a_run_writes_may_be_written_and_nothing_else() -> None:
         state=StateSettings(Path("/srv/own/state"), Path("/srv/own/state/lock")),
     )
     assert lines(elsewhere, "ReadWritePaths") == [
-        "-/srv/dovecot", "-/srv/keys", "-/srv/maps", "-/srv/own", "-/var/lib/postfix", "-/var/spool/postfix",
+        "-/srv/dovecot",
+        "-/srv/keys",
+        "-/srv/maps",
+        "-/srv/own",
+        "-/var/lib/postfix",
+        "-/var/spool/postfix",
     ]
     assert lines(elsewhere, "StateDirectory") == []
 

@@ -182,8 +182,9 @@ class _Setup:
         chain = next((values[name] for name in _DEFAULT_CERTIFICATE if values.get(name, "") not in ("", "none")), "")
         lacking = []
         if not chain:
-            lacking.append("smtpd_tls_chain_files=/etc/letsencrypt/live/NAME/privkey.pem,"
-                           "/etc/letsencrypt/live/NAME/fullchain.pem")
+            lacking.append(
+                "smtpd_tls_chain_files=/etc/letsencrypt/live/NAME/privkey.pem,/etc/letsencrypt/live/NAME/fullchain.pem"
+            )
         off = values.get("smtpd_tls_security_level", "") in ("", "none")
         if off and "yes" not in (values.get("smtpd_use_tls"), values.get("smtpd_enforce_tls")):
             lacking.append("smtpd_tls_security_level=may")
@@ -202,10 +203,16 @@ class _Setup:
         path = dovecot.default_certificate(self._settings.dovecot.config_file, version)
         if path is None:
             old = version == "2.3"
-            cert = "ssl_cert = </etc/letsencrypt/live/NAME/fullchain.pem" if old else (
-                "ssl_server_cert_file = /etc/letsencrypt/live/NAME/fullchain.pem")
-            key = "ssl_key = </etc/letsencrypt/live/NAME/privkey.pem" if old else (
-                "ssl_server_key_file = /etc/letsencrypt/live/NAME/privkey.pem")
+            cert = (
+                "ssl_cert = </etc/letsencrypt/live/NAME/fullchain.pem"
+                if old
+                else ("ssl_server_cert_file = /etc/letsencrypt/live/NAME/fullchain.pem")
+            )
+            key = (
+                "ssl_key = </etc/letsencrypt/live/NAME/privkey.pem"
+                if old
+                else ("ssl_server_key_file = /etc/letsencrypt/live/NAME/privkey.pem")
+            )
             self._warnings.append(
                 "dovecot: has no default certificate: clients that send no name, or an unknown one, are cut off: "
                 f"write into conf.d/10-ssl.conf: `{cert}` and `{key}`"
@@ -226,8 +233,10 @@ class _Setup:
         more = [f"and {len(lines) - 20} more"] if len(lines) > 20 else []
         lines = [*lines[:20], *more, *(f"write {change.path}: {change.why}" for change in seen.plan.artifacts)]
         unwired = (target.why_unwired(self._map_type) for target in seen.targets)
-        fresh = not seen.record.deployment.names and not seen.record.interrupted and not any(
-            files.Identity.of(target.path) for target in seen.targets
+        fresh = (
+            not seen.record.deployment.names
+            and not seen.record.interrupted
+            and not any(files.Identity.of(target.path) for target in seen.targets)
         )
         names = len(seen.selection.winners)
         if not names:
@@ -276,8 +285,9 @@ class _Setup:
         path = main_cf.path_of(settings)
         value = ", ".join([table] if self._wishes.take_over else [*theirs, table])
         change = ChangeFile(
-            f"postconf -e {main_cf.PARAMETER}={value!r}, and reload Postfix" if " " in value else
-            f"postconf -e {main_cf.PARAMETER}={value}, and reload Postfix",
+            f"postconf -e {main_cf.PARAMETER}={value!r}, and reload Postfix"
+            if " " in value
+            else f"postconf -e {main_cf.PARAMETER}={value}, and reload Postfix",
             path,
             main_cf.text(settings),
             main_cf.with_map(settings, table, take_over=self._wishes.take_over),
@@ -404,5 +414,3 @@ class _Setup:
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
     return ", ".join(names[:_NAMES_SHOWN]) + more
-
-

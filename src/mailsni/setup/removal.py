@@ -214,4 +214,3 @@ def plan_unpublishing(settings: Settings) -> tuple[Step, ...]:
 
 def _pins_in(directory: Path) -> list[Path]:
     return PinDirectory(directory).unused(())
-

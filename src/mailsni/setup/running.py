@@ -25,9 +25,7 @@ def require_permission(wiring: Wiring) -> None:
     files.require_writable((state.lock.parent, state.directory, *places))
 
 
-def run(
-    wiring: Wiring, *, remove: bool, wait: float, on_step: Callable[[Step], None] | None
-) -> tuple[str, ...]:
+def run(wiring: Wiring, *, remove: bool, wait: float, on_step: Callable[[Step], None] | None) -> tuple[str, ...]:
     """Do all steps of a plan, or none.
 
     Args:

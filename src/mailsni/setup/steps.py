@@ -108,9 +108,7 @@ def _take_back(done: Sequence[Step], cause: BaseException) -> None:
 
 def difference(path: Path, before: bytes | None, after: bytes | None) -> str:
     """A unified diff of two contents of a file; None: it is not there."""
-    old, new = (
-        [] if one is None else one.decode("utf-8", "backslashreplace").splitlines() for one in (before, after)
-    )
+    old, new = ([] if one is None else one.decode("utf-8", "backslashreplace").splitlines() for one in (before, after))
     names = ("/dev/null" if before is None else str(path), "/dev/null" if after is None else str(path))
     return "\n".join(difflib.unified_diff(old, new, *names, lineterm=""))
 

@@ -152,7 +152,7 @@ def find(settings: DovecotSettings) -> Dovecot | None:
     if done.returncode != 0 or numbers is None or (int(numbers[1]), int(numbers[2])) < (2, 3):
         raise HostError(
             f"dovecot: version {text or 'unknown'}: only 2.3 and later are known",
-            hint='[dovecot] version in the configuration says which syntax to write, enabled = false leaves it out',
+            hint="[dovecot] version in the configuration says which syntax to write, enabled = false leaves it out",
         )
     return Dovecot(settings, _is_installed(), "2.3" if (int(numbers[1]), int(numbers[2])) == (2, 3) else "2.4")
 
@@ -164,9 +164,7 @@ def complaint_of(config_file: Path) -> str | None:
     return None if done.returncode == 0 else done.stderr or f"doveconf: exit status {done.returncode}"
 
 
-def _staged_lines(
-    config_file: Path, live: Path, staged: Path, depth: int = 0
-) -> Iterator[tuple[str, Path | None]]:
+def _staged_lines(config_file: Path, live: Path, staged: Path, depth: int = 0) -> Iterator[tuple[str, Path | None]]:
     """The lines of a configuration that can be read from any place, with one include replaced by another.
 
     Relative names are made absolute. A pattern that takes the live include in is written out file by file, in the
