@@ -5,7 +5,7 @@ LAB := $(PYTHON) tests/lab/lab.py
 HOST_TESTS := tests/unit tests/property tests/golden
 LAB_PYTEST := pytest -p no:cacheprovider -c /src/pyproject.toml --rootdir /src
 # Two processes for each release: most of the tests wait for servers.
-LAB_TESTS := $(LAB_PYTEST) -n 2 --dist loadfile /src/tests/e2e /src/tests/fault
+LAB_TESTS := $(LAB_PYTEST) -n 2 --dist loadfile --durations 10 /src/tests/e2e /src/tests/fault
 ROOT := $(filter 0,$(shell id -u))
 
 .DEFAULT_GOAL := help
