@@ -42,7 +42,7 @@ PACKAGES = (
     *("postfix", "postfix-cdb", "postfix-lmdb"),
     *("dovecot-core", "dovecot-imapd", "dovecot-pop3d", "dovecot-lmtpd", "dovecot-managesieved"),
     *("certbot", "pebble", "dehydrated", "lego"),
-    *("systemd", "cron", "runit", "s6"),
+    *("systemd", "cron", "runit", "s6", "prometheus"),
     *("python3", "python3-venv", "python3-dev", "gcc", "libc6-dev", "libdb-dev"),
 )
 SLIM = """\
