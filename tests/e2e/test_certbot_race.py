@@ -36,13 +36,13 @@ STEADY, FLEETING = "steady", "fleeting"
 """A lineage that is renewed all the time, and one that is issued and deleted all the time."""
 NAMES = {STEADY: "mail.steady.test", FLEETING: "mail.fleeting.test"}
 
+pytestmark = pytest.mark.shared
+
 SCRIPT = """\
 import json, os, sys, time
 from certbot import configuration
 from certbot._internal import cli, storage
 from certbot._internal.plugins import disco
-
-pytestmark = pytest.mark.shared
 
 root, generations, renewals, seconds = sys.argv[1], json.load(open(sys.argv[2])), int(sys.argv[3]), float(sys.argv[4])
 words = ["renew", "--config-dir", root, "--work-dir", root + "/work", "--logs-dir", root + "/logs"]
