@@ -15,14 +15,17 @@ import base64
 import binascii
 import functools
 import hashlib
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
+from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from mailsni.inventory import Algorithm, Certificate, KeyAndChain, Reason
 from mailsni.names import RefusedNameError, host_name, shown
@@ -86,6 +89,72 @@ def prove(source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool = 
 def prove_pinned(source: str, pinned_pem: bytes) -> Proven | Rejected:
     """Read a pinned file (key first, leaf, intermediates) as the last good certificate of a lineage."""
     return prove(source, pinned_pem, pinned_pem, kept=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """What can be seen of a certificate that a server shows; it may be anybody's, and say anything."""
+
+    names: tuple[str, ...]
+    """Its dNSName SANs that are of the grammar, sorted."""
+    not_before: datetime
+    not_after: datetime
+    issuer: str
+    """For people: printable ASCII, bounded."""
+    self_signed: bool
+    has_issuer_address: bool
+    """Whether it says where its issuer's certificate can be fetched (RFC 5280, 4.2.2.1), as those of public
+    authorities do: a client must not need to."""
+
+
+@functools.lru_cache(maxsize=4096)
+def look_at(der: bytes) -> Leaf | None:
+    """A leaf as it came over the wire; None when it cannot be decoded."""
+    try:
+        parsed = _parsed(der)
+        names, _ = _names(parsed)
+        return Leaf(
+            names,
+            parsed.certificate.not_valid_before_utc,
+            parsed.certificate.not_valid_after_utc,
+            _issuer_text(parsed.issuer),
+            _is_self_signed(parsed),
+            _has_issuer_address(parsed.certificate),
+        )
+    except (_RejectedError, *_UNDECODABLE):
+        return None
+
+
+def flaw_in_order(chain: Sequence[bytes]) -> str | None:
+    """Why a chain is not "each certificate is issued by the next" (RFC 5246, 7.4.2); None when it is.
+
+    Args:
+        chain: certificates in DER, the leaf first.
+    """
+    try:
+        parsed = [_parsed(chain[0]), *map(_parsed_issuer, chain[1:])]
+        for at, (one, issuer) in enumerate(itertools.pairwise(parsed)):
+            if one.issuer != issuer.subject:
+                return f"certificate {at + 1} of {len(parsed)} is not issued by the one behind it"
+    except _UNDECODABLE:
+        return "a certificate of the chain cannot be decoded"
+    return None
+
+
+def chain_digests(pem: bytes) -> tuple[str, ...]:
+    """SHA-256 of each certificate of a file, hexadecimal, in its order; none when it is not whole PEM."""
+    try:
+        return tuple(hashlib.sha256(der).hexdigest() for label, der in _blocks(pem) if label in _CERTIFICATE_LABELS)
+    except _RejectedError:
+        return ()
+
+
+def _has_issuer_address(certificate: x509.Certificate) -> bool:
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+    except x509.ExtensionNotFound:
+        return False
+    return any(one.access_method == AuthorityInformationAccessOID.CA_ISSUERS for one in found)
 
 
 @dataclass(frozen=True, slots=True)

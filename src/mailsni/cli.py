@@ -21,7 +21,14 @@ import typer
 from mailsni import __version__, attempt, config, deploy, files, observation, runs, selection
 from mailsni.config import Settings
 from mailsni.deploy import Applied, Options
-from mailsni.errors import ConfigurationError, Exit, HostError, MailsniError, UsageError
+from mailsni.errors import (
+    ConfigurationError,
+    Exit,
+    HostError,
+    MailsniError,
+    PermissionMissingError,
+    UsageError,
+)
 from mailsni.names import RefusedNameError, host_name
 from mailsni.observation import Observation
 from mailsni.report import documents, text
@@ -351,6 +358,60 @@ def render(
     else:
         sys.stdout.write(rendered.decode("ascii"))
     return Exit.DONE
+
+
+@_command
+def verify(
+    common: Common,
+    *,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Host names; every name that is served if none.")
+    ] = None,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--endpoint",
+            "-e",
+            metavar="URL",
+            help="Whom to ask, also more than one, also another host: smtp://mx.example.com:25, smtps://, imap://, "
+            "imaps://, pop3://, pop3s://, sieve://. Default: the servers of this host, as they are configured.",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="For each question.")
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", metavar="N", min=1, max=512, help="Connections at a time.")
+    ] = 32,
+) -> Exit:
+    """Ask the running servers, name by name and port by port, and say what is not as it should be.
+
+    Every name on every port with TLS, on IPv4 and IPv6, RSA and ECDSA clients apart where a name has both, a client
+    without SNI, and one with an unknown name. Looked at are the leaf (is it the one that is meant?), the chain as it is
+    sent, the dates, the names, and whether this system trusts it, which is only a warning. Exit code 5 when something
+    is wrong; nothing is changed.
+
+    With names and endpoints no store and no root is needed: then any valid certificate for the name will do.
+    """
+    from mailsni import inspection
+    from mailsni.report import verification
+
+    asked = inspection.Wish.of(names or (), endpoint or ())
+    seen = None
+    try:
+        seen = common.observed()
+    except (PermissionMissingError, HostError) as problem:
+        if not (asked.names and asked.endpoints):
+            raise
+        text.talk(f"warning: what is meant to be served is not known: {problem.message}")
+    with text.progress(quiet=common.quiet) as progress:
+        found = inspection.inspect(seen, asked, timeout=timeout, concurrency=concurrency, progress=progress)
+    if common.as_json:
+        _print_json(verification.document(found))
+    elif not common.quiet or found.wrong:
+        verification.show(found, verbose=common.verbose)
+    verification.warn(found)
+    return verification.exit_code(found)
 
 
 @_command

@@ -6,11 +6,12 @@ the ``parse_*`` functions beneath them are pure and take what those tools print.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, cast, get_args
 
@@ -113,16 +114,52 @@ def _is_host_name(text: str) -> bool:
     return len(text) <= 253 and _HOST_NAME.fullmatch(text) is not None and not text.rpartition(".")[2].isdigit()
 
 
-def _connectable(listened: Sequence[str]) -> str | None:
-    """The one address to connect to, of those a server listens on: loopback where it can be, else the first.
+def _connectable(listened: Sequence[str], *, every_family: bool = False) -> tuple[str, ...]:
+    """The address to connect to, of those a server listens on: loopback where it can be, else the first.
 
     ``*``, ``0.0.0.0`` and ``::`` become the loopback address of their family. A socket on ``::`` takes no IPv4 here:
     both servers set IPV6_V6ONLY.
+
+    Args:
+        listened: the addresses.
+        every_family: one address of IPv4 and one of IPv6, where there are both and this host speaks IPv6.
     """
     wildcards = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read from a configuration
     hosts = [wildcards.get(address, address) for address in (word.strip("[]") for word in listened)]
     hosts = [host for host in hosts if _address_version(host) or _is_host_name(host)]
-    return min(hosts, key=_distance, default=None)
+    nearest = sorted(hosts, key=_distance)
+    if not every_family:
+        return tuple(nearest[:1])
+    spoken = [host for host in nearest if _address_version(host) != 6 or _speaks_ipv6()]
+    families = {_address_version(host): host for host in reversed(spoken)}
+    return tuple(host for host in spoken if families[_address_version(host)] == host)
+
+
+@functools.cache
+def _speaks_ipv6() -> bool:
+    """Whether this host has an IPv6 loopback: without it a server that listens on ``::`` too has no such socket."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as one:
+            one.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+def resolved(endpoint: Endpoint) -> tuple[Endpoint, ...]:
+    """An endpoint whose host is a name, as one for each address of it; any other as it is.
+
+    A name that cannot be resolved stays a name: asking it says so. Addresses of a family that this host has no address
+    of are left out (AI_ADDRCONFIG).
+    """
+    if _address_version(endpoint.host) is not None:
+        return (endpoint,)
+    try:
+        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    except (OSError, UnicodeError):
+        return (endpoint,)
+    hosts = dict.fromkeys(str(address[0]) for *_, address in found)
+    return tuple(replace(endpoint, host=host) for host in hosts if _address_version(host)) or (endpoint,)
 
 
 def _distance(host: str) -> int:
@@ -160,11 +197,12 @@ _POSTFIX_PARAMETERS: Final = (
 _OPTION = re.compile(r"-o\s*(?:\{\s*([a-z0-9_]+)\s*=([^{}]*)\}|([a-z0-9_]+)=(\S*))")
 
 
-def postfix_endpoints(config_directory: Path) -> tuple[Endpoint, ...]:
+def postfix_endpoints(config_directory: Path, *, every_family: bool = False) -> tuple[Endpoint, ...]:
     """The SMTP ports of a Postfix that offer TLS, in the order of master.cf.
 
     Args:
         config_directory: where its main.cf and master.cf are.
+        every_family: on IPv4 and on IPv6, where it listens on both.
 
     Raises:
         HostError: there is no postconf, or it fails.
@@ -172,10 +210,10 @@ def postfix_endpoints(config_directory: Path) -> tuple[Endpoint, ...]:
     postconf = require_tool("postconf")
     services = _output(run([postconf, "-c", config_directory, "-Mx"]))
     parameters = _output(run([postconf, "-c", config_directory, "-x", *_POSTFIX_PARAMETERS]))
-    return parse_postfix(services, parameters)
+    return parse_postfix(services, parameters, every_family=every_family)
 
 
-def parse_postfix(services: str, parameters: str) -> tuple[Endpoint, ...]:
+def parse_postfix(services: str, parameters: str, *, every_family: bool = False) -> tuple[Endpoint, ...]:
     """What :func:`postfix_endpoints` gives, from the two outputs of postconf.
 
     A service counts when its command is smtpd or postscreen, TLS is on (``smtpd_tls_wrappermode``, else a security
@@ -187,23 +225,24 @@ def parse_postfix(services: str, parameters: str) -> tuple[Endpoint, ...]:
             or ``-o {a=b c}``, and (by x) ``$name`` expanded.
         parameters: of ``postconf -x NAME …``: ``name = value`` lines. A name that this Postfix does not know is not
             in it.
+        every_family: see :func:`postfix_endpoints`.
     """
     main = dict(_assignments(parameters.splitlines()))
     return _unique(
         endpoint
         for line in services.splitlines()
-        if (endpoint := _postfix_service(line.split(maxsplit=7), main)) is not None
+        for endpoint in _postfix_service(line.split(maxsplit=7), main, every_family=every_family)
     )
 
 
-def _postfix_service(columns: Sequence[str], main: Mapping[str, str]) -> Endpoint | None:
-    """The endpoint of one line of master.cf, split into its eight columns (master(5)); None when it has none."""
+def _postfix_service(columns: Sequence[str], main: Mapping[str, str], *, every_family: bool) -> Iterator[Endpoint]:
+    """The endpoints of one line of master.cf, split into its eight columns (master(5))."""
     if len(columns) < 8 or columns[1] != "inet":
-        return None
+        return
     command, _, arguments = columns[7].partition(" ")
     program = command.rpartition("/")[2]
     if program not in {"smtpd", "postscreen"}:
-        return None
+        return
     options = {
         braced or plain: (braced_value or plain_value).strip()
         for braced, braced_value, plain, plain_value in _OPTION.findall(arguments)
@@ -211,13 +250,13 @@ def _postfix_service(columns: Sequence[str], main: Mapping[str, str]) -> Endpoin
     settings = {**main, **options}
     wrapped = program == "smtpd" and settings.get("smtpd_tls_wrappermode", "").lower() == "yes"
     if not (wrapped or _starts_tls(settings, program)) or settings.get(f"{program}_upstream_proxy_protocol"):
-        return None
+        return
     listened, _, service = columns[0].removeprefix("inet:").rpartition(":")
-    host = _connectable([listened] if listened else _postfix_interfaces(main))
     port = _service_port(service)
-    if host is None or port is None:
-        return None
-    return Endpoint("smtps" if wrapped else "smtp", host, port)
+    if port is None:
+        return
+    for host in _connectable([listened] if listened else _postfix_interfaces(main), every_family=every_family):
+        yield Endpoint("smtps" if wrapped else "smtp", host, port)
 
 
 def _starts_tls(settings: Mapping[str, str], program: str) -> bool:
@@ -228,11 +267,12 @@ def _starts_tls(settings: Mapping[str, str], program: str) -> bool:
 
 
 def _postfix_interfaces(main: Mapping[str, str]) -> list[str]:
-    """What ``inet_interfaces`` makes Postfix listen on; ``all`` and ``loopback-only`` are IPv4 unless that is off."""
+    """What ``inet_interfaces`` makes Postfix listen on."""
     interfaces = re.split(r"[\s,]+", main.get("inet_interfaces", "all").strip())
     if {"all", "loopback-only"} & {word.lower() for word in interfaces}:
         protocols = main.get("inet_protocols", "all").lower()
-        return ["::1" if "ipv6" in protocols and "ipv4" not in protocols else "127.0.0.1"]
+        families = {"ipv4": "127.0.0.1", "ipv6": "::1"}
+        return [host for family, host in families.items() if family in protocols or "all" in protocols]
     return interfaces
 
 
@@ -267,7 +307,9 @@ _LOGIN_SERVICES: Final[Mapping[str, tuple[str, Protocol, Protocol]]] = {
 _DOVECOT_SETTINGS: Final = ("protocols", "listen", "ssl", "service")
 
 
-def dovecot_endpoints(config_file: Path, tool: Path | None = None) -> tuple[Endpoint, ...]:
+def dovecot_endpoints(
+    config_file: Path, tool: Path | None = None, *, every_family: bool = False
+) -> tuple[Endpoint, ...]:
     """The IMAP, POP3, ManageSieve and submission ports of a Dovecot that offer TLS.
 
     Dovecot 2.3 spends most of its time on parts of the configuration that are not asked for, ``-m master`` spares
@@ -277,6 +319,7 @@ def dovecot_endpoints(config_file: Path, tool: Path | None = None) -> tuple[Endp
     Args:
         config_file: its dovecot.conf.
         tool: the doveconf to run; the one of this host when None.
+        every_family: on IPv4 and on IPv6, where it listens on both.
 
     Raises:
         HostError: there is no doveconf, or it fails: the configuration is wrong.
@@ -286,7 +329,7 @@ def dovecot_endpoints(config_file: Path, tool: Path | None = None) -> tuple[Endp
     completed = run([*command, "-m", "master", *_DOVECOT_SETTINGS])
     if completed.returncode != 0:
         completed = run([*command, *_DOVECOT_SETTINGS])
-    return parse_dovecot(_output(completed))
+    return parse_dovecot(_output(completed), every_family=every_family)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +338,7 @@ class _Listener:
     settings: Mapping[str, str]
 
 
-def parse_dovecot(text: str) -> tuple[Endpoint, ...]:
+def parse_dovecot(text: str, *, every_family: bool = False) -> tuple[Endpoint, ...]:
     """What :func:`dovecot_endpoints` gives, from the output of ``doveconf protocols listen ssl service``.
 
     A listener counts when its protocol is on, its port is not 0, and no PROXY header is expected of the client
@@ -305,6 +348,7 @@ def parse_dovecot(text: str) -> tuple[Endpoint, ...]:
     Args:
         text: of 2.3 (all settings of a listener, ``protocols = imap pop3``, ``address``) or 2.4 (only the settings
             that were set or have a default of their own, ``protocols { imap = yes }``, ``listen``).
+        every_family: see :func:`dovecot_endpoints`.
     """
     top, protocols, listeners = _read_dovecot(text)
     if top.get("ssl", "yes") == "no":
@@ -312,25 +356,27 @@ def parse_dovecot(text: str) -> tuple[Endpoint, ...]:
     return _unique(
         endpoint
         for listener in listeners
-        if (endpoint := _dovecot_listener(listener, protocols, top.get("listen", "*"))) is not None
+        for endpoint in _dovecot_listener(listener, protocols, top.get("listen", "*"), every_family=every_family)
     )
 
 
-def _dovecot_listener(listener: _Listener, protocols: set[str], listen: str) -> Endpoint | None:
+def _dovecot_listener(
+    listener: _Listener, protocols: set[str], listen: str, *, every_family: bool
+) -> Iterator[Endpoint]:
     word, plain, wrapped = _LOGIN_SERVICES[listener.service]
     settings = listener.settings
     if word not in protocols or settings.get("haproxy", "no") == "yes":
-        return None
+        return
     port = _service_port(settings.get("port", "0"))
     # 2.3 calls the addresses of a listener `address`, 2.4 calls them `listen`.
     own = settings.get("address") or settings.get("listen") or listen
-    host = _connectable(re.split(r"[\s,]+", own.strip()))
-    if port is None or host is None:
-        return None
+    if port is None:
+        return
     implicit = settings.get("ssl", "no") == "yes"
     if implicit and word == "sieve":  # there is no implicit TLS for ManageSieve (RFC 5804), nor a probe for it
-        return None
-    return Endpoint(wrapped if implicit else plain, host, port, "dovecot")
+        return
+    for host in _connectable(re.split(r"[\s,]+", own.strip()), every_family=every_family):
+        yield Endpoint(wrapped if implicit else plain, host, port, "dovecot")
 
 
 def _read_dovecot(text: str) -> tuple[dict[str, str], set[str], list[_Listener]]:

@@ -19,6 +19,8 @@ class Exit(enum.IntEnum):
     PENDING = 3
     SKIPPED = 4
     ROLLED_BACK = 5
+    SERVED_WRONG = 5
+    """The same code for ``verify``, which changes nothing."""
     ROLLBACK_FAILED = 6
     LOCKED = 75
     NOT_PERMITTED = 77

@@ -1,14 +1,38 @@
-"""What the running servers show, name by name and port by port, held against what they should show."""
+"""What the running servers show, name by name and port by port, held against what they should show.
+
+Where :mod:`mailsni.wire` asks for the names that were just published, this asks for every name, on every port, as
+every kind of client, and looks at all that was sent: the leaf, the chain behind it, the dates, the names, and whether
+the system's trust store leads to it. Nothing is changed, whatever is found.
+"""
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from datetime import datetime
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
-from mailsni.endpoints import Endpoint
-from mailsni.inventory import Algorithm
-from mailsni.verify import Served
+from mailsni import certificate, files
+from mailsni.config import Settings, VerifySettings
+from mailsni.endpoints import Endpoint, resolved
+from mailsni.errors import HostError, UsageError
+from mailsni.inventory import Algorithm, Progress
+from mailsni.names import covers, host_name
+from mailsni.observation import Observation
+from mailsni.targets import Target
+from mailsni.verify import Outcome, Question, Served, probe_all
+from mailsni.wire import asked_for
+
+UNKNOWN_NAME = "mailsni-unknown.invalid"
+"""A name that nobody can have (RFC 6761, 6.4)."""
+CONCURRENCY = 32
+"""Connections at a time: probes wait for the network, and both servers take 100 clients by default."""
+_BATCH = 512
+"""Questions after which is looked whether an endpoint still answers."""
+_PATIENCE = 16
+"""Questions that an endpoint may leave unanswered, each to its time limit, until it is not asked any more."""
 
 
 class Client(enum.StrEnum):
@@ -34,14 +58,36 @@ class Concern(enum.StrEnum):
     """No handshake."""
     OTHER_CERTIFICATE = "other_certificate"
     """Not the intended one."""
+    SERVERS_DISAGREE = "servers_disagree"
+    """Nothing is known of what is meant, and not all endpoints show the same."""
     OTHER_CHAIN = "other_chain"
-    """The intended leaf, with another chain than the intended one, or one that is incomplete or out of order."""
+    """The chain behind the leaf is not the intended one, or incomplete, or out of order."""
     EXPIRED = "expired"
     NOT_YET_VALID = "not_yet_valid"
     OTHER_NAME = "other_name"
     """The certificate is not for the name that the client asked for."""
     UNTRUSTED = "untrusted"
-    """The system's trust store does not know the issuer: a warning only, for a company may have its own."""
+    """The system's trust store does not lead to it: a warning only, for a company may have an authority of its own."""
+
+
+_CONCERNS: Mapping[Outcome, Concern] = {
+    Outcome.REFUSED: Concern.NOT_LISTENING,
+    Outcome.TIMEOUT: Concern.NO_ANSWER,
+    Outcome.NO_STARTTLS: Concern.NO_STARTTLS,
+    Outcome.GARBAGE: Concern.NOT_UNDERSTOOD,
+    Outcome.ABORTED: Concern.CUT_OFF,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Intention:
+    """A certificate that a name is to be served."""
+
+    fingerprint: str
+    """SHA-256 of the leaf, hexadecimal."""
+    algorithm: Algorithm
+    chain: tuple[str, ...] = ()
+    """SHA-256 of each certificate of the chain, the leaf first; none when it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +106,8 @@ class Shown:
     concerns: tuple[Concern, ...]
     not_after: datetime | None
     """Of the leaf that was shown."""
+    detail: str = ""
+    """What is wrong, and what is shown instead, for people: printable, bounded."""
 
     @property
     def wrong(self) -> bool:
@@ -72,3 +120,365 @@ class Inspection:
     """All answers, ordered by name and endpoint; the clients without a known name come last."""
 
     shown: tuple[Shown, ...]
+    notes: tuple[str, ...] = ()
+    """What could not be asked, and why."""
+
+    @property
+    def wrong(self) -> tuple[Shown, ...]:
+        """The answers that somebody must look at."""
+        return tuple(one for one in self.shown if one.wrong)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How servers are asked."""
+
+    timeout: float
+    """Seconds for each question."""
+    concurrency: int = CONCURRENCY
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What somebody wants to know.
+
+    Attributes:
+        names: what to ask for; all names that are to be served when there is none.
+        endpoints: whom to ask, in the place of the configuration's or of this host's listeners.
+    """
+
+    names: tuple[str, ...] = ()
+    endpoints: tuple[Endpoint, ...] = ()
+
+    @classmethod
+    def of(cls, names: Iterable[str], endpoints: Iterable[str]) -> Wish:
+        """From what was typed.
+
+        Raises:
+            UsageError: a name or an endpoint is not of its grammar.
+        """
+        try:
+            asked = tuple(dict.fromkeys(host_name(name) for name in names))
+            return cls(asked, tuple(Endpoint.parse(url) for url in endpoints))
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+
+EVERYTHING = Wish()
+
+
+def inspect(
+    observation: Observation | None,
+    wish: Wish = EVERYTHING,
+    *,
+    timeout: float | None = None,
+    concurrency: int = CONCURRENCY,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Ask the servers of this host, or others, for what is to be served here.
+
+    Args:
+        observation: of this host; None where it is not known what is to be served: then the wish has all.
+        wish: what to ask for and whom.
+        timeout: seconds for each question; the configuration's, else 10, when None.
+        concurrency: questions at a time.
+        progress: told about the answers.
+
+    Raises:
+        HostError: nobody is known who could be asked.
+    """
+    if observation is None:
+        limits = Limits(timeout or VerifySettings().timeout, concurrency)
+        return ask(dict.fromkeys(wish.names, ()), wish.endpoints, limits, progress=progress)
+    settings = observation.settings
+    found, notes = (wish.endpoints, ()) if wish.endpoints else listeners(settings, observation.targets)
+    if not found:
+        raise HostError(
+            "; ".join(notes) or "no service with TLS was found in the servers' configurations",
+            hint="[verify] endpoints in the configuration, or --endpoint, says where to ask",
+        )
+    limits = Limits(timeout or settings.verify.timeout, concurrency)
+    wanted = intentions(observation, wish.names)
+    inspection = ask(wanted, found, limits, now=observation.now, known=_known(observation), progress=progress)
+    return replace(inspection, notes=(*notes, *inspection.notes))
+
+
+def listeners(settings: Settings, targets: Iterable[Target]) -> tuple[tuple[Endpoint, ...], tuple[str, ...]]:
+    """Where to ask: what the configuration names, else every listener with TLS of the servers, on IPv4 and on IPv6.
+
+    Returns:
+        The endpoints, and what could not be found out.
+    """
+    if settings.verify.endpoints != "auto":
+        return settings.verify.endpoints, ()
+    found: list[Endpoint] = []
+    notes: list[str] = []
+    for target in targets:
+        if not target.installed:
+            continue
+        try:
+            said = target.endpoints(every_family=True)
+        except HostError as error:
+            notes.append(f"{target.name}: where it listens could not be found out: {error.message}")
+            continue
+        if not said:
+            notes.append(f"{target.name}: no service with TLS was found, so it was not asked")
+        found += said
+    return tuple(dict.fromkeys(found)), tuple(notes)
+
+
+def intentions(observation: Observation, names: Sequence[str] = ()) -> dict[str, tuple[Intention, ...]]:
+    """What names are to be served: the winners in the stores, also those that are not deployed yet.
+
+    Args:
+        observation: of this host.
+        names: those of interest, all when there is none. One that is not to be served has no intention.
+    """
+    winners = {winner.name: winner.certificates for winner in observation.selection.winners}
+    chains: dict[str, tuple[str, ...]] = {}
+    for one in observation.selection.certificates:
+        pem = one.material.pem or files.read_own(observation.pins.of(one)) or b""
+        chains[one.ident] = certificate.chain_digests(pem)
+    return {
+        name: tuple(
+            Intention(one.fingerprint, one.algorithm, chains.get(one.ident, ())) for one in winners.get(name, ())
+        )
+        for name in names or winners
+    }
+
+
+def _known(observation: Observation) -> dict[str, str]:
+    """What to call a certificate, by fingerprint."""
+    deployed = observation.record.deployment
+    known = {
+        one.fingerprint: f"that of {one.source}, deployed and not the newest any more: `mailsni apply`"
+        for one in deployed.certificates.values()
+    }
+    return known | {one.fingerprint: f"that of {one.source}" for one in observation.inventory.certificates}
+
+
+def ask(
+    wanted: Mapping[str, Sequence[Intention]],
+    endpoints: Sequence[Endpoint],
+    limits: Limits,
+    *,
+    now: datetime | None = None,
+    known: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Inspection:
+    """Ask endpoints for names, and judge the answers.
+
+    Args:
+        wanted: each name with what it is to be served; nothing: any valid certificate for it will do, if only all
+            endpoints show the same.
+        endpoints: whom. One whose host is a name is asked at each address of it.
+        limits: of time and number.
+        now: the moment at which certificates must be valid, with a time zone; the present one when None.
+        known: what to call a certificate, by fingerprint.
+        progress: told about the answers.
+    """
+    asked = list(dict.fromkeys(address for endpoint in endpoints for address in resolved(endpoint)))
+    judge = _Judge(now or datetime.now(UTC), known or {})
+    first = {
+        one.endpoint: one
+        for one in probe_all(
+            [Question(endpoint) for endpoint in asked], timeout=limits.timeout, concurrency=limits.concurrency
+        )
+    }
+    # One that does not get as far as TLS would cost a time limit for each name, and tells nothing of certificates.
+    given_up = {one.endpoint: one for one in first.values() if one.outcome not in (Outcome.SERVED, Outcome.ABORTED)}
+    cases = [_Case(Client.NAMED, name, endpoint, *meant) for name, endpoint, meant in _cases(wanted, asked)]
+    cases += [
+        _Case(client, name, endpoint)
+        for client, name in ((Client.WITHOUT_SNI, None), (Client.UNKNOWN_NAME, UNKNOWN_NAME))
+        for endpoint in asked
+    ]
+    answers = _answers(cases, given_up, limits, progress)
+    trust = _trust(cases, answers, limits, progress)
+    shown = [judge.of(case, answer, trust.get(answer.chain)) for case, answer in zip(cases, answers, strict=True)]
+    return Inspection(tuple(_with_disagreements(shown)))
+
+
+def _cases(
+    wanted: Mapping[str, Sequence[Intention]], endpoints: Sequence[Endpoint]
+) -> Iterator[tuple[str, Endpoint, tuple[Intention | None, Algorithm | None]]]:
+    """Names first, so that what is asked at one time is spread over all endpoints."""
+    for name in sorted(wanted):
+        meant = wanted[name]
+        for endpoint in endpoints:
+            if not meant:
+                yield name, endpoint, (None, None)
+            for one in meant:
+                yield name, endpoint, (one, one.algorithm if len(meant) > 1 else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    client: Client
+    name: str | None
+    endpoint: Endpoint
+    intention: Intention | None = None
+    algorithm: Algorithm | None = None
+
+    def question(self, *, trusting: bool = False) -> Question:
+        name = None if self.name is None else asked_for(self.name)
+        return Question(self.endpoint, name, self.algorithm, trusting)
+
+
+def _answers(
+    cases: Sequence[_Case], given_up: Mapping[Endpoint, Served], limits: Limits, progress: Progress | None
+) -> list[Served]:
+    """The answers in the order of the cases; an endpoint that hangs is given up after a while."""
+    stopped = dict(given_up)
+    silences: Counter[Endpoint] = Counter()
+    answers: list[Served] = []
+    for at in range(0, len(cases), _BATCH):
+        batch = cases[at : at + _BATCH]
+        open_ones = [case for case in batch if case.endpoint not in stopped]
+
+        def on_done(done: int, before: int = at) -> None:
+            if progress is not None:
+                progress("asking the servers", before + done, len(cases))
+
+        got = iter(
+            probe_all(
+                [case.question() for case in open_ones],
+                timeout=limits.timeout,
+                concurrency=limits.concurrency,
+                on_done=on_done,
+            )
+        )
+        asked = set(map(id, open_ones))
+        answers += [next(got) if id(case) in asked else _not_asked(case, stopped[case.endpoint]) for case in batch]
+        for one in answers[at:]:
+            silences[one.endpoint] += one.outcome is Outcome.TIMEOUT
+            if silences[one.endpoint] >= _PATIENCE:
+                stopped.setdefault(one.endpoint, one)
+    return answers
+
+
+def _not_asked(case: _Case, instead: Served) -> Served:
+    """An endpoint that did not answer before is taken to answer the same again."""
+    return replace(instead, name=case.name)
+
+
+def _trust(
+    cases: Sequence[_Case], answers: Sequence[Served], limits: Limits, progress: Progress | None
+) -> dict[tuple[bytes, ...], str | None]:
+    """For each chain that was shown, what a mail client says that trusts as this system does; None: nothing.
+
+    Asked once for each chain, in a handshake of its own: Python's ssl has no other way to OpenSSL's verdict.
+    """
+    by_chain: dict[tuple[bytes, ...], _Case] = {}
+    for case, answer in zip(cases, answers, strict=True):
+        if answer.outcome is Outcome.SERVED:
+            by_chain.setdefault(answer.chain, case)
+    questions = [case.question(trusting=True) for case in by_chain.values()]
+    on_done = None if progress is None else (lambda done: progress("asking for trust", done, len(questions)))
+    said = probe_all(questions, timeout=limits.timeout, concurrency=limits.concurrency, on_done=on_done)
+    return {
+        chain: None if one.outcome is Outcome.SERVED else one.detail for chain, one in zip(by_chain, said, strict=True)
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    """Says what is wrong with answers."""
+
+    now: datetime
+    known: Mapping[str, str]
+    """What to call a certificate, by fingerprint."""
+
+    def of(self, case: _Case, served: Served, untrusted: str | None) -> Shown:
+        """What is wrong with one answer.
+
+        Args:
+            case: what was asked.
+            served: the answer.
+            untrusted: why a mail client would not trust the chain; None when it would.
+        """
+        leaf = certificate.look_at(served.chain[0]) if served.chain else None
+        found = list(self._of_the_answer(case, served, leaf, untrusted))
+        return Shown(
+            case.client,
+            case.name,
+            case.endpoint,
+            case.algorithm,
+            None if case.intention is None else case.intention.fingerprint,
+            served,
+            tuple(dict.fromkeys(concern for concern, _ in found)),
+            None if leaf is None else leaf.not_after,
+            "; ".join(text for _, text in found),
+        )
+
+    def _of_the_answer(
+        self, case: _Case, served: Served, leaf: certificate.Leaf | None, untrusted: str | None
+    ) -> Iterator[tuple[Concern, str]]:
+        if served.outcome is not Outcome.SERVED:
+            yield _CONCERNS.get(served.outcome, Concern.CUT_OFF), served.detail
+            return
+        if case.intention is not None and served.fingerprint != case.intention.fingerprint:
+            yield Concern.OTHER_CERTIFICATE, f"shows {self._called(served, leaf)}"
+        if leaf is None:
+            yield Concern.OTHER_CERTIFICATE, "shows a certificate that cannot be decoded"
+            return
+        if self.now < leaf.not_before:
+            yield Concern.NOT_YET_VALID, f"not valid before {leaf.not_before:%Y-%m-%d %H:%M} UTC"
+        if self.now >= leaf.not_after:
+            yield Concern.EXPIRED, f"expired on {leaf.not_after:%Y-%m-%d %H:%M} UTC"
+        if case.client is Client.NAMED and case.name is not None and not _is_for(case.name, leaf):
+            yield Concern.OTHER_NAME, f"is for {_listed(leaf.names)}"
+        yield from self._of_the_chain(case, served, leaf, untrusted)
+
+    def _of_the_chain(
+        self, case: _Case, served: Served, leaf: certificate.Leaf, untrusted: str | None
+    ) -> Iterator[tuple[Concern, str]]:
+        digests = tuple(hashlib.sha256(der).hexdigest() for der in served.chain)
+        meant = case.intention.chain if case.intention is not None else ()
+        flaw = certificate.flaw_in_order(served.chain)
+        if flaw is not None:
+            yield Concern.OTHER_CHAIN, f"the chain is out of order: {flaw}"
+        elif meant and digests[0] == meant[0] and digests != meant:
+            sent = f"{len(digests)} certificate{'' if len(digests) == 1 else 's'} sent, {len(meant)} meant"
+            yield Concern.OTHER_CHAIN, f"the chain is another one ({sent})"
+        elif untrusted and len(digests) == 1 and leaf.has_issuer_address and not leaf.self_signed:
+            yield Concern.OTHER_CHAIN, "the leaf is sent without its intermediates"
+        if untrusted is not None:
+            yield Concern.UNTRUSTED, f"not trusted by this system: {untrusted}"
+
+    def _called(self, served: Served, leaf: certificate.Leaf | None) -> str:
+        known = self.known.get(served.fingerprint or "")
+        if known is not None:
+            return known
+        if leaf is None:
+            return f"another one ({served.fingerprint})"
+        return f"another one, for {_listed(leaf.names)}, by {leaf.issuer}, until {leaf.not_after:%Y-%m-%d}"
+
+
+def _is_for(name: str, leaf: certificate.Leaf) -> bool:
+    asked = asked_for(name)
+    return any(asked == one or covers(one, asked) for one in leaf.names)
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more or "no name"
+
+
+def _with_disagreements(shown: Sequence[Shown]) -> Iterator[Shown]:
+    """Where nothing is known of what is meant, all endpoints must show the same."""
+    free: dict[str, set[str]] = defaultdict(set)
+    for one in shown:
+        if _is_free(one):
+            free[one.name or ""].add(one.served.fingerprint or "")
+    for one in shown:
+        if _is_free(one) and len(free[one.name or ""]) > 1:
+            concerns = (*one.concerns, Concern.SERVERS_DISAGREE)
+            text = f"not every endpoint shows the same: {(one.served.fingerprint or '')[:16]}… here"
+            yield replace(one, concerns=concerns, detail="; ".join(filter(None, (one.detail, text))))
+        else:
+            yield one
+
+
+def _is_free(one: Shown) -> bool:
+    return one.client is Client.NAMED and one.intended is None and one.served.outcome is Outcome.SERVED

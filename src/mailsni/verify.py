@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final, NoReturn
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn, cast
 
 from mailsni.endpoints import Endpoint
 from mailsni.errors import HostError
@@ -48,6 +48,8 @@ class Outcome(enum.StrEnum):
     """The deadline passed."""
     GARBAGE = "garbage"
     """The server broke the protocol, or speaks another."""
+    UNTRUSTED = "untrusted"
+    """A certificate was shown that the system's trust store does not lead to; only when that is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class Question:
         endpoint: whom.
         name: the SNI name, A-labels; None sends no SNI, as many SMTP clients do.
         algorithm: the only kind of certificate to accept; None leaves the choice to the server.
+        trusting: only a chain that the system's trust store leads to is accepted, as by a mail client. (The name is
+            not looked at: whether a certificate is for a name can be seen without asking.)
 
     Raises:
         ValueError: the name cannot be sent as SNI: an address, a wildcard, not ASCII (RFC 6066, section 3).
@@ -66,6 +70,7 @@ class Question:
     endpoint: Endpoint
     name: str | None = None
     algorithm: Algorithm | None = None
+    trusting: bool = False
 
     def __post_init__(self) -> None:
         if self.name is not None and not _can_be_sent(self.name):
@@ -91,6 +96,7 @@ class Served:
         fingerprint: SHA-256 of the leaf in DER, lower-case hexadecimal, when the outcome is ``served``; else None.
         detail: for people: the TLS version, or what went wrong. Printable ASCII, at most 200 characters, in the
             words of this program or of OpenSSL, never the server's.
+        chain: the certificates in DER as the server sent them, the leaf first; none where no handshake ended.
     """
 
     endpoint: Endpoint
@@ -98,6 +104,7 @@ class Served:
     outcome: Outcome
     fingerprint: str | None
     detail: str
+    chain: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 def probe_all(
@@ -189,7 +196,7 @@ def _ask(question: Question, timeout: float) -> Served:
                 stage = "asking for STARTTLS"
                 _DIALOGUES[endpoint.protocol](_Dialogue(connection, deadline))
             stage = "in the handshake"
-            leaf, detail = _handshake(connection, question, deadline)
+            chain, detail = _handshake(connection, question, deadline)
     except _EndedError as ended:
         return Served(endpoint, question.name, ended.outcome, None, _safe(ended.detail))
     except TimeoutError:
@@ -197,7 +204,14 @@ def _ask(question: Question, timeout: float) -> Served:
     except OSError as error:
         # The connection, once made, broke: reset, broken pipe. (ssl.SSLError is an OSError too, told apart earlier.)
         return Served(endpoint, question.name, Outcome.ABORTED, None, _safe(f"{_why(error)}, {stage}"))
-    return Served(endpoint, question.name, Outcome.SERVED, hashlib.sha256(leaf).hexdigest(), _safe(detail))
+    fingerprint = hashlib.sha256(chain[0]).hexdigest()
+    return Served(endpoint, question.name, Outcome.SERVED, fingerprint, _safe(detail), tuple(map(_one_copy, chain)))
+
+
+@functools.lru_cache(maxsize=4096)
+def _one_copy(der: bytes) -> bytes:
+    """Equal bytes as one object: the same certificates come with thousands of answers."""
+    return der
 
 
 def _safe(detail: str) -> str:
@@ -244,37 +258,41 @@ def _connect(endpoint: Endpoint, deadline: _Deadline) -> socket.socket:
 
 
 @functools.cache
-def _context(algorithm: Algorithm | None) -> ssl.SSLContext:
-    """Settings of a client that takes any certificate (or any of one kind) from TLS 1.2 up.
+def _context(algorithm: Algorithm | None, *, trusting: bool) -> ssl.SSLContext:
+    """Settings of a client from TLS 1.2 up, which takes any certificate, or any of one kind, or only trusted ones.
 
-    Level 0 lets OpenSSL read what it otherwise refuses to look at, such as a key of 1,024 bits. No session is ever
-    resumed: a resumed one shows no certificate.
+    Level 0 lets OpenSSL read what it otherwise refuses to look at, such as a key of 1,024 bits; a client that trusts
+    is as strict as this system's OpenSSL is by default. No session is ever resumed: a resumed one shows no certificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_REQUIRED if trusting else ssl.CERT_NONE
+    level = "" if trusting else ":@SECLEVEL=0"
+    if trusting:
+        context.load_default_certs()
     if algorithm is None:
-        context.set_ciphers("DEFAULT:@SECLEVEL=0")
+        context.set_ciphers(f"DEFAULT{level}")
     else:
         context.maximum_version = ssl.TLSVersion.TLSv1_2
-        context.set_ciphers({"rsa": "aRSA", "ecdsa": "aECDSA"}[algorithm] + ":!eNULL:@SECLEVEL=0")
+        context.set_ciphers({"rsa": "aRSA", "ecdsa": "aECDSA"}[algorithm] + f":!eNULL{level}")
     return context
 
 
+_DER: Final = 2
+"""``_ssl.ENCODING_DER``"""
 _NOT_TLS: Final = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_MESSAGE"}
 )
 """What OpenSSL 1.1 and 3 say to bytes that are no TLS."""
 
 
-def _handshake(connection: socket.socket, question: Question, deadline: _Deadline) -> tuple[bytes, str]:
-    """The leaf that the server shows, in DER, and the version of TLS."""
+def _handshake(connection: socket.socket, question: Question, deadline: _Deadline) -> tuple[Sequence[bytes], str]:
+    """The certificates that the server shows, in DER, the leaf first, and the version of TLS."""
     connection.settimeout(deadline.left())
+    context = _context(question.algorithm, trusting=question.trusting)
     try:
-        tls = _context(question.algorithm).wrap_socket(
-            connection, server_hostname=question.name, do_handshake_on_connect=False
-        )
+        tls = context.wrap_socket(connection, server_hostname=question.name, do_handshake_on_connect=False)
     except OSError as error:  # it looks at the socket first; the server may have closed it
         raise _EndedError(Outcome.ABORTED, f"{_why(error)}, before the handshake") from error
     with tls:
@@ -283,14 +301,25 @@ def _handshake(connection: socket.socket, question: Question, deadline: _Deadlin
             tls.do_handshake()  # the timeout is one for the whole handshake, not for each read (Modules/_ssl.c)
         except ssl.SSLEOFError as error:
             raise _EndedError(Outcome.ABORTED, "closed in the handshake") from error
+        except ssl.SSLCertVerificationError as error:
+            raise _EndedError(Outcome.UNTRUSTED, error.verify_message) from error
         except ssl.SSLError as error:
             reason = error.reason or "unknown"
             outcome = Outcome.GARBAGE if reason in _NOT_TLS else Outcome.ABORTED
             raise _EndedError(outcome, f"TLS: {reason.lower().replace('_', ' ')}") from error
-        leaf = tls.getpeercert(binary_form=True)
-        if not leaf:
+        chain = _chain(tls)
+        if not chain:
             raise _EndedError(Outcome.ABORTED, "the server showed no certificate")
-        return leaf, tls.version() or "TLS"
+        return chain, tls.version() or "TLS"
+
+
+def _chain(tls: ssl.SSLSocket) -> Sequence[bytes]:
+    """The certificates in DER, as they were sent (Python has a public way to them from 3.13 on)."""
+    public = getattr(tls, "get_unverified_chain", None)
+    if public is not None:
+        return cast("Sequence[bytes]", public())
+    inner: Any = getattr(tls, "_sslobj", None)
+    return [one.public_bytes(_DER) for one in inner.get_unverified_chain() or ()]
 
 
 # The dialogues that lead to TLS

@@ -17,10 +17,11 @@ from mailsni.config import Settings
 from mailsni.deploy import Applied
 from mailsni.endpoints import Endpoint, Server
 from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, UsageError
+from mailsni.inspection import Client, Concern, Inspection, Shown
 from mailsni.inventory import Algorithm, Reason
 from mailsni.observation import Observation
 from mailsni.plan import Kind
-from mailsni.report import documents
+from mailsni.report import documents, verification
 from mailsni.report.setup import Report
 from mailsni.runs import NOTHING, Run
 from mailsni.selection import explain
@@ -44,6 +45,7 @@ from tests.builders import (
 )
 
 Document = dict[str, Any]
+DOCUMENT_NAMES = ("status", "plan", "apply", "explain", "render", "verify", "setup", "error")
 SCHEMA: Document = json.loads(resources.files("mailsni.report").joinpath("schema.json").read_text("utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
 MAIL_A = "mail.a.test"
@@ -104,9 +106,25 @@ DOCUMENTS: dict[str, Callable[[], Document]] = {
     "explain a stranger": lambda: documents.explanation("*.b.test", ()),
     "render": lambda: documents.rendering("postfix", b"# text\n"),
     "setup": lambda: Report(Wiring(Settings(), (), ("found",)), remove=False).document("in_place", Exit.DONE),
+    "verify": lambda: verification.document(inspection()),
+    "verify nothing": lambda: verification.document(Inspection((), ("postfix: no service with TLS was found",))),
     "error": lambda: documents.error(LockedError("/run/lock: another run holds the lock", hint="wait")),
     "error without a hint": lambda: documents.error(UsageError("x: not a host name")),
 }
+
+
+def inspection() -> Inspection:
+    """An answer of each kind."""
+    endpoint = Endpoint("imaps", "127.0.0.1", 993)
+    good = Served(endpoint, MAIL_A, Outcome.SERVED, "0" * 64, "TLSv1.3", (b"leaf", b"issuer"))
+    silent = Served(endpoint, None, Outcome.REFUSED, None, "connection refused")
+    return Inspection(
+        (
+            Shown(Client.NAMED, MAIL_A, endpoint, "rsa", "0" * 64, good, (Concern.UNTRUSTED,), NOW, "not trusted"),
+            Shown(Client.NAMED, "*.a.test", endpoint, None, None, good, (), NOW),
+            Shown(Client.WITHOUT_SNI, None, endpoint, None, None, silent, (Concern.NOT_LISTENING,), None, "refused"),
+        )
+    )
 
 
 def errors(document: object) -> list[str]:
@@ -129,7 +147,7 @@ def test_there_is_a_document_for_every_schema() -> None:
     kinds = [SCHEMA["$defs"][one["$ref"].rpartition("/")[2]] for one in SCHEMA["oneOf"]]
     known = {kind["properties"]["schema"]["const"] for kind in kinds}
     assert told == known
-    assert known == {f"mailsni.{name}/1" for name in ("status", "plan", "apply", "explain", "render", "setup", "error")}
+    assert known == {f"mailsni.{name}/1" for name in DOCUMENT_NAMES}
 
 
 # ── neither more nor less ────────────────────────────────────────────────────────────────────────────────────────────
@@ -193,7 +211,8 @@ def words(name: str) -> list[object]:
 
 
 @pytest.mark.parametrize(
-    ("name", "members"), [("reason", Reason), ("kind", Kind), ("verdict", Verdict), ("signalled", Signalled)]
+    ("name", "members"),
+    [("reason", Reason), ("kind", Kind), ("verdict", Verdict), ("signalled", Signalled), ("concern", Concern)],
 )
 def test_the_schema_has_the_words_of_the_code(name: str, members: type[enum.StrEnum]) -> None:
     assert words(name) == [str(one) for one in members]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsni.endpoints import Endpoint, dovecot_endpoints, parse_dovecot, parse_postfix
+from mailsni import endpoints
+from mailsni.endpoints import Endpoint, dovecot_endpoints, parse_dovecot, parse_postfix, resolved
 from mailsni.errors import HostError
 from tests.property.strategies import effort
 
@@ -560,6 +561,42 @@ def test_postfix() -> None:
 )
 def test_postfix_interfaces(interfaces: str, protocols: str, host: str) -> None:
     assert one("25 inet n - n - - smtpd", inet_interfaces=interfaces, inet_protocols=protocols) == [f"smtp://{host}:25"]
+
+
+@pytest.mark.parametrize(
+    ("interfaces", "protocols", "hosts"),
+    [
+        ("all", "ipv4", ["127.0.0.1"]),
+        ("all", "all", ["127.0.0.1", "[::1]"]),
+        ("loopback-only", "ipv4, ipv6", ["127.0.0.1", "[::1]"]),
+        ("192.0.2.1, 192.0.2.2, [2001:db8::1]", "all", ["192.0.2.1", "[2001:db8::1]"]),
+        ("$myhostname, localhost", "all", ["localhost"]),
+    ],
+)
+def test_postfix_on_every_family(
+    interfaces: str, protocols: str, hosts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(endpoints, "_speaks_ipv6", lambda: True)
+    parameters = f"{PARAMETERS}inet_interfaces = {interfaces}\ninet_protocols = {protocols}\n"
+    found = parse_postfix("25 inet n - n - - smtpd", parameters, every_family=True)
+    assert texts(found) == [f"smtp://{host}:25" for host in hosts]
+
+
+def test_dovecot_on_every_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where this host speaks IPv6: elsewhere neither server has such a socket, whatever its configuration says."""
+    for speaks in (True, False):
+        monkeypatch.setattr(endpoints, "_speaks_ipv6", lambda spoken=speaks: spoken)
+        found = texts(parse_dovecot(DOVECOT_23, every_family=True))
+        assert "imaps://127.0.0.1:993" in found
+        assert ("imaps://[::1]:993" in found) is speaks
+
+
+def test_the_host_of_an_endpoint_is_resolved() -> None:
+    """To its addresses; what has none stays as it is, and an address too."""
+    (found,) = {one.host for one in resolved(Endpoint.parse("imaps://localhost:993"))} - {"::1"}
+    assert found == "127.0.0.1"
+    for url in ("imaps://192.0.2.1:993", "imaps://[2001:db8::1]:993", "imaps://no-such-host.invalid:993"):
+        assert texts(resolved(Endpoint.parse(url))) == [url]
 
 
 def test_postfix_tls_of_main_cf() -> None:

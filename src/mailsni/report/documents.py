@@ -45,7 +45,7 @@ def status(observation: Observation, history: History = NOTHING) -> Document:
         "skipped": _skipped(observation.selection.skipped),
         "pending": observation.plan.pending,
         "last_run": None if history.last is None else _run(history.last),
-        "last_good_run": None if history.last_good is None else _time(history.last_good.ended),
+        "last_good_run": None if history.last_good is None else time(history.last_good.ended),
     }
 
 
@@ -133,8 +133,8 @@ def _deployed(one: Certificate | DeployedCertificate) -> Document:
         "algorithm": one.algorithm,
         "fingerprint": one.fingerprint,
         "spki": one.spki,
-        "not_before": _time(one.not_before),
-        "not_after": _time(one.not_after),
+        "not_before": time(one.not_before),
+        "not_after": time(one.not_after),
     }
 
 
@@ -153,8 +153,8 @@ def _skipped(found: Iterable[Skipped]) -> list[Document]:
 
 def _run(run: Run) -> Document:
     return {
-        "begun": _time(run.begun),
-        "ended": _time(run.ended),
+        "begun": time(run.begun),
+        "ended": time(run.ended),
         "exit_code": run.exit_code,
         "summary": run.summary,
         "by": run.by,
@@ -185,5 +185,6 @@ def _answer(answer: Answer) -> Document:
     }
 
 
-def _time(moment: datetime) -> str:
+def time(moment: datetime) -> str:
+    """A moment as every document writes it: UTC, to the second (RFC 3339)."""
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"

@@ -173,7 +173,7 @@ def _skipped_summary(found: Sequence[Skipped]) -> None:
     problems = sum(not one.information for one in found)
     if found:
         say()
-        say(f"{_counted(problems, 'problem')}, {len(found) - problems} for information: mailsni status --skipped")
+        say(f"{counted(problems, 'problem')}, {len(found) - problems} for information: mailsni status --skipped")
 
 
 def plan(observation: Observation) -> None:
@@ -183,7 +183,7 @@ def plan(observation: Observation) -> None:
     for artifact in observation.plan.artifacts:
         say(f"  {artifact.server}: {artifact.path}: {artifact.why}")
     if observation.plan.pins:
-        say(f"  {_counted(len(observation.plan.pins), 'key and chain file')} to write in {observation.pins.path}")
+        say(f"  {counted(len(observation.plan.pins), 'key and chain file')} to write in {observation.pins.path}")
     say(_sum(observation.plan))
 
 
@@ -240,7 +240,7 @@ def applied(done: Applied, *, verbose: bool) -> None:
     if done.signalled is None:
         names = len(observation.selection.winners)
         certificates = len(observation.selection.certificates)
-        say(f"nothing to do: {_counted(names, 'name')}, {_counted(certificates, 'certificate')}")
+        say(f"nothing to do: {counted(names, 'name')}, {counted(certificates, 'certificate')}")
         return
     for change in observation.plan.changes:
         _change(change)
@@ -255,13 +255,13 @@ def applied_in_a_line(done: Applied) -> str:
     """What apply did, for a log."""
     observation = done.observation
     if done.signalled is None:
-        return f"nothing to do: {_counted(len(observation.selection.winners), 'name')}"
+        return f"nothing to do: {counted(len(observation.selection.winners), 'name')}"
     names = [change.name for change in observation.plan.effective]
-    changed = f"{_counted(len(names), 'name')} changed ({_listed(names)})" if names else "no name changed"
+    changed = f"{counted(len(names), 'name')} changed ({_listed(names)})" if names else "no name changed"
     servers = ", ".join(f"{server} {outcome}" for server, outcome in done.signalled.items())
     answers = [answer for survey in done.surveys for answer in survey.answers]
     right = sum(answer.verdict is Verdict.RIGHT for answer in answers)
-    asked = f"; {right} of {_counted(len(answers), 'answer')} as intended" if answers else ""
+    asked = f"; {right} of {counted(len(answers), 'answer')} as intended" if answers else ""
     return f"published: {changed}; {servers}{asked}"
 
 
@@ -277,8 +277,8 @@ def _survey(survey: Survey, *, verbose: bool) -> None:
     right = survey.of(Verdict.RIGHT)
     sampled = "" if survey.names == survey.names_asked else f" (a sample: {survey.names} names changed)"
     say(
-        f"{survey.server}: {len(right)} of {_counted(len(survey.answers), 'answer')} as intended, "
-        f"for {_counted(survey.names_asked, 'name')}{sampled} at {', '.join(endpoints)}"
+        f"{survey.server}: {len(right)} of {counted(len(survey.answers), 'answer')} as intended, "
+        f"for {counted(survey.names_asked, 'name')}{sampled} at {', '.join(endpoints)}"
     )
     for answer in survey.answers if verbose else survey.of(Verdict.WRONG, Verdict.CUT_OFF, Verdict.SILENT):
         served = answer.served.fingerprint or answer.served.detail
@@ -314,7 +314,7 @@ def explanation(name: str, candidates: Sequence[Candidate]) -> None:
 
 def _until(one: Anyone, now: datetime) -> str:
     days = (one.not_after - now).days
-    return f"{one.not_after:%Y-%m-%d} ({_counted(days, 'day')})"
+    return f"{one.not_after:%Y-%m-%d} ({counted(days, 'day')})"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -322,7 +322,8 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + more
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """A number and its noun: ``1 name``, ``2 names``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 

@@ -18,12 +18,19 @@ from typing import Literal
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 Algorithm = Literal["ecdsa", "ecdsa-p384", "ed25519", "rsa"]
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
 
 LIFETIME = timedelta(days=90)
+_ISSUER_ADDRESS = x509.AuthorityInformationAccess(
+    [
+        x509.AccessDescription(
+            AuthorityInformationAccessOID.CA_ISSUERS, x509.UniformResourceIdentifier("http://sandbox.invalid/e1.der")
+        )
+    ]
+)
 _RSA_KEYS = 2
 _rsa_keys: list[rsa.RSAPrivateKey] = []
 _rsa_turn = 0
@@ -118,6 +125,8 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         )
+        if signer is not None:
+            builder = builder.add_extension(_ISSUER_ADDRESS, critical=False)
         san = raw_san if raw_san is not None else subject_alternative_names(*names) if names else None
         if san is not None:
             extension = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, san)

@@ -81,8 +81,11 @@ class Target(Protocol):
             HostError: the command failed, for another reason than that the server does not run.
         """
 
-    def endpoints(self) -> tuple[Endpoint, ...]:
+    def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
         """Where the server says that it listens.
+
+        Args:
+            every_family: on IPv4 and on IPv6, where it listens on both; else one address of each service.
 
         Raises:
             HostError: it does not say.

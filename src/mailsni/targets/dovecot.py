@@ -113,9 +113,9 @@ class Dovecot:
         """Reload, or what the configuration says."""
         return services.signal_dovecot(self.settings)
 
-    def endpoints(self) -> tuple[Endpoint, ...]:
+    def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
         """The listeners with TLS."""
-        return dovecot_endpoints(self.settings.config_file)
+        return dovecot_endpoints(self.settings.config_file, every_family=every_family)
 
 
 def _is_installed() -> bool:

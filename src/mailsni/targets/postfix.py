@@ -131,9 +131,9 @@ class Postfix:
         """Reload, or what the configuration says."""
         return services.signal_postfix(self.settings)
 
-    def endpoints(self) -> tuple[Endpoint, ...]:
+    def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
         """The services with TLS in master.cf."""
-        return postfix_endpoints(self.settings.config_directory)
+        return postfix_endpoints(self.settings.config_directory, every_family=every_family)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,153 @@
+"""What the servers show, as text and as a JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mailsni.endpoints import Endpoint
+from mailsni.errors import Exit
+from mailsni.inspection import Client, Concern, Inspection, Shown
+from mailsni.report import documents, text
+
+_TABLE_LIMIT = 50
+"""Names up to which the table has all of them, not only those with something wrong."""
+_CLIENTS = {Client.WITHOUT_SNI: "(no SNI)", Client.UNKNOWN_NAME: "(unknown name)"}
+_WORDS = {
+    Concern.NOT_LISTENING: "not listening",
+    Concern.NO_ANSWER: "no answer",
+    Concern.NO_STARTTLS: "no STARTTLS",
+    Concern.NOT_UNDERSTOOD: "not understood",
+    Concern.CUT_OFF: "CUT OFF",
+    Concern.OTHER_CERTIFICATE: "OTHER CERTIFICATE",
+    Concern.SERVERS_DISAGREE: "SERVERS DISAGREE",
+    Concern.OTHER_CHAIN: "OTHER CHAIN",
+    Concern.EXPIRED: "EXPIRED",
+    Concern.NOT_YET_VALID: "NOT YET VALID",
+    Concern.OTHER_NAME: "OTHER NAME",
+    Concern.UNTRUSTED: "(untrusted)",
+}
+
+
+def exit_code(inspection: Inspection) -> Exit:
+    """Of a ``verify``: whether somebody must act."""
+    return Exit.SERVED_WRONG if inspection.wrong else Exit.DONE
+
+
+def document(inspection: Inspection) -> dict[str, Any]:
+    """All answers."""
+    return {
+        "schema": "mailsni.verify/1",
+        "exit_code": int(exit_code(inspection)),
+        "asked": len(inspection.shown),
+        "wrong": len(inspection.wrong),
+        "answers": [_answer(one) for one in inspection.shown],
+        "notes": list(inspection.notes),
+    }
+
+
+def _answer(one: Shown) -> dict[str, Any]:
+    return {
+        "client": str(one.client),
+        "name": one.name,
+        "endpoint": str(one.endpoint),
+        "server": one.endpoint.server,
+        "algorithm": one.algorithm,
+        "intended": one.intended,
+        "served": one.served.fingerprint,
+        "certificates_sent": len(one.served.chain),
+        "not_after": None if one.not_after is None else documents.time(one.not_after),
+        "wrong": one.wrong,
+        "concerns": [str(concern) for concern in one.concerns],
+        "detail": one.detail or one.served.detail,
+    }
+
+
+def show(inspection: Inspection, *, verbose: bool) -> None:
+    """A table of names and endpoints, what is wrong with each answer that is, and a sum.
+
+    Args:
+        inspection: what was found.
+        verbose: the table has every name, however many there are, and warnings are told one by one.
+    """
+    _table(inspection, everything=verbose)
+    told: list[Shown] = []
+    for one in inspection.shown:
+        if one.wrong or (verbose and one.concerns):
+            told.append(one)
+    if told:
+        text.say()
+    for one in told:
+        kind = f", {one.algorithm.upper()} only" if one.algorithm else ""
+        word = "wrong" if one.wrong else "warning"
+        text.say(f"{word}: {_called(one)} at {one.endpoint}{kind}: {', '.join(one.concerns)}: {one.detail}")
+    text.say()
+    for line in _sums(inspection):
+        text.say(line)
+
+
+def warn(inspection: Inspection) -> None:
+    """What could not be asked, and what is only a warning, on standard error."""
+    for note in inspection.notes:
+        text.talk(f"warning: {note}")
+    untrusted = [one for one in inspection.shown if Concern.UNTRUSTED in one.concerns]
+    if untrusted:
+        first = untrusted[0]
+        text.talk(
+            f"warning: {text.counted(len(untrusted), 'answer')} with a certificate that this system does not trust, "
+            f"the first: {_called(first)} at {first.endpoint}: {first.detail}"
+        )
+
+
+def _called(one: Shown) -> str:
+    return one.name or "(no SNI)" if one.client is Client.NAMED else _CLIENTS[one.client]
+
+
+def _table(inspection: Inspection, *, everything: bool) -> None:
+    endpoints = list(dict.fromkeys(one.endpoint for one in inspection.shown))
+    rows: dict[str, dict[Endpoint, list[Shown]]] = {}
+    for one in inspection.shown:
+        rows.setdefault(_called(one), {}).setdefault(one.endpoint, []).append(one)
+    named = len(rows) - len(_CLIENTS)
+    shown = {
+        name: cells
+        for name, cells in rows.items()
+        if everything or named <= _TABLE_LIMIT or any(one.wrong for found in cells.values() for one in found)
+    }
+    headings = ["NAME", *_headings(endpoints)]
+    table = [[name, *(_cell(cells.get(endpoint, ())) for endpoint in endpoints)] for name, cells in shown.items()]
+    wrong = [any(one.wrong for found in cells.values() for one in found) for cells in shown.values()]
+    text.table(headings, table, ["red" if one else "" for one in wrong])
+    if len(shown) < len(rows):
+        text.say(f"({text.counted(len(rows) - len(shown), 'name')} more, all as intended: -v shows them)")
+
+
+def _headings(endpoints: Sequence[Endpoint]) -> Iterator[str]:
+    """Protocol and port; the host where there is more than one."""
+    hosts = {one.host for one in endpoints}
+    for one in endpoints:
+        yield f"{one.protocol}:{one.port}" if len(hosts) == 1 else str(one)
+
+
+def _cell(found: Sequence[Shown]) -> str:
+    """One endpoint's answers for a name: more than one where RSA and ECDSA clients are asked for apart."""
+    words = dict.fromkeys(word for one in found for word in _words(one))
+    return " ".join(words) or "-"
+
+
+def _words(one: Shown) -> Iterator[str]:
+    if not one.wrong:
+        yield "ok" if one.client is Client.NAMED else f"until {one.not_after:%Y-%m-%d}"
+    for concern in one.concerns:
+        yield _WORDS[concern]
+
+
+def _sums(inspection: Inspection) -> Iterator[str]:
+    for server in dict.fromkeys(one.endpoint.server for one in inspection.shown):
+        of_it = [one for one in inspection.shown if one.endpoint.server == server]
+        right = sum(not one.wrong for one in of_it)
+        names = len({one.name for one in of_it if one.client is Client.NAMED})
+        yield (
+            f"{server}: {right} of {text.counted(len(of_it), 'answer')} as intended, "
+            f"for {text.counted(names, 'name')} at {text.counted(len({one.endpoint for one in of_it}), 'endpoint')}"
+        )

@@ -1,0 +1,209 @@
+"""``mailsni verify`` on real servers: what is wrong on the wire is named, with its name, port and server."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mailsni.process import require_tool, run
+from mailsni.sandbox.authority import Issued
+from tests.e2e.support import Laboratory, run_mailsni
+
+A, B = "mail.a.test", "imap.b.test"
+
+
+@pytest.fixture
+def deployed(laboratory: Laboratory) -> Laboratory:
+    """Two names are served, the second one with RSA and ECDSA."""
+    laboratory.issue(A)
+    for algorithm in ("ecdsa", "rsa"):
+        laboratory.store.add(f"b-{algorithm}", laboratory.authority.issue([B], algorithm=algorithm))
+    done = laboratory.mailsni("apply")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return laboratory
+
+
+def verified(laboratory: Laboratory, *words: str, code: int) -> list[dict[str, Any]]:
+    """What ``verify --json`` found."""
+    done = laboratory.mailsni("verify", "--json", *words)
+    assert done.returncode == code, done.stdout + done.stderr
+    document = json.loads(done.stdout)
+    assert document["exit_code"] == code
+    assert document["asked"] == len(document["answers"])
+    assert document["wrong"] == sum(one["wrong"] for one in document["answers"])
+    answers: list[dict[str, Any]] = document["answers"]
+    return answers
+
+
+def wrong(answers: Sequence[dict[str, Any]]) -> set[tuple[str, str | None, str]]:
+    """Server, name and concern of each answer that is wrong."""
+    return {
+        (one["server"], one["name"], concern)
+        for one in answers
+        if one["wrong"]
+        for concern in one["concerns"]
+        if concern != "untrusted"
+    }
+
+
+def put_into_the_map(laboratory: Laboratory, name: str, issued: Issued, *chain: bytes) -> None:
+    """What somebody's own script does: another certificate for one name, in the live map."""
+    laboratory.directory.chmod(0o755)
+    file = laboratory.directory / "by-hand.pem"
+    file.touch(mode=0o600)
+    file.write_bytes(issued.key_pem + issued.leaf_pem + b"".join(chain))
+    lines = laboratory.map.read_text().splitlines()
+    changed = [f"{name} {file}" if line.startswith(f"{name} ") else line for line in lines]
+    assert changed != lines
+    source = laboratory.directory / "by-hand"
+    source.touch(mode=0o600)
+    source.write_text("\n".join(changed) + "\n")
+    done = run([require_tool("postmap"), "-c", laboratory.postfix.config_directory, "-F", f"cdb:{source}"])
+    assert (done.returncode, done.stderr) == (0, "")
+    shutil.move(f"{source}.cdb", laboratory.map.with_name("mailsni.cdb"))
+
+
+def test_every_name_is_asked_for_on_every_port(
+    deployed: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root.pem"
+    root.write_bytes(deployed.authority.root_pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(root))
+    answers = verified(deployed, code=0)
+    urls = set(deployed.urls())
+    clients: list[tuple[str, str | None, str | None]] = [("named", A, None), ("named", B, "ecdsa"), ("named", B, "rsa")]
+    clients += [("without_sni", None, None), ("unknown_name", "mailsni-unknown.invalid", None)]
+    expected = {(*client, url) for client in clients for url in urls}
+    assert {(one["client"], one["name"], one["algorithm"], one["endpoint"]) for one in answers} == expected
+    assert len(answers) == len(expected)
+    assert all(one["concerns"] == [] for one in answers), "trusted: the system's store is this authority"
+    named = [one for one in answers if one["client"] == "named"]
+    assert all(one["served"] == one["intended"] and one["certificates_sent"] == 2 for one in named)
+    others = [one for one in answers if one["client"] != "named"]
+    assert {one["served"] for one in others} == {deployed.default.fingerprint}
+    done = deployed.mailsni("verify")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (
+        f"dovecot: {5 * len(deployed.dovecot.endpoints)} of {5 * len(deployed.dovecot.endpoints)} answers"
+        in done.stdout
+    )
+
+
+def test_listeners_are_found_in_the_servers_configurations(deployed: Laboratory) -> None:
+    deployed.configure(verify={"endpoints": "auto"})
+    assert {one["endpoint"] for one in verified(deployed, A, code=0)} == set(deployed.urls())
+    assert {one["name"] for one in verified(deployed, A, code=0)} == {A, None, "mailsni-unknown.invalid"}
+
+
+def test_an_authority_of_ones_own_is_a_warning(deployed: Laboratory) -> None:
+    done = deployed.mailsni("verify")
+    assert done.returncode == 0
+    assert (
+        "warning: 40 answers with a certificate that this system does not trust, the first: imap.b.test" in done.stderr
+    )
+    assert "unable to get local issuer certificate" in done.stderr
+
+
+def test_another_certificate_on_one_of_two_servers(deployed: Laboratory) -> None:
+    old = deployed.authority.issue([A])
+    put_into_the_map(deployed, A, old, old.chain_pem)
+    answers = verified(deployed, code=5)
+    assert wrong(answers) == {("postfix", A, "other_certificate")}
+    assert {one["served"] for one in answers if one["wrong"]} == {old.fingerprint}
+    done = deployed.mailsni("verify", "--quiet")
+    assert done.returncode == 5
+    port = deployed.postfix.endpoints["smtps"]
+    until = f"{old.not_after:%Y-%m-%d}"
+    assert f"wrong: {A} at smtps://127.0.0.1:{port}: other_certificate" in done.stdout
+    assert f"shows another one, for {A}, by CN=Sandbox E1,O=mailsni sandbox, until {until}" in done.stdout
+
+
+def test_a_renewed_certificate_that_is_not_deployed(deployed: Laboratory) -> None:
+    deployed.store.renew(A, deployed.authority.issue([A]))
+    answers = verified(deployed, code=5)
+    assert wrong(answers) == {(server, A, "other_certificate") for server in ("postfix", "dovecot")}
+    told = {one["detail"].partition(";")[0] for one in answers if one["wrong"]}
+    assert told == {
+        f"shows that of {deployed.store.live / A}, deployed and not the newest any more: `mailsni apply`",
+    }
+    assert deployed.mailsni("apply").returncode == 0
+    assert wrong(verified(deployed, code=0)) == set()
+
+
+@pytest.mark.shared
+def test_chains_dates_and_names(deployed: Laboratory) -> None:
+    """Three mistakes of a map that was made by hand."""
+    issued = deployed.authority.issue([A])
+    deployed.store.renew(A, issued)
+    assert deployed.mailsni("apply").returncode == 0
+    put_into_the_map(deployed, A, issued)
+    answers = verified(deployed, A, code=5)
+    assert wrong(answers) == {("postfix", A, "other_chain")}
+    assert {one["certificates_sent"] for one in answers if one["wrong"]} == {1}
+    expired = deployed.authority.issue([A], not_before=issued.not_before.replace(year=2020))
+    put_into_the_map(deployed, A, expired, expired.chain_pem)
+    assert wrong(verified(deployed, A, code=5)) == {
+        ("postfix", A, "other_certificate"),
+        ("postfix", A, "expired"),
+    }
+    foreign = deployed.authority.issue(["mail.x.test"])
+    put_into_the_map(deployed, A, foreign, foreign.chain_pem)
+    assert wrong(verified(deployed, A, code=5)) == {
+        ("postfix", A, "other_certificate"),
+        ("postfix", A, "other_name"),
+    }
+
+
+def test_servers_that_are_stopped_or_cut_off(deployed: Laboratory) -> None:
+    deployed.dovecot.stop()
+    deployed.map.with_name("mailsni.cdb").unlink()
+    deployed.postfix.reload()
+    answers = verified(deployed, code=5)
+    names = (A, B, "mailsni-unknown.invalid")
+    assert wrong(answers) == {
+        *(("dovecot", name, "not_listening") for name in (*names, None)),
+        *(("postfix", name, "cut_off") for name in names),
+    }
+
+
+@pytest.mark.shared
+def test_somebody_elses_servers(deployed: Laboratory) -> None:
+    """No store, no configuration, no root: names and endpoints are enough."""
+    nothing = deployed.directory / "nothing.toml"
+    nothing.write_text(f'[[sources]]\ntype = "certbot"\npath = "{deployed.directory}/no-such-store"\n')
+    port = deployed.dovecot.endpoints["imaps"]
+    urls = ["--endpoint", f"imaps://localhost:{port}", "-e", f"smtp://127.0.0.1:{deployed.postfix.endpoints['smtp']}"]
+    done = run_mailsni(nothing, "verify", A, *urls)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (
+        f"mailsni: warning: what is meant to be served is not known: {deployed.directory}/no-such-store" in done.stderr
+    )
+    assert f"imaps://127.0.0.1:{port}" in done.stdout.splitlines()[0] or f"imaps:{port}" in done.stdout.splitlines()[0]
+    other = deployed.authority.issue([A])
+    put_into_the_map(deployed, A, other, other.chain_pem)
+    done = run_mailsni(nothing, "verify", A, *urls)
+    assert done.returncode == 5
+    assert f"wrong: {A} at imaps://127.0.0.1:{port}: untrusted, servers_disagree: " in done.stdout
+    done = run_mailsni(nothing, "verify", "mail.x.test", *urls)
+    assert done.returncode == 5
+    assert "other_name" in done.stdout
+    done = run_mailsni(nothing, "verify", A)
+    assert done.returncode == 1
+    assert done.stderr.startswith("mailsni: error: ")
+
+
+@pytest.mark.shared
+def test_what_cannot_be_asked(deployed: Laboratory) -> None:
+    for words in (["not a name"], [A, "-e", "http://x.test"], [A, "-e", "imaps://x.test:0"], ["--timeout", "0"]):
+        done = deployed.mailsni("verify", *words)
+        assert done.returncode == 2, words
+        assert "Traceback" not in done.stderr
+    deployed.configure(postfix={"enabled": False}, dovecot={"enabled": False}, verify={"endpoints": "auto"})
+    done = deployed.mailsni("verify")
+    assert done.returncode == 1
+    assert "mailsni: hint: [verify] endpoints in the configuration, or --endpoint, says where to ask" in done.stderr

@@ -1,0 +1,283 @@
+"""What is said of answers, from servers that play a part: chains, dates, names, silence."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from mailsni.certificate import chain_digests, flaw_in_order, look_at
+from mailsni.endpoints import Endpoint
+from mailsni.errors import UsageError
+from mailsni.inspection import Client, Concern, Inspection, Intention, Limits, Shown, Wish, ask
+from mailsni.sandbox.authority import Authority, Issued, subject_alternative_names
+from mailsni.verify import Outcome
+from tests.peers import peer, says, tls, waits
+
+NAME = "mail.a.test"
+LIMITS = Limits(timeout=5)
+NOW = datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+def context(directory: Path, key: bytes, *chain: bytes) -> ssl.SSLContext:
+    file = directory / f"{len(list(directory.iterdir()))}.pem"
+    file.write_bytes(b"".join((key, *chain)))
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.load_cert_chain(file)
+    return made
+
+
+@contextmanager
+def serving(*contexts: ssl.SSLContext) -> Iterator[list[Endpoint]]:
+    """IMAPS servers, one for each context."""
+    with ExitStack() as stack:
+        yield [Endpoint("imaps", "127.0.0.1", stack.enter_context(peer(tls(one)))) for one in contexts]
+
+
+def intention(issued: Issued) -> Intention:
+    return Intention(issued.fingerprint, "ecdsa", chain_digests(issued.fullchain_pem))
+
+
+def asked(
+    endpoints: Sequence[Endpoint], wanted: Mapping[str, Sequence[Intention]], **more: datetime | dict[str, str]
+) -> Inspection:
+    found = ask(wanted, endpoints, LIMITS, **more)  # type: ignore[arg-type]
+    assert len(found.shown) == len(endpoints) * (sum(max(1, len(one)) for one in wanted.values()) + 2)
+    for one in found.shown:
+        assert one.detail.isascii() or "…" in one.detail
+        assert one.wrong is bool(set(one.concerns) - {Concern.UNTRUSTED})
+        assert bool(one.concerns) is bool(one.detail)
+    return found
+
+
+def named(found: Inspection) -> list[Shown]:
+    return [one for one in found.shown if one.client is Client.NAMED]
+
+
+def test_what_is_meant_is_right_and_an_unknown_authority_is_only_a_warning(
+    authority: Authority, tmp_path: Path
+) -> None:
+    issued = authority.issue([NAME])
+    with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as endpoints:
+        found = asked(endpoints, {NAME: (intention(issued),)})
+    assert [(one.client, one.name, one.concerns) for one in found.shown] == [
+        (Client.NAMED, NAME, (Concern.UNTRUSTED,)),
+        (Client.WITHOUT_SNI, None, (Concern.UNTRUSTED,)),
+        (Client.UNKNOWN_NAME, "mailsni-unknown.invalid", (Concern.UNTRUSTED,)),
+    ]
+    assert found.wrong == ()
+    assert "unable to get local issuer certificate" in found.shown[0].detail
+    assert found.shown[0].not_after == issued.not_after
+
+
+def test_a_trusted_authority(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As OpenSSL finds it: SSL_CERT_FILE in the place of the system's."""
+    from mailsni import verify
+
+    root = tmp_path / "root.pem"
+    root.write_bytes(authority.root_pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(root))
+    issued = authority.issue([NAME])
+    made = context(tmp_path, issued.key_pem, issued.fullchain_pem)
+    verify._context.cache_clear()  # it has read the store of the tests before
+    try:
+        with serving(made, context(tmp_path, issued.key_pem, issued.leaf_pem)) as endpoints:
+            found = asked(endpoints, {NAME: (intention(issued),)})
+    finally:
+        verify._context.cache_clear()
+    whole, alone = named(found)
+    assert whole.concerns == ()
+    assert alone.concerns == (Concern.OTHER_CHAIN, Concern.UNTRUSTED)
+
+
+def test_another_certificate_is_called_by_what_is_known_of_it(authority: Authority, tmp_path: Path) -> None:
+    meant, old, foreign = (authority.issue([NAME]) for _ in range(3))
+    made = [context(tmp_path, one.key_pem, one.fullchain_pem) for one in (old, foreign)]
+    with serving(*made) as endpoints:
+        found = asked(endpoints, {NAME: (intention(meant),)}, known={old.fingerprint: "that of /live/a"})
+    assert [one.concerns[0] for one in named(found)] == [Concern.OTHER_CERTIFICATE] * 2
+    assert named(found)[0].detail.startswith("shows that of /live/a; ")
+    until = f"{foreign.not_after:%Y-%m-%d}"
+    assert named(found)[1].detail.startswith(
+        f"shows another one, for {NAME}, by CN=Sandbox E1,O=mailsni sandbox, until {until}; "
+    )
+
+
+def test_dates(authority: Authority, tmp_path: Path) -> None:
+    issued = authority.issue([NAME])
+    late, early = issued.not_after + timedelta(seconds=1), issued.not_before - timedelta(seconds=1)
+    with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as endpoints:
+        for moment, concern in ((late, Concern.EXPIRED), (early, Concern.NOT_YET_VALID)):
+            found = asked(endpoints, {NAME: (intention(issued),)}, now=moment)
+            assert [one.concerns for one in found.shown] == [(concern, Concern.UNTRUSTED)] * 3
+            assert len(found.wrong) == 3
+
+
+def test_chains(authority: Authority, tmp_path: Path) -> None:
+    """Whole; the leaf alone; with the root at its end; another intermediate in between."""
+    issued = authority.issue([NAME])
+    other = authority.issue(["x.test"], issuer_name="Sandbox E2").chain_pem
+    chains = (
+        (issued.chain_pem,),
+        (),
+        (issued.chain_pem, authority.root_pem),
+        (other, issued.chain_pem),
+    )
+    made = [context(tmp_path, issued.key_pem, issued.leaf_pem, *chain) for chain in chains]
+    with serving(*made) as endpoints:
+        meant = named(asked(endpoints, {NAME: (intention(issued),)}))
+        free = named(asked(endpoints, {NAME: ()}))
+    assert [Concern.OTHER_CHAIN in one.concerns for one in meant] == [False, True, True, True]
+    assert [len(one.served.chain) for one in meant] == [2, 1, 3, 3]
+    assert "1 certificate sent, 2 meant" in meant[1].detail
+    assert [Concern.OTHER_CHAIN in one.concerns for one in free] == [False, True, False, True]
+    assert "the leaf is sent without its intermediates" in free[1].detail
+    assert "certificate 1 of 3 is not issued by the one behind it" in free[3].detail
+
+
+def test_names_that_nothing_is_known_of(authority: Authority, tmp_path: Path) -> None:
+    """A certificate for it, the same everywhere: as much as can be asked of another host."""
+    first, second = authority.issue(["*.a.test"]), authority.issue([NAME])
+    made = [context(tmp_path, one.key_pem, one.fullchain_pem) for one in (first, second)]
+    with serving(*made) as endpoints:
+        for one in named(asked(endpoints[:1], {NAME: ()})):
+            assert one.concerns == (Concern.UNTRUSTED,)
+        for one in named(asked(endpoints, {NAME: ()})):
+            assert one.concerns == (Concern.UNTRUSTED, Concern.SERVERS_DISAGREE)
+        for one in named(asked(endpoints[:1], {"a.test": ()})):
+            assert one.concerns == (Concern.OTHER_NAME, Concern.UNTRUSTED)
+            assert "is for *.a.test" in one.detail
+
+
+def test_a_wildcard_is_asked_for_by_a_name_below_it(authority: Authority, tmp_path: Path) -> None:
+    issued = authority.issue(["*.a.test"])
+    with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as endpoints:
+        (one,) = named(asked(endpoints, {"*.a.test": (intention(issued),)}))
+    assert (one.name, one.served.name, one.wrong) == ("*.a.test", "mailsni-probe.a.test", False)
+
+
+def test_servers_that_do_not_speak_tls_are_asked_once(authority: Authority, tmp_path: Path) -> None:
+    """Two hundred names, one that hangs: it costs one time limit, not two hundred."""
+    issued = authority.issue(["*.a.test"])
+    connections = []
+    gone = socket.create_server(("127.0.0.1", 0))
+
+    def hang(client: socket.socket) -> None:
+        connections.append(client)
+        waits(client)
+
+    def talk(client: socket.socket) -> None:
+        connections.append(client)
+        says(client, b"SSH-2.0-EVIL\r\n")
+        waits(client)
+
+    wanted = {f"m{number}.a.test": (intention(issued),) for number in range(200)}
+    with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as good, peer(hang) as one, peer(talk) as two:
+        endpoints = [
+            *good,
+            Endpoint("imap", "127.0.0.1", one),
+            Endpoint("smtp", "127.0.0.1", two),
+            Endpoint("pop3", "127.0.0.1", gone.getsockname()[1]),
+        ]
+        gone.close()
+        found = ask(wanted, endpoints, Limits(timeout=1))
+    assert len(connections) == 2
+    by_port = {endpoint.port: [shown for shown in found.shown if shown.endpoint == endpoint] for endpoint in endpoints}
+    assert {len(shown) for shown in by_port.values()} == {202}
+    concerns = [{concern for shown in by_port[endpoint.port] for concern in shown.concerns} for endpoint in endpoints]
+    assert concerns == [
+        {Concern.UNTRUSTED},
+        {Concern.NO_ANSWER},
+        {Concern.NOT_UNDERSTOOD},
+        {Concern.NOT_LISTENING},
+    ]
+    assert all("EVIL" not in shown.detail for shown in found.shown)
+    assert {shown.name for shown in by_port[one]} == {*wanted, None, "mailsni-unknown.invalid"}
+
+
+def test_a_server_that_falls_silent_is_given_up(authority: Authority, tmp_path: Path) -> None:
+    """It answers at first, and then no more: not every name waits for the time limit."""
+    issued = authority.issue(["*.a.test"])
+    made = context(tmp_path, issued.key_pem, issued.fullchain_pem)
+    lock = threading.Lock()
+    connections = []
+
+    def script(client: socket.socket) -> None:
+        with lock:
+            connections.append(client)
+            number = len(connections)
+        (tls(made) if number == 1 else waits)(client)
+
+    wanted = {f"m{number}.a.test": (intention(issued),) for number in range(1500)}
+    with peer(script) as port:
+        found = ask(wanted, [Endpoint("imaps", "127.0.0.1", port)], Limits(timeout=0.2, concurrency=128))
+    assert len(found.shown) == 1502
+    assert len(connections) <= 1 + 512
+    assert {one.concerns for one in found.shown} == {(Concern.NO_ANSWER,)}
+
+
+def test_hostile_certificates_are_shown_harmlessly(authority: Authority, tmp_path: Path) -> None:
+    """What a server shows may be anything."""
+    evil = "EVIL\n\x1b[31m} {{7*7}} \u202e"
+    hostile = authority.issue(
+        [],
+        raw_san=subject_alternative_names(b"mail.a.test\n}\n", b"x{{7*7}}"),
+        common_name=evil[:60],
+        issuer_name=evil[:60],
+    )
+    meant = Intention("0" * 64, "ecdsa")
+    with serving(context(tmp_path, hostile.key_pem, hostile.fullchain_pem)) as endpoints:
+        found = asked(endpoints, {NAME: (meant,)})
+    for one in named(found):
+        assert one.concerns[0] is Concern.OTHER_CERTIFICATE
+        assert one.detail.isprintable()
+        assert len(one.detail) < 700
+
+
+def test_ipv6(authority: Authority, tmp_path: Path) -> None:
+    issued = authority.issue([NAME])
+    made = context(tmp_path, issued.key_pem, issued.fullchain_pem)
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with peer(tls(made), "::1") as port:
+        (one,) = named(asked([Endpoint.parse(f"imaps://[::1]:{port}")], {NAME: (intention(issued),)}))
+    assert (one.served.outcome, one.wrong) == (Outcome.SERVED, False)
+
+
+@pytest.mark.parametrize(
+    ("names", "urls", "said"),
+    [
+        (["mail.a.test\n"], [], "not a host name"),
+        (["1.2.3.4"], [], "not a host name"),
+        ([], ["http://a.test"], "unknown protocol"),
+        ([], ["imaps://::1:993"], "IPv6 address goes in brackets"),
+    ],
+)
+def test_what_cannot_be_asked(names: list[str], urls: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Wish.of(names, urls)
+
+
+def test_a_wish() -> None:
+    assert Wish.of(["Mail.A.test", "mail.a.test"], ["imaps://a.test"]) == Wish(
+        ("mail.a.test",), (Endpoint("imaps", "a.test", 993),)
+    )
+
+
+def test_what_is_seen_of_a_chain_that_is_no_certificate() -> None:
+    assert look_at(b"\x30\x03") is None
+    assert flaw_in_order([b"\x30\x03"]) == "a certificate of the chain cannot be decoded"
+    assert chain_digests(b"-----BEGIN CERTIFICATE-----\nno end") == ()
