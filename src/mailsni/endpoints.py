@@ -150,9 +150,10 @@ def resolved(endpoint: Endpoint) -> tuple[Endpoint, ...]:
     """An endpoint whose host is a name, as one for each address of it; any other as it is.
 
     A name that cannot be resolved stays a name: asking it says so. Addresses of a family that this host has no address
-    of are left out (AI_ADDRCONFIG).
+    of are left out (AI_ADDRCONFIG). So does ``localhost``, which names both families whatever the servers listen on:
+    the first address that answers will do.
     """
-    if _address_version(endpoint.host) is not None:
+    if _address_version(endpoint.host) is not None or endpoint.host == "localhost":
         return (endpoint,)
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)

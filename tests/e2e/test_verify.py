@@ -183,12 +183,12 @@ def test_somebody_elses_servers(deployed: Laboratory) -> None:
     assert (
         f"mailsni: warning: what is meant to be served is not known: {deployed.directory}/no-such-store" in done.stderr
     )
-    assert f"imaps://127.0.0.1:{port}" in done.stdout.splitlines()[0] or f"imaps:{port}" in done.stdout.splitlines()[0]
+    assert f"imaps://localhost:{port}" in done.stdout.splitlines()[0]
     other = deployed.authority.issue([A])
     put_into_the_map(deployed, A, other, other.chain_pem)
     done = run_mailsni(nothing, "verify", A, *urls)
     assert done.returncode == 5
-    assert f"wrong: {A} at imaps://127.0.0.1:{port}: untrusted, servers_disagree: " in done.stdout
+    assert f"wrong: {A} at imaps://localhost:{port}: untrusted, servers_disagree: " in done.stdout
     done = run_mailsni(nothing, "verify", "mail.x.test", *urls)
     assert done.returncode == 5
     assert "other_name" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -591,12 +592,25 @@ def test_dovecot_on_every_family(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ("imaps://[::1]:993" in found) is speaks
 
 
-def test_the_host_of_an_endpoint_is_resolved() -> None:
-    """To its addresses; what has none stays as it is, and an address too."""
-    (found,) = {one.host for one in resolved(Endpoint.parse("imaps://localhost:993"))} - {"::1"}
-    assert found == "127.0.0.1"
-    for url in ("imaps://192.0.2.1:993", "imaps://[2001:db8::1]:993", "imaps://no-such-host.invalid:993"):
+def test_the_host_of_an_endpoint_is_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To its addresses; what has none stays as it is, and so do an address and localhost."""
+    for url in (
+        "imaps://192.0.2.1:993",
+        "imaps://[2001:db8::1]:993",
+        "imaps://no-such-host.invalid:993",
+        "imaps://localhost:993",
+    ):
         assert texts(resolved(Endpoint.parse(url))) == [url]
+
+    def two(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        addresses = [("192.0.2.7", port), ("192.0.2.7", port), ("2001:db8::7", port, 0, 0)]
+        return [(0, 0, 0, "", address) for address in addresses if host == "mail.a.test"]
+
+    monkeypatch.setattr(socket, "getaddrinfo", two)
+    assert texts(resolved(Endpoint.parse("imaps://mail.a.test"))) == [
+        "imaps://192.0.2.7:993",
+        "imaps://[2001:db8::7]:993",
+    ]
 
 
 def test_postfix_tls_of_main_cf() -> None:

@@ -11,7 +11,7 @@ from mailsni.inspection import Client, Concern, Inspection, Shown
 from mailsni.report import documents, text
 
 _TABLE_LIMIT = 50
-"""Names up to which the table has all of them, not only those with something wrong."""
+"""Rows up to which the table has all of them, not only those with something wrong."""
 _CLIENTS = {Client.WITHOUT_SNI: "(no SNI)", Client.UNKNOWN_NAME: "(unknown name)"}
 _WORDS = {
     Concern.NOT_LISTENING: "not listening",
@@ -108,16 +108,11 @@ def _table(inspection: Inspection, *, everything: bool) -> None:
     rows: dict[str, dict[Endpoint, list[Shown]]] = {}
     for one in inspection.shown:
         rows.setdefault(_called(one), {}).setdefault(one.endpoint, []).append(one)
-    named = len(rows) - len(_CLIENTS)
-    shown = {
-        name: cells
-        for name, cells in rows.items()
-        if everything or named <= _TABLE_LIMIT or any(one.wrong for found in cells.values() for one in found)
-    }
-    headings = ["NAME", *_headings(endpoints)]
+    wrong = {_called(one) for one in inspection.wrong}
+    everything = everything or len(rows) <= _TABLE_LIMIT
+    shown = {name: cells for name, cells in rows.items() if everything or name in wrong or name in _CLIENTS.values()}
     table = [[name, *(_cell(cells.get(endpoint, ())) for endpoint in endpoints)] for name, cells in shown.items()]
-    wrong = [any(one.wrong for found in cells.values() for one in found) for cells in shown.values()]
-    text.table(headings, table, ["red" if one else "" for one in wrong])
+    text.table(["NAME", *_headings(endpoints)], table, ["red" if name in wrong else "" for name in shown])
     if len(shown) < len(rows):
         text.say(f"({text.counted(len(rows) - len(shown), 'name')} more, all as intended: -v shows them)")
 
