@@ -28,7 +28,7 @@ lint: venv  ## ruff and mypy
 	$(PYTHON) -m mypy
 
 unit: venv  ## The tests that need no servers
-	$(PYTEST) $(HOST_TESTS)
+	$(PYTEST) -n 2 $(HOST_TESTS)
 
 lab: lab-prepare  ## The tests with real servers, on both Debian releases side by side
 	@echo "the tests with real servers on Debian 12 and 13, side by side; the output of each follows when it has ended"
