@@ -148,10 +148,7 @@ def _command(work: Callable[..., Exit]) -> Callable[..., Exit]:
         except MailsniError as problem:
             if options.as_json:
                 _print_json(documents.error(problem))
-            text.talk(f"error: {problem.message}")
-            if problem.hint:
-                text.talk(f"hint: {problem.hint}")
-            code = problem.exit_code
+            code = _say(problem)
         raise typer.Exit(int(code))
 
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
@@ -160,6 +157,13 @@ def _command(work: Callable[..., Exit]) -> Callable[..., Exit]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(name=work.__name__, help=inspect.getdoc(work))(run)
     return work
+
+
+def _say(problem: MailsniError) -> Exit:
+    text.talk(f"error: {problem.message}")
+    if problem.hint:
+        text.talk(f"hint: {problem.hint}")
+    return problem.exit_code
 
 
 def _blamed_on_the_host(work: Callable[..., Exit], options: Common, **given: Any) -> Exit:  # noqa: ANN401
@@ -412,6 +416,38 @@ def verify(
         verification.show(found, verbose=common.verbose)
     verification.warn(found)
     return verification.exit_code(found)
+
+
+@_command
+def metrics(
+    common: Common,
+    *,
+    textfile: Annotated[
+        Path | None,
+        typer.Option(
+            "--textfile", metavar="PATH", help="Write a file (of mode 0644) for node_exporter's textfile collector."
+        ),
+    ] = None,
+    no_wire: Annotated[bool, typer.Option("--no-wire", help="Do not ask the servers.")] = False,
+) -> Exit:
+    """Print Prometheus metrics: expiry in the stores and deployed, what is served, what is skipped, how runs ended.
+
+    The servers are asked as by `verify`. Alert rules and a Grafana dashboard are in `monitoring/` of the source. When
+    something cannot be read, mailsni_up is 0, what is known is printed all the same, and the exit code says why.
+    """
+    from mailsni import monitoring
+    from mailsni.report import prometheus
+
+    settings = common.settings()
+    with text.progress(quiet=common.quiet) as progress:
+        look = monitoring.look(settings, datetime.now(UTC), wire=not no_wire, progress=progress)
+    if textfile is not None:
+        files.replace(textfile, prometheus.exposition(look), files.PUBLIC)
+    elif common.as_json:
+        _print_json(prometheus.document(look))
+    else:
+        sys.stdout.write(prometheus.exposition(look).decode())
+    return Exit.DONE if look.problem is None else _say(look.problem)
 
 
 @_command

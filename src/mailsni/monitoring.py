@@ -1,0 +1,49 @@
+"""One look at everything that monitoring wants to know, as far as it can be seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from mailsni import inspection, runs
+from mailsni.config import Settings
+from mailsni.errors import HostError, MailsniError
+from mailsni.inspection import Inspection
+from mailsni.inventory import Progress
+from mailsni.observation import Observation, observe
+from mailsni.runs import History
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was found out; what could not be is None, and what there is of it has a problem."""
+
+    history: History
+    observation: Observation | None = None
+    inspection: Inspection | None = None
+    problem: MailsniError | None = None
+    """Why something could not be looked at."""
+
+
+def look(settings: Settings, now: datetime, *, wire: bool, progress: Progress | None = None) -> Look:
+    """Look at the stores, the servers' configurations, what is deployed, and the servers themselves. Never raises.
+
+    Args:
+        settings: where to look.
+        now: with a time zone.
+        wire: ask the servers, too.
+        progress: told about what takes long.
+    """
+    history = runs.load(settings.state.directory)
+    try:
+        seen = observe(settings, now, progress=progress)
+    except MailsniError as problem:
+        return Look(history, problem=problem)
+    except OSError as error:
+        return Look(history, problem=HostError.of(error))
+    if not wire:
+        return Look(history, seen)
+    try:
+        return Look(history, seen, inspection.inspect(seen, progress=progress))
+    except MailsniError as problem:
+        return Look(history, seen, problem=problem)

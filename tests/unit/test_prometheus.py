@@ -1,0 +1,109 @@
+"""The metrics of results that are made by hand: every family, every label, in the text format and as JSON."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from mailsni.endpoints import Endpoint
+from mailsni.inspection import Client, Concern, Inspection, Shown
+from mailsni.inventory import Reason
+from mailsni.monitoring import Look
+from mailsni.report import prometheus
+from mailsni.runs import NOTHING, History, Run
+from mailsni.verify import Outcome, Served
+from tests.builders import NOW, certificate, deployment, observation, skipped
+
+IMAPS, SMTP = Endpoint("imaps", "127.0.0.1", 993), Endpoint("smtp", "::1", 25)
+NAME = "mail.a.test"
+
+
+def lines(look: Look) -> set[str]:
+    text = prometheus.exposition(look).decode()
+    assert text.endswith("\n")
+    return {one for one in text.splitlines() if not one.startswith("#")}
+
+
+def line(family: str, value: float, /, **labels: str) -> str:
+    """As the text format has it: the labels in the order of the alphabet."""
+    inner = ",".join(f'{key}="{labels[key]}"' for key in sorted(labels))
+    return f"mailsni_{family}{{{inner}}} {value:.1f}"
+
+
+def shown(endpoint: Endpoint, *concerns: Concern, client: Client = Client.NAMED, name: str | None = NAME) -> Shown:
+    served = Served(endpoint, name, Outcome.SERVED, "0" * 64, "TLSv1.3")
+    return Shown(client, name, endpoint, None, "0" * 64, served, concerns, NOW)
+
+
+def test_nothing_is_known() -> None:
+    assert lines(Look(NOTHING)) == {"mailsni_up 0.0", 'mailsni_build_info{version="0.1.0"} 1.0'}
+
+
+def test_runs() -> None:
+    good = Run(NOW - timedelta(seconds=3), NOW, 4, "done", "timer")
+    bad = Run(NOW, NOW + timedelta(seconds=2), 143, "ended", "certbot-post")
+    found = lines(Look(History(last=bad, last_good=good)))
+    assert {
+        "mailsni_last_run_success 0.0",
+        "mailsni_last_run_exit_code 143.0",
+        "mailsni_last_run_duration_seconds 2.0",
+        'mailsni_last_run_info{by="certbot-post"} 1.0',
+    } <= found
+    values = dict(one.split(" ") for one in found)
+    assert float(values["mailsni_last_success_timestamp_seconds"]) == NOW.timestamp()
+    assert float(values["mailsni_last_run_timestamp_seconds"]) == NOW.timestamp() + 2
+
+
+def test_names_and_reasons() -> None:
+    old, new = certificate("a.test", NAME, age=60, left=30), certificate("a.test", NAME)
+    seen = observation(new, deployed=deployment(old), skipped=[skipped("b.test", Reason.BAD_PEM, "mail.b.test")])
+    found = lines(Look(NOTHING, seen))
+    labels = f'algorithm="{new.algorithm}",name="{NAME}"'
+    values = dict(one.rsplit(" ", 1) for one in found)
+    store = values[f'mailsni_store_not_after_timestamp_seconds{{{labels},source="{new.source}"}}']
+    assert float(store) == new.not_after.timestamp()
+    assert float(values[f"mailsni_deployed_not_after_timestamp_seconds{{{labels}}}"]) == old.not_after.timestamp()
+    assert float(values[f"mailsni_deployed_not_before_timestamp_seconds{{{labels}}}"]) == old.not_before.timestamp()
+    assert values["mailsni_pending"] == "1.0"
+    assert values["mailsni_problems"] == "1.0"
+    assert {key for key in values if key.startswith("mailsni_skipped")} == {
+        f'mailsni_skipped{{reason="{reason}"}}' for reason in Reason
+    }
+    assert [key for key, value in values.items() if key.startswith("mailsni_skipped") and value != "0.0"] == [
+        'mailsni_skipped{reason="bad_pem"}'
+    ]
+    states = {key: value for key, value in values.items() if key.startswith("mailsni_names")}
+    assert states == {
+        f'mailsni_names{{state="{state}"}}': "1.0" if state == "pending" else "0.0"
+        for state in ("deployed", "pending", "kept", "leaving")
+    }
+
+
+def test_the_wire() -> None:
+    inspection = Inspection(
+        (
+            shown(IMAPS, Concern.UNTRUSTED),
+            shown(SMTP, Concern.EXPIRED, Concern.UNTRUSTED),
+            shown(IMAPS, client=Client.WITHOUT_SNI, name=None),
+            shown(SMTP, Concern.CUT_OFF, client=Client.UNKNOWN_NAME, name="x.invalid"),
+        )
+    )
+    found = lines(Look(NOTHING, observation(), inspection))
+    imaps = {"server": "dovecot", "protocol": "imaps", "host": "127.0.0.1", "port": "993"}
+    smtp = {"server": "postfix", "protocol": "smtp", "host": "::1", "port": "25"}
+    assert {
+        line("served_as_intended", 1, name=NAME, algorithm="", **imaps),
+        line("served_as_intended", 0, name=NAME, algorithm="", **smtp),
+        line("served_to_others", 1, client="without_sni", **imaps),
+        line("served_to_others", 0, client="unknown_name", **smtp),
+        line("answers", 1, server="postfix", concern="expired"),
+        line("answers", 0, server="dovecot", concern="expired"),
+        line("answers", 1, server="dovecot", concern="untrusted"),
+    } <= found
+    assert len([one for one in found if one.startswith("mailsni_answers")]) == 2 * len(Concern)
+
+
+def test_the_document_has_the_same_samples() -> None:
+    look = Look(NOTHING, observation(certificate("a.test", NAME)))
+    samples = prometheus.document(look)["samples"]
+    assert len(samples) == len(lines(look))
+    assert {"name": "mailsni_up", "labels": {}, "value": 1} in samples
