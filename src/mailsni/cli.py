@@ -434,19 +434,29 @@ def metrics(
 
     The servers are asked as by `verify`. Alert rules and a Grafana dashboard are in `monitoring/` of the source. When
     something cannot be read, mailsni_up is 0, what is known is printed all the same, and the exit code says why.
+
+    The file is replaced whole, or not at all; what lies there and is no regular file is refused.
     """
     from mailsni import monitoring
     from mailsni.report import prometheus
 
-    settings = common.settings()
-    with text.progress(quiet=common.quiet) as progress:
-        look = monitoring.look(settings, datetime.now(UTC), wire=not no_wire, progress=progress)
+    if textfile is not None:
+        files.require_replaceable(textfile)
+    try:
+        settings = common.settings()
+    except ConfigurationError as problem:  # the file of an hour ago would say that all is well
+        look = monitoring.Look(runs.NOTHING, problem=problem, wire=not no_wire)
+    else:
+        with text.progress(quiet=common.quiet) as progress:
+            look = monitoring.look(settings, datetime.now(UTC), wire=not no_wire, progress=progress)
     if textfile is not None:
         files.replace(textfile, prometheus.exposition(look), files.PUBLIC)
-    elif common.as_json:
+    if common.as_json:
         _print_json(prometheus.document(look))
-    else:
+    elif textfile is None:
         sys.stdout.write(prometheus.exposition(look).decode())
+    for note in look.inspection.notes if look.inspection is not None else ():
+        text.talk(f"warning: {note}")
     return Exit.DONE if look.problem is None else _say(look.problem)
 
 

@@ -456,6 +456,28 @@ def require_writable(paths: Iterable[Path]) -> None:
         raise PermissionMissingError(f"{path}: cannot be written by this user", hint="run it as root")
 
 
+def require_replaceable(path: Path) -> None:
+    """Make sure that :func:`replace` may put a file at a path that somebody chose, before anything long is done for it.
+
+    Raises:
+        RefusedError: something lies there that is no regular file: a link could be a trap, and a pipe or a device is
+            no place for a file.
+        HostError: its directory is not there, or not even root can write in it.
+        PermissionMissingError: this user cannot write in it.
+    """
+    try:
+        found = stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        found = True
+    except OSError as error:
+        raise _blamed(error, path, "cannot be looked at") from None
+    if not found:
+        raise RefusedError(f"{path}: is no regular file", hint="look at what lies there, then remove it")
+    if not path.parent.is_dir():
+        raise HostError(f"{path.parent}: is no directory", hint="make it, or name another place")
+    require_writable([path.parent])
+
+
 def _with_descriptor(path: Path, act: Callable[[int], None]) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

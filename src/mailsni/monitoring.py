@@ -23,6 +23,8 @@ class Look:
     inspection: Inspection | None = None
     problem: MailsniError | None = None
     """Why something could not be looked at."""
+    wire: bool = False
+    """Whether the servers were to be asked."""
 
 
 def look(settings: Settings, now: datetime, *, wire: bool, progress: Progress | None = None) -> Look:
@@ -38,12 +40,14 @@ def look(settings: Settings, now: datetime, *, wire: bool, progress: Progress | 
     try:
         seen = observe(settings, now, progress=progress)
     except MailsniError as problem:
-        return Look(history, problem=problem)
+        return Look(history, problem=problem, wire=wire)
     except OSError as error:
-        return Look(history, problem=HostError.of(error))
+        return Look(history, problem=HostError.of(error), wire=wire)
     if not wire:
         return Look(history, seen)
     try:
-        return Look(history, seen, inspection.inspect(seen, progress=progress))
+        return Look(history, seen, inspection.inspect(seen, progress=progress), wire=wire)
     except MailsniError as problem:
-        return Look(history, seen, problem=problem)
+        return Look(history, seen, problem=problem, wire=wire)
+    except OSError as error:
+        return Look(history, seen, problem=HostError.of(error), wire=wire)

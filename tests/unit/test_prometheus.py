@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from datetime import timedelta
 
+import pytest
+
 from mailsni.endpoints import Endpoint
+from mailsni.errors import HostError
 from mailsni.inspection import Client, Concern, Inspection, Shown
 from mailsni.inventory import Reason
 from mailsni.monitoring import Look
@@ -64,7 +69,15 @@ def test_names_and_reasons() -> None:
     assert float(values[f"mailsni_deployed_not_after_timestamp_seconds{{{labels}}}"]) == old.not_after.timestamp()
     assert float(values[f"mailsni_deployed_not_before_timestamp_seconds{{{labels}}}"]) == old.not_before.timestamp()
     assert values["mailsni_pending"] == "1.0"
-    assert values["mailsni_problems"] == "1.0"
+    assert values['mailsni_problems{reason="bad_pem"}'] == "1.0"
+    assert {key for key in values if key.startswith("mailsni_problems")} == {
+        f'mailsni_problems{{reason="{reason}"}}' for reason in Reason
+    }
+    assert values[f'mailsni_name_state{{name="{NAME}",state="pending"}}'] == "1.0"
+    assert {key: value for key, value in values.items() if key.startswith("mailsni_pending_changes")} == {
+        f'mailsni_pending_changes{{kind="{kind}"}}': "1.0" if kind == "renew" else "0.0"
+        for kind in ("add", "renew", "replace", "remove")
+    }
     assert {key for key in values if key.startswith("mailsni_skipped")} == {
         f'mailsni_skipped{{reason="{reason}"}}' for reason in Reason
     }
@@ -100,6 +113,44 @@ def test_the_wire() -> None:
         line("answers", 1, server="dovecot", concern="untrusted"),
     } <= found
     assert len([one for one in found if one.startswith("mailsni_answers")]) == 2 * len(Concern)
+
+
+def test_every_concern_is_there_before_anybody_answered() -> None:
+    found = lines(Look(NOTHING, observation(), Inspection(()), wire=True))
+    assert {one for one in found if one.startswith("mailsni_answers")} == {
+        line("answers", 0, server=server, concern=concern) for server in ("dovecot", "postfix") for concern in Concern
+    }
+
+
+def test_whether_the_servers_could_be_asked_is_said_when_they_were_to_be() -> None:
+    problem = HostError("no service with TLS was found")
+    assert "mailsni_wire_up 1.0" in lines(Look(NOTHING, observation(), Inspection(()), wire=True))
+    assert "mailsni_wire_up 0.0" in lines(Look(NOTHING, observation(), problem=problem, wire=True))
+    assert "mailsni_wire_up 0.0" in lines(Look(NOTHING, problem=problem, wire=True))
+    assert not [one for one in lines(Look(NOTHING, observation())) if one.startswith("mailsni_wire_up")]
+
+
+def test_the_worst_of_two_equal_questions_counts_and_comes_once() -> None:
+    for order in ((), (Concern.EXPIRED,)), ((Concern.EXPIRED,), ()):
+        inspection = Inspection(tuple(shown(IMAPS, *concerns) for concerns in order))
+        text = prometheus.exposition(Look(NOTHING, observation(), inspection)).decode()
+        served = [one for one in text.splitlines() if one.startswith("mailsni_served_as_intended{")]
+        assert [one[-4:] for one in served] == [" 0.0"]
+
+
+@pytest.mark.parametrize("by", ["\ud800", 'x"} 1', "a\nmailsni_up 1", "back\\slash", "é"])
+def test_no_text_breaks_the_format(by: str) -> None:
+    """A record that was damaged, or written by somebody else."""
+    (found,) = (one for one in lines(Look(History(last=Run(NOW, NOW, 0, "", by)))) if "last_run_info" in one)
+    assert re.fullmatch(r'mailsni_last_run_info\{by="(?:[^"\\\n]|\\["\\n])*"\} 1\.0', found)
+
+
+def test_two_names_that_look_alike_once_they_can_be_written_are_one_sample() -> None:
+    old = certificate("a.test", NAME)
+    names = {"\ud800" * 40 + end: (old.ident,) for end in "ab"}
+    seen = observation(deployed=replace(deployment(old), names=names))
+    text = prometheus.exposition(Look(NOTHING, seen)).decode()
+    assert len([one for one in text.splitlines() if one.startswith("mailsni_deployed_not_after")]) == 1
 
 
 def test_the_document_has_the_same_samples() -> None:

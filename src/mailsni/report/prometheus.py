@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from mailsni import __version__
+from mailsni.endpoints import Server
 from mailsni.inspection import Client, Concern, Inspection, Shown
 from mailsni.inventory import Reason
 from mailsni.monitoring import Look
+from mailsni.names import shown
 from mailsni.observation import Observation
+from mailsni.plan import Kind
 from mailsni.report import documents
 from mailsni.runs import History
 
@@ -56,6 +59,9 @@ class _Collector(Collector):
         yield _gauge("build_info", "The version that made these metrics.", {(("version", __version__),): 1})
         worked = look.observation is not None
         yield _gauge("up", "Whether the stores, the servers' configurations and the state could be read.", {(): worked})
+        if look.wire:
+            about = "Whether the servers could be asked; missing when they were not to be."
+            yield _gauge("wire_up", about, {(): look.inspection is not None})
         yield from _of_runs(look.history)
         if look.observation is not None:
             yield from _of_names(look.observation)
@@ -70,9 +76,22 @@ def _gauge(name: str, about: str, samples: Mapping[_Labels, float]) -> Metric:
     """A family of gauges; all its samples have the same labels."""
     labels = [label for label, _ in next(iter(samples), ())]
     family = GaugeMetricFamily(f"mailsni_{name}", about, labels=labels)
-    for key, value in samples.items():
-        family.add_metric([text for _, text in key], float(value))
+    for values, value in _worst((tuple(_label(text) for _, text in key), one) for key, one in samples.items()).items():
+        family.add_metric(values, float(value))
     return family
+
+
+def _label(text: str) -> str:
+    """As it is, if it can be written: half a surrogate pair of a damaged record cannot, and ends the whole scrape."""
+    return text if text.isprintable() else shown(text)
+
+
+def _worst(samples: Iterable[tuple[tuple[Any, ...], float]]) -> dict[tuple[Any, ...], float]:
+    """Each key once, with the least of its values: Prometheus refuses everything when a sample comes twice."""
+    found: dict[tuple[Any, ...], float] = {}
+    for key, value in samples:
+        found[key] = min(value, found.get(key, value))
+    return found
 
 
 def _of_runs(history: History) -> Iterator[Metric]:
@@ -90,9 +109,15 @@ def _of_runs(history: History) -> Iterator[Metric]:
 
 
 def _of_names(seen: Observation) -> Iterator[Metric]:
-    states = Counter(state for _, state in documents.name_states(seen))
+    names = documents.name_states(seen)
+    states = Counter(state for _, state in names)
     yield _gauge(
         "names", "How many names there are in each state.", {(("state", one),): states[one] for one in _STATES}
+    )
+    yield _gauge(
+        "name_state",
+        "The state of a name: 1 for the one that it is in, and no sample for the others.",
+        {(("name", name), ("state", state)): 1 for name, state in names},
     )
     yield _gauge(
         "store_not_after_timestamp_seconds",
@@ -116,14 +141,23 @@ def _of_names(seen: Observation) -> Iterator[Metric]:
         {_of(name, one.algorithm): _seconds(one.not_after) for name, one in pairs},
     )
     yield _gauge("pending", "Whether apply would change anything.", {(): seen.plan.pending})
+    yield _gauge(
+        "pending_changes",
+        "How many names apply would change, by what happens to them.",
+        {(("kind", str(one)),): seen.plan.count(one) for one in Kind if one is not Kind.KEEP},
+    )
     reasons = Counter(one.reason for one in seen.selection.skipped)
     yield _gauge(
         "skipped",
         "How many certificates are not served as they lie in the stores, by reason.",
         {(("reason", str(one)),): reasons[one] for one in Reason},
     )
-    about = "How many of the skipped certificates a person should look at."
-    yield _gauge("problems", about, {(): len(seen.selection.problems)})
+    problems = Counter(one.reason for one in seen.selection.problems)
+    yield _gauge(
+        "problems",
+        "How many of the skipped certificates a person should look at, by reason.",
+        {(("reason", str(one)),): problems[one] for one in Reason},
+    )
 
 
 def _of_the_wire(inspection: Inspection) -> Iterator[Metric]:
@@ -132,22 +166,21 @@ def _of_the_wire(inspection: Inspection) -> Iterator[Metric]:
     yield _gauge(
         "served_as_intended",
         "Whether a server shows what is meant, for a name at a port; algorithm: the only kind that the client takes.",
-        {(*_of(one.name or "", one.algorithm or ""), *_endpoint(one)): not one.wrong for one in named},
+        _worst(((*_of(one.name or "", one.algorithm or ""), *_endpoint(one)), not one.wrong) for one in named),
     )
     yield _gauge(
         "served_to_others",
         "Whether a server shows any valid certificate to a client without SNI, or with a name that nobody has.",
-        {(("client", str(one.client)), *_endpoint(one)): not one.wrong for one in others},
+        _worst(((("client", str(one.client)), *_endpoint(one)), not one.wrong) for one in others),
     )
     yield _gauge("answers", "How many answers have something wrong with them, by what it is.", _concerns(inspection))
 
 
 def _concerns(inspection: Inspection) -> dict[_Labels, float]:
-    servers: Sequence[str] = sorted({one.endpoint.server for one in inspection.shown})
     found = Counter((one.endpoint.server, concern) for one in inspection.shown for concern in one.concerns)
     return {
-        (("server", server), ("concern", str(concern))): found[server, concern]  # type: ignore[index]
-        for server in servers
+        (("server", server), ("concern", str(concern))): found[server, concern]
+        for server in get_args(Server)
         for concern in Concern
     }
 
