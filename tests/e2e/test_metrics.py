@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from mailsni.inspection import Concern
 from mailsni.inventory import Reason
-from mailsni.process import find_tool
+from mailsni.process import find_tool, require_tool, run
 from mailsni.sandbox.authority import Issued
 from tests.e2e.support import Laboratory, require
 
 NAME = "mail.a.test"
 MONITORING = Path(__file__).resolve().parents[2] / "monitoring"
 RULES = MONITORING / "mailsni.rules.yml"
+_NO_SPACE = os.strerror(errno.ENOSPC)
 _SAMPLE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
@@ -66,12 +69,13 @@ def of(name: str, **labels: str) -> frozenset[tuple[str, str]]:
 def test_what_is_in_the_stores_deployed_and_served(laboratory: Laboratory, deployed: Issued) -> None:
     found = measured(laboratory)
     key = of(NAME, algorithm="ecdsa")
-    assert found["mailsni_up"] == {frozenset(): 1}
+    assert found["mailsni_up"] == found["mailsni_wire_up"] == {frozenset(): 1}
     assert found["mailsni_deployed_not_after_timestamp_seconds"] == {key: deployed.not_after.timestamp()}
     assert found["mailsni_deployed_not_before_timestamp_seconds"] == {key: deployed.not_before.timestamp()}
     in_store = of(NAME, algorithm="ecdsa", source=str(laboratory.store.live / NAME))
     assert found["mailsni_store_not_after_timestamp_seconds"] == {in_store: deployed.not_after.timestamp()}
     assert found["mailsni_names"][frozenset({("state", "deployed")})] == 1
+    assert found["mailsni_name_state"] == {of(NAME, state="deployed"): 1}
     served = found["mailsni_served_as_intended"]
     assert {dict(one)["port"] for one in served} == {str(port) for port in laboratory.endpoints.values()}
     assert set(served.values()) == {1}
@@ -93,7 +97,11 @@ def test_what_goes_wrong_is_seen(laboratory: Laboratory, deployed: Issued) -> No
     found = measured(laboratory)
     assert found["mailsni_pending"] == {frozenset(): 1}
     assert found["mailsni_skipped"][frozenset({("reason", "key_missing")})] == 1
-    assert found["mailsni_problems"] == {frozenset(): 1}
+    assert {key: value for key, value in found["mailsni_problems"].items() if value} == {
+        frozenset({("reason", "key_missing")}): 1
+    }
+    assert found["mailsni_pending_changes"][frozenset({("kind", "renew")})] == 1
+    assert found["mailsni_name_state"] == {of(NAME, state="pending"): 1}
     by_server = {dict(one)["server"]: value for one, value in found["mailsni_served_as_intended"].items()}
     assert by_server == {"postfix": 0, "dovecot": 0}
     answers = {(dict(one)["server"], dict(one)["concern"]): value for one, value in found["mailsni_answers"].items()}
@@ -104,7 +112,7 @@ def test_what_goes_wrong_is_seen(laboratory: Laboratory, deployed: Issued) -> No
     found = measured(laboratory, "--no-wire")
     assert found["mailsni_last_run_success"] == {frozenset(): 0}
     assert found["mailsni_last_run_exit_code"] == {frozenset(): 1}
-    assert "mailsni_served_as_intended" not in found
+    assert found.keys().isdisjoint({"mailsni_served_as_intended", "mailsni_answers", "mailsni_wire_up"})
 
 
 @pytest.mark.shared
@@ -152,26 +160,124 @@ def test_a_textfile(laboratory: Laboratory, deployed: Issued) -> None:
     assert write() == ""
     assert file.stat().st_ino != before.st_ino, "another file, renamed over the old one"
     assert list(directory.iterdir()) == [file]
-    # A link is replaced, and what it leads to left alone.
+
+
+@pytest.fixture
+def textfile(laboratory: Laboratory, deployed: Issued) -> Path:
+    """One that was written."""
+    del deployed
+    file = laboratory.directory / "node-exporter" / "mailsni.prom"
+    file.parent.mkdir()
+    assert laboratory.mailsni("metrics", "--textfile", str(file), "--no-wire").returncode == 0
+    return file
+
+
+def refusal(laboratory: Laboratory, file: Path, code: int = 1) -> str:
+    """What is said when it cannot be written, in one line and perhaps a hint."""
+    done = laboratory.mailsni("metrics", "--textfile", str(file), "--no-wire")
+    assert (done.returncode, done.stdout) == (code, "")
+    said, *hint = done.stderr.splitlines()
+    assert [one[:15] for one in hint] in ([], ["mailsni: hint: "])
+    return said
+
+
+@pytest.mark.shared
+def test_what_lies_at_the_place_of_the_textfile_and_is_no_file_is_refused(
+    laboratory: Laboratory, textfile: Path
+) -> None:
     victim = laboratory.directory / "victim"
     victim.write_text("mine")
-    file.unlink()
-    file.symlink_to(victim)
-    assert write() == ""
+    traps: dict[str, Callable[[], object]] = {
+        "link": lambda: textfile.symlink_to(victim),
+        "dangling link": lambda: textfile.symlink_to(laboratory.directory / "nowhere"),
+        "pipe": lambda: os.mkfifo(textfile),
+        "directory": textfile.mkdir,
+    }
+    for trap, lay in traps.items():
+        textfile.unlink()
+        lay()
+        before = textfile.lstat()
+        assert refusal(laboratory, textfile) == f"mailsni: error: {textfile}: is no regular file", trap
+        assert (textfile.lstat().st_ino, textfile.lstat().st_mode) == (before.st_ino, before.st_mode)
+        assert list(textfile.parent.iterdir()) == [textfile], trap
+        if trap == "directory":
+            textfile.rmdir()
+            textfile.touch()
     assert victim.read_text() == "mine"
-    assert not file.is_symlink()
-    # What cannot be written is said, and what was there stays.
-    old = file.read_bytes()
-    (directory / ".mailsni.prom.new").mkdir()
-    assert write(1).startswith(f"mailsni: error: {directory}/.mailsni.prom.new: ")
-    assert file.read_bytes() == old
-    (directory / ".mailsni.prom.new").rmdir()
-    file.unlink()
-    file.mkdir()
-    assert write(1).startswith(f"mailsni: error: {file}: ")
-    done = laboratory.mailsni("metrics", "--textfile", str(directory / "no" / "such.prom"), "--no-wire")
+    assert not (laboratory.directory / "nowhere").exists()
+    assert refusal(laboratory, textfile.parent / "no" / "such.prom").endswith("/node-exporter/no: is no directory")
+
+
+@pytest.mark.shared
+def test_a_link_at_the_name_that_is_staged_is_not_followed(laboratory: Laboratory, textfile: Path) -> None:
+    victim = laboratory.directory / "victim"
+    victim.write_text("mine")
+    (textfile.parent / ".mailsni.prom.new").symlink_to(victim)
+    textfile.write_text("old")
+    assert laboratory.mailsni("metrics", "--textfile", str(textfile), "--no-wire").returncode == 0
+    assert samples(textfile.read_text())["mailsni_up"] == {frozenset(): 1}
+    assert victim.read_text() == "mine"
+    assert list(textfile.parent.iterdir()) == [textfile]
+
+
+@pytest.mark.shared
+def test_the_old_textfile_stays_when_a_new_one_cannot_be_written(laboratory: Laboratory, textfile: Path) -> None:
+    """A full disk, from no page left to as many as it takes; a read-only one; something where it is staged."""
+    mount, umount = require_tool("mount"), require_tool("umount")
+    place = textfile.parent
+    run([str(mount), "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], timeout=10)
+    failed = []
+    try:
+        for pages in range(4):
+            textfile.write_text("old")
+            with (place / "ballast").open("wb", buffering=0) as ballast:
+                ballast.write(b"\0" * 4096 * (os.statvfs(place).f_bavail - pages))
+            done = laboratory.mailsni("metrics", "--textfile", str(textfile), "--no-wire")
+            failed.append(done.returncode)
+            if done.returncode:
+                assert done.stderr == f"mailsni: error: {place}/.mailsni.prom.new: cannot be written: {_NO_SPACE}\n"
+                assert textfile.read_text() == "old"
+            else:
+                assert samples(textfile.read_text())["mailsni_up"] == {frozenset(): 1}
+            (place / "ballast").unlink()
+            assert list(place.iterdir()) == [textfile]
+        assert set(failed) == {0, 1}, "the disk was never full, or always"
+        textfile.write_text("old")
+        (place / ".mailsni.prom.new").mkdir()
+        assert refusal(laboratory, textfile).startswith(f"mailsni: error: {place}/.mailsni.prom.new: ")
+        run([str(mount), "-o", "remount,ro", str(place)], timeout=10)
+        assert refusal(laboratory, textfile) == f"mailsni: error: {place}: cannot be written, not even by root"
+        assert textfile.read_text() == "old"
+    finally:
+        run([str(umount), str(place)], timeout=10)
+
+
+@pytest.mark.shared
+def test_a_textfile_says_so_when_nothing_can_be_read(laboratory: Laboratory, textfile: Path) -> None:
+    """Else the last one would go on to say that all is well."""
+    laboratory.store.live.rename(laboratory.store.live.with_name("elsewhere"))
+    assert refusal(laboratory, textfile).startswith(f"mailsni: error: {laboratory.store.live}: ")
+    assert samples(textfile.read_text())["mailsni_up"] == {frozenset(): 0}
+    laboratory.store.live.with_name("elsewhere").rename(laboratory.store.live)
+    assert laboratory.mailsni("metrics", "--textfile", str(textfile), "--no-wire").returncode == 0
+    laboratory.config.write_text("[names]\nincluded = []\n")
+    assert "included" in refusal(laboratory, textfile, 78)
+    assert samples(textfile.read_text())["mailsni_up"] == {frozenset(): 0}
+    laboratory.configure()
+    assert laboratory.mailsni("metrics", "--textfile", str(textfile), "--no-wire").returncode == 0
+    assert samples(textfile.read_text())["mailsni_up"] == {frozenset(): 1}
+
+
+@pytest.mark.shared
+def test_servers_that_cannot_be_asked_and_runs_that_never_were(laboratory: Laboratory) -> None:
+    laboratory.configure(verify={"endpoints": []})
+    done = laboratory.mailsni("metrics")
     assert done.returncode == 1
-    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("mailsni: error: ")
+    found = samples(done.stdout)
+    assert (found["mailsni_up"], found["mailsni_wire_up"]) == ({frozenset(): 1}, {frozenset(): 0})
+    assert "mailsni_last_success_timestamp_seconds" not in found
+    assert found.keys().isdisjoint({"mailsni_answers", "mailsni_last_run_success"})
 
 
 # ── alert rules and dashboard ────────────────────────────────────────────────────────────────────────────────────────
