@@ -306,6 +306,17 @@ def _queries() -> Iterator[str]:
 
 
 @pytest.mark.shared
+def test_prometheus_understands_what_the_dashboard_asks(tmp_path: Path) -> None:
+    queries = [query for query in _queries() if "$instance" in query]
+    recorded = [{"record": f"panel:{at}", "expr": query} for at, query in enumerate(queries)]
+    file = tmp_path / "dashboard.yml"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": recorded}]}))
+    checked = promtool("check", "rules", str(file))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert f"{len(queries)} rules found" in checked.stdout
+
+
+@pytest.mark.shared
 def test_rules_and_dashboard_use_what_is_printed(laboratory: Laboratory, deployed: Issued) -> None:
     del deployed
     printed = measured(laboratory)

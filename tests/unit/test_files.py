@@ -453,11 +453,34 @@ def test_the_nearest_directory_that_exists_decides(tmp_path: Path) -> None:
     files.require_writable([tmp_path, tmp_path / "a" / "b"])
 
 
+@pytest.mark.parametrize("trap", [link, dangling, directory, occupied, os.mkfifo, listening])
+def test_a_place_of_somebodys_choice_holds_a_file_or_nothing(victim: Path, trap: Trap) -> None:
+    path = victim.with_name("chosen")
+    files.require_replaceable(path)
+    files.require_replaceable(victim)
+    trap(path)
+    before = path.lstat()
+    with pytest.raises(RefusedError, match="is no regular file"):
+        files.require_replaceable(path)
+    assert path.lstat() == before
+
+
+def test_a_place_of_somebodys_choice_is_in_a_directory(victim: Path) -> None:
+    for path in (victim.with_name("no") / "such", victim / "below"):
+        with pytest.raises(HostError):
+            files.require_replaceable(path)
+    with pytest.raises(RefusedError):
+        files.require_replaceable(Path())
+    with pytest.raises(HostError, match="cannot be looked at"):
+        files.require_replaceable(victim.with_name("x" * 300))
+
+
 @not_as_root
 def test_what_this_user_may_not_do_is_a_matter_of_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     for act in (
         lambda: files.require_writable([tmp_path / "a"]),
+        lambda: files.require_replaceable(tmp_path / "a"),
         lambda: files.write_new(tmp_path / "a", b""),
         lambda: files.ensure_directory(tmp_path / "a", 0o700),
         lambda: files.replace(tmp_path / "a", b""),

@@ -145,6 +145,10 @@ def test_no_text_breaks_the_format(by: str) -> None:
     assert re.fullmatch(r'mailsni_last_run_info\{by="(?:[^"\\\n]|\\["\\n])*"\} 1\.0', found)
 
 
+def test_a_number_that_no_exit_code_is_does_not_end_it() -> None:
+    assert "mailsni_last_run_exit_code 0.0" in lines(Look(History(last=Run(NOW, NOW, 1 << 4000, "", "timer"))))
+
+
 def test_two_names_that_look_alike_once_they_can_be_written_are_one_sample() -> None:
     old = certificate("a.test", NAME)
     names = {"\ud800" * 40 + end: (old.ident,) for end in "ab"}

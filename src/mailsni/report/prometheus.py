@@ -101,7 +101,7 @@ def _of_runs(history: History) -> Iterator[Metric]:
         seconds = (last.ended - last.begun).total_seconds()
         yield _gauge("last_run_duration_seconds", "How long the last apply took.", {(): seconds})
         yield _gauge("last_run_success", "Whether the last apply did its work (exit code 0 or 4).", {(): last.good})
-        yield _gauge("last_run_exit_code", "The exit code of the last apply.", {(): last.exit_code})
+        yield _gauge("last_run_exit_code", "The exit code of the last apply.", {(): last.exit_code & 0xFF})
         yield _gauge("last_run_info", "What started the last apply.", {(("by", last.by),): 1})
     if good is not None:
         about = "When the last apply ended that did its work."
