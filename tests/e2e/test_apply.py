@@ -89,6 +89,7 @@ def test_every_name_gets_its_own_certificate_and_a_second_run_touches_nothing(la
     assert laboratory.dovecot.log.read_text() == log
 
 
+@pytest.mark.shared
 def test_what_an_earlier_run_read_is_believed_only_while_the_files_are_the_same(laboratory: Laboratory) -> None:
     """The cache of readings: used once the files have settled, and never for a file that changed."""
     names = [f"mail.d{number}.test" for number in range(5)]
@@ -110,6 +111,7 @@ def test_what_an_earlier_run_read_is_believed_only_while_the_files_are_the_same(
     assert applied(laboratory)["result"] == "unchanged"
 
 
+@pytest.mark.shared
 def test_what_is_renewed_added_and_removed_is_followed(laboratory: Laboratory) -> None:
     laboratory.issue("mail.a.test")
     gone = laboratory.issue("mail.b.test")
@@ -151,6 +153,7 @@ def test_rsa_and_ecdsa_of_one_name_are_served_together(laboratory: Laboratory) -
         assert laboratory.served(service, "mail.a.test", algorithm="rsa") == rsa.fingerprint
 
 
+@pytest.mark.shared
 def test_of_two_certificates_for_a_name_both_servers_serve_the_later_one(laboratory: Laboratory) -> None:
     """`-0001` beside the old lineage: Postfix takes the first of two lines, Dovecot the last of two blocks."""
     now = datetime.now(UTC)
@@ -204,6 +207,7 @@ def test_every_map_type(
         assert applied(laboratory)["result"] == "unchanged"
 
 
+@pytest.mark.shared
 def test_another_map_type_in_the_running_configuration_is_followed(laboratory: Laboratory) -> None:
     """Hash and btree share the suffix .db, and a table of the wrong one cuts off every client that sends SNI."""
     issued = laboratory.issue("mail.a.test")
@@ -217,6 +221,7 @@ def test_another_map_type_in_the_running_configuration_is_followed(laboratory: L
     assert not laboratory.map.with_name("mailsni.cdb").exists(), "the keys in the old map are removed"
 
 
+@pytest.mark.shared
 def test_a_map_that_postmap_cannot_read_says_why(laboratory: Laboratory) -> None:
     """Exit status 1 of ``postmap -q`` is "not found" and "fatal error" alike (measured)."""
     laboratory.issue("mail.a.test")
@@ -303,6 +308,7 @@ def break_lineage(store: CertbotDirectory, lineage: str, authority: Authority) -
     store.path(lineage, "privkey").resolve().write_bytes(authority.issue(["mail.x.test"]).key_pem)
 
 
+@pytest.mark.shared
 def test_a_lineage_that_breaks_keeps_its_last_good_certificate_until_it_is_whole_or_gone(
     laboratory: Laboratory,
 ) -> None:
@@ -367,6 +373,7 @@ def test_what_is_wrong_on_the_wire_is_rolled_back(laboratory: Laboratory, kind: 
     assert_served(laboratory, "mail.a.test", renewed)
 
 
+@pytest.mark.shared
 def test_an_own_template_wins_over_the_shipped_one(laboratory: Laboratory) -> None:
     templates = laboratory.directory / "templates"
     templates.mkdir()
@@ -381,6 +388,7 @@ def test_an_own_template_wins_over_the_shipped_one(laboratory: Laboratory) -> No
     assert laboratory.mailsni("apply").returncode == 78
 
 
+@pytest.mark.shared
 def test_a_template_that_loses_a_name_is_found_by_reading_the_map_back(laboratory: Laboratory) -> None:
     issued = laboratory.issue("mail.a.test")
     applied(laboratory)
@@ -420,6 +428,7 @@ def test_a_server_that_does_not_read_the_file_is_said_and_no_failure(laboratory:
     assert f"!include_try {laboratory.include_file}" in document["notes"][1]
 
 
+@pytest.mark.shared
 @pytest.mark.parametrize(
     "damage",
     [
@@ -453,6 +462,7 @@ def test_what_somebody_damaged_is_mended_by_the_next_run(
     assert set(modes.values()) == {0o600}
 
 
+@pytest.mark.shared
 def test_no_reload_no_verify_and_force(laboratory: Laboratory) -> None:
     laboratory.issue("mail.a.test")
     document = applied(laboratory, "--no-reload")
@@ -474,6 +484,7 @@ def test_a_restart_where_that_is_asked_for(laboratory: Laboratory) -> None:
     assert laboratory.dovecot.pid() != masters[1]
 
 
+@pytest.mark.shared
 def test_a_command_that_fails_takes_everything_back(laboratory: Laboratory) -> None:
     first = laboratory.issue("mail.a.test")
     applied(laboratory)
@@ -485,6 +496,7 @@ def test_a_command_that_fails_takes_everything_back(laboratory: Laboratory) -> N
     assert_served(laboratory, "mail.a.test", first)
 
 
+@pytest.mark.shared
 def test_an_own_command_is_run_in_the_place_of_a_reload(laboratory: Laboratory) -> None:
     witness = laboratory.directory / "reloaded"
     laboratory.configure(dovecot={"action": ["/bin/touch", str(witness)]})
