@@ -278,11 +278,14 @@ def until_ended(child: process.Child) -> int:
     return code
 
 
-def test_a_child_reads_more_than_a_pipe_holds_and_says_all_in_one_place() -> None:
-    child = process.start([SHELL, "-c", "wc -c; echo talk >&2; echo $OWN"], stdin=b"x" * 200_000, also={"OWN": "1"})
+def test_a_child_reads_more_than_a_pipe_holds_and_says_all_in_one_place(tmp_path: Path) -> None:
+    go_on = tmp_path / "go-on"
+    script = f"while [ ! -e {go_on} ]; do sleep 0.01; done; wc -c; echo talk >&2; echo $OWN"
+    child = process.start([SHELL, "-c", script], stdin=b"x" * 200_000, also={"OWN": "1"})
     try:
         with pytest.raises(BlockingIOError):
             os.read(child.output, 1)
+        go_on.touch()
         assert until_ended(child) == 0
         assert os.read(child.output, 100) == b"200000\ntalk\n1\n"
     finally:
