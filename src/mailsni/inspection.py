@@ -108,6 +108,8 @@ class Shown:
     """Of the leaf that was shown."""
     detail: str = ""
     """What is wrong, and what is shown instead, for people: printable, bounded."""
+    served_names: tuple[str, ...] = ()
+    """Of the leaf that was shown, as far as they are of the grammar."""
 
     @property
     def wrong(self) -> bool:
@@ -409,6 +411,7 @@ class _Judge:
             tuple(dict.fromkeys(concern for concern, _ in found)),
             None if leaf is None else leaf.not_after,
             "; ".join(text for _, text in found),
+            () if leaf is None else leaf.names,
         )
 
     def _of_the_answer(
@@ -427,7 +430,7 @@ class _Judge:
         if self.now >= leaf.not_after:
             yield Concern.EXPIRED, f"expired on {leaf.not_after:%Y-%m-%d %H:%M} UTC"
         if case.client is Client.NAMED and case.name is not None and not _is_for(case.name, leaf):
-            yield Concern.OTHER_NAME, f"is for {_listed(leaf.names)}"
+            yield Concern.OTHER_NAME, f"is for {listed(leaf.names)}"
         yield from self._of_the_chain(case, served, leaf, untrusted)
 
     def _of_the_chain(
@@ -452,7 +455,7 @@ class _Judge:
             return known
         if leaf is None:
             return f"another one ({served.fingerprint})"
-        return f"another one, for {_listed(leaf.names)}, by {leaf.issuer}, until {leaf.not_after:%Y-%m-%d}"
+        return f"another one, for {listed(leaf.names)}, by {leaf.issuer}, until {leaf.not_after:%Y-%m-%d}"
 
 
 def _is_for(name: str, leaf: certificate.Leaf) -> bool:
@@ -460,7 +463,8 @@ def _is_for(name: str, leaf: certificate.Leaf) -> bool:
     return any(asked == one or covers(one, asked) for one in leaf.names)
 
 
-def _listed(names: Sequence[str], most: int = 3) -> str:
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """The first of some names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more or "no name"
 

@@ -12,7 +12,7 @@ import pytest
 
 from mailsni.process import require_tool, run
 from mailsni.sandbox.authority import Issued
-from tests.e2e.support import Laboratory, run_mailsni
+from tests.e2e.support import DEFAULT_NAME, Laboratory, run_mailsni
 
 A, B = "mail.a.test", "imap.b.test"
 
@@ -88,6 +88,10 @@ def test_every_name_is_asked_for_on_every_port(
     assert {one["served"] for one in others} == {deployed.default.fingerprint}
     done = deployed.mailsni("verify")
     assert (done.returncode, done.stderr) == (0, "")
+    until = f"{deployed.default.not_after:%Y-%m-%d}"
+    for server in ("postfix", "dovecot"):
+        default = f"{server} shows a certificate for {DEFAULT_NAME}, until {until}"
+        assert f"\n(no SNI) and (unknown name): {default}\n" in done.stdout
     assert (
         f"dovecot: {5 * len(deployed.dovecot.endpoints)} of {5 * len(deployed.dovecot.endpoints)} answers"
         in done.stdout

@@ -7,7 +7,7 @@ from typing import Any
 
 from mailsni.endpoints import Endpoint
 from mailsni.errors import Exit
-from mailsni.inspection import Client, Concern, Inspection, Shown
+from mailsni.inspection import Client, Concern, Inspection, Shown, listed
 from mailsni.report import documents, text
 
 _TABLE_LIMIT = 50
@@ -56,6 +56,7 @@ def _answer(one: Shown) -> dict[str, Any]:
         "intended": one.intended,
         "served": one.served.fingerprint,
         "certificates_sent": len(one.served.chain),
+        "served_names": list(one.served_names),
         "not_after": None if one.not_after is None else documents.time(one.not_after),
         "wrong": one.wrong,
         "concerns": [str(concern) for concern in one.concerns],
@@ -71,6 +72,8 @@ def show(inspection: Inspection, *, verbose: bool) -> None:
         verbose: the table has every name, however many there are, and warnings are told one by one.
     """
     _table(inspection, everything=verbose)
+    for line in _defaults(inspection):
+        text.say(line)
     told: list[Shown] = []
     for one in inspection.shown:
         if one.wrong or (verbose and one.concerns):
@@ -117,6 +120,18 @@ def _table(inspection: Inspection, *, everything: bool) -> None:
         text.say(f"({text.counted(len(rows) - len(shown), 'name')} more, all as intended: -v shows them)")
 
 
+def _defaults(inspection: Inspection) -> Iterator[str]:
+    """What clients without a known name are shown: a line for each server and certificate."""
+    clients: dict[tuple[str, str, str], dict[str, None]] = {}
+    for one in inspection.shown:
+        if one.client is not Client.NAMED and one.not_after is not None:
+            certificate = f"a certificate for {listed(one.served_names)}, until {one.not_after:%Y-%m-%d}"
+            key = (one.endpoint.server, certificate, one.served.fingerprint or "")
+            clients.setdefault(key, {})[_CLIENTS[one.client]] = None
+    for (server, certificate, _), asked in clients.items():
+        yield f"{' and '.join(asked)}: {server} shows {certificate}"
+
+
 def _headings(endpoints: Sequence[Endpoint]) -> Iterator[str]:
     """Protocol and port; the host where there is more than one."""
     hosts = {one.host for one in endpoints}
@@ -132,7 +147,7 @@ def _cell(found: Sequence[Shown]) -> str:
 
 def _words(one: Shown) -> Iterator[str]:
     if not one.wrong:
-        yield "ok" if one.client is Client.NAMED else f"until {one.not_after:%Y-%m-%d}"
+        yield "ok"
     for concern in one.concerns:
         yield _WORDS[concern]
 
