@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 
 from mailsni.config import Settings
 from mailsni.deploy import Applied
+from mailsni.doctor import Finding, Severity
 from mailsni.endpoints import Endpoint, Server
 from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, UsageError
 from mailsni.inventory import Algorithm, Reason
@@ -104,6 +105,8 @@ DOCUMENTS: dict[str, Callable[[], Document]] = {
     "explain a stranger": lambda: documents.explanation("*.b.test", ()),
     "render": lambda: documents.rendering("postfix", b"# text\n"),
     "setup": lambda: Report(Wiring(Settings(), (), ("found",)), remove=False).document("in_place", Exit.DONE),
+    "doctor": lambda: documents.doctor([Finding("x", one, "what", "/x:1", "why", "fix") for one in Severity]),
+    "doctor who finds nothing": lambda: documents.doctor(()),
     "error": lambda: documents.error(LockedError("/run/lock: another run holds the lock", hint="wait")),
     "error without a hint": lambda: documents.error(UsageError("x: not a host name")),
 }
@@ -129,7 +132,9 @@ def test_there_is_a_document_for_every_schema() -> None:
     kinds = [SCHEMA["$defs"][one["$ref"].rpartition("/")[2]] for one in SCHEMA["oneOf"]]
     known = {kind["properties"]["schema"]["const"] for kind in kinds}
     assert told == known
-    assert known == {f"mailsni.{name}/1" for name in ("status", "plan", "apply", "explain", "render", "setup", "error")}
+    assert known == {
+        f"mailsni.{name}/1" for name in ("status", "plan", "apply", "explain", "render", "setup", "doctor", "error")
+    }
 
 
 # ── neither more nor less ────────────────────────────────────────────────────────────────────────────────────────────
@@ -193,7 +198,8 @@ def words(name: str) -> list[object]:
 
 
 @pytest.mark.parametrize(
-    ("name", "members"), [("reason", Reason), ("kind", Kind), ("verdict", Verdict), ("signalled", Signalled)]
+    ("name", "members"),
+    [("reason", Reason), ("kind", Kind), ("verdict", Verdict), ("signalled", Signalled), ("severity", Severity)],
 )
 def test_the_schema_has_the_words_of_the_code(name: str, members: type[enum.StrEnum]) -> None:
     assert words(name) == [str(one) for one in members]
