@@ -173,7 +173,7 @@ class _Looks:
                 )
             return
         if not executable:
-            if not backup and path.name != "README":
+            if not backup and not path.name.startswith("README"):
                 yield Finding(
                     "hook_not_executable",
                     Severity.WARNING,
@@ -191,7 +191,7 @@ class _Looks:
                 where,
                 "certbot runs every executable file there but those that end in ~, so the old hook runs besides "
                 "the new one",
-                quoted("rm", path) + " or " + quoted("chmod", "a-x", path),
+                quoted("chmod", "a-x", path) + " (or remove it)",
             )
         if status.st_mode & 0o022 or status.st_uid not in (0, os.geteuid()):
             yield Finding(

@@ -135,12 +135,12 @@ class _Looks:
         services = self._servers()
         lacking = [one for one in services if not configuration.certificate(one)[0]]
         parameter, paths = configuration.certificate()
-        if not parameter and (lacking or not services):
+        if not parameter and lacking:
             given = next((name for name in CERTIFICATES if configuration.where(name) != str(configuration.main_cf)), "")
             yield Finding(
                 "default_certificate_missing",
                 Severity.ERROR,
-                f"there is no default certificate for {listed([one.title for one in lacking]) or 'any service'}",
+                f"there is no default certificate for {listed([one.title for one in lacking])}",
                 configuration.where(given or CERTIFICATES[0]),
                 "without one Postfix switches TLS off and never looks into tls_server_sni_maps, so no name is served",
                 self._command("postconf", "-e", f"smtpd_tls_chain_files={_LIVE}/privkey.pem,{_LIVE}/fullchain.pem")

@@ -174,13 +174,17 @@ def stored(
         The keys; and Postfix's own words when the table cannot be opened.
     """
     command: list[str | Path] = [require_tool("postmap"), "-c", config_directory]
-    done = run([*command, "-s", found.name], timeout=_TIMEOUT)
-    if done.returncode != 0 and "not supported" in done.stderr:
-        asked = b"".join(key.encode("utf-8", "surrogateescape") + b"\n" for key in keys)
+    asked = b"".join(key.encode("utf-8", "surrogateescape") + b"\n" for key in keys)
+    if found.kind == "cdb" and asked:
         done = run([*command, "-q", "-", found.name], stdin=asked, timeout=_TIMEOUT)
-    if "fatal:" in done.stderr:
-        fatal = next(line for line in done.stderr.splitlines() if "fatal:" in line)
-        return {}, fatal.partition("fatal: ")[2]
+    else:
+        done = run([*command, "-s", found.name], timeout=_TIMEOUT)
+    if done.returncode != 0 and "not supported" in done.stderr:
+        return {}, None  # nobody can tell what is in it
+    # Status 1 without a word means that nothing was found. (Of a long story about garbage the end may be missing.)
+    if done.returncode not in (0, 1) or "fatal:" in done.stderr or (done.returncode == 1 and done.stderr):
+        fatal = re.search(r"fatal: (.*)", done.stderr)
+        return {}, fatal[1] if fatal is not None else done.stderr.splitlines()[0] if done.stderr else "cannot be read"
     pairs = (line.partition(b"\t") for line in done.stdout.split(b"\n") if line)
     return {key.decode("ascii", "replace").lower(): stored_mistake(value.strip(), now) for key, _, value in pairs}, None
 
