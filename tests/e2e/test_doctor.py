@@ -313,10 +313,6 @@ def _back_again(host: Host, finding: Finding) -> None:
     host.live.with_name("elsewhere").rename(host.live)
 
 
-def _moved_away(host: Host, finding: Finding) -> None:
-    host.shell(finding.fix.rpartition("then ")[2].partition(" && ")[0])
-
-
 def _renamed(host: Host, finding: Finding) -> None:
     assert "smtpd_tls_chain_files" in finding.fix
     host.postconf("-e", f"smtpd_tls_chain_files={host.laboratory.postfix.default_file}")
@@ -790,12 +786,6 @@ def _panel_map(host: Host) -> str:
     return str(source)
 
 
-def _panel_include(host: Host) -> str:
-    path = host.laboratory.dovecot.config_directory / "sni.conf"
-    path.write_text("# blocks\n")
-    return str(path)
-
-
 HOOKS = [
     Case("hook_not_executable", WARNING, lambda host: str(host.hook("true", mode=0o644)), typed),
     Case("hook_left_out", NOTE, lambda host: str(host.hook("true", name="theirs~")), typed),
@@ -821,12 +811,6 @@ HOOKS = [
     Case("nothing_starts_mailsni", WARNING, _nothing_starts, _timer),
     Case("first_issuance_not_served", WARNING, _deploy_hook_alone, _timer),
     Case("leftover_map", ERROR, _panel_map, typed_after("then ")),
-    Case(
-        "leftover_include",
-        NOTE,
-        _panel_include,
-        _moved_away,
-    ),
 ]
 
 
@@ -932,7 +916,7 @@ def test_what_is_said_and_the_exit_code(host: Host) -> None:
 
 
 def test_notes_alone_leave_the_exit_code_0(host: Host) -> None:
-    _panel_include(host)
+    host.hook("true", name="theirs~")
     said = host.laboratory.mailsni("doctor")
     assert (said.returncode, said.stdout.splitlines()[-1]) == (0, "1 note")
     assert host.laboratory.mailsni("doctor", "-q").stdout == ""

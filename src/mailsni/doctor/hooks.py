@@ -58,12 +58,6 @@ LEFT_IN_POSTFIX = {
     "sni_cert_map": "scripts for docker-mailserver write it",
 }
 """Sources of tables that panels and tutorials make in Postfix's directory (measured or read in their code)."""
-LEFT_IN_DOVECOT = {
-    "sni.conf": "mailcow, cPanel and a HowtoForge tutorial write it",
-    "conf.d/12-dovecot-sni.conf": "keyhelp-mail-sni writes it",
-    "conf.d/98-celikpanel-tls.conf": "CelikPanel writes it",
-    "conf.d/zzz-tls-sni.conf": "the Froxlor add-on writes it",
-}
 _KNOWN_SCRIPTS = {
     "go-keyhelp-mail-sni": "keyhelp-mail-sni: compiles a table in place and restarts both servers",
     "cyberpanel-mail-ssl-fix": "a repair script for CyberPanel: compiles vmail_ssl.map in place and restarts both "
@@ -406,7 +400,7 @@ class _Looks:
     # ── what others left ─────────────────────────────────────────────────────────────────────────────────────────
 
     def leftovers(self) -> Iterator[Finding]:
-        """Files that panels and tutorials are known to write, as far as nothing names them any more."""
+        """Tables that panels and tutorials are known to make, which nothing names (any more)."""
         directory = self._facts.settings.postfix.config_directory
         named = self._named_tables()
         own = self._facts.settings.postfix.map
@@ -427,20 +421,6 @@ class _Looks:
                 str(found[0]),
                 "a compiled table holds private keys; otherwise it does nothing",
                 f"switch SNI off where it comes from, then {quoted('rm', *found)}",
-            )
-        config = self._facts.settings.dovecot.config_file.parent
-        for name, who in LEFT_IN_DOVECOT.items():
-            path = config / name
-            if not path.is_file() or path == self._facts.settings.dovecot.include_file:
-                continue
-            yield Finding(
-                "leftover_include",
-                Severity.NOTE,
-                f"{path}: {who}",
-                str(path),
-                "its blocks may stand for names that mailsni serves too, and stop Dovecot once a file they name is "
-                "gone",
-                f"switch SNI off where it comes from, then {quoted('mv', path, f'{path}.off')} && doveadm reload",
             )
 
 

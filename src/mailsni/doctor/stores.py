@@ -14,11 +14,9 @@ from mailsni.certificate import Rejected, describe
 from mailsni.doctor import Facts, Finding, Severity, looking
 from mailsni.doctor.looking import listed, quoted
 from mailsni.doctor.postfix_configuration import Configuration
-from mailsni.endpoints import Server
 from mailsni.errors import PermissionMissingError
 from mailsni.inventory import Certificate, Reason
 from mailsni.names import shown
-from mailsni.targets import dovecot
 
 _LARGEST_PEM = 1 << 20
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -39,14 +37,13 @@ _FIXES = {
 
 
 def findings(facts: Facts, configuration: Configuration | None) -> Iterator[Finding]:
-    """Everything that is wrong with the stores, and with the chains of both servers' default certificates."""
+    """Everything that is wrong with the stores, and with the chain of Postfix's default certificate."""
     yield from looking.each(
         ("the modes of the keys in the stores", lambda: _keys(facts)),
         ("the modes of the pinned files", lambda: _pins(facts)),
         ("lineages that are broken", lambda: _broken(facts)),
         ("chains without intermediates", lambda: _chains(facts)),
         ("Postfix's default certificate", lambda: _postfix_default(configuration)),
-        ("Dovecot's default certificate", lambda: _dovecot_default(facts)),
         ("lineages that fight for a name", lambda: _fights(facts)),
         ("lineages that nobody renews", lambda: _not_renewed(facts)),
     )
@@ -161,19 +158,11 @@ def _chains(facts: Facts) -> Iterator[Finding]:
 def _postfix_default(configuration: Configuration | None) -> Iterator[Finding]:
     parameter, paths = configuration.certificate() if configuration is not None else ("", ())
     if configuration is not None and parameter:
-        yield from _default_alone("postfix", paths, configuration.where(parameter))
+        yield from _default_alone(paths, configuration.where(parameter))
 
 
-def _dovecot_default(facts: Facts) -> Iterator[Finding]:
-    if facts.dovecot is None or not facts.dovecot.installed:
-        return
-    path = dovecot.default_certificate(facts.settings.dovecot.config_file, facts.dovecot.version)
-    if path is not None:
-        yield from _default_alone("dovecot", (path,), str(path))
-
-
-def _default_alone(server: Server, paths: Iterable[Path], where: str) -> Iterator[Finding]:
-    """The default certificate, where it ends with the leaf. One that is not there is another look's."""
+def _default_alone(paths: Iterable[Path], where: str) -> Iterator[Finding]:
+    """Postfix's default certificate, where it ends with the leaf. One that is not there is another look's."""
     contents = [(path, files.read_foreign(path, _LARGEST_PEM) or b"") for path in paths]
     with_certificates = [(path, content) for path, content in contents if b"-----BEGIN CERTIFICATE" in content]
     for path, content in with_certificates:
@@ -182,7 +171,7 @@ def _default_alone(server: Server, paths: Iterable[Path], where: str) -> Iterato
         whole = describe(b"\n".join(content for _, content in with_certificates))
         ends = not isinstance(whole, Rejected) and whole.alone
         if not isinstance(described, Rejected) and described.alone and ends:
-            yield _alone(where, path, described.issuer, described.names, f"{server}'s default certificate ")
+            yield _alone(where, path, described.issuer, described.names, "the default certificate ")
 
 
 def _alone(where: str, path: Path, issuer: str, names: Iterable[str], title: str = "") -> Finding:
