@@ -27,13 +27,13 @@ _DEPLOY_ON_FIRST = (5, 3, 0)
 _POST_ON_FIRST = (3, 2, 0)
 _RECENT = timedelta(days=2)
 """A timer, cron and the watcher have applied within this time, if they are there."""
-_BACKUP = re.compile(
+BACKUP = re.compile(
     r".*\.(?:bak|old|orig|save|sav|backup|copy|disabled|off|swp|rpmsave|rpmnew|dpkg-\w+)\d*|.*~", re.IGNORECASE
 )
 _OURS = re.compile(r"\bmailsni\b")
-_CERTBOT = re.compile(r"(?:^|[;&|(`]|\bexec|\bsudo|\bthen|\bdo)\s*(?:/\S*/)?certbot\s+(?:-|[a-z])")
-_RESTART = re.compile(
-    r"\bsystemctl\s+(?:-\S+\s+)*(?:try-)?restart\s+(?:\S+\s+)*?(?P<a>postfix|dovecot)\b"
+CERTBOT = re.compile(r"(?:^|[;&|(`]|\bexec|\bsudo|\bthen|\bdo)\s*(?:/\S*/)?certbot\s+(?:-|[a-z])")
+RESTART = re.compile(
+    r"\bsystemctl\s+(?:-\S+\s+)*(?:try-)?restart\s+(?:[\w@.-]+\s+)*?(?P<a>postfix|dovecot)(?:@-)?(?:\.service)?(?![\w-])"
     r"|\b(?:service|rc-service|invoke-rc\.d)\s+(?P<b>postfix|dovecot)\s+restart\b"
     r"|/etc/init\.d/(?P<c>postfix|dovecot)\s+restart\b"
     r"|\bpostfix\s+stop\b"
@@ -154,7 +154,7 @@ class _Looks:
             )
             return
         executable = bool(status.st_mode & 0o111)
-        backup = _BACKUP.fullmatch(path.name) is not None
+        backup = BACKUP.fullmatch(path.name) is not None
         if path.name.endswith("~"):
             if executable:
                 yield Finding(
@@ -280,7 +280,7 @@ class _Looks:
     def _commands(self, found: Script, kind: str, *, in_certbot: bool, called: str = "") -> Iterator[Finding]:
         """What a script does that hurts."""
         by = f" (called by {called})" if called else ""
-        if in_certbot and (hit := found.first(_CERTBOT)) is not None:
+        if in_certbot and (hit := found.first(CERTBOT)) is not None:
             yield Finding(
                 "hook_calls_certbot",
                 Severity.WARNING,
@@ -290,7 +290,7 @@ class _Looks:
                 "already running`",
                 "take the call out: the renewal that runs the hook has done it",
             )
-        if (hit := found.first(_RESTART)) is not None:
+        if (hit := found.first(RESTART)) is not None:
             server = next((one for one in hit[1].groups() if one), "postfix")
             reload = "postfix reload" if server == "postfix" else "doveadm reload"
             yield Finding(
