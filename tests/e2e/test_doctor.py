@@ -514,7 +514,68 @@ def _corrected(host: Host, finding: Finding) -> None:
     )
 
 
+def _own_without_f(host: Host) -> str:
+    host.shell(f"postmap -c {host.etc} cdb:{host.laboratory.map}")
+    return f"{host.laboratory.map}.cdb"
+
+
+def _other_kind(host: Host) -> str:
+    """A btree table under the name of a hash one: both are called .db."""
+    source = host.table(host.entry("extra.test"), kind="btree")
+    host.postconf("-e", f"tls_server_sni_maps=hash:{source}, cdb:{host.laboratory.map}")
+    return f"{source}.db"
+
+
+def _said_twice(host: Host) -> str:
+    first = f"tls_server_sni_maps = hash:{host.etc}/forgotten\n"
+    host.main_cf.write_text(first + host.main_cf.read_text())
+    host.postconf()
+    return f"{host.main_cf}:1"
+
+
+def _line_out(host: Host, finding: Finding) -> None:
+    host.shell(finding.fix.rpartition(": ")[2])
+    host.postconf()
+
+
+def _default_of(host: Host, issued: Issued) -> str:
+    pem = host.etc / "default.pem"
+    pem.touch(mode=0o600)
+    pem.write_bytes(issued.key_pem + issued.fullchain_pem)
+    host.postconf("-e", f"smtpd_tls_chain_files={pem}")
+    return host.line(host.main_cf, "smtpd_tls_chain_files")
+
+
+def _expired_default(host: Host) -> str:
+    old = datetime.now(UTC) - timedelta(days=100)
+    return _default_of(host, host.laboratory.authority.issue([DEFAULT_NAME], not_before=old))
+
+
+def _new_default(host: Host, finding: Finding) -> None:
+    assert "renew" in finding.fix
+    (host.etc / "default.pem").write_bytes(host.laboratory.default.key_pem + host.laboratory.default.fullchain_pem)
+
+
+def _snake_oil(host: Host) -> str:
+    return _default_of(host, host.laboratory.authority.issue([DEFAULT_NAME], self_signed=True))
+
+
+def _once(host: Host, finding: Finding) -> None:
+    assert "take the line out" in finding.fix
+    host.table(host.entry("a.test"), kind="texthash", compiled="")
+
+
+def _texthash_twice(host: Host) -> str:
+    return f"{host.table(host.entry('a.test'), host.entry('a.test'), kind='texthash', compiled='')}:3"
+
+
 POSTFIX = [
+    Case("map_compiled_without_f", ERROR, _own_without_f, typed_after(": ")),
+    Case("map_unusable", ERROR, _other_kind, typed),
+    Case("map_duplicate_key", ERROR, _texthash_twice, _once),
+    Case("parameter_twice", WARNING, _said_twice, _line_out),
+    Case("default_certificate_expired", ERROR, _expired_default, _new_default),
+    Case("default_certificate_self_signed", NOTE, _snake_oil, typed),
     Case("default_certificate_missing", ERROR, _no_default, typed),
     Case("default_certificate_missing", ERROR, _empty_default, typed),
     Case("default_certificate_missing", ERROR, lambda host: host.option(1, "smtpd_tls_chain_files="), typed),

@@ -40,6 +40,7 @@ def findings(facts: Facts, configuration: Configuration | None) -> Iterator[Find
         ("whether Postfix offers TLS", looks.tls_switched_off),
         ("Postfix's default certificate", looks.default_certificate),
         ("misspelt parameters", looks.misspelt),
+        ("parameters that stand twice", looks.twice),
         ("what services have for themselves", looks.past_the_map),
         ("whether Postfix is told of mailsni's map", looks.unwired),
     )
@@ -221,7 +222,9 @@ class _Looks:
                     where,
                     "clients that send no name, or one without an entry, do not trust it; mail servers mostly do "
                     "not mind",
-                    self._command("postconf", "-e", f"smtpd_tls_chain_files={_LIVE}/privkey.pem,{_LIVE}/fullchain.pem"),
+                    self._command("postconf", "-e", f"smtpd_tls_chain_files={_LIVE}/privkey.pem,{_LIVE}/fullchain.pem")
+                    + " && "
+                    + self._command("postfix", "reload"),
                 )
 
     def misspelt(self) -> Iterator[Finding]:
@@ -250,6 +253,21 @@ class _Looks:
                 "Postfix ignores it and says so nowhere but in the warnings of postconf: what it says is not in force",
                 fix,
             )
+
+    def twice(self) -> Iterator[Finding]:
+        configuration = self._configuration
+        for name in (PARAMETER, *CERTIFICATES, "smtpd_tls_security_level"):
+            found = configuration.lines_of(name)
+            if len(found) > 1:
+                yield Finding(
+                    "parameter_twice",
+                    Severity.WARNING,
+                    f"{name} stands in main.cf {len(found)} times",
+                    f"{configuration.main_cf}:{found[0]}",
+                    f"only the last one (line {found[-1]}) is in force: what this one says is not done",
+                    f"take the line out, after adding what is missing to line {found[-1]}: "
+                    + quoted("sed", "-i", f"{found[0]}d", configuration.main_cf),
+                )
 
     def past_the_map(self) -> Iterator[Finding]:
         own = str(self._facts.settings.postfix.map)

@@ -89,12 +89,19 @@ class Configuration:
 
     def where(self, parameter: str, word: str = "") -> str:
         """The line of main.cf where a parameter, or a word of its value, stands; main.cf when it is not there."""
-        pattern = rf"^{re.escape(parameter)}\s*="
-        found = [entry for entry in self.main if re.match(pattern, entry.lines[0][1])]
+        found = self._entries_of(parameter)
         if not found:
             return str(self.main_cf)
         number = found[-1].line_with(re.escape(word)) if word else found[-1].number
         return f"{self.main_cf}:{number}"
+
+    def lines_of(self, parameter: str) -> list[int]:
+        """The lines of main.cf where a parameter stands; the last one is in force."""
+        return [entry.number for entry in self._entries_of(parameter)]
+
+    def _entries_of(self, parameter: str) -> list[Entry]:
+        pattern = re.compile(rf"{re.escape(parameter)}\s*=")
+        return [entry for entry in self.main if pattern.match(entry.lines[0][1])]
 
     def where_service(self, service: str, parameter: str = "") -> str:
         """The line of master.cf where a service, or a parameter of its own, stands.

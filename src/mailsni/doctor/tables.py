@@ -29,7 +29,7 @@ SUFFIXES: Mapping[str, str] = {
 """What the file of a table is called beside its name (DATABASE_README); other types are no files of keys."""
 _LARGEST_PEM = 1 << 20
 _LABEL = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
-_TIMEOUT = 300.0
+_TIMEOUT = 60.0
 
 
 class Mistake(enum.Enum):
