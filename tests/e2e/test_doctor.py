@@ -316,7 +316,7 @@ def _back_again(host: Host, finding: Finding) -> None:
 
 
 def _renamed(host: Host, finding: Finding) -> None:
-    assert "smtpd_tls_chain_files" in finding.fix
+    assert "name files that are there" in finding.fix
     host.postconf("-e", f"smtpd_tls_chain_files={host.laboratory.postfix.default_file}")
 
 
@@ -538,6 +538,25 @@ def _line_out(host: Host, finding: Finding) -> None:
     host.postconf()
 
 
+def _backward_default(host: Host) -> str:
+    key, chain = host.pair("one.test").split()
+    host.postconf("-e", f"smtpd_tls_chain_files={chain}, {key}")
+    return host.line(host.main_cf, "smtpd_tls_chain_files")
+
+
+def _forward_default(host: Host, finding: Finding) -> None:
+    assert "name the key first: smtpd_tls_chain_files = " in finding.fix
+    host.postconf("-e", f"smtpd_tls_chain_files={host.pair(DEFAULT_NAME)}")
+
+
+def _legacy_key_gone(host: Host) -> str:
+    host.postconf("-X", "smtpd_tls_chain_files")
+    host.postconf(
+        "-e", f"smtpd_tls_cert_file={host.live}/{DEFAULT_NAME}/fullchain.pem", "smtpd_tls_key_file=/nowhere/k"
+    )
+    return host.line(host.main_cf, "smtpd_tls_cert_file")
+
+
 def _default_of(host: Host, issued: Issued) -> str:
     pem = host.etc / "default.pem"
     pem.touch(mode=0o600)
@@ -570,6 +589,8 @@ def _texthash_twice(host: Host) -> str:
 
 
 POSTFIX = [
+    Case("default_key_not_first", ERROR, _backward_default, _forward_default),
+    Case("default_certificate_unreadable", ERROR, _legacy_key_gone, _renamed),
     Case("map_compiled_without_f", ERROR, _own_without_f, typed_after(": ")),
     Case("map_unusable", ERROR, _other_kind, typed),
     Case("map_duplicate_key", ERROR, _texthash_twice, _once),
@@ -587,7 +608,7 @@ POSTFIX = [
     Case(
         "service_certificate",
         NOTE,
-        lambda host: host.option(0, f"smtpd_tls_chain_files={host.live}/one.test/fullchain.pem"),
+        lambda host: host.option(0, f"{{ smtpd_tls_chain_files = {host.pair('one.test')} }}"),
         typed_after(": "),
     ),
     Case("map_type_unsupported", ERROR, _type_not_built, typed),
@@ -788,6 +809,12 @@ def _link(host: Host) -> str:
     return str(path)
 
 
+def _in_cli_ini(host: Host) -> str:
+    path = host.laboratory.store.root / "cli.ini"
+    path.write_text("# certbot's\nmax-log-backups = 0\ndeploy-hook = systemctl restart dovecot.service\n")
+    return at_line(path)
+
+
 def _fifo(host: Host) -> str:
     path = host.hooks / "pre" / "fifo"
     os.mkfifo(path, 0o700)
@@ -859,6 +886,7 @@ HOOKS = [
     Case("hook_calls_certbot", WARNING, lambda host: at_line(host.hook("sleep 1; /usr/bin/certbot -q renew")), _gone),
     Case("hook_restarts_server", WARNING, lambda host: at_line(host.hook("systemctl restart nginx dovecot")), _gone),
     Case("hook_restarts_server", WARNING, lambda host: at_line(host.hook("service postfix restart")), _gone),
+    Case("hook_restarts_server", WARNING, _in_cli_ini, _gone),
     Case("hook_restarts_server", WARNING, _in_renewal, _renewal_hook_gone),
     Case("hook_compiles_in_place", WARNING, lambda host: at_line(host.hook("postmap -F hash:/etc/postfix/sni")), _gone),
     Case("hook_compiles_without_f", ERROR, lambda host: at_line(host.hook("postmap /etc/postfix/sni_map")), _gone),
@@ -921,6 +949,8 @@ def test_hostile_sources_hooks_and_tables_end_in_findings(host: Host) -> None:
     (host.hooks / "pre" / "huge").chmod(0o755)
     (host.hooks / "deploy" / "garbage").write_bytes(b"#!\xff\x00\x1b]0;x\x07" * 1000)
     (host.hooks / "deploy" / "garbage").chmod(0o755)
+    strange = os.fsencode(host.hooks / "deploy") + b"/a\x1b[2J\n\xff"
+    Path(os.fsdecode(strange)).touch(mode=0o600)
     said = host.laboratory.mailsni("doctor")
     assert said.returncode == 4
     assert "\x1b" not in said.stdout

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from mailsni import runs
@@ -124,9 +125,11 @@ class _Looks:
             for kind in KINDS:
                 directory = source.path.parent / "renewal-hooks" / kind
                 for name in looking.names_in(directory):
-                    yield from looking.each((f"the hook {directory / name}", _Hook(self, directory / name, kind)))
+                    yield from looking.each(
+                        (f"the hook {directory / name}", partial(self._hook, directory / name, kind))
+                    )
 
-    def hook(self, path: Path, kind: str) -> Iterator[Finding]:
+    def _hook(self, path: Path, kind: str) -> Iterator[Finding]:
         """One file of a directory of hooks."""
         where, title = str(path), f"{path}"
         try:
@@ -206,28 +209,29 @@ class _Looks:
         yield from self._commands(found, "hook", in_certbot=True)
 
     def renewal_hooks(self) -> Iterator[Finding]:
-        """``renew_hook = …`` and the others in the lineages' configurations: certbot runs them by the shell."""
+        """``renew_hook = …`` and the others in certbot's own files: it runs them by the shell."""
         for source in self._facts.settings.sources:
-            directory = source.path.parent / "renewal"
-            for name in looking.names_in(directory):
-                if not name.endswith(".conf"):
-                    continue
-                path = directory / name
-                text = looking.text_of(path) or ""
-                lines = [
-                    (number, line.partition("=")[2].strip())
-                    for number, line in script(path, text).lines
-                    if re.match(r"\s*(?:pre|post|renew|deploy)_hook\s*=", line)
-                ]
-                found = Script(path, tuple(lines))
-                if found.first(_OURS):
-                    self._started_by.add("renewal")
-                yield from self._commands(found, "hook", in_certbot=True)
+            root = source.path.parent
+            renewal = (f"renewal/{name}" for name in looking.names_in(root / "renewal") if name.endswith(".conf"))
+            for name in ("cli.ini", *renewal):
+                yield from looking.each((f"the hooks in {root / name}", partial(self._configured_hooks, root / name)))
+
+    def _configured_hooks(self, path: Path) -> Iterator[Finding]:
+        lines = [
+            (number, line.partition("=")[2].strip())
+            for number, line in script(path, looking.text_of(path) or "").lines
+            if re.match(r"\s*(?:pre|post|renew|deploy)[-_]hook\s*=", line)
+        ]
+        found = Script(path, tuple(lines))
+        if found.first(_OURS):
+            # What cli.ini says is as if it stood on each command line: it runs on first issuance too.
+            self._started_by.add("cli" if path.name == "cli.ini" else "renewal")
+        yield from self._commands(found, "hook", in_certbot=True)
 
     def cron(self) -> Iterator[Finding]:
         """The tables of cron, and the scripts that they name."""
         for path in self._cron_files():
-            yield from looking.each((f"cron's {path}", _Cron(self, path)))
+            yield from looking.each((f"cron's {path}", partial(self._cron_file, path)))
 
     def _cron_files(self) -> Iterator[Path]:
         for place in (*_CRON_PLACES, *_CRONTABS):
@@ -237,7 +241,7 @@ class _Looks:
             elif path.is_file():
                 yield path
 
-    def cron_file(self, path: Path) -> Iterator[Finding]:
+    def _cron_file(self, path: Path) -> Iterator[Finding]:
         """One table of cron's, or a script that runs every so often."""
         text = looking.text_of(path)
         if text is None:
@@ -378,9 +382,8 @@ class _Looks:
         version = certbot_version()
         if version is None:
             return
-        runs_on_first = ("deploy" in self._started_by and version >= _DEPLOY_ON_FIRST) or (
-            "post" in self._started_by and version >= _POST_ON_FIRST
-        )
+        runs_on_first = "cli" in self._started_by or ("deploy" in self._started_by and version >= _DEPLOY_ON_FIRST)
+        runs_on_first = runs_on_first or ("post" in self._started_by and version >= _POST_ON_FIRST)
         if runs_on_first:
             return
         number = ".".join(str(part) for part in version)
@@ -422,29 +425,6 @@ class _Looks:
                 "a compiled table holds private keys; otherwise it does nothing",
                 f"switch SNI off where it comes from, then {quoted('rm', *found)}",
             )
-
-
-@dataclass(frozen=True, slots=True)
-class _Hook:
-    """A look at one hook."""
-
-    looks: _Looks
-    path: Path
-    kind: str
-
-    def __call__(self) -> Iterator[Finding]:
-        return self.looks.hook(self.path, self.kind)
-
-
-@dataclass(frozen=True, slots=True)
-class _Cron:
-    """A look at one table of cron's."""
-
-    looks: _Looks
-    path: Path
-
-    def __call__(self) -> Iterator[Finding]:
-        return self.looks.cron_file(self.path)
 
 
 def certbot_version() -> tuple[int, ...] | None:

@@ -13,6 +13,7 @@ from mailsni.doctor import Facts, Finding, Severity, looking, postfix_configurat
 from mailsni.doctor.looking import listed, quoted
 from mailsni.doctor.postfix_configuration import CERTIFICATES, KEYS, PARAMETER, Configuration, Service
 from mailsni.doctor.table_looks import LIVE, Commands, TableLooks
+from mailsni.doctor.tables import Mistake
 from mailsni.names import is_wildcard, shown
 
 _LOOPBACK = re.compile(r"(?:127\.\d+\.\d+\.\d+|\[::1\]|localhost):")
@@ -151,7 +152,24 @@ class _Looks:
 
     def _certificate(self, parameter: str, paths: Sequence[Path], where: str, title: str) -> Iterator[Finding]:
         """What is wrong with the files of a default certificate."""
+        if parameter == CERTIFICATES[0]:
+            mistake = tables.Files({}).mistake(tables.SourceLine(0, "", tuple(paths)))
+            if mistake in (Mistake.CERTIFICATE_FIRST, Mistake.KEY_MISSING):
+                yield Finding(
+                    "default_key_not_first",
+                    Severity.ERROR,
+                    f"{title} {mistake.value} ({parameter})",
+                    where,
+                    "Postfix cannot load it and switches TLS off, for all names",
+                    f"name the key first: {parameter} = {LIVE}/privkey.pem, {LIVE}/fullchain.pem; then "
+                    + self._command("postfix", "reload"),
+                )
+        else:
+            key = KEYS[CERTIFICATES.index(parameter) - 1]
+            paths = [*paths, *(Path(word) for word in [self._configuration.value(key)] if word.startswith("/"))]
         for path in paths:
+            if parameter != CERTIFICATES[0] and path != paths[0] and path.exists():
+                continue  # the key: that it is there is enough
             content = files.read_foreign(path, _LARGEST_PEM)
             if content is None:
                 yield Finding(
