@@ -941,7 +941,9 @@ def test_text_that_is_no_utf_8_does_no_harm(host: Host) -> None:
 @pytest.mark.shared
 def test_hostile_sources_hooks_and_tables_end_in_findings(host: Host) -> None:
     source = host.table(host.entry("extra.test"))
-    source.write_bytes(os.urandom(2 << 20).replace(b"\n", b"\n\x1b[2J") + b"\nx.test " + b"/a" * 100_000 + b"\n")
+    source.write_bytes(
+        os.urandom(2 << 20).replace(b"\n", b"\n\x1b[2J") + b"\nx.test " + b"/a" * 100_000 + b"\ny" + b" /a" * 3_000_000
+    )
     os.mkfifo(host.hooks / "post" / "fifo", 0o755)
     (host.hooks / "pre" / "big").write_bytes(b"postmap " * (10 << 17))
     (host.hooks / "pre" / "big").chmod(0o755)

@@ -16,7 +16,7 @@ from mailsni.doctor.table_looks import LIVE, Commands, TableLooks
 from mailsni.doctor.tables import Mistake
 from mailsni.names import is_wildcard, shown
 
-_LOOPBACK = re.compile(r"(?:127\.\d+\.\d+\.\d+|\[::1\]|localhost):")
+_LOOPBACK = re.compile(r"(?:\[?127\.[\d.]+\]?|\[?::1\]?|localhost):")
 _SNI = re.compile(r"sni|tls_server|chain_file")
 _KNOWN = (PARAMETER, *CERTIFICATES, *KEYS, "smtpd_tls_security_level")
 _LARGEST_PEM = 1 << 20
@@ -177,7 +177,10 @@ class _Looks:
                     Severity.ERROR,
                     f"{title} is not there: {path}",
                     where,
-                    "Postfix cannot load it and switches TLS off, for all names",
+                    # Measured: with smtpd_tls_chain_files names are served all the same, with the others nothing is.
+                    "clients that send no name, or one without an entry, are cut off"
+                    if parameter == CERTIFICATES[0]
+                    else "Postfix cannot load it and switches TLS off, for all names",
                     f"let {parameter} name files that are there, or get the certificate: certbot certonly -d NAME",
                 )
                 return

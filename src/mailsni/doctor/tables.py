@@ -30,6 +30,8 @@ SUFFIXES: Mapping[str, str] = {
 _LARGEST_PEM = 1 << 20
 _LABEL = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
 _TIMEOUT = 60.0
+_FILES = 32
+"""Files of a line that are looked at: a key and a chain for each of two algorithms are four."""
 
 
 class Mistake(enum.Enum):
@@ -89,7 +91,7 @@ def source_lines(text: str) -> Iterator[SourceLine]:
     """The entries of a source (postmap(1), -F): a key, then files with commas or blanks between them."""
     for entry in looking.entries(text):
         key, *rest = entry.text.split(maxsplit=1)
-        words = re.split(r"[,\s]+", rest[0]) if rest else []
+        words = re.split(r"[,\s]+", rest[0], maxsplit=_FILES)[:_FILES] if rest else []
         # What cannot be a path is not opened: a text of somebody's, or garbage.
         named = tuple(Path(word) for word in words if word and "\0" not in word)
         yield SourceLine(entry.number, key.lower(), named)
