@@ -41,6 +41,7 @@ RESTART = re.compile(
 )
 _POSTMAP = re.compile(r"\bpostmap\b(?P<words>[^;&|\n]*)")
 _SHEBANG = "#!"
+_RELOADS = {"postfix": "postfix reload", "dovecot": "doveadm reload"}
 _CRON_PLACES = ("etc/crontab", "etc/cron.d", "etc/cron.hourly", "etc/cron.daily", "etc/cron.weekly", "etc/cron.monthly")
 _CRONTABS = ("var/spool/cron/crontabs", "var/spool/cron")
 _UNITS = (
@@ -295,12 +296,13 @@ class _Looks:
                 "take the call out: the renewal that runs the hook has done it",
             )
         if (hit := found.first(RESTART)) is not None:
-            server = next((one for one in hit[1].groups() if one), "postfix")
-            reload = "postfix reload" if server == "postfix" else "doveadm reload"
+            command = re.split(r"[;&|]", hit[1].string[hit[1].start() :])[0]
+            servers = [one for one in _RELOADS if one in command]
+            reload = " && ".join(_RELOADS[one] for one in servers)
             yield Finding(
                 f"{kind}_restarts_server",
                 Severity.WARNING,
-                f"{found.path} restarts {server}{by}",
+                f"{found.path} restarts {' and '.join(servers)}{by}",
                 f"{found.path}:{hit[0]}",
                 "a restart cuts off who is connected and refuses who connects meanwhile, and when the configuration is "
                 "broken the server does not come back; a reload does neither",
@@ -324,9 +326,8 @@ class _Looks:
                 Severity.WARNING,
                 f"{found.path} compiles {shown(argument) or 'a table'} in place{by}",
                 f"{found.path}:{number}",
-                "while postmap writes, clients are cut off; it exits 0 after leaving lines out, and what is killed "
-                "half way "
-                "(hash, btree) is no table any more",
+                "clients that connect while postmap writes wait, and some are cut off; it exits 0 after leaving lines "
+                "out; and what is killed half way (hash, btree) is no table any more",
                 f"take the line out once mailsni serves these names (mailsni apply); "
                 f"{self._how_to_take_away(argument)}",
             )
