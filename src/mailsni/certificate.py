@@ -376,3 +376,40 @@ def _issuer_text(name: x509.Name) -> str:
         return shown(name.rfc4514_string())
     except ValueError:
         return "?"
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What the certificates of a file say, without their key."""
+
+    names: tuple[str, ...]
+    """Of the leaf, as far as they are of the grammar."""
+    not_before: datetime
+    not_after: datetime
+    issuer: str
+    """Of the leaf, printable and bounded."""
+    self_signed: bool
+    """The leaf names itself as its issuer."""
+    alone: bool
+    """The leaf was issued by another certificate, which is not in the file."""
+
+
+def describe(pem: bytes) -> Described | Rejected:
+    """Read the first certificate of a PEM file, and see whether its issuer follows. Keys in it are not looked at."""
+    try:
+        certificates = _certificates(pem)
+        leaf = certificates[0]
+        names, _ = _names(leaf)
+        chain = _ordered_chain(leaf, certificates, names)
+        return Described(
+            names,
+            leaf.certificate.not_valid_before_utc,
+            leaf.certificate.not_valid_after_utc,
+            _issuer_text(leaf.issuer),
+            leaf.is_root,
+            alone=len(chain) == 1 and not leaf.is_root,
+        )
+    except _RejectedError as error:
+        return error.rejected
+    except _UNDECODABLE:
+        return Rejected(Reason.BAD_PEM, "a part of a certificate cannot be decoded")

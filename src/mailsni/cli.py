@@ -544,6 +544,26 @@ def _setup_ended(common: Common, shown: Report, result: Result) -> Exit:
 
 
 @_command
+def doctor(common: Common) -> Exit:
+    """Look for every known mistake on this host, and say how to mend it. Nothing is written, no server is asked.
+
+    The configurations of both servers, the tables and blocks of others, the stores, hooks, cron, and what panels and
+    tutorials left behind. Each finding: what, where (file and line), why it hurts, and the command or line that mends
+    it. With -q only errors. The exit code is 0 when nothing but notes was found, else 4. Run as root: what another user
+    cannot see is said.
+    """
+    from mailsni.doctor.examination import examine
+
+    with text.progress(quiet=common.quiet) as progress:
+        found = examine(common.settings(), datetime.now(UTC), progress=progress)
+    if common.as_json:
+        _print_json(documents.doctor(found))
+    else:
+        text.doctor(found, errors_only=common.quiet)
+    return Exit.DONE if all(one.severity == "note" for one in found) else Exit.SKIPPED
+
+
+@_command
 def demo(common: Common) -> Exit:
     """Show the whole job in a sandbox, with private servers where they are installed. Nothing of the host is touched.
 

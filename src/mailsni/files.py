@@ -99,6 +99,57 @@ def read_own(path: Path) -> bytes | None:
         raise _blamed(error, path, "cannot be read") from None
 
 
+def read_foreign(path: Path, limit: int) -> bytes | None:
+    """The content of somebody else's regular file, links followed.
+
+    It is judged before it is opened for reading, so a FIFO or a device is never opened.
+
+    Args:
+        path: the file.
+        limit: bytes that it may have at most.
+
+    Returns:
+        None when it is not there, or something else than a regular file is.
+
+    Raises:
+        PermissionMissingError: this user may not read it.
+        HostError: it cannot be read, or is larger.
+    """
+    try:
+        handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(handle).st_mode):
+                return None
+            reader = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+            with os.fdopen(reader, "rb") as file:
+                content = file.read(limit + 1)
+        finally:
+            os.close(handle)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _blamed(error, path, "cannot be read") from None
+    if len(content) > limit:
+        raise HostError(f"{path}: has more than {limit} bytes")
+    return content
+
+
+def why_exposed(path: Path) -> str | None:
+    """Why others than the owner and the group can read a file: its mode, and that of every directory above it.
+
+    Returns:
+        None when they cannot, or there is no such file.
+    """
+    real = path.resolve()
+    try:
+        mode = stat.S_IMODE(real.stat().st_mode)
+        if not mode & stat.S_IROTH or not all(above.stat().st_mode & stat.S_IXOTH for above in real.parents):
+            return None
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # what we cannot reach, others cannot
+        return None
+    return f"mode {mode:04o}"
+
+
 def ensure_directory(path: Path, mode: int) -> None:
     """Make a directory of the program's own and what is missing above it; new ones get exactly this mode.
 

@@ -15,6 +15,7 @@ from jsonschema import Draft202012Validator
 
 from mailsni.config import Settings
 from mailsni.deploy import Applied
+from mailsni.doctor import Finding, Severity
 from mailsni.endpoints import Endpoint, Server
 from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, UsageError
 from mailsni.inspection import Client, Concern, Inspection, Shown
@@ -47,7 +48,7 @@ from tests.builders import (
 
 Document = dict[str, Any]
 MAPS = (("servers",), ("diff",), ("last_run", "skipped"))
-DOCUMENT_NAMES = ("status", "plan", "apply", "explain", "render", "verify", "metrics", "setup", "error")
+DOCUMENT_NAMES = ("status", "plan", "apply", "explain", "render", "verify", "metrics", "setup", "doctor", "error")
 SCHEMA: Document = json.loads(resources.files("mailsni.report").joinpath("schema.json").read_text("utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
 MAIL_A = "mail.a.test"
@@ -111,6 +112,8 @@ DOCUMENTS: dict[str, Callable[[], Document]] = {
     "verify": lambda: verification.document(inspection()),
     "verify nothing": lambda: verification.document(Inspection((), ("postfix: no service with TLS was found",))),
     "metrics": lambda: prometheus.document(Look(NOTHING, everything(), inspection())),
+    "doctor": lambda: documents.doctor([Finding("x", one, "what", "/x:1", "why", "fix") for one in Severity]),
+    "doctor who finds nothing": lambda: documents.doctor(()),
     "error": lambda: documents.error(LockedError("/run/lock: another run holds the lock", hint="wait")),
     "error without a hint": lambda: documents.error(UsageError("x: not a host name")),
 }
@@ -215,7 +218,14 @@ def words(name: str) -> list[object]:
 
 @pytest.mark.parametrize(
     ("name", "members"),
-    [("reason", Reason), ("kind", Kind), ("verdict", Verdict), ("signalled", Signalled), ("concern", Concern)],
+    [
+        ("reason", Reason),
+        ("kind", Kind),
+        ("verdict", Verdict),
+        ("signalled", Signalled),
+        ("concern", Concern),
+        ("severity", Severity),
+    ],
 )
 def test_the_schema_has_the_words_of_the_code(name: str, members: type[enum.StrEnum]) -> None:
     assert words(name) == [str(one) for one in members]

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from mailsni.deploy import Applied
+from mailsni.doctor import Finding, Severity
 from mailsni.errors import Exit, MailsniError
 from mailsni.inventory import Certificate, Skipped
 from mailsni.observation import Observation
@@ -89,6 +90,21 @@ def explanation(name: str, candidates: Sequence[Candidate]) -> Document:
 def rendering(server: str, text: bytes) -> Document:
     """The text of a server's file."""
     return {"schema": "mailsni.render/1", "server": server, "text": text.decode("ascii")}
+
+
+def doctor(findings: Sequence[Finding]) -> Document:
+    """Every mistake that was found, the worst first."""
+    return {
+        "schema": "mailsni.doctor/1",
+        "findings": [
+            {"code": one.code, "severity": str(one.severity), **{key: getattr(one, key) for key in _TEXTS}}
+            for one in findings
+        ],
+        "counts": {str(severity): sum(one.severity is severity for one in findings) for severity in Severity},
+    }
+
+
+_TEXTS = ("what", "where", "why", "fix")
 
 
 def error(problem: MailsniError) -> Document:

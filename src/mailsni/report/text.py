@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mailsni import files, inventory
 from mailsni.deploy import Applied
+from mailsni.doctor import Finding, Severity
 from mailsni.inventory import Certificate, Skipped
 from mailsni.observation import Observation
 from mailsni.plan import SYMBOLS, Change, Kind, Plan
@@ -310,6 +311,23 @@ def explanation(name: str, candidates: Sequence[Candidate]) -> None:
         for one in candidates
     ]
     table(("", "KEY", "EXPIRES", "SOURCE", "WHY"), rows, ["green" if one.wins else "" for one in candidates])
+
+
+def doctor(found: Sequence[Finding], *, errors_only: bool) -> None:
+    """Every mistake that was found: what, and indented below it where, why and the way to mend it."""
+    colours = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+    for one in found:
+        if errors_only and one.severity is not Severity.ERROR:
+            continue
+        _coloured(f"{one.severity}: {one.what}", colours[one.severity])
+        for label, line in (("where", one.where), ("why", one.why), ("fix", one.fix)):
+            say(f"  {f'{label}:':<7}{line}")
+        say()
+    if errors_only:
+        return
+    counts = [(sum(one.severity is severity for one in found), severity) for severity in Severity]
+    said = [counted(count, severity) for count, severity in counts if count]
+    say(", ".join(said) if said else "nothing found")
 
 
 def _until(one: Anyone, now: datetime) -> str:

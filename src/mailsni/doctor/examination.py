@@ -1,0 +1,148 @@
+"""The examination: finds out what there is, takes every look, and puts what was found in order.
+
+What cannot be found out is a finding itself, and everything that does not need it is looked at all the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from importlib import import_module
+from pathlib import Path
+from typing import TypeVar
+
+from mailsni import observation
+from mailsni.config import Settings, SourceSettings
+from mailsni.doctor import Facts, Finding, Severity, hooks, looking, postfix_configuration, stores
+from mailsni.doctor import postfix as postfix_looks
+from mailsni.doctor.postfix_configuration import Configuration
+from mailsni.errors import ConfigurationError, MailsniError, PermissionMissingError
+from mailsni.inventory import Progress
+from mailsni.targets import dovecot, postfix
+
+_Found = TypeVar("_Found")
+_ORDER = list(Severity)
+
+
+def examine(
+    settings: Settings, now: datetime, *, root: Path = Path("/"), progress: Progress | None = None
+) -> tuple[Finding, ...]:
+    """Look for every known mistake. Nothing is written, no server is asked on the wire.
+
+    Args:
+        settings: where to look.
+        now: the moment at which certificates must be valid, with a time zone.
+        root: of the system: cron's tables and units are looked for below it.
+        progress: told about every lineage that is read.
+
+    Returns:
+        The findings, the worst first; no two of them alike.
+    """
+    inquiry = _Inquiry(settings, now, progress)
+    facts = inquiry.facts()
+    configuration = inquiry.configuration(facts)
+    found = [*inquiry.problems, *_taken(facts, configuration, root)]
+    unique = dict.fromkeys(looking.made_safe(one) for one in found)
+    return tuple(sorted(unique, key=lambda one: _ORDER.index(one.severity)))
+
+
+def _taken(facts: Facts, configuration: Configuration | None, root: Path) -> Iterator[Finding]:
+    yield from looking.each(
+        ("Postfix", lambda: postfix_looks.findings(facts, configuration)),
+        ("the stores", lambda: stores.findings(facts, configuration)),
+        ("what starts things", lambda: hooks.findings(facts, configuration, root)),
+        # Loaded here and not above, so that what Dovecot's looks need is loaded after all others were taken.
+        ("Dovecot", lambda: import_module("mailsni.doctor.dovecot").findings(facts)),
+    )
+
+
+@dataclass(slots=True)
+class _Inquiry:
+    """Finds out what there is, and keeps what cannot be."""
+
+    settings: Settings
+    now: datetime
+    progress: Progress | None
+    problems: list[Finding] = field(default_factory=list)
+
+    def facts(self) -> Facts:
+        """What the looks start from."""
+        postfix_found = self._tried(
+            "postfix_unknown", "Postfix", lambda: postfix.find(self.settings.postfix), self._main_cf()
+        )
+        broken = len(self.problems)
+        dovecot_found = self._tried(
+            "dovecot_unknown",
+            "Dovecot",
+            lambda: dovecot.find(self.settings.dovecot),
+            str(self.settings.dovecot.config_file),
+        )
+        usable = self.settings
+        # What one server's configuration hides, the look at the stores goes on without.
+        if broken:
+            usable = replace(usable, postfix=replace(usable.postfix, enabled=False))
+        if len(self.problems) > broken:
+            usable = replace(usable, dovecot=replace(usable.dovecot, enabled=False))
+        usable = replace(usable, sources=tuple(one for one in usable.sources if self._is_there(one)))
+        seen = None
+        if usable.sources:
+            seen = self._tried(
+                "stores_unknown",
+                "what is in the stores and what is deployed",
+                lambda: observation.observe(usable, self.now, progress=self.progress),
+                str(usable.sources[0].path),
+            )
+        if not self.problems and postfix_found is None and dovecot_found is None:
+            self.problems.append(
+                Finding(
+                    "no_server",
+                    Severity.NOTE,
+                    "neither Postfix nor Dovecot is installed here, or both are switched off",
+                    "[postfix] enabled, [dovecot] enabled",
+                    "there is no server to look at, and none that is served",
+                    "install one of them, or switch it on in mailsni's configuration",
+                )
+            )
+        return Facts(self.settings, self.now, postfix_found, dovecot_found, seen)
+
+    def configuration(self, facts: Facts) -> Configuration | None:
+        """Of Postfix, as far as it is installed."""
+        if facts.postfix is None or not facts.postfix.installed:
+            return None
+        directory = self.settings.postfix.config_directory
+        return self._tried("postfix_unknown", "Postfix", lambda: postfix_configuration.read(directory), self._main_cf())
+
+    def _main_cf(self) -> str:
+        return str(self.settings.postfix.config_directory / "main.cf")
+
+    def _is_there(self, source: SourceSettings) -> bool:
+        def listed() -> bool:
+            os.listdir(source.path)  # noqa: PTH208  # only whether it can be
+            return True
+
+        return bool(self._tried("store_missing", f"the store {source.path}", listed, str(source.path)))
+
+    def _tried(self, code: str, about: str, find: Callable[[], _Found], where: str) -> _Found | None:
+        """What can be found out; None, and a finding, when it cannot."""
+        try:
+            return find()
+        except (PermissionMissingError, PermissionError) as problem:
+            self.problems.append(replace(looking.not_looked_at(about, problem), where=where))
+        except (MailsniError, OSError, ValueError) as problem:
+            told = looking.not_looked_at(about, problem)
+            severity = Severity.WARNING if isinstance(problem, ConfigurationError) else Severity.ERROR
+            place = looking.blamed_place(told.why) or where
+            fix = told.fix if not told.fix.startswith("mend what") else _FIXES.get(code, told.fix)
+            self.problems.append(replace(told, code=code, severity=severity, where=place, fix=fix))
+        return None
+
+
+_FIXES = {
+    "store_missing": "name the directory with one directory per certificate: [[sources]] path in mailsni's "
+    "configuration; "
+    "certbot makes it with the first certificate",
+    "postfix_unknown": "mend that line, then look again: postconf -n",
+    "dovecot_unknown": "mend it, then look again: doveconf -n",
+}

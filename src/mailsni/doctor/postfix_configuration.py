@@ -1,0 +1,166 @@
+"""Postfix's configuration as its own tools tell it, and where in main.cf and master.cf each thing stands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailsni.doctor import looking
+from mailsni.doctor.looking import Entry
+from mailsni.errors import HostError
+from mailsni.process import Completed, require_tool, run
+from mailsni.targets.postfix import Override
+
+PARAMETER = "tls_server_sni_maps"
+CERTIFICATES = ("smtpd_tls_chain_files", "smtpd_tls_cert_file", "smtpd_tls_eccert_file", "smtpd_tls_dcert_file")
+"""Any of them is a default certificate; the first one overrides the others (postconf(5))."""
+KEYS = ("smtpd_tls_key_file", "smtpd_tls_eckey_file", "smtpd_tls_dkey_file")
+_SWITCHES = ("smtpd_tls_security_level", "smtpd_use_tls", "smtpd_enforce_tls", "smtpd_tls_wrappermode")
+_ASKED = (PARAMETER, *CERTIFICATES, *KEYS, *_SWITCHES, "default_database_type", "non_bdb_migration_level")
+_UNUSED = re.compile(r"warning: (/.*?): unused parameter: ([^=\s]+)=(.*)")
+_WORD = re.compile(r"(?:[^\s,{}]|\{[^{}]*\})+")
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A service of master.cf that takes mail by SMTP."""
+
+    name: str
+    """As master.cf has it: ``submission``, ``127.0.0.1:10025``."""
+    type: str
+    command: str
+    """``smtpd``, ``postscreen`` or ``tlsproxy``."""
+
+    @property
+    def title(self) -> str:
+        """As postconf(1) names it."""
+        return f"{self.name}/{self.type}"
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What a Postfix is configured to do with TLS."""
+
+    directory: Path
+    values: Mapping[str, str]
+    """Of main.cf and the defaults, with ``$name`` replaced."""
+    services: tuple[Service, ...]
+    overrides: tuple[Override, ...]
+    """What services have for themselves."""
+    types: frozenset[str]
+    """The kinds of tables that this build knows."""
+    unused: tuple[tuple[Path, str, str], ...]
+    """Parameters that nothing uses: the file, the name, the value."""
+    main: tuple[Entry, ...]
+    master: tuple[Entry, ...]
+
+    @property
+    def main_cf(self) -> Path:
+        """Where main.cf lies."""
+        return self.directory / "main.cf"
+
+    def value(self, parameter: str, service: Service | None = None) -> str:
+        """What a parameter is for a service, or in main.cf; empty when it is not known."""
+        override = self.override(service, parameter) if service is not None else None
+        return override.value if override is not None else self.values.get(parameter, "")
+
+    def override(self, service: Service, parameter: str) -> Override | None:
+        """What a service has for itself."""
+        found = (one for one in self.overrides if (one.service, one.parameter) == (service.title, parameter))
+        return next(found, None)
+
+    def offers_tls(self, service: Service | None = None) -> bool:
+        """Whether TLS is switched on: the level, or the older switches where there is none (postconf(5))."""
+        if service is not None and self.value("smtpd_tls_wrappermode", service).lower() == "yes":
+            return True
+        level = self.value("smtpd_tls_security_level", service).lower()
+        older = (self.value(name, service).lower() for name in ("smtpd_use_tls", "smtpd_enforce_tls"))
+        return level != "none" if level else "yes" in older
+
+    def certificate(self, service: Service | None = None) -> tuple[str, tuple[Path, ...]]:
+        """The parameter with the default certificate, and its files; an empty name when there is none."""
+        for parameter in CERTIFICATES:
+            found = [Path(word) for word in re.split(r"[,\s]+", self.value(parameter, service)) if word.startswith("/")]
+            if found:
+                return parameter, tuple(found)
+        return "", ()
+
+    def where(self, parameter: str, word: str = "") -> str:
+        """The line of main.cf where a parameter, or a word of its value, stands; main.cf when it is not there."""
+        found = self._entries_of(parameter)
+        if not found:
+            return str(self.main_cf)
+        number = found[-1].line_with(re.escape(word)) if word else found[-1].number
+        return f"{self.main_cf}:{number}"
+
+    def lines_of(self, parameter: str) -> list[int]:
+        """The lines of main.cf where a parameter stands; the last one is in force."""
+        return [entry.number for entry in self._entries_of(parameter)]
+
+    def _entries_of(self, parameter: str) -> list[Entry]:
+        pattern = re.compile(rf"{re.escape(parameter)}\s*=")
+        return [entry for entry in self.main if pattern.match(entry.lines[0][1])]
+
+    def where_service(self, service: str, parameter: str = "") -> str:
+        """The line of master.cf where a service, or a parameter of its own, stands.
+
+        Args:
+            service: ``NAME/TYPE``.
+            parameter: the name of one of its ``-o`` options.
+        """
+        name, _, kind = service.rpartition("/")
+        for entry in self.master:
+            if entry.text.split(maxsplit=2)[:2] == [name, kind]:
+                option = rf"(?<![\w]){re.escape(parameter)}\s*=" if parameter else ""
+                return f"{self.directory / 'master.cf'}:{entry.line_with(option) if option else entry.number}"
+        return str(self.directory / "master.cf")
+
+
+def read(directory: Path) -> Configuration:
+    """Ask postconf(1), once for each kind of thing, and read both files.
+
+    Raises:
+        HostError: postconf fails, or a file cannot be read.
+        PermissionMissingError: this user may not read a file.
+    """
+    postconf: list[str | Path] = [require_tool("postconf"), "-c", directory]
+    asked = _succeeded(run([*postconf, "-x", *_ASKED]), "main.cf", directory)
+    services = _succeeded(run([*postconf, "-M"]), "master.cf", directory)
+    options = _succeeded(run([*postconf, "-Px"]), "master.cf", directory)
+    types = run([require_tool("postconf"), "-m"])
+    pairs = (line.split(" =", 1) for line in _text(asked).splitlines() if " =" in line)
+    found = re.findall(r"^(\S+/\S+)/(\w+) = ?(.*)$", _text(options), re.MULTILINE)
+    return Configuration(
+        directory=directory,
+        values={name: value.strip() for name, value in pairs},
+        services=tuple(_services(_text(services))),
+        overrides=tuple(Override(service, parameter, value.strip()) for service, parameter, value in found),
+        types=frozenset(_text(types).split()),
+        unused=tuple((Path(path), name, value) for path, name, value in dict.fromkeys(_UNUSED.findall(asked.stderr))),
+        main=tuple(looking.entries(looking.text_of(directory / "main.cf") or "")),
+        master=tuple(looking.entries(looking.text_of(directory / "master.cf") or "")),
+    )
+
+
+def tables(value: str) -> list[str]:
+    """The tables in the value of a parameter; ``inline:{…}`` is one of them."""
+    return _WORD.findall(value)
+
+
+def _services(text: str) -> Iterator[Service]:
+    for line in text.splitlines():
+        columns = line.split(maxsplit=8)
+        if len(columns) >= 8 and (command := columns[7].rpartition("/")[2]) in {"smtpd", "postscreen", "tlsproxy"}:
+            yield Service(columns[0], columns[1], command)
+
+
+def _succeeded(done: Completed, file: str, directory: Path) -> Completed:
+    if done.returncode != 0:
+        raise HostError(f"{directory / file}: postconf cannot read it: {done.stderr or 'no answer'}")
+    return done
+
+
+def _text(done: Completed) -> str:
+    return done.stdout.decode("utf-8", "replace")

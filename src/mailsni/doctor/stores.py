@@ -1,0 +1,291 @@
+"""Looks at the stores and the pinned files: keys that others can read, chains that end early, lineages that fight."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from mailsni import files
+from mailsni.certificate import Rejected, describe
+from mailsni.doctor import Facts, Finding, Severity, looking
+from mailsni.doctor.looking import listed, quoted
+from mailsni.doctor.postfix_configuration import Configuration
+from mailsni.errors import PermissionMissingError
+from mailsni.inventory import Certificate, Reason
+from mailsni.names import shown
+
+_LARGEST_PEM = 1 << 20
+_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_READABLE_BY_OTHERS = stat.S_IROTH
+_KEY = re.compile(r"privkey\d*\.pem|.*\.key")
+_PIN = re.compile(r".*\.pem")
+_OF_RENEWAL = "certbot renew --cert-name {name} --force-renewal"
+_FIXES = {
+    Reason.KEY_MISMATCH: _OF_RENEWAL,
+    Reason.KEY_MISSING: _OF_RENEWAL,
+    Reason.CHAIN_MISSING: _OF_RENEWAL,
+    Reason.BAD_PEM: _OF_RENEWAL,
+    Reason.UNSUPPORTED_KEY: "certbot renew --cert-name {name} --force-renewal --key-type ecdsa",
+    Reason.ENCRYPTED_KEY: _OF_RENEWAL,
+    Reason.EXPIRED: "certbot renew --cert-name {name} --dry-run says why it is not renewed",
+    Reason.RENEWAL_IN_PROGRESS: "certbot certificates, which ends what was interrupted",
+}
+
+
+def findings(facts: Facts, configuration: Configuration | None) -> Iterator[Finding]:
+    """Everything that is wrong with the stores, and with the chain of Postfix's default certificate."""
+    yield from looking.each(
+        ("the modes of the keys in the stores", lambda: _keys(facts)),
+        ("the modes of the pinned files", lambda: _pins(facts)),
+        ("lineages that are broken", lambda: _broken(facts)),
+        ("chains without intermediates", lambda: _chains(facts)),
+        ("Postfix's default certificate", lambda: _postfix_default(configuration)),
+        ("lineages that fight for a name", lambda: _fights(facts)),
+        ("lineages that nobody renews", lambda: _not_renewed(facts)),
+    )
+
+
+def _keys(facts: Facts) -> Iterator[Finding]:
+    for source in facts.settings.sources:
+        live = source.path
+        archive = live.parent / "archive"
+        found = [*_files_below(archive, _KEY), *(path for path in _files_below(live, _KEY) if not path.is_symlink())]
+        loose = [path for path in found if _mode(path) & _READABLE_BY_OTHERS]
+        open_ones = [path for path, _ in looking.exposed(loose)]
+        shielded = [path for path in loose if path not in set(open_ones)]
+        if open_ones:
+            yield Finding(
+                "key_readable",
+                Severity.ERROR,
+                f"{_counted(open_ones, 'private key')} can be read by every user of this host: "
+                f"{listed([str(one) for one in open_ones])}",
+                str(open_ones[0]),
+                "whoever has the key can pass for the server, until the certificate is revoked or expires",
+                f"{quoted('chmod', 'o-rwx', *open_ones[: looking.SHOWN])}{_and_the_others(open_ones)}; certbot "
+                f"copies the "
+                "mode to the next key; the keys may be known to others: replace them "
+                "(certbot renew --force-renewal --new-key)",
+            )
+        if shielded:
+            yield Finding(
+                "key_mode_loose",
+                Severity.WARNING,
+                f"{_counted(shielded, 'private key')} with a mode for everybody: "
+                f"{listed([str(one) for one in shielded])}",
+                str(shielded[0]),
+                "only the mode of a directory above keeps others from reading it; certbot copies the mode to the "
+                "next key",
+                f"{quoted('chmod', 'o-rwx', *shielded[: looking.SHOWN])}{_and_the_others(shielded)}",
+            )
+        below = [path for root in (live, archive) for path in (root, *_directories(root))]
+        yield from _writable((live.parent, *below), "put another key and certificate there, which is then served")
+
+
+def _pins(facts: Facts) -> Iterator[Finding]:
+    settings = facts.settings
+    for directory in dict.fromkeys((settings.dovecot.pin_directory, settings.state.directory / "pinned")):
+        found = [directory / name for name in looking.names_in(directory) if _PIN.fullmatch(name)]
+        open_ones = [path for path, _ in looking.exposed(found)]
+        if open_ones:
+            yield Finding(
+                "pin_readable",
+                Severity.ERROR,
+                f"{_counted(open_ones, 'pinned file')} can be read by every user of this host: "
+                f"{listed([path.name for path in open_ones])}",
+                str(open_ones[0]),
+                "it holds a private key: whoever has it can pass for the server",
+                f"{quoted('chmod', '600', *open_ones[: looking.SHOWN])}{_and_the_others(open_ones)}; the keys may be "
+                "known to others: replace them (certbot renew --force-renewal --new-key)",
+            )
+        yield from _writable((directory,), "put another key and certificate there, which is then served")
+
+
+def _writable(directories: Iterable[Path], what: str) -> Iterator[Finding]:
+    for path in directories:
+        if not path.is_dir():
+            continue
+        status = path.stat()
+        loose = status.st_mode & _WRITABLE_BY_OTHERS and not status.st_mode & stat.S_ISVTX
+        if loose or status.st_uid not in (0, os.geteuid()):
+            why = f"mode {stat.S_IMODE(status.st_mode):04o}" if loose else f"it belongs to user {status.st_uid}"
+            yield Finding(
+                "store_writable",
+                Severity.ERROR,
+                f"{path} can be written by others than root ({why})",
+                str(path),
+                f"they can {what}",
+                quoted("chmod", "go-w", path) if loose else quoted("chown", "root", path),
+            )
+
+
+def _broken(facts: Facts) -> Iterator[Finding]:
+    if facts.observation is None:
+        return
+    for one in facts.observation.selection.problems:
+        name = one.source.rpartition("/")[2]
+        kept = one.reason is Reason.KEPT_LAST_GOOD
+        if kept:
+            continue  # its lineage is there with its own reason
+        fix = _FIXES.get(one.reason, "mailsni status --skipped, and look at what lies there")
+        yield Finding(
+            f"lineage_{one.reason}",
+            Severity.WARNING,
+            f"{one.source}: {one.detail}",
+            one.source,
+            f"{listed(one.names) or 'no name'} is not served from it: the last good certificate is, then the "
+            f"default one",
+            fix.format(name=name, source=one.source),
+        )
+
+
+def _chains(facts: Facts) -> Iterator[Finding]:
+    if facts.observation is None:
+        return
+    for one in facts.observation.selection.certificates:
+        path = Path(one.source) / "fullchain.pem"
+        content = files.read_foreign(path, _LARGEST_PEM)
+        if content is None:
+            continue
+        described = describe(content)
+        if not isinstance(described, Rejected) and described.alone:
+            yield _alone(str(path), path, described.issuer, one.names)
+
+
+def _postfix_default(configuration: Configuration | None) -> Iterator[Finding]:
+    parameter, paths = configuration.certificate() if configuration is not None else ("", ())
+    if configuration is not None and parameter:
+        yield from _default_alone(paths, configuration.where(parameter))
+
+
+def _default_alone(paths: Iterable[Path], where: str) -> Iterator[Finding]:
+    """Postfix's default certificate, where it ends with the leaf. One that is not there is another look's."""
+    contents = [(path, files.read_foreign(path, _LARGEST_PEM) or b"") for path in paths]
+    with_certificates = [(path, content) for path, content in contents if b"-----BEGIN CERTIFICATE" in content]
+    for path, content in with_certificates:
+        described = describe(content)
+        # smtpd_tls_chain_files may have the intermediates in a file of their own, after the leaf's.
+        whole = describe(b"\n".join(content for _, content in with_certificates))
+        ends = not isinstance(whole, Rejected) and whole.alone
+        if not isinstance(described, Rejected) and described.alone and ends:
+            yield _alone(where, path, described.issuer, described.names, "the default certificate ")
+
+
+def _alone(where: str, path: Path, issuer: str, names: Iterable[str], title: str = "") -> Finding:
+    again = f"certbot renew --cert-name {path.parent.name} --force-renewal"
+    fix = f"{again}, or write the issuer's certificate after it"
+    if path.name == "cert.pem":
+        fix = f"name {path.with_name('fullchain.pem')} instead of {path}"
+    return Finding(
+        "leaf_alone",
+        Severity.WARNING,
+        f"{title}{path} has the leaf ({listed([shown(name) for name in names])}) without its issuer ({issuer})",
+        where,
+        "clients that do not happen to know the intermediate (Apple Mail, Android, other servers) refuse it",
+        fix,
+    )
+
+
+def _fights(facts: Facts) -> Iterator[Finding]:
+    if facts.observation is None:
+        return
+    seen = facts.observation
+    winning = {winner.name: winner.certificates for winner in seen.selection.winners}
+    for one in seen.inventory.certificates:
+        if one.kept or one.staging or one.self_signed or not one.valid_at(facts.now):
+            continue
+        lost: dict[str, list[str]] = defaultdict(list)
+        for name in one.names:
+            for winner in winning.get(name, ()):
+                # An exact name beats a wildcard, and one of another algorithm is served besides: neither is a fight.
+                if winner.algorithm == one.algorithm and winner.source != one.source and name in winner.names:
+                    lost[winner.source].append(name)
+        for source, names in sorted(lost.items()):
+            if not any(winner is one for winners in winning.values() for winner in winners):
+                fix = quoted("certbot", "delete", "--cert-name", one.source.rpartition("/")[2])
+            else:
+                left = [word for name in one.names if name not in names for word in ("-d", name)]
+                fix = quoted("certbot", "certonly", "--cert-name", one.source.rpartition("/")[2], *left)
+            yield Finding(
+                "lineages_fight",
+                Severity.WARNING,
+                f"{listed(names)}: two lineages have it, {source} is served, {one.source} lost",
+                _place(one),
+                "the one that was issued later wins, so the two take turns at each renewal (which breaks TLSA records "
+                "of the key), and both are renewed for nothing",
+                f"{fix} (after a look at what else uses it; mailsni explain {names[0]})",
+            )
+
+
+def _place(one: Certificate) -> str:
+    """The renewal configuration of a lineage, where it has one."""
+    path = _renewal(Path(one.source))
+    return str(path) if path.is_file() else one.source
+
+
+def _renewal(source: Path) -> Path:
+    return source.parent.parent / "renewal" / f"{source.name}.conf"
+
+
+def _not_renewed(facts: Facts) -> Iterator[Finding]:
+    if facts.observation is None:
+        return
+    serving = {one.source for one in facts.observation.selection.certificates}
+    for one in facts.observation.inventory.certificates:
+        path = _renewal(Path(one.source))
+        if one.kept or not path.parent.is_dir() or os.path.lexists(path):
+            continue  # what has no directory of renewals is no certbot's
+        expired = one.not_after <= facts.now
+        if not expired and one.source not in serving:
+            continue
+        names = [word for name in one.names for word in ("-d", name)]
+        again = quoted("certbot", "certonly", "--cert-name", Path(one.source).name, *names)
+        archive = Path(one.source).parent.parent / "archive" / Path(one.source).name
+        away = quoted("rm", "-r", one.source, archive)
+        yield Finding(
+            "lineage_expired_not_renewed" if expired else "lineage_not_renewed",
+            Severity.WARNING,
+            f"{one.source}: certbot does not renew it: there is no {path}"
+            + (f", and it expired on {one.not_after:%Y-%m-%d}" if expired else ""),
+            one.source,
+            "its names are not served from it any more"
+            if expired
+            else f"it expires on {one.not_after:%Y-%m-%d}, and {listed(one.names)} with it",
+            f"{away} when nobody needs it; else put it aside and get it anew: {again}"
+            if expired
+            else f"put {path} back, or put {one.source} aside and get it anew: {again}",
+        )
+
+
+def _files_below(root: Path, pattern: re.Pattern[str]) -> list[Path]:
+    """The files of the directories in a directory, by their names."""
+    found = []
+    for directory in _directories(root):
+        found += [directory / name for name in looking.names_in(directory) if pattern.fullmatch(name)]
+    return [path for path in found if path.is_file()]
+
+
+def _directories(root: Path) -> list[Path]:
+    try:
+        return [root / name for name in looking.names_in(root) if (root / name).is_dir()]
+    except PermissionError as error:
+        raise PermissionMissingError(f"{root}: cannot be read: {error.strerror}", hint="run it as root") from None
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return 0
+
+
+def _counted(found: list[Path], noun: str) -> str:
+    return f"{len(found)} {noun}" if len(found) == 1 else f"{len(found)} {noun}s"
+
+
+def _and_the_others(found: list[Path]) -> str:
+    more = len(found) - looking.SHOWN
+    return f" (and the other {more})" if more > 0 else ""

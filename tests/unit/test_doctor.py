@@ -1,0 +1,383 @@
+"""The parts of `mailsni doctor` that need no server; tests/e2e/test_doctor.py plants the mistakes on real ones."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from mailsni import files
+from mailsni.certificate import Described, Rejected, describe
+from mailsni.config import DovecotSettings, PostfixSettings, Settings, SourceSettings, StateSettings
+from mailsni.doctor import Finding, Severity, hooks, looking, postfix_configuration, tables
+from mailsni.doctor.examination import examine
+from mailsni.doctor.postfix_configuration import Configuration, Service
+from mailsni.doctor.tables import Mistake
+from mailsni.errors import HostError, PermissionMissingError
+from mailsni.report import documents, text
+from mailsni.targets.postfix import Override
+from tests.builders import NOW, authority
+
+MAIN_CF = """\
+# smtpd_tls_chain_files = /not/this
+smtpd_tls_chain_files = /first
+tls_server_sni_maps =
+  hash:/etc/postfix/one
+
+# between
+  lmdb:/etc/postfix/two
+smtpd_tls_chain_files=/second
+"""
+MASTER_CF = """\
+smtp      inet  n - y - - smtpd
+submission inet n - y - - smtpd
+  -o syslog_name=postfix/submission
+  -o { smtpd_tls_chain_files = /a, /b }
+  -o tls_server_sni_maps=hash:/x
+"""
+
+
+def configuration(*overrides: Override, values: dict[str, str] | None = None) -> Configuration:
+    services = (Service("smtp", "inet", "smtpd"), Service("submission", "inet", "smtpd"))
+    main, master = (tuple(looking.entries(one)) for one in (MAIN_CF, MASTER_CF))
+    return Configuration(Path("/etc/postfix"), values or {}, services, overrides, frozenset(), (), main, master)
+
+
+# ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("parameter", "word", "line"),
+    [
+        ("smtpd_tls_chain_files", "", ":8"),
+        ("tls_server_sni_maps", "", ":3"),
+        ("tls_server_sni_maps", "lmdb:/etc/postfix/two", ":7"),
+        ("tls_server_sni_maps", "cdb:/elsewhere", ":3"),
+        ("smtpd_tls_cert_file", "", ""),
+    ],
+)
+def test_a_parameter_of_main_cf_has_a_line_the_last_one_that_counts(parameter: str, word: str, line: str) -> None:
+    assert configuration().where(parameter, word) == f"/etc/postfix/main.cf{line}"
+
+
+@pytest.mark.parametrize(
+    ("service", "parameter", "line"),
+    [
+        ("submission/inet", "smtpd_tls_chain_files", ":4"),
+        ("submission/inet", "tls_server_sni_maps", ":5"),
+        ("submission/inet", "", ":2"),
+        ("smtp/inet", "tls_server_sni_maps", ":1"),
+        ("smtp/unix", "", ""),
+    ],
+)
+def test_an_option_of_a_service_has_a_line(service: str, parameter: str, line: str) -> None:
+    assert configuration().where_service(service, parameter) == f"/etc/postfix/master.cf{line}"
+
+
+def test_a_service_has_what_it_has_for_itself_and_else_what_main_cf_says() -> None:
+    own = Override("submission/inet", "smtpd_tls_chain_files", "/a, /b")
+    values = {"smtpd_tls_cert_file": "/cert", "smtpd_tls_security_level": "none"}
+    found = configuration(own, Override("smtp/inet", "smtpd_tls_wrappermode", "yes"), values=values)
+    smtp, submission = found.services
+    assert found.certificate() == found.certificate(smtp) == ("smtpd_tls_cert_file", (Path("/cert"),))
+    assert found.certificate(submission) == ("smtpd_tls_chain_files", (Path("/a"), Path("/b")))
+    assert [found.offers_tls(one) for one in (None, smtp, submission)] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("values", "offered"),
+    [
+        ({"smtpd_tls_security_level": "may"}, True),
+        ({"smtpd_tls_security_level": "none", "smtpd_use_tls": "yes"}, False),
+        ({"smtpd_use_tls": "yes"}, True),
+        ({"smtpd_enforce_tls": "yes"}, True),
+        ({"smtpd_use_tls": "no"}, False),
+        ({}, False),
+    ],
+)
+def test_the_level_decides_and_the_older_switches_where_there_is_none(values: dict[str, str], *, offered: bool) -> None:
+    assert configuration(values=values).offers_tls() is offered
+
+
+def test_none_is_no_default_certificate() -> None:
+    assert configuration(values={"smtpd_tls_cert_file": "none"}).certificate() == ("", ())
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("", []),
+        ("hash:/a, cdb:/b", ["hash:/a", "cdb:/b"]),
+        ("hash:/a\tcdb:/b", ["hash:/a", "cdb:/b"]),
+        ("inline:{ a=/x, b=/y } hash:/c", ["inline:{ a=/x, b=/y }", "hash:/c"]),
+    ],
+)
+def test_the_tables_in_a_value(value: str, found: Sequence[str]) -> None:
+    assert postfix_configuration.tables(value) == found
+
+
+@pytest.mark.parametrize(
+    ("written", "kind", "path", "compiled"),
+    [
+        ("hash:/etc/postfix/sni", "hash", "/etc/postfix/sni", "/etc/postfix/sni.db"),
+        ("proxy:lmdb:/x", "lmdb", "/x", "/x.lmdb"),
+        ("texthash:/x", "texthash", "/x", "/x"),
+        ("/x", "", "/x", None),
+        ("inline:{a=/b}", "inline", None, None),
+        ("pcre:/x", "pcre", "/x", None),
+    ],
+)
+def test_a_table_from_how_it_is_written(written: str, kind: str, path: str | None, compiled: str | None) -> None:
+    found = tables.table(written)
+    assert (found.kind, found.path and str(found.path), found.compiled and str(found.compiled)) == (
+        kind,
+        path,
+        compiled,
+    )
+
+
+def test_the_lines_of_a_source() -> None:
+    source = "# comment\n\nMail.A.test /k,/c\n\nmail.b.test\n  /k2\n# within\n  /c2 , /i2\nalone\nodd \0x /y\n"
+    found = [(one.number, one.key, [str(path) for path in one.files]) for one in tables.source_lines(source)]
+    assert found == [
+        (3, "mail.a.test", ["/k", "/c"]),
+        (5, "mail.b.test", ["/k2", "/c2", "/i2"]),
+        (9, "alone", []),
+        (10, "odd", ["/y"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "place"),
+    [
+        ("/etc/postfix/main.cf, line 10: missing '='", "/etc/postfix/main.cf:10"),
+        ("postconf: fatal: /x/main.cf, line 3: bad", "/x/main.cf:3"),
+        (
+            "doveconf: Fatal: Error in configuration file /etc/dovecot/dovecot.conf line 7: x",
+            "/etc/dovecot/dovecot.conf:7",
+        ),
+        ("/x/y: cannot be read: no such file", "/x/y"),
+        ("something else", None),
+    ],
+)
+def test_the_place_that_a_message_blames(message: str, place: str | None) -> None:
+    assert looking.blamed_place(message) == place
+
+
+# ── what is stored ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_can_be_wrong_with_a_stored_value() -> None:
+    good = authority().issue(["mail.a.test"])
+    old = authority().issue(["mail.a.test"], not_before=datetime.now(UTC) - timedelta(days=200))
+    pem = good.key_pem + good.fullchain_pem
+    stored = {
+        b"/etc/letsencrypt/live/x/privkey.pem /etc/letsencrypt/live/x/fullchain.pem": Mistake.NO_CONTENT,
+        b"": Mistake.EMPTY,
+        base64.b64encode(b"hello"): Mistake.NO_CONTENT,
+        base64.b64encode(good.fullchain_pem + good.key_pem): Mistake.CERTIFICATE_FIRST,
+        base64.b64encode(good.fullchain_pem): Mistake.KEY_MISSING,
+        base64.b64encode(old.key_pem + old.fullchain_pem): Mistake.EXPIRED,
+        base64.b64encode(pem): None,
+    }
+    now = datetime.now(UTC)
+    assert {value: tables.stored_mistake(value, now) for value in stored} == stored
+
+
+def test_what_a_chain_file_says_without_its_key() -> None:
+    issued = authority().issue(["mail.a.test"])
+    whole, alone = describe(issued.fullchain_pem), describe(issued.key_pem + issued.leaf_pem)
+    assert isinstance(whole, Described)
+    assert isinstance(alone, Described)
+    assert (whole.names, whole.not_after, whole.alone, alone.alone) == (("mail.a.test",), issued.not_after, False, True)
+    own = describe(authority().issue(["mail.a.test"], self_signed=True, common_name="x").leaf_pem)
+    assert isinstance(own, Described)
+    assert (own.self_signed, own.alone) == (True, False)
+    for garbage in (
+        b"",
+        os.urandom(10_000),
+        issued.leaf_pem[:-40],
+        b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+    ):
+        assert isinstance(describe(garbage), Rejected)
+
+
+# ── reading what is somebody else's ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nothing_but_a_regular_file_is_read_and_nothing_waits(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to(tmp_path / "fifo")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "file").write_bytes(b"12345")
+    (tmp_path / "good").symlink_to("file")
+    for name in ("fifo", "link", "nothing", "file/below"):
+        assert files.read_foreign(tmp_path / name, 10) is None
+    assert files.read_foreign(tmp_path, 10) is None
+    assert files.read_foreign(tmp_path / "good", 5) == b"12345"
+    with pytest.raises(HostError, match="more than 4 bytes"):
+        files.read_foreign(tmp_path / "file", 4)
+    with pytest.raises(HostError, match="cannot be read"):
+        files.read_foreign(tmp_path / "loop", 4)
+
+
+def test_who_can_read_a_file_is_a_matter_of_all_directories_above_it(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b"
+    path.parent.mkdir()
+    path.touch()
+    path.chmod(0o644)
+    open_above = all(above.stat().st_mode & 0o001 for above in tmp_path.parents) and tmp_path.stat().st_mode & 0o001
+    assert files.why_exposed(path) == ("mode 0644" if open_above else None)
+    assert files.why_exposed(tmp_path / "nothing") is None
+    path.parent.chmod(0o700)
+    assert files.why_exposed(path) is None
+    assert files.why_exposed(Path("/etc/passwd")) == "mode 0644"
+
+
+# ── scripts ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("line", "server"),
+    [
+        ("systemctl restart postfix", "postfix"),
+        ("/bin/systemctl --quiet restart nginx dovecot postfix", "dovecot"),
+        ("service dovecot restart", "dovecot"),
+        ("/etc/init.d/postfix restart", "postfix"),
+        ("postfix stop; postfix start", "postfix"),
+        ("systemctl reload postfix dovecot", None),
+        ("systemctl restart nginx; systemctl reload postfix", None),
+        ("systemctl restart postfix-exporter-not", None),
+        ("# systemctl restart postfix", None),
+    ],
+)
+def test_a_restart_is_told_from_a_reload(line: str, server: str | None) -> None:
+    found = hooks.script(Path("/x"), f"#!/bin/sh\n{line}\n").first(hooks.RESTART)
+    assert (found and next((one for one in found[1].groups() if one), "postfix")) == server
+
+
+@pytest.mark.parametrize(
+    ("line", "calls"),
+    [
+        ("certbot renew", True),
+        ("/usr/bin/certbot -q renew", True),
+        ("test -x /x && certbot renew", True),
+        ("if true; then certbot delete --cert-name x; fi", True),
+        ("sudo certbot certificates", True),
+        ("echo certbot renewed $RENEWED_LINEAGE", False),
+        ("logger -t certbot done", False),
+        ("ls /etc/letsencrypt # certbot renew", False),
+    ],
+)
+def test_a_call_of_certbot_is_told_from_its_name(line: str, *, calls: bool) -> None:
+    assert (hooks.script(Path("/x"), line).first(hooks.CERTBOT) is not None) is calls
+
+
+@pytest.mark.parametrize("name", ["x.bak", "x.sh.old", "x.BAK", "x.orig", "x.dpkg-old", "x.save", "x.bak2", "x~"])
+def test_a_backup_is_known_by_its_name(name: str) -> None:
+    assert hooks.BACKUP.fullmatch(name)
+
+
+@pytest.mark.parametrize("name", ["mailsni", "x.sh", "backup-keys", "10-reload", "bak.sh"])
+def test_and_other_names_are_no_backups(name: str) -> None:
+    assert not hooks.BACKUP.fullmatch(name)
+
+
+# ── the examination ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def nowhere(directory: Path) -> Settings:
+    """A host with neither server, and a store that is not there."""
+    return Settings(
+        sources=(SourceSettings(path=directory / "letsencrypt/live"),),
+        postfix=PostfixSettings(enabled=False),
+        dovecot=DovecotSettings(enabled=False, pin_directory=directory / "pins"),
+        state=StateSettings(directory / "state", directory / "lock"),
+    )
+
+
+def test_what_cannot_be_found_out_is_a_finding_and_the_rest_goes_on(tmp_path: Path) -> None:
+    found = {one.code: one for one in examine(nowhere(tmp_path), NOW, root=tmp_path)}
+    assert set(found) == {"store_missing", "nothing_starts_mailsni"}
+    assert found["store_missing"].where == str(tmp_path / "letsencrypt/live")
+    (tmp_path / "letsencrypt/live").mkdir(parents=True)
+    codes = [one.code for one in examine(nowhere(tmp_path), NOW, root=tmp_path)]
+    assert codes == ["nothing_starts_mailsni", "no_server"]
+
+
+def test_a_look_that_fails_is_a_finding_and_the_next_one_is_taken() -> None:
+    def refused() -> Sequence[Finding]:
+        raise PermissionMissingError("/x: cannot be read: Permission denied", hint="run it as root")
+
+    def broken() -> Sequence[Finding]:
+        raise OSError(5, "Input/output error", "/y")
+
+    def garbled() -> Sequence[Finding]:
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "secret")
+
+    last = Finding("x", Severity.NOTE, "what", "where", "why", "fix")
+    found = list(looking.each(("one", refused), ("two", broken), ("three", garbled), ("four", lambda: [last])))
+    assert [(one.code, one.severity, one.where) for one in found] == [
+        ("not_looked_at", Severity.NOTE, "/x"),
+        ("not_looked_at", Severity.WARNING, "/y"),
+        ("not_looked_at", Severity.WARNING, "three"),
+        ("x", Severity.NOTE, "where"),
+    ]
+    assert "secret" not in str(found)
+
+
+def test_the_texts_of_a_finding_do_a_terminal_no_harm() -> None:
+    key = authority().issue(["mail.a.test"]).key_pem.decode()
+    safe = looking.made_safe(Finding("x", Severity.NOTE, "\x1b[2Ja\nb", "", "y" * 9000, key))
+    assert all(one.isprintable() for one in (safe.what, safe.where, safe.why, safe.fix))
+    assert (safe.where, safe.fix) == ("?", "[PEM removed]")
+    assert len(safe.why) < 2100
+
+
+FOUND = (
+    Finding("a", Severity.ERROR, "what one", "/x:3", "why one", "fix one"),
+    Finding("b", Severity.NOTE, "what two", "/y", "why two", "fix two"),
+)
+
+
+def test_findings_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    text.doctor(FOUND, errors_only=False)
+    first = "error: what one\n  where: /x:3\n  why:   why one\n  fix:   fix one\n\n"
+    second = "note: what two\n  where: /y\n  why:   why two\n  fix:   fix two\n\n"
+    assert capsys.readouterr().out == f"{first}{second}1 error, 1 note\n"
+    text.doctor(FOUND, errors_only=True)
+    assert capsys.readouterr().out == first
+    text.doctor((), errors_only=False)
+    assert capsys.readouterr().out == "nothing found\n"
+
+
+def test_findings_as_a_document() -> None:
+    document = documents.doctor(FOUND)
+    assert document["counts"] == {"error": 1, "warning": 0, "note": 1}
+    assert document["findings"][0]["where"] == "/x:3"
+
+
+def test_the_command(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[[sources]]\npath = "{tmp_path}/live"\n[postfix]\nenabled = false\n[dovecot]\nenabled = false\n'
+        f'[state]\ndirectory = "{tmp_path}/state"\n'
+    )
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "mailsni", "--config", str(config), "doctor", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    said = run("--json")
+    document = json.loads(said.stdout)
+    assert (said.returncode, said.stderr, document["schema"]) == (4, "", "mailsni.doctor/1")
+    assert document["findings"][0]["code"] == "store_missing"
+    config.write_text("[postfix]\nenabled = 7\n")
+    assert run().returncode == 78
