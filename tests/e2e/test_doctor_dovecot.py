@@ -29,6 +29,7 @@ from tests.e2e.support import ABORTED, Laboratory, require, served
 
 NAME, OTHER, UNKNOWN = "mail.one.test", "mail.two.test", "nobody.test"
 WILDCARD = "*.one.test"
+NOBODY = 65534
 
 
 @dataclass
@@ -43,11 +44,13 @@ class Host:
 
     @property
     def include(self) -> Path:
+        """The file that mailsni writes."""
         return self.settings.dovecot.include_file
 
-    def pair(self, *names: str, mode: int = 0o600, **how: datetime) -> tuple[Path, str]:
+    def pair(self, *names: str, mode: int = 0o600, end: datetime | None = None) -> tuple[Path, str]:
         """A new certificate's file, key first, and its fingerprint."""
-        issued = self.authority.issue(names or (NAME,), **how)
+        begin = end - timedelta(days=90) if end is not None else None
+        issued = self.authority.issue(names or (NAME,), not_before=begin, not_after=end)
         path = self.server.directory / f"{issued.fingerprint[:12]}.pem"
         path.write_bytes(issued.key_pem + issued.fullchain_pem)
         path.chmod(mode)
@@ -100,7 +103,7 @@ class Host:
             return "exited 89" in error.message
 
     def mend(self, finding: Finding) -> None:
-        """Do what a finding says, in a shell. (Its last word is the reload, which fails while nothing runs.)"""
+        """Do what a finding says, in a shell; its last word is the reload, which fails while nothing runs."""
         done = subprocess.run(
             ["/bin/sh", "-c", finding.fix], env=environment(), capture_output=True, text=True, check=False, timeout=60
         )
@@ -128,6 +131,12 @@ def host(rooms: Path, authority: Authority, default: Issued) -> Iterator[Host]:
 
 def place(path: Path, line: int) -> str:
     return f"{path}:{line}"
+
+
+def found_line(host: Host, text: str) -> int:
+    """The number of the first line of dovecot.conf with a text in it."""
+    texts = host.server.config_file.read_text().splitlines()
+    return next(number for number, line in enumerate(texts, 1) if text in line)
 
 
 def mends(host: Host, finding: Finding) -> None:
@@ -187,11 +196,7 @@ def test_no_default_certificate(host: Host) -> None:
 def test_a_default_certificate_that_is_gone(host: Host) -> None:
     host.server.default_file.unlink()
     finding = host.only()
-    line = next(
-        number
-        for number, text in enumerate(host.server.config_file.read_text().splitlines(), 1)
-        if str(host.server.default_file) in text
-    )
+    line = found_line(host, str(host.server.default_file))
     assert (finding.code, finding.where) == ("dovecot_dead_path", place(host.server.config_file, line))
     assert finding.what.startswith("the default certificate: ")
     assert host.refuses()
@@ -272,13 +277,15 @@ def test_blocks_with_files_that_cannot_be_served(host: Host) -> None:
     other, _ = host.pair(OTHER)
     empty, garbage = host.server.directory / "empty.pem", host.server.directory / "garbage.pem"
     empty.write_bytes(b"")
-    garbage.write_bytes(b"-----BEGIN garbage\n\xff\0")
+    garbage.write_bytes(b"-----BEGIN garbage\n\xff")
     for path in (empty, garbage):
         path.chmod(0o600)
+    finding = None
     for certificate, key in ((empty, good), (good, garbage), (good, other)):
         file = host.write("10-own.conf", host.block(NAME, certificate, key))
         finding = host.only()
         assert (finding.code, finding.where) == ("dovecot_bad_certificate", place(file, 2))
+    assert finding is not None
     with host.server:
         assert [host.served(name) for name in (NAME, UNKNOWN)] == [ABORTED, host.default.fingerprint]
         assert f"clients that ask for {NAME} are cut off" in finding.why
@@ -296,16 +303,16 @@ def test_blocks_with_things_that_are_no_files(host: Host) -> None:
         assert (finding.code, finding.where) == ("dovecot_dead_path", place(file, 2))
         assert why in finding.what
         assert host.refuses()
-    mends(host, finding)
+        host.mend(finding)
+        assert host.findings() == []
 
 
 @pytest.mark.shared
 def test_the_certificate_of_a_block_is_of_another_name_or_expired(host: Host) -> None:
-    now = datetime.now(UTC)
     path, _ = host.pair(OTHER)
     host.write("10-own.conf", host.block(NAME, path))
     assert host.only().code == "dovecot_certificate_of_other_name"
-    path, _ = host.pair(WILDCARD, not_before=now - timedelta(days=90), not_after=now - timedelta(days=2))
+    path, _ = host.pair(WILDCARD, end=datetime.now(UTC) - timedelta(days=2))
     host.write("10-own.conf", host.block(NAME, path))
     finding = host.only()
     assert finding.code == "dovecot_certificate_expired"
@@ -482,9 +489,7 @@ def test_a_block_elsewhere_for_a_name_of_ours(host: Host, pattern: str, first: s
 
 
 def test_blocks_elsewhere_that_repeat_each_other(host: Host) -> None:
-    """Blocks of the same name are one, at the place of the first, with the value of the last: 2.4 then takes the
-    wildcard between them, which neither order alone would make one expect.
-    """
+    """Blocks of one name are one, at the place of the first, with the value of the last; so 2.4 takes the wildcard."""
     pairs = [host.pair(WILDCARD) for _ in range(3)]
     blocks = [host.block(name, path) for name, (path, _) in zip((NAME, WILDCARD, NAME), pairs, strict=True)]
     file = host.write("10-own.conf", "".join(blocks))
@@ -547,6 +552,20 @@ def test_what_other_programs_left_behind(host: Host) -> None:
     }
 
 
+def test_without_root_it_says_what_it_could_not_see(host: Host) -> None:
+    path, _ = host.pair(OTHER)
+    file = host.write("10-own.conf", host.block(NAME, path) + host.block(".x.test", path))
+    os.seteuid(NOBODY)
+    try:
+        found = host.findings()
+    finally:
+        os.seteuid(0)
+    assert [(one.code, one.where) for one in found] == [
+        ("dovecot_keys_not_examined", place(host.server.config_file, found_line(host, "default.pem"))),
+        ("dovecot_name_matches_nothing", place(file, 5)),
+    ]
+
+
 @pytest.mark.shared
 def test_hostile_files_beside_the_configuration(host: Host) -> None:
     """A FIFO is not opened and not shown to doveconf, a loop is left: the look ends, and says what it did not see."""
@@ -586,7 +605,7 @@ def starts_within_its_memory(server: PrivateDovecot) -> bool:
 
 def test_blocks_that_the_config_process_cannot_hold(host: Host) -> None:
     path, fingerprint = host.pair(*(f"n{number}.test" for number in (0, 199)))
-    line = host.append("service config {\n  vsz_limit = 32M\n}\n")
+    host.append("service config {\n  vsz_limit = 32M\n}\n")
     file = host.write("50-many.conf", many(host, 200, path))
     found = [one for one in host.findings() if one.code != "dovecot_certificate_of_other_name"]
     assert starts_within_its_memory(host.server) is host.modern
@@ -596,7 +615,6 @@ def test_blocks_that_the_config_process_cannot_hold(host: Host) -> None:
     (finding,) = found
     assert (finding.code, finding.severity) == ("dovecot_too_many_blocks", Severity.ERROR)
     assert finding.where == str(host.server.config_file)
-    assert line
     host.server.stop()
     host.mend(finding)
     assert [one.code for one in host.findings() if one.code != "dovecot_certificate_of_other_name"] == []

@@ -244,7 +244,7 @@ def _unread(view: _View) -> Iterator[Finding]:
         yield Finding(
             "dovecot_not_examined",
             Severity.WARNING,
-            f"a part of Dovecot's configuration was not looked at: {printable(one.why)}",
+            f"a part of Dovecot's configuration was not looked at: {_text(one.why)}",
             f"{_text(one.file)}:{one.line}",
             "mistakes in it are not found, and where Dovecot cannot read it either, it does not start",
             f"look at that file, or take the line out; then `{view.reload}`",
@@ -913,7 +913,7 @@ def _refused(view: _View) -> Iterator[Finding]:
         complaint = error.message
     if complaint is None or (os.geteuid() != 0 and "Permission denied" in complaint):
         return
-    said = complaint.splitlines()[0] if complaint else ""
+    said = _text(complaint.splitlines()[0]) if complaint else ""
     position = _POSITION.search(said)
     if position is not None and (Path(position["file"]), int(position["line"])) in view.told:
         return
@@ -952,7 +952,8 @@ def _key(setting: Setting) -> str:
 
 
 def _text(path: str | Path) -> str:
-    return printable(str(path))
+    """A path or another program's talk in one line."""
+    return printable(str(path)).replace("\n", "?")
 
 
 def _word(path: str | Path) -> str:

@@ -213,13 +213,14 @@ class _Reading:
     ends: dict[Block, int] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     unread: list[Unread] = field(default_factory=list)
-    open: list[Path] = field(default_factory=list)
+    open: list[str] = field(default_factory=list)
     total: int = 0
 
     def include(self, file: Path, outer: tuple[Block, ...], at: tuple[Path, int]) -> None:
         """Read a file in the place of a line of another one."""
         try:
-            if file in self.open:
+            real = os.path.realpath(file)
+            if real in self.open:
                 raise _NotReadError("includes itself")
             if len(self.open) >= DEPTH_LIMIT:
                 raise _NotReadError(f"more than {DEPTH_LIMIT} files within files")
@@ -231,7 +232,7 @@ class _Reading:
             return
         self.total += len(content)
         self.files.append(file)
-        self.open.append(file)
+        self.open.append(real)
         self._take(file, outer, lines(content.decode("utf-8", "surrogateescape")))
         self.open.pop()
 

@@ -56,7 +56,8 @@ def pattern_matches(pattern: str, name: str) -> bool:
 
 def can_match(pattern: str) -> bool:
     """Whether there is a host name that a name of a block is for."""
-    return not pattern.startswith(".") and ".." not in pattern and "*" not in pattern.replace("*.", ".")
+    core = pattern.removesuffix("*")
+    return bool(core) and ".." not in core and "*" not in core.replace("*.", ".") and "." not in (core[0], core[-1])
 
 
 @dataclass(frozen=True, slots=True)
