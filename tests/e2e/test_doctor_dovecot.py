@@ -605,7 +605,7 @@ def starts_within_its_memory(server: PrivateDovecot) -> bool:
 
 def test_blocks_that_the_config_process_cannot_hold(host: Host) -> None:
     path, fingerprint = host.pair(*(f"n{number}.test" for number in (0, 199)))
-    host.append("service config {\n  vsz_limit = 32M\n}\n")
+    line = host.append("service config {\n  vsz_limit = 32M\n}\n") + 1
     file = host.write("50-many.conf", many(host, 200, path))
     found = [one for one in host.findings() if one.code != "dovecot_certificate_of_other_name"]
     assert starts_within_its_memory(host.server) is host.modern
@@ -614,7 +614,7 @@ def test_blocks_that_the_config_process_cannot_hold(host: Host) -> None:
         return
     (finding,) = found
     assert (finding.code, finding.severity) == ("dovecot_too_many_blocks", Severity.ERROR)
-    assert finding.where == str(host.server.config_file)
+    assert finding.where == place(host.server.config_file, line)
     host.server.stop()
     host.mend(finding)
     assert [one.code for one in host.findings() if one.code != "dovecot_certificate_of_other_name"] == []

@@ -1,8 +1,8 @@
 """The field's mistakes with Dovecot and SNI, each with where it stands and the command or line that mends it.
 
 Most of it is read from the configuration files themselves (:mod:`.dovecot_lines`): ``doveconf`` tells no positions,
-takes seconds with thousands of blocks, and says nothing at all once a file has a mistake. It is asked twice at most:
-whether Dovecot would start, and on 2.3 what memory its config process may take.
+takes seconds with thousands of blocks, and says nothing at all once a file has a mistake. It is asked once: whether
+Dovecot would start.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from mailsni.certificate import Proven, Rejected, prove
+from mailsni.certificate import Rejected, prove
 from mailsni.config import DovecotSettings
 from mailsni.doctor import Facts, Finding, Severity
 from mailsni.doctor.dovecot_lines import Block, Configuration, Setting, read
@@ -72,8 +72,8 @@ _LEFTOVERS = {
 }
 """Files that other programs and tutorials write blocks into."""
 _ARCHIVED = re.compile(r"(?P<root>/.+)/archive/(?P<lineage>[^/]+)/(?P<kind>cert|privkey|chain|fullchain)\d+\.pem")
-_CERTIFICATE = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----.*?-----END [A-Z0-9 ]+-----", re.DOTALL)
-_SIZE = re.compile(r"(\d+) ?([BKMGT]?)", re.IGNORECASE)
+_CERTIFICATE = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----([^-]*)-----END ")
+_SIZE = re.compile(r"([0-9]{1,18})[ \t]*([bkmgt]?)(?:i?b)?", re.IGNORECASE)
 _POSITION = re.compile(r"configuration file (?P<file>/.*?) line (?P<line>\d+)")
 _UNEXAMINED = frozenset({Reason.BAD_NAME, Reason.UNSUPPORTED_KEY})
 """Reasons for which this program leaves a certificate out, and Dovecot may serve it all the same."""
@@ -540,19 +540,17 @@ def _bad_pairs(view: _View) -> Iterator[Finding]:
 
 
 def _judged(view: _View, pair: _Pair, chain_pem: bytes, key_pem: bytes) -> Iterator[Finding]:
-    source = str(pair.certificate.file)
-    first = _CERTIFICATE.search(chain_pem)
-    outcome = prove(source, chain_pem, key_pem)
+    outcome = prove(str(pair.certificate.file), chain_pem, key_pem)
     if isinstance(outcome, Rejected):
         encrypted = outcome.reason is Reason.ENCRYPTED_KEY and _has_password(view)
         if outcome.reason not in _UNEXAMINED and not encrypted:
             yield _bad_pair(view, pair, outcome.detail)
         return
-    # Dovecot takes the first certificate of the file, whichever it is.
-    if first is None or not isinstance(prove(source, first[0] + b"\n", key_pem), Proven):
+    certificate = outcome.certificate
+    # Dovecot takes the first certificate of the file, whichever it is; what is proven begins with the key's.
+    if _first_certificate(chain_pem) != _first_certificate(certificate.material.pem or b""):
         yield _bad_pair(view, pair, "the certificate of the key is not the first in its file")
         return
-    certificate = outcome.certificate
     if not certificate.valid_at(view.now):
         expired = certificate.not_after <= view.now
         when = f"expired on {certificate.not_after:%Y-%m-%d}" if expired else "is not valid yet"
@@ -588,6 +586,11 @@ def _judged(view: _View, pair: _Pair, chain_pem: bytes, key_pem: bytes) -> Itera
             "clients warn that it belongs to somebody else",
             _replaced(view, pair),
         )
+
+
+def _first_certificate(pem: bytes) -> bytes:
+    found = _CERTIFICATE.search(pem)
+    return b"".join(found[1].split()) if found is not None else b""
 
 
 def _is_for(names: Sequence[str], asked: str) -> bool:
@@ -833,54 +836,41 @@ def _leftovers(view: _View) -> Iterator[Finding]:
 
 def _many_blocks(view: _View) -> Iterator[Finding]:
     filters = {scope for path in view.configuration.blocks if (scope := _scope(path)) and scope[-1][0] in _FILTERS}
-    if not view.old or len(filters) < _FEW or not view.askable:
+    if not view.old:
         return
-    limit = _memory_limit(view.settings.config_file)
-    if limit is None:
-        return
+    own = view.last("vsz_limit", (("service", "config"),))
+    setting = own or view.last("default_vsz_limit")
+    limit = _bytes(setting.value) if setting is not None else _NORMAL
     needed = len(filters) * BLOCK_BYTES + _named_bytes(view)
-    if needed < NEAR * limit:
+    if not limit or needed < NEAR * limit:  # 0 is no limit
         return
     proposed = max(_NORMAL, -(-needed * SPARE // _STEP) * _STEP) >> 20
     over = needed >= limit
-    held = int(limit / (needed / len(filters)))
+    main = view.settings.config_file
     yield Finding(
         "dovecot_too_many_blocks",
         Severity.ERROR if over else Severity.WARNING,
-        f"{len(filters)} blocks, and Dovecot's config process with vsz_limit = {limit >> 20}M holds about {held}",
-        _text(view.settings.config_file),
-        'when the limit is passed the process dies ("Out of memory") and nobody can log in at all: '
-        + ("that is so now, or with the next few names" if over else "there is not much room for more names"),
-        f"printf '\\nservice config {{\\n  vsz_limit = {proposed}M\\n}}\\n' >> {_word(view.settings.config_file)}"
-        f" && {view.reload}",
+        f"{len(filters)} blocks; with its limit of {limit >> 20}M Dovecot's config process can hold about "
+        f"{int(limit / (needed / len(filters)))}",
+        _text(main) if setting is None else _where(setting),
+        'beyond that the process dies ("Out of memory") and no client can log in, nor even shake hands: '
+        + ("so it is now, or will be with the next few names" if over else "there is not much room for more names"),
+        view.edit(own.file, f"{own.line}s/=.*/= {proposed}M/")
+        if own is not None
+        else f"printf '\\nservice config {{\\n  vsz_limit = {proposed}M\\n}}\\n' >> {_word(main)} && {view.reload}",
     )
 
 
-_FEW = 50
-"""Blocks below which nothing is asked: no vsz_limit that Dovecot itself can live with is too small for them."""
 _NORMAL = 256 << 20
+"""What ``default_vsz_limit`` is where nobody says otherwise."""
 _STEP = 64 << 20
-_UNITS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
-def _memory_limit(main: Path) -> int | None:
-    """Bytes that the config process may take; None when there is no limit, or none can be found out."""
-    done = run(
-        [require_tool("doveconf"), "-c", main, "-m", "master", "default_vsz_limit", "service/config/vsz_limit"],
-        timeout=_TIMEOUT,
-    )
-    found = dict(line.split(" = ", 1) for line in done.stdout.decode("ascii", "replace").splitlines() if " = " in line)
-    size = _SIZE.fullmatch(found.get("service/config/vsz_limit", "").strip())
-    value = int(size[1]) * _UNITS[size[2].upper()] if size is not None else 0
-    if value >= _UNSET:
-        size = _SIZE.fullmatch(found.get("default_vsz_limit", "").strip())
-        value = int(size[1]) * _UNITS[size[2].upper()] if size is not None else 0
-    return value or None
-
-
-_TIMEOUT = 300.0
-_UNSET = 1 << 60
-"""2.3 shows a limit that is not set as 2^64 - 1."""
+def _bytes(text: str) -> int | None:
+    """A size as Dovecot writes it: ``256M``, ``256 MB``; None for what it refuses itself."""
+    found = _SIZE.fullmatch(text)
+    return int(found[1]) * _UNITS[found[2].lower()] if found is not None else None
 
 
 def _named_bytes(view: _View) -> int:
