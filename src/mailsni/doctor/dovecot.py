@@ -215,12 +215,20 @@ class _View:
     def reload(self) -> str:
         """The command that makes a change known to the running Dovecot."""
         main = self.settings.config_file
-        option = "" if main == DovecotSettings().config_file else f"-c {shlex.quote(str(main))} "
+        option = "" if main == DovecotSettings().config_file else f"-c {_word(main)} "
         return f"doveadm {option}reload"
 
-    def edit(self, file: Path, script: str) -> str:
+    @property
+    def restart(self) -> str:
+        """The command that starts Dovecot afresh, for what a reload cannot do."""
+        main = self.settings.config_file
+        if main == DovecotSettings().config_file:
+            return "systemctl restart dovecot"
+        return f"{{ doveadm -c {_word(main)} stop; dovecot -c {_word(main)}; }}"
+
+    def edit(self, file: Path, script: str, *, then: str | None = None) -> str:
         """The command that changes a line of a configuration file (a link stays a link)."""
-        return f"sed -i {shlex.quote(script)} {_word(os.path.realpath(file))} && {self.reload}"
+        return f"sed -i {shlex.quote(script)} {_word(os.path.realpath(file))} && {then or self.reload}"
 
     def without(self, block: Block) -> str:
         """The command that takes a block out: as a comment, so that the lines below keep their numbers."""
@@ -847,6 +855,8 @@ def _many_blocks(view: _View) -> Iterator[Finding]:
     proposed = max(_NORMAL, -(-needed * SPARE // _STEP) * _STEP) >> 20
     over = needed >= limit
     main = view.settings.config_file
+    # A reload asks the config process that is there for the new limit: it must not have died (measured).
+    then = view.restart if over else view.reload
     yield Finding(
         "dovecot_too_many_blocks",
         Severity.ERROR if over else Severity.WARNING,
@@ -855,9 +865,9 @@ def _many_blocks(view: _View) -> Iterator[Finding]:
         _text(main) if setting is None else _where(setting),
         'beyond that the process dies ("Out of memory") and no client can log in, nor even shake hands: '
         + ("so it is now, or will be with the next few names" if over else "there is not much room for more names"),
-        view.edit(own.file, f"{own.line}s/=.*/= {proposed}M/")
+        view.edit(own.file, f"{own.line}s/=.*/= {proposed}M/", then=then)
         if own is not None
-        else f"printf '\\nservice config {{\\n  vsz_limit = {proposed}M\\n}}\\n' >> {_word(main)} && {view.reload}",
+        else f"printf '\\nservice config {{\\n  vsz_limit = {proposed}M\\n}}\\n' >> {_word(main)} && {then}",
     )
 
 
