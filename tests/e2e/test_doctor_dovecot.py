@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -652,3 +653,47 @@ def test_a_fault_in_each_of_many_blocks_is_told_so_often_and_no_more(host: Host)
     assert len(found) == SAME_LIMIT + 1
     assert {one.code for one in found} == {"dovecot_dead_path"}
     assert found[-1].what.startswith("30 more of this kind")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Dovecot as Debian has it, and an upgrade of it
+
+
+@pytest.mark.real_host
+def test_debians_own_configuration_gives_nothing(host: Host) -> None:
+    """The one that the package makes, with its snake-oil certificate; a copy, in which the paths stay."""
+    copy = host.server.directory / "debian"
+    shutil.copytree("/etc/dovecot", copy)
+    dovecot = replace(host.settings.dovecot, config_file=copy / "dovecot.conf", include_file=copy / "conf.d/99-m.conf")
+    assert (copy / "conf.d/10-ssl.conf").exists()
+    assert list(findings(facts_of(replace(host.settings, dovecot=dovecot)))) == []
+
+
+def test_our_include_after_an_upgrade_of_dovecot(host: Host) -> None:
+    """It is still in the syntax of the release before; that is one finding, whatever the number of blocks."""
+    path, _ = host.pair()
+    old = f'local_name "{NAME} {OTHER}" {{\n  ssl_cert = <{path}\n  ssl_key = <{path}\n}}\n'
+    new = f"local_name {NAME} {{\n  ssl_server_cert_file = {path}\n  ssl_server_key_file = {path}\n}}\n"
+    host.include.write_text((old if host.modern else new) * 2)
+    found = host.findings()
+    places = {"dovecot_syntax_of_other_release": place(host.include, 2)}
+    places |= {"dovecot_several_names": place(host.include, 1)} if host.modern else {}
+    assert {one.code: one.where for one in found} == places
+    assert len(found) == len(places)
+    assert {one.fix for one in found} == {"mailsni apply"}
+    assert host.refuses()
+
+
+def test_a_complaint_that_comes_after_warnings(host: Host) -> None:
+    path, _ = host.pair()
+    host.write("10-own.conf", host.block(NAME, path))
+    line = host.append(f"{host.setting('cert', host.server.default_file)}\nno_such_setting = yes\n") + 1
+    (finding,) = [one for one in host.findings() if one.code == "dovecot_configuration_refused"]
+    assert finding.where == place(host.server.config_file, line)
+    assert "no_such_setting" in finding.what
+
+
+@pytest.mark.shared
+def test_a_configuration_that_is_not_there(host: Host) -> None:
+    host.server.config_file.unlink()
+    assert [one.code for one in host.findings()] == ["dovecot_not_examined", "dovecot_configuration_refused"]
