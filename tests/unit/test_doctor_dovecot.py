@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsni.doctor.dovecot import case_findings
+from mailsni.config import DovecotSettings, Settings
+from mailsni.doctor import Facts, Finding
+from mailsni.doctor.dovecot import case_findings, findings, size
 from mailsni.doctor.dovecot_lines import (
     DEPTH_LIMIT,
     NESTING_LIMIT,
@@ -24,6 +26,8 @@ from mailsni.doctor.dovecot_lines import (
 )
 from mailsni.doctor.dovecot_names import LocalName, Precedence, can_match, pattern_matches
 from mailsni.rendering import DovecotVersion
+from mailsni.targets.dovecot import Dovecot
+from tests.builders import NOW, authority
 
 
 def put(directory: Path, files: Mapping[str, str | bytes]) -> Path:
@@ -320,3 +324,74 @@ def test_only_2_4_0_compares_letter_by_letter() -> None:
     assert [one.where for one in case_findings(b"2.4.0 (1234)\n", strange, "reload")] == ["/f:1", "/f:2"]
     for version in (b"2.4.1-4 (7d8c0e5759)\n", b"2.4.5 (0cbb641e3e)\n", b"2.40.0\n", b""):
         assert list(case_findings(version, strange, "reload")) == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The looks, without any Dovecot
+
+
+def found(main: Path, version: DovecotVersion) -> list[Finding]:
+    """What the doctor finds in a configuration for a Dovecot that is not installed."""
+    settings = DovecotSettings(enabled=True, config_file=main, include_file=main.with_name("ours.conf"))
+    facts = Facts(Settings(dovecot=settings), NOW, None, Dovecot(settings, installed=False, version=version), None)
+    return list(findings(facts))
+
+
+STATEMENTS = st.sampled_from(
+    [
+        *("local_name a.t {", 'local_name "a.t *.t" {', "local_name *.t {", "local_name .t\x1b {", "local_name {"),
+        *("protocol imap {", "ssl_server {", "service config {", "local 10.0.0.0/8 {", "}", "}", "}", "{", "a b c {"),
+        *("ssl_cert = <HERE/good.pem", "ssl_key = <HERE/good.pem", "ssl_cert = HERE/good.pem", "ssl_key =", "ssl = no"),
+        *("ssl_server_cert_file = HERE/good.pem", "ssl_server_key_file = HERE/good.pem", "cert_file = HERE", "ssl ="),
+        *("ssl_server_key_file = <HERE/good.pem", "ssl_cert = </nonexistent/\xff\x1b[2J", "ssl_alt_cert = <HERE/pipe"),
+        *("ssl_key = <HERE/archive/a.t/privkey3.pem", "ssl_cert = <" + "x" * 3000, "ssl_alt_key = <.", "ssl_dh = <"),
+        *("vsz_limit = 1k", "vsz_limit = 99999999999999999999T", "default_vsz_limit = 1", "vsz_limit = \u0661"),
+        *("!include ours.conf", "!include_try *.conf", "!include_try pipe", "dovecot_config_version = 2.4.0"),
+    ]
+)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("here")
+    issued = authority().issue(["a.t", "b.t"])
+    (directory / "good.pem").write_bytes(issued.key_pem + issued.fullchain_pem)
+    (directory / "archive/a.t").mkdir(parents=True)
+    (directory / "archive/a.t/privkey3.pem").write_bytes(issued.key_pem)
+    os.mkfifo(directory / "pipe")
+    return directory
+
+
+@given(st.lists(STATEMENTS, max_size=14), st.lists(STATEMENTS, max_size=5), st.sampled_from(["2.3", "2.4"]))
+def test_whatever_the_configuration_the_findings_can_be_shown(
+    here: Path, own: list[str], ours: list[str], version: DovecotVersion
+) -> None:
+    text = {"dovecot.conf": "\n".join(own), "ours.conf": "\n".join(ours)}
+    main = put(here, {name: content.replace("HERE", str(here)) for name, content in text.items()})
+    for one in found(main, version):
+        texts = (one.code, one.what, one.where, one.why, one.fix)
+        assert all(text and text.isprintable() and len(text) < 9000 for text in texts), texts
+        assert not any("-----BEGIN" in text for text in texts)
+
+
+@pytest.mark.parametrize("version", ["2.3", "2.4"])
+def test_a_host_without_dovecots_programs_is_looked_at_all_the_same(tmp_path: Path, version: DovecotVersion) -> None:
+    lines = "ssl_cert = </nonexistent/a\nssl_key = </nonexistent/a\n"
+    codes = [one.code for one in found(put(tmp_path, {"dovecot.conf": lines}), version)]
+    missing = "dovecot_default_certificate_missing"
+    unwired = "dovecot_include_not_read"
+    syntax = "dovecot_syntax_of_other_release"
+    assert codes == (["dovecot_dead_path", unwired] if version == "2.3" else [missing, syntax, unwired])
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [("256M", 256 << 20), ("256 MB", 256 << 20), ("256mib", 256 << 20), ("1 g", 1 << 30), ("12345", 12345), ("0", 0)],
+)
+def test_limits_are_read_as_dovecot_writes_them(text: str, limit: int) -> None:
+    assert size(text) == limit
+
+
+@pytest.mark.parametrize("text", ["", "M", "0.5G", "unlimited", "$x", "-1", "1Q", "1" * 30, "\u0661"])
+def test_what_dovecot_refuses_is_no_limit(text: str) -> None:
+    assert size(text) is None

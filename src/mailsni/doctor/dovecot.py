@@ -1,8 +1,8 @@
 """The field's mistakes with Dovecot and SNI, each with where it stands and the command or line that mends it.
 
 Most of it is read from the configuration files themselves (:mod:`.dovecot_lines`): ``doveconf`` tells no positions,
-takes seconds with thousands of blocks, and says nothing at all once a file has a mistake. It is asked once: whether
-Dovecot would start.
+takes seconds with thousands of blocks, and says nothing at all once a file has a mistake. It is asked whether Dovecot
+would start, and for the default certificate where the files show none.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _no_default(view: View) -> Iterator[Finding]:
     keys = [view.named(key) for key in ("ssl_cert", "ssl_key")]
     missing = [key for key in keys if (setting := view.last(key)) is None or not setting.value]
     off = (setting := view.last("ssl")) is not None and setting.value == "no"
-    if off or not missing or _may_be_elsewhere(view):
+    if off or not missing or (keys[0] in missing and _is_elsewhere(view)):
         return
     mark = "<" if view.old else ""
     example = "/etc/letsencrypt/live/NAME"
@@ -149,9 +149,9 @@ def _no_default(view: View) -> Iterator[Finding]:
     )
 
 
-def _may_be_elsewhere(view: View) -> bool:
+def _is_elsewhere(view: View) -> bool:
     """Whether Dovecot knows of a default certificate that the files as read here do not show."""
-    if not view.askable or not view.configuration.unread:
+    if not view.askable:
         return False
     try:
         return default_certificate(view.settings.config_file, view.dovecot.version) is not None
@@ -474,20 +474,19 @@ def _leftovers(view: View) -> Iterator[Finding]:
 
 
 def _many_blocks(view: View) -> Iterator[Finding]:
+    """Room for the blocks. A new limit takes a restart: at a reload the config process keeps its own (measured)."""
     filters = {scope for path in view.configuration.blocks if (scope := scope_of(path)) and scope[-1][0] in FILTERS}
     if not view.old:
         return
     own = view.last("vsz_limit", (("service", "config"),))
     setting = own or view.last("default_vsz_limit")
-    limit = _bytes(setting.value) if setting is not None else _NORMAL
-    needed = len(filters) * BLOCK_BYTES + _named_bytes(view)
+    limit = size(setting.value) if setting is not None else _NORMAL
+    needed = len(filters) * BLOCK_BYTES + _namedsize(view)
     if not limit or needed < NEAR * limit:  # 0 is no limit
         return
     proposed = max(_NORMAL, -(-needed * SPARE // _STEP) * _STEP) >> 20
     over = needed >= limit
     main = view.settings.config_file
-    # A reload asks the config process that is there for the new limit: it must not have died (measured).
-    then = view.restart if over else view.reload
     yield Finding(
         "dovecot_too_many_blocks",
         Severity.ERROR if over else Severity.WARNING,
@@ -496,9 +495,9 @@ def _many_blocks(view: View) -> Iterator[Finding]:
         printed(main) if setting is None else place_of(setting),
         'beyond that the process dies ("Out of memory") and no client can log in, nor even shake hands: '
         + ("so it is now, or will be with the next few names" if over else "there is not much room for more names"),
-        view.edit(own.file, f"{own.line}s/=.*/= {proposed}M/", then=then)
+        view.edit(own.file, f"{own.line}s/=.*/= {proposed}M/", then=view.restart)
         if own is not None
-        else f"printf '\\nservice config {{\\n  vsz_limit = {proposed}M\\n}}\\n' >> {word(main)} && {then}",
+        else f"printf '\\nservice config {{\\n  vsz_limit = {proposed}M\\n}}\\n' >> {word(main)} && {view.restart}",
     )
 
 
@@ -508,13 +507,13 @@ _STEP = 64 << 20
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
-def _bytes(text: str) -> int | None:
+def size(text: str) -> int | None:
     """A size as Dovecot writes it: ``256M``, ``256 MB``; None for what it refuses itself."""
     found = _SIZE.fullmatch(text)
     return int(found[1]) * _UNITS[found[2].lower()] if found is not None else None
 
 
-def _named_bytes(view: View) -> int:
+def _namedsize(view: View) -> int:
     """Bytes of the files that blocks name: each is kept as often as it is named."""
     sizes: dict[Path, int] = {}
     total = 0
