@@ -21,6 +21,7 @@ import pytest
 from mailsni.config import DovecotSettings, Settings, load
 from mailsni.doctor import Finding, Severity
 from mailsni.doctor.dovecot import SAME_LIMIT, findings
+from mailsni.doctor.dovecot_lines import DEPTH_LIMIT
 from mailsni.errors import HostError
 from mailsni.process import environment, find_tool, run
 from mailsni.sandbox.authority import Authority, Issued
@@ -198,6 +199,20 @@ def test_no_default_certificate(host: Host) -> None:
         "\n".join([*lines, *kept, ""]) if not host.modern else "\n".join([*kept[:2], *lines, *kept[2:], ""])
     )
     assert host.findings() == []
+
+
+@pytest.mark.shared
+def test_a_default_certificate_where_the_look_does_not_reach_is_asked_for(host: Host) -> None:
+    file = host.server.config_file
+    lines = file.read_text().splitlines()
+    own = [line for line in lines if line.startswith(("ssl_cert", "ssl_key", "ssl_server"))]
+    deep = host.server.config_directory / "deep"
+    deep.mkdir()
+    for number in range(DEPTH_LIMIT + 5):
+        (deep / f"{number}.conf").write_text(f"!include {number + 1}.conf\n")
+    (deep / f"{DEPTH_LIMIT + 5}.conf").write_text("\n".join([*own, ""]))
+    file.write_text("\n".join([*(line for line in lines if line not in own), "!include deep/0.conf", ""]))
+    assert host.only().code == "dovecot_not_examined"
 
 
 @pytest.mark.shared

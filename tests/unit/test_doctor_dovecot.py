@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mailsni.config import DovecotSettings, Settings
@@ -332,8 +332,8 @@ def test_only_2_4_0_compares_letter_by_letter() -> None:
 
 def found(main: Path, version: DovecotVersion) -> list[Finding]:
     """What the doctor finds in a configuration for a Dovecot that is not installed."""
-    settings = DovecotSettings(enabled=True, config_file=main, include_file=main.with_name("ours.conf"))
-    facts = Facts(Settings(dovecot=settings), NOW, None, Dovecot(settings, installed=False, version=version), None)
+    own = DovecotSettings(enabled=True, config_file=main, include_file=main.with_name("ours.conf"))
+    facts = Facts(Settings(dovecot=own), NOW, None, Dovecot(own, installed=False, version=version), None)
     return list(findings(facts))
 
 
@@ -362,6 +362,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@settings(max_examples=400, deadline=None)
+@example(["default_vsz_limit = 1", "ssl_server {", "ssl_cert = <HERE/good.pem"], [], "2.3")  # no block to divide by
 @given(st.lists(STATEMENTS, max_size=14), st.lists(STATEMENTS, max_size=5), st.sampled_from(["2.3", "2.4"]))
 def test_whatever_the_configuration_the_findings_can_be_shown(
     here: Path, own: list[str], ours: list[str], version: DovecotVersion

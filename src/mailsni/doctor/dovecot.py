@@ -476,7 +476,7 @@ def _leftovers(view: View) -> Iterator[Finding]:
 def _many_blocks(view: View) -> Iterator[Finding]:
     """Room for the blocks. A new limit takes a restart: at a reload the config process keeps its own (measured)."""
     filters = {scope for path in view.configuration.blocks if (scope := scope_of(path)) and scope[-1][0] in FILTERS}
-    if not view.old:
+    if not view.old or not filters:
         return
     own = view.last("vsz_limit", (("service", "config"),))
     setting = own or view.last("default_vsz_limit")
@@ -518,7 +518,8 @@ def _namedsize(view: View) -> int:
     sizes: dict[Path, int] = {}
     total = 0
     for setting in view.configuration.settings:
-        path = view.names_file(setting) if setting.blocks else None
+        filtered = any(block.kind in FILTERS for block in setting.blocks)
+        path = view.names_file(setting) if filtered else None
         if path is not None:
             if path not in sizes:
                 try:
