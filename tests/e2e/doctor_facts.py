@@ -1,0 +1,19 @@
+"""What the looks of `mailsni doctor` start from, for tests that call them directly."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from mailsni.config import Settings
+from mailsni.doctor import Facts
+from mailsni.targets import dovecot
+
+
+def facts_of(settings: Settings, now: datetime | None = None) -> Facts:
+    """Dovecot as it is found on this host, and nothing else.
+
+    Args:
+        settings: of mailsni.
+        now: the moment at which certificates must be valid; this one when None.
+    """
+    return Facts(settings, now or datetime.now(UTC), None, dovecot.find(settings.dovecot), None)
