@@ -93,7 +93,7 @@ def prove_pinned(source: str, pinned_pem: bytes) -> Proven | Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """What can be seen of a certificate that a server shows; it may be anybody's, and say anything."""
+    """What can be seen of a certificate, on the wire or in a file; it may be anybody's, and say anything."""
 
     names: tuple[str, ...]
     """Its dNSName SANs that are of the grammar, sorted."""
@@ -111,18 +111,44 @@ class Leaf:
 def look_at(der: bytes) -> Leaf | None:
     """A leaf as it came over the wire; None when it cannot be decoded."""
     try:
-        parsed = _parsed(der)
-        names, _ = _names(parsed)
-        return Leaf(
-            names,
-            parsed.certificate.not_valid_before_utc,
-            parsed.certificate.not_valid_after_utc,
-            _issuer_text(parsed.issuer),
-            _is_self_signed(parsed),
-            _has_issuer_address(parsed.certificate),
-        )
+        return _leaf(_parsed(der))
     except (_RejectedError, *_UNDECODABLE):
         return None
+
+
+def _leaf(parsed: _Parsed) -> Leaf:
+    names, _ = _names(parsed)
+    return Leaf(
+        names,
+        parsed.certificate.not_valid_before_utc,
+        parsed.certificate.not_valid_after_utc,
+        _issuer_text(parsed.issuer),
+        _is_self_signed(parsed),
+        _has_issuer_address(parsed.certificate),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What the certificates of a file say, without their key."""
+
+    leaf: Leaf
+    alone: bool
+    """The leaf was issued by another certificate, which is not in the file."""
+
+
+def describe(pem: bytes) -> Described | Rejected:
+    """Read the first certificate of a PEM file, and see whether its issuer follows. Keys in it are not looked at."""
+    try:
+        certificates = _certificates(pem)
+        first = certificates[0]
+        leaf = _leaf(first)
+        chain = _ordered_chain(first, certificates, leaf.names)
+        return Described(leaf, alone=len(chain) == 1 and not first.is_root)
+    except _RejectedError as error:
+        return error.rejected
+    except _UNDECODABLE:
+        return Rejected(Reason.BAD_PEM, "a part of a certificate cannot be decoded")
 
 
 def flaw_in_order(chain: Sequence[bytes]) -> str | None:
@@ -376,40 +402,3 @@ def _issuer_text(name: x509.Name) -> str:
         return shown(name.rfc4514_string())
     except ValueError:
         return "?"
-
-
-@dataclass(frozen=True, slots=True)
-class Described:
-    """What the certificates of a file say, without their key."""
-
-    names: tuple[str, ...]
-    """Of the leaf, as far as they are of the grammar."""
-    not_before: datetime
-    not_after: datetime
-    issuer: str
-    """Of the leaf, printable and bounded."""
-    self_signed: bool
-    """The leaf names itself as its issuer."""
-    alone: bool
-    """The leaf was issued by another certificate, which is not in the file."""
-
-
-def describe(pem: bytes) -> Described | Rejected:
-    """Read the first certificate of a PEM file, and see whether its issuer follows. Keys in it are not looked at."""
-    try:
-        certificates = _certificates(pem)
-        leaf = certificates[0]
-        names, _ = _names(leaf)
-        chain = _ordered_chain(leaf, certificates, names)
-        return Described(
-            names,
-            leaf.certificate.not_valid_before_utc,
-            leaf.certificate.not_valid_after_utc,
-            _issuer_text(leaf.issuer),
-            leaf.is_root,
-            alone=len(chain) == 1 and not leaf.is_root,
-        )
-    except _RejectedError as error:
-        return error.rejected
-    except _UNDECODABLE:
-        return Rejected(Reason.BAD_PEM, "a part of a certificate cannot be decoded")

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mailsni.certificate import Rejected, prove
+from mailsni.certificate import Described, Rejected, describe, prove
 from mailsni.doctor import Finding, Severity
 from mailsni.doctor.dovecot_lines import Block, Setting
 from mailsni.doctor.dovecot_names import can_match
@@ -133,10 +133,13 @@ def _judged(view: View, pair: Pair, chain_pem: bytes, key_pem: bytes) -> Iterato
             "clients warn of it or refuse it",
             _replaced(view, pair),
         )
-    if not certificate.self_signed and len(_CERTIFICATE.findall(chain_pem)) == 1:
+    described = describe(chain_pem)
+    # What lies in the stores, and is pinned from there, is another look's.
+    if isinstance(described, Described) and described.alone and pair.certificate.file != view.dovecot.path:
         yield Finding(
             "dovecot_chain_incomplete",
-            Severity.WARNING,
+            # A public authority says where its intermediate is; a private one may well sign with its root.
+            Severity.WARNING if described.leaf.has_issuer_address else Severity.NOTE,
             f"{owner_of(pair)}: {printed(path_of(view, pair))} has the certificate alone, without its intermediates",
             place_of(pair.own),
             "clients that have not met the intermediate before refuse it: mail programs and phones, seldom browsers",
@@ -206,7 +209,7 @@ def open_keys(view: View) -> Iterator[Finding]:
         if path is None:
             continue
         real = os.path.realpath(path)
-        if real in told:
+        if real in told or Path(real).parent == view.settings.pin_directory:  # those are another look's
             continue
         told.add(real)
         if (who := _who_may_read(Path(real))) is not None:

@@ -198,16 +198,16 @@ class _Looks:
                     "Postfix cannot load it and switches TLS off, for all names",
                     f"let {parameter} name a key, its certificate and the intermediates ({where})",
                 )
-            elif described.not_after <= self._facts.now:
+            elif described.leaf.not_after <= self._facts.now:
                 yield Finding(
                     "default_certificate_expired",
                     Severity.ERROR,
-                    f"{title} expired on {described.not_after:%Y-%m-%d}: {path}",
+                    f"{title} expired on {described.leaf.not_after:%Y-%m-%d}: {path}",
                     where,
                     "clients that send no name, or one without an entry, refuse it",
                     "renew it (certbot renew), then " + self._command("postfix", "reload"),
                 )
-            elif described.self_signed:
+            elif described.leaf.self_signed:
                 yield Finding(
                     "default_certificate_self_signed",
                     Severity.NOTE,
@@ -328,7 +328,7 @@ class _Looks:
         for path in paths:
             described = describe(files.read_foreign(path, _LARGEST_PEM) or b"")
             if not isinstance(described, Rejected):
-                names |= dict.fromkeys(name for name in described.names if not is_wildcard(name))
+                names |= dict.fromkeys(name for name in described.leaf.names if not is_wildcard(name))
         own = self._facts.settings.postfix.map
         wired = any(tables.table(written).path == own for written in self._written)
         served = {winner.name for winner in observation.selection.winners} if wired else set()

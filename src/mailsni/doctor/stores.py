@@ -10,13 +10,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mailsni import files
-from mailsni.certificate import Rejected, describe
+from mailsni.certificate import Leaf, Rejected, describe
 from mailsni.doctor import Facts, Finding, Severity, looking
 from mailsni.doctor.looking import listed, quoted
 from mailsni.doctor.postfix_configuration import Configuration
 from mailsni.errors import PermissionMissingError
 from mailsni.inventory import Certificate, Reason
-from mailsni.names import shown
 
 _LARGEST_PEM = 1 << 20
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -152,7 +151,7 @@ def _chains(facts: Facts) -> Iterator[Finding]:
             continue
         described = describe(content)
         if not isinstance(described, Rejected) and described.alone:
-            yield _alone(str(path), path, described.issuer, one.names)
+            yield _alone(str(path), path, described.leaf)
 
 
 def _postfix_default(configuration: Configuration | None) -> Iterator[Finding]:
@@ -171,20 +170,24 @@ def _default_alone(paths: Iterable[Path], where: str) -> Iterator[Finding]:
         whole = describe(b"\n".join(content for _, content in with_certificates))
         ends = not isinstance(whole, Rejected) and whole.alone
         if not isinstance(described, Rejected) and described.alone and ends:
-            yield _alone(where, path, described.issuer, described.names, "the default certificate ")
+            yield _alone(where, path, described.leaf, "the default certificate ")
 
 
-def _alone(where: str, path: Path, issuer: str, names: Iterable[str], title: str = "") -> Finding:
+def _alone(where: str, path: Path, leaf: Leaf, title: str = "") -> Finding:
     again = f"certbot renew --cert-name {path.parent.name} --force-renewal"
     fix = f"{again}, or write the issuer's certificate after it"
     if path.name == "cert.pem":
         fix = f"name {path.with_name('fullchain.pem')} instead of {path}"
+    # A public authority says where its intermediate is; a private one may well sign with its root.
+    public = leaf.has_issuer_address
     return Finding(
         "leaf_alone",
-        Severity.WARNING,
-        f"{title}{path} has the leaf ({listed([shown(name) for name in names])}) without its issuer ({issuer})",
+        Severity.WARNING if public else Severity.NOTE,
+        f"{title}{path} has the leaf ({listed(leaf.names)}) without its issuer ({leaf.issuer})",
         where,
-        "clients that do not happen to know the intermediate (Apple Mail, Android, other servers) refuse it",
+        "clients that do not happen to know the intermediate (Apple Mail, Android, other servers) refuse it"
+        if public
+        else "only clients that have the issuer in their trust store take it",
         fix,
     )
 

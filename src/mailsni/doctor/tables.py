@@ -158,7 +158,7 @@ def stored_mistake(value: bytes, now: datetime) -> Mistake | None:
     if mistake is not None:
         return mistake
     described = describe(content)
-    return Mistake.EXPIRED if isinstance(described, Described) and described.not_after <= now else None
+    return Mistake.EXPIRED if isinstance(described, Described) and described.leaf.not_after <= now else None
 
 
 def stored(
