@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +21,7 @@ from mailsni.config import Settings
 from mailsni.deploy import Applied, Options
 from mailsni.errors import ConfigurationError, Exit, HostError, LockedError, MailsniError
 from mailsni.inventory import Progress
+from mailsni.plan import Kind
 from mailsni.report import documents
 from mailsni.runs import Run
 
@@ -103,7 +104,17 @@ def make(
     run = Run(
         begun, datetime.now(UTC), int(code), summary(done), starter.by, len(done.observation.selection.winners), skipped
     )
-    _finish(settings, run, _failure(done), lambda: documents.apply(done, code), starter, talk)
+    changes = done.observation.plan.changes if done.signalled is not None else ()
+    _finish(
+        settings,
+        run,
+        _failure(done),
+        lambda: documents.apply(done, code),
+        starter,
+        talk,
+        removed={change.name: change.why for change in changes if change.kind is Kind.REMOVE},
+        served={winner.name for winner in done.observation.selection.winners},
+    )
     return done
 
 
@@ -175,9 +186,11 @@ def _finish(
     document: Callable[[], Mapping[str, Any]],
     starter: Starter,
     talk: Talk,
+    removed: Mapping[str, str] | None = None,
+    served: Collection[str] = (),
 ) -> None:
     state, command = settings.state.directory, settings.alerts.on_failure
-    history = runs.load(state).after(run)
+    history = runs.load(state).after(run, removed, served)
     runs.save(state, history)
     if not command or starter.attended:
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import inspect
 import json
 import os
@@ -17,8 +18,9 @@ from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
+import typer.core
 
-from mailsni import __version__, attempt, config, deploy, files, observation, runs, selection
+from mailsni import __version__, attempt, config, deploy, files, observation, plugin, runs, selection
 from mailsni.config import Settings
 from mailsni.deploy import Applied, Options
 from mailsni.errors import (
@@ -45,6 +47,7 @@ _PR_SET_DUMPABLE = 4
 
 app = typer.Typer(
     name="mailsni",
+    cls=plugin.Program,
     help="Serve every mail name its own certificate: SNI for Postfix and Dovecot from /etc/letsencrypt/live.",
     epilog=EPILOGUE,
     no_args_is_help=True,
@@ -130,12 +133,13 @@ def _main_options(
     context.obj = Common(config_file, as_json, verbose, quiet)
 
 
-def _command(work: Callable[..., Exit]) -> Callable[..., Exit]:
+def _command(work: Callable[..., int], *, kind: type[typer.core.TyperCommand] | None = None) -> Callable[..., int]:
     """Register a command: its own options, those that every command has, and the end that all of them share.
 
     Args:
         work: takes the common options, and by keyword its own; gives the exit code. An error that it raises is said
             in one line, and its hint in another.
+        kind: of command, for one that ends in another way.
     """
     own = inspect.signature(work, eval_str=True)
     common = inspect.signature(_common_options, eval_str=True)
@@ -146,6 +150,8 @@ def _command(work: Callable[..., Exit]) -> Callable[..., Exit]:
         try:
             code = _blamed_on_the_host(work, options, **given)
         except MailsniError as problem:
+            if kind is not None:
+                raise
             if options.as_json:
                 _print_json(documents.error(problem))
             code = _say(problem)
@@ -155,7 +161,7 @@ def _command(work: Callable[..., Exit]) -> Callable[..., Exit]:
     parameters = [context, *list(own.parameters.values())[1:], *common.parameters.values()]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    app.command(name=work.__name__, help=inspect.getdoc(work))(run)
+    app.command(name=work.__name__, help=inspect.getdoc(work), cls=kind)(run)
     return work
 
 
@@ -166,7 +172,7 @@ def _say(problem: MailsniError) -> Exit:
     return problem.exit_code
 
 
-def _blamed_on_the_host(work: Callable[..., Exit], options: Common, **given: Any) -> Exit:  # noqa: ANN401
+def _blamed_on_the_host(work: Callable[..., int], options: Common, **given: Any) -> int:  # noqa: ANN401
     """Do the work; a system call that fails where nobody expects it is the host's fault, and said in one line too."""
     try:
         return work(options, **given)
@@ -318,6 +324,51 @@ def status(
     else:
         text.status(seen, history, skipped=skipped)
     return Exit.DONE
+
+
+@functools.partial(_command, kind=plugin.PluginCommand)
+def check(
+    common: Common,
+    *,
+    warning: Annotated[
+        float | None,
+        typer.Option(
+            "--warning",
+            metavar="DAYS",
+            min=0,
+            help="Warn so long before a deployed certificate expires. "
+            "Default: 14, or a quarter of its lifetime if that is less.",
+        ),
+    ] = None,
+    critical: Annotated[
+        float | None,
+        typer.Option(
+            "--critical", metavar="DAYS", min=0, help="The same for CRITICAL. Default: 7, or an eighth of its lifetime."
+        ),
+    ] = None,
+    wire: Annotated[bool, typer.Option("--wire", help="Ask the running servers, too, like `mailsni verify`.")] = False,
+) -> int:
+    """Monitoring plugin: say in one line whether what is deployed is right, and how long it lasts.
+
+    Exit codes 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN, and no others. Nothing is written, and without --wire no server
+    is asked. -v adds a line for each finding. Any user may run it: it says which parts that user cannot see.
+    """
+    from mailsni import checking
+    from mailsni.report import nagios
+
+    now, thresholds = datetime.now(UTC), checking.Thresholds(warning, critical)
+    try:
+        if warning is not None and critical is not None and warning < critical:
+            raise UsageError("usage: --warning: fewer days than --critical")
+        with plugin.unknown_after(None if wire else plugin.TIME_LIMIT), text.progress(quiet=common.quiet) as progress:
+            found = checking.check(common.settings(), thresholds, now, wire=wire, progress=progress)
+    except (MailsniError, OSError) as problem:
+        found = checking.unknown(now, problem.message if isinstance(problem, MailsniError) else str(problem))
+    if common.as_json:
+        _print_json(documents.check(found))
+    else:
+        text.say(nagios.output(found, verbose=common.verbose))
+    return found.level
 
 
 @_command

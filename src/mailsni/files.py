@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import json
 import os
 import shutil
 import stat
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.errors import HostError, LockedError, PermissionMissingError, RefusedError
+from mailsni.names import shown
 
 PRIVATE = 0o600
 PUBLIC = 0o644
@@ -75,6 +77,24 @@ def why_loose(path: Path, mode: int) -> str | None:
     if identity.owner != os.geteuid():
         return f"{path} belongs to somebody else"
     return None if identity.mode == mode else f"{path} has mode {identity.mode:04o} instead of {mode:04o}"
+
+
+def why_open(path: Path, mode: int, owner: int) -> str | None:
+    """What gives others more of a file or a directory than is meant: its owner, or bits that its mode should not have.
+
+    Args:
+        path: of the file; None is the answer for one that is not there, or cannot be seen.
+        mode: the most that it may have.
+        owner: the number of the user that it must belong to.
+    """
+    try:
+        status = path.stat() if path.is_dir() else path.lstat()
+    except OSError:
+        return None
+    if status.st_uid != owner:
+        return f"{path} belongs to user {status.st_uid}"
+    has = stat.S_IMODE(status.st_mode)
+    return f"{path} has mode {has:04o} instead of {mode:04o}" if has & ~mode & 0o777 else None
 
 
 def read_own(path: Path) -> bytes | None:
@@ -148,6 +168,35 @@ def why_exposed(path: Path) -> str | None:
     except (FileNotFoundError, NotADirectoryError, PermissionError):  # what we cannot reach, others cannot
         return None
     return f"mode {mode:04o}"
+
+
+def why_no_record(path: Path, schema: str, decode: Callable[[bytes], object | None]) -> str | None:
+    """Why what lies in the place of one of our JSON records is none; None when it is one, or nothing is there.
+
+    Args:
+        path: of the record.
+        schema: its member of this name.
+        decode: gives None for what is no such record.
+
+    Raises:
+        PermissionMissingError: this user may not read it.
+        HostError: it cannot be read.
+    """
+    content = read_own(path)
+    if content is None:
+        return f"{path} is no regular file" if os.path.lexists(path) else None
+    if decode(content) is not None:
+        return None
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return f"{path} is cut off or damaged: no JSON"
+    found = document.get("schema") if isinstance(document, dict) else None
+    if found == schema:
+        return f"{path} is damaged: not all that belongs to {schema} is there"
+    if isinstance(found, str) and found.startswith("mailsni."):
+        return f"{path} is of another version of mailsni ({shown(found)} instead of {schema})"
+    return f"{path} is not a record of mailsni"
 
 
 def ensure_directory(path: Path, mode: int) -> None:
@@ -478,6 +527,26 @@ def _try_lock(path: Path) -> int | None:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a run holds the lock. False where this user cannot tell; nothing is made and nobody waits.
+
+    To look is to hold a shared lock for an instant: ask only when something else says that a run may be going on.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _same_file(path: Path, status: os.stat_result) -> bool:

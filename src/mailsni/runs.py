@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from mailsni.errors import Exit, MailsniError
 _SCHEMA = "mailsni.runs/1"
 GOOD = frozenset({Exit.DONE, Exit.SKIPPED})
 """Exit codes of a run after which the servers serve what they should, as far as the certificates allow."""
+REMEMBERED_FOR = timedelta(days=7)
+"""How long it is remembered that a run took a name away."""
+_MOST_REMEMBERED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,15 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Removed:
+    """That a name was taken away: since then clients that ask for it get the default certificate."""
+
+    when: datetime
+    why: str
+    """In the words of the plan."""
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """What is remembered."""
 
@@ -56,10 +68,27 @@ class History:
     last_good: Run | None = None
     alerted: Mapping[str, datetime] = field(default_factory=dict)
     """Failures that somebody was told of since the last run without one, and when that was."""
+    removed: Mapping[str, Removed] = field(default_factory=dict)
+    """Names that a run of the last days took away, and that are not served again; at most the latest thousand."""
 
-    def after(self, run: Run) -> History:
-        """The same after another run."""
-        return replace(self, last=run, last_good=run if run.good else self.last_good)
+    def after(self, run: Run, removed: Mapping[str, str] | None = None, served: Collection[str] = ()) -> History:
+        """The same after another run.
+
+        Args:
+            run: the run.
+            removed: the names that it took away, and why.
+            served: the names that are served after it.
+        """
+        since = run.ended - REMEMBERED_FOR
+        gone = {name: one for name, one in self.removed.items() if one.when > since and name not in served}
+        gone |= {name: Removed(run.ended, why) for name, why in (removed or {}).items()}
+        latest = sorted(gone, key=lambda name: (gone[name].when, name))[-_MOST_REMEMBERED:]
+        return replace(
+            self,
+            last=run,
+            last_good=run if run.good else self.last_good,
+            removed={name: gone[name] for name in latest},
+        )
 
 
 NOTHING = History()
@@ -69,16 +98,40 @@ NOTHING = History()
 def load(state_directory: Path) -> History:
     """What is remembered; nothing when there is no record, or a damaged one, or one that this user may not read."""
     try:
-        document = json.loads(files.read_own(state_directory / "runs.json") or b"{}")
+        return _decode(files.read_own(_path(state_directory)) or b"{}") or NOTHING
+    except (MailsniError, OSError):
+        return NOTHING
+
+
+def complaint(state_directory: Path) -> str | None:
+    """Why what lies in the place of the record is none; None when it is one, or nothing is there.
+
+    Raises:
+        PermissionMissingError: this user may not read it.
+        HostError: it cannot be read.
+    """
+    return files.why_no_record(_path(state_directory), _SCHEMA, _decode)
+
+
+def _path(state_directory: Path) -> Path:
+    return state_directory / "runs.json"
+
+
+def _decode(content: bytes) -> History | None:
+    try:
+        document = json.loads(content)
         if document.get("schema") != _SCHEMA:
-            return NOTHING
+            return None
         return History(
             last=_run(document["last"]),
             last_good=_run(document["last_good"]),
             alerted={str(key): _moment(value) for key, value in document["alerted"].items()},
+            removed={  # which earlier versions did not remember
+                str(name): Removed(_moment(when), str(why)) for name, (when, why) in document.get("removed", {}).items()
+            },
         )
-    except (MailsniError, ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError, RecursionError):
-        return NOTHING
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError, RecursionError):
+        return None
 
 
 def record(state_directory: Path, run: Run) -> None:
@@ -93,11 +146,12 @@ def save(state_directory: Path, history: History) -> bool:
         "last": _item(history.last),
         "last_good": _item(history.last_good),
         "alerted": {key: moment.timestamp() for key, moment in history.alerted.items()},
+        "removed": {name: (one.when.timestamp(), one.why) for name, one in history.removed.items()},
     }
     content = json.dumps(document, separators=(",", ":")).encode() + b"\n"
     with suppress(MailsniError, OSError):
         files.ensure_directory(state_directory, 0o700)
-        files.replace(state_directory / "runs.json", content, durable=False)
+        files.replace(_path(state_directory), content, durable=False)
         return True
     return False
 

@@ -137,6 +137,26 @@ class State:
             interrupted=True,
         )
 
+    def complaints(self) -> tuple[str, ...]:
+        """Why what lies in the place of a record is none. A journal that was cut off is no complaint: its run was.
+
+        Raises:
+            PermissionMissingError: this user may not read it.
+            HostError: it cannot be read.
+        """
+        found = [files.why_no_record(self._deployment, _SCHEMA, _decode)]
+        if files.read_own(self._journal) is None:
+            found.append(files.why_no_record(self._journal, _SCHEMA, _decode))
+        return tuple(one for one in found if one is not None)
+
+    def trace(self) -> tuple[files.Identity | None, files.Identity | None]:
+        """What tells that a run began, or ended with another deployment, between two looks.
+
+        Raises:
+            PermissionError: this user may not look.
+        """
+        return files.Identity.of(self._deployment), files.Identity.of(self._journal)
+
     def begin(self, intended: Deployment) -> None:
         """Write the journal, durably, before the first file is published."""
         files.ensure_directory(self.directory, 0o700)

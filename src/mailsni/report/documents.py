@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 from mailsni.deploy import Applied
 from mailsni.doctor import Finding, Severity
@@ -16,6 +16,9 @@ from mailsni.runs import NOTHING, History, Run
 from mailsni.selection import Candidate
 from mailsni.state import DeployedCertificate
 from mailsni.wire import Answer, Survey
+
+if TYPE_CHECKING:
+    from mailsni.checking import Checked
 
 Document = dict[str, Any]
 
@@ -47,6 +50,37 @@ def status(observation: Observation, history: History = NOTHING) -> Document:
         "pending": observation.plan.pending,
         "last_run": None if history.last is None else _run(history.last),
         "last_good_run": None if history.last_good is None else time(history.last_good.ended),
+    }
+
+
+def check(found: Checked) -> Document:
+    """What a monitoring plugin has to say, in full."""
+    from mailsni.report import nagios
+
+    return {
+        "schema": "mailsni.check/1",
+        "exit_code": int(found.level),
+        "status": found.level.name,
+        "summary": nagios.text(found),
+        "findings": [
+            {"level": one.level.name, "code": one.code, "text": nagios.plain(one.text), "names": list(one.names)}
+            for one in found.findings
+        ],
+        "names": found.names,
+        "expiry": [
+            {
+                "name": one.name,
+                "not_after": _time(one.not_after),
+                "days": round((one.not_after - found.now) / timedelta(days=1), 3),
+                "warning": one.warning,
+                "critical": one.critical,
+                "level": one.level(found.now).name,
+            }
+            for one in found.expiries
+        ],
+        "pending": found.pending,
+        "unseen": list(found.unseen),
+        "answers": found.on_the_wire,
     }
 
 

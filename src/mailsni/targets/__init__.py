@@ -21,7 +21,7 @@ class MapEntry:
     key: str
     pins: tuple[Path, ...]
     digests: tuple[str, ...]
-    """SHA-256 of each, hexadecimal."""
+    """SHA-256 of each, hexadecimal, or the first digits of it."""
 
 
 @dataclass(frozen=True, slots=True)

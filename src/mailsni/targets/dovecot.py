@@ -12,6 +12,7 @@ import glob
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -30,6 +31,10 @@ _TIMEOUT = 300.0
 _DEPTH = 10
 """Includes within includes that are followed; Dovecot itself stops at a loop."""
 _INCLUDE = re.compile(r"^(?P<verb>\s*!include(?:_try)?\s+)(?P<pattern>\S.*?)\s*$")
+_LOCAL_NAME = re.compile(r'\s*local_name\s+("[^"]*"|\S+)\s*\{\s*$')
+_CERTIFICATE_FILE = re.compile(r"\s*ssl_\w*(?:cert|key)(?:_file)?\s*=\s*<?\s*(/\S+)\s*$")
+_VALID_UNTIL = re.compile(r"# \S+: [A-Z]+, valid until (\d{4}-\d\d-\d\d \d\d:\d\d) UTC")
+_FINGERPRINT = re.compile(r"# SHA-256 ([0-9a-f]{64})$")
 _RELATIVE_FILE = re.compile(r"^(?P<setting>\s*\w+\s*=\s*<\s*)(?P<path>[^/\s].*?)\s*$")
 
 
@@ -242,6 +247,61 @@ def _would_match(path: Path, pattern: str) -> bool:
         fnmatch.fnmatchcase(step, want) and (not step.startswith(".") or want.startswith("."))
         for step, want in zip(steps, wanted, strict=True)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """What a comment of the include says of a certificate."""
+
+    fingerprint: str
+    """SHA-256 of the leaf in DER, hexadecimal."""
+    not_after: datetime
+    """To the minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveBlock:
+    """A ``local_name`` block of a live include."""
+
+    names: tuple[str, ...]
+    paths: tuple[Path, ...]
+    """The files that it names, certificates and keys."""
+    stated: tuple[Stated, ...]
+    """Nothing with a template of the administrator's that says nothing."""
+
+
+def blocks_of(text: str) -> tuple[LiveBlock, ...]:
+    """The blocks of an include, as far as they are written as the templates write them.
+
+    Args:
+        text: of the include, whoever wrote it.
+    """
+    found: list[LiveBlock] = []
+    names: tuple[str, ...] = ()
+    paths: list[Path] = []
+    stated: list[Stated] = []
+    until: datetime | None = None
+    for line in text.splitlines():
+        if (comment := _VALID_UNTIL.match(line)) is not None:
+            until = _moment(comment[1])
+        elif (comment := _FINGERPRINT.match(line)) is not None and until is not None:
+            stated.append(Stated(comment[1], until))
+            until = None
+        elif (opening := _LOCAL_NAME.match(line)) is not None:
+            names, paths = tuple(opening[1].strip('"').split()), []
+        elif (setting := _CERTIFICATE_FILE.match(line)) is not None:
+            paths.append(Path(setting[1]))
+        elif line.strip() == "}" and names:
+            found.append(LiveBlock(names, tuple(paths), tuple(stated)))
+            names, stated = (), []
+    return tuple(found)
+
+
+def _moment(text: str) -> datetime | None:
+    try:
+        return datetime.strptime(text, "%Y-%m-%d %H:%M").replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def _text(path: Path) -> str:

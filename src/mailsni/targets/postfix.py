@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import enum
 import hashlib
+import io
 import re
+import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -22,6 +26,7 @@ from mailsni import files, rendering, services
 from mailsni.config import MapType, PostfixSettings
 from mailsni.endpoints import Endpoint, postfix_endpoints
 from mailsni.errors import HostError
+from mailsni.names import shown
 from mailsni.process import Completed, find_tool, require_tool, run
 from mailsni.rendering import Paths
 from mailsni.selection import Selection
@@ -35,6 +40,10 @@ _DEFAULT_TYPES: tuple[MapType, ...] = ("lmdb", "cdb", "hash", "btree")
 _TIMEOUT = 300.0
 _BATCH = 500
 """Keys asked for in one run of postmap -q: their values are held in memory."""
+_LISTED = 64 << 20
+"""Bytes of a map that postmap -s may list: its output is held in memory."""
+_CDB_HEAD = 2048
+_TRIAL = 15.0
 _HARMLESS = re.compile(r"\bdeprecated\b|\bmain\.cf\b|\bcompatibility_level\b")
 """Warnings about the configuration, or about Berkeley DB's age (Debian forky), which say nothing of the entries."""
 
@@ -45,13 +54,21 @@ def stored_value(entry: MapEntry) -> bytes:
 
 
 def holds(value: bytes, entry: MapEntry) -> bool:
-    """Whether a stored value is that of an entry. For one file its known digest decides, so it is not read again."""
-    if len(entry.digests) > 1:
-        return value == stored_value(entry)
+    """Whether a stored value is that of an entry. The known digests of its files decide: they are not read again."""
     try:
-        return hashlib.sha256(base64.b64decode(value, validate=True)).hexdigest() == entry.digests[0]
+        found = _digests(base64.b64decode(value, validate=True), len(entry.digests))
     except binascii.Error:
         return False
+    return len(found) == len(entry.digests) and all(
+        one.startswith(wanted) for one, wanted in zip(found, entry.digests, strict=True)
+    )
+
+
+def _digests(content: bytes, number: int) -> list[str]:
+    """SHA-256 of each of so many pinned files: none has an empty line, and there is one newline between them."""
+    parts = content.split(b"\n\n") if number > 1 else [content]
+    whole = [*(part + b"\n" for part in parts[:-1]), parts[-1]]
+    return [hashlib.sha256(part).hexdigest() for part in whole]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +234,77 @@ def _why_changed(path: Path, published: Mapping[str, files.Identity]) -> str | N
     if why is None and files.Identity.of(path) != published.get(str(path)):
         why = f"{path} is not as it was published"
     return why
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of files as main.cf names it."""
+
+    map_type: MapType
+    source: Path
+    """What stands behind the type."""
+
+    def __str__(self) -> str:
+        return f"{self.map_type}:{self.source}"
+
+    @property
+    def file(self) -> Path:
+        """What a server opens for it, unless its Berkeley DB is redirected to another type."""
+        return self.source.with_name(self.source.name + _SUFFIX[self.map_type])
+
+
+_SUFFIX: Mapping[MapType, str] = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb", "texthash": ""}
+_MAGIC: tuple[tuple[int, int, MapType], ...] = (
+    (12, 0x061561, "hash"),
+    (12, 0x053162, "btree"),
+    (16, 0xBEEFC0DE, "lmdb"),
+)
+"""Where which number stands in a table (magic(5)), in the byte order of the host that made it."""
+
+
+def tables(config_directory: Path) -> tuple[Table, ...]:
+    """The tables of ``tls_server_sni_maps`` in main.cf that are files, in their order.
+
+    Raises:
+        HostError: postconf(1) fails.
+    """
+    value = parameters(config_directory, "tls_server_sni_maps").get("tls_server_sni_maps", "")
+    words = (word.partition(":") for word in re.split(r"[,\s]+", value))
+    return tuple(
+        Table(cast("MapType", kind), Path(path)) for kind, _, path in words if kind in _SUFFIX and path.startswith("/")
+    )
+
+
+def complaint_of(table: Table, config_directory: Path) -> str | None:
+    """Why Postfix cannot open a table, in its own words; None when it can.
+
+    Raises:
+        HostError: postmap(1) is not there, or does not end.
+    """
+    done = run(
+        [require_tool("postmap"), "-c", config_directory, "-q", "-", str(table)],
+        stdin=b"mailsni.invalid\n",
+        timeout=_TRIAL,
+    )
+    talk = _talk(done)
+    if done.returncode in (0, 1) and not talk:
+        return None
+    return talk[-1] if talk else f"postmap: exit status {done.returncode}"
+
+
+def type_of(path: Path) -> MapType | None:
+    """The type that a compiled table says it is; None for one that does not say.
+
+    Raises:
+        HostError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(20)
+    except OSError as error:
+        raise HostError(f"{path}: cannot be read: {error.strerror}") from None
+    numbers = ((head[at : at + 4], number.to_bytes(4, sys.byteorder), kind) for at, number, kind in _MAGIC)
+    return next((kind for found, number, kind in numbers if found == number), None)
 
 
 def is_wanted(settings: PostfixSettings) -> bool:
@@ -389,6 +477,129 @@ def _stored(compiled: Compiled, keys: Sequence[bytes], config_directory: Path) -
     reader = readers.get(compiled.suffix)
     direct = reader(compiled.path) if reader else None
     return direct if direct is not None else _ask_postmap(compiled, keys, config_directory)
+
+
+class Difference(enum.StrEnum):
+    """How an entry of a map is not what it should be."""
+
+    MISSING = "missing"
+    ADDITIONAL = "additional"
+    OTHER = "other"
+    """It holds another certificate, key or chain."""
+    UNUSABLE = "unusable"
+    """It holds no PEM, as without ``postmap -F``: Postfix aborts the handshake of a client that asks for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Discrepancy:
+    """An entry of a live map that is not what it should be."""
+
+    key: str
+    difference: Difference
+    leaf: bytes | None = None
+    """The first certificate that it holds, in DER."""
+    digests: tuple[str, ...] = ()
+    """SHA-256 of what it holds, as one file, and as two where it may be two."""
+
+
+def discrepancies(
+    table: Table, file: Path, entries: Iterable[MapEntry], config_directory: Path
+) -> Iterator[Discrepancy]:
+    """Hold a live map against what it should hold, entry by entry. Its values are not kept in memory.
+
+    Args:
+        table: the map.
+        file: what a server opens for it.
+        entries: what it should hold.
+        config_directory: of Postfix, where it is installed.
+
+    Raises:
+        HostError: the map cannot be read.
+    """
+    missing = {entry.key.encode(): entry for entry in entries}
+    compiled = Compiled(table.map_type, file, file.name.removeprefix(table.source.name))
+    for key, value in _everything(compiled, list(missing), config_directory):
+        entry = missing.pop(key, None)
+        found = _discrepancy(shown(key), value, entry, of_paths=table.map_type == "texthash")
+        if found is not None:
+            yield found
+    yield from (Discrepancy(entry.key, Difference.MISSING) for entry in missing.values())
+
+
+def _discrepancy(key: str, value: bytes, entry: MapEntry | None, *, of_paths: bool) -> Discrepancy | None:
+    if of_paths:
+        named = [word for word in re.split(rb"[,\s]+", value) if word]
+        if entry is None:
+            return Discrepancy(key, Difference.ADDITIONAL)
+        same = named == [str(pin).encode() for pin in entry.pins]
+        return None if same else Discrepancy(key, Difference.OTHER)
+    if entry is not None and holds(value, entry):
+        return None
+    try:
+        content = base64.b64decode(value, validate=True)
+    except binascii.Error:
+        content = b""
+    if entry is None:
+        return Discrepancy(key, Difference.ADDITIONAL)
+    if b"-----BEGIN " not in content:
+        return Discrepancy(key, Difference.UNUSABLE)
+    digests = dict.fromkeys((*_digests(content, 1), *_digests(content, 2)))
+    return Discrepancy(key, Difference.OTHER, _first_leaf(content), tuple(digests))
+
+
+def _first_leaf(content: bytes) -> bytes | None:
+    found = re.search(rb"-----BEGIN CERTIFICATE-----(.+?)-----END", content, re.DOTALL)
+    try:
+        return base64.b64decode(found[1]) if found is not None else None
+    except binascii.Error:
+        return None
+
+
+def _everything(compiled: Compiled, keys: Sequence[bytes], config_directory: Path) -> Iterator[tuple[bytes, bytes]]:
+    """All that a map holds; only the keys asked for where nothing but postmap reads it, and it is large."""
+    if compiled.suffix == ".cdb":
+        return _read_cdb(compiled.path)
+    readers = {".db": _read_berkeleydb, ".lmdb": _read_lmdb}
+    direct = readers[compiled.suffix](compiled.path) if compiled.suffix in readers else None
+    if direct is not None:
+        return direct
+    if compiled.path.stat().st_size > _LISTED:
+        return _ask_postmap(compiled, keys, config_directory)
+    return _list_with_postmap(compiled, config_directory)
+
+
+def _list_with_postmap(compiled: Compiled, config_directory: Path) -> Iterator[tuple[bytes, bytes]]:
+    table = f"{compiled.map_type}:{str(compiled.path).removesuffix(compiled.suffix)}"
+    done = run([require_tool("postmap"), "-c", config_directory, "-s", table], timeout=_TRIAL)
+    if done.returncode != 0:
+        why = "\n".join(_talk(done)) or f"exit status {done.returncode}"
+        raise HostError(f"postmap: {table}: cannot be listed: {why}")
+    for line in io.BytesIO(done.stdout):
+        key, _, value = line.rstrip(b"\n").partition(b"\t")
+        yield key, value
+
+
+def _read_cdb(path: Path) -> Iterator[tuple[bytes, bytes]]:
+    """The records of a constant database (cdb(5)): they lie one after the other between its two indices."""
+    damaged = HostError(f"{path}: cannot be read back: it is no constant database, or a damaged one")
+    try:
+        with path.open("rb") as file:
+            head = file.read(_CDB_HEAD)
+            if len(head) != _CDB_HEAD:
+                raise damaged
+            end, at = min(struct.unpack("<512I", head)[::2]), _CDB_HEAD
+            while at < end:
+                sizes = file.read(8)
+                key_size, size = struct.unpack("<2I", sizes) if len(sizes) == 8 else (end, end)
+                at += 8 + key_size + size
+                if at > end:
+                    raise damaged
+                key, value = file.read(key_size), file.read(size)
+                if len(value) != size:
+                    raise damaged
+                yield _without_nul(key), _without_nul(value)
+    except OSError as error:
+        raise HostError(f"{path}: cannot be read back: {error.strerror}") from None
 
 
 def served_by_map(map_type: MapType, source: Path, keys: Sequence[str], config_directory: Path) -> dict[str, str]:

@@ -1,0 +1,758 @@
+"""Whether what is deployed is right, and will be tomorrow: the looks of ``mailsni check``, and what they add up to.
+
+Nothing is written, and without ``--wire`` no server is asked. A look that cannot be taken does not stop the others:
+what this user may not see is said, and what is broken is a finding.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import importlib
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from mailsni import files, runs
+from mailsni.certificate import look_at
+from mailsni.config import Settings
+from mailsni.errors import Exit, MailsniError, PermissionMissingError
+from mailsni.inventory import Progress
+from mailsni.names import RefusedNameError, shown
+from mailsni.observation import Observation, observe
+from mailsni.plan import Kind
+from mailsni.rendering import postfix_key
+from mailsni.state import Deployment, Record, State
+from mailsni.targets import MapEntry, dovecot, postfix
+from mailsni.targets.dovecot import Dovecot
+from mailsni.targets.postfix import Difference, Discrepancy, Postfix, Table
+
+if TYPE_CHECKING:
+    from mailsni.inspection import Inspection
+
+WARNING_DAYS, CRITICAL_DAYS = 14.0, 7.0
+"""Before the end of a certificate: by then its renewal has failed for weeks."""
+WARNING_SHARE, CRITICAL_SHARE = 1 / 4, 1 / 8
+"""Of a certificate's lifetime, where that is less: certbot renews when a third, or a half, of it is left."""
+PATIENCE = 5.0
+"""Seconds to wait for the end of a run that goes on at this moment."""
+_PAUSE = 0.25
+_LONGEST_RUN = timedelta(minutes=15)
+_NAMES_SHOWN = 3
+_DAY = timedelta(days=1)
+_HOOKS = ("certbot-post", "certbot-deploy", "acme.sh", "lego", "caddy", "dehydrated")
+"""What the hooks that come with this program call themselves."""
+
+_Seen = TypeVar("_Seen")
+
+
+class Level(enum.IntEnum):
+    """How bad it is: the exit codes of a monitoring plugin (Monitoring Plugins Development Guidelines)."""
+
+    OK = 0
+    WARNING = 1
+    CRITICAL = 2
+    UNKNOWN = 3
+
+    @property
+    def weight(self) -> int:
+        """For the worst of several: what cannot be seen is less bad than what is seen to be wrong."""
+        return (Level.OK, Level.UNKNOWN, Level.WARNING, Level.CRITICAL).index(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that a person should know. Its texts are printable, and hold no content of a key."""
+
+    level: Level
+    code: str
+    """Its kind, for programs: ``map_stale``. Added to, never renamed."""
+    text: str
+    """A sentence without a full stop that names what it is about."""
+    names: tuple[str, ...] = ()
+    """All names concerned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """When what a name is served expires first, whichever server serves it, and when that is told."""
+
+    name: str
+    not_after: datetime
+    warning: float
+    """Days before."""
+    critical: float
+
+    def level(self, now: datetime) -> Level:
+        """Of the time that is left."""
+        left = (self.not_after - now) / _DAY
+        if left <= self.critical:
+            return Level.CRITICAL
+        return Level.WARNING if left <= self.warning else Level.OK
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """How many days before the end of a certificate that is told; None: as its lifetime says."""
+
+    warning: float | None = None
+    critical: float | None = None
+
+    def expiry(self, name: str, not_before: datetime | None, not_after: datetime) -> Expiry:
+        """When it is told that a certificate expires.
+
+        Args:
+            name: that is served with it.
+            not_before: start of its validity, where that is known.
+            not_after: end of its validity.
+        """
+        lifetime = (not_after - not_before) / _DAY if not_before is not None else float("inf")
+        critical = min(CRITICAL_DAYS, lifetime * CRITICAL_SHARE) if self.critical is None else self.critical
+        warning = min(WARNING_DAYS, lifetime * WARNING_SHARE) if self.warning is None else self.warning
+        if self.critical is None:
+            critical = min(critical, warning)
+        return Expiry(name, not_after, max(warning, critical), critical)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the looks add up to."""
+
+    now: datetime
+    findings: tuple[Finding, ...]
+    """The worst first."""
+    expiries: tuple[Expiry, ...] = ()
+    """Of each name that is deployed, the next first."""
+    names: int = 0
+    """How many are deployed."""
+    pending: int | None = None
+    """How many wait for the next run; None when that could not be seen."""
+    unseen: tuple[str, ...] = ()
+    """What this user may not see."""
+    on_the_wire: int | None = None
+    """How many answers of servers were looked at; None without ``--wire``."""
+
+    @property
+    def level(self) -> Level:
+        """The worst of all."""
+        return max((finding.level for finding in self.findings), key=lambda level: level.weight, default=Level.OK)
+
+    def count(self, level: Level) -> int:
+        """How many findings there are of a level."""
+        return sum(finding.level is level for finding in self.findings)
+
+
+def unknown(now: datetime, why: str) -> Checked:
+    """For a check that could not be made at all."""
+    return Checked(now, (Finding(Level.UNKNOWN, "not_checked", why),))
+
+
+def check(
+    settings: Settings,
+    thresholds: Thresholds,
+    now: datetime,
+    *,
+    wire: bool = False,
+    progress: Progress | None = None,
+) -> Checked:
+    """Take all looks. A run that goes on meanwhile is waited for, a few seconds long, and they are taken again.
+
+    Args:
+        settings: where to look.
+        thresholds: when it is told that a certificate expires.
+        now: the moment at which certificates must be valid, with a time zone.
+        wire: ask the running servers, too.
+        progress: told about what takes long.
+    """
+    state = State(settings.state.directory)
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        before = _trace(state)
+        found = _Look(settings, thresholds, now, progress).take()
+        moving = before != _trace(state) or _is_running(state, settings)
+        if found.level is Level.OK or not moving or time.monotonic() >= deadline:
+            break
+        time.sleep(_PAUSE)
+    return _Wire(found, settings, now, progress).take() if wire else found
+
+
+def _trace(state: State) -> object:
+    try:
+        return state.trace()
+    except OSError:
+        return None
+
+
+def _is_running(state: State, settings: Settings) -> bool:
+    """Whether a run is publishing: it has written its journal, and holds the lock."""
+    try:
+        journal = state.trace()[1]
+    except OSError:
+        return False
+    return journal is not None and files.is_locked(settings.state.lock)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(shown(name) for name in names[:_NAMES_SHOWN]) + more
+
+
+def expired(expiries: Iterable[Expiry], now: datetime) -> list[Finding]:
+    """What there is to say of names whose certificates expire, in three findings at most."""
+    groups: dict[tuple[Level, str, str], list[Expiry]] = defaultdict(list)
+    for one in sorted(expiries, key=lambda one: (one.not_after, one.name)):
+        if one.not_after <= now:
+            groups[Level.CRITICAL, "expired", "expired"].append(one)
+        elif (level := one.level(now)) is not Level.OK:
+            groups[level, "expires", "expires"].append(one)
+    found = []
+    for (level, code, word), several in groups.items():
+        first = several[0]
+        days = abs(first.not_after - now) / _DAY
+        when = f"{days:.1f} days ago" if word == "expired" else f"in {days:.1f} days"
+        names = tuple(one.name for one in several)
+        rest = ", the first of them" if len({one.not_after for one in several}) > 1 else ""
+        text = f"{listed(names)}: the deployed certificate {word}{rest} {when} ({first.not_after:%Y-%m-%d %H:%M} UTC)"
+        found.append(Finding(level, code, text, names))
+    return found
+
+
+def of_run(last: runs.Run | None) -> Finding | None:
+    """What there is to say of the last run: that it failed."""
+    if last is None or last.good:
+        return None
+    level = Level.CRITICAL if last.exit_code in (Exit.ROLLED_BACK, Exit.ROLLBACK_FAILED) else Level.WARNING
+    hook = last.by in _HOOKS
+    who = f"the hook {last.by} failed" if hook else f"the last run failed, started by {last.by}"
+    if last.exit_code == Exit.CONFIGURATION:
+        who += " with a wrong configuration"
+    when = f"{last.ended:%Y-%m-%d %H:%M} UTC"
+    return Finding(
+        level, "hook_failed" if hook else "run_failed", f"{who}, on {when}: {last.summary} (exit code {last.exit_code})"
+    )
+
+
+def of_inspection(found: Inspection) -> list[Finding]:
+    """What there is to say of what the running servers show: one finding for each server and kind of trouble."""
+    groups: dict[tuple[str, str, bool], tuple[list[str], list[str]]] = {}
+    for one in found.shown:
+        for concern in one.concerns:
+            names, places = groups.setdefault((one.endpoint.server, str(concern), one.wrong), ([], []))
+            name = one.name or str(one.client).replace("_", " ")
+            if name not in names[-1:]:
+                names.append(name)
+            places.append(str(one.endpoint))
+    result = []
+    for (server, trouble, wrong), (names, places) in groups.items():
+        where = listed(sorted(set(places)))
+        concerned = list(dict.fromkeys(names))
+        what = trouble.replace("_", " ")
+        about = f"{where}: {what}" if trouble == "not_listening" else f"{where}: {what}: {listed(concerned)}"
+        level = Level.CRITICAL if wrong and trouble != "untrusted" else Level.WARNING
+        result.append(Finding(level, f"wire_{trouble}", f"{server} on the wire: {about}", tuple(concerned)))
+    return result
+
+
+def _ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    return tuple(sorted(findings, key=lambda finding: -finding.level.weight))
+
+
+class _Look:
+    """All looks but that on the wire, one after the other."""
+
+    def __init__(
+        self, settings: Settings, thresholds: Thresholds, now: datetime, progress: Progress | None = None
+    ) -> None:
+        self._settings = settings
+        self._thresholds = thresholds
+        self._now = now
+        self._progress = progress
+        self._state = State(settings.state.directory)
+        self._findings: list[Finding] = []
+        self._unseen: list[str] = []
+        self._expiries: dict[str, Expiry] = {}
+        self._owner = self._whose()
+        self._running = _is_running(self._state, settings)
+        self._record: Record | None = None
+        self._observation: Observation | None = None
+        self._names: Mapping[str, tuple[str, ...]] | None = None
+        """What is to be live: the idents of each name's certificates; None when that cannot be known."""
+        self._damaged = False
+        """Whether the artifacts of a server are not as they were published: then that they are to be is no news."""
+
+    def take(self) -> Checked:
+        servers = self._servers()
+        self._record = self._look("the record of what is deployed", self._state.load)
+        self._observation = self._look("the certificate stores", self._observed)
+        self._names = self._expected()
+        if self._nothing_deployed():
+            self._say(Level.CRITICAL, "not_deployed", "nothing is deployed yet: `mailsni setup` does it")
+        for server in servers:
+            if isinstance(server, Postfix):
+                self._look("the map", partial(self._map, server))
+            else:
+                self._look("the include", partial(self._include, server))
+        self._look("the pinned files", self._pins)
+        self._say_expiries()
+        self._look("the records", self._records)
+        self._look("the last run", self._runs)
+        pending = self._plan()
+        return Checked(
+            self._now,
+            _ordered(self._findings),
+            tuple(sorted(self._expiries.values(), key=lambda one: (one.not_after, one.name))),
+            len(self._names if self._names is not None else self._expiries),
+            pending,
+            tuple(dict.fromkeys(self._unseen)),
+        )
+
+    # ── what there is ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _look(self, what: str, look: Callable[[], _Seen]) -> _Seen | None:
+        """Take a look; what keeps this user from it is remembered, and what else is in the way is a finding."""
+        try:
+            return look()
+        except PermissionMissingError:
+            self._unseen.append(what)
+        except MailsniError as problem:
+            self._say(Level.UNKNOWN, "look_failed", f"{what}: {problem.message}")
+        except OSError as error:
+            self._say(Level.UNKNOWN, "look_failed", f"{what}: {error.filename or ''}: {error.strerror or error}")
+        return None
+
+    def _say(self, level: Level, code: str, text: str, names: Sequence[str] = ()) -> None:
+        finding = Finding(level, code, text, tuple(names))
+        if finding not in self._findings[-1:]:
+            self._findings.append(finding)
+
+    def _whose(self) -> int:
+        """Who must own the files: root, or the user whose state directory it is."""
+        try:
+            return os.geteuid() and self._settings.state.directory.stat().st_uid
+        except OSError:
+            return 0
+
+    def _servers(self) -> list[Postfix | Dovecot]:
+        found: list[Postfix | Dovecot] = []
+        looks: tuple[tuple[str, Callable[[], Postfix | Dovecot | None]], ...] = (
+            ("Postfix", lambda: postfix.find(self._settings.postfix)),
+            ("Dovecot", lambda: dovecot.find(self._settings.dovecot)),
+        )
+        failed = False
+        for name, look in looks:
+            before = len(self._findings)
+            server = self._look(name, look)
+            failed = failed or len(self._findings) > before
+            if server is not None:
+                found.append(server)
+                if not server.installed:
+                    self._say(Level.UNKNOWN, "server_not_found", f"{name} is not installed here")
+        if not found and not failed:
+            text = "neither Postfix nor Dovecot is installed here, or both are switched off"
+            self._say(Level.UNKNOWN, "server_not_found", text)
+        return found
+
+    def _observed(self) -> Observation | None:
+        if self._record is None:
+            return None
+        return observe(self._settings, self._now, progress=self._progress)
+
+    def _expected(self) -> Mapping[str, tuple[str, ...]] | None:
+        if self._record is None:
+            return None
+        if self._record.deployment.names or self._observation is None:
+            return self._record.deployment.names
+        if self._record.trusted:
+            return {}
+        winners = self._observation.selection.winners
+        return {winner.name: tuple(one.ident for one in winner.certificates) for winner in winners}
+
+    def _nothing_deployed(self) -> bool:
+        if self._record is None or self._record.deployment.names or self._record.trusted or self._record.interrupted:
+            return False
+        places = (self._settings.postfix.map, self._settings.dovecot.include_file)
+        return not any(os.path.lexists(path) for path in places)
+
+    @property
+    def _deployment(self) -> Deployment:
+        return self._record.deployment if self._record is not None else Deployment()
+
+    @property
+    def _in_doubt(self) -> bool:
+        """Whether the files may be those before a run or those after it."""
+        return self._running or (self._record is not None and self._record.interrupted)
+
+    # ── Postfix ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _map(self, server: Postfix) -> None:
+        source, directory = server.path, server.settings.config_directory
+        self._loose(source, *postfix.map_files(source))
+        self._loose_directory(source.parent)
+        named = postfix.tables(directory) if server.installed else ()
+        for table in named:
+            if table.source != source and _absent(table.file) and not _others(table):
+                self._map_missing(table)
+        ours = next((table for table in named if table.source == source), None)
+        if ours is None:
+            if self._nothing_deployed():
+                return
+            kind = next((one for one in server.map_types if one == self._deployment.map_type), server.map_types[0])
+            ours = Table(kind, source)
+            if server.installed and not server.wired:
+                self._say(Level.CRITICAL, "not_wired", server.why_unwired(kind) or "postfix: not wired")
+        file = self._map_file(server, ours)
+        if file is None:
+            self._damaged = True
+            return
+        if not os.access(file, os.R_OK):
+            self._unseen.append("the entries of the map")
+            return
+        if not self._nothing_deployed() and files.Identity.of(source) is None:
+            self._damaged = True
+            self._say(Level.CRITICAL, "source_missing", f"postfix: {source} is gone, or is no regular file")
+        says = postfix.type_of(file)
+        complaint = postfix.complaint_of(ours, directory) if server.installed else None
+        if says is not None and file == ours.file and says != ours.map_type:
+            text = f"postfix: {file} is of type {says}, and main.cf says {ours}: clients that send a name are cut off"
+            self._say(Level.CRITICAL, "map_wrong_type", text)
+            self._damaged = True
+        elif complaint is not None:
+            text = f"postfix: {ours} cannot be opened, so clients that send a name are cut off: {complaint}"
+            self._say(Level.CRITICAL, "map_unreadable", text)
+            self._damaged = True
+        elif self._names is not None:
+            self._entries(ours, file, directory)
+
+    def _map_file(self, server: Postfix, table: Table) -> Path | None:
+        """What a server opens for our table."""
+        if not _absent(table.file):
+            return table.file
+        others = _others(table)
+        # Berkeley DB may be redirected to another type (NON_BERKELEYDB_README of Postfix 3.11).
+        able = bool(others) and server.installed and os.access(others[0], os.R_OK)
+        if able and postfix.complaint_of(table, server.settings.config_directory) is None:
+            return others[0]
+        if server.wired or not self._nothing_deployed():
+            self._map_missing(table)
+        return None
+
+    def _map_missing(self, table: Table) -> None:
+        others = _others(table)
+        there = f" (there is {others[0].name}, of another type)" if others else ""
+        text = f"postfix: {table} is named, and there is no {table.file}{there}: clients that send a name are cut off"
+        self._say(Level.CRITICAL, "map_missing", text)
+
+    def _entries(self, table: Table, file: Path, directory: Path) -> None:
+        pins = Path(self._deployment.pin_directory or self._pin_directory())
+        entries, names = [], {}
+        for name, idents in (self._names or {}).items():
+            try:
+                key = postfix_key(name)
+            except RefusedNameError:
+                continue  # in a record that somebody damaged
+            names[key] = name
+            digests = tuple(ident.partition("-")[2] for ident in idents)
+            entries.append(MapEntry(key, tuple(pins / f"{ident}.pem" for ident in idents), digests))
+        found: dict[Difference, list[str]] = defaultdict(list)
+        try:
+            for one in postfix.discrepancies(table, file, entries, directory):
+                if not self._excused(one):
+                    found[one.difference].append(names.get(one.key, one.key))
+                    self._served_by(names.get(one.key, one.key), one.leaf)
+        except MailsniError as problem:
+            self._damaged = True
+            self._say(Level.CRITICAL, "map_unreadable", f"postfix: {problem.message}")
+        for difference, several in found.items():
+            self._damaged = True
+            self._say(Level.CRITICAL, *_of_map(difference, file, several, total=len(entries)), several)
+
+    def _excused(self, found: Discrepancy) -> bool:
+        """Whether an entry is one of the two that it may be while a run publishes, or after it was cut off."""
+        if not self._in_doubt:
+            return False
+        known = {ident.partition("-")[2] for ident in self._deployment.certificates}
+        whole = found.difference is Difference.OTHER and (
+            not found.digests or any(digest[:16] in known for digest in found.digests)
+        )
+        return whole or found.difference in (Difference.MISSING, Difference.ADDITIONAL)
+
+    # ── Dovecot ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _include(self, server: Dovecot) -> None:
+        path = server.path
+        self._loose(path, mode=files.PUBLIC)
+        self._loose_directory(path.parent)
+        if self._nothing_deployed():
+            return
+        main = server.settings.config_file
+        if server.installed and not os.access(main, os.R_OK):
+            self._unseen.append(f"whether {main} includes it")
+        elif server.installed and (unwired := server.why_unwired("")) is not None:
+            self._say(Level.CRITICAL, "not_wired", unwired)
+        content = files.read_own(path)
+        if content is None:
+            if not _absent(path) or os.access(path.parent, os.X_OK):
+                self._damaged = True
+                text = f"dovecot: {path} is gone, or is no regular file: clients get the default certificate"
+                self._say(Level.CRITICAL, "include_missing", text)
+            return
+        text = content.decode("utf-8", "replace")
+        blocks = dovecot.blocks_of(text)
+        for block in blocks:
+            for name in block.names:
+                known = {ident.partition("-")[0] for ident in (self._names or {}).get(name, ())}
+                for one in block.stated:
+                    if one.fingerprint not in known:
+                        self._expires(name, None, one.not_after)
+        if self._record is not None and not self._in_doubt:
+            self._edits(path, content, text, blocks)
+        named = dict.fromkeys(one for block in blocks for one in block.paths)
+        pins = str(self._deployment.pin_directory or self._pin_directory())
+        dead = [str(one) for one in named if str(one.parent) != pins and _absent(one)]
+        if dead:
+            what = f"dovecot: {path} names files that are not there, so Dovecot does not start again: {listed(dead)}"
+            self._say(Level.CRITICAL, "include_dead_path", what)
+
+    def _edits(self, path: Path, content: bytes, text: str, blocks: Sequence[dovecot.LiveBlock]) -> None:
+        """Whether somebody else wrote the include. That it is to be another one is no edit."""
+        if files.Identity.of(path) == self._deployment.files.get(str(path)):
+            return
+        if self._observation is not None and content == self._observation.texts.get("dovecot"):
+            return
+        self._damaged = True
+        served = {name: block.paths for block in blocks for name in block.names}
+        words = set(re.split(r'[\s"{}]+', text))
+        lost = [name for name in self._names or () if name not in served and name not in words]
+        pinned = self._settings.dovecot.certificates == "pinned"
+        other = [
+            name
+            for name, idents in (self._names or {}).items()
+            if pinned and served.get(name) and not any(one.stem in idents for one in served[name])
+        ]
+        changed = f"dovecot: {path} was edited, or replaced: it is not as it was published"
+        if lost:
+            text = f"{changed}, and has no block for {listed(lost)}"
+            self._say(Level.CRITICAL, "include_lacks_names", text, lost)
+        if other:
+            text = f"{changed}, and names other files for {listed(other)}"
+            self._say(Level.CRITICAL, "include_names_others", text, other)
+        if not lost and not other:
+            self._say(Level.WARNING, "include_edited", changed)
+
+    # ── the pinned files, and who may read and write ─────────────────────────────────────────────────────────────────
+
+    def _pin_directory(self) -> Path:
+        if self._observation is not None:
+            return self._observation.pins.path
+        return self._settings.dovecot.pin_directory
+
+    def _pins(self) -> None:
+        directory = Path(self._deployment.pin_directory or self._pin_directory())
+        self._loose_directory(directory)
+        why = files.why_open(directory, 0o700, self._owner) if directory.is_dir() else None
+        if why is not None and files.why_open(directory, 0o755, self._owner) is None:
+            self._say(Level.WARNING, "loose_directory", f"{why}: others may list it")
+        if self._record is None or (directory.is_dir() and not os.access(directory, os.R_OK | os.X_OK)):
+            raise PermissionMissingError(str(directory))
+        using: dict[str, list[str]] = defaultdict(list)
+        for name, idents in (self._names or {}).items():
+            for ident in idents:
+                using[ident].append(name)
+        missing: list[str] = []
+        changed: list[str] = []
+        if self._deployment.names:
+            for ident, names in using.items():
+                path = directory / f"{ident}.pem"
+                identity = files.Identity.of(path)
+                if identity is None:
+                    missing += names
+                    continue
+                self._loose(path)
+                if identity != self._deployment.pins.get(ident):
+                    content = files.read_own(path) or b""
+                    if not hashlib.sha256(content).hexdigest().startswith(ident.partition("-")[2]):
+                        changed += names
+        if missing:
+            text = f"the pinned file of {listed(missing)} is gone from {directory}: Dovecot does not start again"
+            self._say(Level.CRITICAL, "pin_missing", text, missing)
+        if changed:
+            text = f"the pinned file of {listed(changed)} in {directory} was changed"
+            self._say(Level.CRITICAL, "pin_changed", text, changed)
+        self._damaged = self._damaged or bool(missing or changed)
+
+    def _loose(self, *paths: Path, mode: int = files.PRIVATE) -> None:
+        for path in paths:
+            why = files.why_open(path, mode, self._owner)
+            if why is not None:
+                self._damaged = True
+                harm = "others may read its keys" if mode == files.PRIVATE else "others may change it"
+                self._say(Level.CRITICAL, "loose_file", f"{why}: {harm}")
+
+    def _loose_directory(self, directory: Path) -> None:
+        why = files.why_open(directory, 0o755, self._owner)
+        if why is not None:
+            self._say(Level.CRITICAL, "loose_directory", f"{why}: others may replace what lies in it")
+
+    # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _served_by(self, name: str, leaf: bytes | None) -> None:
+        found = look_at(leaf) if leaf is not None else None
+        if found is not None:
+            self._expires(name, found.not_before, found.not_after)
+
+    def _expires(self, name: str, not_before: datetime | None, not_after: datetime) -> None:
+        known = self._expiries.get(name)
+        if known is None or not_after < known.not_after:
+            self._expiries[name] = self._thresholds.expiry(name, not_before, not_after)
+
+    def _say_expiries(self) -> None:
+        for name in self._names or ():
+            for one in self._deployment.of_name(name):
+                self._expires(name, one.not_before, one.not_after)
+        self._findings += expired(self._expiries.values(), self._now)
+
+    # ── what was done, and what waits ────────────────────────────────────────────────────────────────────────────────
+
+    def _records(self) -> None:
+        for why in self._state.complaints():
+            self._say(Level.WARNING, "record_damaged", f"{why}: the next run publishes everything again")
+        if self._record is None:
+            return
+        if self._record.interrupted:
+            self._interrupted()
+        elif not self._record.trusted and not self._nothing_deployed() and not self._said("record_damaged"):
+            text = "there is no record of what was published: the next run publishes it again"
+            self._say(Level.WARNING, "no_record", text)
+        elif self._record.trusted and not self._record.deployment.names:
+            self._say(Level.WARNING, "no_names", "no name is served: the last run took all of them away")
+
+    def _interrupted(self) -> None:
+        journal = self._state.trace()[1]
+        since = self._now - timedelta(
+            seconds=max(0.0, self._now.timestamp() - (journal.mtime_ns if journal else 0) / 1e9)
+        )
+        if not self._running:
+            text = f"a run was cut off while it published, on {since:%Y-%m-%d %H:%M} UTC: the next one mends it"
+            self._say(Level.WARNING, "run_interrupted", text)
+        elif self._now - since > _LONGEST_RUN:
+            self._say(Level.WARNING, "run_hangs", f"a run has been going on since {since:%Y-%m-%d %H:%M} UTC")
+
+    def _runs(self) -> None:
+        directory = self._settings.state.directory
+        if (why := runs.complaint(directory)) is not None:
+            self._say(Level.WARNING, "record_damaged", f"{why}: how the last run ended is not known")
+        history = runs.load(directory)
+        if (finding := of_run(history.last)) is not None:
+            self._findings.append(finding)
+        gone: dict[str, list[str]] = defaultdict(list)
+        for name, one in history.removed.items():
+            recent = timedelta() <= self._now - one.when < runs.REMEMBERED_FOR
+            if recent and name not in (self._names or ()) and self._settings.names.match(name):
+                gone[f"{one.why}, and was removed on {one.when:%Y-%m-%d}"].append(name)
+        for why, names in gone.items():
+            text = f"{listed(names)}: not served any more: {shown(why)}"
+            self._say(Level.WARNING, "name_removed", text, names)
+
+    def _plan(self) -> int | None:
+        """What waits for the next run, and what cannot be served: how many names wait."""
+        seen = self._observation
+        if seen is None:
+            return None
+        waiting: dict[tuple[Kind, str], list[str]] = defaultdict(list)
+        for change in seen.plan.effective:
+            waiting[change.kind, change.why].append(change.name)
+        known = seen.record.trusted and not self._running
+        for (kind, why), names in waiting.items() if known else ():
+            if kind is Kind.REMOVE:
+                self._say(Level.WARNING, "leaving", f"{listed(names)}: {why}: the next run removes it", names)
+            else:
+                self._say(Level.WARNING, "not_deployed_yet", f"{listed(names)}: {why}, but not deployed yet", names)
+        if known and not waiting and not self._damaged:
+            for artifact in seen.plan.artifacts:
+                self._say(Level.WARNING, "pending", f"{artifact.server}: {artifact.path}: {artifact.why}")
+            if seen.plan.pins and not seen.plan.artifacts:
+                number = len(seen.plan.pins)
+                self._say(Level.WARNING, "pending", f"{number} pinned files are to be written again")
+        for one in seen.selection.problems:
+            about = f" ({listed(one.names)})" if one.names else ""
+            self._say(Level.WARNING, one.reason, f"{one.source}: {one.reason}: {one.detail}{about}", one.names)
+        return len(seen.plan.effective) if known else 0
+
+    def _said(self, code: str) -> bool:
+        return any(finding.code == code for finding in self._findings)
+
+
+def _absent(path: Path) -> bool:
+    """Whether nothing is there; no, where this user cannot tell."""
+    return not os.path.lexists(path) and os.access(path.parent, os.X_OK)
+
+
+def _others(table: Table) -> list[Path]:
+    """Compiled maps of other types than a table is of."""
+    return [path for path in postfix.map_files(table.source) if path != table.file and path.is_file()]
+
+
+def _of_map(difference: Difference, file: Path, names: Collection[str], *, total: int) -> tuple[str, str]:
+    """The code and the text for entries of a map."""
+    several = listed(list(names))
+    match difference:
+        case Difference.UNUSABLE if len(names) == total:
+            return "map_without_keys", (
+                f"postfix: {file} was compiled without `postmap -F`: the handshakes of {several} are aborted"
+            )
+        case Difference.UNUSABLE:
+            text = f"postfix: {file} holds no key and chain for {several}: their handshakes are aborted"
+            return "map_entry_unusable", text
+        case Difference.OTHER:
+            return "map_stale", f"postfix: {file} holds another certificate than the deployed one for {several}"
+        case Difference.MISSING:
+            return "map_lacks_names", f"postfix: {file} lacks {several}: they get the default certificate"
+        case Difference.ADDITIONAL:
+            return "map_has_others", f"postfix: {file} has entries that nobody deployed: {several}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Wire:
+    """The look on the wire, after the others."""
+
+    offline: Checked
+    settings: Settings
+    now: datetime
+    progress: Progress | None = field(default=None)
+
+    def take(self) -> Checked:
+        """The same with what the running servers show."""
+        try:
+            seen = observe(self.settings, self.now, progress=self.progress)
+            inspect: Callable[..., Inspection] | None = getattr(
+                importlib.import_module("mailsni.inspection"), "inspect", None
+            )
+            if inspect is None:
+                return self._with([Finding(Level.UNKNOWN, "wire_failed", "this version cannot ask the servers")], None)
+            found = inspect(seen, progress=self.progress)
+        except PermissionMissingError as problem:
+            text = f"the servers were not asked: {problem.message}"
+            return self._with([Finding(Level.UNKNOWN, "wire_failed", text)], None)
+        except MailsniError as problem:
+            return self._with([Finding(Level.UNKNOWN, "wire_failed", f"on the wire: {problem.message}")], None)
+        return self._with(of_inspection(found), len(found.shown))
+
+    def _with(self, findings: Sequence[Finding], answers: int | None) -> Checked:
+        one = self.offline
+        return Checked(
+            one.now,
+            _ordered((*findings, *one.findings)),
+            one.expiries,
+            one.names,
+            one.pending,
+            one.unseen,
+            answers,
+        )
