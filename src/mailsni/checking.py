@@ -305,6 +305,9 @@ class _Look:
         self._look("the records", self._records)
         self._look("the last run", self._runs)
         pending = self._plan()
+        if self._unseen and not self._findings and not self._expiries and not self._names:
+            text = "nothing of what is deployed can be seen by this user"
+            self._say(Level.UNKNOWN, "nothing_seen", text)
         return Checked(
             self._now,
             _ordered(self._findings),
@@ -419,8 +422,11 @@ class _Look:
             self._damaged = True
             self._say(Level.CRITICAL, "source_missing", f"postfix: {source} is gone, or is no regular file")
         says = postfix.type_of(file)
-        complaint = postfix.complaint_of(ours, directory) if server.installed else None
-        if says is not None and file == ours.file and says != ours.map_type:
+        wrong = says is not None and file == ours.file and says != ours.map_type
+        # A texthash is opened by what lists it, and slowly while it is new (it waits for the clock's next second).
+        asked = server.installed and not wrong and ours.map_type != "texthash"
+        complaint = postfix.complaint_of(ours, directory) if asked else None
+        if wrong:
             text = f"postfix: {file} is of type {says}, and main.cf says {ours}: clients that send a name are cut off"
             self._say(Level.CRITICAL, "map_wrong_type", text)
             self._damaged = True

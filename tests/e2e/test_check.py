@@ -8,20 +8,19 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
-from mailsni import deploy
+from mailsni import deploy, runs
 from mailsni.cli import app
 from mailsni.config import load
 from mailsni.process import environment, require_tool, run
-from mailsni.sandbox.authority import Authority, Issued
-from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from tests.e2e.support import Laboratory
 
 pytestmark = pytest.mark.shared
@@ -33,26 +32,47 @@ LINE = re.compile(rf"MAILSNI (OK|WARNING|CRITICAL|UNKNOWN) - [ -{{}}~]+( \| {VAL
 NOBODY = 65534
 
 
+def quickly(laboratory: Laboratory, *words: str) -> Result:
+    """A check in this process: to start another takes longer than what it does."""
+    return CliRunner().invoke(app, ["--config", str(laboratory.config), "check", *words])
+
+
 def checked(laboratory: Laboratory, code: int, *words: str) -> str:
-    """The one line of a check, which ends with this code."""
-    done = laboratory.mailsni("check", *words)
-    assert done.returncode == code, done.stdout + done.stderr
-    line, *further = done.stdout.splitlines()
-    assert LINE.fullmatch(line), line
-    assert line.startswith(f"MAILSNI {STATUSES[code]} - ")
-    assert not further
+    """The text of the one line of a check, which ends with this code."""
+    done = quickly(laboratory, *words)
+    assert done.exit_code == code, done.stdout + done.stderr
+    assert LINE.fullmatch(done.stdout.removesuffix("\n")), done.stdout
+    assert done.stdout.startswith(f"MAILSNI {STATUSES[code]} - ")
     assert done.stderr == ""
-    return line.partition(" - ")[2].partition(" | ")[0]
+    return done.stdout.partition(" - ")[2].partition(" | ")[0].removesuffix("\n")
+
+
+def why_not(laboratory: Laboratory, code: int, words: str) -> str | None:
+    """What is wrong with a check that shall end with this code, and say this; None when it does."""
+    done = quickly(laboratory)
+    good = done.exit_code == code and words in done.stdout and LINE.fullmatch(done.stdout.removesuffix("\n"))
+    return None if good else f"{done.exit_code}: {done.stdout}"
 
 
 def document(laboratory: Laboratory, *words: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(laboratory.mailsni("check", "--json", *words).stdout)
+    found: dict[str, Any] = json.loads(quickly(laboratory, "--json", *words).stdout)
     return found
 
 
 def applied(laboratory: Laboratory, *words: str, code: int = 0) -> None:
     done = laboratory.mailsni("apply", *words)
     assert done.returncode == code, done.stdout + done.stderr
+
+
+def deployed_again(laboratory: Laboratory) -> None:
+    """Mend everything, whatever is broken."""
+    for path in (laboratory.map, map_of(laboratory), laboratory.include_file):
+        if path.is_dir():
+            path.rmdir()
+    if laboratory.pin_directory.exists():
+        laboratory.pin_directory.chmod(0o700)
+        os.chown(laboratory.pin_directory, 0, 0)
+    deploy.run(load(laboratory.config, required=True), deploy.Options(reload=False, verify=False))
 
 
 def map_of(laboratory: Laboratory) -> Path:
@@ -65,8 +85,9 @@ def postmap(laboratory: Laboratory, table: str, *options: str) -> None:
 
 
 def main_cf(laboratory: Laboratory, maps: str) -> None:
-    words = [require_tool("postconf"), "-c", laboratory.postfix.config_directory, "-e", f"tls_server_sni_maps={maps}"]
-    assert run(words).returncode == 0
+    directory = laboratory.postfix.config_directory
+    done = run([require_tool("postconf"), "-c", directory, "-e", f"tls_server_sni_maps={maps}"])
+    assert done.returncode == 0
 
 
 @pytest.mark.on_both
@@ -74,8 +95,8 @@ def test_what_is_right_is_ok_and_what_was_never_done_is_not(laboratory: Laborato
     laboratory.issue("mail.a.test", "imap.a.test")
     assert "nothing is deployed" in checked(laboratory, CRITICAL)
     applied(laboratory)
-    done = laboratory.mailsni("check")
-    assert done.returncode == OK, done.stdout
+    done = laboratory.mailsni("check", "-v")
+    assert (done.returncode, done.stderr) == (OK, ""), done.stdout
     text, _, data = done.stdout.rstrip("\n").partition(" | ")
     assert text == "MAILSNI OK - 2 names, the first (imap.a.test) expires in 89 days"
     values = dict(one.split("=") for one in data.split())
@@ -85,7 +106,7 @@ def test_what_is_right_is_ok_and_what_was_never_done_is_not(laboratory: Laborato
     found = document(laboratory)
     assert (found["status"], found["exit_code"], found["findings"], found["unseen"]) == ("OK", 0, [], [])
     assert [one["name"] for one in found["expiry"]] == ["imap.a.test", "mail.a.test"]
-    assert laboratory.mailsni("check", "-v").stdout == done.stdout, "-v has nothing to add"
+    assert "\n" not in data.rstrip("\n"), "-v has nothing to add"
 
 
 def older_map(laboratory: Laboratory, *options: str, map_type: str = "cdb") -> None:
@@ -104,30 +125,28 @@ def older_map(laboratory: Laboratory, *options: str, map_type: str = "cdb") -> N
     laboratory.map.with_name(f"mailsni{suffix}").chmod(0o600)
 
 
-@pytest.mark.parametrize("map_type", ["hash", "btree", "lmdb", "cdb"])
-def test_a_map_of_older_certificates_is_stale(laboratory: Laboratory, map_type: str) -> None:
+def test_a_map_of_older_certificates_is_stale(laboratory: Laboratory) -> None:
     laboratory.issue("mail.a.test")
     laboratory.issue("mail.b.test")
-    laboratory.configure(postfix={"map_type": map_type})
-    main_cf(laboratory, f"{map_type}:{laboratory.map}")
-    applied(laboratory, "--no-verify")
-    checked(laboratory, OK)
-    older_map(laboratory, "-F", map_type=map_type)
-    text = checked(laboratory, CRITICAL)
-    assert "holds another certificate than the deployed one for mail.a.test" in text
-    assert "mail.b.test" not in text
-    assert min(document(laboratory)["expiry"], key=lambda one: one["days"])["days"] < 30, "what is really served counts"
-    older_map(laboratory, map_type=map_type)
-    text = checked(laboratory, CRITICAL)
-    assert "was compiled without `postmap -F`" in text
-    assert "mail.a.test" in text
-    assert "mail.b.test" in text
+    for map_type in ("hash", "btree", "lmdb", "cdb"):
+        laboratory.configure(postfix={"map_type": map_type})
+        main_cf(laboratory, f"{map_type}:{laboratory.map}")
+        deployed_again(laboratory)
+        checked(laboratory, OK)
+        older_map(laboratory, "-F", map_type=map_type)
+        text = checked(laboratory, CRITICAL)
+        assert text.endswith("holds another certificate than the deployed one for mail.a.test")
+        assert document(laboratory)["expiry"][0]["days"] < 31, "what is really served counts"
+        older_map(laboratory, map_type=map_type)
+        assert "was compiled without `postmap -F`: the handshakes of mail.a.test, mail.b.test are aborted" in checked(
+            laboratory, CRITICAL
+        )
 
 
 def test_entries_too_many_and_too_few(laboratory: Laboratory) -> None:
     laboratory.issue("mail.a.test")
     laboratory.issue("mail.b.test")
-    applied(laboratory)
+    deployed_again(laboratory)
     source = laboratory.directory / "mailsni"
     text = laboratory.map.read_text()
     source.write_text(text.replace("\nmail.b.test ", "\nmail.stranger.test "))
@@ -145,7 +164,7 @@ def test_a_map_of_another_type_or_none(laboratory: Laboratory) -> None:
     laboratory.issue("mail.a.test")
     laboratory.configure(postfix={"map_type": "btree"})
     main_cf(laboratory, f"btree:{laboratory.map}")
-    applied(laboratory)
+    deployed_again(laboratory)
     main_cf(laboratory, f"hash:{laboratory.map}")
     assert "is of type btree, and main.cf says hash:" in checked(laboratory, CRITICAL)
     main_cf(laboratory, f"lmdb:{laboratory.map}")
@@ -161,29 +180,12 @@ def test_texthash_is_checked_by_the_files_that_it_names(laboratory: Laboratory) 
     laboratory.issue("mail.a.test")
     laboratory.configure(postfix={"map_type": "texthash"})
     main_cf(laboratory, f"texthash:{laboratory.map}")
-    applied(laboratory)
+    deployed_again(laboratory)
     checked(laboratory, OK)
     laboratory.map.write_text(f"mail.a.test {laboratory.directory}/other.pem\nmail.c.test /c.pem\n")
     text = checked(laboratory, CRITICAL)
     assert "another certificate than the deployed one for mail.a.test" in text
     assert "nobody deployed: mail.c.test" in text
-
-
-def quickly(laboratory: Laboratory, *words: str) -> tuple[int, str]:
-    """The exit code and the line of a check in this process, where starting another takes longer than what it does."""
-    done = CliRunner().invoke(app, ["--config", str(laboratory.config), "check", *words])
-    return done.exit_code, done.stdout.removesuffix("\n")
-
-
-def deployed_again(laboratory: Laboratory) -> None:
-    """Mend everything, whatever is broken."""
-    for path in (laboratory.map, map_of(laboratory), laboratory.include_file):
-        if path.is_dir():
-            path.rmdir()
-    if laboratory.pin_directory.exists():
-        laboratory.pin_directory.chmod(0o700)
-        os.chown(laboratory.pin_directory, 0, 0)
-    deploy.run(load(laboratory.config, required=True), deploy.Options(reload=False, verify=False))
 
 
 def pin(laboratory: Laboratory) -> Path:
@@ -199,6 +201,11 @@ def edited(laboratory: Laboratory, old: str, new: str) -> None:
 def unwired(laboratory: Laboratory) -> None:
     main = laboratory.dovecot.config_file
     main.write_text(main.read_text().replace("!include_try conf.d/*.conf", ""))
+
+
+def directory_in_place_of(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
 
 
 def garbage(laboratory: Laboratory) -> None:
@@ -221,7 +228,7 @@ FAULTS: dict[str, tuple[Callable[[Laboratory], object], int, str]] = {
     "pin changed": (lambda lab: pin(lab).write_bytes(b"x"), CRITICAL, "the pinned file of mail.a.test in"),
     "map gone": (lambda lab: map_of(lab).unlink(), CRITICAL, "there is no"),
     "source gone": (lambda lab: lab.map.unlink(), CRITICAL, "etc/mailsni is gone"),
-    "map is a directory": (lambda lab: (map_of(lab).unlink(), map_of(lab).mkdir()), CRITICAL, "mailsni.cdb"),
+    "map is a directory": (lambda lab: directory_in_place_of(map_of(lab)), CRITICAL, "mailsni.cdb"),
     "map is garbage": (garbage, CRITICAL, "mailsni.cdb"),
     "include gone": (lambda lab: lab.include_file.unlink(), CRITICAL, "99-mailsni.conf is gone"),
     "include writable": (lambda lab: lab.include_file.chmod(0o666), CRITICAL, "99-mailsni.conf has mode 0666"),
@@ -253,10 +260,253 @@ def test_each_fault_is_named(laboratory: Laboratory) -> None:
     wrong = {}
     for fault, (plant, code, words) in FAULTS.items():
         deployed_again(laboratory)
-        before = quickly(laboratory)
+        before = why_not(laboratory, OK, "1 name, expires in 89 days")
         plant(laboratory)
-        after = quickly(laboratory)
-        if before[0] != OK or after[0] != code or words not in after[1] or not LINE.fullmatch(after[1]):
-            wrong[fault] = (before, after)
+        wrong[fault] = before or why_not(laboratory, code, words)
         laboratory.dovecot.config_file.write_text(main)
-    assert wrong == {}
+    assert wrong == dict.fromkeys(wrong)
+
+
+# ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_expires_is_said_when_its_lifetime_says_so(laboratory: Laboratory) -> None:
+    """6-day certificates are renewed when half of their time is left; 90-day ones with 30 days left."""
+    now = datetime.now(UTC)
+
+    def lineage(name: str, lifetime: float, left: float) -> None:
+        begin = now - timedelta(days=lifetime - left)
+        issued = laboratory.authority.issue([name], not_before=begin, not_after=now + timedelta(days=left))
+        laboratory.store.add(name, issued)
+        deployed_again(laboratory)
+
+    lineage("mail.short.test", 6.6, 3)
+    checked(laboratory, OK)
+    text = checked(laboratory, WARNING, "--warning", "10", "--critical", "2.5")
+    assert "mail.short.test: the deployed certificate expires in 3.0 days (" in text
+    checked(laboratory, CRITICAL, "--critical", "3.5")
+    lineage("mail.long.test", 90, 13)
+    assert "mail.long.test: the deployed certificate expires in 13.0 days" in checked(laboratory, WARNING)
+    lineage("mail.shorter.test", 6.6, 0.5)
+    text = checked(laboratory, CRITICAL)
+    assert text.startswith("mail.shorter.test: the deployed certificate expires in 0.5 days")
+    checked(laboratory, OK, "--warning", "0.2", "--critical", "0.1")
+
+
+def test_what_is_deployed_expires_though_the_store_has_a_new_one(laboratory: Laboratory) -> None:
+    """The reason why the program exists: renewed, and nobody was told."""
+    now = datetime.now(UTC)
+    last = laboratory.authority.issue(["mail.a.test"], not_after=now + timedelta(seconds=3))
+    laboratory.store.add("mail.a.test", last)
+    laboratory.issue("mail.b.test")
+    deployed_again(laboratory)
+    laboratory.store.renew("mail.a.test", laboratory.authority.issue(["mail.a.test"]))
+    while datetime.now(UTC) <= last.not_after:
+        time.sleep(0.1)
+    text = checked(laboratory, CRITICAL)
+    assert re.match(r"mail\.a\.test: the deployed certificate expired 0\.0 days ago \([0-9 :-]+ UTC\)", text)
+    assert "mail.a.test: renewed, but not deployed yet" in text
+    deployed_again(laboratory)
+    checked(laboratory, OK)
+
+
+def test_what_waits_and_what_cannot_be_served(laboratory: Laboratory) -> None:
+    for name in ("mail.a.test", "mail.b.test", "mail.c.test"):
+        laboratory.issue(name)
+    deployed_again(laboratory)
+    laboratory.store.renew("mail.a.test", laboratory.authority.issue(["mail.a.test"]))
+    laboratory.issue("mail.d.test")
+    laboratory.store.delete("mail.b.test")
+    key = laboratory.store.path("mail.c.test", "privkey").resolve()
+    key.write_bytes(laboratory.authority.issue(["mail.x.test"]).key_pem)
+    text = checked(laboratory, WARNING)
+    assert "mail.a.test: renewed, but not deployed yet" in text
+    assert "mail.d.test: new, but not deployed yet" in text
+    assert "mail.b.test: its lineage is gone: the next run removes it" in text
+    assert "mail.c.test: key_mismatch: the private key is not the key of the certificate" in text
+    assert "mail.c.test: kept_last_good: its last good certificate, valid until 20" in text
+
+    applied(laboratory, "--no-reload", "--no-verify", code=4)
+    text = checked(laboratory, WARNING)
+    assert "mail.b.test: not served any more: its lineage is gone, and was removed on 20" in text
+    assert "not deployed yet" not in text
+    assert "kept_last_good" in text
+    laboratory.store.renew("mail.c.test", laboratory.authority.issue(["mail.c.test"]))
+    laboratory.issue("mail.b.test")
+    applied(laboratory, "--no-reload", "--no-verify")
+    checked(laboratory, OK)
+
+
+# ── runs, and what they left ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_that_failed_is_told_until_one_works(laboratory: Laboratory) -> None:
+    laboratory.issue("mail.a.test")
+    deployed_again(laboratory)
+    laboratory.configure(dovecot={"action": ["/bin/false"]})
+    hook = {**environment(), "MAILSNI_STARTED_BY": "certbot-post"}
+    words = [sys.executable, "-m", "mailsni", "--config", str(laboratory.config), "apply", "--force"]
+    assert subprocess.run(words, env=hook, capture_output=True, check=False).returncode == 1
+    text = checked(laboratory, WARNING)
+    assert re.search(r"the hook certbot-post failed, on 20[0-9 :-]+ UTC: .*/bin/false.* \(exit code 1\)", text)
+    laboratory.configure(names={"include": ["mail.*"]}, dovecot={"acton": "none"})
+    assert laboratory.mailsni("apply").returncode == 78
+    assert "unknown key" in checked(laboratory, UNKNOWN)
+    laboratory.settings["dovecot"].pop("acton")
+    laboratory.configure(dovecot={"action": "none"})
+    text = checked(laboratory, WARNING)
+    assert "the last run failed, started by unattended with a wrong configuration, on 20" in text
+    applied(laboratory)
+    checked(laboratory, OK)
+
+
+def test_what_was_rolled_back_is_critical(laboratory: Laboratory) -> None:
+    laboratory.issue("mail.a.test")
+    deployed_again(laboratory)
+    state = laboratory.directory / "state"
+    now = datetime.now(UTC)
+    runs.record(state, runs.Run(now, now, 5, "dovecot: mail.a.test: cut off", "timer", error="cut off"))
+    text = checked(laboratory, CRITICAL)
+    assert "started by timer, on 20" in text
+    assert text.endswith("UTC: dovecot: mail.a.test: cut off (exit code 5)")
+
+
+def file_in_place_of(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("no directory")
+
+
+STATES: dict[str, tuple[str, Callable[[Path], object], int, str]] = {
+    "of another version": (
+        "deployment.json",
+        lambda path: path.write_text('{"schema": "mailsni.deployment/0"}'),
+        WARNING,
+        "is of another version of mailsni (mailsni.deployment/0 instead of mailsni.deployment/1)",
+    ),
+    "cut off": (
+        "deployment.json",
+        lambda path: path.write_bytes(path.read_bytes()[:-20]),
+        WARNING,
+        "deployment.json is cut off or damaged",
+    ),
+    "not all there": (
+        "deployment.json",
+        lambda path: path.write_text('{"schema": "mailsni.deployment/1"}'),
+        WARNING,
+        "deployment.json is damaged: not all",
+    ),
+    "of somebody else": ("deployment.json", lambda path: path.write_text("[]"), WARNING, "is not a record of mailsni"),
+    "a directory": (
+        "deployment.json",
+        directory_in_place_of,
+        WARNING,
+        "deployment.json is no regular file",
+    ),
+    "runs cut off": ("runs.json", lambda path: path.write_text("{"), WARNING, "runs.json is cut off or damaged"),
+    "runs a directory": ("runs.json", directory_in_place_of, WARNING, "runs.json is no regular"),
+    "runs deep": ("runs.json", lambda path: path.write_text("[" * 100_000), WARNING, "runs.json is cut off or damaged"),
+    "interrupted": (
+        "journal.json",
+        lambda path: shutil.copy(path.with_name("deployment.json"), path),
+        WARNING,
+        "a run was cut off while it published, on 20",
+    ),
+    "interrupted early": ("journal.json", lambda path: path.write_text("{"), WARNING, "a run was cut off"),
+    "a directory for state": (
+        ".",
+        file_in_place_of,
+        WARNING,
+        "there is no record of what was published",
+    ),
+}
+
+
+def test_each_state_of_the_records_is_a_clear_line(laboratory: Laboratory) -> None:
+    laboratory.issue("mail.a.test")
+    state = laboratory.directory / "state"
+    wrong = {}
+    for name, (file, plant, code, words) in STATES.items():
+        shutil.rmtree(state) if state.is_dir() else state.unlink(missing_ok=True)
+        deployed_again(laboratory)
+        if not (state / "runs.json").exists():
+            (state / "runs.json").write_text("{}")
+        plant(state / file)
+        wrong[name] = why_not(laboratory, code, words)
+    assert wrong == dict.fromkeys(wrong)
+
+
+def test_a_run_that_goes_on_is_no_fault(laboratory: Laboratory) -> None:
+    """It has its journal, and holds the lock: what it has not published yet is not wrong."""
+    laboratory.issue("mail.a.test")
+    deployed_again(laboratory)
+    laboratory.store.renew("mail.a.test", laboratory.authority.issue(["mail.a.test"]))
+    witness = laboratory.directory / "reloading"
+    laboratory.configure(
+        dovecot={"action": ["/bin/sh", "-c", f"touch {witness}; while test -e {witness}; do sleep 0.1; done"]}
+    )
+    words = [sys.executable, "-m", "mailsni", "--config", str(laboratory.config), "apply", "--no-verify"]
+    with subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL) as run_that_goes_on:
+        while not witness.exists():
+            assert run_that_goes_on.poll() is None
+            time.sleep(0.05)
+        checked(laboratory, OK)
+        witness.unlink()
+        assert run_that_goes_on.wait(30) == 0
+    checked(laboratory, OK)
+
+
+# ── who asks, and how ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def as_nobody(laboratory: Laboratory, *words: str) -> subprocess.CompletedProcess[str]:
+    config = laboratory.postfix.directory.parent / "config.toml"
+    config.write_bytes(laboratory.config.read_bytes())
+    config.chmod(0o644)
+    return subprocess.run(
+        [sys.executable, "-m", "mailsni", "--config", str(config), "check", *words],
+        env=environment(),
+        user=NOBODY,
+        group=NOBODY,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.on_both
+def test_anybody_sees_the_public_parts(laboratory: Laboratory) -> None:
+    now = datetime.now(UTC)
+    issued = laboratory.authority.issue(["mail.a.test", "imap.a.test"], not_after=now + timedelta(days=20))
+    laboratory.store.add("a.test", issued)
+    deployed_again(laboratory)
+    done = as_nobody(laboratory)
+    assert done.returncode == OK, done.stdout
+    assert done.stderr == ""
+    text, _, data = done.stdout.partition(" | ")
+    assert text.startswith(
+        "MAILSNI OK - 2 names, the first (imap.a.test) expires in 19 days; public parts only: not seen: "
+    )
+    assert "the record of what is deployed" in text
+    assert "the entries of the map" in text
+    assert re.match(r"'expiry'=(19\.9|20\.0)", data)
+    assert as_nobody(laboratory, "--warning", "21").returncode == WARNING
+    map_of(laboratory).chmod(0o640)
+    done = as_nobody(laboratory)
+    assert done.returncode == CRITICAL
+    assert f"{map_of(laboratory)} has mode 0640 instead of 0600" in done.stdout
+    map_of(laboratory).chmod(0o600)
+    laboratory.include_file.chmod(0o600)
+    done = as_nobody(laboratory)
+    assert done.returncode == UNKNOWN
+    assert "nothing of what is deployed can be seen by this user" in done.stdout
+
+
+def test_a_wrong_command_line_is_unknown(laboratory: Laboratory) -> None:
+    for words in (["--warning", "soon"], ["--bogus"], ["one", "more"], ["--warning", "1", "--critical", "2"]):
+        assert "usage: " in checked(laboratory, UNKNOWN, *words)
+    done = laboratory.mailsni("--bogus", "check")
+    assert (done.returncode, done.stdout[:27]) == (UNKNOWN, "MAILSNI UNKNOWN - usage: No")
+    with Path("/dev/full").open("w") as full:
+        words = [sys.executable, "-m", "mailsni", "--config", str(laboratory.config), "check"]
+        assert subprocess.run(words, env=environment(), stdout=full, check=False).returncode == UNKNOWN
