@@ -21,7 +21,10 @@ from mailsni import deploy, runs
 from mailsni.cli import app
 from mailsni.config import load
 from mailsni.process import environment, require_tool, run
-from tests.e2e.support import Laboratory
+from mailsni.sandbox.authority import Authority, Issued
+from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
+from tests.e2e.support import Laboratory, require
 
 pytestmark = pytest.mark.shared
 
@@ -30,6 +33,19 @@ STATUSES = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 VALUE = r"'[^'=]+'=-?[0-9.]+(;([0-9.]*:?)(;([0-9.]*:?)(;-?[0-9.]*(;-?[0-9.]*)?)?)?)?"
 LINE = re.compile(rf"MAILSNI (OK|WARNING|CRITICAL|UNKNOWN) - [ -{{}}~]+( \| {VALUE}( {VALUE})*)?")
 NOBODY = 65534
+
+
+@pytest.fixture
+def laboratory(
+    tmp_path: Path, rooms: Path, authority: Authority, store: CertbotDirectory, default: Issued
+) -> Laboratory:
+    """Both servers, installed and configured, but not started: no look but one asks them."""
+    require(PrivatePostfix.unavailable())
+    require(PrivateDovecot.unavailable())
+    for name in ("postfix", "dovecot"):
+        (rooms / name).mkdir(mode=0o755)
+    postfix = PrivatePostfix(rooms / "postfix", default, sni_map=f"cdb:{rooms}/postfix/etc/mailsni")
+    return Laboratory(tmp_path, authority, store, postfix, PrivateDovecot(rooms / "dovecot", default), default)
 
 
 def quickly(laboratory: Laboratory, *words: str) -> Result:

@@ -13,6 +13,8 @@ from typing import Any, get_args
 import pytest
 from jsonschema import Draft202012Validator
 
+from mailsni import checking
+from mailsni.checking import Checked, Expiry, Level, unknown
 from mailsni.config import Settings
 from mailsni.deploy import Applied
 from mailsni.doctor import Finding, Severity
@@ -48,7 +50,10 @@ from tests.builders import (
 
 Document = dict[str, Any]
 MAPS = (("servers",), ("diff",), ("last_run", "skipped"))
-DOCUMENT_NAMES = ("status", "plan", "apply", "explain", "render", "verify", "metrics", "setup", "doctor", "error")
+DOCUMENT_NAMES = (
+    *("status", "check", "plan", "apply", "explain", "render"),
+    *("verify", "metrics", "setup", "doctor", "error"),
+)
 SCHEMA: Document = json.loads(resources.files("mailsni.report").joinpath("schema.json").read_text("utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
 MAIL_A = "mail.a.test"
@@ -95,11 +100,22 @@ GOOD = Run(NOW, NOW, 4, "nothing to do", "certbot-post", 3, {str(reason): 1 for 
 FAILED = Run(NOW, NOW, 143, "ended by a signal", "timer", error="cut off")
 HISTORY = NOTHING.after(GOOD)
 
+CHECKED = Checked(
+    NOW,
+    (checking.Finding(Level.CRITICAL, "map_stale", "postfix: another one for mail.a.test", (MAIL_A,)),),
+    (Expiry(MAIL_A, NOW, 14.0, 7.0),),
+    1,
+    0,
+    ("the last run",),
+    8,
+)
 DOCUMENTS: dict[str, Callable[[], Document]] = {
     "status": lambda: documents.status(everything()),
     "status of nothing": lambda: documents.status(observation()),
     "status after a good run": lambda: documents.status(observation(), HISTORY),
     "status after a bad run": lambda: documents.status(observation(), HISTORY.after(FAILED)),
+    "check": lambda: documents.check(CHECKED),
+    "check of nothing": lambda: documents.check(unknown(NOW, "nothing could be seen")),
     "plan": lambda: documents.plan(everything()),
     "plan with diffs": lambda: documents.plan(everything(), [("postfix", "--- a\n+++ b\n"), ("dovecot", "")]),
     "plan of nothing": lambda: documents.plan(observation()),

@@ -12,7 +12,7 @@ import pytest
 
 from mailsni import runs
 from mailsni.errors import Exit
-from mailsni.runs import NOTHING, Run
+from mailsni.runs import NOTHING, Removed, Run
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 GOOD = Run(NOW, NOW + timedelta(seconds=2), 4, "3 names served", "certbot-post", 3, {"expired": 2, "staging": 1})
@@ -53,6 +53,29 @@ def test_it_is_private_and_nothing_else_is_left(tmp_path: Path) -> None:
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
 
 
+def test_names_that_a_run_took_away_are_remembered_for_a_week_or_until_they_are_served() -> None:
+    later = replace(GOOD, ended=GOOD.ended + timedelta(days=6))
+    latest = replace(GOOD, ended=GOOD.ended + timedelta(days=7))
+    history = NOTHING.after(GOOD, {"a.test": "gone", "b.test": "gone"}, {"c.test"})
+    history = history.after(later, {"d.test": "expired"}, {"b.test", "c.test"})
+    assert history.removed == {"a.test": Removed(GOOD.ended, "gone"), "d.test": Removed(later.ended, "expired")}
+    assert history.after(BAD).removed == history.removed, "a run that failed serves nothing anew"
+    assert set(history.after(latest).removed) == {"d.test"}
+    many = {f"{at}.test": "gone" for at in range(2000)}
+    assert len(NOTHING.after(GOOD, many).removed) == 1000
+
+
+def test_they_are_written_and_a_record_of_before_has_none(tmp_path: Path) -> None:
+    history = NOTHING.after(GOOD, {"a.test": "its lineage is gone"})
+    assert runs.save(tmp_path, history)
+    assert runs.load(tmp_path) == history
+    document = json.loads((tmp_path / "runs.json").read_text())
+    del document["removed"]
+    (tmp_path / "runs.json").write_text(json.dumps(document))
+    assert runs.load(tmp_path) == NOTHING.after(GOOD)
+    assert runs.complaint(tmp_path) is None
+
+
 WHOLE: dict[str, object] = {"schema": "mailsni.runs/1", "last": None, "last_good": None, "alerted": {}}
 BROKEN = {
     "empty": "",
@@ -61,6 +84,7 @@ BROKEN = {
     "of another version": json.dumps({**WHOLE, "schema": "mailsni.runs/2"}),
     "a member less": json.dumps({key: value for key, value in WHOLE.items() if key != "alerted"}),
     "another kind of run": json.dumps({**WHOLE, "last": {"begun": 1}}),
+    "another kind of removal": json.dumps({**WHOLE, "removed": {"a.test": [1]}}),
     "another kind of time": json.dumps({**WHOLE, "alerted": {"key": "today"}}),
     "a time beyond all times": json.dumps({**WHOLE, "alerted": {"key": 1e300}}),
     "deep": "[" * 100_000,
@@ -74,6 +98,7 @@ def test_whatever_else_lies_there_is_no_record_and_no_obstacle(tmp_path: Path, t
     assert runs.load(tmp_path) == NOTHING
     (tmp_path / "runs.json").write_bytes(text.encode(errors="surrogateescape"))
     assert runs.load(tmp_path) == NOTHING
+    assert str(tmp_path / "runs.json") in (runs.complaint(tmp_path) or "")
     runs.record(tmp_path, GOOD)
     assert runs.load(tmp_path) == NOTHING.after(GOOD)
 

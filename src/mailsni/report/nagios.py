@@ -56,7 +56,7 @@ def text(found: Checked) -> str:
 
 def plain(text: str) -> str:
     """Any text, fit for the line: printable ASCII without ``|``."""
-    return _UNPRINTABLE.sub("?", " ".join(text.split())).replace("|", "/")
+    return _UNPRINTABLE.sub("?", " ".join(text.split())).replace("|", "/") or "?"
 
 
 def _healthy(found: Checked) -> str:

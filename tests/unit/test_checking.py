@@ -1,0 +1,246 @@
+"""What the looks of a check add up to: thresholds, verdicts, the order of findings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailsni import checking, inspection
+from mailsni.checking import Checked, Expiry, Finding, Level, Thresholds
+from mailsni.config import Settings, StateSettings, parse
+from mailsni.endpoints import Endpoint
+from mailsni.errors import HostError, PermissionMissingError
+from mailsni.inspection import Client, Concern, Inspection, Shown
+from mailsni.rendering import blocks, render_dovecot
+from mailsni.runs import Run
+from mailsni.targets.dovecot import blocks_of
+from mailsni.verify import Outcome, Served
+from tests.builders import EVERYTHING, NOW, PATHS, mixture, selection
+
+DAYS = st.floats(0.1, 4000)
+
+
+def day(number: float) -> timedelta:
+    return timedelta(days=number)
+
+
+# ── thresholds ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "warning", "critical"),
+    [(90, 14, 7), (64, 14, 7), (56, 14, 7), (45, 11.25, 5.625), (160 / 24, 160 / 96, 160 / 192), (398, 14, 7)],
+)
+def test_what_the_lifetime_says(lifetime: float, warning: float, critical: float) -> None:
+    """A certificate is renewed with a third or (below 10 days) a half of its lifetime left: no alarm before that."""
+    one = Thresholds().expiry("a.test", NOW - day(1), NOW - day(1) + day(lifetime))
+    assert (one.warning, one.critical) == pytest.approx((warning, critical))
+    assert one.warning < lifetime / 3
+    assert one.name == "a.test"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [((30, None), (30, 7)), ((None, 3), (14, 3)), ((3, None), (3, 3)), ((None, 20), (20, 20)), ((2, 1), (2, 1))],
+)
+def test_what_is_given_counts_in_days(given: tuple[float | None, float | None], expected: tuple[float, float]) -> None:
+    one = Thresholds(*given).expiry("a.test", NOW, NOW + day(90))
+    assert (one.warning, one.critical) == expected
+
+
+def test_without_the_begin_of_a_certificate_it_is_taken_for_a_long_one() -> None:
+    one = Thresholds().expiry("a.test", None, NOW + day(1))
+    assert (one.warning, one.critical) == (14, 7)
+
+
+@given(st.none() | DAYS, st.none() | DAYS, DAYS, DAYS)
+def test_a_warning_never_comes_after_what_is_critical(
+    warning: float | None, critical: float | None, lifetime: float, age: float
+) -> None:
+    begin = NOW - day(age)
+    one = Thresholds(warning, critical).expiry("a.test", begin, begin + day(lifetime))
+    assert 0 < one.critical <= one.warning
+    levels = [one.level(begin + day(lifetime * share / 50)) for share in range(52)]
+    assert levels == sorted(levels)
+    assert levels[-1] is Level.CRITICAL
+
+
+def expiry(name: str, left: float) -> Expiry:
+    return Expiry(name, NOW + day(left), 14, 7)
+
+
+def test_names_that_expire_are_said_together() -> None:
+    names = [expiry(f"mail.{at}.test", 10) for at in range(9)]
+    found = checking.expired([*names, expiry("b.test", 20), expiry("c.test", 6.5), expiry("d.test", -3)], NOW)
+    assert [(one.level, one.code) for one in found] == [
+        (Level.CRITICAL, "expired"),
+        (Level.CRITICAL, "expires"),
+        (Level.WARNING, "expires"),
+    ]
+    assert found[0].text == "d.test: the deployed certificate expired 3.0 days ago (2026-02-26 12:00 UTC)"
+    assert found[2].text == (
+        "mail.0.test, mail.1.test, mail.2.test and 6 more: "
+        "the deployed certificate expires in 10.0 days (2026-03-11 12:00 UTC)"
+    )
+    assert found[2].names == tuple(one.name for one in names)
+    two = checking.expired([expiry("a.test", 2), expiry("b.test", 1)], NOW)
+    assert two[0].text.startswith("b.test, a.test: the deployed certificate expires, the first of them in 1.0 days")
+    assert checking.expired([expiry("a.test", 0)], NOW)[0].code == "expired"
+    assert checking.expired([expiry("a.test", 14.01)], NOW) == []
+
+
+# ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+GOOD = Run(NOW, NOW, 0, "nothing to do", "timer", 3)
+
+
+@pytest.mark.parametrize(
+    ("code", "by", "level", "said"),
+    [
+        (1, "certbot-post", Level.WARNING, "the hook certbot-post failed, on 2026-03-01 12:00 UTC: why (exit code 1)"),
+        (1, "timer", Level.WARNING, "the last run failed, started by timer, on"),
+        (78, "cron", Level.WARNING, "the last run failed, started by cron with a wrong configuration, on"),
+        (143, "watch", Level.WARNING, "started by watch"),
+        (5, "lego", Level.CRITICAL, "the hook lego failed, on"),
+        (6, "terminal", Level.CRITICAL, "(exit code 6)"),
+    ],
+)
+def test_a_run_that_failed(code: int, by: str, level: Level, said: str) -> None:
+    found = checking.of_run(replace(GOOD, exit_code=code, by=by, summary="why"))
+    assert found is not None
+    assert found.level is level
+    assert said in found.text
+
+
+@pytest.mark.parametrize("last", [None, GOOD, replace(GOOD, exit_code=4)])
+def test_a_run_that_did_its_work_is_nothing_to_say(last: Run | None) -> None:
+    assert checking.of_run(last) is None
+
+
+# ── on the wire ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def shown(name: str | None, port: int, *concerns: Concern) -> Shown:
+    endpoint = Endpoint.parse(f"imaps://127.0.0.1:{port}")
+    served = Served(endpoint, name, Outcome.SERVED, "a" * 64, "TLSv1.3")
+    client = Client.NAMED if name else Client.WITHOUT_SNI
+    return Shown(client, name, endpoint, None, "a" * 64, served, concerns, NOW)
+
+
+def test_what_the_servers_show() -> None:
+    found = checking.of_inspection(
+        Inspection(
+            (
+                shown("a.test", 1),
+                shown("b.test", 1, Concern.OTHER_CERTIFICATE, Concern.UNTRUSTED),
+                shown("b.test", 2, Concern.OTHER_CERTIFICATE),
+                shown("c.test", 1, Concern.OTHER_CERTIFICATE),
+                shown(None, 2, Concern.UNTRUSTED),
+                shown("a.test", 3, Concern.NOT_LISTENING),
+            )
+        )
+    )
+    assert [(one.level, one.code, one.names) for one in found] == [
+        (Level.CRITICAL, "wire_other_certificate", ("b.test", "c.test")),
+        (Level.WARNING, "wire_untrusted", ("b.test",)),
+        (Level.WARNING, "wire_untrusted", ("without sni",)),
+        (Level.CRITICAL, "wire_not_listening", ("a.test",)),
+    ]
+    where = "imaps://127.0.0.1:1, imaps://127.0.0.1:2"
+    assert found[0].text == f"dovecot on the wire: {where}: other certificate: b.test, c.test"
+    assert found[3].text == "dovecot on the wire: imaps://127.0.0.1:3: not listening"
+
+
+def nowhere(tmp_path: Path) -> Settings:
+    text = f'[postfix]\nenabled = false\n[dovecot]\nenabled = false\n[[sources]]\npath = "{tmp_path}"\n'
+    return replace(parse(text, "config"), state=StateSettings(tmp_path / "state", tmp_path / "lock"))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "level", "said"),
+    [
+        (Inspection((shown("a.test", 1),)), Level.UNKNOWN, "1"),
+        (Inspection((shown("a.test", 1, Concern.EXPIRED),)), Level.CRITICAL, "expired: a.test"),
+        (HostError("nobody says where they listen"), Level.CRITICAL, "on the wire: nobody says where they listen"),
+        (PermissionMissingError("no"), Level.CRITICAL, "the servers were not asked: no"),
+    ],
+)
+def test_the_servers_are_asked_only_if_that_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: object, level: Level, said: str
+) -> None:
+    def inspect(_seen: object, **_more: object) -> Inspection:
+        if isinstance(outcome, Exception):
+            raise outcome
+        assert isinstance(outcome, Inspection)
+        return outcome
+
+    monkeypatch.setattr(inspection, "inspect", inspect, raising=False)
+    settings = nowhere(tmp_path)
+    offline = checking.check(settings, Thresholds(), NOW)
+    found = checking.check(settings, Thresholds(), NOW, wire=True)
+    assert offline.on_the_wire is None
+    assert set(offline.findings) <= set(found.findings)
+    assert said in " ".join(one.text for one in found.findings) + str(found.on_the_wire)
+    assert found.level.weight >= level.weight
+
+
+def test_a_host_with_nothing_is_a_clear_line(tmp_path: Path) -> None:
+    found = checking.check(nowhere(tmp_path), Thresholds(), NOW)
+    assert [(one.level, one.code) for one in found.findings] == [
+        (Level.CRITICAL, "not_deployed"),
+        (Level.UNKNOWN, "server_not_found"),
+    ]
+    (tmp_path / "state").write_text("no directory")
+    assert checking.check(nowhere(tmp_path), Thresholds(), NOW).level is Level.CRITICAL
+
+
+# ── the sum ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("levels", "worst"),
+    [
+        ((), Level.OK),
+        ((Level.UNKNOWN,), Level.UNKNOWN),
+        ((Level.UNKNOWN, Level.WARNING), Level.WARNING),
+        ((Level.UNKNOWN, Level.CRITICAL, Level.WARNING), Level.CRITICAL),
+    ],
+)
+def test_the_worst_of_all_counts(levels: Sequence[Level], worst: Level) -> None:
+    assert Checked(NOW, tuple(Finding(level, "x", "x") for level in levels)).level is worst
+
+
+# ── what an include says ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("version", ["2.3", "2.4"])
+def test_an_include_is_read_as_it_was_written(version: Literal["2.3", "2.4"]) -> None:
+    chosen = selection(*mixture(), patterns=EVERYTHING)
+    text = render_dovecot(blocks(chosen, PATHS, version), version, None).decode()
+    found = {name: block for block in blocks_of(text) for name in block.names}
+    assert set(found) == {winner.name for winner in chosen.winners}
+    for winner in chosen.winners:
+        block = found[winner.name]
+        assert [one.fingerprint for one in block.stated] == [one.fingerprint for one in winner.certificates]
+        assert [one.not_after for one in block.stated] == [one.not_after for one in winner.certificates]
+        assert set(block.paths) == {PATHS.pinned(one) for one in winner.certificates}
+
+
+@given(st.text(alphabet='local_name {}"\n# SHA-256 valid until :.01a<=/ssl_cert', max_size=300))
+def test_whatever_else_lies_there_is_read_without_an_error(text: str) -> None:
+    for block in blocks_of(text):
+        assert block.names
+
+
+def test_of_an_include_with_an_impossible_date_nothing_is_believed() -> None:
+    text = "# /a: RSA, valid until 2026-02-31 10:00 UTC\n# SHA-256 " + "a" * 64 + "\nlocal_name a.test {\n}\n"
+    (block,) = blocks_of(text)
+    assert (block.names, block.paths, block.stated) == (("a.test",), (), ())
