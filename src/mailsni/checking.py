@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import importlib
 import os
 import re
 import time
@@ -35,7 +34,7 @@ from mailsni.targets.dovecot import Dovecot
 from mailsni.targets.postfix import Difference, Discrepancy, Postfix, Table
 
 if TYPE_CHECKING:
-    from mailsni.inspection import Inspection
+    from mailsni.inspection import Inspection, Shown
 
 WARNING_DAYS, CRITICAL_DAYS = 14.0, 7.0
 """Before the end of a certificate: by then its renewal has failed for weeks."""
@@ -240,24 +239,33 @@ def of_run(last: runs.Run | None) -> Finding | None:
     )
 
 
-def of_inspection(found: Inspection) -> list[Finding]:
-    """What there is to say of what the running servers show: one finding for each server and kind of trouble."""
-    groups: dict[tuple[str, str, bool], tuple[list[str], list[str]]] = {}
+def of_inspection(found: Inspection, deployed: Deployment) -> list[Finding]:
+    """What there is to say of what the running servers show: one finding for each server and kind of trouble.
+
+    Args:
+        found: held against what the stores have.
+        deployed: what servers may show until the next run; that it waits is said by another look.
+    """
+    from mailsni.inspection import Client, Concern
+
+    groups: dict[tuple[Level, str, Concern], list[Shown]] = defaultdict(list)
     for one in found.shown:
         for concern in one.concerns:
-            names, places = groups.setdefault((one.endpoint.server, str(concern), one.wrong), ([], []))
-            name = one.name or str(one.client).replace("_", " ")
-            if name not in names[-1:]:
-                names.append(name)
-            places.append(str(one.endpoint))
-    result = []
-    for (server, trouble, wrong), (names, places) in groups.items():
-        where = listed(sorted(set(places)))
-        concerned = list(dict.fromkeys(names))
-        what = trouble.replace("_", " ")
-        about = f"{where}: {what}" if trouble == "not_listening" else f"{where}: {what}: {listed(concerned)}"
-        level = Level.CRITICAL if wrong and trouble != "untrusted" else Level.WARNING
-        result.append(Finding(level, f"wire_{trouble}", f"{server} on the wire: {about}", tuple(concerned)))
+            if concern is Concern.UNTRUSTED and one.client is not Client.NAMED:
+                continue  # whoever sends no name, or one that nobody has, cannot expect more of the default certificate
+            current = {known.fingerprint for known in deployed.of_name(one.name or "")}
+            if concern is Concern.OTHER_CERTIFICATE and one.served.fingerprint in current:
+                continue
+            level = Level.WARNING if concern is Concern.UNTRUSTED else Level.CRITICAL
+            groups[level, one.endpoint.server, concern].append(one)
+    result = [Finding(Level.UNKNOWN, "wire_not_asked", f"on the wire: {note}") for note in found.notes]
+    for (level, server, trouble), answers in groups.items():
+        where = listed(sorted({str(one.endpoint) for one in answers}))
+        names = tuple(dict.fromkeys(one.name or "(no name)" for one in answers))
+        about = where if trouble is Concern.NOT_LISTENING else f"{listed(names)} at {where}"
+        why = f" ({answers[0].detail})" if answers[0].detail else ""
+        text = f"{server} on the wire: {about}: {trouble.replace('_', ' ')}{why}"
+        result.append(Finding(level, f"wire_{trouble}", text, names))
     return result
 
 
@@ -736,20 +744,16 @@ class _Wire:
 
     def take(self) -> Checked:
         """The same with what the running servers show."""
+        from mailsni.inspection import Wish, inspect
+
         try:
             seen = observe(self.settings, self.now, progress=self.progress)
-            inspect: Callable[..., Inspection] | None = getattr(
-                importlib.import_module("mailsni.inspection"), "inspect", None
-            )
-            if inspect is None:
-                return self._with([Finding(Level.UNKNOWN, "wire_failed", "this version cannot ask the servers")], None)
-            found = inspect(seen, progress=self.progress)
-        except PermissionMissingError as problem:
-            text = f"the servers were not asked: {problem.message}"
-            return self._with([Finding(Level.UNKNOWN, "wire_failed", text)], None)
+            deployed = seen.record.deployment
+            found = inspect(seen, Wish(tuple(deployed.names)), progress=self.progress)
         except MailsniError as problem:
-            return self._with([Finding(Level.UNKNOWN, "wire_failed", f"on the wire: {problem.message}")], None)
-        return self._with(of_inspection(found), len(found.shown))
+            text = f"the servers were not asked: {problem.message}"
+            return self._with([Finding(Level.UNKNOWN, "wire_not_asked", text)], None)
+        return self._with(of_inspection(found, deployed), len(found.shown))
 
     def _with(self, findings: Sequence[Finding], answers: int | None) -> Checked:
         one = self.offline

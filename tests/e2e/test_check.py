@@ -534,3 +534,27 @@ def test_a_wrong_command_line_is_unknown(laboratory: Laboratory) -> None:
     with Path("/dev/full").open("w") as full:
         words = [sys.executable, "-m", "mailsni", "--config", str(laboratory.config), "check"]
         assert subprocess.run(words, env=environment(), stdout=full, check=False).returncode == UNKNOWN
+
+
+@pytest.mark.on_both
+def test_on_the_wire(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    trusted = laboratory.directory / "root.pem"
+    trusted.write_bytes(laboratory.authority.root_pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    issued = laboratory.issue("mail.a.test")
+    with laboratory.postfix, laboratory.dovecot:
+        applied(laboratory)
+        assert checked(laboratory, OK, "--wire").endswith(" answers as intended")
+        laboratory.store.renew("mail.a.test", laboratory.authority.issue(["mail.a.test"]))
+        text = checked(laboratory, WARNING, "--wire")
+        assert text == "mail.a.test: renewed, but not deployed yet"
+        laboratory.map.write_text("")
+        postmap(laboratory, f"cdb:{laboratory.map}", "-F")
+        text = checked(laboratory, CRITICAL, "--wire")
+        assert re.search(r"postfix on the wire: mail\.a\.test at smtp://.*: other certificate \(shows ", text)
+        assert issued.fingerprint == laboratory.served("imaps", "mail.a.test")
+        laboratory.dovecot.stop()
+        text = checked(laboratory, CRITICAL, "--wire")
+        assert re.search(
+            r"dovecot on the wire: imap://[^ ]+, imaps://[^ ]+, pop3://[^ ]+ and 2 more: not listening", text
+        )

@@ -70,7 +70,7 @@ def check(found: Checked) -> Document:
         "expiry": [
             {
                 "name": one.name,
-                "not_after": _time(one.not_after),
+                "not_after": time(one.not_after),
                 "days": round((one.not_after - found.now) / timedelta(days=1), 3),
                 "warning": one.warning,
                 "critical": one.critical,
