@@ -12,7 +12,7 @@ import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -295,11 +295,17 @@ class _Look:
         """What is to be live: the idents of each name's certificates; None when that cannot be known."""
         self._damaged = False
         """Whether the artifacts of a server are not as they were published: then that they are to be is no news."""
+        self._dovecot_reads_pins = False
 
     def take(self) -> Checked:
         servers = self._servers()
-        self._record = self._look("the record of what is deployed", self._state.load)
+        pinned = self._settings.dovecot.certificates == "pinned"
+        self._dovecot_reads_pins = pinned and any(isinstance(server, Dovecot) for server in servers)
         self._observation = self._look("the certificate stores", self._observed)
+        if self._observation is not None:
+            self._record = self._observation.record
+        else:
+            self._record = self._look("the record of what is deployed", self._state.load)
         self._names = self._expected()
         if self._nothing_deployed():
             self._say(Level.CRITICAL, "not_deployed", "nothing is deployed yet: `mailsni setup` does it")
@@ -354,14 +360,14 @@ class _Look:
     def _servers(self) -> list[Postfix | Dovecot]:
         found: list[Postfix | Dovecot] = []
         looks: tuple[tuple[str, Callable[[], Postfix | Dovecot | None]], ...] = (
-            ("Postfix", lambda: postfix.find(self._settings.postfix)),
+            ("Postfix", self._find_postfix),
             ("Dovecot", lambda: dovecot.find(self._settings.dovecot)),
         )
         failed = False
         for name, look in looks:
-            before = len(self._findings)
+            before = (len(self._findings), len(self._unseen))
             server = self._look(name, look)
-            failed = failed or len(self._findings) > before
+            failed = failed or (len(self._findings), len(self._unseen)) != before
             if server is not None:
                 found.append(server)
                 if not server.installed:
@@ -371,9 +377,13 @@ class _Look:
             self._say(Level.UNKNOWN, "server_not_found", text)
         return found
 
-    def _observed(self) -> Observation | None:
-        if self._record is None:
-            return None
+    def _find_postfix(self) -> Postfix | None:
+        main = self._settings.postfix.config_directory / "main.cf"
+        if main.exists() and not os.access(main, os.R_OK):
+            raise PermissionMissingError(str(main))
+        return postfix.find(self._settings.postfix)
+
+    def _observed(self) -> Observation:
         return observe(self._settings, self._now, progress=self._progress)
 
     def _expected(self) -> Mapping[str, tuple[str, ...]] | None:
@@ -426,6 +436,11 @@ class _Look:
         if not os.access(file, os.R_OK):
             self._unseen.append("the entries of the map")
             return
+        if not file.is_file():
+            self._damaged = True
+            text = f"postfix: {file} is no regular file: clients that send a name are cut off"
+            self._say(Level.CRITICAL, "map_unreadable", text)
+            return
         if not self._nothing_deployed() and files.Identity.of(source) is None:
             self._damaged = True
             self._say(Level.CRITICAL, "source_missing", f"postfix: {source} is gone, or is no regular file")
@@ -465,28 +480,30 @@ class _Look:
         self._say(Level.CRITICAL, "map_missing", text)
 
     def _entries(self, table: Table, file: Path, directory: Path) -> None:
-        pins = Path(self._deployment.pin_directory or self._pin_directory())
-        entries, names = [], {}
-        for name, idents in (self._names or {}).items():
-            try:
-                key = postfix_key(name)
-            except RefusedNameError:
-                continue  # in a record that somebody damaged
-            names[key] = name
-            digests = tuple(ident.partition("-")[2] for ident in idents)
-            entries.append(MapEntry(key, tuple(pins / f"{ident}.pem" for ident in idents), digests))
         found: dict[Difference, list[str]] = defaultdict(list)
         try:
-            for one in postfix.discrepancies(table, file, entries, directory):
+            for one in postfix.discrepancies(table, file, self._intended(table), directory):
                 if not self._excused(one):
-                    found[one.difference].append(names.get(one.key, one.key))
-                    self._served_by(names.get(one.key, one.key), one.leaf)
+                    name = f"*{one.key}" if one.key.startswith(".") else one.key
+                    found[one.difference].append(name)
+                    self._served_by(name, one.leaf)
         except MailsniError as problem:
             self._damaged = True
             self._say(Level.CRITICAL, "map_unreadable", f"postfix: {problem.message}")
         for difference, several in found.items():
             self._damaged = True
-            self._say(Level.CRITICAL, *_of_map(difference, file, several, total=len(entries)), several)
+            self._say(Level.CRITICAL, *_of_map(difference, file, several, total=len(self._names or ())), several)
+
+    def _intended(self, table: Table) -> Iterator[MapEntry]:
+        """What the map should hold. Which files that came from matters only where the map itself names them."""
+        pins = Path(self._deployment.pin_directory or self._pin_directory())
+        for name, idents in (self._names or {}).items():
+            try:
+                key = postfix_key(name)
+            except RefusedNameError:
+                continue  # in a record that somebody damaged
+            paths = (pins / f"{ident}.pem" for ident in idents if table.map_type == "texthash")
+            yield MapEntry(key, tuple(paths), tuple(ident.partition("-")[2] for ident in idents))
 
     def _excused(self, found: Discrepancy) -> bool:
         """Whether an entry is one of the two that it may be while a run publishes, or after it was cut off."""
@@ -510,7 +527,10 @@ class _Look:
         if server.installed and not os.access(main, os.R_OK):
             self._unseen.append(f"whether {main} includes it")
         elif server.installed and (unwired := server.why_unwired("")) is not None:
-            self._say(Level.CRITICAL, "not_wired", unwired)
+            if self._record is None:  # one of the files between them may be one that this user may not read
+                self._unseen.append(f"whether {main} includes it")
+            else:
+                self._say(Level.CRITICAL, "not_wired", unwired)
         content = files.read_own(path)
         if content is None:
             if not _absent(path) or os.access(path.parent, os.X_OK):
@@ -595,7 +615,8 @@ class _Look:
                     if not hashlib.sha256(content).hexdigest().startswith(ident.partition("-")[2]):
                         changed += names
         if missing:
-            text = f"the pinned file of {listed(missing)} is gone from {directory}: Dovecot does not start again"
+            harm = ": Dovecot does not start again" if self._dovecot_reads_pins else ""
+            text = f"the pinned file of {listed(missing)} is gone from {directory}{harm}"
             self._say(Level.CRITICAL, "pin_missing", text, missing)
         if changed:
             text = f"the pinned file of {listed(changed)} in {directory} was changed"
@@ -689,16 +710,16 @@ class _Look:
                 self._say(Level.WARNING, "leaving", f"{listed(names)}: {why}: the next run removes it", names)
             else:
                 self._say(Level.WARNING, "not_deployed_yet", f"{listed(names)}: {why}, but not deployed yet", names)
-        if known and not waiting and not self._damaged:
-            for artifact in seen.plan.artifacts:
-                self._say(Level.WARNING, "pending", f"{artifact.server}: {artifact.path}: {artifact.why}")
-            if seen.plan.pins and not seen.plan.artifacts:
-                number = len(seen.plan.pins)
-                self._say(Level.WARNING, "pending", f"{number} pinned files are to be written again")
         for one in seen.selection.problems:
             about = f" ({listed(one.names)})" if one.names else ""
             self._say(Level.WARNING, one.reason, f"{one.source}: {one.reason}: {one.detail}{about}", one.names)
-        return len(seen.plan.effective) if known else 0
+        if known and not waiting and not self._damaged:
+            for artifact in seen.plan.artifacts:
+                text = f"{artifact.server}: {artifact.path} waits to be written again: {artifact.why}"
+                self._say(Level.WARNING, "pending", text)
+            if seen.plan.pins and not seen.plan.artifacts:
+                self._say(Level.WARNING, "pending", f"{len(seen.plan.pins)} pinned files wait to be written again")
+        return len(seen.plan.effective) if known else None
 
     def _said(self, code: str) -> bool:
         return any(finding.code == code for finding in self._findings)

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import inspect
 import json
+import math
 import os
 import resource
 import signal
@@ -358,6 +359,8 @@ def check(
 
     now, thresholds = datetime.now(UTC), checking.Thresholds(warning, critical)
     try:
+        if not all(days is None or math.isfinite(days) for days in (warning, critical)):
+            raise UsageError("usage: --warning and --critical take a number of days")
         if warning is not None and critical is not None and warning < critical:
             raise UsageError("usage: --warning: fewer days than --critical")
         with plugin.unknown_after(None if wire else plugin.TIME_LIMIT), text.progress(quiet=common.quiet) as progress:

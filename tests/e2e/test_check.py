@@ -133,6 +133,21 @@ def test_what_is_right_is_ok_and_what_was_never_done_is_not(laboratory: Laborato
     assert "\n" not in data.rstrip("\n"), "-v has nothing to add"
 
 
+def test_two_algorithms_and_wildcards_are_right_too(laboratory: Laboratory) -> None:
+    laboratory.configure(names={"include": ["*"]})
+    for algorithm in ("ecdsa", "rsa"):
+        issued = laboratory.authority.issue(["mail.a.test", "*.w.test"], algorithm=algorithm)
+        laboratory.store.add(f"a.test-{algorithm}", issued)
+    for map_type in ("cdb", "texthash"):
+        laboratory.configure(postfix={"map_type": map_type})
+        main_cf(laboratory, f"{map_type}:{laboratory.map}")
+        deployed_again(laboratory)
+        assert checked(laboratory, OK).startswith("2 names, ")
+    lines = [line.split() for line in laboratory.map.read_text().splitlines() if line[:1] not in ("", "#")]
+    laboratory.map.write_text("".join(f"{key} {rsa} {ecdsa}\n" for key, ecdsa, rsa in lines))
+    assert "another certificate than the deployed one for *.w.test, mail.a.test" in checked(laboratory, CRITICAL)
+
+
 def older_map(laboratory: Laboratory, *options: str, map_type: str = "cdb") -> None:
     """Compile a map by hand, as tutorials do it, from certificates that were renewed since."""
     old = laboratory.authority.issue(["mail.a.test"], not_after=datetime.now(UTC) + timedelta(days=30))
@@ -252,8 +267,8 @@ FAULTS: dict[str, tuple[Callable[[Laboratory], object], int, str]] = {
     "pin changed": (lambda lab: pin(lab).write_bytes(b"x"), CRITICAL, "the pinned file of mail.a.test in"),
     "map gone": (lambda lab: map_of(lab).unlink(), CRITICAL, "there is no"),
     "source gone": (lambda lab: lab.map.unlink(), CRITICAL, "etc/mailsni is gone"),
-    "map is a directory": (lambda lab: directory_in_place_of(map_of(lab)), CRITICAL, "mailsni.cdb"),
-    "map is garbage": (garbage, CRITICAL, "mailsni.cdb"),
+    "map is a directory": (lambda lab: directory_in_place_of(map_of(lab)), CRITICAL, "cdb is no regular file"),
+    "map is garbage": (garbage, CRITICAL, "cannot be"),
     "include gone": (lambda lab: lab.include_file.unlink(), CRITICAL, "99-mailsni.conf is gone"),
     "include writable": (lambda lab: lab.include_file.chmod(0o666), CRITICAL, "99-mailsni.conf has mode 0666"),
     "include edited": (lambda lab: edited(lab, "# Dovecot 2", "# My Dovecot 2"), WARNING, "99-mailsni.conf was edited"),
@@ -527,7 +542,14 @@ def test_anybody_sees_the_public_parts(laboratory: Laboratory) -> None:
 
 
 def test_a_wrong_command_line_is_unknown(laboratory: Laboratory) -> None:
-    for words in (["--warning", "soon"], ["--bogus"], ["one", "more"], ["--warning", "1", "--critical", "2"]):
+    for words in (
+        ["--warning", "soon"],
+        ["--warning", "nan"],
+        ["--critical", "-1"],
+        ["--bogus"],
+        ["one", "more"],
+        ["--warning", "1", "--critical", "2"],
+    ):
         assert "usage: " in checked(laboratory, UNKNOWN, *words)
     done = laboratory.mailsni("--bogus", "check")
     assert (done.returncode, done.stdout[:27]) == (UNKNOWN, "MAILSNI UNKNOWN - usage: No")

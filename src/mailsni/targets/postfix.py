@@ -595,7 +595,7 @@ def _read_cdb(path: Path) -> Iterator[tuple[bytes, bytes]]:
                 if at > end:
                     raise damaged
                 key, value = file.read(key_size), file.read(size)
-                if len(value) != size:
+                if len(key) != key_size or len(value) != size:
                     raise damaged
                 yield _without_nul(key), _without_nul(value)
     except OSError as error:
