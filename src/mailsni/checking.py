@@ -326,7 +326,7 @@ class _Look:
             self._now,
             _ordered(self._findings),
             tuple(sorted(self._expiries.values(), key=lambda one: (one.not_after, one.name))),
-            len(self._names if self._names is not None else self._expiries),
+            0 if self._nothing_deployed() else len(self._names if self._names is not None else self._expiries),
             pending,
             tuple(dict.fromkeys(self._unseen)),
         )
@@ -490,9 +490,11 @@ class _Look:
         except MailsniError as problem:
             self._damaged = True
             self._say(Level.CRITICAL, "map_unreadable", f"postfix: {problem.message}")
+        lacking = len(found.get(Difference.MISSING, ())) + len(found.get(Difference.UNUSABLE, ()))
+        usable = lacking < len(self._names or ())
         for difference, several in found.items():
             self._damaged = True
-            self._say(Level.CRITICAL, *_of_map(difference, file, several, total=len(self._names or ())), several)
+            self._say(Level.CRITICAL, *_of_map(difference, file, several, usable=usable), several)
 
     def _intended(self, table: Table) -> Iterator[MapEntry]:
         """What the map should hold. Which files that came from matters only where the map itself names them."""
@@ -735,11 +737,11 @@ def _others(table: Table) -> list[Path]:
     return [path for path in postfix.map_files(table.source) if path != table.file and path.is_file()]
 
 
-def _of_map(difference: Difference, file: Path, names: Collection[str], *, total: int) -> tuple[str, str]:
-    """The code and the text for entries of a map."""
+def _of_map(difference: Difference, file: Path, names: Collection[str], *, usable: bool) -> tuple[str, str]:
+    """The code and the text for entries of a map; whether it has any that holds a key and a chain."""
     several = listed(list(names))
     match difference:
-        case Difference.UNUSABLE if len(names) == total:
+        case Difference.UNUSABLE if not usable:
             return "map_without_keys", (
                 f"postfix: {file} was compiled without `postmap -F`: the handshakes of {several} are aborted"
             )

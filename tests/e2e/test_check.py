@@ -118,6 +118,7 @@ def main_cf(laboratory: Laboratory, maps: str) -> None:
 def test_what_is_right_is_ok_and_what_was_never_done_is_not(laboratory: Laboratory) -> None:
     laboratory.issue("mail.a.test", "imap.a.test")
     assert "nothing is deployed" in checked(laboratory, CRITICAL)
+    assert document(laboratory)["names"] == 0
     applied(laboratory)
     done = laboratory.mailsni("check", "-v")
     assert (done.returncode, done.stderr) == (OK, ""), done.stdout
