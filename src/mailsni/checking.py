@@ -492,7 +492,8 @@ class _Look:
             self._say(Level.CRITICAL, "map_unreadable", f"postfix: {problem.message}")
         lacking = len(found.get(Difference.MISSING, ())) + len(found.get(Difference.UNUSABLE, ()))
         usable = lacking < len(self._names or ())
-        for difference, several in found.items():
+        for difference in found:
+            several = sorted(found[difference])
             self._damaged = True
             self._say(Level.CRITICAL, *_of_map(difference, file, several, usable=usable), several)
 
