@@ -466,8 +466,8 @@ def verify(
         found = inspection.inspect(seen, asked, timeout=timeout, concurrency=concurrency, progress=progress)
     if common.as_json:
         _print_json(verification.document(found))
-    elif not common.quiet or found.wrong:
-        verification.show(found, verbose=common.verbose)
+    else:
+        verification.show(found, verbose=common.verbose, quiet=common.quiet)
     verification.warn(found)
     return verification.exit_code(found)
 

@@ -8,9 +8,10 @@ the system's trust store leads to it. Nothing is changed, whatever is found.
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -18,9 +19,10 @@ from mailsni import certificate, files
 from mailsni.config import Settings, VerifySettings
 from mailsni.endpoints import Endpoint, resolved
 from mailsni.errors import HostError, UsageError
-from mailsni.inventory import Algorithm, Progress
+from mailsni.inventory import Algorithm, Certificate, Progress
 from mailsni.names import covers, host_name
 from mailsni.observation import Observation
+from mailsni.state import DeployedCertificate
 from mailsni.targets import Target
 from mailsni.verify import Outcome, Question, Served, probe_all
 from mailsni.wire import asked_for
@@ -31,6 +33,8 @@ CONCURRENCY = 32
 """Connections at a time: probes wait for the network, and both servers take 100 clients by default."""
 _BATCH = 512
 """Questions after which is looked whether an endpoint still answers."""
+_TRIES = 3
+"""Clients that are asked for a verdict on a chain, until one has seen it."""
 _PATIENCE = 16
 """Questions that an endpoint may leave unanswered, each to its time limit, until it is not asked any more."""
 
@@ -232,20 +236,26 @@ def listeners(settings: Settings, targets: Iterable[Target]) -> tuple[tuple[Endp
 def intentions(observation: Observation, names: Sequence[str] = ()) -> dict[str, tuple[Intention, ...]]:
     """What names are to be served: the winners in the stores, also those that are not deployed yet.
 
+    A name that is deployed and has no winner any more, because its certificate has expired or its lineage is gone, is
+    served what is deployed until the next run.
+
     Args:
         observation: of this host.
         names: those of interest, all when there is none. One that is not to be served has no intention.
     """
-    winners = {winner.name: winner.certificates for winner in observation.selection.winners}
-    chains: dict[str, tuple[str, ...]] = {}
-    for one in observation.selection.certificates:
-        pem = one.material.pem or files.read_own(observation.pins.of(one)) or b""
-        chains[one.ident] = certificate.chain_digests(pem)
+    deployed, pins = observation.record.deployment, observation.pins
+    meant: dict[str, Sequence[Certificate | DeployedCertificate]] = {
+        **{name: deployed.of_name(name) for name in deployed.names},
+        **{winner.name: winner.certificates for winner in observation.selection.winners},
+    }
+
+    @functools.cache
+    def chain_of(ident: str) -> tuple[str, ...]:
+        return certificate.chain_digests(files.read_own(pins.path / f"{ident}.pem") or b"")
+
     return {
-        name: tuple(
-            Intention(one.fingerprint, one.algorithm, chains.get(one.ident, ())) for one in winners.get(name, ())
-        )
-        for name in names or winners
+        name: tuple(Intention(one.fingerprint, one.algorithm, chain_of(one.ident)) for one in meant.get(name, ()))
+        for name in names or sorted(meant)
     }
 
 
@@ -371,16 +381,30 @@ def _trust(
 
     Asked once for each chain, in a handshake of its own: Python's ssl has no other way to OpenSSL's verdict.
     """
-    by_chain: dict[tuple[bytes, ...], _Case] = {}
+    by_chain: dict[tuple[bytes, ...], list[_Case]] = {}
     for case, answer in zip(cases, answers, strict=True):
         if answer.outcome is Outcome.SERVED:
-            by_chain.setdefault(answer.chain, case)
-    questions = [case.question(trusting=True) for case in by_chain.values()]
-    on_done = None if progress is None else (lambda done: progress("asking for trust", done, len(questions)))
-    said = probe_all(questions, timeout=limits.timeout, concurrency=limits.concurrency, on_done=on_done)
-    return {
-        chain: None if one.outcome is Outcome.SERVED else one.detail for chain, one in zip(by_chain, said, strict=True)
-    }
+            by_chain.setdefault(answer.chain, []).append(case)
+    verdicts: dict[tuple[bytes, ...], str | None] = {}
+    # A server that shows something else now, or nothing, says nothing of the chain that it showed before.
+    for attempt in range(_TRIES):
+        asked = [(chain, several[attempt::_TRIES][:1]) for chain, several in by_chain.items() if chain not in verdicts]
+        open_ones = [(chain, several[0]) for chain, several in asked if several]
+        total = len(open_ones)
+        said = probe_all(
+            [case.question(trusting=True) for _, case in open_ones],
+            timeout=limits.timeout,
+            concurrency=limits.concurrency,
+            on_done=None if progress is None else _counting(progress, total),
+        )
+        for (chain, _), one in zip(open_ones, said, strict=True):
+            if one.outcome is Outcome.UNTRUSTED or (one.outcome is Outcome.SERVED and one.chain == chain):
+                verdicts[chain] = one.detail if one.outcome is Outcome.UNTRUSTED else None
+    return verdicts
+
+
+def _counting(progress: Progress, total: int) -> Callable[[int], None]:
+    return lambda done: progress("asking for trust", done, total)
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,7 +470,7 @@ class _Judge:
             yield Concern.OTHER_CHAIN, f"the chain is another one ({sent})"
         elif untrusted and len(digests) == 1 and leaf.has_issuer_address and not leaf.self_signed:
             yield Concern.OTHER_CHAIN, "the leaf is sent without its intermediates"
-        if untrusted is not None:
+        if untrusted is not None and leaf.not_before <= self.now < leaf.not_after:  # else the dates are all it says
             yield Concern.UNTRUSTED, f"not trusted by this system: {untrusted}"
 
     def _called(self, served: Served, leaf: certificate.Leaf | None) -> str:

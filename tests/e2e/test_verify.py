@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,14 @@ def test_chains_dates_and_names(deployed: Laboratory) -> None:
         ("postfix", A, "other_certificate"),
         ("postfix", A, "other_name"),
     }
+    # Deployed, and expired since: nothing in the store can serve the name, and both servers go on with it.
+    soon = datetime.now(UTC) + timedelta(seconds=4)
+    last = deployed.authority.issue([A], not_before=issued.not_before, not_after=soon)
+    deployed.store.renew(A, last)
+    assert deployed.mailsni("apply").returncode == 0
+    while datetime.now(UTC) < last.not_after:
+        time.sleep(0.1)
+    assert wrong(verified(deployed, code=5)) == {(server, A, "expired") for server in ("postfix", "dovecot")}
 
 
 def test_servers_that_are_stopped_or_cut_off(deployed: Laboratory) -> None:
@@ -187,7 +197,7 @@ def test_somebody_elses_servers(deployed: Laboratory) -> None:
     assert (
         f"mailsni: warning: what is meant to be served is not known: {deployed.directory}/no-such-store" in done.stderr
     )
-    assert f"imaps://localhost:{port}" in done.stdout.splitlines()[0]
+    assert f"imaps:{port}" in done.stdout.splitlines()[0]
     other = deployed.authority.issue([A])
     put_into_the_map(deployed, A, other, other.chain_pem)
     done = run_mailsni(nothing, "verify", A, *urls)

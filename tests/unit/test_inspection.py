@@ -15,9 +15,10 @@ import pytest
 from mailsni.certificate import chain_digests, flaw_in_order, look_at
 from mailsni.endpoints import Endpoint
 from mailsni.errors import UsageError
-from mailsni.inspection import Client, Concern, Inspection, Intention, Limits, Shown, Wish, ask
+from mailsni.inspection import Client, Concern, Inspection, Intention, Limits, Shown, Wish, ask, intentions
 from mailsni.sandbox.authority import Authority, Issued, subject_alternative_names
 from mailsni.verify import Outcome
+from tests.builders import certificate, deployment, observation
 from tests.peers import peer, says, tls, waits
 
 NAME = "mail.a.test"
@@ -120,8 +121,23 @@ def test_dates(authority: Authority, tmp_path: Path) -> None:
     with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as endpoints:
         for moment, concern in ((late, Concern.EXPIRED), (early, Concern.NOT_YET_VALID)):
             found = asked(endpoints, {NAME: (intention(issued),)}, now=moment)
-            assert [one.concerns for one in found.shown] == [(concern, Concern.UNTRUSTED)] * 3
+            assert [one.concerns for one in found.shown] == [(concern,)] * 3
             assert len(found.wrong) == 3
+
+
+def test_what_is_deployed_and_has_no_winner_any_more_is_meant_until_the_next_run() -> None:
+    """Its certificate has expired, or its lineage is gone: it is served all the same."""
+    gone, renewed = certificate("gone.test", "mail.gone.test"), certificate("a.test", NAME)
+    seen = observation(renewed, deployed=deployment(gone, certificate("a.test", NAME, age=60, left=30)))
+    found = intentions(seen)
+    assert {name: [one.fingerprint for one in meant] for name, meant in found.items()} == {
+        NAME: [renewed.fingerprint],
+        "mail.gone.test": [gone.fingerprint],
+    }
+    assert intentions(seen, ["mail.gone.test", "mail.x.test"]) == {
+        "mail.gone.test": (Intention(gone.fingerprint, gone.algorithm),),
+        "mail.x.test": (),
+    }
 
 
 def test_chains(authority: Authority, tmp_path: Path) -> None:

@@ -64,26 +64,27 @@ def _answer(one: Shown) -> dict[str, Any]:
     }
 
 
-def show(inspection: Inspection, *, verbose: bool) -> None:
-    """A table of names and endpoints, what is wrong with each answer that is, and a sum.
+def show(inspection: Inspection, *, verbose: bool, quiet: bool = False) -> None:
+    """A table of names and ports, what is wrong with each answer that is, and a sum.
 
     Args:
         inspection: what was found.
         verbose: the table has every name, however many there are, and warnings are told one by one.
+        quiet: only what is wrong.
     """
-    _table(inspection, everything=verbose)
-    for line in _defaults(inspection):
-        text.say(line)
-    told: list[Shown] = []
-    for one in inspection.shown:
-        if one.wrong or (verbose and one.concerns):
-            told.append(one)
-    if told:
-        text.say()
+    told = [one for one in inspection.shown if one.wrong or (verbose and one.concerns)]
+    if not quiet:
+        _table(inspection, everything=verbose)
+        for line in _defaults(inspection):
+            text.say(line)
+        if told:
+            text.say()
     for one in told:
         kind = f", {one.algorithm.upper()} only" if one.algorithm else ""
         word = "wrong" if one.wrong else "warning"
         text.say(f"{word}: {_called(one)} at {one.endpoint}{kind}: {', '.join(one.concerns)}: {one.detail}")
+    if quiet:
+        return
     text.say()
     for line in _sums(inspection):
         text.say(line)
@@ -107,17 +108,21 @@ def _called(one: Shown) -> str:
 
 
 def _table(inspection: Inspection, *, everything: bool) -> None:
-    endpoints = list(dict.fromkeys(one.endpoint for one in inspection.shown))
-    rows: dict[str, dict[Endpoint, list[Shown]]] = {}
+    rows: dict[str, dict[str, list[Shown]]] = {}
     for one in inspection.shown:
-        rows.setdefault(_called(one), {}).setdefault(one.endpoint, []).append(one)
+        rows.setdefault(_called(one), {}).setdefault(_port(one.endpoint), []).append(one)
+    ports = list(dict.fromkeys(_port(one.endpoint) for one in inspection.shown))
     wrong = {_called(one) for one in inspection.wrong}
     everything = everything or len(rows) <= _TABLE_LIMIT
     shown = {name: cells for name, cells in rows.items() if everything or name in wrong or name in _CLIENTS.values()}
-    table = [[name, *(_cell(cells.get(endpoint, ())) for endpoint in endpoints)] for name, cells in shown.items()]
-    text.table(["NAME", *_headings(endpoints)], table, ["red" if name in wrong else "" for name in shown])
+    table = [[name, *(_cell(cells.get(port, ())) for port in ports)] for name, cells in shown.items()]
+    text.table(["NAME", *ports], table, ["red" if name in wrong else "" for name in shown])
     if len(shown) < len(rows):
         text.say(f"({text.counted(len(rows) - len(shown), 'name')} more, all as intended: -v shows them)")
+
+
+def _port(endpoint: Endpoint) -> str:
+    return f"{endpoint.protocol}:{endpoint.port}"
 
 
 def _defaults(inspection: Inspection) -> Iterator[str]:
@@ -132,17 +137,15 @@ def _defaults(inspection: Inspection) -> Iterator[str]:
         yield f"{' and '.join(asked)}: {server} shows {certificate}"
 
 
-def _headings(endpoints: Sequence[Endpoint]) -> Iterator[str]:
-    """Protocol and port; the host where there is more than one."""
-    hosts = {one.host for one in endpoints}
-    for one in endpoints:
-        yield f"{one.protocol}:{one.port}" if len(hosts) == 1 else str(one)
-
-
 def _cell(found: Sequence[Shown]) -> str:
-    """One endpoint's answers for a name: more than one where RSA and ECDSA clients are asked for apart."""
-    words = dict.fromkeys(word for one in found for word in _words(one))
-    return " ".join(words) or "-"
+    """The answers of a port for a name, of all addresses and kinds of client; with the address where they differ."""
+    by_host: dict[str, dict[str, None]] = {}
+    for one in found:
+        by_host.setdefault(one.endpoint.host, {}).update(dict.fromkeys(_words(one)))
+    texts = {host: " ".join(words) for host, words in by_host.items()}
+    if len(set(texts.values())) == 1:
+        return next(iter(texts.values()))
+    return ", ".join(f"{host} {words}" for host, words in texts.items()) or "-"
 
 
 def _words(one: Shown) -> Iterator[str]:
