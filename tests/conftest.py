@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.sharing import share
+from tests.sharing import is_of, share
 
 _FIGURE = "figure"
 
@@ -32,8 +32,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what another release runs."""
-    functions = [_function(item) for item in items if _is_shared(item)]
-    ours = set(share(dict.fromkeys(functions)))
+    functions = {_function(item): _release(item) for item in items if _is_shared(item)}
+    ours = set(share([function for function, release in functions.items() if release is None]))
+    ours |= {function for function, release in functions.items() if release is not None and is_of(release)}
     left_out = {item for item in items if _is_shared(item) and _function(item) not in ours}
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
@@ -43,6 +44,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_shared(item: pytest.Item) -> bool:
     """Whether one release is enough; ``on_both`` marks the exceptions in a module that is shared."""
     return item.get_closest_marker("shared") is not None and item.get_closest_marker("on_both") is None
+
+
+def _release(item: pytest.Item) -> str | None:
+    """Which release runs it, where that is said: ``shared("trixie")``. Else they take turns."""
+    mark = item.get_closest_marker("shared")
+    return str(mark.args[0]) if mark is not None and mark.args else None
 
 
 def _function(item: pytest.Item) -> str:

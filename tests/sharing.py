@@ -21,6 +21,12 @@ def own_part() -> int | None:
     return RELEASES.index(release) if os.environ.get("MAILSNI_SHARED") == "1" and release in RELEASES else None
 
 
+def is_of(release: str) -> bool:
+    """Whether what one release is to run is run here."""
+    part = own_part()
+    return part is None or RELEASES[part] == release
+
+
 def share(everything: Iterable[_Tried]) -> list[_Tried]:
     """Those that are tried here."""
     part = own_part()

@@ -48,7 +48,7 @@ from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_vers
 from mailsni.sources import certbot
 from tests.e2e.support import DEFAULT_NAME, Laboratory, require
 
-pytestmark = pytest.mark.shared
+pytestmark = pytest.mark.shared("trixie")
 
 STORIES = int(os.environ.get("MAILSNI_STORIES", "0"))
 FEW_STORIES = 6

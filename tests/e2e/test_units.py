@@ -199,6 +199,7 @@ def is_at_work(number: int) -> bool:
     return False
 
 
+@pytest.mark.shared
 @pytest.mark.real_host
 def test_a_real_cron_runs_the_job_and_mails_only_when_it_fails(laboratory: Laboratory, tmp_path: Path) -> None:
     issued = laboratory.issue(NAME)
