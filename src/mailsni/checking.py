@@ -251,8 +251,9 @@ def of_inspection(found: Inspection, deployed: Deployment) -> list[Finding]:
     groups: dict[tuple[Level, str, Concern], list[Shown]] = defaultdict(list)
     for one in found.shown:
         for concern in one.concerns:
-            if concern is Concern.UNTRUSTED and one.client is not Client.NAMED:
-                continue  # whoever sends no name, or one that nobody has, cannot expect more of the default certificate
+            # Whoever sends no name, or one that nobody has, cannot expect more of the default certificate.
+            if concern is Concern.UNTRUSTED and (one.client is not Client.NAMED or _is_of_ones_own_authority(one)):
+                continue
             current = {known.fingerprint for known in deployed.of_name(one.name or "")}
             if concern is Concern.OTHER_CERTIFICATE and one.served.fingerprint in current:
                 continue
@@ -267,6 +268,15 @@ def of_inspection(found: Inspection, deployed: Deployment) -> list[Finding]:
         text = f"{server} on the wire: {about}: {trouble.replace('_', ' ')}{why}"
         result.append(Finding(level, f"wire_{trouble}", text, names))
     return result
+
+
+def _is_of_ones_own_authority(one: Shown) -> bool:
+    """Whether a certificate comes from an authority of a company, which this system need not know.
+
+    Those of public authorities say where their issuer's certificate can be fetched (Baseline Requirements, 7.1.2.7.7).
+    """
+    leaf = look_at(one.served.chain[0]) if one.served.chain else None
+    return leaf is not None and not leaf.self_signed and not leaf.has_issuer_address
 
 
 def _ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:

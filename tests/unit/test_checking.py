@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -20,6 +21,7 @@ from mailsni.errors import HostError, PermissionMissingError
 from mailsni.inspection import Client, Concern, Inspection, Shown
 from mailsni.rendering import blocks, render_dovecot
 from mailsni.runs import Run
+from mailsni.sandbox.authority import Authority
 from mailsni.state import Deployment
 from mailsni.targets.dovecot import blocks_of
 from mailsni.verify import Outcome, Served
@@ -157,6 +159,17 @@ def test_what_the_servers_show() -> None:
     where = "imaps://127.0.0.1:1, imaps://127.0.0.1:2"
     assert found[1].text == f"dovecot on the wire: b.test, c.test at {where}: other certificate (why)"
     assert found[4].text == "dovecot on the wire: imaps://127.0.0.1:3: not listening (why)"
+
+
+@pytest.mark.parametrize("public", [True, False])
+def test_an_authority_of_ones_own_need_not_be_known_to_this_system(public: bool) -> None:  # noqa: FBT001
+    """Only that of a public one tells something: an intermediate that is missing, a staging certificate, a fraud."""
+    issued = Authority().issue(["a.test"], issuer_address=public)
+    chain = (ssl.PEM_cert_to_DER_cert(issued.leaf_pem.decode()),)
+    answer = shown("a.test", 1, Concern.UNTRUSTED)
+    answer = replace(answer, served=replace(answer.served, chain=chain))
+    found = checking.of_inspection(Inspection((answer,)), Deployment())
+    assert [one.code for one in found] == (["wire_untrusted"] if public else [])
 
 
 def test_that_what_is_deployed_is_served_on_is_no_fault_of_the_servers() -> None:

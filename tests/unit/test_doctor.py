@@ -201,6 +201,10 @@ def test_what_a_chain_file_says_without_its_key() -> None:
     own = describe(authority().issue(["mail.a.test"], self_signed=True, common_name="x").leaf_pem)
     assert isinstance(own, Described)
     assert (own.leaf.self_signed, own.alone) == (True, False)
+    for public in (True, False):
+        told = describe(authority().issue(["mail.a.test"], issuer_address=public).fullchain_pem)
+        assert isinstance(told, Described)
+        assert told.leaf.has_issuer_address is public
     for garbage in (
         b"",
         os.urandom(10_000),

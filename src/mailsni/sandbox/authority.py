@@ -92,6 +92,7 @@ class Authority:
         raw_san: bytes | None = None,
         self_signed: bool = False,
         issuer_name: str = "Sandbox E1",
+        issuer_address: bool = True,
     ) -> Issued:
         """Make a certificate.
 
@@ -108,6 +109,7 @@ class Authority:
                 makes a well-formed one of any bytes); ``names`` are then not looked at.
             self_signed: signed by its own key, with no chain.
             issuer_name: common name of the intermediate, such as ``(STAGING) Sandbox E1``.
+            issuer_address: say where the intermediate can be fetched, as public authorities do.
         """
         private = _load(key) if key is not None else _make_key(algorithm)
         start = _whole_seconds(not_before or datetime.now(UTC) - timedelta(hours=1))
@@ -125,7 +127,7 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         )
-        if signer is not None:
+        if signer is not None and issuer_address:
             builder = builder.add_extension(_ISSUER_ADDRESS, critical=False)
         san = raw_san if raw_san is not None else subject_alternative_names(*names) if names else None
         if san is not None:
