@@ -649,6 +649,7 @@ POSTFIX = [
 ]
 
 
+@pytest.mark.shared("trixie")
 @pytest.mark.parametrize("case", POSTFIX, ids=[f"{one.code}-{at}" for at, one in enumerate(POSTFIX)])
 def test_a_mistake_in_postfix_is_named_and_its_fix_mends_it(host: Host, case: Case) -> None:
     case.try_on(host)

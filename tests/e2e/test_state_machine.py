@@ -51,7 +51,7 @@ from tests.e2e.support import DEFAULT_NAME, Laboratory, require
 pytestmark = pytest.mark.shared("trixie")
 
 STORIES = int(os.environ.get("MAILSNI_STORIES", "0"))
-FEW_STORIES = 6
+FEW_STORIES = 5
 STEPS = 24
 LINEAGES: Mapping[str, tuple[str, ...]] = {
     "one": ("imap.a.test", "mail.a.test"),

@@ -3,7 +3,8 @@
 The calls of a run without a fault are counted first, from the opening of the lock file on; then a fault is put at each
 of them. By default:
 
-* at each call of the program that changes a file system, SIGKILL, one error once, and one error from then on;
+* at each call of the program that changes a file system, SIGKILL, one error once, and one error from then on (or only
+  one of these two, in turn, where the releases share the faults);
 * at each such call of postmap, SIGKILL and one error, once and from then on in turn;
 * at every third of the other calls (reading files, pipes, processes, ``close``), one error once.
 
@@ -40,9 +41,11 @@ from tests.fault.support import (
     Runner,
     Scene,
 )
-from tests.sharing import share
+from tests.sharing import own_part, share
 
 WORKERS = max(2, min(8, os.cpu_count() or 2))
+THOROUGH = own_part() is None
+"""Both errors at each call of the program; where the releases share the faults out, they take turns."""
 START_EVERY = 500 if ALL else 60
 """After one fault in so many the servers are really started and asked."""
 pytestmark = pytest.mark.timeout(4 * 3600 if ALL else 900)
@@ -124,7 +127,8 @@ def _faults(calls: Iterable[Call], only: tuple[str, ...] = ()) -> Iterator[Fault
         elif call.mutating:
             once = Fault(call, f"error={next(errors)}", only=only)
             later = Fault(call, f"error={next(later_errors)}", persistent=True, only=only)
-            yield from (*kill, once, later) if not only else (*kill, (once, later)[call.number % 2])
+            all_of_them = THOROUGH and not only
+            yield from (*kill, once, later) if all_of_them else (*kill, (once, later)[call.number % 2])
         else:
             harmless += 1
             if harmless % 3 == 0:
