@@ -25,6 +25,7 @@ from mailsni.config import Settings
 from mailsni.errors import Exit, MailsniError, PermissionMissingError
 from mailsni.inventory import Progress
 from mailsni.names import RefusedNameError, shown
+from mailsni.names import listed as names_listed
 from mailsni.observation import Observation, observe
 from mailsni.plan import Kind
 from mailsni.rendering import postfix_key
@@ -200,8 +201,7 @@ def _is_running(state: State, settings: Settings) -> bool:
 
 def listed(names: Sequence[str]) -> str:
     """The first of some names, and how many more there are."""
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(shown(name) for name in names[:_NAMES_SHOWN]) + more
+    return names_listed([shown(name) for name in names], _NAMES_SHOWN)
 
 
 def expired(expiries: Iterable[Expiry], now: datetime) -> list[Finding]:

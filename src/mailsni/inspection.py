@@ -20,7 +20,7 @@ from mailsni.config import Settings, VerifySettings
 from mailsni.endpoints import Endpoint, resolved
 from mailsni.errors import HostError, UsageError
 from mailsni.inventory import Algorithm, Certificate, Progress
-from mailsni.names import covers, host_name
+from mailsni.names import host_name, listed, stand_for
 from mailsni.observation import Observation
 from mailsni.state import DeployedCertificate
 from mailsni.targets import Target
@@ -33,6 +33,7 @@ CONCURRENCY = 32
 """Connections at a time: probes wait for the network, and both servers take 100 clients by default."""
 _BATCH = 512
 """Questions after which is looked whether an endpoint still answers."""
+_NAMES_SHOWN = 3
 _TRIES = 3
 """Clients that are asked for a verdict on a chain, until one has seen it."""
 _PATIENCE = 16
@@ -454,7 +455,7 @@ class _Judge:
         if self.now >= leaf.not_after:
             yield Concern.EXPIRED, f"expired on {leaf.not_after:%Y-%m-%d %H:%M} UTC"
         if case.client is Client.NAMED and case.name is not None and not _is_for(case.name, leaf):
-            yield Concern.OTHER_NAME, f"is for {listed(leaf.names)}"
+            yield Concern.OTHER_NAME, f"is for {called(leaf.names)}"
         yield from self._of_the_chain(case, served, leaf, untrusted)
 
     def _of_the_chain(
@@ -479,18 +480,16 @@ class _Judge:
             return known
         if leaf is None:
             return f"another one ({served.fingerprint})"
-        return f"another one, for {listed(leaf.names)}, by {leaf.issuer}, until {leaf.not_after:%Y-%m-%d}"
+        return f"another one, for {called(leaf.names)}, by {leaf.issuer}, until {leaf.not_after:%Y-%m-%d}"
 
 
 def _is_for(name: str, leaf: certificate.Leaf) -> bool:
-    asked = asked_for(name)
-    return any(asked == one or covers(one, asked) for one in leaf.names)
+    return stand_for(leaf.names, asked_for(name))
 
 
-def listed(names: Sequence[str], most: int = 3) -> str:
-    """The first of some names, and how many more there are."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more or "no name"
+def called(names: Sequence[str]) -> str:
+    """The names of a certificate, for people."""
+    return listed(names, _NAMES_SHOWN) or "no name"
 
 
 def _with_disagreements(shown: Sequence[Shown]) -> Iterator[Shown]:

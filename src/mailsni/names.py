@@ -41,6 +41,12 @@ def shown(text: str | bytes) -> str:
     return plain if len(plain) <= _SHOWN_LIMIT else plain[: _SHOWN_LIMIT - 1] + "~"
 
 
+def listed(texts: Sequence[str], most: int) -> str:
+    """The first of some names or other texts, and how many more there are. They are taken as they are."""
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
+
+
 def is_wildcard(name: str) -> bool:
     """Whether a name of the grammar is a wildcard."""
     return name.startswith("*.")
@@ -74,6 +80,11 @@ def safe_path(path: str | Path) -> str:
 def covers(wildcard: str, name: str) -> bool:
     """Whether a wildcard stands for a host name: exactly one label more (RFC 6125, 6.4.3)."""
     return is_wildcard(wildcard) and name.partition(".")[2] == wildcard[2:] and not is_wildcard(name)
+
+
+def stand_for(names: Iterable[str], asked: str) -> bool:
+    """Whether one of a certificate's names is the host name that a client asks for, or covers it."""
+    return any(asked == name or covers(name, asked) for name in names)
 
 
 class NamePatterns:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from mailsni.inventory import Algorithm, Certificate, Inventory, Reason, Skipped
-from mailsni.names import NamePatterns, covers, is_wildcard
+from mailsni.names import NamePatterns, covers, is_wildcard, listed
 
 ALGORITHMS: tuple[Algorithm, ...] = ("ecdsa", "rsa")
 """In the order in which a name's certificates are listed and rendered."""
@@ -205,8 +205,7 @@ def _skips(
         yield Skipped(one.source, Reason.SELF_SIGNED, detail, served, information=True)
     if lost and not one.kept:
         to = sorted({winner.source for name in lost for winner in winning[name]})
-        more = f" and {len(to) - _NAMES_SHOWN} more" if len(to) > _NAMES_SHOWN else ""
-        detail = f"lost to {', '.join(to[:_NAMES_SHOWN])}{more}"
+        detail = f"lost to {listed(to, _NAMES_SHOWN)}"
         yield Skipped(one.source, Reason.LOST_TO_OTHER, detail, lost, information=True)
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import stat
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from mailsni.certificate import Described, Rejected, describe, prove
@@ -30,7 +30,7 @@ from mailsni.doctor.dovecot_view import (
     word,
 )
 from mailsni.inventory import Reason
-from mailsni.names import covers, shown
+from mailsni.names import shown, stand_for
 from mailsni.sources.reading import ReadRefusedError
 
 _ARCHIVED = re.compile(
@@ -150,7 +150,7 @@ def _judged(view: View, pair: Pair, chain_pem: bytes, key_pem: bytes) -> Iterato
         )
     names = [name for kind, name in pair.scope if kind == "local_name"]
     asked = [name for text in names for name in text.lower().split() if can_match(name)]
-    strange = [name for name in asked if not _is_for(certificate.names, name)]
+    strange = [name for name in asked if not stand_for(certificate.names, name)]
     if strange and certificate.names:
         yield Finding(
             "dovecot_certificate_of_other_name",
@@ -167,10 +167,6 @@ def _judged(view: View, pair: Pair, chain_pem: bytes, key_pem: bytes) -> Iterato
 def _first_certificate(pem: bytes) -> bytes:
     found = _CERTIFICATE.search(pem)
     return b"".join(found[1].split()) if found is not None else b""
-
-
-def _is_for(names: Sequence[str], asked: str) -> bool:
-    return asked in names or any(covers(name, asked) for name in names)
 
 
 def _has_password(view: View) -> bool:

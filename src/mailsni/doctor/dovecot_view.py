@@ -12,6 +12,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
+from mailsni import names
 from mailsni.config import DovecotSettings
 from mailsni.doctor.dovecot_lines import Block, Configuration, Setting
 from mailsni.doctor.dovecot_names import LocalName, Scope
@@ -210,8 +211,7 @@ def place_of(place: Block | Setting) -> str:
 
 def listed(texts: Sequence[str]) -> str:
     """The first few of them, and how many more there are."""
-    more = len(texts) - _LISTED
-    return ", ".join(texts[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+    return names.listed(texts, _LISTED)
 
 
 def listed_names(names: Iterable[str]) -> str:

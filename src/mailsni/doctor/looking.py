@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni import files
+from mailsni import files, names
 from mailsni.doctor import Finding, Severity
 from mailsni.errors import HostError, MailsniError, PermissionMissingError
 from mailsni.process import printable
@@ -73,10 +73,9 @@ def quoted(*words: str | Path) -> str:
     return " ".join(shlex.quote(str(word)) for word in words)
 
 
-def listed(names: Sequence[str]) -> str:
+def listed(texts: Sequence[str]) -> str:
     """A few of them, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return names.listed(texts, SHOWN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,15 +16,10 @@ from mailsni.certificate import Described, describe
 from mailsni.doctor import looking
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.process import require_tool, run
+from mailsni.targets.postfix import SUFFIX_OF
 
-SUFFIXES: Mapping[str, str] = {
-    "hash": ".db",
-    "btree": ".db",
-    "lmdb": ".lmdb",
-    "cdb": ".cdb",
-    "dbm": ".pag",
-    "sdbm": ".pag",
-    "texthash": "",
+SUFFIXES: Mapping[str, str] = {"dbm": ".pag", "sdbm": ".pag"} | {
+    str(kind): suffix for kind, suffix in SUFFIX_OF.items()
 }
 """What the file of a table is called beside its name (DATABASE_README); other types are no files of keys."""
 _LARGEST_PEM = 1 << 20

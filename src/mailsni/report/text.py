@@ -15,6 +15,7 @@ from mailsni import files, inventory
 from mailsni.deploy import Applied
 from mailsni.doctor import Finding, Severity
 from mailsni.inventory import Certificate, Skipped
+from mailsni.names import listed
 from mailsni.observation import Observation
 from mailsni.plan import SYMBOLS, Change, Kind, Plan
 from mailsni.report.documents import name_states
@@ -166,7 +167,10 @@ def _skipped_table(found: Sequence[Skipped]) -> None:
     if not found:
         say("nothing is skipped")
         return
-    rows = [(one.reason, "" if one.information else "!", one.source, _listed(one.names), one.detail) for one in found]
+    rows = [
+        (one.reason, "" if one.information else "!", one.source, listed(one.names, _NAMES_SHOWN), one.detail)
+        for one in found
+    ]
     table(("REASON", "", "SOURCE", "NAMES", "WHY"), rows, ["" if one.information else "red" for one in found])
 
 
@@ -258,7 +262,7 @@ def applied_in_a_line(done: Applied) -> str:
     if done.signalled is None:
         return f"nothing to do: {counted(len(observation.selection.winners), 'name')}"
     names = [change.name for change in observation.plan.effective]
-    changed = f"{counted(len(names), 'name')} changed ({_listed(names)})" if names else "no name changed"
+    changed = f"{counted(len(names), 'name')} changed ({listed(names, _NAMES_SHOWN)})" if names else "no name changed"
     servers = ", ".join(f"{server} {outcome}" for server, outcome in done.signalled.items())
     answers = [answer for survey in done.surveys for answer in survey.answers]
     right = sum(answer.verdict is Verdict.RIGHT for answer in answers)
@@ -289,7 +293,7 @@ def _survey(survey: Survey, *, verbose: bool) -> None:
 def problems(found: Sequence[Skipped]) -> None:
     """What a person should look at, on standard error."""
     for one in found:
-        names = f" ({_listed(one.names)})" if one.names else ""
+        names = f" ({listed(one.names, _NAMES_SHOWN)})" if one.names else ""
         talk(f"warning: {one.source}: {one.reason}: {one.detail}{names}")
 
 
@@ -333,11 +337,6 @@ def doctor(found: Sequence[Finding], *, errors_only: bool) -> None:
 def _until(one: Anyone, now: datetime) -> str:
     days = (one.not_after - now).days
     return f"{one.not_after:%Y-%m-%d} ({counted(days, 'day')})"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more
 
 
 def counted(number: int, noun: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from mailsni.endpoints import Endpoint
 from mailsni.errors import Exit
-from mailsni.inspection import Client, Concern, Inspection, Shown, listed
+from mailsni.inspection import Client, Concern, Inspection, Shown, called
 from mailsni.report import documents, text
 
 _TABLE_LIMIT = 50
@@ -130,7 +130,7 @@ def _defaults(inspection: Inspection) -> Iterator[str]:
     clients: dict[tuple[str, str, str], dict[str, None]] = {}
     for one in inspection.shown:
         if one.client is not Client.NAMED and one.not_after is not None:
-            certificate = f"a certificate for {listed(one.served_names)}, until {one.not_after:%Y-%m-%d}"
+            certificate = f"a certificate for {called(one.served_names)}, until {one.not_after:%Y-%m-%d}"
             key = (one.endpoint.server, certificate, one.served.fingerprint or "")
             clients.setdefault(key, {})[_CLIENTS[one.client]] = None
     for (server, certificate, _), asked in clients.items():

@@ -17,7 +17,7 @@ from mailsni import config, deploy, files
 from mailsni.certificate import Rejected, prove
 from mailsni.config import Settings
 from mailsni.errors import HostError, PermissionMissingError
-from mailsni.names import NamePatterns, is_wildcard
+from mailsni.names import NamePatterns, is_wildcard, listed
 from mailsni.observation import observe
 from mailsni.process import find_tool
 from mailsni.rendering import DovecotVersion
@@ -128,8 +128,8 @@ class _Setup:
         others = [name for name in unserved if name not in known]
         if others:
             self._notes.append(
-                f"the default certificate is also for {_listed(others)}, which no store has: clients that ask for it "
-                "get the default certificate all the same"
+                f"the default certificate is also for {listed(others, _NAMES_SHOWN)}, which no store has: "
+                "clients that ask for it get the default certificate all the same"
             )
         return self._served_too(ours) if ours else []
 
@@ -144,7 +144,7 @@ class _Setup:
         excluded = [name for name in names if not NamePatterns(include, self._settings.names.exclude).match(name)]
         if path.exists() or excluded:
             self._notes.append(
-                f"the default certificate is also for {_listed(names)}, which names.include leaves out: "
+                f"the default certificate is also for {listed(names, _NAMES_SHOWN)}, which names.include leaves out: "
                 f"to serve it by name, write into {path}, below [names]: {line}"
             )
             return []
@@ -156,7 +156,7 @@ class _Setup:
         patterns = NamePatterns(include, self._settings.names.exclude)
         self._settings = replace(self._settings, names=patterns)
         self._seen = observe(self._settings, self._now)
-        title = f"serve {_listed(names)} by name too: write {path}"
+        title = f"serve {listed(names, _NAMES_SHOWN)} by name too: write {path}"
         steps: list[Step | None] = [
             MakeDirectories.up_to(path.parent),
             ChangeFile(title, path, None, text),
@@ -409,8 +409,3 @@ class _Setup:
         if steps and enable:
             steps.append(Commands(f"start it: {' '.join(enable[-1])}", enable, disable))
         return [*files_removal(stale, hooks), *steps]
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more

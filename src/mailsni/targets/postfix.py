@@ -250,10 +250,11 @@ class Table:
     @property
     def file(self) -> Path:
         """What a server opens for it, unless its Berkeley DB is redirected to another type."""
-        return self.source.with_name(self.source.name + _SUFFIX[self.map_type])
+        return self.source.with_name(self.source.name + SUFFIX_OF[self.map_type])
 
 
-_SUFFIX: Mapping[MapType, str] = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb", "texthash": ""}
+SUFFIX_OF: Mapping[MapType, str] = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb", "texthash": ""}
+"""What the file of a table is called beside its name (DATABASE_README)."""
 _MAGIC: tuple[tuple[int, int, MapType], ...] = (
     (12, 0x061561, "hash"),
     (12, 0x053162, "btree"),
@@ -271,7 +272,9 @@ def tables(config_directory: Path) -> tuple[Table, ...]:
     value = parameters(config_directory, "tls_server_sni_maps").get("tls_server_sni_maps", "")
     words = (word.partition(":") for word in re.split(r"[,\s]+", value))
     return tuple(
-        Table(cast("MapType", kind), Path(path)) for kind, _, path in words if kind in _SUFFIX and path.startswith("/")
+        Table(cast("MapType", kind), Path(path))
+        for kind, _, path in words
+        if kind in SUFFIX_OF and path.startswith("/")
     )
 
 
