@@ -9,7 +9,7 @@ LAB_TESTS := $(LAB_PYTEST) -n 2 --dist loadfile --durations 10 /src/tests/e2e /s
 ROOT := $(filter 0,$(shell id -u))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit lab fault lab-prepare lab-bookworm lab-trixie venv wheel clean
+.PHONY: help demo test lint unit lab fault lab-prepare lab-bookworm lab-trixie venv lock wheel clean
 
 help:  ## This text
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' Makefile | expand -t 16
@@ -51,6 +51,9 @@ fault: lab-prepare  ## All faults on both releases (test shares them out); with 
 
 venv:
 	@scripts/bootstrap
+
+lock: venv  ## Write constraints.txt: the newest versions of all that is installed here and in the lab
+	$(PYTHON) scripts/lock.py
 
 wheel: venv  ## Build the wheel into .build
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir .build .

@@ -54,7 +54,7 @@ path-exclude=/usr/share/locale/*
 RECIPE = 1
 """Part of the names of the roots: count up when the way they are made changes."""
 
-LINTERS = ("mypy", "ruff", "types-")
+LINTERS = ("grimp", "import-linter", "mypy", "ruff", "types-")
 """Beginnings of the names of packages that only the host's checks need."""
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PASSED_ON = (
@@ -97,6 +97,16 @@ def requirements() -> list[str]:
     return sorted({item for item in wanted if not item.startswith(LINTERS)})
 
 
+def constraints() -> Path:
+    """The file that pins the versions of what the requirements bring in."""
+    return REPOSITORY / "constraints.txt"
+
+
+def pinned() -> list[str]:
+    """The lines of that file that matter in a root."""
+    return [line for line in constraints().read_text().splitlines() if not line.startswith(("#", *LINTERS))]
+
+
 def digest(*parts: object) -> str:
     """A short name for what something is made of."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
@@ -110,7 +120,7 @@ def base_of(release: str) -> Path:
 def layer_of(release: str) -> Path:
     """The directory with /opt/venv of a release, to be laid over its packages."""
     base = base_of(release)
-    return base.with_name(f"{base.name}-venv-{digest(requirements())}")
+    return base.with_name(f"{base.name}-venv-{digest(requirements(), pinned())}")
 
 
 def mirror() -> str:
@@ -201,8 +211,9 @@ def make_layer(release: str, log: Path) -> None:
     shutil.copyfile("/etc/resolv.conf", root / "etc/resolv.conf")
     trust(root)
     say(f"{release}: installing the Python environment")
-    binds = {venv: "/opt/venv"} | {path: str(path) for path in pip_paths()}
-    script = 'python3 -m venv /opt/venv && /opt/venv/bin/pip install --upgrade pip && /opt/venv/bin/pip install "$@"'
+    binds = {venv: "/opt/venv", constraints(): "/opt/constraints.txt"} | {path: str(path) for path in pip_paths()}
+    install = "/opt/venv/bin/pip install --constraint /opt/constraints.txt"
+    script = f'python3 -m venv /opt/venv && {install} --upgrade pip && {install} "$@"'
     logged([*inside(root, binds), "sh", "-ec", script, "sh", *requirements()], log, pip_environment())
     layer.rename(layer_of(release))
 
