@@ -9,16 +9,17 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mailsni import plan, rendering
+from mailsni import rendering
 from mailsni.config import MAIL_NAMES, Settings
-from mailsni.inventory import Algorithm, Certificate, Inventory, KeyAndChain, Reason, Skipped
-from mailsni.names import NamePatterns
+from mailsni.core import plan
+from mailsni.core.model import Algorithm, Certificate, Inventory, KeyAndChain, Reason, Skipped
+from mailsni.core.names import NamePatterns
+from mailsni.core.plan import ArtifactChange, Plan
+from mailsni.core.selection import Selection, select
 from mailsni.observation import Observation
 from mailsni.pins import PinDirectory
-from mailsni.plan import ArtifactChange, Plan
 from mailsni.rendering import Paths
 from mailsni.sandbox.authority import Authority
-from mailsni.selection import Selection, select
 from mailsni.state import Deployment, Record
 
 LIVE = "/etc/letsencrypt/live"

@@ -18,10 +18,10 @@ from typing import Any
 
 from mailsni import deploy, runs
 from mailsni.config import Settings
+from mailsni.core.model import Progress
+from mailsni.core.plan import Kind
 from mailsni.deploy import Applied, Options
 from mailsni.errors import ConfigurationError, Exit, HostError, LockedError, MailsniError
-from mailsni.inventory import Progress
-from mailsni.plan import Kind
 from mailsni.report import documents
 from mailsni.runs import Run
 

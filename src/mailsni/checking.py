@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mailsni import files, runs
-from mailsni.certificate import look_at
 from mailsni.config import Settings
+from mailsni.core.model import Progress
+from mailsni.core.names import RefusedNameError, shown
+from mailsni.core.names import listed as names_listed
+from mailsni.core.plan import Kind
+from mailsni.core.x509 import look_at
 from mailsni.errors import Exit, MailsniError, PermissionMissingError
-from mailsni.inventory import Progress
-from mailsni.names import RefusedNameError, shown
-from mailsni.names import listed as names_listed
 from mailsni.observation import Observation, observe
-from mailsni.plan import Kind
 from mailsni.rendering import postfix_key
 from mailsni.state import Deployment, Record, State
 from mailsni.targets import MapEntry, dovecot, postfix

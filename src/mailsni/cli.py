@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 import typer.core
 
-from mailsni import __version__, attempt, config, deploy, files, observation, plugin, runs, selection
+from mailsni import __version__, attempt, config, deploy, files, observation, plugin, runs
 from mailsni.config import Settings
+from mailsni.core import selection
+from mailsni.core.names import RefusedNameError, host_name
 from mailsni.deploy import Applied, Options
 from mailsni.errors import (
     ConfigurationError,
@@ -32,7 +34,6 @@ from mailsni.errors import (
     PermissionMissingError,
     UsageError,
 )
-from mailsni.names import RefusedNameError, host_name
 from mailsni.observation import Observation
 from mailsni.report import documents, text
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from mailsni import files, readings, wire
 from mailsni.config import Settings
+from mailsni.core.model import Certificate, Progress
 from mailsni.endpoints import Endpoint
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
-from mailsni.inventory import Certificate, Progress
 from mailsni.observation import Observation, observe
 from mailsni.pins import PinDirectory
 from mailsni.rendering import postfix_key

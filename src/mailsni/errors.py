@@ -1,6 +1,6 @@
 """The errors of the program, one class per blame, each with its exit code.
 
-A bad certificate is never an exception: it is data (:mod:`mailsni.inventory`). What is raised ends the run, and says
+A bad certificate is never an exception: it is data (:mod:`mailsni.core.model`). What is raised ends the run, and says
 in ``object: what: why`` form who has to act: the person who typed the command, the one who wrote the configuration,
 the host, or we.
 """

@@ -23,8 +23,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from mailsni.core.names import shown
 from mailsni.errors import HostError, LockedError, PermissionMissingError, RefusedError
-from mailsni.names import shown
 
 PRIVATE = 0o600
 PUBLIC = 0o644

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from mailsni import certificate, files
+from mailsni import files
 from mailsni.config import Settings, VerifySettings
+from mailsni.core import x509
+from mailsni.core.model import Algorithm, Certificate, Progress
+from mailsni.core.names import host_name, listed, stand_for
 from mailsni.endpoints import Endpoint, resolved
 from mailsni.errors import HostError, UsageError
-from mailsni.inventory import Algorithm, Certificate, Progress
-from mailsni.names import host_name, listed, stand_for
 from mailsni.observation import Observation
 from mailsni.state import DeployedCertificate
 from mailsni.targets import Target
@@ -252,7 +253,7 @@ def intentions(observation: Observation, names: Sequence[str] = ()) -> dict[str,
 
     @functools.cache
     def chain_of(ident: str) -> tuple[str, ...]:
-        return certificate.chain_digests(files.read_own(pins.path / f"{ident}.pem") or b"")
+        return x509.chain_digests(files.read_own(pins.path / f"{ident}.pem") or b"")
 
     return {
         name: tuple(Intention(one.fingerprint, one.algorithm, chain_of(one.ident)) for one in meant.get(name, ()))
@@ -424,7 +425,7 @@ class _Judge:
             served: the answer.
             untrusted: why a mail client would not trust the chain; None when it would.
         """
-        leaf = certificate.look_at(served.chain[0]) if served.chain else None
+        leaf = x509.look_at(served.chain[0]) if served.chain else None
         found = list(self._of_the_answer(case, served, leaf, untrusted))
         return Shown(
             case.client,
@@ -440,7 +441,7 @@ class _Judge:
         )
 
     def _of_the_answer(
-        self, case: _Case, served: Served, leaf: certificate.Leaf | None, untrusted: str | None
+        self, case: _Case, served: Served, leaf: x509.Leaf | None, untrusted: str | None
     ) -> Iterator[tuple[Concern, str]]:
         if served.outcome is not Outcome.SERVED:
             yield _CONCERNS.get(served.outcome, Concern.CUT_OFF), served.detail
@@ -459,11 +460,11 @@ class _Judge:
         yield from self._of_the_chain(case, served, leaf, untrusted)
 
     def _of_the_chain(
-        self, case: _Case, served: Served, leaf: certificate.Leaf, untrusted: str | None
+        self, case: _Case, served: Served, leaf: x509.Leaf, untrusted: str | None
     ) -> Iterator[tuple[Concern, str]]:
         digests = tuple(hashlib.sha256(der).hexdigest() for der in served.chain)
         meant = case.intention.chain if case.intention is not None else ()
-        flaw = certificate.flaw_in_order(served.chain)
+        flaw = x509.flaw_in_order(served.chain)
         if flaw is not None:
             yield Concern.OTHER_CHAIN, f"the chain is out of order: {flaw}"
         elif meant and digests[0] == meant[0] and digests != meant:
@@ -474,7 +475,7 @@ class _Judge:
         if untrusted is not None and leaf.not_before <= self.now < leaf.not_after:  # else the dates are all it says
             yield Concern.UNTRUSTED, f"not trusted by this system: {untrusted}"
 
-    def _called(self, served: Served, leaf: certificate.Leaf | None) -> str:
+    def _called(self, served: Served, leaf: x509.Leaf | None) -> str:
         known = self.known.get(served.fingerprint or "")
         if known is not None:
             return known
@@ -483,7 +484,7 @@ class _Judge:
         return f"another one, for {called(leaf.names)}, by {leaf.issuer}, until {leaf.not_after:%Y-%m-%d}"
 
 
-def _is_for(name: str, leaf: certificate.Leaf) -> bool:
+def _is_for(name: str, leaf: x509.Leaf) -> bool:
     return stand_for(leaf.names, asked_for(name))
 
 

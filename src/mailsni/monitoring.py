@@ -7,9 +7,9 @@ from datetime import datetime
 
 from mailsni import inspection, runs
 from mailsni.config import Settings
+from mailsni.core.model import Progress
 from mailsni.errors import HostError, MailsniError
 from mailsni.inspection import Inspection
-from mailsni.inventory import Progress
 from mailsni.observation import Observation, observe
 from mailsni.runs import History
 

@@ -7,15 +7,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from mailsni import plan, readings
+from mailsni import readings
 from mailsni.config import Settings
+from mailsni.core import plan
+from mailsni.core.model import Certificate, Inventory, Progress, merged
+from mailsni.core.plan import ArtifactChange, Plan
+from mailsni.core.selection import Selection, select
 from mailsni.endpoints import Server
 from mailsni.errors import HostError
-from mailsni.inventory import Certificate, Inventory, Progress, merged
 from mailsni.pins import PinDirectory
-from mailsni.plan import ArtifactChange, Plan
 from mailsni.rendering import Paths
-from mailsni.selection import Selection, select
 from mailsni.sources import certbot
 from mailsni.state import Deployment, Record, State
 from mailsni.targets import Target, dovecot, postfix

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mailsni import __version__, files
-from mailsni.inventory import Certificate, KeyAndChain, Reading
+from mailsni.core.model import Certificate, KeyAndChain, Reading
 
 SETTLED = 2.0
 """Seconds for which a file must have been unchanged when it was read."""

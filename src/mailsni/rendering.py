@@ -1,8 +1,8 @@
 """From a selection to the text of both servers, through Jinja2 templates.
 
 The package brings the templates; an administrator's own, of the same file name in ``templates/`` beside the
-configuration file, win. Everything that reaches a template went through :mod:`mailsni.names`, so nothing is escaped.
-The same selection gives the same bytes.
+configuration file, win. Everything that reaches a template went through :mod:`mailsni.core.names`, so nothing is
+escaped. The same selection gives the same bytes.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Literal
 
 import jinja2
 
+from mailsni.core.model import Certificate
+from mailsni.core.names import host_name, is_wildcard, safe_path
+from mailsni.core.selection import Selection, Winner
 from mailsni.errors import ConfigurationError
-from mailsni.inventory import Certificate
-from mailsni.names import host_name, is_wildcard, safe_path
-from mailsni.selection import Selection, Winner
 
 DovecotVersion = Literal["2.3", "2.4"]
 
@@ -135,7 +135,7 @@ def _block(group: Sequence[Winner], paths: Paths) -> Block:
 def render(name: str, templates: Path | None, **values: object) -> bytes:
     """A template with its values filled in; the administrator's own wins over the one that is shipped.
 
-    Whatever is filled in must have gone through :mod:`mailsni.names`: nothing is escaped here.
+    Whatever is filled in must have gone through :mod:`mailsni.core.names`: nothing is escaped here.
 
     Raises:
         ConfigurationError: the administrator's template is wrong.

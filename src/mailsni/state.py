@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mailsni import files
-from mailsni.inventory import Algorithm, Certificate
-from mailsni.selection import Selection
+from mailsni.core.model import Algorithm, Certificate
+from mailsni.core.selection import Selection
 
 _SCHEMA = "mailsni.deployment/1"
 

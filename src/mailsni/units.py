@@ -1,7 +1,7 @@
 """What starts the program by itself: systemd units, a cron job, an OpenRC service.
 
-The paths that go into them have passed the strict grammar (:func:`mailsni.names.safe_path`), which knows neither blanks
-nor ``%``, so nothing has to be escaped for systemd.unit(5) or crontab(5).
+The paths that go into them have passed the strict grammar (:func:`mailsni.core.names.safe_path`), which knows neither
+blanks nor ``%``, so nothing has to be escaped for systemd.unit(5) or crontab(5).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from mailsni.config import DEFAULT_PATH, Settings
+from mailsni.core.names import RefusedNameError, safe_path
 from mailsni.errors import UsageError
-from mailsni.names import RefusedNameError, safe_path
 from mailsni.rendering import render
 
 Kind = Literal["timer", "watch"]

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from mailsni.core.model import Algorithm, Certificate, Progress
+from mailsni.core.names import is_wildcard
 from mailsni.endpoints import Endpoint
-from mailsni.inventory import Algorithm, Certificate, Progress
-from mailsni.names import is_wildcard
 from mailsni.verify import Outcome, Question, Served, probe_all
 
 QUESTION_LIMIT = 400

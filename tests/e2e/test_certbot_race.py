@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.inventory import Certificate
+from mailsni.core.model import Certificate
 from mailsni.process import environment, find_tool
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from mailsni.core.model import Reason
 from mailsni.inspection import Concern
-from mailsni.inventory import Reason
 from mailsni.process import find_tool, require_tool, run
 from mailsni.sandbox.authority import Issued
 from tests.e2e.support import Laboratory, require

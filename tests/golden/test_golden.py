@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from mailsni.config import Settings, StateSettings
-from mailsni.inventory import Certificate, Reason
+from mailsni.core.model import Certificate, Reason
+from mailsni.core.selection import explain
 from mailsni.observation import Observation
 from mailsni.report import text
 from mailsni.runs import NOTHING, Run
-from mailsni.selection import explain
 from mailsni.units import render_cron, render_openrc, render_units
 from tests.builders import (
     EVERYTHING,

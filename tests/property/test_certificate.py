@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailsni.certificate import Proven, Rejected, prove, prove_pinned
+from mailsni.core.x509 import Proven, Rejected, prove, prove_pinned
 from mailsni.sandbox.authority import Algorithm, Issued
 from tests.builders import authority
 from tests.property.strategies import effort

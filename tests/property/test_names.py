@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 
 from mailsni.config import MAIL_NAMES
-from mailsni.names import NamePatterns, RefusedNameError, covers, host_name, is_wildcard, safe_path, shown
+from mailsni.core.names import NamePatterns, RefusedNameError, covers, host_name, is_wildcard, safe_path, shown
 from tests.property.strategies import HOSTILE, effort, names, paths
 
 DIGITS = frozenset("0123456789")

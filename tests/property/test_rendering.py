@@ -20,13 +20,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsni.certificate import Proven, prove
-from mailsni.inventory import Certificate, Inventory, Reason
-from mailsni.names import NamePatterns, RefusedNameError, host_name, safe_path
+from mailsni.core.model import Certificate, Inventory, Reason
+from mailsni.core.names import NamePatterns, RefusedNameError, host_name, safe_path
+from mailsni.core.selection import Selection, select
+from mailsni.core.x509 import Proven, prove
 from mailsni.rendering import DovecotVersion, Paths
 from mailsni.sandbox.authority import subject_alternative_names
 from mailsni.sandbox.lineages import CertbotDirectory
-from mailsni.selection import Selection, select
 from mailsni.sources.certbot import scan
 from tests.builders import EVERYTHING, MAIL, NOW, PATHS, PINS, artifacts, authority, certificate, kept, mixture
 from tests.property.strategies import crowded, effort, names, raw_names

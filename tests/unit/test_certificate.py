@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
-from mailsni.certificate import Proven, Rejected, prove, prove_pinned
-from mailsni.inventory import Certificate, Reason
+from mailsni.core.model import Certificate, Reason
+from mailsni.core.x509 import Proven, Rejected, prove, prove_pinned
 from mailsni.sandbox.authority import Algorithm, Issued, subject_alternative_names
 from tests.builders import authority, secret
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from mailsni import files
-from mailsni.certificate import Described, Rejected, describe
 from mailsni.config import DovecotSettings, PostfixSettings, Settings, SourceSettings, StateSettings
+from mailsni.core.x509 import Described, Rejected, describe
 from mailsni.doctor import Finding, Severity, hooks, looking, postfix_configuration, tables
 from mailsni.doctor.examination import examine
 from mailsni.doctor.postfix_configuration import Configuration, Service

@@ -16,19 +16,19 @@ from jsonschema import Draft202012Validator
 from mailsni import checking
 from mailsni.checking import Checked, Expiry, Level, unknown
 from mailsni.config import Settings
+from mailsni.core.model import Algorithm, Reason
+from mailsni.core.plan import Kind
+from mailsni.core.selection import explain
 from mailsni.deploy import Applied
 from mailsni.doctor import Finding, Severity
 from mailsni.endpoints import Endpoint, Server
 from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, UsageError
 from mailsni.inspection import Client, Concern, Inspection, Shown
-from mailsni.inventory import Algorithm, Reason
 from mailsni.monitoring import Look
 from mailsni.observation import Observation
-from mailsni.plan import Kind
 from mailsni.report import documents, prometheus, verification
 from mailsni.report.setup import Report
 from mailsni.runs import NOTHING, Run
-from mailsni.selection import explain
 from mailsni.services import Signalled
 from mailsni.setup.wiring import Wiring
 from mailsni.verify import Outcome, Served

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.certificate import chain_digests, flaw_in_order, look_at
+from mailsni.core.x509 import chain_digests, flaw_in_order, look_at
 from mailsni.endpoints import Endpoint
 from mailsni.errors import UsageError
 from mailsni.inspection import Client, Concern, Inspection, Intention, Limits, Shown, Wish, ask, intentions

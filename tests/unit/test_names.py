@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mailsni.config import MAIL_NAMES
-from mailsni.names import NamePatterns, RefusedNameError, covers, host_name, safe_path, shown
+from mailsni.core.names import NamePatterns, RefusedNameError, covers, host_name, safe_path, shown
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from mailsni.inventory import Certificate
-from mailsni.plan import ArtifactChange, Change, Kind, Plan, changes
+from mailsni.core.model import Certificate
+from mailsni.core.plan import ArtifactChange, Change, Kind, Plan, changes
 from mailsni.state import Deployment
 from tests.builders import certificate, deployment, inventory, kept, selection, source
 

@@ -8,10 +8,10 @@ from datetime import timedelta
 
 import pytest
 
+from mailsni.core.model import Reason
 from mailsni.endpoints import Endpoint
 from mailsni.errors import HostError
 from mailsni.inspection import Client, Concern, Inspection, Shown
-from mailsni.inventory import Reason
 from mailsni.monitoring import Look
 from mailsni.report import prometheus
 from mailsni.runs import NOTHING, History, Run

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsni.inventory import Certificate, Reason, Skipped, merged
-from mailsni.names import NamePatterns
-from mailsni.selection import Candidate, Selection, explain, select
+from mailsni.core.model import Certificate, Reason, Skipped, merged
+from mailsni.core.names import NamePatterns
+from mailsni.core.selection import Candidate, Selection, explain, select
 from tests.builders import EVERYTHING, MAIL, NOW, certificate, inventory, kept, selection, skipped, source
 from tests.property.strategies import crowded, effort
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from mailsni.core.model import Certificate, Inventory, Reason, Skipped
 from mailsni.errors import HostError, PermissionMissingError
-from mailsni.inventory import Certificate, Inventory, Reason, Skipped
 from mailsni.sandbox.authority import Issued, subject_alternative_names
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sources.certbot import RECENT, RETRIES, RETRY_PAUSE, scan

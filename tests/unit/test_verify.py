@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mailsni.core.model import Algorithm
 from mailsni.endpoints import Endpoint, Protocol
-from mailsni.inventory import Algorithm
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.verify import Outcome, Question, Served, probe, probe_all
 from tests.peers import PLAIN, Script, dialogue, hears, peer, says, tls, waits

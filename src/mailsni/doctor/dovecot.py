@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from mailsni.core.names import shown
 from mailsni.doctor import Facts, Finding, Severity
 from mailsni.doctor.dovecot_files import archived, bad_pairs, dead_paths, open_keys
 from mailsni.doctor.dovecot_lines import Block, Setting, read
@@ -34,7 +35,6 @@ from mailsni.doctor.dovecot_view import (
     word,
 )
 from mailsni.errors import HostError
-from mailsni.names import shown
 from mailsni.process import require_tool, run
 from mailsni.targets.dovecot import complaint_of, default_certificate
 

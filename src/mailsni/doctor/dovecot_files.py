@@ -9,7 +9,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from mailsni.certificate import Described, Rejected, describe, prove
+from mailsni.core.model import Reason
+from mailsni.core.names import shown, stand_for
+from mailsni.core.x509 import Described, Rejected, describe, prove
 from mailsni.doctor import Finding, Severity
 from mailsni.doctor.dovecot_lines import Block, Setting
 from mailsni.doctor.dovecot_names import can_match
@@ -29,8 +31,6 @@ from mailsni.doctor.dovecot_view import (
     sed_literally,
     word,
 )
-from mailsni.inventory import Reason
-from mailsni.names import shown, stand_for
 from mailsni.sources.reading import ReadRefusedError
 
 _ARCHIVED = re.compile(

@@ -12,12 +12,12 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from mailsni import names
 from mailsni.config import DovecotSettings
+from mailsni.core import names
+from mailsni.core.model import Reason
+from mailsni.core.names import shown
 from mailsni.doctor.dovecot_lines import Block, Configuration, Setting
 from mailsni.doctor.dovecot_names import LocalName, Scope
-from mailsni.inventory import Reason
-from mailsni.names import shown
 from mailsni.process import printable
 from mailsni.sources.reading import Containment, ReadRefusedError
 from mailsni.targets.dovecot import Dovecot

@@ -15,11 +15,11 @@ from typing import TypeVar
 
 from mailsni import observation
 from mailsni.config import Settings, SourceSettings
+from mailsni.core.model import Progress
 from mailsni.doctor import Facts, Finding, Severity, hooks, looking, postfix_configuration, stores
 from mailsni.doctor import postfix as postfix_looks
 from mailsni.doctor.postfix_configuration import Configuration
 from mailsni.errors import ConfigurationError, MailsniError, PermissionMissingError
-from mailsni.inventory import Progress
 from mailsni.targets import dovecot, postfix
 
 _Found = TypeVar("_Found")

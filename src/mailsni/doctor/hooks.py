@@ -17,10 +17,10 @@ from functools import partial
 from pathlib import Path
 
 from mailsni import runs
+from mailsni.core.names import shown
 from mailsni.doctor import Facts, Finding, Severity, looking, postfix_configuration, tables
 from mailsni.doctor.looking import listed, quoted
 from mailsni.doctor.postfix_configuration import PARAMETER, Configuration
-from mailsni.names import shown
 from mailsni.process import find_tool, run
 
 KINDS = ("pre", "deploy", "post")

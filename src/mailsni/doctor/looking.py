@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni import files, names
+from mailsni import files
+from mailsni.core import names
 from mailsni.doctor import Finding, Severity
 from mailsni.errors import HostError, MailsniError, PermissionMissingError
 from mailsni.process import printable

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from mailsni import files
-from mailsni.certificate import Described, describe
+from mailsni.core.x509 import Described, describe
 from mailsni.doctor import looking
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.process import require_tool, run

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from mailsni.core.model import Certificate, Skipped
+from mailsni.core.plan import Change, Kind, Plan
+from mailsni.core.selection import Candidate
 from mailsni.deploy import Applied
 from mailsni.doctor import Finding, Severity
 from mailsni.errors import Exit, MailsniError
-from mailsni.inventory import Certificate, Skipped
 from mailsni.observation import Observation
-from mailsni.plan import Change, Kind, Plan
 from mailsni.runs import NOTHING, History, Run
-from mailsni.selection import Candidate
 from mailsni.state import DeployedCertificate
 from mailsni.wire import Answer, Survey
 

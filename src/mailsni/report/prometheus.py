@@ -12,13 +12,13 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from mailsni import __version__
+from mailsni.core.model import Reason
+from mailsni.core.names import shown
+from mailsni.core.plan import Kind
 from mailsni.endpoints import Server
 from mailsni.inspection import Client, Concern, Inspection, Shown
-from mailsni.inventory import Reason
 from mailsni.monitoring import Look
-from mailsni.names import shown
 from mailsni.observation import Observation
-from mailsni.plan import Kind
 from mailsni.report import documents
 from mailsni.runs import History
 

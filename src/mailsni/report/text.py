@@ -11,16 +11,17 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from mailsni import files, inventory
+from mailsni import files
+from mailsni.core import model
+from mailsni.core.model import Certificate, Skipped
+from mailsni.core.names import listed
+from mailsni.core.plan import SYMBOLS, Change, Kind, Plan
+from mailsni.core.selection import Candidate
 from mailsni.deploy import Applied
 from mailsni.doctor import Finding, Severity
-from mailsni.inventory import Certificate, Skipped
-from mailsni.names import listed
 from mailsni.observation import Observation
-from mailsni.plan import SYMBOLS, Change, Kind, Plan
 from mailsni.report.documents import name_states
 from mailsni.runs import History, Run
-from mailsni.selection import Candidate
 from mailsni.state import DeployedCertificate
 from mailsni.wire import Survey, Verdict
 
@@ -86,7 +87,7 @@ def _coloured(line: str, colour: str) -> None:
 
 
 @contextmanager
-def progress(*, quiet: bool) -> Iterator[inventory.Progress | None]:
+def progress(*, quiet: bool) -> Iterator[model.Progress | None]:
     """A bar on standard error while something long goes on, if that is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None

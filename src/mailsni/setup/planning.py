@@ -14,10 +14,10 @@ from datetime import datetime
 from pathlib import Path
 
 from mailsni import config, deploy, files
-from mailsni.certificate import Rejected, prove
 from mailsni.config import Settings
+from mailsni.core.names import NamePatterns, is_wildcard, listed
+from mailsni.core.x509 import Rejected, prove
 from mailsni.errors import HostError, PermissionMissingError
-from mailsni.names import NamePatterns, is_wildcard, listed
 from mailsni.observation import observe
 from mailsni.process import find_tool
 from mailsni.rendering import DovecotVersion

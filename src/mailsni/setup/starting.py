@@ -13,8 +13,8 @@ from typing import Literal
 
 from mailsni import units
 from mailsni.config import Settings
+from mailsni.core.names import RefusedNameError, safe_path
 from mailsni.errors import ConfigurationError, HostError, UsageError
-from mailsni.names import RefusedNameError, safe_path
 from mailsni.process import SEARCH_PATH, find_tool
 
 Kind = Literal["timer", "watch"]

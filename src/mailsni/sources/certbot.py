@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni.certificate import Proven, prove
+from mailsni.core.model import Certificate, FileIdentity, Inventory, Progress, Reading, Reason, Skipped
+from mailsni.core.names import RefusedNameError, safe_path, shown
+from mailsni.core.x509 import Proven, prove
 from mailsni.errors import HostError, PermissionMissingError
-from mailsni.inventory import Certificate, FileIdentity, Inventory, Progress, Reading, Reason, Skipped
-from mailsni.names import RefusedNameError, safe_path, shown
 from mailsni.sources.reading import Containment, ReadRefusedError, StoreFile, identity
 
 RETRIES = 5

@@ -10,8 +10,8 @@ import os
 import stat
 from dataclasses import dataclass
 
-from mailsni.inventory import FileIdentity, Reason
-from mailsni.names import shown
+from mailsni.core.model import FileIdentity, Reason
+from mailsni.core.names import shown
 
 SIZE_LIMIT = 1 << 20
 """Bytes. An RSA-4096 key has 3 KB, a chain of a hundred names 10 KB."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from mailsni.core.selection import Selection
 from mailsni.endpoints import Endpoint, Server
 from mailsni.rendering import Paths
-from mailsni.selection import Selection
 from mailsni.services import Signalled
 from mailsni.state import Record
 

@@ -18,11 +18,11 @@ from typing import Literal
 
 from mailsni import files, rendering, services
 from mailsni.config import DovecotSettings
+from mailsni.core.selection import Selection
 from mailsni.endpoints import Endpoint, dovecot_endpoints
 from mailsni.errors import HostError
 from mailsni.process import find_tool, require_tool, run
 from mailsni.rendering import DovecotVersion, Paths
-from mailsni.selection import Selection
 from mailsni.services import Signalled
 from mailsni.state import Record
 from mailsni.targets import MapEntry, Stage, Staged

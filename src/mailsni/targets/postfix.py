@@ -24,12 +24,12 @@ from typing import Literal, cast, get_args
 
 from mailsni import files, rendering, services
 from mailsni.config import MapType, PostfixSettings
+from mailsni.core.names import shown
+from mailsni.core.selection import Selection
 from mailsni.endpoints import Endpoint, postfix_endpoints
 from mailsni.errors import HostError
-from mailsni.names import shown
 from mailsni.process import Completed, find_tool, require_tool, run
 from mailsni.rendering import Paths
-from mailsni.selection import Selection
 from mailsni.services import Signalled
 from mailsni.state import Record
 from mailsni.targets import MapEntry, Stage, Staged

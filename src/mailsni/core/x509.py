@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
-from mailsni.inventory import Algorithm, Certificate, KeyAndChain, Reason
-from mailsni.names import RefusedNameError, host_name, shown
+from mailsni.core.model import Algorithm, Certificate, KeyAndChain, Reason
+from mailsni.core.names import RefusedNameError, host_name, shown
 
 RSA_MINIMUM_BITS = 2048
 CURVES = ("secp256r1", "secp384r1", "secp521r1")

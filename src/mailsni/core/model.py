@@ -58,7 +58,7 @@ class Certificate:
     source: str
     """The lineage's directory."""
     names: tuple[str, ...]
-    """Its dNSName SANs that are of the grammar of :mod:`mailsni.names`, sorted; nothing else has a say."""
+    """Its dNSName SANs that are of the grammar of :mod:`mailsni.core.names`, sorted; nothing else has a say."""
     algorithm: Algorithm
     fingerprint: str
     """SHA-256 of the leaf's DER, hexadecimal: what ``openssl x509 -fingerprint -sha256`` prints without colons."""

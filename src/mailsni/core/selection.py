@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from mailsni.inventory import Algorithm, Certificate, Inventory, Reason, Skipped
-from mailsni.names import NamePatterns, covers, is_wildcard, listed
+from mailsni.core.model import Algorithm, Certificate, Inventory, Reason, Skipped
+from mailsni.core.names import NamePatterns, covers, is_wildcard, listed
 
 ALGORITHMS: tuple[Algorithm, ...] = ("ecdsa", "rsa")
 """In the order in which a name's certificates are listed and rendered."""

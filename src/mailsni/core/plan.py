@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni.inventory import Certificate
-from mailsni.selection import Selection, Winner
+from mailsni.core.model import Certificate
+from mailsni.core.selection import Selection, Winner
 from mailsni.state import DeployedCertificate, Deployment
 
 
