@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from mailsni.process import environment, find_tool, run
+from mailsni.host.commands import environment, find_tool, run
 from mailsni.sandbox.authority import Authority
 from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, workspace
 

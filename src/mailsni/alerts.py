@@ -20,7 +20,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from mailsni.errors import Exit, HostError
-from mailsni.process import printable, run
+from mailsni.host.commands import printable, run
 from mailsni.runs import History, Run
 
 TOLD = frozenset(

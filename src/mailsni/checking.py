@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mailsni import files, runs
+from mailsni import runs
 from mailsni.config import Settings
 from mailsni.core.model import Progress
 from mailsni.core.names import RefusedNameError, shown
@@ -27,6 +27,7 @@ from mailsni.core.names import listed as names_listed
 from mailsni.core.plan import Kind
 from mailsni.core.x509 import look_at
 from mailsni.errors import Exit, MailsniError, PermissionMissingError
+from mailsni.host import files
 from mailsni.observation import Observation, observe
 from mailsni.rendering import postfix_key
 from mailsni.state import Deployment, Record, State

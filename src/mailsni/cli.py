@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 import typer.core
 
-from mailsni import __version__, attempt, config, deploy, files, observation, plugin, runs
+from mailsni import __version__, attempt, config, deploy, observation, plugin, runs
 from mailsni.config import Settings
 from mailsni.core import selection
 from mailsni.core.names import RefusedNameError, host_name
@@ -34,6 +34,7 @@ from mailsni.errors import (
     PermissionMissingError,
     UsageError,
 )
+from mailsni.host import files
 from mailsni.observation import Observation
 from mailsni.report import documents, text
 

@@ -20,8 +20,8 @@ from typing import cast, get_args
 from mailsni.config import MapType
 from mailsni.endpoints import Endpoint
 from mailsni.errors import HostError
-from mailsni.process import find_tool
-from mailsni.process import run as run_tool
+from mailsni.host.commands import find_tool
+from mailsni.host.commands import run as run_tool
 from mailsni.report import text
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory

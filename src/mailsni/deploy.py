@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mailsni import files, readings, wire
+from mailsni import readings, wire
 from mailsni.config import Settings
 from mailsni.core.model import Certificate, Progress
 from mailsni.endpoints import Endpoint
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
+from mailsni.host import files
 from mailsni.observation import Observation, observe
 from mailsni.pins import PinDirectory
 from mailsni.rendering import postfix_key

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Literal, cast, get_args
 
 from mailsni.errors import HostError
-from mailsni.process import Completed, require_tool, run
+from mailsni.host.commands import Completed, require_tool, run
 
 Protocol = Literal["smtp", "smtps", "imap", "imaps", "pop3", "pop3s", "sieve"]
 """``smtp``, ``imap``, ``pop3`` and ``sieve`` start TLS by command; those ending in s speak it from the first byte."""

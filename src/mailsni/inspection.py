@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from mailsni import files
 from mailsni.config import Settings, VerifySettings
 from mailsni.core import x509
 from mailsni.core.model import Algorithm, Certificate, Progress
 from mailsni.core.names import host_name, listed, stand_for
 from mailsni.endpoints import Endpoint, resolved
 from mailsni.errors import HostError, UsageError
+from mailsni.host import files
 from mailsni.observation import Observation
 from mailsni.state import DeployedCertificate
 from mailsni.targets import Target

@@ -8,7 +8,7 @@ import re
 import sys
 from contextlib import suppress
 
-from mailsni.process import printable
+from mailsni.host.commands import printable
 
 
 class Level(enum.IntEnum):

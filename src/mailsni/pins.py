@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni import files
 from mailsni.core.model import Certificate
 from mailsni.core.x509 import Proven, prove_pinned
 from mailsni.errors import HostError
+from mailsni.host import files
 from mailsni.state import DeployedCertificate
 
 _NAME = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}\.pem\Z")

@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mailsni import __version__, files
+from mailsni import __version__
 from mailsni.core.model import Certificate, KeyAndChain, Reading
+from mailsni.host import files
 
 SETTLED = 2.0
 """Seconds for which a file must have been unchanged when it was read."""

@@ -15,8 +15,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from mailsni import files
 from mailsni.errors import Exit, MailsniError
+from mailsni.host import files
 
 _SCHEMA = "mailsni.runs/1"
 GOOD = frozenset({Exit.DONE, Exit.SKIPPED})

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from mailsni.config import Action, DovecotSettings, PostfixSettings
 from mailsni.errors import HostError
-from mailsni.process import Completed, find_tool, parent, require_tool, run
+from mailsni.host.commands import Completed, find_tool, parent, require_tool, run
 
 _TIMEOUT = 120.0
 _SYSTEMD = Path("/run/systemd/system")

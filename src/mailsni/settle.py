@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from mailsni import files, process
 from mailsni.errors import LockedError
+from mailsni.host import commands, files
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
@@ -57,21 +57,21 @@ def until_time(lock: Path, seconds: float, client: str | None) -> Settled:
     Raises:
         MailsniError: the lock cannot be opened.
     """
-    calling = None if client is None else process.ancestor(client)
+    calling = None if client is None else commands.ancestor(client)
     if client is not None and calling is None:
         return Settled.NOW
-    process.forget_inherited()
-    handle = None if calling is None else process.handle(calling)
+    commands.forget_inherited()
+    handle = None if calling is None else commands.handle(calling)
     try:
         with files.locked(lock.with_name(f"{lock.name}.waiting")):
             # A signal that comes before the process is ready for it waits until it is.
             signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-            if not process.go_on_in_background():
+            if not commands.go_on_in_background():
                 return Settled.ELSEWHERE
             try:
                 _take_signals(_now)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-                process.wait_for_end(handle, seconds)
+                commands.wait_for_end(handle, seconds)
             except _NowError:
                 pass
             _take_signals(_later)

@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mailsni import files
 from mailsni.core.model import Algorithm, Certificate
 from mailsni.core.selection import Selection
+from mailsni.host import files
 
 _SCHEMA = "mailsni.deployment/1"
 

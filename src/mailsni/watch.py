@@ -26,8 +26,8 @@ from types import FrameType
 from mailsni import config
 from mailsni.config import Settings
 from mailsni.errors import Exit, HostError, MailsniError
+from mailsni.host.commands import Child, start
 from mailsni.journal import Journal, Level, level_of
-from mailsni.process import Child, start
 from mailsni.schedule import Schedule, Timing
 from mailsni.service_notify import Notifier
 from mailsni.sources import certbot

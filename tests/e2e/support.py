@@ -23,7 +23,7 @@ from typing import Literal
 
 import pytest
 
-from mailsni.process import environment, find_tool, run
+from mailsni.host.commands import environment, find_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, PrivatePostfix, free_ports

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mailsni.errors import HostError
-from mailsni.process import require_tool, run
+from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from cryptography.x509.oid import NameOID
 
-from mailsni.process import environment, require_tool, run
+from mailsni.host.commands import environment, require_tool, run
 from mailsni.sandbox.authority import Authority, Issued, subject_alternative_names
 from mailsni.sandbox.lineages import KINDS, CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, workspace

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from mailsni.core.model import Certificate
-from mailsni.process import environment, find_tool
+from mailsni.host.commands import environment, find_tool
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sources import certbot

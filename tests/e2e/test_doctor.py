@@ -24,7 +24,7 @@ import pytest
 from mailsni import config
 from mailsni.doctor import Finding, Severity, dovecot
 from mailsni.doctor.examination import examine
-from mailsni.process import environment, find_tool
+from mailsni.host.commands import environment, find_tool
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, workspace

@@ -23,7 +23,7 @@ from mailsni.doctor import Finding, Severity
 from mailsni.doctor.dovecot import SAME_LIMIT, findings
 from mailsni.doctor.dovecot_lines import DEPTH_LIMIT
 from mailsni.errors import HostError
-from mailsni.process import environment, find_tool, run
+from mailsni.host.commands import environment, find_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, dovecot_version
 from tests.e2e.doctor_facts import facts_of

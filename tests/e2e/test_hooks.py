@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 
 from mailsni import runs
-from mailsni.process import find_tool
+from mailsni.host.commands import find_tool
 from mailsni.runs import Run
 from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.lineages import CertbotDirectory

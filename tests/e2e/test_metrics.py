@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from mailsni.core.model import Reason
+from mailsni.host.commands import find_tool, require_tool, run
 from mailsni.inspection import Concern
-from mailsni.process import find_tool, require_tool, run
 from mailsni.sandbox.authority import Issued
 from tests.e2e.support import Laboratory, require
 

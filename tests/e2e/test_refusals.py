@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.process import environment
+from mailsni.host.commands import environment
 from mailsni.sandbox.authority import Issued
 from tests.e2e.support import Laboratory, run_mailsni
 

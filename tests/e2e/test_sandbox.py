@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mailsni.errors import HostError
-from mailsni.process import require_tool, run
+from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from tests.e2e.support import ABORTED, Certbot, Laboratory, require, served

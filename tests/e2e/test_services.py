@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from mailsni.config import DovecotSettings
-from mailsni.process import environment, find_tool, require_tool
+from mailsni.host.commands import environment, find_tool, require_tool
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from mailsni.services import Signalled, signal_dovecot
 from tests.e2e.support import ABORTED, Laboratory, require

@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from mailsni.process import environment, find_tool, run
+from mailsni.host.commands import environment, find_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from tests.e2e.support import ABORTED, Certbot, acme_server, require, served

@@ -39,9 +39,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mailsni import config, deploy, files, observation
+from mailsni import config, deploy, observation
 from mailsni.errors import MailsniError, RefusedError
-from mailsni.process import require_tool, run
+from mailsni.host import files
+from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version, workspace

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.process import environment, find_tool, run
+from mailsni.host.commands import environment, find_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version, workspace

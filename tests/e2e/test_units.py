@@ -19,7 +19,7 @@ import pytest
 
 from mailsni import config
 from mailsni.config import Settings
-from mailsni.process import environment, find_tool, parent, require_tool, run
+from mailsni.host.commands import environment, find_tool, parent, require_tool, run
 from mailsni.units import Kind, render_cron, render_units
 from tests.e2e.support import Laboratory, require
 

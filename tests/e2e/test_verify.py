@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mailsni.process import require_tool, run
+from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Issued
 from tests.e2e.support import DEFAULT_NAME, Laboratory, run_mailsni
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.process import environment, require_tool, run
+from mailsni.host.commands import environment, require_tool, run
 from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot

@@ -22,7 +22,7 @@ from pathlib import Path
 import typer.main
 
 from mailsni.cli import app, main
-from mailsni.process import require_tool
+from mailsni.host.commands import require_tool
 
 PR_SET_CHILD_SUBREAPER = 36
 

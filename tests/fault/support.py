@@ -31,8 +31,8 @@ from benchmarks.clients import LASTING_LOGINS
 from mailsni import config, deploy
 from mailsni.deploy import Applied, Options
 from mailsni.errors import Exit, MailsniError
-from mailsni.files import PRIVATE, PUBLIC, STAGING_NAME
-from mailsni.process import environment, find_tool, require_tool, run
+from mailsni.host.commands import environment, find_tool, require_tool, run
+from mailsni.host.files import PRIVATE, PUBLIC, STAGING_NAME
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.process import require_tool
+from mailsni.host.commands import require_tool
 from mailsni.sandbox.authority import Authority
 from tests.fault.support import Cast, Ended, Scene
 

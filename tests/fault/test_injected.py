@@ -26,7 +26,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.files import STAGING_NAME
+from mailsni.host.files import STAGING_NAME
 from mailsni.sandbox.authority import Authority
 from tests.e2e.support import served
 from tests.fault.support import (

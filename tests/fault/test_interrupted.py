@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.files import STAGING_NAME
-from mailsni.process import environment
+from mailsni.host.commands import environment
+from mailsni.host.files import STAGING_NAME
 from mailsni.sandbox.authority import Authority
 from tests.fault.support import Cast, Ended, Fault, Runner, Scene, traced
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.files import STAGING_NAME
+from mailsni.host.files import STAGING_NAME
 from mailsni.sandbox.authority import Authority
 from tests.fault.support import MUTATING, OPENING, Call, Cast, Runner, Scene
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.files import STAGING_NAME
+from mailsni.host.files import STAGING_NAME
 from mailsni.sandbox.authority import Authority
 from tests.e2e.support import served
 from tests.fault.support import ALL, ERRORS, MUTATING, OPENING, Call, Cast, Fault, Runner, Scene

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from mailsni import files
 from mailsni.config import DovecotSettings, PostfixSettings, Settings, SourceSettings, StateSettings
 from mailsni.core.x509 import Described, Rejected, describe
 from mailsni.doctor import Finding, Severity, hooks, looking, postfix_configuration, tables
@@ -21,6 +20,7 @@ from mailsni.doctor.examination import examine
 from mailsni.doctor.postfix_configuration import Configuration, Service
 from mailsni.doctor.tables import Mistake
 from mailsni.errors import HostError, PermissionMissingError
+from mailsni.host import files
 from mailsni.report import documents, text
 from mailsni.targets.postfix import Override
 from tests.builders import NOW, authority

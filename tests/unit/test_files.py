@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from mailsni import files
 from mailsni.errors import HostError, LockedError, PermissionMissingError, RefusedError
+from mailsni.host import files
 
 SECRET = b"-----BEGIN PRIVATE KEY-----\n"
 OTHER_USER = 65534

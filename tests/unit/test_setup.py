@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from mailsni import files
 from mailsni.config import Settings
 from mailsni.errors import Exit, HostError, RefusedError, RollbackFailedError
+from mailsni.host import files
 from mailsni.report.setup import Report
 from mailsni.setup import dovecot_conf, record, starting
 from mailsni.setup.record import Edit, Record

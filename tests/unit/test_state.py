@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from mailsni import files
 from mailsni.errors import PermissionMissingError
+from mailsni.host import files
 from mailsni.state import Deployment, Record, State
 from tests.builders import EVERYTHING, certificate, deployment, mixture, secret
 

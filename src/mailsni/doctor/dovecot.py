@@ -35,7 +35,7 @@ from mailsni.doctor.dovecot_view import (
     word,
 )
 from mailsni.errors import HostError
-from mailsni.process import require_tool, run
+from mailsni.host.commands import require_tool, run
 from mailsni.targets.dovecot import complaint_of, default_certificate
 
 BLOCK_BYTES = 190_000

@@ -18,7 +18,7 @@ from mailsni.core.model import Reason
 from mailsni.core.names import shown
 from mailsni.doctor.dovecot_lines import Block, Configuration, Setting
 from mailsni.doctor.dovecot_names import LocalName, Scope
-from mailsni.process import printable
+from mailsni.host.commands import printable
 from mailsni.sources.reading import Containment, ReadRefusedError
 from mailsni.targets.dovecot import Dovecot
 

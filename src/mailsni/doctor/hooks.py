@@ -21,7 +21,7 @@ from mailsni.core.names import shown
 from mailsni.doctor import Facts, Finding, Severity, looking, postfix_configuration, tables
 from mailsni.doctor.looking import listed, quoted
 from mailsni.doctor.postfix_configuration import PARAMETER, Configuration
-from mailsni.process import find_tool, run
+from mailsni.host.commands import find_tool, run
 
 KINDS = ("pre", "deploy", "post")
 _DEPLOY_ON_FIRST = (5, 3, 0)

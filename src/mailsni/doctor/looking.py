@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni import files
 from mailsni.core import names
 from mailsni.doctor import Finding, Severity
 from mailsni.errors import HostError, MailsniError, PermissionMissingError
-from mailsni.process import printable
+from mailsni.host import files
+from mailsni.host.commands import printable
 
 LARGEST = 16 << 20
 """Bytes of a configuration file that are read: the source of a map of 60,000 names has 12 MB."""

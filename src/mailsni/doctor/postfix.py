@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mailsni import files
 from mailsni.core.names import is_wildcard, shown
 from mailsni.core.x509 import Rejected, describe
 from mailsni.doctor import Facts, Finding, Severity, looking, postfix_configuration, tables
@@ -15,6 +14,7 @@ from mailsni.doctor.looking import listed, quoted
 from mailsni.doctor.postfix_configuration import CERTIFICATES, KEYS, PARAMETER, Configuration, Service
 from mailsni.doctor.table_looks import LIVE, Commands, TableLooks
 from mailsni.doctor.tables import Mistake
+from mailsni.host import files
 
 _LOOPBACK = re.compile(r"(?:\[?127\.[\d.]+\]?|\[?::1\]?|localhost):")
 _SNI = re.compile(r"sni|tls_server|chain_file")

@@ -10,7 +10,7 @@ from pathlib import Path
 from mailsni.doctor import looking
 from mailsni.doctor.looking import Entry
 from mailsni.errors import HostError
-from mailsni.process import Completed, require_tool, run
+from mailsni.host.commands import Completed, require_tool, run
 from mailsni.targets.postfix import Override
 
 PARAMETER = "tls_server_sni_maps"

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mailsni import files
 from mailsni.core.names import shown
 from mailsni.doctor import Facts, Finding, Severity, looking, postfix_configuration, tables
 from mailsni.doctor.looking import listed, quoted
 from mailsni.doctor.postfix_configuration import PARAMETER, Configuration
 from mailsni.doctor.tables import Mistake, SourceLine, Table
+from mailsni.host import files
 
 LIVE = "/etc/letsencrypt/live/NAME"
 """A lineage, for people to put theirs in."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mailsni import files
 from mailsni.core.x509 import Described, describe
 from mailsni.doctor import looking
 from mailsni.errors import HostError, PermissionMissingError
-from mailsni.process import require_tool, run
+from mailsni.host import files
+from mailsni.host.commands import require_tool, run
 from mailsni.targets.postfix import SUFFIX_OF
 
 SUFFIXES: Mapping[str, str] = {"dbm": ".pag", "sdbm": ".pag"} | {

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from mailsni import files
 from mailsni.core import model
 from mailsni.core.model import Certificate, Skipped
 from mailsni.core.names import listed
@@ -19,6 +18,7 @@ from mailsni.core.plan import SYMBOLS, Change, Kind, Plan
 from mailsni.core.selection import Candidate
 from mailsni.deploy import Applied
 from mailsni.doctor import Finding, Severity
+from mailsni.host import files
 from mailsni.observation import Observation
 from mailsni.report.documents import name_states
 from mailsni.runs import History, Run

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Self
 
 from mailsni.errors import HostError
-from mailsni.process import environment, find_tool, require_tool, run
+from mailsni.host.commands import environment, find_tool, require_tool, run
 from mailsni.sandbox.authority import Issued
 
 LOOPBACK = "127.0.0.1"

@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mailsni import files
 from mailsni.config import PostfixSettings
 from mailsni.errors import HostError
-from mailsni.process import require_tool, run
+from mailsni.host import files
+from mailsni.host.commands import require_tool, run
 from mailsni.targets.postfix import parameters
 
 PARAMETER = "tls_server_sni_maps"

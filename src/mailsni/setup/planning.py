@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from mailsni import config, deploy, files
+from mailsni import config, deploy
 from mailsni.config import Settings
 from mailsni.core.names import NamePatterns, is_wildcard, listed
 from mailsni.core.x509 import Rejected, prove
 from mailsni.errors import HostError, PermissionMissingError
+from mailsni.host import files
+from mailsni.host.commands import find_tool
 from mailsni.observation import observe
-from mailsni.process import find_tool
 from mailsni.rendering import DovecotVersion
 from mailsni.setup import dovecot_conf, main_cf, starting
 from mailsni.setup.removal import files_removal, plan_unpublishing

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mailsni import files
+from mailsni.host import files
 
 NAME = "setup.json"
 _SCHEMA = "mailsni.setup-record/1"

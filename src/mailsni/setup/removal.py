@@ -9,9 +9,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mailsni import config, files
+from mailsni import config
 from mailsni.config import Settings
 from mailsni.errors import RefusedError
+from mailsni.host import files
 from mailsni.pins import PinDirectory
 from mailsni.setup import dovecot_conf, main_cf, record, starting
 from mailsni.setup.steps import ChangeFile, ChangeServer, Commands, Delete, Step

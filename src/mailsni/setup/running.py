@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import reduce
 
-from mailsni import files
 from mailsni.errors import RollbackFailedError
+from mailsni.host import files
 from mailsni.setup import record
 from mailsni.setup.record import Record
 from mailsni.setup.steps import Step, carry_out

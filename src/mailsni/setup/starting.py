@@ -15,7 +15,7 @@ from mailsni import units
 from mailsni.config import Settings
 from mailsni.core.names import RefusedNameError, safe_path
 from mailsni.errors import ConfigurationError, HostError, UsageError
-from mailsni.process import SEARCH_PATH, find_tool
+from mailsni.host.commands import SEARCH_PATH, find_tool
 
 Kind = Literal["timer", "watch"]
 Manager = Literal["systemd", "openrc", "cron"]

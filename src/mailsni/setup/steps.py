@@ -14,12 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from mailsni import deploy, files
+from mailsni import deploy
 from mailsni.config import Settings
 from mailsni.deploy import Options
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
+from mailsni.host import files
+from mailsni.host.commands import require_tool, run
 from mailsni.observation import observe
-from mailsni.process import require_tool, run
 from mailsni.setup import asking
 from mailsni.setup.record import Edit, Record, digest
 from mailsni.state import State

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni import files
 from mailsni.config import Settings
 from mailsni.errors import RefusedError
+from mailsni.host import files
 from mailsni.setup import starting
 from mailsni.setup.steps import Step
 from mailsni.targets import dovecot

@@ -16,12 +16,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from mailsni import files, rendering, services
+from mailsni import rendering, services
 from mailsni.config import DovecotSettings
 from mailsni.core.selection import Selection
 from mailsni.endpoints import Endpoint, dovecot_endpoints
 from mailsni.errors import HostError
-from mailsni.process import find_tool, require_tool, run
+from mailsni.host import files
+from mailsni.host.commands import find_tool, require_tool, run
 from mailsni.rendering import DovecotVersion, Paths
 from mailsni.services import Signalled
 from mailsni.state import Record

@@ -22,13 +22,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from mailsni import files, rendering, services
+from mailsni import rendering, services
 from mailsni.config import MapType, PostfixSettings
 from mailsni.core.names import shown
 from mailsni.core.selection import Selection
 from mailsni.endpoints import Endpoint, postfix_endpoints
 from mailsni.errors import HostError
-from mailsni.process import Completed, find_tool, require_tool, run
+from mailsni.host import files
+from mailsni.host.commands import Completed, find_tool, require_tool, run
 from mailsni.rendering import Paths
 from mailsni.services import Signalled
 from mailsni.state import Record
