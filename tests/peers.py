@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from mailsni.endpoints import Protocol
+from mailsni.probes.endpoint import Protocol
 
 Script = Callable[[socket.socket], None]
 

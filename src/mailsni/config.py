@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from mailsni.core.names import NamePatterns, RefusedNameError, safe_path
-from mailsni.endpoints import Endpoint
 from mailsni.errors import ConfigurationError, PermissionMissingError
+from mailsni.probes.endpoint import Endpoint
 
 DEFAULT_PATH = Path("/etc/mailsni/config.toml")
 FROM_STDIN = "MAILSNI_CONFIG_ON_STDIN"

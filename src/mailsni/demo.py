@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import cast, get_args
 
 from mailsni.config import MapType
-from mailsni.endpoints import Endpoint
 from mailsni.errors import HostError
 from mailsni.host.commands import find_tool
 from mailsni.host.commands import run as run_tool
+from mailsni.probes.endpoint import Endpoint
+from mailsni.probes.tls_client import Outcome, Question, probe_all
 from mailsni.report import text
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, PrivatePostfix, PrivateServer, workspace
 from mailsni.targets.postfix import served_by_map
-from mailsni.verify import Outcome, Question, probe_all
 
 _TIMEOUT = 10.0
 _DEFAULT = "default certificate"

@@ -17,11 +17,11 @@ from pathlib import Path
 from mailsni import readings, wire
 from mailsni.config import Settings
 from mailsni.core.model import Certificate, Progress
-from mailsni.endpoints import Endpoint
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
 from mailsni.host import files
 from mailsni.observation import Observation, observe
 from mailsni.pins import PinDirectory
+from mailsni.probes.endpoint import Endpoint
 from mailsni.rendering import postfix_key
 from mailsni.services import Signalled
 from mailsni.state import Deployment, State

@@ -19,13 +19,13 @@ from mailsni.config import Settings, VerifySettings
 from mailsni.core import x509
 from mailsni.core.model import Algorithm, Certificate, Progress
 from mailsni.core.names import host_name, listed, stand_for
-from mailsni.endpoints import Endpoint, resolved
 from mailsni.errors import HostError, UsageError
 from mailsni.host import files
 from mailsni.observation import Observation
+from mailsni.probes.endpoint import Endpoint, resolved
+from mailsni.probes.tls_client import Outcome, Question, Served, probe_all
 from mailsni.state import DeployedCertificate
 from mailsni.targets import Target
-from mailsni.verify import Outcome, Question, Served, probe_all
 from mailsni.wire import asked_for
 
 UNKNOWN_NAME = "mailsni-unknown.invalid"

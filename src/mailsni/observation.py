@@ -13,9 +13,9 @@ from mailsni.core import plan
 from mailsni.core.model import Certificate, Inventory, Progress, merged
 from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
-from mailsni.endpoints import Server
 from mailsni.errors import HostError
 from mailsni.pins import PinDirectory
+from mailsni.probes.endpoint import Server
 from mailsni.rendering import Paths
 from mailsni.sources import certbot
 from mailsni.state import Deployment, Record, State

@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from mailsni import checking, inspection
 from mailsni.checking import Checked, Expiry, Finding, Level, Thresholds
 from mailsni.config import Settings, StateSettings, parse
-from mailsni.endpoints import Endpoint
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.inspection import Client, Concern, Inspection, Shown
+from mailsni.probes.endpoint import Endpoint
+from mailsni.probes.tls_client import Outcome, Served
 from mailsni.rendering import blocks, render_dovecot
 from mailsni.runs import Run
 from mailsni.sandbox.authority import Authority
 from mailsni.state import Deployment
 from mailsni.targets.dovecot import blocks_of
-from mailsni.verify import Outcome, Served
 from tests.builders import EVERYTHING, NOW, PATHS, certificate, deployment, mixture, selection
 
 DAYS = st.floats(0.1, 4000)

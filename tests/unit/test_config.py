@@ -11,8 +11,8 @@ import pytest
 
 from mailsni import config
 from mailsni.config import Settings, load, parse
-from mailsni.endpoints import Endpoint
 from mailsni.errors import ConfigurationError, Exit, PermissionMissingError
+from mailsni.probes.endpoint import Endpoint
 
 DOCUMENTED = """\
 [names]

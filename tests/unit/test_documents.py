@@ -21,17 +21,17 @@ from mailsni.core.plan import Kind
 from mailsni.core.selection import explain
 from mailsni.deploy import Applied
 from mailsni.doctor import Finding, Severity
-from mailsni.endpoints import Endpoint, Server
 from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, UsageError
 from mailsni.inspection import Client, Concern, Inspection, Shown
 from mailsni.monitoring import Look
 from mailsni.observation import Observation
+from mailsni.probes.endpoint import Endpoint, Server
+from mailsni.probes.tls_client import Outcome, Served
 from mailsni.report import documents, prometheus, verification
 from mailsni.report.setup import Report
 from mailsni.runs import NOTHING, Run
 from mailsni.services import Signalled
 from mailsni.setup.wiring import Wiring
-from mailsni.verify import Outcome, Served
 from mailsni.wire import Answer, Expectation, Survey, Verdict
 from tests.builders import (
     EVERYTHING,

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsni import endpoints
-from mailsni.endpoints import Endpoint, dovecot_endpoints, parse_dovecot, parse_postfix, resolved
 from mailsni.errors import HostError
+from mailsni.probes import endpoint as endpoints
+from mailsni.probes.endpoint import Endpoint, dovecot_endpoints, parse_dovecot, parse_postfix, resolved
 from tests.property.strategies import effort
 
 # postconf -Mx; Postfix 3.7 and 3.10 print these lines alike

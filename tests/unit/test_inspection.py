@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from mailsni.core.x509 import chain_digests, flaw_in_order, look_at
-from mailsni.endpoints import Endpoint
 from mailsni.errors import UsageError
 from mailsni.inspection import Client, Concern, Inspection, Intention, Limits, Shown, Wish, ask, intentions
+from mailsni.probes.endpoint import Endpoint
+from mailsni.probes.tls_client import Outcome
 from mailsni.sandbox.authority import Authority, Issued, subject_alternative_names
-from mailsni.verify import Outcome
 from tests.builders import certificate, deployment, observation
 from tests.peers import peer, says, tls, waits
 
@@ -84,19 +84,19 @@ def test_what_is_meant_is_right_and_an_unknown_authority_is_only_a_warning(
 
 def test_a_trusted_authority(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As OpenSSL finds it: SSL_CERT_FILE in the place of the system's."""
-    from mailsni import verify
+    from mailsni.probes import tls_client
 
     root = tmp_path / "root.pem"
     root.write_bytes(authority.root_pem)
     monkeypatch.setenv("SSL_CERT_FILE", str(root))
     issued = authority.issue([NAME])
     made = context(tmp_path, issued.key_pem, issued.fullchain_pem)
-    verify._context.cache_clear()  # it has read the store of the tests before
+    tls_client._context.cache_clear()  # it has read the store of the tests before
     try:
         with serving(made, context(tmp_path, issued.key_pem, issued.leaf_pem)) as endpoints:
             found = asked(endpoints, {NAME: (intention(issued),)})
     finally:
-        verify._context.cache_clear()
+        tls_client._context.cache_clear()
     whole, alone = named(found)
     assert whole.concerns == ()
     assert alone.concerns == (Concern.OTHER_CHAIN, Concern.UNTRUSTED)

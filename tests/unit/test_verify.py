@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from mailsni.core.model import Algorithm
-from mailsni.endpoints import Endpoint, Protocol
+from mailsni.probes.endpoint import Endpoint, Protocol
+from mailsni.probes.tls_client import Outcome, Question, Served, probe, probe_all
 from mailsni.sandbox.authority import Authority, Issued
-from mailsni.verify import Outcome, Question, Served, probe, probe_all
 from tests.peers import PLAIN, Script, dialogue, hears, peer, says, tls, waits
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from mailsni.endpoints import Endpoint
 from mailsni.errors import Exit
 from mailsni.inspection import Client, Concern, Inspection, Shown, called
+from mailsni.probes.endpoint import Endpoint
 from mailsni.report import documents, text
 
 _TABLE_LIMIT = 50

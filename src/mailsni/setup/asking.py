@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from mailsni import wire
 from mailsni.config import Settings
-from mailsni.endpoints import Endpoint
 from mailsni.errors import HostError
+from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import Target
 from mailsni.wire import Answer, Expectation, Survey
 

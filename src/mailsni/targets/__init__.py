@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mailsni.core.selection import Selection
-from mailsni.endpoints import Endpoint, Server
+from mailsni.probes.endpoint import Endpoint, Server
 from mailsni.rendering import Paths
 from mailsni.services import Signalled
 from mailsni.state import Record

@@ -19,10 +19,10 @@ from typing import Literal
 from mailsni import rendering, services
 from mailsni.config import DovecotSettings
 from mailsni.core.selection import Selection
-from mailsni.endpoints import Endpoint, dovecot_endpoints
 from mailsni.errors import HostError
 from mailsni.host import files
 from mailsni.host.commands import find_tool, require_tool, run
+from mailsni.probes.endpoint import Endpoint, dovecot_endpoints
 from mailsni.rendering import DovecotVersion, Paths
 from mailsni.services import Signalled
 from mailsni.state import Record

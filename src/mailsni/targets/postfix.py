@@ -26,10 +26,10 @@ from mailsni import rendering, services
 from mailsni.config import MapType, PostfixSettings
 from mailsni.core.names import shown
 from mailsni.core.selection import Selection
-from mailsni.endpoints import Endpoint, postfix_endpoints
 from mailsni.errors import HostError
 from mailsni.host import files
 from mailsni.host.commands import Completed, find_tool, require_tool, run
+from mailsni.probes.endpoint import Endpoint, postfix_endpoints
 from mailsni.rendering import Paths
 from mailsni.services import Signalled
 from mailsni.state import Record

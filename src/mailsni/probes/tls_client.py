@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, cast
 
 from mailsni.core.model import Algorithm
-from mailsni.endpoints import Endpoint
 from mailsni.errors import HostError
+from mailsni.probes.endpoint import Endpoint
 
 LINE_LIMIT: Final = 8 * 1024
 """Bytes of a line; the longest that a mail protocol promises to take is 8,192 (RFC 9051, section 4)."""

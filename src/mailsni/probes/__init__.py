@@ -1,0 +1,1 @@
+"""One TLS question to one port. Knows no certificate store."""
