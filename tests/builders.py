@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from mailsni import rendering
-from mailsni.config import MAIL_NAMES, Settings
+from mailsni.config.parser import MAIL_NAMES, Settings
 from mailsni.core import plan
 from mailsni.core.model import Algorithm, Certificate, Inventory, KeyAndChain, Reason, Skipped
 from mailsni.core.names import NamePatterns

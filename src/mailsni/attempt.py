@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mailsni import deploy, runs
-from mailsni.config import Settings
+from mailsni.config.parser import Settings
 from mailsni.core.model import Progress
 from mailsni.core.plan import Kind
 from mailsni.deploy import Applied, Options
@@ -136,7 +136,7 @@ def not_begun(remnant: Settings | None, problem: ConfigurationError, starter: St
     """Remember and tell that a run could not begin, because the configuration is wrong.
 
     Args:
-        remnant: what it still says (:func:`mailsni.config.remnant`); without it nobody knows whom to tell.
+        remnant: what it still says (:func:`mailsni.config.parser.remnant`); without it nobody knows whom to tell.
         problem: what is wrong.
         starter: who started it.
         talk: told when an alert cannot be delivered.

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mailsni import runs
-from mailsni.config import Settings
+from mailsni.config.parser import Settings
 from mailsni.core.model import Progress
 from mailsni.core.names import RefusedNameError, shown
 from mailsni.core.names import listed as names_listed

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 import typer.core
 
-from mailsni import __version__, attempt, config, deploy, observation, plugin, runs
-from mailsni.config import Settings
+from mailsni import __version__, attempt, deploy, observation, plugin, runs
+from mailsni.config import parser
+from mailsni.config.parser import Settings
 from mailsni.core import selection
 from mailsni.core.names import RefusedNameError, host_name
 from mailsni.deploy import Applied, Options
@@ -77,22 +78,22 @@ class Common:
     def settings(self) -> Settings:
         """The configuration: the named file, else the one of the environment, else the default one if it exists."""
         path, named = self.configuration()
-        if os.environ.get(config.FROM_STDIN):
-            return config.parse_file(sys.stdin.buffer.read(), path)
-        return config.load(path, required=named)
+        if os.environ.get(parser.FROM_STDIN):
+            return parser.parse_file(sys.stdin.buffer.read(), path)
+        return parser.load(path, required=named)
 
     def settings_of_a_run(self, starter: attempt.Starter) -> Settings:
         """The same for an ``apply``, which leaves a trace even when they are wrong."""
         try:
             return self.settings()
         except ConfigurationError as problem:
-            attempt.not_begun(config.remnant(self.configuration()[0]), problem, starter, text.talk)
+            attempt.not_begun(parser.remnant(self.configuration()[0]), problem, starter, text.talk)
             raise
 
     def configuration(self) -> tuple[Path, bool]:
         """Which file the configuration is, and whether somebody named it."""
         named = self.config_file or (Path(value) if (value := os.environ.get("MAILSNI_CONFIG")) else None)
-        return named or config.DEFAULT_PATH, named is not None
+        return named or parser.DEFAULT_PATH, named is not None
 
     def observed(self) -> Observation:
         """What there is and what should be."""
@@ -106,7 +107,7 @@ ConfigOption = Annotated[
         "--config",
         metavar="PATH",
         help="Configuration file (environment: MAILSNI_CONFIG). "
-        f"Default: {config.DEFAULT_PATH}, and no file means the defaults.",
+        f"Default: {parser.DEFAULT_PATH}, and no file means the defaults.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

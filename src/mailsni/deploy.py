@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mailsni import readings, wire
-from mailsni.config import Settings
+from mailsni.config.parser import Settings
 from mailsni.core.model import Certificate, Progress
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
 from mailsni.host import files

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mailsni import inspection, runs
-from mailsni.config import Settings
+from mailsni.config.parser import Settings
 from mailsni.core.model import Progress
 from mailsni.errors import HostError, MailsniError
 from mailsni.inspection import Inspection

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from mailsni import readings
-from mailsni.config import Settings
+from mailsni.config.parser import Settings
 from mailsni.core import plan
 from mailsni.core.model import Certificate, Inventory, Progress, merged
 from mailsni.core.plan import ArtifactChange, Plan

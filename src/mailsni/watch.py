@@ -23,8 +23,8 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
-from mailsni import config
-from mailsni.config import Settings
+from mailsni.config import parser
+from mailsni.config.parser import Settings
 from mailsni.errors import Exit, HostError, MailsniError
 from mailsni.host.commands import Child, start
 from mailsni.journal import Journal, Level, level_of
@@ -62,8 +62,8 @@ class ConfigurationFile:
             ConfigurationError: it is wrong.
             PermissionMissingError: this user may not read it.
         """
-        content = config.read(self.path, required=self.required)
-        return content, config.parse_file(content, self.path)
+        content = parser.read(self.path, required=self.required)
+        return content, parser.parse_file(content, self.path)
 
 
 @dataclass
@@ -267,7 +267,7 @@ class Watch:
         self._talk, self._silent = b"", False
         self._began = now
         self._nudged = None
-        also = {"MAILSNI_STARTED_BY": "watch", config.FROM_STDIN: "1"}
+        also = {"MAILSNI_STARTED_BY": "watch", parser.FROM_STDIN: "1"}
         try:
             self._child = start(self._command, stdin=self._content, also=also)
         except HostError as error:

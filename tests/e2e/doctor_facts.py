@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from mailsni.config import Settings
+from mailsni.config.parser import Settings
 from mailsni.doctor import Facts
 from mailsni.targets import dovecot
 

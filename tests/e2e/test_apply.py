@@ -241,7 +241,7 @@ def test_a_map_made_without_postfix_is_read_by_postfix(
 ) -> None:
     """The berkeleydb package writes it where no Postfix is installed; here one is, to read it."""
     from mailsni import observation
-    from mailsni.config import load
+    from mailsni.config.parser import load
     from mailsni.rendering import postfix_key
     from mailsni.targets import MapEntry
     from mailsni.targets import postfix as target

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 from mailsni import deploy, runs
 from mailsni.cli import app
-from mailsni.config import load
+from mailsni.config.parser import load
 from mailsni.host.commands import environment, require_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory

@@ -21,7 +21,7 @@ from unittest import mock
 
 import pytest
 
-from mailsni import config
+from mailsni.config import parser
 from mailsni.doctor import Finding, Severity, dovecot
 from mailsni.doctor.examination import examine
 from mailsni.host.commands import environment, find_tool
@@ -106,7 +106,7 @@ class Host:
     def find(self) -> dict[str, Finding]:
         """What the doctor finds, by its code. Dovecot's looks have tests of their own, and take most of the time."""
         with mock.patch.object(dovecot, "findings", return_value=()):
-            found = examine(config.load(self.laboratory.config, required=True), datetime.now(UTC), root=self.root)
+            found = examine(parser.load(self.laboratory.config, required=True), datetime.now(UTC), root=self.root)
         return {one.code: one for one in found}
 
     def shell(self, line: str) -> str:

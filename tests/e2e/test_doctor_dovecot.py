@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.config import DovecotSettings, Settings, load
+from mailsni.config.parser import DovecotSettings, Settings, load
 from mailsni.doctor import Finding, Severity
 from mailsni.doctor.dovecot import SAME_LIMIT, findings
 from mailsni.doctor.dovecot_lines import DEPTH_LIMIT

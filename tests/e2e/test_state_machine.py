@@ -39,7 +39,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mailsni import config, deploy, observation
+from mailsni import deploy, observation
+from mailsni.config import parser
 from mailsni.errors import MailsniError, RefusedError
 from mailsni.host import files
 from mailsni.host.commands import require_tool, run
@@ -130,7 +131,7 @@ def _plan_and_apply(
     dies_before: tuple[str, int] | None,
 ) -> None:
     certbot.RETRY_PAUSE = 0.01  # nobody mends anything while it waits
-    known = config.load(configuration, required=True)
+    known = parser.load(configuration, required=True)
     plan = observation.observe(known, now).plan
     answer.write(json.dumps([change.name for change in plan.changes if change.kind == "remove"]) + "\n")
     answer.flush()

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from mailsni import config
-from mailsni.config import Settings
+from mailsni.config import parser
+from mailsni.config.parser import Settings
 from mailsni.host.commands import environment, find_tool, parent, require_tool, run
 from mailsni.units import Kind, render_cron, render_units
 from tests.e2e.support import Laboratory, require
@@ -98,7 +98,7 @@ exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all,$CAPABILITIES "$
 
 def in_the_sandbox(laboratory: Laboratory, kind: Kind, *arguments: str) -> tuple[list[str], dict[str, str]]:
     """The program as the rendered service would run it: a command, and its environment."""
-    settings = config.load(laboratory.config, required=True)
+    settings = parser.load(laboratory.config, required=True)
     service = render_units(PROGRAM, laboratory.config, settings, kind)[0].text
     paths = [Path(path) for path in re.findall(r"^ReadWritePaths=-(.+)$", service, re.MULTILINE)]
     capabilities = re.findall(r"^CapabilityBoundingSet=(.+)$", service, re.MULTILINE)[0].lower().split()

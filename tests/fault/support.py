@@ -28,7 +28,8 @@ from typing import Self
 
 from benchmarks.clients import LASTING_LOGINS
 
-from mailsni import config, deploy
+from mailsni import deploy
+from mailsni.config import parser
 from mailsni.deploy import Applied, Options
 from mailsni.errors import Exit, MailsniError
 from mailsni.host.commands import environment, find_tool, require_tool, run
@@ -243,7 +244,7 @@ class Scene:
 
         It may have to wait for the lock: a child that another thread is just starting has inherited it for a moment.
         """
-        settings = config.load(self.laboratory.config, required=True)
+        settings = parser.load(self.laboratory.config, required=True)
         return deploy.run(settings, Options(force=force), wait=_LOCK_LIMIT)
 
     def listing(self) -> dict[str, int]:

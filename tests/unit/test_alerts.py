@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from mailsni import alerts, attempt, config, deploy, runs
+from mailsni import alerts, attempt, deploy, runs
 from mailsni.attempt import Starter
-from mailsni.config import AlertSettings, Settings, StateSettings
+from mailsni.config import parser
+from mailsni.config.parser import AlertSettings, Settings, StateSettings
 from mailsni.deploy import Options
 from mailsni.errors import (
     ConfigurationError,
@@ -143,7 +144,7 @@ def receiver(tmp_path: Path) -> Receiver:
 def settings(tmp_path: Path, receiver: Receiver) -> Settings:
     """With a store that is not there: every run fails."""
     (tmp_path / "config.toml").write_text(configuration(tmp_path, receiver.command))
-    return config.load(tmp_path / "config.toml", required=True)
+    return parser.load(tmp_path / "config.toml", required=True)
 
 
 def configuration(root: Path, command: Sequence[str]) -> str:
@@ -300,24 +301,24 @@ def test_it_is_told_as_far_as_it_says_whom_to_tell(
     told = f'[alerts]\non_failure = {json.dumps(receiver.command)}\n[state]\ndirectory = "{tmp_path}/state"\n'
     path.write_text(told + text)
     with pytest.raises(ConfigurationError) as caught:
-        config.load(path, required=True)
-    attempt.not_begun(config.remnant(path), caught.value, TIMER, Said())
+        parser.load(path, required=True)
+    attempt.not_begun(parser.remnant(path), caught.value, TIMER, Said())
     assert [call["env"]["MAILSNI_EXIT_CODE"] for call in receiver.calls()] == (["78"] if known else [])
     assert (runs.load(tmp_path / "state").last is not None) is known
 
 
 def test_nothing_is_known_of_a_file_that_is_not_there(tmp_path: Path) -> None:
-    assert config.remnant(tmp_path / "none") is None
+    assert parser.remnant(tmp_path / "none") is None
 
 
 @pytest.mark.parametrize("value", ['"mail root"', '["mail", "root"]', "[1]", "7", "true", r'["/bin/sh", "a\u0000b"]'])
 def test_a_command_is_a_list_that_begins_with_a_path(value: str) -> None:
     with pytest.raises(ConfigurationError, match=r"line 1: \[alerts\] on_failure: must be|whose first word is"):
-        config.parse(f"alerts.on_failure = {value}\n", "x")
+        parser.parse(f"alerts.on_failure = {value}\n", "x")
 
 
 def test_no_command_is_the_default() -> None:
-    assert config.parse("[alerts]\non_failure = []\n", "x").alerts == AlertSettings() == Settings().alerts
+    assert parser.parse("[alerts]\non_failure = []\n", "x").alerts == AlertSettings() == Settings().alerts
 
 
 # ── who started it ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mailsni import checking, inspection
 from mailsni.checking import Checked, Expiry, Finding, Level, Thresholds
-from mailsni.config import Settings, StateSettings, parse
+from mailsni.config.parser import Settings, StateSettings, parse
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.inspection import Client, Concern, Inspection, Shown
 from mailsni.probes.endpoint import Endpoint

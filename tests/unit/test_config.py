@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mailsni import config
-from mailsni.config import Settings, load, parse
+from mailsni.config import parser
+from mailsni.config.parser import Settings, load, parse
 from mailsni.errors import ConfigurationError, Exit, PermissionMissingError
 from mailsni.probes.endpoint import Endpoint
 
@@ -70,8 +70,8 @@ def test_the_defaults_are_the_documented_ones() -> None:
 
 def test_every_key_is_documented() -> None:
     documented = tomllib.loads(DOCUMENTED)
-    assert set(documented) == set(config._TABLES)
-    for table, keys in config._TABLES.items():
+    assert set(documented) == set(parser._TABLES)
+    for table, keys in parser._TABLES.items():
         found = documented[table]
         assert set(found[0] if isinstance(found, list) else found) == set(keys[0] if isinstance(keys, list) else keys)
 
@@ -120,15 +120,15 @@ def test_every_key_is_read() -> None:
     )
     assert plain(settings) == {
         "names": (("*",), ("web.*",)),
-        "sources": (config.SourceSettings(path=Path("/one")), config.SourceSettings(path=Path("/two"))),
-        "postfix": config.PostfixSettings(
+        "sources": (parser.SourceSettings(path=Path("/one")), parser.SourceSettings(path=Path("/two"))),
+        "postfix": parser.PostfixSettings(
             enabled=True,
             config_directory=Path("/p"),
             map=Path("/p/map"),
             map_type="lmdb",
             action=("/usr/bin/true", "-x"),
         ),
-        "dovecot": config.DovecotSettings(
+        "dovecot": parser.DovecotSettings(
             enabled=False,
             config_file=Path("/d/d.conf"),
             include_file=Path("/d/i.conf"),
@@ -137,12 +137,12 @@ def test_every_key_is_read() -> None:
             pin_directory=Path("/d/pins"),
             action="none",
         ),
-        "state": config.StateSettings(Path("/s"), Path("/s/lock")),
-        "verify": config.VerifySettings(
+        "state": parser.StateSettings(Path("/s"), Path("/s/lock")),
+        "verify": parser.VerifySettings(
             after_apply=False, endpoints=(Endpoint.parse("imaps://127.0.0.1:993"),), timeout=2.5
         ),
-        "alerts": config.AlertSettings(("/usr/bin/logger", "-t", "mail")),
-        "watch": config.WatchSettings(2.0, 10.5, 300.0),
+        "alerts": parser.AlertSettings(("/usr/bin/logger", "-t", "mail")),
+        "watch": parser.WatchSettings(2.0, 10.5, 300.0),
         "templates": Path("/etc/mailsni/templates"),
     }
 
@@ -242,7 +242,7 @@ def test_what_is_no_toml_is_named_with_its_line(text: str) -> None:
 
 
 def test_no_list_of_sources_is_the_default_one() -> None:
-    assert parse("[names]\n", "config.toml").sources == (config.SourceSettings(),)
+    assert parse("[names]\n", "config.toml").sources == (parser.SourceSettings(),)
 
 
 # ── the file ─────────────────────────────────────────────────────────────────────────────────────────────────────────

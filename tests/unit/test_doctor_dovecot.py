@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mailsni.config import DovecotSettings, Settings
+from mailsni.config.parser import DovecotSettings, Settings
 from mailsni.doctor import Facts, Finding
 from mailsni.doctor.dovecot import case_findings, findings, size
 from mailsni.doctor.dovecot_lines import (

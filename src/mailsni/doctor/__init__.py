@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 from datetime import datetime
 
-from mailsni.config import Settings
+from mailsni.config.parser import Settings
 from mailsni.observation import Observation
 from mailsni.targets.dovecot import Dovecot
 from mailsni.targets.postfix import Postfix

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mailsni import observation
-from mailsni.config import Settings, SourceSettings
+from mailsni.config.parser import Settings, SourceSettings
 from mailsni.core.model import Progress
 from mailsni.doctor import Facts, Finding, Severity, hooks, looking, postfix_configuration, stores
 from mailsni.doctor import postfix as postfix_looks

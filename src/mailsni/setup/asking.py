@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mailsni import wire
-from mailsni.config import Settings
+from mailsni.config.parser import Settings
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import Target

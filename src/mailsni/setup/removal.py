@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mailsni import config
-from mailsni.config import Settings
+from mailsni.config import parser
+from mailsni.config.parser import Settings
 from mailsni.errors import RefusedError
 from mailsni.host import files
 from mailsni.pins import PinDirectory
@@ -171,7 +171,7 @@ def files_removal(present: Mapping[Path, bytes], hooks: Collection[Path]) -> lis
 
 def _own_configuration(known: record.Record, notes: list[str]) -> list[Step]:
     """The configuration file, if setup wrote it and nobody has edited it since."""
-    path = config.DEFAULT_PATH
+    path = parser.DEFAULT_PATH
     content = files.read_own(path)
     if content is None:
         return []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mailsni import deploy
-from mailsni.config import Settings
+from mailsni.config.parser import Settings
 from mailsni.deploy import Options
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
 from mailsni.host import files

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from mailsni import rendering, services
-from mailsni.config import DovecotSettings
+from mailsni.config.parser import DovecotSettings
 from mailsni.core.selection import Selection
 from mailsni.errors import HostError
 from mailsni.host import files

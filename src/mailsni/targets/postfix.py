@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from mailsni import rendering, services
-from mailsni.config import MapType, PostfixSettings
+from mailsni.config.parser import MapType, PostfixSettings
 from mailsni.core.names import shown
 from mailsni.core.selection import Selection
 from mailsni.errors import HostError
