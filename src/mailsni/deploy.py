@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mailsni import readings, wire
+from mailsni import wire
 from mailsni.config.parser import Settings
 from mailsni.core.model import Certificate, Progress
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
@@ -24,6 +24,7 @@ from mailsni.pins import PinDirectory
 from mailsni.probes.endpoint import Endpoint
 from mailsni.rendering import postfix_key
 from mailsni.services import Signalled
+from mailsni.sources import scan_cache
 from mailsni.state import Deployment, State
 from mailsni.targets import MapEntry, Staged, Target, dovecot, postfix
 from mailsni.targets.postfix import map_files
@@ -192,7 +193,7 @@ class _Transaction:
         added = [one for one in self._seen.plan.pins if not self._seen.pins.of(one).exists()]
         try:
             self._state.begin(self._new)
-            readings.save(self._state.readings, self._seen.inventory.readings, self._seen.now)
+            scan_cache.save(self._state.readings, self._seen.inventory.readings, self._seen.now)
             with ExitStack() as stack:
                 staged = self._stage(stack)
                 applied = self._publish(staged, self._listening())

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from mailsni import readings
 from mailsni.config.parser import Settings
 from mailsni.core import plan
 from mailsni.core.model import Certificate, Inventory, Progress, merged
@@ -17,7 +16,7 @@ from mailsni.errors import HostError
 from mailsni.pins import PinDirectory
 from mailsni.probes.endpoint import Server
 from mailsni.rendering import Paths
-from mailsni.sources import certbot
+from mailsni.sources import certbot, scan_cache
 from mailsni.state import Deployment, Record, State
 from mailsni.targets import Target, dovecot, postfix
 
@@ -56,7 +55,7 @@ def observe(settings: Settings, now: datetime, *, progress: Progress | None = No
     pins = PinDirectory(_pin_directory(settings, targets))
     state = State(settings.state.directory)
     record = state.load()
-    known = readings.load(state.readings)
+    known = scan_cache.load(state.readings)
     found = merged([certbot.scan(source.path, known=known, progress=progress) for source in settings.sources])
     inventory = replace(found, certificates=(*found.certificates, *_last_good(found, record.deployment, now)))
     selection = select(inventory, settings.names, now)

@@ -104,7 +104,7 @@ class State:
 
     @property
     def readings(self) -> Path:
-        """Where :mod:`mailsni.readings` remembers."""
+        """Where :mod:`mailsni.sources.scan_cache` remembers."""
         return self.directory / "readings.json"
 
     @property

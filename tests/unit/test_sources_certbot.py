@@ -15,7 +15,7 @@ from mailsni.errors import HostError, PermissionMissingError
 from mailsni.sandbox.authority import Issued, subject_alternative_names
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sources.certbot import RECENT, RETRIES, RETRY_PAUSE, scan
-from mailsni.sources.reading import SIZE_LIMIT
+from mailsni.sources.safe_read import SIZE_LIMIT
 from tests.builders import authority
 
 NAME = "mail.a.test"

@@ -31,7 +31,7 @@ from mailsni.doctor.dovecot_view import (
     sed_literally,
     word,
 )
-from mailsni.sources.reading import ReadRefusedError
+from mailsni.sources.safe_read import ReadRefusedError
 
 _ARCHIVED = re.compile(
     r"(?P<root>/.+)/archive/(?P<lineage>[A-Za-z0-9._@+-]+)/(?P<kind>cert|privkey|chain|fullchain)\d+\.pem"

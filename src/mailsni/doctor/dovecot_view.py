@@ -19,7 +19,7 @@ from mailsni.core.names import shown
 from mailsni.doctor.dovecot_lines import Block, Configuration, Setting
 from mailsni.doctor.dovecot_names import LocalName, Scope
 from mailsni.host.commands import printable
-from mailsni.sources.reading import Containment, ReadRefusedError
+from mailsni.sources.safe_read import Containment, ReadRefusedError
 from mailsni.targets.dovecot import Dovecot
 
 FILTERS = ("local_name", "local", "remote", "protocol")

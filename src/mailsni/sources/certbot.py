@@ -21,7 +21,7 @@ from mailsni.core.model import Certificate, FileIdentity, Inventory, Progress, R
 from mailsni.core.names import RefusedNameError, safe_path, shown
 from mailsni.core.x509 import Proven, prove
 from mailsni.errors import HostError, PermissionMissingError
-from mailsni.sources.reading import Containment, ReadRefusedError, StoreFile, identity
+from mailsni.sources.safe_read import Containment, ReadRefusedError, StoreFile, identity
 
 RETRIES = 5
 RETRY_PAUSE = 0.2
