@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mailsni import rendering
 from mailsni.config.parser import MAIL_NAMES, Settings
 from mailsni.core import plan
 from mailsni.core.model import Algorithm, Certificate, Inventory, KeyAndChain, Reason, Skipped
@@ -17,10 +16,11 @@ from mailsni.core.names import NamePatterns
 from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
 from mailsni.observation import Observation
-from mailsni.pins import PinDirectory
-from mailsni.rendering import Paths
 from mailsni.sandbox.authority import Authority
 from mailsni.state import Deployment, Record
+from mailsni.targets import rendering
+from mailsni.targets.pinned import PinDirectory
+from mailsni.targets.rendering import Paths
 
 LIVE = "/etc/letsencrypt/live"
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -29,11 +29,13 @@ from mailsni.core.x509 import look_at
 from mailsni.errors import Exit, MailsniError, PermissionMissingError
 from mailsni.host import files
 from mailsni.observation import Observation, observe
-from mailsni.rendering import postfix_key
 from mailsni.state import Deployment, Record, State
-from mailsni.targets import MapEntry, dovecot, postfix
-from mailsni.targets.dovecot import Dovecot
-from mailsni.targets.postfix import Difference, Discrepancy, Postfix, Table
+from mailsni.targets.base import MapEntry
+from mailsni.targets.dovecot import target as dovecot
+from mailsni.targets.dovecot.target import Dovecot
+from mailsni.targets.postfix import target as postfix
+from mailsni.targets.postfix.target import Difference, Discrepancy, Postfix, Table
+from mailsni.targets.rendering import postfix_key
 
 if TYPE_CHECKING:
     from mailsni.inspection import Inspection, Shown

@@ -27,7 +27,7 @@ from mailsni.report import text
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, PrivatePostfix, PrivateServer, workspace
-from mailsni.targets.postfix import served_by_map
+from mailsni.targets.postfix.target import served_by_map
 
 _TIMEOUT = 10.0
 _DEFAULT = "default certificate"

@@ -20,14 +20,16 @@ from mailsni.core.model import Certificate, Progress
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
 from mailsni.host import files
 from mailsni.observation import Observation, observe
-from mailsni.pins import PinDirectory
 from mailsni.probes.endpoint import Endpoint
-from mailsni.rendering import postfix_key
-from mailsni.services import Signalled
 from mailsni.sources import scan_cache
 from mailsni.state import Deployment, State
-from mailsni.targets import MapEntry, Staged, Target, dovecot, postfix
-from mailsni.targets.postfix import map_files
+from mailsni.targets.base import MapEntry, Staged, Target
+from mailsni.targets.dovecot import target as dovecot
+from mailsni.targets.pinned import PinDirectory
+from mailsni.targets.postfix import target as postfix
+from mailsni.targets.postfix.target import map_files
+from mailsni.targets.reload import Signalled
+from mailsni.targets.rendering import postfix_key
 from mailsni.wire import Answer, Expectation, Survey, Verdict
 
 _IDENT = re.compile(rb"/([0-9a-f]{64}-[0-9a-f]{16})\.pem\b")

@@ -25,7 +25,7 @@ from mailsni.observation import Observation
 from mailsni.probes.endpoint import Endpoint, resolved
 from mailsni.probes.tls_client import Outcome, Question, Served, probe_all
 from mailsni.state import DeployedCertificate
-from mailsni.targets import Target
+from mailsni.targets.base import Target
 from mailsni.wire import asked_for
 
 UNKNOWN_NAME = "mailsni-unknown.invalid"

@@ -13,12 +13,14 @@ from mailsni.core.model import Certificate, Inventory, Progress, merged
 from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
 from mailsni.errors import HostError
-from mailsni.pins import PinDirectory
 from mailsni.probes.endpoint import Server
-from mailsni.rendering import Paths
 from mailsni.sources import certbot, scan_cache
 from mailsni.state import Deployment, Record, State
-from mailsni.targets import Target, dovecot, postfix
+from mailsni.targets.base import Target
+from mailsni.targets.dovecot import target as dovecot
+from mailsni.targets.pinned import PinDirectory
+from mailsni.targets.postfix import target as postfix
+from mailsni.targets.rendering import Paths
 
 
 @dataclass(frozen=True, slots=True)

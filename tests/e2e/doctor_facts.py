@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from mailsni.config.parser import Settings
 from mailsni.doctor import Facts
-from mailsni.targets import dovecot
+from mailsni.targets.dovecot import target as dovecot
 
 
 def facts_of(settings: Settings, now: datetime | None = None) -> Facts:

@@ -20,7 +20,7 @@ from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
-from mailsni.targets.postfix import served_by_map
+from mailsni.targets.postfix.target import served_by_map
 from tests.e2e.support import ABORTED, DEFAULT_NAME, Laboratory
 
 MAP_TYPES = ("hash", "btree", "lmdb", "cdb", "texthash")
@@ -242,9 +242,9 @@ def test_a_map_made_without_postfix_is_read_by_postfix(
     """The berkeleydb package writes it where no Postfix is installed; here one is, to read it."""
     from mailsni import observation
     from mailsni.config.parser import load
-    from mailsni.rendering import postfix_key
-    from mailsni.targets import MapEntry
-    from mailsni.targets import postfix as target
+    from mailsni.targets.base import MapEntry
+    from mailsni.targets.postfix import target as target
+    from mailsni.targets.rendering import postfix_key
 
     issued = laboratory.issue("mail.a.test")
     laboratory.configure(postfix={"map_type": map_type})

@@ -21,11 +21,11 @@ import pytest
 from mailsni.config.parser import DovecotSettings, Settings, load
 from mailsni.doctor import Finding, Severity
 from mailsni.doctor.dovecot import SAME_LIMIT, findings
-from mailsni.doctor.dovecot_lines import DEPTH_LIMIT
 from mailsni.errors import HostError
 from mailsni.host.commands import environment, find_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, dovecot_version
+from mailsni.targets.dovecot.parser import DEPTH_LIMIT
 from tests.e2e.doctor_facts import facts_of
 from tests.e2e.support import ABORTED, Laboratory, require, served
 

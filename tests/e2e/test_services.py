@@ -19,7 +19,7 @@ import pytest
 from mailsni.config.parser import DovecotSettings
 from mailsni.host.commands import environment, find_tool, require_tool
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
-from mailsni.services import Signalled, signal_dovecot
+from mailsni.targets.reload import Signalled, signal_dovecot
 from tests.e2e.support import ABORTED, Laboratory, require
 
 pytestmark = pytest.mark.shared

@@ -24,10 +24,10 @@ from mailsni.core.model import Certificate, Inventory, Reason
 from mailsni.core.names import NamePatterns, RefusedNameError, host_name, safe_path
 from mailsni.core.selection import Selection, select
 from mailsni.core.x509 import Proven, prove
-from mailsni.rendering import DovecotVersion, Paths
 from mailsni.sandbox.authority import subject_alternative_names
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sources.certbot import scan
+from mailsni.targets.rendering import DovecotVersion, Paths
 from tests.builders import EVERYTHING, MAIL, NOW, PATHS, PINS, artifacts, authority, certificate, kept, mixture
 from tests.property.strategies import crowded, effort, names, raw_names
 

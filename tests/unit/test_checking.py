@@ -20,11 +20,11 @@ from mailsni.errors import HostError, PermissionMissingError
 from mailsni.inspection import Client, Concern, Inspection, Shown
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.tls_client import Outcome, Served
-from mailsni.rendering import blocks, render_dovecot
 from mailsni.runs import Run
 from mailsni.sandbox.authority import Authority
 from mailsni.state import Deployment
-from mailsni.targets.dovecot import blocks_of
+from mailsni.targets.dovecot.target import blocks_of
+from mailsni.targets.rendering import blocks, render_dovecot
 from tests.builders import EVERYTHING, NOW, PATHS, certificate, deployment, mixture, selection
 
 DAYS = st.floats(0.1, 4000)

@@ -15,14 +15,15 @@ import pytest
 
 from mailsni.config.parser import DovecotSettings, PostfixSettings, Settings, SourceSettings, StateSettings
 from mailsni.core.x509 import Described, Rejected, describe
-from mailsni.doctor import Finding, Severity, hooks, looking, postfix_configuration, tables
+from mailsni.doctor import Finding, Severity, hooks, looking
 from mailsni.doctor.examination import examine
-from mailsni.doctor.postfix_configuration import Configuration, Service
-from mailsni.doctor.tables import Mistake
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files
 from mailsni.report import documents, text
-from mailsni.targets.postfix import Override
+from mailsni.targets.postfix import map_source, postconf
+from mailsni.targets.postfix.map_source import Mistake
+from mailsni.targets.postfix.postconf import Configuration, Service
+from mailsni.targets.postfix.target import Override
 from tests.builders import NOW, authority
 
 MAIN_CF = """\
@@ -120,7 +121,7 @@ def test_none_is_no_default_certificate() -> None:
     ],
 )
 def test_the_tables_in_a_value(value: str, found: Sequence[str]) -> None:
-    assert postfix_configuration.tables(value) == found
+    assert postconf.tables(value) == found
 
 
 @pytest.mark.parametrize(
@@ -135,7 +136,7 @@ def test_the_tables_in_a_value(value: str, found: Sequence[str]) -> None:
     ],
 )
 def test_a_table_from_how_it_is_written(written: str, kind: str, path: str | None, compiled: str | None) -> None:
-    found = tables.table(written)
+    found = map_source.table(written)
     assert (found.kind, found.path and str(found.path), found.compiled and str(found.compiled)) == (
         kind,
         path,
@@ -145,7 +146,7 @@ def test_a_table_from_how_it_is_written(written: str, kind: str, path: str | Non
 
 def test_the_lines_of_a_source() -> None:
     source = "# comment\n\nMail.A.test /k,/c\n\nmail.b.test\n  /k2\n# within\n  /c2 , /i2\nalone\nodd \0x /y\n"
-    found = [(one.number, one.key, [str(path) for path in one.files]) for one in tables.source_lines(source)]
+    found = [(one.number, one.key, [str(path) for path in one.files]) for one in map_source.source_lines(source)]
     assert found == [
         (3, "mail.a.test", ["/k", "/c"]),
         (5, "mail.b.test", ["/k2", "/c2", "/i2"]),
@@ -188,7 +189,7 @@ def test_what_can_be_wrong_with_a_stored_value() -> None:
         base64.b64encode(pem): None,
     }
     now = datetime.now(UTC)
-    assert {value: tables.stored_mistake(value, now) for value in stored} == stored
+    assert {value: map_source.stored_mistake(value, now) for value in stored} == stored
 
 
 def test_what_a_chain_file_says_without_its_key() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mailsni.config.parser import DovecotSettings, Settings
 from mailsni.doctor import Facts, Finding
 from mailsni.doctor.dovecot import case_findings, findings, size
-from mailsni.doctor.dovecot_lines import (
+from mailsni.targets.dovecot.parser import (
     DEPTH_LIMIT,
     NESTING_LIMIT,
     Assignment,
@@ -24,9 +24,9 @@ from mailsni.doctor.dovecot_lines import (
     lines,
     read,
 )
-from mailsni.doctor.dovecot_names import LocalName, Precedence, can_match, pattern_matches
-from mailsni.rendering import DovecotVersion
-from mailsni.targets.dovecot import Dovecot
+from mailsni.targets.dovecot.precedence import LocalName, Precedence, can_match, pattern_matches
+from mailsni.targets.dovecot.target import Dovecot
+from mailsni.targets.rendering import DovecotVersion
 from tests.builders import NOW, authority
 
 
@@ -188,7 +188,7 @@ def test_a_missing_main_file_is_said(tmp_path: Path) -> None:
 
 
 def test_too_large_a_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mailsni.doctor.dovecot_lines.FILE_LIMIT", 100)
+    monkeypatch.setattr("mailsni.targets.dovecot.parser.FILE_LIMIT", 100)
     main = put(tmp_path, {"dovecot.conf": "!include large.conf\na = 1\n", "large.conf": "b = 1\n" * 100})
     found = read(main)
     assert [one.key for one in found.settings] == ["a"]

@@ -30,8 +30,8 @@ from mailsni.probes.tls_client import Outcome, Served
 from mailsni.report import documents, prometheus, verification
 from mailsni.report.setup import Report
 from mailsni.runs import NOTHING, Run
-from mailsni.services import Signalled
 from mailsni.setup.wiring import Wiring
+from mailsni.targets.reload import Signalled
 from mailsni.wire import Answer, Expectation, Survey, Verdict
 from tests.builders import (
     EVERYTHING,

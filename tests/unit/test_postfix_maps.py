@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailsni.errors import HostError
-from mailsni.targets import MapEntry
-from mailsni.targets.postfix import Difference, Table, discrepancies, type_of
+from mailsni.targets.base import MapEntry
+from mailsni.targets.postfix.target import Difference, Table, discrepancies, type_of
 from tests.builders import authority
 
 SOURCE = Path("/etc/postfix/mailsni")

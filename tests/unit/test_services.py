@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.services import Keeper, restart_commands, unit_of
+from mailsni.targets.reload import Keeper, restart_commands, unit_of
 
 OWN = ((Path("/usr/sbin/postfix"), "stop"), (Path("/usr/sbin/postfix"), "start"))
 SCRIPT = Path("/etc/init.d/postfix")

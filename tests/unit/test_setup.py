@@ -16,10 +16,11 @@ from mailsni.config.parser import Settings
 from mailsni.errors import Exit, HostError, RefusedError, RollbackFailedError
 from mailsni.host import files
 from mailsni.report.setup import Report
-from mailsni.setup import dovecot_conf, record, starting
+from mailsni.setup import record, starting
 from mailsni.setup.record import Edit, Record
 from mailsni.setup.steps import ChangeFile, Delete, MakeDirectories, Step, carry_out
 from mailsni.setup.wiring import Wiring
+from mailsni.targets.dovecot import conf_edit
 
 SCHEMA = Draft202012Validator(json.loads(resources.files("mailsni.report").joinpath("schema.json").read_text("utf-8")))
 INCLUDE = Path("/etc/dovecot/sni/names.conf")
@@ -134,9 +135,9 @@ def test_a_deletion_says_which_directory_stays(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=200))
 def test_the_line_of_dovecot_conf_comes_and_goes(content: bytes) -> None:
-    added = dovecot_conf.with_include(content, INCLUDE)
+    added = conf_edit.with_include(content, INCLUDE)
     assert added.splitlines()[-1] == b"!include_try /etc/dovecot/sni/names.conf"
-    left = dovecot_conf.without_include(added, INCLUDE)
+    left = conf_edit.without_include(added, INCLUDE)
     assert left in (content, content + b"\n")
 
 

@@ -12,8 +12,8 @@ from datetime import datetime
 
 from mailsni.config.parser import Settings
 from mailsni.observation import Observation
-from mailsni.targets.dovecot import Dovecot
-from mailsni.targets.postfix import Postfix
+from mailsni.targets.dovecot.target import Dovecot
+from mailsni.targets.postfix.target import Postfix
 
 
 class Severity(enum.StrEnum):

@@ -16,8 +16,6 @@ from pathlib import Path
 from mailsni.core.names import shown
 from mailsni.doctor import Facts, Finding, Severity
 from mailsni.doctor.dovecot_files import archived, bad_pairs, dead_paths, open_keys
-from mailsni.doctor.dovecot_lines import Block, Setting, read
-from mailsni.doctor.dovecot_names import Conflict, LocalName, Precedence, Scope, can_match
 from mailsni.doctor.dovecot_view import (
     FILE_SETTINGS,
     FILTERS,
@@ -36,7 +34,9 @@ from mailsni.doctor.dovecot_view import (
 )
 from mailsni.errors import HostError
 from mailsni.host.commands import require_tool, run
-from mailsni.targets.dovecot import complaint_of, default_certificate
+from mailsni.targets.dovecot.parser import Block, Setting, read
+from mailsni.targets.dovecot.precedence import Conflict, LocalName, Precedence, Scope, can_match
+from mailsni.targets.dovecot.target import complaint_of, default_certificate
 
 BLOCK_BYTES = 190_000
 """Bytes of its limit that Dovecot 2.3's config process needs for each block, beside the files that the block names.

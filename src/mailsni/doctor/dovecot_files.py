@@ -13,8 +13,6 @@ from mailsni.core.model import Reason
 from mailsni.core.names import shown, stand_for
 from mailsni.core.x509 import Described, Rejected, describe, prove
 from mailsni.doctor import Finding, Severity
-from mailsni.doctor.dovecot_lines import Block, Setting
-from mailsni.doctor.dovecot_names import can_match
 from mailsni.doctor.dovecot_view import (
     FILTERS,
     Pair,
@@ -32,6 +30,8 @@ from mailsni.doctor.dovecot_view import (
     word,
 )
 from mailsni.sources.safe_read import ReadRefusedError
+from mailsni.targets.dovecot.parser import Block, Setting
+from mailsni.targets.dovecot.precedence import can_match
 
 _ARCHIVED = re.compile(
     r"(?P<root>/.+)/archive/(?P<lineage>[A-Za-z0-9._@+-]+)/(?P<kind>cert|privkey|chain|fullchain)\d+\.pem"

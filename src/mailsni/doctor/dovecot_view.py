@@ -16,11 +16,11 @@ from mailsni.config.parser import DovecotSettings
 from mailsni.core import names
 from mailsni.core.model import Reason
 from mailsni.core.names import shown
-from mailsni.doctor.dovecot_lines import Block, Configuration, Setting
-from mailsni.doctor.dovecot_names import LocalName, Scope
 from mailsni.host.commands import printable
 from mailsni.sources.safe_read import Containment, ReadRefusedError
-from mailsni.targets.dovecot import Dovecot
+from mailsni.targets.dovecot.parser import Block, Configuration, Setting
+from mailsni.targets.dovecot.precedence import LocalName, Scope
+from mailsni.targets.dovecot.target import Dovecot
 
 FILTERS = ("local_name", "local", "remote", "protocol")
 """Blocks whose settings are for some clients only."""

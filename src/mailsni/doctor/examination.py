@@ -16,11 +16,13 @@ from typing import TypeVar
 from mailsni import observation
 from mailsni.config.parser import Settings, SourceSettings
 from mailsni.core.model import Progress
-from mailsni.doctor import Facts, Finding, Severity, hooks, looking, postfix_configuration, stores
+from mailsni.doctor import Facts, Finding, Severity, hooks, looking, stores
 from mailsni.doctor import postfix as postfix_looks
-from mailsni.doctor.postfix_configuration import Configuration
 from mailsni.errors import ConfigurationError, MailsniError, PermissionMissingError
-from mailsni.targets import dovecot, postfix
+from mailsni.targets.dovecot import target as dovecot
+from mailsni.targets.postfix import postconf
+from mailsni.targets.postfix import target as postfix
+from mailsni.targets.postfix.postconf import Configuration
 
 _Found = TypeVar("_Found")
 _ORDER = list(Severity)
@@ -112,7 +114,7 @@ class _Inquiry:
         if facts.postfix is None or not facts.postfix.installed:
             return None
         directory = self.settings.postfix.config_directory
-        return self._tried("postfix_unknown", "Postfix", lambda: postfix_configuration.read(directory), self._main_cf())
+        return self._tried("postfix_unknown", "Postfix", lambda: postconf.read(directory), self._main_cf())
 
     def _main_cf(self) -> str:
         return str(self.settings.postfix.config_directory / "main.cf")

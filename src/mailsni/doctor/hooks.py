@@ -18,10 +18,11 @@ from pathlib import Path
 
 from mailsni import runs
 from mailsni.core.names import shown
-from mailsni.doctor import Facts, Finding, Severity, looking, postfix_configuration, tables
+from mailsni.doctor import Facts, Finding, Severity, looking
 from mailsni.doctor.looking import listed, quoted
-from mailsni.doctor.postfix_configuration import PARAMETER, Configuration
 from mailsni.host.commands import find_tool, run
+from mailsni.targets.postfix import map_source, postconf
+from mailsni.targets.postfix.postconf import PARAMETER, Configuration
 
 KINDS = ("pre", "deploy", "post")
 _DEPLOY_ON_FIRST = (5, 3, 0)
@@ -354,8 +355,8 @@ class _Looks:
         if found is None:
             return set()
         own = [one.value for one in found.overrides if one.parameter == PARAMETER]
-        written = (one for value in (found.value(PARAMETER), *own) for one in postfix_configuration.tables(value))
-        return {str(tables.table(one).path) for one in written}
+        written = (one for value in (found.value(PARAMETER), *own) for one in postconf.tables(value))
+        return {str(map_source.table(one).path) for one in written}
 
     # ── what starts mailsni ──────────────────────────────────────────────────────────────────────────────────────
 

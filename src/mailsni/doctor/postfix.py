@@ -9,12 +9,13 @@ from pathlib import Path
 
 from mailsni.core.names import is_wildcard, shown
 from mailsni.core.x509 import Rejected, describe
-from mailsni.doctor import Facts, Finding, Severity, looking, postfix_configuration, tables
+from mailsni.doctor import Facts, Finding, Severity, looking
 from mailsni.doctor.looking import listed, quoted
-from mailsni.doctor.postfix_configuration import CERTIFICATES, KEYS, PARAMETER, Configuration, Service
 from mailsni.doctor.table_looks import LIVE, Commands, TableLooks
-from mailsni.doctor.tables import Mistake
 from mailsni.host import files
+from mailsni.targets.postfix import map_source, postconf
+from mailsni.targets.postfix.map_source import Mistake
+from mailsni.targets.postfix.postconf import CERTIFICATES, KEYS, PARAMETER, Configuration, Service
 
 _LOOPBACK = re.compile(r"(?:\[?127\.[\d.]+\]?|\[?::1\]?|localhost):")
 _SNI = re.compile(r"sni|tls_server|chain_file")
@@ -51,7 +52,7 @@ class _Looks:
         self._configuration = configuration
         self._command = Commands(configuration.directory)
         self._tables: list[TableLooks] = []
-        self._written = postfix_configuration.tables(configuration.value(PARAMETER))
+        self._written = postconf.tables(configuration.value(PARAMETER))
 
     def tables(self) -> list[TableLooks]:
         """Every table that main.cf or a service names, each once."""
@@ -60,10 +61,10 @@ class _Looks:
             for override in self._configuration.overrides:
                 if override.parameter == PARAMETER:
                     where = self._configuration.where_service(override.service, PARAMETER)
-                    for one in postfix_configuration.tables(override.value):
+                    for one in postconf.tables(override.value):
                         places.setdefault(one, where)
             self._tables = [
-                TableLooks(self._facts, self._configuration, self._command, tables.table(written), where)
+                TableLooks(self._facts, self._configuration, self._command, map_source.table(written), where)
                 for written, where in places.items()
             ]
         return self._tables
@@ -153,7 +154,7 @@ class _Looks:
     def _certificate(self, parameter: str, paths: Sequence[Path], where: str, title: str) -> Iterator[Finding]:
         """What is wrong with the files of a default certificate."""
         if parameter == CERTIFICATES[0]:
-            mistake = tables.Files({}).mistake(tables.SourceLine(0, "", tuple(paths)))
+            mistake = map_source.Files({}).mistake(map_source.SourceLine(0, "", tuple(paths)))
             if mistake in (Mistake.CERTIFICATE_FIRST, Mistake.KEY_MISSING):
                 yield Finding(
                     "default_key_not_first",
@@ -267,7 +268,7 @@ class _Looks:
         for one in self._configuration.overrides:
             if one.parameter != PARAMETER:
                 continue
-            named = [tables.table(written) for written in postfix_configuration.tables(one.value)]
+            named = [map_source.table(written) for written in postconf.tables(one.value)]
             if any(str(found.path) == own for found in named):
                 continue
             yield Finding(
@@ -283,7 +284,7 @@ class _Looks:
 
     def unwired(self) -> Iterator[Finding]:
         own = self._facts.settings.postfix.map
-        if any(tables.table(written).path == own for written in self._written):
+        if any(map_source.table(written).path == own for written in self._written):
             return
         yield Finding(
             "map_not_named",
@@ -301,7 +302,7 @@ class _Looks:
         own = self._facts.settings.postfix.map
         names = {winner.name for winner in observation.selection.winners}
         by_name = {one.table.written: one for one in self.tables()}
-        if not any(tables.table(written).path == own for written in self._written):
+        if not any(map_source.table(written).path == own for written in self._written):
             return
         for written in self._written:
             found = by_name[written]
@@ -330,7 +331,7 @@ class _Looks:
             if not isinstance(described, Rejected):
                 names |= dict.fromkeys(name for name in described.leaf.names if not is_wildcard(name))
         own = self._facts.settings.postfix.map
-        wired = any(tables.table(written).path == own for written in self._written)
+        wired = any(map_source.table(written).path == own for written in self._written)
         served = {winner.name for winner in observation.selection.winners} if wired else set()
         for one in self.tables():
             served |= one.keys()

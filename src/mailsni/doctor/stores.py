@@ -13,9 +13,9 @@ from mailsni.core.model import Certificate, Reason
 from mailsni.core.x509 import Leaf, Rejected, describe
 from mailsni.doctor import Facts, Finding, Severity, looking
 from mailsni.doctor.looking import listed, quoted
-from mailsni.doctor.postfix_configuration import Configuration
 from mailsni.errors import PermissionMissingError
 from mailsni.host import files
+from mailsni.targets.postfix.postconf import Configuration
 
 _LARGEST_PEM = 1 << 20
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mailsni.core.names import shown
-from mailsni.doctor import Facts, Finding, Severity, looking, postfix_configuration, tables
+from mailsni.doctor import Facts, Finding, Severity, looking
 from mailsni.doctor.looking import listed, quoted
-from mailsni.doctor.postfix_configuration import PARAMETER, Configuration
-from mailsni.doctor.tables import Mistake, SourceLine, Table
 from mailsni.host import files
+from mailsni.targets.postfix import map_source, postconf
+from mailsni.targets.postfix.map_source import Mistake, SourceLine, Table
+from mailsni.targets.postfix.postconf import PARAMETER, Configuration
 
 LIVE = "/etc/letsencrypt/live/NAME"
 """A lineage, for people to put theirs in."""
@@ -106,11 +107,7 @@ class TableLooks:
             known = [one for one in ("lmdb", "cdb", "hash", "btree") if one in types]
             kind = self._configuration.value("default_database_type")
             kind = kind if kind in known else known[0] if known else "texthash"
-            others = [
-                one
-                for one in postfix_configuration.tables(self._configuration.value(PARAMETER))
-                if one != found.written
-            ]
+            others = [one for one in postconf.tables(self._configuration.value(PARAMETER)) if one != found.written]
             value = (
                 ", ".join([*others, f"{kind}:{found.path}"])
                 if self._ours
@@ -131,11 +128,7 @@ class TableLooks:
             return
         if found.compiled is not None and self._existing is None:
             source = found.path is not None and found.path.is_file()
-            rest = [
-                one
-                for one in postfix_configuration.tables(self._configuration.value(PARAMETER))
-                if one != found.written
-            ]
+            rest = [one for one in postconf.tables(self._configuration.value(PARAMETER)) if one != found.written]
             take_out = self._command("postconf", "-e", f"{PARAMETER}={', '.join(rest)}")
             yield Finding(
                 "map_missing",
@@ -159,12 +152,12 @@ class TableLooks:
         path = self.table.path
         if path is None or self.table.compiled is None:
             return
-        self._lines = tables.read_source(path)
+        self._lines = map_source.read_source(path)
         if self._lines is None or (self._ours and self._is_as_rendered()):
             return
         yield from self._wildcards(path, self._lines)
         yield from self._duplicates(path, self._lines)
-        seen = tables.Files({})
+        seen = map_source.Files({})
         yield from self._missing_files(path, self._lines, seen)
         for mistake in (Mistake.CERTIFICATE_FIRST, Mistake.KEY_MISSING, Mistake.NO_CONTENT):
             found = [line for line in self._lines if seen.mistake(line) is mistake]
@@ -213,7 +206,7 @@ class TableLooks:
                 f"take the line out, then {self._rebuild()}",
             )
 
-    def _missing_files(self, path: Path, lines: Sequence[SourceLine], seen: tables.Files) -> Iterator[Finding]:
+    def _missing_files(self, path: Path, lines: Sequence[SourceLine], seen: map_source.Files) -> Iterator[Finding]:
         problems = ((line, seen.problem(line)) for line in lines)
         missing = [(line, why) for line, why in problems if why is not None]
         if os.geteuid() != 0:  # this user cannot tell a file that postmap cannot read
@@ -267,7 +260,7 @@ class TableLooks:
         if not os.access(existing, os.R_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(existing))
         by_key = {line.key: line for line in self._lines or ()}
-        self._keys, problem = tables.stored(self.table, by_key, self._configuration.directory, self._facts.now)
+        self._keys, problem = map_source.stored(self.table, by_key, self._configuration.directory, self._facts.now)
         if problem is not None:
             yield Finding(
                 "map_unusable",
@@ -304,7 +297,7 @@ class TableLooks:
                 "what was changed in the source is not served",
                 self._rebuild(),
             )
-        changed = tables.newest(self._lines or ())
+        changed = map_source.newest(self._lines or ())
         late = [line for line, time in changed.items() if time > compiled + _SLACK]
         if late:
             yield Finding(

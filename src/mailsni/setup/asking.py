@@ -8,7 +8,7 @@ from mailsni import wire
 from mailsni.config.parser import Settings
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Endpoint
-from mailsni.targets import Target
+from mailsni.targets.base import Target
 from mailsni.wire import Answer, Expectation, Survey
 
 _UNKNOWN_NAME = "mailsni-probe.invalid"

@@ -22,15 +22,19 @@ from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files
 from mailsni.host.commands import find_tool
 from mailsni.observation import observe
-from mailsni.rendering import DovecotVersion
-from mailsni.setup import dovecot_conf, main_cf, starting
+from mailsni.setup import starting
 from mailsni.setup.removal import files_removal, plan_unpublishing
 from mailsni.setup.starting import Kind
 from mailsni.setup.steps import ChangeFile, ChangeServer, Commands, FirstApply, MakeDirectories, Step
 from mailsni.setup.wiring import WhyBroken, Wiring, known_at, ours_at
-from mailsni.targets import Target, dovecot, postfix
-from mailsni.targets.dovecot import Dovecot
-from mailsni.targets.postfix import Postfix
+from mailsni.targets.base import Target
+from mailsni.targets.dovecot import conf_edit
+from mailsni.targets.dovecot import target as dovecot
+from mailsni.targets.dovecot.target import Dovecot
+from mailsni.targets.postfix import main_cf
+from mailsni.targets.postfix import target as postfix
+from mailsni.targets.postfix.target import Postfix
+from mailsni.targets.rendering import DovecotVersion
 from mailsni.wire import Expectation, expectations
 
 _DEFAULT_CERTIFICATE = ("smtpd_tls_chain_files", "smtpd_tls_cert_file", "smtpd_tls_eccert_file", "smtpd_tls_dcert_file")
@@ -346,11 +350,11 @@ class _Setup:
         if before is None:
             raise HostError(f"{settings.config_file}: cannot be read: no such file")
         change = ChangeFile(
-            f"add the line `{dovecot_conf.line(settings.include_file)}` to {settings.config_file}, "
+            f"add the line `{conf_edit.line(settings.include_file)}` to {settings.config_file}, "
             "which does not include that place, and reload Dovecot",
             settings.config_file,
             before,
-            dovecot_conf.with_include(before, settings.include_file),
+            conf_edit.with_include(before, settings.include_file),
             mode=None,
         )
         why_broken = WhyBroken(settings.config_file)

@@ -13,14 +13,18 @@ from mailsni.config import parser
 from mailsni.config.parser import Settings
 from mailsni.errors import RefusedError
 from mailsni.host import files
-from mailsni.pins import PinDirectory
-from mailsni.setup import dovecot_conf, main_cf, record, starting
+from mailsni.setup import record, starting
 from mailsni.setup.steps import ChangeFile, ChangeServer, Commands, Delete, Step
 from mailsni.setup.wiring import WhyBroken, Wiring, known_at
 from mailsni.state import State
-from mailsni.targets import Target, dovecot, postfix
-from mailsni.targets.dovecot import Dovecot
-from mailsni.targets.postfix import Postfix
+from mailsni.targets.base import Target
+from mailsni.targets.dovecot import conf_edit
+from mailsni.targets.dovecot import target as dovecot
+from mailsni.targets.dovecot.target import Dovecot
+from mailsni.targets.pinned import PinDirectory
+from mailsni.targets.postfix import main_cf
+from mailsni.targets.postfix import target as postfix
+from mailsni.targets.postfix.target import Postfix
 from mailsni.wire import Expectation
 
 _WRITTEN = b"# Written by mailsni"
@@ -115,7 +119,7 @@ def _dovecot_removal(
     after = None
     if before is not None:
         original = known.before(own.config_file, before)
-        after = original if original is not None else dovecot_conf.without_include(before, own.include_file)
+        after = original if original is not None else conf_edit.without_include(before, own.include_file)
     why_broken = WhyBroken(own.config_file)
     if before is not None and after is not None and before != after:
         title = f"take mailsni's line out of {own.config_file}, and reload Dovecot"

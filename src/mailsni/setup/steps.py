@@ -24,7 +24,7 @@ from mailsni.observation import observe
 from mailsni.setup import asking
 from mailsni.setup.record import Edit, Record, digest
 from mailsni.state import State
-from mailsni.targets import Target
+from mailsni.targets.base import Target
 from mailsni.wire import Expectation, Verdict, newly_cut_off
 
 _TIMEOUT = 120.0

@@ -11,7 +11,7 @@ from mailsni.errors import RefusedError
 from mailsni.host import files
 from mailsni.setup import starting
 from mailsni.setup.steps import Step
-from mailsni.targets import dovecot
+from mailsni.targets.dovecot import target as dovecot
 
 
 @dataclass(frozen=True, slots=True)

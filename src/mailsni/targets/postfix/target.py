@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from mailsni import rendering, services
 from mailsni.config.parser import MapType, PostfixSettings
 from mailsni.core.names import shown
 from mailsni.core.selection import Selection
@@ -30,10 +29,11 @@ from mailsni.errors import HostError
 from mailsni.host import files
 from mailsni.host.commands import Completed, find_tool, require_tool, run
 from mailsni.probes.endpoint import Endpoint, postfix_endpoints
-from mailsni.rendering import Paths
-from mailsni.services import Signalled
 from mailsni.state import Record
-from mailsni.targets import MapEntry, Stage, Staged
+from mailsni.targets import reload, rendering
+from mailsni.targets.base import MapEntry, Stage, Staged
+from mailsni.targets.reload import Signalled
+from mailsni.targets.rendering import Paths
 
 SUFFIXES = (".db", ".lmdb", ".cdb")
 """What postmap(1) appends to the name of a map; texthash has none."""
@@ -85,7 +85,7 @@ class Postfix:
 
     @property
     def name(self) -> Literal["postfix"]:
-        """See :class:`mailsni.targets.Target`."""
+        """See :class:`mailsni.targets.base.Target`."""
         return "postfix"
 
     @property
@@ -147,7 +147,7 @@ class Postfix:
 
     def signal(self) -> Signalled:
         """Reload, or what the configuration says."""
-        return services.signal_postfix(self.settings)
+        return reload.signal_postfix(self.settings)
 
     def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
         """The services with TLS in master.cf."""

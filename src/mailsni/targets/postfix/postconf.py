@@ -11,7 +11,7 @@ from mailsni.doctor import looking
 from mailsni.doctor.looking import Entry
 from mailsni.errors import HostError
 from mailsni.host.commands import Completed, require_tool, run
-from mailsni.targets.postfix import Override
+from mailsni.targets.postfix.target import Override
 
 PARAMETER = "tls_server_sni_maps"
 CERTIFICATES = ("smtpd_tls_chain_files", "smtpd_tls_cert_file", "smtpd_tls_eccert_file", "smtpd_tls_dcert_file")

@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mailsni.doctor.dovecot_lines import Block
-from mailsni.rendering import DovecotVersion
+from mailsni.targets.dovecot.parser import Block
+from mailsni.targets.rendering import DovecotVersion
 
 Scope = tuple[tuple[str, str], ...]
 """Kind and name of blocks, the outermost first."""

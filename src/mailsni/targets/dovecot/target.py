@@ -16,17 +16,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from mailsni import rendering, services
 from mailsni.config.parser import DovecotSettings
 from mailsni.core.selection import Selection
 from mailsni.errors import HostError
 from mailsni.host import files
 from mailsni.host.commands import find_tool, require_tool, run
 from mailsni.probes.endpoint import Endpoint, dovecot_endpoints
-from mailsni.rendering import DovecotVersion, Paths
-from mailsni.services import Signalled
 from mailsni.state import Record
-from mailsni.targets import MapEntry, Stage, Staged
+from mailsni.targets import reload, rendering
+from mailsni.targets.base import MapEntry, Stage, Staged
+from mailsni.targets.reload import Signalled
+from mailsni.targets.rendering import DovecotVersion, Paths
 
 _TIMEOUT = 300.0
 _DEPTH = 10
@@ -49,7 +49,7 @@ class Dovecot:
 
     @property
     def name(self) -> Literal["dovecot"]:
-        """See :class:`mailsni.targets.Target`."""
+        """See :class:`mailsni.targets.base.Target`."""
         return "dovecot"
 
     @property
@@ -117,7 +117,7 @@ class Dovecot:
 
     def signal(self) -> Signalled:
         """Reload, or what the configuration says."""
-        return services.signal_dovecot(self.settings)
+        return reload.signal_dovecot(self.settings)
 
     def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
         """The listeners with TLS."""

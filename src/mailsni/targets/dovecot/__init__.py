@@ -1,0 +1,1 @@
+"""Everything this program knows about Dovecot."""
