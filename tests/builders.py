@@ -15,9 +15,9 @@ from mailsni.core.model import Algorithm, Certificate, Inventory, KeyAndChain, R
 from mailsni.core.names import NamePatterns
 from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
-from mailsni.observation import Observation
+from mailsni.deploy.snapshot import Observation
+from mailsni.deploy.state_directory import Deployment, Record
 from mailsni.sandbox.authority import Authority
-from mailsni.state import Deployment, Record
 from mailsni.targets import rendering
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.rendering import Paths

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mailsni import deploy, runs
+from mailsni import runs
 from mailsni.config.parser import Settings
 from mailsni.core.model import Progress
 from mailsni.core.plan import Kind
-from mailsni.deploy import Applied, Options
+from mailsni.deploy import transaction
+from mailsni.deploy.transaction import Applied, Options
 from mailsni.errors import ConfigurationError, Exit, HostError, LockedError, MailsniError
 from mailsni.report import documents
 from mailsni.runs import Run
@@ -62,7 +63,7 @@ def make(
     wait: float = 0.0,
     progress: Progress | None = None,
 ) -> Applied:
-    """:func:`mailsni.deploy.run`, remembered however it ends.
+    """:func:`mailsni.deploy.transaction.run`, remembered however it ends.
 
     A run that finds the lock held leaves no trace: the one that holds it does.
 
@@ -75,11 +76,11 @@ def make(
         progress: told about what takes long.
 
     Raises:
-        MailsniError: what :func:`mailsni.deploy.run` raises, and HostError for a system call that fails.
+        MailsniError: what :func:`mailsni.deploy.transaction.run` raises, and HostError for a system call that fails.
     """
     begun = datetime.now(UTC)
     try:
-        done = deploy.run(settings, options, wait=wait, progress=progress)
+        done = transaction.run(settings, options, wait=wait, progress=progress)
     except (LockedError, BrokenPipeError):
         raise
     except MailsniError as problem:

@@ -26,10 +26,10 @@ from mailsni.core.names import RefusedNameError, shown
 from mailsni.core.names import listed as names_listed
 from mailsni.core.plan import Kind
 from mailsni.core.x509 import look_at
+from mailsni.deploy.snapshot import Observation, observe
+from mailsni.deploy.state_directory import Deployment, Record, State
 from mailsni.errors import Exit, MailsniError, PermissionMissingError
 from mailsni.host import files
-from mailsni.observation import Observation, observe
-from mailsni.state import Deployment, Record, State
 from mailsni.targets.base import MapEntry
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot

@@ -21,12 +21,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 import typer.core
 
-from mailsni import __version__, attempt, deploy, observation, plugin, runs
+from mailsni import __version__, attempt, plugin, runs
 from mailsni.config import parser
 from mailsni.config.parser import Settings
 from mailsni.core import selection
 from mailsni.core.names import RefusedNameError, host_name
-from mailsni.deploy import Applied, Options
+from mailsni.deploy import snapshot, transaction
+from mailsni.deploy.snapshot import Observation
+from mailsni.deploy.transaction import Applied, Options
 from mailsni.errors import (
     ConfigurationError,
     Exit,
@@ -36,7 +38,6 @@ from mailsni.errors import (
     UsageError,
 )
 from mailsni.host import files
-from mailsni.observation import Observation
 from mailsni.report import documents, text
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Common:
     def observed(self) -> Observation:
         """What there is and what should be."""
         with text.progress(quiet=self.quiet) as progress:
-            return observation.observe(self.settings(), datetime.now(UTC), progress=progress)
+            return snapshot.observe(self.settings(), datetime.now(UTC), progress=progress)
 
 
 ConfigOption = Annotated[
@@ -240,7 +241,7 @@ def apply(
     """
     if dry_run:
         seen = common.observed()
-        deploy.refuse_emptiness(seen, allow=allow_empty)
+        transaction.refuse_emptiness(seen, allow=allow_empty)
         return _show_plan(common, seen, with_diff=False)
     starter = attempt.Starter.found()
     settings = common.settings_of_a_run(starter)
@@ -566,7 +567,7 @@ def setup(
     wishes = planning.Wishes(path.absolute() if named else None, take_over, kind)
     settings = common.settings()
     if not dry_run:
-        files.require_writable(deploy.places(settings))
+        files.require_writable(transaction.places(settings))
     wiring = removal.plan_removal(settings) if remove else planning.plan_setup(settings, wishes, datetime.now(UTC))
     shown = Report(wiring, remove=remove)
     asked = bool(wiring.steps) and not dry_run

@@ -1,6 +1,7 @@
 """What the running servers show, name by name and port by port, held against what they should show.
 
-Where :mod:`mailsni.wire` asks for the names that were just published, this asks for every name, on every port, as
+Where :mod:`mailsni.deploy.confirm` asks for the names that were just published, this asks for every name, on every
+port, as
 every kind of client, and looks at all that was sent: the leaf, the chain behind it, the dates, the names, and whether
 the system's trust store leads to it. Nothing is changed, whatever is found.
 """
@@ -19,14 +20,14 @@ from mailsni.config.parser import Settings, VerifySettings
 from mailsni.core import x509
 from mailsni.core.model import Algorithm, Certificate, Progress
 from mailsni.core.names import host_name, listed, stand_for
+from mailsni.deploy.confirm import asked_for
+from mailsni.deploy.snapshot import Observation
+from mailsni.deploy.state_directory import DeployedCertificate
 from mailsni.errors import HostError, UsageError
 from mailsni.host import files
-from mailsni.observation import Observation
 from mailsni.probes.endpoint import Endpoint, resolved
 from mailsni.probes.tls_client import Outcome, Question, Served, probe_all
-from mailsni.state import DeployedCertificate
 from mailsni.targets.base import Target
-from mailsni.wire import asked_for
 
 UNKNOWN_NAME = "mailsni-unknown.invalid"
 """A name that nobody can have (RFC 6761, 6.4)."""

@@ -8,9 +8,9 @@ from datetime import datetime
 from mailsni import inspection, runs
 from mailsni.config.parser import Settings
 from mailsni.core.model import Progress
+from mailsni.deploy.snapshot import Observation, observe
 from mailsni.errors import HostError, MailsniError
 from mailsni.inspection import Inspection
-from mailsni.observation import Observation, observe
 from mailsni.runs import History
 
 

@@ -240,8 +240,8 @@ def test_a_map_made_without_postfix_is_read_by_postfix(
     map_type: str, laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The berkeleydb package writes it where no Postfix is installed; here one is, to read it."""
-    from mailsni import observation
     from mailsni.config.parser import load
+    from mailsni.deploy import snapshot
     from mailsni.targets.base import MapEntry
     from mailsni.targets.postfix import target as target
     from mailsni.targets.rendering import postfix_key
@@ -250,7 +250,7 @@ def test_a_map_made_without_postfix_is_read_by_postfix(
     laboratory.configure(postfix={"map_type": map_type})
     settings = load(laboratory.config, required=True)
     assert laboratory.mailsni("apply", "--no-reload").returncode == 0
-    seen = observation.observe(settings, datetime.now(UTC))
+    seen = snapshot.observe(settings, datetime.now(UTC))
     monkeypatch.setattr(target, "find_tool", lambda _name: None)
     elsewhere = target.find(settings.postfix)
     assert elsewhere is not None

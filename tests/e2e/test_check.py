@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from mailsni import deploy, runs
+from mailsni import runs
 from mailsni.cli import app
 from mailsni.config.parser import load
+from mailsni.deploy import transaction
 from mailsni.host.commands import environment, require_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
@@ -95,7 +96,7 @@ def deployed_again(laboratory: Laboratory) -> None:
     if laboratory.pin_directory.exists():
         laboratory.pin_directory.chmod(0o700)
         os.chown(laboratory.pin_directory, 0, 0)
-    deploy.run(load(laboratory.config, required=True), deploy.Options(reload=False, verify=False))
+    transaction.run(load(laboratory.config, required=True), transaction.Options(reload=False, verify=False))
 
 
 def map_of(laboratory: Laboratory) -> Path:

@@ -39,8 +39,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mailsni import deploy, observation
 from mailsni.config import parser
+from mailsni.deploy import snapshot, transaction
 from mailsni.errors import MailsniError, RefusedError
 from mailsni.host import files
 from mailsni.host.commands import require_tool, run
@@ -132,7 +132,7 @@ def _plan_and_apply(
 ) -> None:
     certbot.RETRY_PAUSE = 0.01  # nobody mends anything while it waits
     known = parser.load(configuration, required=True)
-    plan = observation.observe(known, now).plan
+    plan = snapshot.observe(known, now).plan
     answer.write(json.dumps([change.name for change in plan.changes if change.kind == "remove"]) + "\n")
     answer.flush()
     if dies_before is not None:
@@ -151,7 +151,7 @@ def _plan_and_apply(
 
         sys.addaudithook(die)
     with files.locked(known.state.lock):
-        deploy.apply(observation.observe(known, now), deploy.Options(allow_empty=allow_empty))
+        transaction.apply(snapshot.observe(known, now), transaction.Options(allow_empty=allow_empty))
     answer.write(json.dumps({"error": None, "refused": False}))
 
 

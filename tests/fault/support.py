@@ -28,9 +28,9 @@ from typing import Self
 
 from benchmarks.clients import LASTING_LOGINS
 
-from mailsni import deploy
 from mailsni.config import parser
-from mailsni.deploy import Applied, Options
+from mailsni.deploy import transaction
+from mailsni.deploy.transaction import Applied, Options
 from mailsni.errors import Exit, MailsniError
 from mailsni.host.commands import environment, find_tool, require_tool, run
 from mailsni.host.files import PRIVATE, PUBLIC, STAGING_NAME
@@ -245,7 +245,7 @@ class Scene:
         It may have to wait for the lock: a child that another thread is just starting has inherited it for a moment.
         """
         settings = parser.load(self.laboratory.config, required=True)
-        return deploy.run(settings, Options(force=force), wait=_LOCK_LIMIT)
+        return transaction.run(settings, Options(force=force), wait=_LOCK_LIMIT)
 
     def listing(self) -> dict[str, int]:
         """The modes of all that lies in the places that ``apply`` writes in, by relative path.

@@ -16,7 +16,7 @@ import pytest
 from mailsni.config.parser import Settings, StateSettings
 from mailsni.core.model import Certificate, Reason
 from mailsni.core.selection import explain
-from mailsni.observation import Observation
+from mailsni.deploy.snapshot import Observation
 from mailsni.report import text
 from mailsni.runs import NOTHING, Run
 from mailsni.units import render_cron, render_openrc, render_units

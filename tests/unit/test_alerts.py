@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from mailsni import alerts, attempt, deploy, runs
+from mailsni import alerts, attempt, runs
 from mailsni.attempt import Starter
 from mailsni.config import parser
 from mailsni.config.parser import AlertSettings, Settings, StateSettings
-from mailsni.deploy import Options
+from mailsni.deploy import transaction
+from mailsni.deploy.transaction import Options
 from mailsni.errors import (
     ConfigurationError,
     Exit,
@@ -270,7 +271,7 @@ def test_every_end_is_remembered(
     def end(*_: object, **__: object) -> None:
         raise ending
 
-    monkeypatch.setattr(deploy, "run", end)
+    monkeypatch.setattr(transaction, "run", end)
     expected = HostError if type(ending) is OSError else type(ending)
     with pytest.raises(expected):
         attempt.make(replace(settings, alerts=AlertSettings()), Options(), TIMER, Said())

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from mailsni import checking, inspection
 from mailsni.checking import Checked, Expiry, Finding, Level, Thresholds
 from mailsni.config.parser import Settings, StateSettings, parse
+from mailsni.deploy.state_directory import Deployment
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.inspection import Client, Concern, Inspection, Shown
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.tls_client import Outcome, Served
 from mailsni.runs import Run
 from mailsni.sandbox.authority import Authority
-from mailsni.state import Deployment
 from mailsni.targets.dovecot.target import blocks_of
 from mailsni.targets.rendering import blocks, render_dovecot
 from tests.builders import EVERYTHING, NOW, PATHS, certificate, deployment, mixture, selection

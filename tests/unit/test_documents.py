@@ -19,12 +19,13 @@ from mailsni.config.parser import Settings
 from mailsni.core.model import Algorithm, Reason
 from mailsni.core.plan import Kind
 from mailsni.core.selection import explain
-from mailsni.deploy import Applied
+from mailsni.deploy.confirm import Answer, Expectation, Survey, Verdict
+from mailsni.deploy.snapshot import Observation
+from mailsni.deploy.transaction import Applied
 from mailsni.doctor import Finding, Severity
 from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, UsageError
 from mailsni.inspection import Client, Concern, Inspection, Shown
 from mailsni.monitoring import Look
-from mailsni.observation import Observation
 from mailsni.probes.endpoint import Endpoint, Server
 from mailsni.probes.tls_client import Outcome, Served
 from mailsni.report import documents, prometheus, verification
@@ -32,7 +33,6 @@ from mailsni.report.setup import Report
 from mailsni.runs import NOTHING, Run
 from mailsni.setup.wiring import Wiring
 from mailsni.targets.reload import Signalled
-from mailsni.wire import Answer, Expectation, Survey, Verdict
 from tests.builders import (
     EVERYTHING,
     MAIL,

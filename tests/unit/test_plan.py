@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mailsni.core.model import Certificate
 from mailsni.core.plan import ArtifactChange, Change, Kind, Plan, changes
-from mailsni.state import Deployment
+from mailsni.deploy.state_directory import Deployment
 from tests.builders import certificate, deployment, inventory, kept, selection, source
 
 MAIL_A, MAIL_B = "mail.a.test", "mail.b.test"

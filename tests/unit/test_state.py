@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from mailsni.deploy.state_directory import Deployment, Record, State
 from mailsni.errors import PermissionMissingError
 from mailsni.host import files
-from mailsni.state import Deployment, Record, State
 from tests.builders import EVERYTHING, certificate, deployment, mixture, secret
 
 A, B = certificate("a", "mail.a.test"), certificate("b", "mail.b.test", algorithm="rsa")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mailsni.core.model import Certificate
 from mailsni.core.selection import Selection, Winner
-from mailsni.state import DeployedCertificate, Deployment
+from mailsni.deploy.state_directory import DeployedCertificate, Deployment
 
 
 class Kind(enum.StrEnum):

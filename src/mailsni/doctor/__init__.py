@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mailsni.config.parser import Settings
-from mailsni.observation import Observation
+from mailsni.deploy.snapshot import Observation
 from mailsni.targets.dovecot.target import Dovecot
 from mailsni.targets.postfix.target import Postfix
 

@@ -13,9 +13,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
-from mailsni import observation
 from mailsni.config.parser import Settings, SourceSettings
 from mailsni.core.model import Progress
+from mailsni.deploy import snapshot
 from mailsni.doctor import Facts, Finding, Severity, hooks, looking, stores
 from mailsni.doctor import postfix as postfix_looks
 from mailsni.errors import ConfigurationError, MailsniError, PermissionMissingError
@@ -93,7 +93,7 @@ class _Inquiry:
             seen = self._tried(
                 "stores_unknown",
                 "what is in the stores and what is deployed",
-                lambda: observation.observe(usable, self.now, progress=self.progress),
+                lambda: snapshot.observe(usable, self.now, progress=self.progress),
                 str(usable.sources[0].path),
             )
         if not self.problems and postfix_found is None and dovecot_found is None:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from mailsni.core.model import Certificate, Skipped
 from mailsni.core.plan import Change, Kind, Plan
 from mailsni.core.selection import Candidate
-from mailsni.deploy import Applied
+from mailsni.deploy.confirm import Answer, Survey
+from mailsni.deploy.snapshot import Observation
+from mailsni.deploy.state_directory import DeployedCertificate
+from mailsni.deploy.transaction import Applied
 from mailsni.doctor import Finding, Severity
 from mailsni.errors import Exit, MailsniError
-from mailsni.observation import Observation
 from mailsni.runs import NOTHING, History, Run
-from mailsni.state import DeployedCertificate
-from mailsni.wire import Answer, Survey
 
 if TYPE_CHECKING:
     from mailsni.checking import Checked

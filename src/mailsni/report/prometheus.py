@@ -15,9 +15,9 @@ from mailsni import __version__
 from mailsni.core.model import Reason
 from mailsni.core.names import shown
 from mailsni.core.plan import Kind
+from mailsni.deploy.snapshot import Observation
 from mailsni.inspection import Client, Concern, Inspection, Shown
 from mailsni.monitoring import Look
-from mailsni.observation import Observation
 from mailsni.probes.endpoint import Server
 from mailsni.report import documents
 from mailsni.runs import History

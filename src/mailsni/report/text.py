@@ -16,14 +16,14 @@ from mailsni.core.model import Certificate, Skipped
 from mailsni.core.names import listed
 from mailsni.core.plan import SYMBOLS, Change, Kind, Plan
 from mailsni.core.selection import Candidate
-from mailsni.deploy import Applied
+from mailsni.deploy.confirm import Survey, Verdict
+from mailsni.deploy.snapshot import Observation
+from mailsni.deploy.state_directory import DeployedCertificate
+from mailsni.deploy.transaction import Applied
 from mailsni.doctor import Finding, Severity
 from mailsni.host import files
-from mailsni.observation import Observation
 from mailsni.report.documents import name_states
 from mailsni.runs import History, Run
-from mailsni.state import DeployedCertificate
-from mailsni.wire import Survey, Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mailsni import wire
 from mailsni.config.parser import Settings
+from mailsni.deploy import confirm
+from mailsni.deploy.confirm import Answer, Expectation, Survey
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Endpoint
 from mailsni.targets.base import Target
-from mailsni.wire import Answer, Expectation, Survey
 
 _UNKNOWN_NAME = "mailsni-probe.invalid"
 """A name that no map and no block has. A map that cannot be read cuts off its clients too."""
@@ -25,7 +25,7 @@ def listening(settings: Settings, target: Target) -> tuple[Endpoint, ...]:
         said = target.endpoints() if given == "auto" else tuple(one for one in given if one.server == target.name)
     except HostError:
         return ()
-    good, _ = wire.answering(said, _UNKNOWN_NAME, timeout=settings.verify.timeout) if said else ([], [])
+    good, _ = confirm.answering(said, _UNKNOWN_NAME, timeout=settings.verify.timeout) if said else ([], [])
     return tuple(good)
 
 
@@ -43,8 +43,8 @@ def ask(
             seconds at their start when main.cf was changed within the last one (measured).
     """
     wanted = [*expected, Expectation(_UNKNOWN_NAME, None, None)]
-    patience = settings.verify.timeout + wire.PATIENCE_PER_NAME * len(wanted) if patient else 0.0
-    return wire.ask(target.name, where, wanted, timeout=settings.verify.timeout, patience=patience)
+    patience = settings.verify.timeout + confirm.PATIENCE_PER_NAME * len(wanted) if patient else 0.0
+    return confirm.ask(target.name, where, wanted, timeout=settings.verify.timeout, patience=patience)
 
 
 def story(answers: Sequence[Answer]) -> str:

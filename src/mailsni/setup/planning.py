@@ -13,15 +13,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from mailsni import deploy
 from mailsni.config import parser
 from mailsni.config.parser import Settings
 from mailsni.core.names import NamePatterns, is_wildcard, listed
 from mailsni.core.x509 import Rejected, prove
+from mailsni.deploy import transaction
+from mailsni.deploy.confirm import Expectation, expectations
+from mailsni.deploy.snapshot import observe
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files
 from mailsni.host.commands import find_tool
-from mailsni.observation import observe
 from mailsni.setup import starting
 from mailsni.setup.removal import files_removal, plan_unpublishing
 from mailsni.setup.starting import Kind
@@ -35,7 +36,6 @@ from mailsni.targets.postfix import main_cf
 from mailsni.targets.postfix import target as postfix
 from mailsni.targets.postfix.target import Postfix
 from mailsni.targets.rendering import DovecotVersion
-from mailsni.wire import Expectation, expectations
 
 _DEFAULT_CERTIFICATE = ("smtpd_tls_chain_files", "smtpd_tls_cert_file", "smtpd_tls_eccert_file", "smtpd_tls_dcert_file")
 _OVERRIDES = (main_cf.PARAMETER, "smtpd_tls_security_level", *_DEFAULT_CERTIFICATE)
@@ -229,7 +229,7 @@ class _Setup:
 
     def _publishing(self) -> list[Step]:
         seen = self._seen
-        deploy.refuse_emptiness(seen, allow=False)
+        transaction.refuse_emptiness(seen, allow=False)
         include = self._settings.dovecot.include_file
         directory = MakeDirectories.up_to(include.parent) if self._target("dovecot") is not None else None
         first: list[Step] = [directory] if directory is not None else []

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from mailsni.config import parser
 from mailsni.config.parser import Settings
+from mailsni.deploy.confirm import Expectation
+from mailsni.deploy.state_directory import State
 from mailsni.errors import RefusedError
 from mailsni.host import files
 from mailsni.setup import record, starting
 from mailsni.setup.steps import ChangeFile, ChangeServer, Commands, Delete, Step
 from mailsni.setup.wiring import WhyBroken, Wiring, known_at
-from mailsni.state import State
 from mailsni.targets.base import Target
 from mailsni.targets.dovecot import conf_edit
 from mailsni.targets.dovecot import target as dovecot
@@ -25,7 +26,6 @@ from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.postfix import main_cf
 from mailsni.targets.postfix import target as postfix
 from mailsni.targets.postfix.target import Postfix
-from mailsni.wire import Expectation
 
 _WRITTEN = b"# Written by mailsni"
 

@@ -14,18 +14,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from mailsni import deploy
 from mailsni.config.parser import Settings
-from mailsni.deploy import Options
+from mailsni.deploy import transaction
+from mailsni.deploy.confirm import Expectation, Verdict, newly_cut_off
+from mailsni.deploy.snapshot import observe
+from mailsni.deploy.state_directory import State
+from mailsni.deploy.transaction import Options
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
 from mailsni.host import files
 from mailsni.host.commands import require_tool, run
-from mailsni.observation import observe
 from mailsni.setup import asking
 from mailsni.setup.record import Edit, Record, digest
-from mailsni.state import State
 from mailsni.targets.base import Target
-from mailsni.wire import Expectation, Verdict, newly_cut_off
 
 _TIMEOUT = 120.0
 
@@ -303,7 +303,7 @@ class FirstApply:
     @property
     def places(self) -> tuple[Path, ...]:
         """See :class:`Step`."""
-        return deploy.places(self.settings)
+        return transaction.places(self.settings)
 
     @property
     def record(self) -> Record:
@@ -313,7 +313,7 @@ class FirstApply:
     def do(self) -> tuple[str, ...]:
         """See :class:`Step`."""
         seen = observe(self.settings, datetime.now(UTC))
-        done = deploy.apply(seen, Options())
+        done = transaction.apply(seen, Options())
         made = deploy_type(self.settings)
         if self.map_type and made and made != self.map_type:
             self.undo()

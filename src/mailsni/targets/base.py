@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from mailsni.core.selection import Selection
+from mailsni.deploy.state_directory import Record
 from mailsni.probes.endpoint import Endpoint, Server
-from mailsni.state import Record
 from mailsni.targets.reload import Signalled
 from mailsni.targets.rendering import Paths
 

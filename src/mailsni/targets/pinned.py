@@ -15,9 +15,9 @@ from pathlib import Path
 
 from mailsni.core.model import Certificate
 from mailsni.core.x509 import Proven, prove_pinned
+from mailsni.deploy.state_directory import DeployedCertificate
 from mailsni.errors import HostError
 from mailsni.host import files
-from mailsni.state import DeployedCertificate
 
 _NAME = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}\.pem\Z")
 

@@ -18,11 +18,11 @@ from typing import Literal
 
 from mailsni.config.parser import DovecotSettings
 from mailsni.core.selection import Selection
+from mailsni.deploy.state_directory import Record
 from mailsni.errors import HostError
 from mailsni.host import files
 from mailsni.host.commands import find_tool, require_tool, run
 from mailsni.probes.endpoint import Endpoint, dovecot_endpoints
-from mailsni.state import Record
 from mailsni.targets import reload, rendering
 from mailsni.targets.base import MapEntry, Stage, Staged
 from mailsni.targets.reload import Signalled

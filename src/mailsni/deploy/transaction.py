@@ -14,15 +14,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mailsni import wire
 from mailsni.config.parser import Settings
 from mailsni.core.model import Certificate, Progress
+from mailsni.deploy import confirm
+from mailsni.deploy.confirm import Answer, Expectation, Survey, Verdict
+from mailsni.deploy.snapshot import Observation, observe
+from mailsni.deploy.state_directory import Deployment, State
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
 from mailsni.host import files
-from mailsni.observation import Observation, observe
 from mailsni.probes.endpoint import Endpoint
 from mailsni.sources import scan_cache
-from mailsni.state import Deployment, State
 from mailsni.targets.base import MapEntry, Staged, Target
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.pinned import PinDirectory
@@ -30,7 +31,6 @@ from mailsni.targets.postfix import target as postfix
 from mailsni.targets.postfix.target import map_files
 from mailsni.targets.reload import Signalled
 from mailsni.targets.rendering import postfix_key
-from mailsni.wire import Answer, Expectation, Survey, Verdict
 
 _IDENT = re.compile(rb"/([0-9a-f]{64}-[0-9a-f]{16})\.pem\b")
 _NAMES_IN_A_MESSAGE = 3
@@ -78,7 +78,7 @@ def run(settings: Settings, options: Options, *, wait: float = 0.0, progress: Pr
     Raises:
         PermissionMissingError: this user may not do it; nothing was touched.
         LockedError: another run holds the lock.
-        MailsniError: what :func:`mailsni.observation.observe` and :func:`apply` raise.
+        MailsniError: what :func:`mailsni.deploy.snapshot.observe` and :func:`apply` raise.
     """
     _require_permission(settings)
     with files.locked(settings.state.lock, wait):
@@ -272,14 +272,14 @@ class _Transaction:
         if not said:
             self._notes.append(f"{target.name}: no service with TLS was found, so nothing was asked")
             return None
-        good, odd = wire.answering(said, wire.asked_for(names[0]), timeout=self._settings.verify.timeout)
+        good, odd = confirm.answering(said, confirm.asked_for(names[0]), timeout=self._settings.verify.timeout)
         self._notes += [f"{one.endpoint}: not asked: {one.detail}" for one in odd]
         return tuple(good) if good or not odd else None
 
     # ── from the first rename on ─────────────────────────────────────────────────────────────────────────────────
 
     def _publish(self, staged: Sequence[Staged], listening: _Listening) -> Applied:
-        expected = wire.expectations(self._names_to_ask())
+        expected = confirm.expectations(self._names_to_ask())
         before = self._ask(listening, expected, patience=0.0)
         self._torn = True
         published: list[Staged] = []
@@ -308,14 +308,14 @@ class _Transaction:
     def _ask(self, listening: _Listening, expected: Sequence[Expectation], *, patience: float) -> tuple[Survey, ...]:
         timeout = self._settings.verify.timeout
         return tuple(
-            wire.ask(server, endpoints, expected, timeout=timeout, patience=patience, progress=self._progress)
+            confirm.ask(server, endpoints, expected, timeout=timeout, patience=patience, progress=self._progress)
             for server, endpoints in listening.items()
         )
 
     @property
     def _patience(self) -> float:
         """Seconds until the servers must have taken what was published."""
-        return self._settings.verify.timeout + wire.PATIENCE_PER_NAME * len(self._new.names)
+        return self._settings.verify.timeout + confirm.PATIENCE_PER_NAME * len(self._new.names)
 
     def _names_to_ask(self) -> dict[str, tuple[Certificate, ...]]:
         """The changed names; every name when the files are published for another reason than a change."""
@@ -326,14 +326,14 @@ class _Transaction:
 
     def _judge(self, before: Sequence[Survey], after: Sequence[Survey]) -> None:
         for old, new in zip(before, after, strict=True):
-            cut_off = wire.newly_cut_off(old, new)
+            cut_off = confirm.newly_cut_off(old, new)
             if cut_off:
                 raise RolledBackError(
                     f"{new.server}: {_listed(cut_off)}: answered before, and cut off with what was published: "
                     f"{cut_off[0].served.detail}",
                     hint="the previous deployment is live again",
                 )
-        for survey in wire.all_wrong(after):
+        for survey in confirm.all_wrong(after):
             answers = survey.of(Verdict.WRONG)
             raise RolledBackError(
                 f"{survey.server}: {_listed(answers)}: not served with the certificate that was published, and neither "
@@ -358,9 +358,9 @@ class _Transaction:
             else:
                 self._signal()
                 # Whatever the certificate: only that there is an answer again.
-                anything = [replace(one, fingerprint=None) for one in wire.expectations(self._names_to_ask())]
+                anything = [replace(one, fingerprint=None) for one in confirm.expectations(self._names_to_ask())]
                 again = self._ask(listening, anything, patience=self._patience)
-                lost = [one for old, new in zip(before, again, strict=True) for one in wire.newly_cut_off(old, new)]
+                lost = [one for old, new in zip(before, again, strict=True) for one in confirm.newly_cut_off(old, new)]
                 if lost:
                     raise HostError(f"{_listed(lost)}: still cut off")
         except (MailsniError, OSError) as error:

@@ -12,10 +12,10 @@ from mailsni.core import plan
 from mailsni.core.model import Certificate, Inventory, Progress, merged
 from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
+from mailsni.deploy.state_directory import Deployment, Record, State
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Server
 from mailsni.sources import certbot, scan_cache
-from mailsni.state import Deployment, Record, State
 from mailsni.targets.base import Target
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.pinned import PinDirectory
