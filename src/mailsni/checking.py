@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mailsni import runs
 from mailsni.config.parser import Settings
 from mailsni.core.model import Progress
 from mailsni.core.names import RefusedNameError, shown
@@ -30,6 +29,7 @@ from mailsni.deploy.snapshot import Observation, observe
 from mailsni.deploy.state_directory import Deployment, Record, State
 from mailsni.errors import Exit, MailsniError, PermissionMissingError
 from mailsni.host import files
+from mailsni.runs import history as runs
 from mailsni.targets.base import MapEntry
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 import typer.core
 
-from mailsni import __version__, attempt, plugin, runs
+from mailsni import __version__, plugin
 from mailsni.config import parser
 from mailsni.config.parser import Settings
 from mailsni.core import selection
@@ -39,6 +39,8 @@ from mailsni.errors import (
 )
 from mailsni.host import files
 from mailsni.report import documents, text
+from mailsni.runs import history as runs
+from mailsni.runs import runner
 
 if TYPE_CHECKING:
     from mailsni.report.setup import Report, Result
@@ -83,12 +85,12 @@ class Common:
             return parser.parse_file(sys.stdin.buffer.read(), path)
         return parser.load(path, required=named)
 
-    def settings_of_a_run(self, starter: attempt.Starter) -> Settings:
+    def settings_of_a_run(self, starter: runner.Starter) -> Settings:
         """The same for an ``apply``, which leaves a trace even when they are wrong."""
         try:
             return self.settings()
         except ConfigurationError as problem:
-            attempt.not_begun(parser.remnant(self.configuration()[0]), problem, starter, text.talk)
+            runner.not_begun(parser.remnant(self.configuration()[0]), problem, starter, text.talk)
             raise
 
     def configuration(self) -> tuple[Path, bool]:
@@ -243,26 +245,26 @@ def apply(
         seen = common.observed()
         transaction.refuse_emptiness(seen, allow=allow_empty)
         return _show_plan(common, seen, with_diff=False)
-    starter = attempt.Starter.found()
+    starter = runner.Starter.found()
     settings = common.settings_of_a_run(starter)
     if settle_for is not None:
-        from mailsni import settle
+        from mailsni.runs import debounce
 
-        settled = settle.until_time(settings.state.lock, settle_for, after)
-        if settled is settle.Settled.ELSEWHERE:
+        settled = debounce.until_time(settings.state.lock, settle_for, after)
+        if settled is debounce.Settled.ELSEWHERE:
             return Exit.DONE
-        if settled is settle.Settled.IN_BACKGROUND:
+        if settled is debounce.Settled.IN_BACKGROUND:
             text.talk_to_the_system_log()
         settings = common.settings_of_a_run(starter)
     options = Options(force=force, reload=not no_reload, verify=not no_verify, allow_empty=allow_empty)
     with text.progress(quiet=common.quiet) as progress:
-        done = attempt.make(settings, options, starter, text.talk, wait=wait, progress=progress)
+        done = runner.make(settings, options, starter, text.talk, wait=wait, progress=progress)
     return _show_applied(common, done)
 
 
 def _show_applied(common: Common, done: Applied) -> Exit:
     problems = done.observation.selection.problems
-    code = attempt.exit_code(done)
+    code = runner.exit_code(done)
     try:
         if common.as_json:
             _print_json(documents.apply(done, code))

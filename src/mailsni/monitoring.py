@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from mailsni import inspection, runs
+from mailsni import inspection
 from mailsni.config.parser import Settings
 from mailsni.core.model import Progress
 from mailsni.deploy.snapshot import Observation, observe
 from mailsni.errors import HostError, MailsniError
 from mailsni.inspection import Inspection
-from mailsni.runs import History
+from mailsni.runs import history as runs
+from mailsni.runs.history import History
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from mailsni import runs
 from mailsni.cli import app
 from mailsni.config.parser import load
 from mailsni.deploy import transaction
 from mailsni.host.commands import environment, require_tool, run
+from mailsni.runs import history
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
@@ -406,7 +406,7 @@ def test_what_was_rolled_back_is_critical(laboratory: Laboratory) -> None:
     deployed_again(laboratory)
     state = laboratory.directory / "state"
     now = datetime.now(UTC)
-    runs.record(state, runs.Run(now, now, 5, "dovecot: mail.a.test: cut off", "timer", error="cut off"))
+    history.record(state, history.Run(now, now, 5, "dovecot: mail.a.test: cut off", "timer", error="cut off"))
     text = checked(laboratory, CRITICAL)
     assert "started by timer, on 20" in text
     assert text.endswith("UTC: dovecot: mail.a.test: cut off (exit code 5)")

@@ -26,9 +26,9 @@ from typing import Any
 
 import pytest
 
-from mailsni import runs
 from mailsni.host.commands import find_tool
-from mailsni.runs import Run
+from mailsni.runs import history
+from mailsni.runs.history import Run
 from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import free_ports
@@ -83,7 +83,7 @@ def all_done() -> None:
 
 def last_run(laboratory: Laboratory) -> Run:
     """The record of the last run."""
-    found = runs.load(laboratory.directory / "state").last
+    found = history.load(laboratory.directory / "state").last
     assert found is not None
     return found
 
@@ -666,7 +666,7 @@ def test_cron_itself_calls_it(laboratory: Laboratory, spy: Spy) -> None:
         [str(find_tool("cron")), "-f"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        until(lambda: runs.load(laboratory.directory / "state").last, "a run that cron started")
+        until(lambda: history.load(laboratory.directory / "state").last, "a run that cron started")
         all_done()
     finally:
         cron.terminate()

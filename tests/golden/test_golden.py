@@ -18,7 +18,7 @@ from mailsni.core.model import Certificate, Reason
 from mailsni.core.selection import explain
 from mailsni.deploy.snapshot import Observation
 from mailsni.report import text
-from mailsni.runs import NOTHING, Run
+from mailsni.runs.history import NOTHING, Run
 from mailsni.units import render_cron, render_openrc, render_units
 from tests.builders import (
     EVERYTHING,

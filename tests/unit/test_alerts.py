@@ -13,8 +13,6 @@ from typing import Any
 
 import pytest
 
-from mailsni import alerts, attempt, runs
-from mailsni.attempt import Starter
 from mailsni.config import parser
 from mailsni.config.parser import AlertSettings, Settings, StateSettings
 from mailsni.deploy import transaction
@@ -28,7 +26,10 @@ from mailsni.errors import (
     PermissionMissingError,
     RolledBackError,
 )
-from mailsni.runs import NOTHING, History, Run
+from mailsni.runs import alerts, runner
+from mailsni.runs import history as runs
+from mailsni.runs.history import NOTHING, History, Run
+from mailsni.runs.runner import Starter
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 TIMER = Starter("timer")
@@ -173,7 +174,7 @@ def said() -> Said:
 
 def fail(settings: Settings, starter: Starter = TIMER, talk: Said | None = None) -> None:
     with pytest.raises(MailsniError):
-        attempt.make(settings, Options(), starter, talk if talk is not None else Said())
+        runner.make(settings, Options(), starter, talk if talk is not None else Said())
 
 
 def test_the_command_gets_the_document_and_the_summary_and_no_secrets(
@@ -274,7 +275,7 @@ def test_every_end_is_remembered(
     monkeypatch.setattr(transaction, "run", end)
     expected = HostError if type(ending) is OSError else type(ending)
     with pytest.raises(expected):
-        attempt.make(replace(settings, alerts=AlertSettings()), Options(), TIMER, Said())
+        runner.make(replace(settings, alerts=AlertSettings()), Options(), TIMER, Said())
     last = runs.load(settings.state.directory).last
     if code is None:
         assert last is None
@@ -303,7 +304,7 @@ def test_it_is_told_as_far_as_it_says_whom_to_tell(
     path.write_text(told + text)
     with pytest.raises(ConfigurationError) as caught:
         parser.load(path, required=True)
-    attempt.not_begun(parser.remnant(path), caught.value, TIMER, Said())
+    runner.not_begun(parser.remnant(path), caught.value, TIMER, Said())
     assert [call["env"]["MAILSNI_EXIT_CODE"] for call in receiver.calls()] == (["78"] if known else [])
     assert (runs.load(tmp_path / "state").last is not None) is known
 

@@ -21,7 +21,7 @@ from mailsni.errors import HostError, PermissionMissingError
 from mailsni.inspection import Client, Concern, Inspection, Shown
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.tls_client import Outcome, Served
-from mailsni.runs import Run
+from mailsni.runs.history import Run
 from mailsni.sandbox.authority import Authority
 from mailsni.targets.dovecot.target import blocks_of
 from mailsni.targets.rendering import blocks, render_dovecot

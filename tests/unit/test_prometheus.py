@@ -15,7 +15,7 @@ from mailsni.monitoring import Look
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.tls_client import Outcome, Served
 from mailsni.report import prometheus
-from mailsni.runs import NOTHING, History, Run
+from mailsni.runs.history import NOTHING, History, Run
 from tests.builders import NOW, certificate, deployment, observation, skipped
 
 IMAPS, SMTP = Endpoint("imaps", "127.0.0.1", 993), Endpoint("smtp", "::1", 25)

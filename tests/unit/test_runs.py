@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mailsni import runs
 from mailsni.errors import Exit
-from mailsni.runs import NOTHING, Removed, Run
+from mailsni.runs import history as runs
+from mailsni.runs.history import NOTHING, Removed, Run
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 GOOD = Run(NOW, NOW + timedelta(seconds=2), 4, "3 names served", "certbot-post", 3, {"expired": 2, "staging": 1})

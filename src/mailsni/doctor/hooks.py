@@ -16,11 +16,11 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from mailsni import runs
 from mailsni.core.names import shown
 from mailsni.doctor import Facts, Finding, Severity, looking
 from mailsni.doctor.looking import listed, quoted
 from mailsni.host.commands import find_tool, run
+from mailsni.runs import history
 from mailsni.targets.postfix import map_source, postconf
 from mailsni.targets.postfix.postconf import PARAMETER, Configuration
 
@@ -364,7 +364,7 @@ class _Looks:
         """Whether anything starts mailsni, and whether it does after a first issuance."""
         if any(os.path.lexists(self._root / unit) for unit in _UNITS):
             self._started_by.add("unit")
-        last = runs.load(self._facts.settings.state.directory).last
+        last = history.load(self._facts.settings.state.directory).last
         regular = last is not None and last.by in ("timer", "watch", "cron") and self._facts.now - last.ended < _RECENT
         if regular:
             self._started_by.add("unit")

@@ -15,7 +15,7 @@ from mailsni.deploy.state_directory import DeployedCertificate
 from mailsni.deploy.transaction import Applied
 from mailsni.doctor import Finding, Severity
 from mailsni.errors import Exit, MailsniError
-from mailsni.runs import NOTHING, History, Run
+from mailsni.runs.history import NOTHING, History, Run
 
 if TYPE_CHECKING:
     from mailsni.checking import Checked

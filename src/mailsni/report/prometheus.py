@@ -20,7 +20,7 @@ from mailsni.inspection import Client, Concern, Inspection, Shown
 from mailsni.monitoring import Look
 from mailsni.probes.endpoint import Server
 from mailsni.report import documents
-from mailsni.runs import History
+from mailsni.runs.history import History
 
 _STATES = ("deployed", "pending", "kept", "leaving")
 _ENDPOINT = ("server", "protocol", "host", "port")

@@ -23,7 +23,7 @@ from mailsni.deploy.transaction import Applied
 from mailsni.doctor import Finding, Severity
 from mailsni.host import files
 from mailsni.report.documents import name_states
-from mailsni.runs import History, Run
+from mailsni.runs.history import History, Run
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,7 +1,7 @@
 """How the last ``apply`` ended, and the last good one: ``runs.json`` in the state directory.
 
-A record for people and monitoring (``status``, ``check``), and the memory of :mod:`mailsni.alerts`. Nothing that is
-deployed depends on it, so it is not made durable, and a run never fails because it cannot be written.
+A record for people and monitoring (``status``, ``check``), and the memory of :mod:`mailsni.runs.alerts`. Nothing that
+is deployed depends on it, so it is not made durable, and a run never fails because it cannot be written.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from typing import Any
 
 from mailsni.errors import Exit, HostError
 from mailsni.host.commands import printable, run
-from mailsni.runs import History, Run
+from mailsni.runs.history import History, Run
 
 TOLD = frozenset(
     {

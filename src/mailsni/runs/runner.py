@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mailsni import runs
 from mailsni.config.parser import Settings
 from mailsni.core.model import Progress
 from mailsni.core.plan import Kind
@@ -24,7 +23,8 @@ from mailsni.deploy import transaction
 from mailsni.deploy.transaction import Applied, Options
 from mailsni.errors import ConfigurationError, Exit, HostError, LockedError, MailsniError
 from mailsni.report import documents
-from mailsni.runs import Run
+from mailsni.runs import history as runs
+from mailsni.runs.history import Run
 
 STARTED_BY = "MAILSNI_STARTED_BY"
 _WORD = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
@@ -195,7 +195,7 @@ def _finish(
     runs.save(state, history)
     if not command or starter.attended:
         return
-    from mailsni import alerts
+    from mailsni.runs import alerts
 
     host = alerts.host_name()
     alert = alerts.due(history, run, failure, host)

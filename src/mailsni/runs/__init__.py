@@ -1,0 +1,1 @@
+"""One run of `apply`: when it starts, what it records, whom it alerts."""
