@@ -38,7 +38,7 @@ from mailsni.targets.postfix.target import Difference, Discrepancy, Postfix, Tab
 from mailsni.targets.rendering import postfix_key
 
 if TYPE_CHECKING:
-    from mailsni.inspection import Inspection, Shown
+    from mailsni.verify.audit import Inspection, Shown
 
 WARNING_DAYS, CRITICAL_DAYS = 14.0, 7.0
 """Before the end of a certificate: by then its renewal has failed for weeks."""
@@ -249,7 +249,7 @@ def of_inspection(found: Inspection, deployed: Deployment) -> list[Finding]:
         found: held against what the stores have.
         deployed: what servers may show until the next run; that it waits is said by another look.
     """
-    from mailsni.inspection import Client, Concern
+    from mailsni.verify.audit import Client, Concern
 
     groups: dict[tuple[Level, str, Concern], list[Shown]] = defaultdict(list)
     for one in found.shown:
@@ -781,7 +781,7 @@ class _Wire:
 
     def take(self) -> Checked:
         """The same with what the running servers show."""
-        from mailsni.inspection import Wish, inspect
+        from mailsni.verify.audit import Wish, inspect
 
         try:
             seen = observe(self.settings, self.now, progress=self.progress)

@@ -457,10 +457,10 @@ def verify(
 
     With names and endpoints no store and no root is needed: then any valid certificate for the name will do.
     """
-    from mailsni import inspection
     from mailsni.report import verification
+    from mailsni.verify import audit
 
-    asked = inspection.Wish.of(names or (), endpoint or ())
+    asked = audit.Wish.of(names or (), endpoint or ())
     seen = None
     try:
         seen = common.observed()
@@ -469,7 +469,7 @@ def verify(
             raise
         text.talk(f"warning: what is meant to be served is not known: {problem.message}")
     with text.progress(quiet=common.quiet) as progress:
-        found = inspection.inspect(seen, asked, timeout=timeout, concurrency=concurrency, progress=progress)
+        found = audit.inspect(seen, asked, timeout=timeout, concurrency=concurrency, progress=progress)
     if common.as_json:
         _print_json(verification.document(found))
     else:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from mailsni import inspection
 from mailsni.config.parser import Settings
 from mailsni.core.model import Progress
 from mailsni.deploy.snapshot import Observation, observe
 from mailsni.errors import HostError, MailsniError
-from mailsni.inspection import Inspection
 from mailsni.runs import history as runs
 from mailsni.runs.history import History
+from mailsni.verify import audit
+from mailsni.verify.audit import Inspection
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def look(settings: Settings, now: datetime, *, wire: bool, progress: Progress | 
     if not wire:
         return Look(history, seen)
     try:
-        return Look(history, seen, inspection.inspect(seen, progress=progress), wire=wire)
+        return Look(history, seen, audit.inspect(seen, progress=progress), wire=wire)
     except MailsniError as problem:
         return Look(history, seen, problem=problem, wire=wire)
     except OSError as error:

@@ -14,8 +14,8 @@ import pytest
 
 from mailsni.core.model import Reason
 from mailsni.host.commands import find_tool, require_tool, run
-from mailsni.inspection import Concern
 from mailsni.sandbox.authority import Issued
+from mailsni.verify.audit import Concern
 from tests.e2e.support import Laboratory, require
 
 NAME = "mail.a.test"

@@ -13,18 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsni import checking, inspection
+from mailsni import checking
 from mailsni.checking import Checked, Expiry, Finding, Level, Thresholds
 from mailsni.config.parser import Settings, StateSettings, parse
 from mailsni.deploy.state_directory import Deployment
 from mailsni.errors import HostError, PermissionMissingError
-from mailsni.inspection import Client, Concern, Inspection, Shown
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.tls_client import Outcome, Served
 from mailsni.runs.history import Run
 from mailsni.sandbox.authority import Authority
 from mailsni.targets.dovecot.target import blocks_of
 from mailsni.targets.rendering import blocks, render_dovecot
+from mailsni.verify import audit
+from mailsni.verify.audit import Client, Concern, Inspection, Shown
 from tests.builders import EVERYTHING, NOW, PATHS, certificate, deployment, mixture, selection
 
 DAYS = st.floats(0.1, 4000)
@@ -204,7 +205,7 @@ def test_the_servers_are_asked_only_if_that_is_wanted(
         assert isinstance(outcome, Inspection)
         return outcome
 
-    monkeypatch.setattr(inspection, "inspect", inspect)
+    monkeypatch.setattr(audit, "inspect", inspect)
     settings = nowhere(tmp_path)
     offline = checking.check(settings, Thresholds(), NOW)
     found = checking.check(settings, Thresholds(), NOW, wire=True)

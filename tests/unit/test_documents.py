@@ -24,7 +24,6 @@ from mailsni.deploy.snapshot import Observation
 from mailsni.deploy.transaction import Applied
 from mailsni.doctor import Finding, Severity
 from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, UsageError
-from mailsni.inspection import Client, Concern, Inspection, Shown
 from mailsni.monitoring import Look
 from mailsni.probes.endpoint import Endpoint, Server
 from mailsni.probes.tls_client import Outcome, Served
@@ -33,6 +32,7 @@ from mailsni.report.setup import Report
 from mailsni.runs.history import NOTHING, Run
 from mailsni.setup.wiring import Wiring
 from mailsni.targets.reload import Signalled
+from mailsni.verify.audit import Client, Concern, Inspection, Shown
 from tests.builders import (
     EVERYTHING,
     MAIL,

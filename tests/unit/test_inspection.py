@@ -14,10 +14,10 @@ import pytest
 
 from mailsni.core.x509 import chain_digests, flaw_in_order, look_at
 from mailsni.errors import UsageError
-from mailsni.inspection import Client, Concern, Inspection, Intention, Limits, Shown, Wish, ask, intentions
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.tls_client import Outcome
 from mailsni.sandbox.authority import Authority, Issued, subject_alternative_names
+from mailsni.verify.audit import Client, Concern, Inspection, Intention, Limits, Shown, Wish, ask, intentions
 from tests.builders import certificate, deployment, observation
 from tests.peers import peer, says, tls, waits
 

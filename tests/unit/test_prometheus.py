@@ -10,12 +10,12 @@ import pytest
 
 from mailsni.core.model import Reason
 from mailsni.errors import HostError
-from mailsni.inspection import Client, Concern, Inspection, Shown
 from mailsni.monitoring import Look
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.tls_client import Outcome, Served
 from mailsni.report import prometheus
 from mailsni.runs.history import NOTHING, History, Run
+from mailsni.verify.audit import Client, Concern, Inspection, Shown
 from tests.builders import NOW, certificate, deployment, observation, skipped
 
 IMAPS, SMTP = Endpoint("imaps", "127.0.0.1", 993), Endpoint("smtp", "::1", 25)

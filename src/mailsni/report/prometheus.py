@@ -16,11 +16,11 @@ from mailsni.core.model import Reason
 from mailsni.core.names import shown
 from mailsni.core.plan import Kind
 from mailsni.deploy.snapshot import Observation
-from mailsni.inspection import Client, Concern, Inspection, Shown
 from mailsni.monitoring import Look
 from mailsni.probes.endpoint import Server
 from mailsni.report import documents
 from mailsni.runs.history import History
+from mailsni.verify.audit import Client, Concern, Inspection, Shown
 
 _STATES = ("deployed", "pending", "kept", "leaving")
 _ENDPOINT = ("server", "protocol", "host", "port")

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mailsni.errors import Exit
-from mailsni.inspection import Client, Concern, Inspection, Shown, called
 from mailsni.probes.endpoint import Endpoint
 from mailsni.report import documents, text
+from mailsni.verify.audit import Client, Concern, Inspection, Shown, called
 
 _TABLE_LIMIT = 50
 """Rows up to which the table has all of them, not only those with something wrong."""

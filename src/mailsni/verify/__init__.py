@@ -1,0 +1,1 @@
+"""`mailsni verify`: probes every name at every port and assesses the answers."""
