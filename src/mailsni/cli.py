@@ -360,7 +360,7 @@ def check(
     Exit codes 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN, and no others. Nothing is written, and without --wire no server
     is asked. -v adds a line for each finding. Any user may run it: it says which parts that user cannot see.
     """
-    from mailsni import checking
+    from mailsni.check import runner as checking
     from mailsni.report import nagios
 
     now, thresholds = datetime.now(UTC), checking.Thresholds(warning, critical)

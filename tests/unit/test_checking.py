@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsni import checking
-from mailsni.checking import Checked, Expiry, Finding, Level, Thresholds
+from mailsni.check import runner
+from mailsni.check.runner import Checked, Expiry, Finding, Level, Thresholds
 from mailsni.config.parser import Settings, StateSettings, parse
 from mailsni.deploy.state_directory import Deployment
 from mailsni.errors import HostError, PermissionMissingError
@@ -82,7 +82,7 @@ def expiry(name: str, left: float) -> Expiry:
 
 def test_names_that_expire_are_said_together() -> None:
     names = [expiry(f"mail.{at}.test", 10) for at in range(9)]
-    found = checking.expired([*names, expiry("b.test", 20), expiry("c.test", 6.5), expiry("d.test", -3)], NOW)
+    found = runner.expired([*names, expiry("b.test", 20), expiry("c.test", 6.5), expiry("d.test", -3)], NOW)
     assert [(one.level, one.code) for one in found] == [
         (Level.CRITICAL, "expired"),
         (Level.CRITICAL, "expires"),
@@ -94,10 +94,10 @@ def test_names_that_expire_are_said_together() -> None:
         "the deployed certificate expires in 10.0 days (2026-03-11 12:00 UTC)"
     )
     assert found[2].names == tuple(one.name for one in names)
-    two = checking.expired([expiry("a.test", 2), expiry("b.test", 1)], NOW)
+    two = runner.expired([expiry("a.test", 2), expiry("b.test", 1)], NOW)
     assert two[0].text.startswith("b.test, a.test: the deployed certificate expires, the first of them in 1.0 days")
-    assert checking.expired([expiry("a.test", 0)], NOW)[0].code == "expired"
-    assert checking.expired([expiry("a.test", 14.01)], NOW) == []
+    assert runner.expired([expiry("a.test", 0)], NOW)[0].code == "expired"
+    assert runner.expired([expiry("a.test", 14.01)], NOW) == []
 
 
 # ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -118,7 +118,7 @@ GOOD = Run(NOW, NOW, 0, "nothing to do", "timer", 3)
     ],
 )
 def test_a_run_that_failed(code: int, by: str, level: Level, said: str) -> None:
-    found = checking.of_run(replace(GOOD, exit_code=code, by=by, summary="why"))
+    found = runner.of_run(replace(GOOD, exit_code=code, by=by, summary="why"))
     assert found is not None
     assert found.level is level
     assert said in found.text
@@ -126,7 +126,7 @@ def test_a_run_that_failed(code: int, by: str, level: Level, said: str) -> None:
 
 @pytest.mark.parametrize("last", [None, GOOD, replace(GOOD, exit_code=4)])
 def test_a_run_that_did_its_work_is_nothing_to_say(last: Run | None) -> None:
-    assert checking.of_run(last) is None
+    assert runner.of_run(last) is None
 
 
 # ── on the wire ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -149,7 +149,7 @@ def test_what_the_servers_show() -> None:
         shown(None, 2, Concern.EXPIRED),
         shown("a.test", 3, Concern.NOT_LISTENING),
     )
-    found = checking.of_inspection(Inspection(answers, ("postfix: nobody knows where",)), Deployment())
+    found = runner.of_inspection(Inspection(answers, ("postfix: nobody knows where",)), Deployment())
     assert [(one.level, one.code, one.names) for one in found] == [
         (Level.UNKNOWN, "wire_not_asked", ()),
         (Level.CRITICAL, "wire_other_certificate", ("b.test", "c.test")),
@@ -169,7 +169,7 @@ def test_an_authority_of_ones_own_need_not_be_known_to_this_system(public: bool)
     chain = (ssl.PEM_cert_to_DER_cert(issued.leaf_pem.decode()),)
     answer = shown("a.test", 1, Concern.UNTRUSTED)
     answer = replace(answer, served=replace(answer.served, chain=chain))
-    found = checking.of_inspection(Inspection((answer,)), Deployment())
+    found = runner.of_inspection(Inspection((answer,)), Deployment())
     assert [one.code for one in found] == (["wire_untrusted"] if public else [])
 
 
@@ -178,8 +178,8 @@ def test_that_what_is_deployed_is_served_on_is_no_fault_of_the_servers() -> None
     old = certificate("a.test", "mail.a.test")
     answer = shown("mail.a.test", 1, Concern.OTHER_CERTIFICATE)
     answer = replace(answer, served=replace(answer.served, fingerprint=old.fingerprint))
-    assert checking.of_inspection(Inspection((answer,)), deployment(old)) == []
-    assert checking.of_inspection(Inspection((answer,)), Deployment())[0].level is Level.CRITICAL
+    assert runner.of_inspection(Inspection((answer,)), deployment(old)) == []
+    assert runner.of_inspection(Inspection((answer,)), Deployment())[0].level is Level.CRITICAL
 
 
 def nowhere(tmp_path: Path) -> Settings:
@@ -207,8 +207,8 @@ def test_the_servers_are_asked_only_if_that_is_wanted(
 
     monkeypatch.setattr(audit, "inspect", inspect)
     settings = nowhere(tmp_path)
-    offline = checking.check(settings, Thresholds(), NOW)
-    found = checking.check(settings, Thresholds(), NOW, wire=True)
+    offline = runner.check(settings, Thresholds(), NOW)
+    found = runner.check(settings, Thresholds(), NOW, wire=True)
     assert offline.on_the_wire is None
     more = [one for one in found.findings if one not in offline.findings]
     assert [one.level for one in more] == [one for one in (level,) if one is not None]
@@ -216,13 +216,13 @@ def test_the_servers_are_asked_only_if_that_is_wanted(
 
 
 def test_a_host_with_nothing_is_a_clear_line(tmp_path: Path) -> None:
-    found = checking.check(nowhere(tmp_path), Thresholds(), NOW)
+    found = runner.check(nowhere(tmp_path), Thresholds(), NOW)
     assert [(one.level, one.code) for one in found.findings] == [
         (Level.CRITICAL, "not_deployed"),
         (Level.UNKNOWN, "server_not_found"),
     ]
     (tmp_path / "state").write_text("no directory")
-    assert checking.check(nowhere(tmp_path), Thresholds(), NOW).level is Level.CRITICAL
+    assert runner.check(nowhere(tmp_path), Thresholds(), NOW).level is Level.CRITICAL
 
 
 # ── the sum ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,8 +13,8 @@ from typing import Any, get_args
 import pytest
 from jsonschema import Draft202012Validator
 
-from mailsni import checking
-from mailsni.checking import Checked, Expiry, Level, unknown
+from mailsni.check import runner
+from mailsni.check.runner import Checked, Expiry, Level, unknown
 from mailsni.config.parser import Settings
 from mailsni.core.model import Algorithm, Reason
 from mailsni.core.plan import Kind
@@ -102,7 +102,7 @@ HISTORY = NOTHING.after(GOOD)
 
 CHECKED = Checked(
     NOW,
-    (checking.Finding(Level.CRITICAL, "map_stale", "postfix: another one for mail.a.test", (MAIL_A,)),),
+    (runner.Finding(Level.CRITICAL, "map_stale", "postfix: another one for mail.a.test", (MAIL_A,)),),
     (Expiry(MAIL_A, NOW, 14.0, 7.0),),
     1,
     0,

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailsni import plugin
-from mailsni.checking import Checked, Expiry, Finding, Level, unknown
+from mailsni.check.runner import Checked, Expiry, Finding, Level, unknown
 from mailsni.report import documents, nagios
 from tests.builders import NOW
 
@@ -109,13 +109,13 @@ def test_what_ends_in_time_is_not() -> None:
 def test_an_error_of_its_own_is_unknown(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
     from typer.testing import CliRunner
 
-    from mailsni import checking
+    from mailsni.check import runner
     from mailsni.cli import app
 
     def fail(*_words: object, **_more: object) -> None:
         raise error
 
-    monkeypatch.setattr(checking, "check", fail)
+    monkeypatch.setattr(runner, "check", fail)
     done = CliRunner().invoke(app, ["check"])
     assert done.exit_code == 3
     assert re.fullmatch(r"MAILSNI UNKNOWN - [ -{}~]+\n", done.stdout)

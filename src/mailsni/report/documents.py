@@ -18,7 +18,7 @@ from mailsni.errors import Exit, MailsniError
 from mailsni.runs.history import NOTHING, History, Run
 
 if TYPE_CHECKING:
-    from mailsni.checking import Checked
+    from mailsni.check.runner import Checked
 
 Document = dict[str, Any]
 

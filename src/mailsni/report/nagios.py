@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from mailsni.checking import Checked, Level, listed
+from mailsni.check.runner import Checked, Level, listed
 
 TEXT_LIMIT = 700
 """Characters of the text in the first line: NRPE before 3.0 cuts its answers off at 1,024 bytes."""

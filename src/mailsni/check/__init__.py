@@ -1,0 +1,1 @@
+"""`mailsni check`: the monitoring plugin's checks."""
