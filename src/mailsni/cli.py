@@ -612,7 +612,7 @@ def doctor(common: Common) -> Exit:
     it. With -q only errors. The exit code is 0 when nothing but notes was found, else 4. Run as root: what another user
     cannot see is said.
     """
-    from mailsni.doctor.examination import examine
+    from mailsni.doctor.runner import examine
 
     with text.progress(quiet=common.quiet) as progress:
         found = examine(common.settings(), datetime.now(UTC), progress=progress)

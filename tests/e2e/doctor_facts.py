@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from mailsni.config.parser import Settings
-from mailsni.doctor import Facts
+from mailsni.doctor.finding import Facts
 from mailsni.targets.dovecot import target as dovecot
 
 

@@ -22,8 +22,9 @@ from unittest import mock
 import pytest
 
 from mailsni.config import parser
-from mailsni.doctor import Finding, Severity, dovecot
-from mailsni.doctor.examination import examine
+from mailsni.doctor.checks import dovecot
+from mailsni.doctor.finding import Finding, Severity
+from mailsni.doctor.runner import examine
 from mailsni.host.commands import environment, find_tool
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 
 from mailsni.config.parser import DovecotSettings, Settings, load
-from mailsni.doctor import Finding, Severity
-from mailsni.doctor.dovecot import SAME_LIMIT, findings
+from mailsni.doctor.checks.dovecot import SAME_LIMIT, findings
+from mailsni.doctor.finding import Finding, Severity
 from mailsni.errors import HostError
 from mailsni.host.commands import environment, find_tool, run
 from mailsni.sandbox.authority import Authority, Issued

@@ -15,8 +15,10 @@ import pytest
 
 from mailsni.config.parser import DovecotSettings, PostfixSettings, Settings, SourceSettings, StateSettings
 from mailsni.core.x509 import Described, Rejected, describe
-from mailsni.doctor import Finding, Severity, hooks, looking
-from mailsni.doctor.examination import examine
+from mailsni.doctor import helpers
+from mailsni.doctor.checks import hooks
+from mailsni.doctor.finding import Finding, Severity
+from mailsni.doctor.runner import examine
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files
 from mailsni.report import documents, text
@@ -47,7 +49,7 @@ submission inet n - y - - smtpd
 
 def configuration(*overrides: Override, values: dict[str, str] | None = None) -> Configuration:
     services = (Service("smtp", "inet", "smtpd"), Service("submission", "inet", "smtpd"))
-    main, master = (tuple(looking.entries(one)) for one in (MAIN_CF, MASTER_CF))
+    main, master = (tuple(helpers.entries(one)) for one in (MAIN_CF, MASTER_CF))
     return Configuration(Path("/etc/postfix"), values or {}, services, overrides, frozenset(), (), main, master)
 
 
@@ -169,7 +171,7 @@ def test_the_lines_of_a_source() -> None:
     ],
 )
 def test_the_place_that_a_message_blames(message: str, place: str | None) -> None:
-    assert looking.blamed_place(message) == place
+    assert helpers.blamed_place(message) == place
 
 
 # ── what is stored ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -329,7 +331,7 @@ def test_a_look_that_fails_is_a_finding_and_the_next_one_is_taken() -> None:
         raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "secret")
 
     last = Finding("x", Severity.NOTE, "what", "where", "why", "fix")
-    found = list(looking.each(("one", refused), ("two", broken), ("three", garbled), ("four", lambda: [last])))
+    found = list(helpers.each(("one", refused), ("two", broken), ("three", garbled), ("four", lambda: [last])))
     assert [(one.code, one.severity, one.where) for one in found] == [
         ("not_looked_at", Severity.NOTE, "/x"),
         ("not_looked_at", Severity.WARNING, "/y"),
@@ -341,7 +343,7 @@ def test_a_look_that_fails_is_a_finding_and_the_next_one_is_taken() -> None:
 
 def test_the_texts_of_a_finding_do_a_terminal_no_harm() -> None:
     key = authority().issue(["mail.a.test"]).key_pem.decode()
-    safe = looking.made_safe(Finding("x", Severity.NOTE, "\x1b[2Ja\nb", "", "y" * 9000, key))
+    safe = helpers.made_safe(Finding("x", Severity.NOTE, "\x1b[2Ja\nb", "", "y" * 9000, key))
     assert all(one.isprintable() for one in (safe.what, safe.where, safe.why, safe.fix))
     assert (safe.where, safe.fix) == ("?", "[PEM removed]")
     assert len(safe.why) < 2100

@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mailsni.config.parser import DovecotSettings, Settings
-from mailsni.doctor import Facts, Finding
-from mailsni.doctor.dovecot import case_findings, findings, size
+from mailsni.doctor.checks.dovecot import case_findings, findings, size
+from mailsni.doctor.finding import Facts, Finding
 from mailsni.targets.dovecot.parser import (
     DEPTH_LIMIT,
     NESTING_LIMIT,

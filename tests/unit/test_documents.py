@@ -22,7 +22,7 @@ from mailsni.core.selection import explain
 from mailsni.deploy.confirm import Answer, Expectation, Survey, Verdict
 from mailsni.deploy.snapshot import Observation
 from mailsni.deploy.transaction import Applied
-from mailsni.doctor import Finding, Severity
+from mailsni.doctor.finding import Finding, Severity
 from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, UsageError
 from mailsni.monitoring import Look
 from mailsni.probes.endpoint import Endpoint, Server

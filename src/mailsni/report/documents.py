@@ -13,7 +13,7 @@ from mailsni.deploy.confirm import Answer, Survey
 from mailsni.deploy.snapshot import Observation
 from mailsni.deploy.state_directory import DeployedCertificate
 from mailsni.deploy.transaction import Applied
-from mailsni.doctor import Finding, Severity
+from mailsni.doctor.finding import Finding, Severity
 from mailsni.errors import Exit, MailsniError
 from mailsni.runs.history import NOTHING, History, Run
 

@@ -20,7 +20,7 @@ from mailsni.deploy.confirm import Survey, Verdict
 from mailsni.deploy.snapshot import Observation
 from mailsni.deploy.state_directory import DeployedCertificate
 from mailsni.deploy.transaction import Applied
-from mailsni.doctor import Finding, Severity
+from mailsni.doctor.finding import Finding, Severity
 from mailsni.host import files
 from mailsni.report.documents import name_states
 from mailsni.runs.history import History, Run

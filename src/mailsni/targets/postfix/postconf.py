@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni.doctor import looking
-from mailsni.doctor.looking import Entry
+from mailsni.doctor import helpers
+from mailsni.doctor.helpers import Entry
 from mailsni.errors import HostError
 from mailsni.host.commands import Completed, require_tool, run
 from mailsni.targets.postfix.target import Override
@@ -139,8 +139,8 @@ def read(directory: Path) -> Configuration:
         overrides=tuple(Override(service, parameter, value.strip()) for service, parameter, value in found),
         types=frozenset(_text(types).split()),
         unused=tuple((Path(path), name, value) for path, name, value in dict.fromkeys(_UNUSED.findall(asked.stderr))),
-        main=tuple(looking.entries(looking.text_of(directory / "main.cf") or "")),
-        master=tuple(looking.entries(looking.text_of(directory / "master.cf") or "")),
+        main=tuple(helpers.entries(helpers.text_of(directory / "main.cf") or "")),
+        master=tuple(helpers.entries(helpers.text_of(directory / "master.cf") or "")),
     )
 
 

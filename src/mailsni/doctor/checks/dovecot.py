@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mailsni.core.names import shown
-from mailsni.doctor import Facts, Finding, Severity
-from mailsni.doctor.dovecot_files import archived, bad_pairs, dead_paths, open_keys
+from mailsni.doctor.checks.dovecot_files import archived, bad_pairs, dead_paths, open_keys
 from mailsni.doctor.dovecot_view import (
     FILE_SETTINGS,
     FILTERS,
@@ -32,6 +31,7 @@ from mailsni.doctor.dovecot_view import (
     sed_literally,
     word,
 )
+from mailsni.doctor.finding import Facts, Finding, Severity
 from mailsni.errors import HostError
 from mailsni.host.commands import require_tool, run
 from mailsni.targets.dovecot.parser import Block, Setting, read

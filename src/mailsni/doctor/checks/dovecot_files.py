@@ -12,7 +12,6 @@ from pathlib import Path
 from mailsni.core.model import Reason
 from mailsni.core.names import shown, stand_for
 from mailsni.core.x509 import Described, Rejected, describe, prove
-from mailsni.doctor import Finding, Severity
 from mailsni.doctor.dovecot_view import (
     FILTERS,
     Pair,
@@ -29,6 +28,7 @@ from mailsni.doctor.dovecot_view import (
     sed_literally,
     word,
 )
+from mailsni.doctor.finding import Finding, Severity
 from mailsni.sources.safe_read import ReadRefusedError
 from mailsni.targets.dovecot.parser import Block, Setting
 from mailsni.targets.dovecot.precedence import can_match

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from mailsni.core.names import is_wildcard, shown
 from mailsni.core.x509 import Rejected, describe
-from mailsni.doctor import Facts, Finding, Severity, looking
-from mailsni.doctor.looking import listed, quoted
-from mailsni.doctor.table_looks import LIVE, Commands, TableLooks
+from mailsni.doctor import helpers
+from mailsni.doctor.checks.postfix_maps import LIVE, Commands, TableLooks
+from mailsni.doctor.finding import Facts, Finding, Severity
+from mailsni.doctor.helpers import listed, quoted
 from mailsni.host import files
 from mailsni.targets.postfix import map_source, postconf
 from mailsni.targets.postfix.map_source import Mistake
@@ -28,7 +29,7 @@ def findings(facts: Facts, configuration: Configuration | None) -> Iterator[Find
     if configuration is None:
         return
     looks = _Looks(facts, configuration)
-    yield from looking.each(
+    yield from helpers.each(
         ("whether Postfix offers TLS", looks.tls_switched_off),
         ("Postfix's default certificate", looks.default_certificate),
         ("misspelt parameters", looks.misspelt),
@@ -38,7 +39,7 @@ def findings(facts: Facts, configuration: Configuration | None) -> Iterator[Find
     )
     for one in looks.tables():
         yield from one.findings()
-    yield from looking.each(
+    yield from helpers.each(
         ("names that another table has before mailsni's", looks.shadowed),
         ("names of the default certificate", looks.default_names),
     )

@@ -16,8 +16,10 @@ from typing import TypeVar
 from mailsni.config.parser import Settings, SourceSettings
 from mailsni.core.model import Progress
 from mailsni.deploy import snapshot
-from mailsni.doctor import Facts, Finding, Severity, hooks, looking, stores
-from mailsni.doctor import postfix as postfix_looks
+from mailsni.doctor import helpers
+from mailsni.doctor.checks import hooks, stores
+from mailsni.doctor.checks import postfix as postfix_looks
+from mailsni.doctor.finding import Facts, Finding, Severity
 from mailsni.errors import ConfigurationError, MailsniError, PermissionMissingError
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.postfix import postconf
@@ -46,12 +48,12 @@ def examine(
     facts = inquiry.facts()
     configuration = inquiry.configuration(facts)
     found = [*inquiry.problems, *_taken(facts, configuration, root)]
-    unique = dict.fromkeys(looking.made_safe(one) for one in found)
+    unique = dict.fromkeys(helpers.made_safe(one) for one in found)
     return tuple(sorted(unique, key=lambda one: _ORDER.index(one.severity)))
 
 
 def _taken(facts: Facts, configuration: Configuration | None, root: Path) -> Iterator[Finding]:
-    yield from looking.each(
+    yield from helpers.each(
         ("Postfix", lambda: postfix_looks.findings(facts, configuration)),
         ("the stores", lambda: stores.findings(facts, configuration)),
         ("what starts things", lambda: hooks.findings(facts, configuration, root)),
@@ -131,11 +133,11 @@ class _Inquiry:
         try:
             return find()
         except (PermissionMissingError, PermissionError) as problem:
-            self.problems.append(replace(looking.not_looked_at(about, problem), where=where))
+            self.problems.append(replace(helpers.not_looked_at(about, problem), where=where))
         except (MailsniError, OSError, ValueError) as problem:
-            told = looking.not_looked_at(about, problem)
+            told = helpers.not_looked_at(about, problem)
             severity = Severity.WARNING if isinstance(problem, ConfigurationError) else Severity.ERROR
-            place = looking.blamed_place(told.why) or where
+            place = helpers.blamed_place(told.why) or where
             fix = told.fix if not told.fix.startswith("mend what") else _FIXES.get(code, told.fix)
             self.problems.append(replace(told, code=code, severity=severity, where=place, fix=fix))
         return None

@@ -17,8 +17,9 @@ from functools import partial
 from pathlib import Path
 
 from mailsni.core.names import shown
-from mailsni.doctor import Facts, Finding, Severity, looking
-from mailsni.doctor.looking import listed, quoted
+from mailsni.doctor import helpers
+from mailsni.doctor.finding import Facts, Finding, Severity
+from mailsni.doctor.helpers import listed, quoted
 from mailsni.host.commands import find_tool, run
 from mailsni.runs import history
 from mailsni.targets.postfix import map_source, postconf
@@ -78,7 +79,7 @@ def findings(facts: Facts, configuration: Configuration | None, root: Path = Pat
         root: of the system: cron and units are looked for below it.
     """
     looks = _Looks(facts, configuration, root)
-    yield from looking.each(
+    yield from helpers.each(
         ("certbot's hooks", looks.hooks),
         ("hooks in certbot's renewal configurations", looks.renewal_hooks),
         ("cron", looks.cron),
@@ -126,8 +127,8 @@ class _Looks:
         for source in self._facts.settings.sources:
             for kind in KINDS:
                 directory = source.path.parent / "renewal-hooks" / kind
-                for name in looking.names_in(directory):
-                    yield from looking.each(
+                for name in helpers.names_in(directory):
+                    yield from helpers.each(
                         (f"the hook {directory / name}", partial(self._hook, directory / name, kind))
                     )
 
@@ -201,7 +202,7 @@ class _Looks:
                 "certbot runs it as root at the next renewal, whatever they write there",
                 quoted("chown", "root", path) + " && " + quoted("chmod", "go-w", path),
             )
-        text = looking.text_of(path)
+        text = helpers.text_of(path)
         if text is None:
             return
         found = script(path, text)
@@ -214,14 +215,14 @@ class _Looks:
         """``renew_hook = …`` and the others in certbot's own files: it runs them by the shell."""
         for source in self._facts.settings.sources:
             root = source.path.parent
-            renewal = (f"renewal/{name}" for name in looking.names_in(root / "renewal") if name.endswith(".conf"))
+            renewal = (f"renewal/{name}" for name in helpers.names_in(root / "renewal") if name.endswith(".conf"))
             for name in ("cli.ini", *renewal):
-                yield from looking.each((f"the hooks in {root / name}", partial(self._configured_hooks, root / name)))
+                yield from helpers.each((f"the hooks in {root / name}", partial(self._configured_hooks, root / name)))
 
     def _configured_hooks(self, path: Path) -> Iterator[Finding]:
         lines = [
             (number, line.partition("=")[2].strip())
-            for number, line in script(path, looking.text_of(path) or "").lines
+            for number, line in script(path, helpers.text_of(path) or "").lines
             if re.match(r"\s*(?:pre|post|renew|deploy)[-_]hook\s*=", line)
         ]
         found = Script(path, tuple(lines))
@@ -233,19 +234,19 @@ class _Looks:
     def cron(self) -> Iterator[Finding]:
         """The tables of cron, and the scripts that they name."""
         for path in self._cron_files():
-            yield from looking.each((f"cron's {path}", partial(self._cron_file, path)))
+            yield from helpers.each((f"cron's {path}", partial(self._cron_file, path)))
 
     def _cron_files(self) -> Iterator[Path]:
         for place in (*_CRON_PLACES, *_CRONTABS):
             path = self._root / place
             if path.is_dir():
-                yield from (path / name for name in looking.names_in(path) if (path / name).is_file())
+                yield from (path / name for name in helpers.names_in(path) if (path / name).is_file())
             elif path.is_file():
                 yield path
 
     def _cron_file(self, path: Path) -> Iterator[Finding]:
         """One table of cron's, or a script that runs every so often."""
-        text = looking.text_of(path)
+        text = helpers.text_of(path)
         if text is None:
             return
         found = script(path, text)
@@ -259,7 +260,7 @@ class _Looks:
                 continue
             for word in re.findall(r"(?<![\w.])/[\w./+-]+", line):
                 named = self._root / word.lstrip("/")
-                content = looking.text_of(named) if self._is_script(named) else None
+                content = helpers.text_of(named) if self._is_script(named) else None
                 if content is not None and content.startswith(_SHEBANG):
                     inner = script(named, content)
                     if inner.first(_OURS):
@@ -268,7 +269,7 @@ class _Looks:
 
     @staticmethod
     def _is_script(path: Path) -> bool:
-        if not path.is_file() or path.stat().st_size > looking.LARGEST:
+        if not path.is_file() or path.stat().st_size > helpers.LARGEST:
             return False
         with path.open("rb") as file:
             return file.read(2) == b"#!"
@@ -417,7 +418,7 @@ class _Looks:
             found = [one for one in (path, *compiled) if one.is_file()]
             if not found:
                 continue
-            opened = looking.exposed(one for one in found if one != path)
+            opened = helpers.exposed(one for one in found if one != path)
             yield Finding(
                 "leftover_map",
                 Severity.ERROR if opened else Severity.NOTE,

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mailsni.core.names import shown
-from mailsni.doctor import Facts, Finding, Severity, looking
-from mailsni.doctor.looking import listed, quoted
+from mailsni.doctor import helpers
+from mailsni.doctor.finding import Facts, Finding, Severity
+from mailsni.doctor.helpers import listed, quoted
 from mailsni.host import files
 from mailsni.targets.postfix import map_source, postconf
 from mailsni.targets.postfix.map_source import Mistake, SourceLine, Table
@@ -86,7 +87,7 @@ class TableLooks:
     def findings(self) -> Iterator[Finding]:
         """Everything that is wrong with the table."""
         about = f"the table {self.table.written}"
-        yield from looking.each(
+        yield from helpers.each(
             (f"whether {about} is there", self._is_there),
             (f"the source of {about}", self._source),
             (f"what is stored in {about}", self._content),
@@ -314,7 +315,7 @@ class TableLooks:
         if path is None or self.table.compiled is None:
             return
         compiled = existing if existing is not None and existing != path else None
-        opened = looking.exposed([one for one in (compiled,) if one is not None])
+        opened = helpers.exposed([one for one in (compiled,) if one is not None])
         both = [one for one in (path, compiled) if one is not None and one.exists()]
         fix = quoted("chmod", "600", *both)
         for found, mode in opened:
@@ -326,7 +327,7 @@ class TableLooks:
                 f"it holds the private key of every name in it: `postmap -F -s {self.table.name}` shows them all",
                 f"{fix}; the keys may be known to others: replace them (certbot renew --force-renewal --new-key)",
             )
-        if not opened and compiled is not None and path.is_file() and looking.exposed([path]):
+        if not opened and compiled is not None and path.is_file() and helpers.exposed([path]):
             yield Finding(
                 "map_source_readable",
                 Severity.WARNING,

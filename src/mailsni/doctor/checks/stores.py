@@ -11,8 +11,9 @@ from pathlib import Path
 
 from mailsni.core.model import Certificate, Reason
 from mailsni.core.x509 import Leaf, Rejected, describe
-from mailsni.doctor import Facts, Finding, Severity, looking
-from mailsni.doctor.looking import listed, quoted
+from mailsni.doctor import helpers
+from mailsni.doctor.finding import Facts, Finding, Severity
+from mailsni.doctor.helpers import listed, quoted
 from mailsni.errors import PermissionMissingError
 from mailsni.host import files
 from mailsni.targets.postfix.postconf import Configuration
@@ -37,7 +38,7 @@ _FIXES = {
 
 def findings(facts: Facts, configuration: Configuration | None) -> Iterator[Finding]:
     """Everything that is wrong with the stores, and with the chain of Postfix's default certificate."""
-    yield from looking.each(
+    yield from helpers.each(
         ("the modes of the keys in the stores", lambda: _keys(facts)),
         ("the modes of the pinned files", lambda: _pins(facts)),
         ("lineages that are broken", lambda: _broken(facts)),
@@ -54,7 +55,7 @@ def _keys(facts: Facts) -> Iterator[Finding]:
         archive = live.parent / "archive"
         found = [*_files_below(archive, _KEY), *(path for path in _files_below(live, _KEY) if not path.is_symlink())]
         loose = [path for path in found if _mode(path) & _READABLE_BY_OTHERS]
-        open_ones = [path for path, _ in looking.exposed(loose)]
+        open_ones = [path for path, _ in helpers.exposed(loose)]
         shielded = [path for path in loose if path not in set(open_ones)]
         if open_ones:
             yield Finding(
@@ -64,7 +65,7 @@ def _keys(facts: Facts) -> Iterator[Finding]:
                 f"{listed([str(one) for one in open_ones])}",
                 str(open_ones[0]),
                 "whoever has the key can pass for the server, until the certificate is revoked or expires",
-                f"{quoted('chmod', 'o-rwx', *open_ones[: looking.SHOWN])}{_and_the_others(open_ones)}; certbot "
+                f"{quoted('chmod', 'o-rwx', *open_ones[: helpers.SHOWN])}{_and_the_others(open_ones)}; certbot "
                 f"copies the "
                 "mode to the next key; the keys may be known to others: replace them "
                 "(certbot renew --force-renewal --new-key)",
@@ -78,7 +79,7 @@ def _keys(facts: Facts) -> Iterator[Finding]:
                 str(shielded[0]),
                 "only the mode of a directory above keeps others from reading it; certbot copies the mode to the "
                 "next key",
-                f"{quoted('chmod', 'o-rwx', *shielded[: looking.SHOWN])}{_and_the_others(shielded)}",
+                f"{quoted('chmod', 'o-rwx', *shielded[: helpers.SHOWN])}{_and_the_others(shielded)}",
             )
         below = [path for root in (live, archive) for path in (root, *_directories(root))]
         yield from _writable((live.parent, *below), "put another key and certificate there, which is then served")
@@ -87,8 +88,8 @@ def _keys(facts: Facts) -> Iterator[Finding]:
 def _pins(facts: Facts) -> Iterator[Finding]:
     settings = facts.settings
     for directory in dict.fromkeys((settings.dovecot.pin_directory, settings.state.directory / "pinned")):
-        found = [directory / name for name in looking.names_in(directory) if _PIN.fullmatch(name)]
-        open_ones = [path for path, _ in looking.exposed(found)]
+        found = [directory / name for name in helpers.names_in(directory) if _PIN.fullmatch(name)]
+        open_ones = [path for path, _ in helpers.exposed(found)]
         if open_ones:
             yield Finding(
                 "pin_readable",
@@ -97,7 +98,7 @@ def _pins(facts: Facts) -> Iterator[Finding]:
                 f"{listed([path.name for path in open_ones])}",
                 str(open_ones[0]),
                 "it holds a private key: whoever has it can pass for the server",
-                f"{quoted('chmod', '600', *open_ones[: looking.SHOWN])}{_and_the_others(open_ones)}; the keys may be "
+                f"{quoted('chmod', '600', *open_ones[: helpers.SHOWN])}{_and_the_others(open_ones)}; the keys may be "
                 "known to others: replace them (certbot renew --force-renewal --new-key)",
             )
         yield from _writable((directory,), "put another key and certificate there, which is then served")
@@ -267,13 +268,13 @@ def _files_below(root: Path, pattern: re.Pattern[str]) -> list[Path]:
     """The files of the directories in a directory, by their names."""
     found = []
     for directory in _directories(root):
-        found += [directory / name for name in looking.names_in(directory) if pattern.fullmatch(name)]
+        found += [directory / name for name in helpers.names_in(directory) if pattern.fullmatch(name)]
     return [path for path in found if path.is_file()]
 
 
 def _directories(root: Path) -> list[Path]:
     try:
-        return [root / name for name in looking.names_in(root) if (root / name).is_dir()]
+        return [root / name for name in helpers.names_in(root) if (root / name).is_dir()]
     except PermissionError as error:
         raise PermissionMissingError(f"{root}: cannot be read: {error.strerror}", hint="run it as root") from None
 
@@ -290,5 +291,5 @@ def _counted(found: list[Path], noun: str) -> str:
 
 
 def _and_the_others(found: list[Path]) -> str:
-    more = len(found) - looking.SHOWN
+    more = len(found) - helpers.SHOWN
     return f" (and the other {more})" if more > 0 else ""

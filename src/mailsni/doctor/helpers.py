@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.core import names
-from mailsni.doctor import Finding, Severity
+from mailsni.doctor.finding import Finding, Severity
 from mailsni.errors import HostError, MailsniError, PermissionMissingError
 from mailsni.host import files
 from mailsni.host.commands import printable
