@@ -497,7 +497,7 @@ def metrics(
 
     The file is replaced whole, or not at all; what lies there and is no regular file is refused.
     """
-    from mailsni import monitoring
+    from mailsni import metrics as monitoring
     from mailsni.report import prometheus
 
     if textfile is not None:

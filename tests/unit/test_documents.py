@@ -24,7 +24,7 @@ from mailsni.deploy.snapshot import Observation
 from mailsni.deploy.transaction import Applied
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, UsageError
-from mailsni.monitoring import Look
+from mailsni.metrics import Look
 from mailsni.probes.endpoint import Endpoint, Server
 from mailsni.probes.tls_client import Outcome, Served
 from mailsni.report import documents, prometheus, verification

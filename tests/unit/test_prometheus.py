@@ -10,7 +10,7 @@ import pytest
 
 from mailsni.core.model import Reason
 from mailsni.errors import HostError
-from mailsni.monitoring import Look
+from mailsni.metrics import Look
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.tls_client import Outcome, Served
 from mailsni.report import prometheus

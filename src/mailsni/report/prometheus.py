@@ -16,7 +16,7 @@ from mailsni.core.model import Reason
 from mailsni.core.names import shown
 from mailsni.core.plan import Kind
 from mailsni.deploy.snapshot import Observation
-from mailsni.monitoring import Look
+from mailsni.metrics import Look
 from mailsni.probes.endpoint import Server
 from mailsni.report import documents
 from mailsni.runs.history import History
