@@ -558,7 +558,8 @@ def setup(
     replaced.
     """
     from mailsni.report.setup import Report
-    from mailsni.setup import planning, removal, running
+    from mailsni.setup import execute, plan_removal
+    from mailsni.setup import plan as planning
 
     if watch and timer:
         raise UsageError("--watch and --timer: one of them")
@@ -570,14 +571,14 @@ def setup(
     settings = common.settings()
     if not dry_run:
         files.require_writable(transaction.places(settings))
-    wiring = removal.plan_removal(settings) if remove else planning.plan_setup(settings, wishes, datetime.now(UTC))
+    wiring = plan_removal.plan_removal(settings) if remove else planning.plan_setup(settings, wishes, datetime.now(UTC))
     shown = Report(wiring, remove=remove)
     asked = bool(wiring.steps) and not dry_run
     if not common.as_json:
         shown.plan(quiet=common.quiet and (yes or not asked))
     if not asked:
         return _setup_ended(common, shown, "planned" if wiring.steps else "in_place")
-    running.require_permission(wiring)
+    execute.require_permission(wiring)
     shown.say_warnings()
     if not yes:
         if common.as_json or not sys.stdin.isatty():
@@ -589,7 +590,7 @@ def setup(
             text.talk("nothing was changed")
             return Exit.FAILED
     on_step = None if common.as_json or common.quiet else shown.step
-    shown.done(running.run(wiring, remove=remove, wait=wait, on_step=on_step))
+    shown.done(execute.run(wiring, remove=remove, wait=wait, on_step=on_step))
     return _setup_ended(common, shown, "done")
 
 

@@ -19,7 +19,7 @@ from mailsni.core.selection import explain
 from mailsni.deploy.snapshot import Observation
 from mailsni.report import text
 from mailsni.runs.history import NOTHING, Run
-from mailsni.units import render_cron, render_openrc, render_units
+from mailsni.setup.units import render_cron, render_openrc, render_units
 from tests.builders import (
     EVERYTHING,
     MAIL,

@@ -30,7 +30,7 @@ from mailsni.probes.tls_client import Outcome, Served
 from mailsni.report import documents, prometheus, verification
 from mailsni.report.setup import Report
 from mailsni.runs.history import NOTHING, Run
-from mailsni.setup.wiring import Wiring
+from mailsni.setup.model import Wiring
 from mailsni.targets.reload import Signalled
 from mailsni.verify.audit import Client, Concern, Inspection, Shown
 from tests.builders import (

@@ -16,10 +16,10 @@ from mailsni.config.parser import Settings
 from mailsni.errors import Exit, HostError, RefusedError, RollbackFailedError
 from mailsni.host import files
 from mailsni.report.setup import Report
-from mailsni.setup import record, starting
+from mailsni.setup import autostart, record
+from mailsni.setup.model import Wiring
 from mailsni.setup.record import Edit, Record
 from mailsni.setup.steps import ChangeFile, Delete, MakeDirectories, Step, carry_out
-from mailsni.setup.wiring import Wiring
 from mailsni.targets.dovecot import conf_edit
 
 SCHEMA = Draft202012Validator(json.loads(resources.files("mailsni.report").joinpath("schema.json").read_text("utf-8")))
@@ -167,13 +167,13 @@ def test_the_record_survives_the_disk_and_a_broken_one_is_none(tmp_path: Path) -
 
 
 def test_the_hook_is_the_shipped_one_with_its_program_and_configuration() -> None:
-    text = starting.hook(Path("/opt/x/bin/mailsni"), Path("/srv/own.toml")).decode()
+    text = autostart.hook(Path("/opt/x/bin/mailsni"), Path("/srv/own.toml")).decode()
     assert text.startswith("#!/bin/sh\n")
     assert text.index("PATH=/opt/x/bin${PATH:+:$PATH}") < text.index("MAILSNI_CONFIG=/srv/own.toml")
-    assert text.endswith(starting.shipped_hook().removeprefix("#!/bin/sh\n"))
-    assert starting.is_ours(text.encode())
-    assert not starting.is_ours(starting.shipped_hook().encode())
-    assert "PATH=/usr/bin$" not in starting.hook(Path("/usr/bin/mailsni"), None).decode()
+    assert text.endswith(autostart.shipped_hook().removeprefix("#!/bin/sh\n"))
+    assert autostart.is_ours(text.encode())
+    assert not autostart.is_ours(autostart.shipped_hook().encode())
+    assert "PATH=/usr/bin$" not in autostart.hook(Path("/usr/bin/mailsni"), None).decode()
 
 
 def test_a_program_that_others_can_replace_is_said(tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_a_program_that_others_can_replace_is_said(tmp_path: Path) -> None:
     program.touch(mode=0o755)
     loose = tmp_path / "bin"
     loose.chmod(0o777)
-    why = starting.why_unsafe(program)
+    why = autostart.why_unsafe(program)
     assert why is not None
     assert str(loose) in why
 

@@ -9,7 +9,7 @@ import pytest
 
 from mailsni.config.parser import DEFAULT_PATH, DovecotSettings, PostfixSettings, Settings, StateSettings
 from mailsni.errors import UsageError
-from mailsni.units import render_cron, render_openrc, render_units
+from mailsni.setup.units import render_cron, render_openrc, render_units
 
 PROGRAM = Path("/opt/mailsni/bin/mailsni")
 

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from mailsni.errors import Exit
 from mailsni.report import text
+from mailsni.setup.model import Wiring
 from mailsni.setup.steps import Step
-from mailsni.setup.wiring import Wiring
 
 Result = Literal["in_place", "planned", "done"]
 

@@ -23,7 +23,7 @@ from mailsni.deploy.transaction import Options
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
 from mailsni.host import files
 from mailsni.host.commands import require_tool, run
-from mailsni.setup import asking
+from mailsni.setup import probe
 from mailsni.setup.record import Edit, Record, digest
 from mailsni.targets.base import Target
 
@@ -251,17 +251,17 @@ class ChangeServer:
 
     def do(self) -> tuple[str, ...]:
         """See :class:`Step`."""
-        where = asking.listening(self.settings, self.target)
-        before = asking.ask(self.settings, self.target, where, self.expected, patient=False)
+        where = probe.listening(self.settings, self.target)
+        before = probe.ask(self.settings, self.target, where, self.expected, patient=False)
         self.change.do()
         try:
             if (complaint := self.why_broken()) is not None:
                 raise HostError(f"{self.change.path}: {self.target.name} refuses it: {complaint}")
             self.target.signal()
-            after = asking.ask(self.settings, self.target, where, self.expected, patient=True)
+            after = probe.ask(self.settings, self.target, where, self.expected, patient=True)
             if lost := newly_cut_off(before, after):
                 raise RolledBackError(
-                    f"{self.change.path}: {asking.story(lost)}: answered before, and cut off with the change",
+                    f"{self.change.path}: {probe.story(lost)}: answered before, and cut off with the change",
                     hint="the change has been taken back",
                 )
         except BaseException as error:
@@ -274,7 +274,7 @@ class ChangeServer:
                 ) from error
             raise
         if odd := after.of(Verdict.WRONG):
-            return (f"{self.target.name}: {asking.story(odd)}: is shown another certificate than mailsni's",)
+            return (f"{self.target.name}: {probe.story(odd)}: is shown another certificate than mailsni's",)
         return ()
 
     def undo(self) -> None:
@@ -321,7 +321,7 @@ class FirstApply:
                 f"postfix: the map was built as {made}, because {self.map_type} does not work here",
                 hint=f'[postfix] map_type = "{made}" in the configuration says so',
             )
-        wrong = [f"{asking.story(done.wrong)}: is not what was meant"] if done.wrong else []
+        wrong = [f"{probe.story(done.wrong)}: is not what was meant"] if done.wrong else []
         return (*(note for note in done.notes if note not in self.obsolete), *wrong)
 
     def undo(self) -> None:

@@ -15,9 +15,9 @@ from mailsni.deploy.confirm import Expectation
 from mailsni.deploy.state_directory import State
 from mailsni.errors import RefusedError
 from mailsni.host import files
-from mailsni.setup import record, starting
+from mailsni.setup import autostart, record
+from mailsni.setup.model import WhyBroken, Wiring, known_at
 from mailsni.setup.steps import ChangeFile, ChangeServer, Commands, Delete, Step
-from mailsni.setup.wiring import WhyBroken, Wiring, known_at
 from mailsni.targets.base import Target
 from mailsni.targets.dovecot import conf_edit
 from mailsni.targets.dovecot import target as dovecot
@@ -148,10 +148,10 @@ def _is_published(settings: Settings, path: Path, content: bytes) -> bool:
 
 
 def _startup_removal(settings: Settings) -> list[Step]:
-    present = {path: content for path in starting.places(settings) if (content := known_at(path)) is not None}
-    hooks = {directory / starting.HOOK_NAME for directory in starting.hook_directories(settings)}
+    present = {path: content for path in autostart.places(settings) if (content := known_at(path)) is not None}
+    hooks = {directory / autostart.HOOK_NAME for directory in autostart.hook_directories(settings)}
     steps = files_removal(present, hooks)
-    if starting.SYSTEMD.is_dir() and any(path.parent == starting.UNITS for path in present):
+    if autostart.SYSTEMD.is_dir() and any(path.parent == autostart.UNITS for path in present):
         steps.append(Commands("tell systemd", (("systemctl", "daemon-reload"),)))
     return steps
 
@@ -164,11 +164,11 @@ def files_removal(present: Mapping[Path, bytes], hooks: Collection[Path]) -> lis
         hooks: those that are hooks, for their mode if they have to come back.
     """
     steps: list[Step] = []
-    commands, back = starting.disabling(present)
+    commands, back = autostart.disabling(present)
     if commands:
         steps.append(Commands("stop what starts mailsni", commands, back))
     for path, content in present.items():
-        mode = 0o755 if path in hooks or path == starting.OPENRC_SCRIPT else files.PUBLIC
+        mode = 0o755 if path in hooks or path == autostart.OPENRC_SCRIPT else files.PUBLIC
         steps.append(ChangeFile(f"remove {path}", path, content, None, mode))
     return steps
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from mailsni.config.parser import Settings
 from mailsni.errors import RefusedError
 from mailsni.host import files
-from mailsni.setup import starting
+from mailsni.setup import autostart
 from mailsni.setup.steps import Step
 from mailsni.targets.dovecot import target as dovecot
 
@@ -46,8 +46,8 @@ def ours_at(path: Path) -> bytes | None:
     if not os.path.lexists(path):
         return None
     content = files.read_own(path)
-    shipped = starting.shipped_hook().encode()
-    if content is None or not (starting.is_ours(content) or content == shipped):
+    shipped = autostart.shipped_hook().encode()
+    if content is None or not (autostart.is_ours(content) or content == shipped):
         raise RefusedError(
             f"{path}: was not written by `mailsni setup`, so it is not overwritten",
             hint="look at it, and move it away if mailsni may write its own there",
@@ -58,4 +58,4 @@ def ours_at(path: Path) -> bytes | None:
 def known_at(path: Path) -> bytes | None:
     """The content of a file if setup wrote it; None when it did not, or there is none."""
     content = files.read_own(path)
-    return content if content is not None and starting.is_ours(content) else None
+    return content if content is not None and autostart.is_ours(content) else None

@@ -8,9 +8,9 @@ from functools import reduce
 from mailsni.errors import RollbackFailedError
 from mailsni.host import files
 from mailsni.setup import record
+from mailsni.setup.model import Wiring
 from mailsni.setup.record import Record
 from mailsni.setup.steps import Step, carry_out
-from mailsni.setup.wiring import Wiring
 
 
 def require_permission(wiring: Wiring) -> None:

@@ -11,11 +11,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from mailsni import units
 from mailsni.config.parser import Settings
 from mailsni.core.names import RefusedNameError, safe_path
 from mailsni.errors import ConfigurationError, HostError, UsageError
 from mailsni.host.commands import SEARCH_PATH, find_tool
+from mailsni.setup import units
 
 Kind = Literal["timer", "watch"]
 Manager = Literal["systemd", "openrc", "cron"]

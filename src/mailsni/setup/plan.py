@@ -23,11 +23,11 @@ from mailsni.deploy.snapshot import observe
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files
 from mailsni.host.commands import find_tool
-from mailsni.setup import starting
-from mailsni.setup.removal import files_removal, plan_unpublishing
-from mailsni.setup.starting import Kind
+from mailsni.setup import autostart
+from mailsni.setup.autostart import Kind
+from mailsni.setup.model import WhyBroken, Wiring, known_at, ours_at
+from mailsni.setup.plan_removal import files_removal, plan_unpublishing
 from mailsni.setup.steps import ChangeFile, ChangeServer, Commands, FirstApply, MakeDirectories, Step
-from mailsni.setup.wiring import WhyBroken, Wiring, known_at, ours_at
 from mailsni.targets.base import Target
 from mailsni.targets.dovecot import conf_edit
 from mailsni.targets.dovecot import target as dovecot
@@ -87,8 +87,8 @@ class _Setup:
                 hint="install one of them, or look at [postfix] enabled and [dovecot] enabled in the configuration",
             )
         self._say_what_is_missing()
-        called = starting.program()
-        if (why := starting.why_unsafe(called)) is not None:
+        called = autostart.program()
+        if (why := autostart.why_unsafe(called)) is not None:
             self._warnings.append(why)
         configuration = self._default_names()
         settings = self._seen.settings
@@ -362,8 +362,8 @@ class _Setup:
 
     def _hooks(self, called: Path) -> list[Step]:
         steps: list[Step] = []
-        text = starting.hook(called, self._wishes.config_file)
-        for directory in starting.hook_directories(self._settings):
+        text = autostart.hook(called, self._wishes.config_file)
+        for directory in autostart.hook_directories(self._settings):
             if not directory.parent.parent.is_dir():
                 self._warnings.append(
                     f"{directory.parent.parent}: no such directory, so certbot's hook is not installed there: "
@@ -372,7 +372,7 @@ class _Setup:
                 continue
             made = MakeDirectories.up_to(directory)
             steps += [made] if made is not None else []
-            path = directory / starting.HOOK_NAME
+            path = directory / autostart.HOOK_NAME
             steps += self._file(path, text, 0o755, f"install certbot's post hook {path}")
         return steps
 
@@ -388,7 +388,7 @@ class _Setup:
         return [ChangeFile(title, path, present, text, mode)]
 
     def _startup(self, called: Path) -> list[Step]:
-        by = starting.manager()
+        by = autostart.manager()
         config_file = self._wishes.config_file
         if by is None:
             own = f"MAILSNI_CONFIG={config_file} " if config_file is not None else ""
@@ -398,18 +398,18 @@ class _Setup:
             )
             return []
         if by == "cron" and not any(map(find_tool, ("cron", "crond", "fcron", "anacron"))):
-            self._warnings.append(f"{starting.CRON}: no cron is installed that would read it: install one")
-        watches = starting.UNITS / "mailsni-watch.service"
+            self._warnings.append(f"{autostart.CRON}: no cron is installed that would read it: install one")
+        watches = autostart.UNITS / "mailsni-watch.service"
         kind: Kind = self._wishes.kind or ("watch" if by == "systemd" and files.read_own(watches) else "timer")
-        wanted = starting.wanted(by, kind, called, config_file, self._settings)
+        wanted = autostart.wanted(by, kind, called, config_file, self._settings)
         steps: list[Step] = []
         for one in wanted:
             steps += self._file(one.path, one.text, one.mode, f"write {one.path}")
-        enable, disable = starting.enabling(by, kind)
-        hooks = {directory / starting.HOOK_NAME for directory in starting.hook_directories(self._settings)}
+        enable, disable = autostart.enabling(by, kind)
+        hooks = {directory / autostart.HOOK_NAME for directory in autostart.hook_directories(self._settings)}
         stale = {
             path: content
-            for path in starting.places(self._settings)
+            for path in autostart.places(self._settings)
             if path not in {one.path for one in wanted} | hooks and (content := known_at(path)) is not None
         }
         if steps and enable:
