@@ -657,9 +657,9 @@ def watch(common: Common) -> Exit:
     The table `watch` of the configuration has the times in seconds: quiet (0.3),
     max_wait (30: then changes that go on and on are applied), scan (60).
     """
-    from mailsni import watch as watching
-    from mailsni.journal import Journal, Level
-    from mailsni.service_notify import Notifier
+    from mailsni.watch import loop as watching
+    from mailsni.watch.log import Journal, Level
+    from mailsni.watch.sd_notify import Notifier
 
     path, named = common.configuration()
     least = Level.DEBUG if common.verbose else Level.WARNING if common.quiet else Level.INFO

@@ -8,7 +8,7 @@ from math import inf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailsni.schedule import AT_ONCE, REFRESH, RETRIES, Schedule, Timing
+from mailsni.watch.schedule import AT_ONCE, REFRESH, RETRIES, Schedule, Timing
 
 TIMES = st.floats(0.01, 100).map(lambda seconds: round(seconds, 2))
 TIMINGS = st.builds(Timing, quiet=TIMES, max_wait=TIMES, scan=st.floats(1, 100))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.service_notify import Notifier
+from mailsni.watch.sd_notify import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -20,13 +20,13 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, EventEmitter
 
 from mailsni.errors import Exit
-from mailsni.journal import Journal, Level, level_of
 from mailsni.sandbox.authority import Authority
 from mailsni.sandbox.lineages import CertbotDirectory
-from mailsni.service_notify import Notifier
 from mailsni.sources.certbot import fingerprint
-from mailsni.store_events import StoreEvents, to_watch
-from mailsni.watch import ConfigurationFile, Watch
+from mailsni.watch.events import StoreEvents, to_watch
+from mailsni.watch.log import Journal, Level, level_of
+from mailsni.watch.loop import ConfigurationFile, Watch
+from mailsni.watch.sd_notify import Notifier
 
 LIMIT = 60.0
 """Seconds after which something hangs."""

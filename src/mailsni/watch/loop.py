@@ -1,6 +1,6 @@
 """``mailsni watch``: stay running, and apply when certificates change.
 
-One thread does everything: it waits for the next moment of the :mod:`mailsni.schedule`, a signal, an event of the
+One thread does everything: it waits for the next moment of the :mod:`mailsni.watch.schedule`, a signal, an event of the
 stores, or what a run says. Each apply is a child process: keys leave the memory with it, what goes wrong in it stops
 nothing here, and it is the very program that hooks and people run.
 
@@ -27,11 +27,11 @@ from mailsni.config import parser
 from mailsni.config.parser import Settings
 from mailsni.errors import Exit, HostError, MailsniError
 from mailsni.host.commands import Child, start
-from mailsni.journal import Journal, Level, level_of
-from mailsni.schedule import Schedule, Timing
-from mailsni.service_notify import Notifier
 from mailsni.sources import certbot
-from mailsni.store_events import StoreEvents
+from mailsni.watch.events import StoreEvents
+from mailsni.watch.log import Journal, Level, level_of
+from mailsni.watch.schedule import Schedule, Timing
+from mailsni.watch.sd_notify import Notifier
 
 WAIT_FOR_OTHERS = 300
 """Seconds that an apply waits for another run to end."""

@@ -1,0 +1,1 @@
+"""`mailsni watch`: stays running and applies when certificates change."""
