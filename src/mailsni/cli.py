@@ -38,12 +38,12 @@ from mailsni.errors import (
     UsageError,
 )
 from mailsni.host import files
-from mailsni.report import documents, text
+from mailsni.output import documents, text
 from mailsni.runs import history as runs
 from mailsni.runs import runner
 
 if TYPE_CHECKING:
-    from mailsni.report.setup import Report, Result
+    from mailsni.output.setup import Report, Result
 
 EPILOGUE = """Exit codes: 0 done or nothing to do · 1 failed, the previous deployment is still live · 2 usage ·
 3 changes pending (plan --detailed-exitcode) · 4 applied, some certificates skipped · 5 wrong on the wire, rolled back ·
@@ -361,7 +361,7 @@ def check(
     is asked. -v adds a line for each finding. Any user may run it: it says which parts that user cannot see.
     """
     from mailsni.check import runner as checking
-    from mailsni.report import nagios
+    from mailsni.output import nagios
 
     now, thresholds = datetime.now(UTC), checking.Thresholds(warning, critical)
     try:
@@ -457,7 +457,7 @@ def verify(
 
     With names and endpoints no store and no root is needed: then any valid certificate for the name will do.
     """
-    from mailsni.report import verification
+    from mailsni.output import verify as verification
     from mailsni.verify import audit
 
     asked = audit.Wish.of(names or (), endpoint or ())
@@ -498,7 +498,7 @@ def metrics(
     The file is replaced whole, or not at all; what lies there and is no regular file is refused.
     """
     from mailsni import metrics as monitoring
-    from mailsni.report import prometheus
+    from mailsni.output import prometheus
 
     if textfile is not None:
         files.require_replaceable(textfile)
@@ -557,7 +557,7 @@ def setup(
     those before it are taken back too. A second setup changes nothing. A file that somebody else wrote is never
     replaced.
     """
-    from mailsni.report.setup import Report
+    from mailsni.output.setup import Report
     from mailsni.setup import execute, plan_removal
     from mailsni.setup import plan as planning
 

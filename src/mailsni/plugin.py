@@ -109,7 +109,7 @@ def _end_of(ending: typer.Exit) -> NoReturn:
 
 
 def _line(why: str) -> str:
-    from mailsni.report import nagios
+    from mailsni.output import nagios
 
     return nagios.unknown(why)
 

@@ -17,7 +17,7 @@ from mailsni.config.parser import Settings, StateSettings
 from mailsni.core.model import Certificate, Reason
 from mailsni.core.selection import explain
 from mailsni.deploy.snapshot import Observation
-from mailsni.report import text
+from mailsni.output import text
 from mailsni.runs.history import NOTHING, Run
 from mailsni.setup.units import render_cron, render_openrc, render_units
 from tests.builders import (

@@ -28,7 +28,7 @@ from tests.builders import authority
 
 PROGRAM = [sys.executable, "-m", "mailsni"]
 WIDTH = 80
-SCHEMA = Draft202012Validator(json.loads(resources.files("mailsni.report").joinpath("schema.json").read_text("utf-8")))
+SCHEMA = Draft202012Validator(json.loads(resources.files("mailsni.output").joinpath("schema.json").read_text("utf-8")))
 COMMANDS: dict[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009  # typer's group has no type
 ESCAPE = "\x1b["
 

@@ -21,7 +21,7 @@ from mailsni.doctor.finding import Finding, Severity
 from mailsni.doctor.runner import examine
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files
-from mailsni.report import documents, text
+from mailsni.output import documents, text
 from mailsni.targets.postfix import map_source, postconf
 from mailsni.targets.postfix.map_source import Mistake
 from mailsni.targets.postfix.postconf import Configuration, Service

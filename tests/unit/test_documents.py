@@ -25,10 +25,10 @@ from mailsni.deploy.transaction import Applied
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, UsageError
 from mailsni.metrics import Look
+from mailsni.output import documents, prometheus, verify
+from mailsni.output.setup import Report
 from mailsni.probes.endpoint import Endpoint, Server
 from mailsni.probes.tls_client import Outcome, Served
-from mailsni.report import documents, prometheus, verification
-from mailsni.report.setup import Report
 from mailsni.runs.history import NOTHING, Run
 from mailsni.setup.model import Wiring
 from mailsni.targets.reload import Signalled
@@ -54,7 +54,7 @@ DOCUMENT_NAMES = (
     *("status", "check", "plan", "apply", "explain", "render"),
     *("verify", "metrics", "setup", "doctor", "error"),
 )
-SCHEMA: Document = json.loads(resources.files("mailsni.report").joinpath("schema.json").read_text("utf-8"))
+SCHEMA: Document = json.loads(resources.files("mailsni.output").joinpath("schema.json").read_text("utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
 MAIL_A = "mail.a.test"
 
@@ -125,8 +125,8 @@ DOCUMENTS: dict[str, Callable[[], Document]] = {
     "explain a stranger": lambda: documents.explanation("*.b.test", ()),
     "render": lambda: documents.rendering("postfix", b"# text\n"),
     "setup": lambda: Report(Wiring(Settings(), (), ("found",)), remove=False).document("in_place", Exit.DONE),
-    "verify": lambda: verification.document(inspection()),
-    "verify nothing": lambda: verification.document(Inspection((), ("postfix: no service with TLS was found",))),
+    "verify": lambda: verify.document(inspection()),
+    "verify nothing": lambda: verify.document(Inspection((), ("postfix: no service with TLS was found",))),
     "metrics": lambda: prometheus.document(Look(NOTHING, everything(), inspection())),
     "doctor": lambda: documents.doctor([Finding("x", one, "what", "/x:1", "why", "fix") for one in Severity]),
     "doctor who finds nothing": lambda: documents.doctor(()),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mailsni import plugin
 from mailsni.check.runner import Checked, Expiry, Finding, Level, unknown
-from mailsni.report import documents, nagios
+from mailsni.output import documents, nagios
 from tests.builders import NOW
 
 VALUE = r"'[a-z]+'=-?[0-9]+(\.[0-9]+)?(;[0-9.e+-]*:?(;[0-9.e+-]*:?(;0)?)?)?"

@@ -11,9 +11,9 @@ import pytest
 from mailsni.core.model import Reason
 from mailsni.errors import HostError
 from mailsni.metrics import Look
+from mailsni.output import prometheus
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.tls_client import Outcome, Served
-from mailsni.report import prometheus
 from mailsni.runs.history import NOTHING, History, Run
 from mailsni.verify.audit import Client, Concern, Inspection, Shown
 from tests.builders import NOW, certificate, deployment, observation, skipped

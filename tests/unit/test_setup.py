@@ -15,14 +15,14 @@ from jsonschema import Draft202012Validator
 from mailsni.config.parser import Settings
 from mailsni.errors import Exit, HostError, RefusedError, RollbackFailedError
 from mailsni.host import files
-from mailsni.report.setup import Report
+from mailsni.output.setup import Report
 from mailsni.setup import autostart, record
 from mailsni.setup.model import Wiring
 from mailsni.setup.record import Edit, Record
 from mailsni.setup.steps import ChangeFile, Delete, MakeDirectories, Step, carry_out
 from mailsni.targets.dovecot import conf_edit
 
-SCHEMA = Draft202012Validator(json.loads(resources.files("mailsni.report").joinpath("schema.json").read_text("utf-8")))
+SCHEMA = Draft202012Validator(json.loads(resources.files("mailsni.output").joinpath("schema.json").read_text("utf-8")))
 INCLUDE = Path("/etc/dovecot/sni/names.conf")
 
 

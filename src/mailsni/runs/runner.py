@@ -22,7 +22,7 @@ from mailsni.core.plan import Kind
 from mailsni.deploy import transaction
 from mailsni.deploy.transaction import Applied, Options
 from mailsni.errors import ConfigurationError, Exit, HostError, LockedError, MailsniError
-from mailsni.report import documents
+from mailsni.output import documents
 from mailsni.runs import history as runs
 from mailsni.runs.history import Run
 

@@ -17,8 +17,8 @@ from mailsni.core.names import shown
 from mailsni.core.plan import Kind
 from mailsni.deploy.snapshot import Observation
 from mailsni.metrics import Look
+from mailsni.output import documents
 from mailsni.probes.endpoint import Server
-from mailsni.report import documents
 from mailsni.runs.history import History
 from mailsni.verify.audit import Client, Concern, Inspection, Shown
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from mailsni.errors import Exit
-from mailsni.report import text
+from mailsni.output import text
 from mailsni.setup.model import Wiring
 from mailsni.setup.steps import Step
 

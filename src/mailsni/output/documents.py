@@ -55,7 +55,7 @@ def status(observation: Observation, history: History = NOTHING) -> Document:
 
 def check(found: Checked) -> Document:
     """What a monitoring plugin has to say, in full."""
-    from mailsni.report import nagios
+    from mailsni.output import nagios
 
     return {
         "schema": "mailsni.check/1",

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mailsni.errors import Exit
+from mailsni.output import documents, text
 from mailsni.probes.endpoint import Endpoint
-from mailsni.report import documents, text
 from mailsni.verify.audit import Client, Concern, Inspection, Shown, called
 
 _TABLE_LIMIT = 50

@@ -22,7 +22,7 @@ from mailsni.deploy.state_directory import DeployedCertificate
 from mailsni.deploy.transaction import Applied
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.host import files
-from mailsni.report.documents import name_states
+from mailsni.output.documents import name_states
 from mailsni.runs.history import History, Run
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Views of the same results: text for people, JSON, Nagios and Prometheus."""
