@@ -632,7 +632,7 @@ def demo(common: Common) -> Exit:
     second apply, and what is served on the wire.
     """
     del common
-    from mailsni import demo as demonstration
+    from mailsni.sandbox import demo as demonstration
 
     return Exit.DONE if demonstration.run() else Exit.FAILED
 
