@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from mailsni.cli import app
+from mailsni.cli.main import app
 from mailsni.config.parser import load
 from mailsni.deploy import transaction
 from mailsni.host.commands import environment, require_tool, run

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import typer.main
 
-from mailsni.cli import app, main
+from mailsni.cli.main import app, main
 from mailsni.host.commands import require_tool
 
 PR_SET_CHILD_SUBREAPER = 36

@@ -21,7 +21,7 @@ from jsonschema import Draft202012Validator
 from typer.testing import CliRunner, Result
 
 from mailsni import __version__
-from mailsni.cli import app
+from mailsni.cli.main import app
 from mailsni.errors import Exit
 from mailsni.sandbox.lineages import CertbotDirectory
 from tests.builders import authority

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsni import plugin
 from mailsni.check.runner import Checked, Expiry, Finding, Level, unknown
+from mailsni.cli import monitoring_plugin
 from mailsni.output import documents, nagios
 from tests.builders import NOW
 
@@ -91,7 +91,7 @@ def test_what_takes_too_long_is_ended() -> None:
 
 def test_what_ends_in_time_is_not() -> None:
     for seconds in (0.05, None):
-        with plugin.unknown_after(seconds):
+        with monitoring_plugin.unknown_after(seconds):
             pass
     done = subprocess.run(
         [
@@ -110,7 +110,7 @@ def test_an_error_of_its_own_is_unknown(error: BaseException, monkeypatch: pytes
     from typer.testing import CliRunner
 
     from mailsni.check import runner
-    from mailsni.cli import app
+    from mailsni.cli.main import app
 
     def fail(*_words: object, **_more: object) -> None:
         raise error

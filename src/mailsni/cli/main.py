@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 import typer.core
 
-from mailsni import __version__, plugin
+from mailsni import __version__
+from mailsni.cli import monitoring_plugin
 from mailsni.config import parser
 from mailsni.config.parser import Settings
 from mailsni.core import selection
@@ -54,7 +55,7 @@ _PR_SET_DUMPABLE = 4
 
 app = typer.Typer(
     name="mailsni",
-    cls=plugin.Program,
+    cls=monitoring_plugin.Program,
     help="Serve every mail name its own certificate: SNI for Postfix and Dovecot from /etc/letsencrypt/live.",
     epilog=EPILOGUE,
     no_args_is_help=True,
@@ -333,7 +334,7 @@ def status(
     return Exit.DONE
 
 
-@functools.partial(_command, kind=plugin.PluginCommand)
+@functools.partial(_command, kind=monitoring_plugin.PluginCommand)
 def check(
     common: Common,
     *,
@@ -369,7 +370,10 @@ def check(
             raise UsageError("usage: --warning and --critical take a number of days")
         if warning is not None and critical is not None and warning < critical:
             raise UsageError("usage: --warning: fewer days than --critical")
-        with plugin.unknown_after(None if wire else plugin.TIME_LIMIT), text.progress(quiet=common.quiet) as progress:
+        with (
+            monitoring_plugin.unknown_after(None if wire else monitoring_plugin.TIME_LIMIT),
+            text.progress(quiet=common.quiet) as progress,
+        ):
             found = checking.check(common.settings(), thresholds, now, wire=wire, progress=progress)
     except (MailsniError, OSError) as problem:
         found = checking.unknown(now, problem.message if isinstance(problem, MailsniError) else str(problem))
