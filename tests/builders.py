@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mailsni.config.parser import MAIL_NAMES, Settings
+from mailsni.config.settings import MAIL_NAMES, Settings
 from mailsni.core import plan
 from mailsni.core.model import Algorithm, Certificate, Inventory, KeyAndChain, Reason, Skipped
 from mailsni.core.names import NamePatterns

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from mailsni.config.parser import Settings
+from mailsni.config.settings import Settings
 from mailsni.core.model import Progress
 from mailsni.deploy.snapshot import Observation, observe
 from mailsni.errors import HostError, MailsniError

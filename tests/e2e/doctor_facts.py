@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from mailsni.config.parser import Settings
+from mailsni.config.settings import Settings
 from mailsni.doctor.finding import Facts
 from mailsni.targets.dovecot import target as dovecot
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.config.parser import DovecotSettings, Settings, load
+from mailsni.config.parser import load
+from mailsni.config.settings import DovecotSettings, Settings
 from mailsni.doctor.checks.dovecot import SAME_LIMIT, findings
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.errors import HostError

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.config.parser import DovecotSettings
+from mailsni.config.settings import DovecotSettings
 from mailsni.host.commands import environment, find_tool, require_tool
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from mailsni.targets.reload import Signalled, signal_dovecot

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from mailsni.config import parser
-from mailsni.config.parser import Settings
+from mailsni.config.settings import Settings
 from mailsni.host.commands import environment, find_tool, parent, require_tool, run
 from mailsni.setup.units import Kind, render_cron, render_units
 from tests.e2e.support import Laboratory, require

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.config.parser import Settings, StateSettings
+from mailsni.config.settings import Settings, StateSettings
 from mailsni.core.model import Certificate, Reason
 from mailsni.core.selection import explain
 from mailsni.deploy.snapshot import Observation

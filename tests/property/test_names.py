@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
-from mailsni.config.parser import MAIL_NAMES
+from mailsni.config.settings import MAIL_NAMES
 from mailsni.core.names import NamePatterns, RefusedNameError, covers, host_name, is_wildcard, safe_path, shown
 from tests.property.strategies import HOSTILE, effort, names, paths
 

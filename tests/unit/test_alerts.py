@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mailsni.config import parser
-from mailsni.config.parser import AlertSettings, Settings, StateSettings
+from mailsni.config.settings import AlertSettings, Settings, StateSettings
 from mailsni.deploy import transaction
 from mailsni.deploy.transaction import Options
 from mailsni.errors import (

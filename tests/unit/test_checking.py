@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from mailsni.check import runner
 from mailsni.check.runner import Checked, Expiry, Finding, Level, Thresholds
-from mailsni.config.parser import Settings, StateSettings, parse
+from mailsni.config.parser import parse
+from mailsni.config.settings import Settings, StateSettings
 from mailsni.deploy.state_directory import Deployment
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.probes.endpoint import Endpoint

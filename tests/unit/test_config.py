@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from mailsni.config import parser
-from mailsni.config.parser import Settings, load, parse
+from mailsni.config import settings as settings_module
+from mailsni.config.parser import load, parse
+from mailsni.config.settings import Settings
 from mailsni.errors import ConfigurationError, Exit, PermissionMissingError
 from mailsni.probes.endpoint import Endpoint
 
@@ -120,15 +122,18 @@ def test_every_key_is_read() -> None:
     )
     assert plain(settings) == {
         "names": (("*",), ("web.*",)),
-        "sources": (parser.SourceSettings(path=Path("/one")), parser.SourceSettings(path=Path("/two"))),
-        "postfix": parser.PostfixSettings(
+        "sources": (
+            settings_module.SourceSettings(path=Path("/one")),
+            settings_module.SourceSettings(path=Path("/two")),
+        ),
+        "postfix": settings_module.PostfixSettings(
             enabled=True,
             config_directory=Path("/p"),
             map=Path("/p/map"),
             map_type="lmdb",
             action=("/usr/bin/true", "-x"),
         ),
-        "dovecot": parser.DovecotSettings(
+        "dovecot": settings_module.DovecotSettings(
             enabled=False,
             config_file=Path("/d/d.conf"),
             include_file=Path("/d/i.conf"),
@@ -137,12 +142,12 @@ def test_every_key_is_read() -> None:
             pin_directory=Path("/d/pins"),
             action="none",
         ),
-        "state": parser.StateSettings(Path("/s"), Path("/s/lock")),
-        "verify": parser.VerifySettings(
+        "state": settings_module.StateSettings(Path("/s"), Path("/s/lock")),
+        "verify": settings_module.VerifySettings(
             after_apply=False, endpoints=(Endpoint.parse("imaps://127.0.0.1:993"),), timeout=2.5
         ),
-        "alerts": parser.AlertSettings(("/usr/bin/logger", "-t", "mail")),
-        "watch": parser.WatchSettings(2.0, 10.5, 300.0),
+        "alerts": settings_module.AlertSettings(("/usr/bin/logger", "-t", "mail")),
+        "watch": settings_module.WatchSettings(2.0, 10.5, 300.0),
         "templates": Path("/etc/mailsni/templates"),
     }
 
@@ -242,7 +247,7 @@ def test_what_is_no_toml_is_named_with_its_line(text: str) -> None:
 
 
 def test_no_list_of_sources_is_the_default_one() -> None:
-    assert parse("[names]\n", "config.toml").sources == (parser.SourceSettings(),)
+    assert parse("[names]\n", "config.toml").sources == (settings_module.SourceSettings(),)
 
 
 # ── the file ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.config.parser import DovecotSettings, PostfixSettings, Settings, SourceSettings, StateSettings
+from mailsni.config.settings import DovecotSettings, PostfixSettings, Settings, SourceSettings, StateSettings
 from mailsni.core.x509 import Described, Rejected, describe
 from mailsni.doctor import helpers
 from mailsni.doctor.checks import hooks

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mailsni.config.parser import DovecotSettings, Settings
+from mailsni.config.settings import DovecotSettings, Settings
 from mailsni.doctor.checks.dovecot import case_findings, findings, size
 from mailsni.doctor.finding import Facts, Finding
 from mailsni.targets.dovecot.parser import (

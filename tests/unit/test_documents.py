@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 
 from mailsni.check import runner
 from mailsni.check.runner import Checked, Expiry, Level, unknown
-from mailsni.config.parser import Settings
+from mailsni.config.settings import Settings
 from mailsni.core.model import Algorithm, Reason
 from mailsni.core.plan import Kind
 from mailsni.core.selection import explain

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.config.parser import MAIL_NAMES
+from mailsni.config.settings import MAIL_NAMES
 from mailsni.core.names import NamePatterns, RefusedNameError, covers, host_name, safe_path, shown
 
 

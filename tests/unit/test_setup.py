@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from mailsni.config.parser import Settings
+from mailsni.config.settings import Settings
 from mailsni.errors import Exit, HostError, RefusedError, RollbackFailedError
 from mailsni.host import files
 from mailsni.output.setup import Report

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.config.parser import DEFAULT_PATH, DovecotSettings, PostfixSettings, Settings, StateSettings
+from mailsni.config.settings import DEFAULT_PATH, DovecotSettings, PostfixSettings, Settings, StateSettings
 from mailsni.errors import UsageError
 from mailsni.setup.units import render_cron, render_openrc, render_units
 

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from mailsni.config.parser import Settings
+from mailsni.config.settings import Settings
 from mailsni.core.model import Progress
 from mailsni.core.names import RefusedNameError, shown
 from mailsni.core.names import listed as names_listed

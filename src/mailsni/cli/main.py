@@ -24,7 +24,8 @@ import typer.core
 from mailsni import __version__
 from mailsni.cli import monitoring_plugin
 from mailsni.config import parser
-from mailsni.config.parser import Settings
+from mailsni.config import settings as settings_module
+from mailsni.config.settings import Settings
 from mailsni.core import selection
 from mailsni.core.names import RefusedNameError, host_name
 from mailsni.deploy import snapshot, transaction
@@ -82,7 +83,7 @@ class Common:
     def settings(self) -> Settings:
         """The configuration: the named file, else the one of the environment, else the default one if it exists."""
         path, named = self.configuration()
-        if os.environ.get(parser.FROM_STDIN):
+        if os.environ.get(settings_module.FROM_STDIN):
             return parser.parse_file(sys.stdin.buffer.read(), path)
         return parser.load(path, required=named)
 
@@ -97,7 +98,7 @@ class Common:
     def configuration(self) -> tuple[Path, bool]:
         """Which file the configuration is, and whether somebody named it."""
         named = self.config_file or (Path(value) if (value := os.environ.get("MAILSNI_CONFIG")) else None)
-        return named or parser.DEFAULT_PATH, named is not None
+        return named or settings_module.DEFAULT_PATH, named is not None
 
     def observed(self) -> Observation:
         """What there is and what should be."""
@@ -111,7 +112,7 @@ ConfigOption = Annotated[
         "--config",
         metavar="PATH",
         help="Configuration file (environment: MAILSNI_CONFIG). "
-        f"Default: {parser.DEFAULT_PATH}, and no file means the defaults.",
+        f"Default: {settings_module.DEFAULT_PATH}, and no file means the defaults.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

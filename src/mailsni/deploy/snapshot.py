@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from mailsni.config.parser import Settings
+from mailsni.config.settings import Settings
 from mailsni.core import plan
 from mailsni.core.model import Certificate, Inventory, Progress, merged
 from mailsni.core.plan import ArtifactChange, Plan

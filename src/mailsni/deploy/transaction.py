@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mailsni.config.parser import Settings
+from mailsni.config.settings import Settings
 from mailsni.core.model import Certificate, Progress
 from mailsni.deploy import confirm
 from mailsni.deploy.confirm import Answer, Expectation, Survey, Verdict

@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
-from mailsni.config.parser import DovecotSettings
+from mailsni.config.settings import DovecotSettings
 from mailsni.core import names
 from mailsni.core.model import Reason
 from mailsni.core.names import shown

@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass
 from datetime import datetime
 
-from mailsni.config.parser import Settings
+from mailsni.config.settings import Settings
 from mailsni.deploy.snapshot import Observation
 from mailsni.targets.dovecot.target import Dovecot
 from mailsni.targets.postfix.target import Postfix

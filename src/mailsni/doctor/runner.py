@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
-from mailsni.config.parser import Settings, SourceSettings
+from mailsni.config.settings import Settings, SourceSettings
 from mailsni.core.model import Progress
 from mailsni.deploy import snapshot
 from mailsni.doctor import helpers
@@ -58,7 +58,7 @@ def _taken(facts: Facts, configuration: Configuration | None, root: Path) -> Ite
         ("the stores", lambda: stores.findings(facts, configuration)),
         ("what starts things", lambda: hooks.findings(facts, configuration, root)),
         # Loaded here and not above, so that what Dovecot's looks need is loaded after all others were taken.
-        ("Dovecot", lambda: import_module("mailsni.doctor.dovecot").findings(facts)),
+        ("Dovecot", lambda: import_module("mailsni.doctor.checks.dovecot").findings(facts)),
     )
 
 

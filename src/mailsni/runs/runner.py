@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mailsni.config.parser import Settings
+from mailsni.config.settings import Settings
 from mailsni.core.model import Progress
 from mailsni.core.plan import Kind
 from mailsni.deploy import transaction

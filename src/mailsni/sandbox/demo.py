@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast, get_args
 
-from mailsni.config.parser import MapType
+from mailsni.config.settings import MapType
 from mailsni.errors import HostError
 from mailsni.host.commands import find_tool
 from mailsni.host.commands import run as run_tool

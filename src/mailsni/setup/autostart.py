@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from mailsni.config.parser import Settings
+from mailsni.config.settings import Settings
 from mailsni.core.names import RefusedNameError, safe_path
 from mailsni.errors import ConfigurationError, HostError, UsageError
 from mailsni.host.commands import SEARCH_PATH, find_tool

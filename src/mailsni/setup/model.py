@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni.config.parser import Settings
+from mailsni.config.settings import Settings
 from mailsni.errors import RefusedError
 from mailsni.host import files
 from mailsni.setup import autostart

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from mailsni.config import parser
-from mailsni.config.parser import Settings
+from mailsni.config import settings as settings_module
+from mailsni.config.settings import Settings
 from mailsni.core.names import NamePatterns, is_wildcard, listed
 from mailsni.core.x509 import Rejected, prove
 from mailsni.deploy import transaction
@@ -146,7 +146,7 @@ class _Setup:
         """The patterns that make these names of the default certificate served, where nobody has written any yet."""
         include = [*self._settings.names.include, *names]
         line = f"include = {json.dumps(include)}"
-        path = self._wishes.config_file or parser.DEFAULT_PATH
+        path = self._wishes.config_file or settings_module.DEFAULT_PATH
         excluded = [name for name in names if not NamePatterns(include, self._settings.names.exclude).match(name)]
         if path.exists() or excluded:
             self._notes.append(

@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mailsni.config import parser
-from mailsni.config.parser import Settings
+from mailsni.config import settings as settings_module
+from mailsni.config.settings import Settings
 from mailsni.deploy.confirm import Expectation
 from mailsni.deploy.state_directory import State
 from mailsni.errors import RefusedError
@@ -175,7 +175,7 @@ def files_removal(present: Mapping[Path, bytes], hooks: Collection[Path]) -> lis
 
 def _own_configuration(known: record.Record, notes: list[str]) -> list[Step]:
     """The configuration file, if setup wrote it and nobody has edited it since."""
-    path = parser.DEFAULT_PATH
+    path = settings_module.DEFAULT_PATH
     content = files.read_own(path)
     if content is None:
         return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mailsni.config.parser import Settings
+from mailsni.config.settings import Settings
 from mailsni.deploy import confirm
 from mailsni.deploy.confirm import Answer, Expectation, Survey
 from mailsni.errors import HostError

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from mailsni.config.parser import Settings
+from mailsni.config.settings import Settings
 from mailsni.deploy import transaction
 from mailsni.deploy.confirm import Expectation, Verdict, newly_cut_off
 from mailsni.deploy.snapshot import observe

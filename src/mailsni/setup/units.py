@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mailsni.config.parser import DEFAULT_PATH, Settings
+from mailsni.config.settings import DEFAULT_PATH, Settings
 from mailsni.core.names import RefusedNameError, safe_path
 from mailsni.errors import UsageError
 from mailsni.targets.rendering import render

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni.config.parser import Action, DovecotSettings, PostfixSettings
+from mailsni.config.settings import Action, DovecotSettings, PostfixSettings
 from mailsni.errors import HostError
 from mailsni.host.commands import Completed, find_tool, parent, require_tool, run
 

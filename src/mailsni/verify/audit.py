@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from mailsni.config.parser import Settings, VerifySettings
+from mailsni.config.settings import Settings, VerifySettings
 from mailsni.core import x509
 from mailsni.core.model import Algorithm, Certificate, Progress
 from mailsni.core.names import host_name, listed, stand_for

@@ -23,8 +23,8 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
-from mailsni.config import parser
-from mailsni.config.parser import Settings
+from mailsni.config import parser, settings
+from mailsni.config.settings import Settings
 from mailsni.errors import Exit, HostError, MailsniError
 from mailsni.host.commands import Child, start
 from mailsni.sources import certbot
@@ -267,7 +267,7 @@ class Watch:
         self._talk, self._silent = b"", False
         self._began = now
         self._nudged = None
-        also = {"MAILSNI_STARTED_BY": "watch", parser.FROM_STDIN: "1"}
+        also = {"MAILSNI_STARTED_BY": "watch", settings.FROM_STDIN: "1"}
         try:
             self._child = start(self._command, stdin=self._content, also=also)
         except HostError as error:

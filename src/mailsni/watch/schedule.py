@@ -20,7 +20,7 @@ AT_ONCE = 20
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds: see :class:`mailsni.config.parser.WatchSettings`."""
+    """Seconds: see :class:`mailsni.config.settings.WatchSettings`."""
 
     quiet: float
     max_wait: float

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from mailsni.config.parser import DovecotSettings
+from mailsni.config.settings import DovecotSettings
 from mailsni.core.selection import Selection
 from mailsni.deploy.state_directory import Record
 from mailsni.errors import HostError

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mailsni.config.parser import PostfixSettings
+from mailsni.config.settings import PostfixSettings
 from mailsni.errors import HostError
 from mailsni.host import files
 from mailsni.host.commands import require_tool, run

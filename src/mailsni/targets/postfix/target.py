@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from mailsni.config.parser import MapType, PostfixSettings
+from mailsni.config.settings import MapType, PostfixSettings
 from mailsni.core.names import shown
 from mailsni.core.selection import Selection
 from mailsni.deploy.state_directory import Record
