@@ -42,7 +42,7 @@ from hypothesis.stateful import (
 from mailsni.config import parser
 from mailsni.deploy import snapshot, transaction
 from mailsni.errors import MailsniError, RefusedError
-from mailsni.host import files
+from mailsni.host import files, lock
 from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
@@ -150,7 +150,7 @@ def _plan_and_apply(
                     os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(die)
-    with files.locked(known.state.lock):
+    with lock.locked(known.state.lock):
         transaction.apply(snapshot.observe(known, now), transaction.Options(allow_empty=allow_empty))
     answer.write(json.dumps({"error": None, "refused": False}))
 

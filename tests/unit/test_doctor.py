@@ -20,7 +20,7 @@ from mailsni.doctor.checks import hooks
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.doctor.runner import examine
 from mailsni.errors import HostError, PermissionMissingError
-from mailsni.host import files
+from mailsni.host import files, permissions
 from mailsni.output import documents, text
 from mailsni.targets.postfix import map_source, postconf
 from mailsni.targets.postfix.map_source import Mistake
@@ -242,11 +242,11 @@ def test_who_can_read_a_file_is_a_matter_of_all_directories_above_it(tmp_path: P
     path.touch()
     path.chmod(0o644)
     open_above = all(above.stat().st_mode & 0o001 for above in tmp_path.parents) and tmp_path.stat().st_mode & 0o001
-    assert files.why_exposed(path) == ("mode 0644" if open_above else None)
-    assert files.why_exposed(tmp_path / "nothing") is None
+    assert permissions.why_exposed(path) == ("mode 0644" if open_above else None)
+    assert permissions.why_exposed(tmp_path / "nothing") is None
     path.parent.chmod(0o700)
-    assert files.why_exposed(path) is None
-    assert files.why_exposed(Path("/etc/passwd")) == "mode 0644"
+    assert permissions.why_exposed(path) is None
+    assert permissions.why_exposed(Path("/etc/passwd")) == "mode 0644"
 
 
 # ── scripts ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from mailsni.core import file_identity
 from mailsni.errors import HostError, LockedError, PermissionMissingError, RefusedError
-from mailsni.host import files
+from mailsni.host import files, permissions
+from mailsni.host import lock as lock_module
 
 SECRET = b"-----BEGIN PRIVATE KEY-----\n"
 OTHER_USER = 65534
@@ -57,7 +59,7 @@ def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
     files.write_new(tmp_path / "public", b"x", files.PUBLIC)
     files.replace(tmp_path / "replaced", SECRET)
     files.copy_new(tmp_path / "public", tmp_path / "copy")
-    with files.staging(tmp_path) as staging, files.locked(tmp_path / "lock"):
+    with files.staging(tmp_path) as staging, lock_module.locked(tmp_path / "lock"):
         modes = {path: mode_of(tmp_path / path) for path in ("private", "public", "replaced", "copy", "lock")}
         assert modes == {"private": 0o600, "public": 0o644, "replaced": 0o600, "copy": 0o644, "lock": 0o600}
         assert mode_of(staging) == 0o700
@@ -257,34 +259,34 @@ def test_only_a_regular_file_is_read_or_known(victim: Path, trap: Trap) -> None:
     before = open_descriptors()
     assert files.read_own(path) is None
     assert open_descriptors() == before
-    assert files.Identity.of(path) is None
-    assert files.why_loose(path, 0o600) is not None
+    assert file_identity.Identity.of(path) is None
+    assert permissions.why_loose(path, 0o600) is not None
 
 
 def test_what_is_not_there_is_nothing(victim: Path) -> None:
     for path in (victim.with_name("missing"), victim / "below"):
         assert files.read_own(path) is None
-        assert files.Identity.of(path) is None
-        assert files.why_loose(path, 0o600) == f"{path} is gone, or is no regular file"
+        assert file_identity.Identity.of(path) is None
+        assert permissions.why_loose(path, 0o600) == f"{path} is gone, or is no regular file"
     assert files.read_own(victim) == b"precious"
 
 
 def test_an_identity_changes_with_the_file(tmp_path: Path) -> None:
     path = tmp_path / "x"
     files.write_new(path, b"x")
-    first = files.Identity.of(path)
-    assert first == files.Identity.of(path)
+    first = file_identity.Identity.of(path)
+    assert first == file_identity.Identity.of(path)
     assert first is not None
     assert (first.mode, first.owner, first.size) == (0o600, os.geteuid(), 1)
     files.replace(path, b"x")
-    assert files.Identity.of(path) != first
+    assert file_identity.Identity.of(path) != first
 
 
 def test_a_loose_file_is_said_to_be_one(tmp_path: Path) -> None:
     path = tmp_path / "x"
     files.write_new(path, b"x")
-    assert files.why_loose(path, 0o600) is None
-    assert files.why_loose(path, 0o644) == f"{path} has mode 0600 instead of 0644"
+    assert permissions.why_loose(path, 0o600) is None
+    assert permissions.why_loose(path, 0o644) == f"{path} has mode 0600 instead of 0644"
 
 
 @as_root
@@ -292,7 +294,7 @@ def test_a_file_of_another_user_is_said_to_be_one(tmp_path: Path) -> None:
     path = tmp_path / "x"
     files.write_new(path, b"x")
     os.chown(path, OTHER_USER, OTHER_USER)
-    assert files.why_loose(path, 0o600) == f"{path} belongs to somebody else"
+    assert permissions.why_loose(path, 0o600) == f"{path} belongs to somebody else"
 
 
 # ── staging ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -365,12 +367,12 @@ def held_by_another_process(path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def assert_free(path: Path, wait: float = 0.0) -> None:
-    with files.locked(path, wait):
+    with lock_module.locked(path, wait):
         pass
 
 
 def assert_taken(path: Path, wait: float = 0.0) -> None:
-    with pytest.raises(LockedError, match="another run holds the lock") as caught, files.locked(path, wait):
+    with pytest.raises(LockedError, match="another run holds the lock") as caught, lock_module.locked(path, wait):
         pass
     assert caught.value.hint is not None
 
@@ -399,7 +401,7 @@ def test_a_lock_is_free_after_a_failure_and_its_file_stays(tmp_path: Path) -> No
     path = tmp_path / "lock"
 
     def work() -> None:
-        with files.locked(path):
+        with lock_module.locked(path):
             raise _BoomError
 
     before = open_descriptors()
@@ -424,7 +426,7 @@ def test_a_lock_file_replaced_at_the_wrong_moment_is_noticed(tmp_path: Path, mon
 
     lock = fcntl.flock
     monkeypatch.setattr(fcntl, "flock", replace_first)
-    with files.locked(path, 5):
+    with lock_module.locked(path, 5):
         assert replaced
         with path.open() as again, pytest.raises(BlockingIOError):
             lock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -435,14 +437,14 @@ def test_a_lock_file_must_be_one(victim: Path, trap: Trap) -> None:
     path = victim.with_name("lock")
     trap(path)
     before = open_descriptors()
-    with pytest.raises(RefusedError), files.locked(path):
+    with pytest.raises(RefusedError), lock_module.locked(path):
         pass
     assert open_descriptors() == before
 
 
 def test_a_lock_needs_a_place(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing" / "lock"):
-        with pytest.raises(HostError, match="the lock file cannot be opened"), files.locked(path):
+        with pytest.raises(HostError, match="the lock file cannot be opened"), lock_module.locked(path):
             pass
 
 
@@ -450,41 +452,41 @@ def test_a_lock_needs_a_place(tmp_path: Path) -> None:
 
 
 def test_the_nearest_directory_that_exists_decides(tmp_path: Path) -> None:
-    files.require_writable([tmp_path, tmp_path / "a" / "b"])
+    permissions.require_writable([tmp_path, tmp_path / "a" / "b"])
 
 
 @pytest.mark.parametrize("trap", [link, dangling, directory, occupied, os.mkfifo, listening])
 def test_a_place_of_somebodys_choice_holds_a_file_or_nothing(victim: Path, trap: Trap) -> None:
     path = victim.with_name("chosen")
-    files.require_replaceable(path)
-    files.require_replaceable(victim)
+    permissions.require_replaceable(path)
+    permissions.require_replaceable(victim)
     trap(path)
     before = path.lstat()
     with pytest.raises(RefusedError, match="is no regular file"):
-        files.require_replaceable(path)
+        permissions.require_replaceable(path)
     assert path.lstat() == before
 
 
 def test_a_place_of_somebodys_choice_is_in_a_directory(victim: Path) -> None:
     for path in (victim.with_name("no") / "such", victim / "below"):
         with pytest.raises(HostError):
-            files.require_replaceable(path)
+            permissions.require_replaceable(path)
     with pytest.raises(RefusedError):
-        files.require_replaceable(Path())
+        permissions.require_replaceable(Path())
     with pytest.raises(HostError, match="cannot be looked at"):
-        files.require_replaceable(victim.with_name("x" * 300))
+        permissions.require_replaceable(victim.with_name("x" * 300))
 
 
 @not_as_root
 def test_what_this_user_may_not_do_is_a_matter_of_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     for act in (
-        lambda: files.require_writable([tmp_path / "a"]),
-        lambda: files.require_replaceable(tmp_path / "a"),
+        lambda: permissions.require_writable([tmp_path / "a"]),
+        lambda: permissions.require_replaceable(tmp_path / "a"),
         lambda: files.write_new(tmp_path / "a", b""),
         lambda: files.ensure_directory(tmp_path / "a", 0o700),
         lambda: files.replace(tmp_path / "a", b""),
-        lambda: files.locked(tmp_path / "a").__enter__(),
+        lambda: lock_module.locked(tmp_path / "a").__enter__(),
         lambda: files.staging(tmp_path).__enter__(),
     ):
         with pytest.raises(PermissionMissingError):

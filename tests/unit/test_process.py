@@ -15,6 +15,8 @@ import pytest
 from mailsni.errors import HostError
 from mailsni.host import commands
 from mailsni.host.commands import environment, find_tool, printable, require_tool, run
+from mailsni.runs import daemonize
+from mailsni.watch.child import Child, start
 
 SHELL = "/bin/sh"
 
@@ -225,17 +227,17 @@ def test_a_name_among_the_arguments_is_no_program(tmp_path: Path) -> None:
 
 def test_the_end_of_a_process_is_noticed() -> None:
     with subprocess.Popen([SHELL, "-c", "read x"], stdin=subprocess.PIPE) as child:
-        handle = commands.handle(child.pid)
+        handle = daemonize.handle(child.pid)
         assert handle is not None
-        commands.wait_for_end(handle, 0.01)
+        daemonize.wait_for_end(handle, 0.01)
         assert child.poll() is None
         child.communicate()
         began = time.monotonic()
-        commands.wait_for_end(handle, 600)
+        daemonize.wait_for_end(handle, 600)
         assert time.monotonic() - began < 300
         os.close(handle)
-    assert commands.handle(child.pid) is None
-    commands.wait_for_end(None, 0.01)
+    assert daemonize.handle(child.pid) is None
+    daemonize.wait_for_end(None, 0.01)
 
 
 def test_what_goes_on_in_the_background_is_not_waited_for(tmp_path: Path) -> None:
@@ -270,7 +272,7 @@ Path("{tmp_path}/part").rename("{tmp_path}/told")
 # ── a program beside us ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def until_ended(child: commands.Child) -> int:
+def until_ended(child: Child) -> int:
     assert child.ending is not None
     assert select.select([child.ending], [], [], 10)[0]
     code = child.returncode()
@@ -281,7 +283,7 @@ def until_ended(child: commands.Child) -> int:
 def test_a_child_reads_more_than_a_pipe_holds_and_says_all_in_one_place(tmp_path: Path) -> None:
     go_on = tmp_path / "go-on"
     script = f"while [ ! -e {go_on} ]; do sleep 0.01; done; wc -c; echo talk >&2; echo $OWN"
-    child = commands.start([SHELL, "-c", script], stdin=b"x" * 200_000, also={"OWN": "1"})
+    child = start([SHELL, "-c", script], stdin=b"x" * 200_000, also={"OWN": "1"})
     try:
         with pytest.raises(BlockingIOError):
             os.read(child.output, 1)
@@ -295,7 +297,7 @@ def test_a_child_reads_more_than_a_pipe_holds_and_says_all_in_one_place(tmp_path
 def test_a_child_is_asked_to_end_and_killed_with_its_own(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     script = f"trap 'echo asked' TERM; sleep 60 & echo $$ $! > {shlex.quote(str(pids))}; wait; wait"
-    child = commands.start([SHELL, "-c", script], stdin=b"", also={})
+    child = start([SHELL, "-c", script], stdin=b"", also={})
     try:
         while not pids.exists() or not pids.read_text().endswith("\n"):
             time.sleep(0.01)
@@ -312,8 +314,8 @@ def test_a_child_is_asked_to_end_and_killed_with_its_own(tmp_path: Path) -> None
 def test_a_child_that_cannot_be_started_leaves_no_descriptor(tmp_path: Path) -> None:
     before = sorted(Path("/proc/self/fd").iterdir())
     with pytest.raises(HostError, match="cannot be started: No such file or directory"):
-        commands.start([tmp_path / "missing"], stdin=b"", also={})
-    child = commands.start(["/bin/true"], stdin=b"", also={})
+        start([tmp_path / "missing"], stdin=b"", also={})
+    child = start(["/bin/true"], stdin=b"", also={})
     until_ended(child)
     child.close()
     assert sorted(Path("/proc/self/fd").iterdir()) == before

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mailsni.config.settings import Settings
+from mailsni.core import file_identity
 from mailsni.core.model import Progress
 from mailsni.core.names import RefusedNameError, shown
 from mailsni.core.names import listed as names_listed
@@ -28,7 +29,7 @@ from mailsni.core.x509 import look_at
 from mailsni.deploy.snapshot import Observation, observe
 from mailsni.deploy.state_directory import Deployment, Record, State
 from mailsni.errors import Exit, MailsniError, PermissionMissingError
-from mailsni.host import files
+from mailsni.host import files, lock, permissions
 from mailsni.runs import history as runs
 from mailsni.targets.base import MapEntry
 from mailsni.targets.dovecot import target as dovecot
@@ -199,7 +200,7 @@ def _is_running(state: State, settings: Settings) -> bool:
         journal = state.trace()[1]
     except OSError:
         return False
-    return journal is not None and files.is_locked(settings.state.lock)
+    return journal is not None and lock.is_locked(settings.state.lock)
 
 
 def listed(names: Sequence[str]) -> str:
@@ -454,7 +455,7 @@ class _Look:
             text = f"postfix: {file} is no regular file: clients that send a name are cut off"
             self._say(Level.CRITICAL, "map_unreadable", text)
             return
-        if not self._nothing_deployed() and files.Identity.of(source) is None:
+        if not self._nothing_deployed() and file_identity.Identity.of(source) is None:
             self._damaged = True
             self._say(Level.CRITICAL, "source_missing", f"postfix: {source} is gone, or is no regular file")
         says = postfix.type_of(file)
@@ -573,7 +574,7 @@ class _Look:
 
     def _edits(self, path: Path, content: bytes, text: str, blocks: Sequence[dovecot.LiveBlock]) -> None:
         """Whether somebody else wrote the include. That it is to be another one is no edit."""
-        if files.Identity.of(path) == self._deployment.files.get(str(path)):
+        if file_identity.Identity.of(path) == self._deployment.files.get(str(path)):
             return
         if self._observation is not None and content == self._observation.texts.get("dovecot"):
             return
@@ -607,8 +608,8 @@ class _Look:
     def _pins(self) -> None:
         directory = Path(self._deployment.pin_directory or self._pin_directory())
         self._loose_directory(directory)
-        why = files.why_open(directory, 0o700, self._owner) if directory.is_dir() else None
-        if why is not None and files.why_open(directory, 0o755, self._owner) is None:
+        why = permissions.why_open(directory, 0o700, self._owner) if directory.is_dir() else None
+        if why is not None and permissions.why_open(directory, 0o755, self._owner) is None:
             self._say(Level.WARNING, "loose_directory", f"{why}: others may list it")
         if self._record is None or (directory.is_dir() and not os.access(directory, os.R_OK | os.X_OK)):
             raise PermissionMissingError(str(directory))
@@ -621,7 +622,7 @@ class _Look:
         if self._deployment.names:
             for ident, names in using.items():
                 path = directory / f"{ident}.pem"
-                identity = files.Identity.of(path)
+                identity = file_identity.Identity.of(path)
                 if identity is None:
                     missing += names
                     continue
@@ -641,14 +642,14 @@ class _Look:
 
     def _loose(self, *paths: Path, mode: int = files.PRIVATE) -> None:
         for path in paths:
-            why = files.why_open(path, mode, self._owner)
+            why = permissions.why_open(path, mode, self._owner)
             if why is not None:
                 self._damaged = True
                 harm = "others may read its keys" if mode == files.PRIVATE else "others may change it"
                 self._say(Level.CRITICAL, "loose_file", f"{why}: {harm}")
 
     def _loose_directory(self, directory: Path) -> None:
-        why = files.why_open(directory, 0o755, self._owner)
+        why = permissions.why_open(directory, 0o755, self._owner)
         if why is not None:
             self._say(Level.CRITICAL, "loose_directory", f"{why}: others may replace what lies in it")
 

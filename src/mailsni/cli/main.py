@@ -39,7 +39,7 @@ from mailsni.errors import (
     PermissionMissingError,
     UsageError,
 )
-from mailsni.host import files
+from mailsni.host import files, permissions
 from mailsni.output import documents, text
 from mailsni.runs import history as runs
 from mailsni.runs import runner
@@ -506,7 +506,7 @@ def metrics(
     from mailsni.output import prometheus
 
     if textfile is not None:
-        files.require_replaceable(textfile)
+        permissions.require_replaceable(textfile)
     try:
         settings = common.settings()
     except ConfigurationError as problem:  # the file of an hour ago would say that all is well
@@ -575,7 +575,7 @@ def setup(
     wishes = planning.Wishes(path.absolute() if named else None, take_over, kind)
     settings = common.settings()
     if not dry_run:
-        files.require_writable(transaction.places(settings))
+        permissions.require_writable(transaction.places(settings))
     wiring = plan_removal.plan_removal(settings) if remove else planning.plan_setup(settings, wishes, datetime.now(UTC))
     shown = Report(wiring, remove=remove)
     asked = bool(wiring.steps) and not dry_run

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mailsni.core import file_identity
 from mailsni.core.model import Algorithm, Certificate
 from mailsni.core.selection import Selection
 from mailsni.host import files
@@ -58,9 +59,9 @@ class Deployment:
     """Each name, and the idents of its certificates in the order in which they are rendered."""
     certificates: Mapping[str, DeployedCertificate] = field(default_factory=dict)
     """By ident."""
-    pins: Mapping[str, files.Identity] = field(default_factory=dict)
+    pins: Mapping[str, file_identity.Identity] = field(default_factory=dict)
     """The pinned files, by ident, as they were when they were known to be whole."""
-    files: Mapping[str, files.Identity] = field(default_factory=dict)
+    files: Mapping[str, file_identity.Identity] = field(default_factory=dict)
     """The published artifacts by path, but for the pinned files."""
     pin_directory: str = ""
     map_type: str = ""
@@ -149,13 +150,13 @@ class State:
             found.append(files.why_no_record(self._journal, _SCHEMA, _decode))
         return tuple(one for one in found if one is not None)
 
-    def trace(self) -> tuple[files.Identity | None, files.Identity | None]:
+    def trace(self) -> tuple[file_identity.Identity | None, file_identity.Identity | None]:
         """What tells that a run began, or ended with another deployment, between two looks.
 
         Raises:
             PermissionError: this user may not look.
         """
-        return files.Identity.of(self._deployment), files.Identity.of(self._journal)
+        return file_identity.Identity.of(self._deployment), file_identity.Identity.of(self._journal)
 
     def begin(self, intended: Deployment) -> None:
         """Write the journal, durably, before the first file is published."""
@@ -203,9 +204,9 @@ def _decode(content: bytes | None) -> Deployment | None:
         return Deployment(
             names={str(name): tuple(map(str, idents)) for name, idents in document["names"].items()},
             certificates={one.ident: one for one in _certificates(document["certificates"])},
-            files={path: files.Identity(*identity) for path, identity in document["files"].items()},
+            files={path: file_identity.Identity(*identity) for path, identity in document["files"].items()},
             pin_directory=str(document["pin_directory"]),
-            pins={ident: files.Identity(*identity) for ident, identity in document["pins"].items()},
+            pins={ident: file_identity.Identity(*identity) for ident, identity in document["pins"].items()},
             map_type=str(document["map_type"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):

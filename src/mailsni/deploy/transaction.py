@@ -15,13 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mailsni.config.settings import Settings
+from mailsni.core import file_identity
 from mailsni.core.model import Certificate, Progress
 from mailsni.deploy import confirm
 from mailsni.deploy.confirm import Answer, Expectation, Survey, Verdict
 from mailsni.deploy.snapshot import Observation, observe
 from mailsni.deploy.state_directory import Deployment, State
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
-from mailsni.host import files
+from mailsni.host import files, lock, permissions
 from mailsni.probes.endpoint import Endpoint
 from mailsni.sources import scan_cache
 from mailsni.targets.base import MapEntry, Staged, Target
@@ -81,12 +82,12 @@ def run(settings: Settings, options: Options, *, wait: float = 0.0, progress: Pr
         MailsniError: what :func:`mailsni.deploy.snapshot.observe` and :func:`apply` raise.
     """
     _require_permission(settings)
-    with files.locked(settings.state.lock, wait):
+    with lock.locked(settings.state.lock, wait):
         return apply(observe(settings, datetime.now(UTC), progress=progress), options, progress=progress)
 
 
 def _require_permission(settings: Settings) -> None:
-    files.require_writable(places(settings))
+    permissions.require_writable(places(settings))
 
 
 def places(settings: Settings) -> tuple[Path, ...]:
@@ -375,10 +376,10 @@ class _Transaction:
         pins = self._seen.pins.identities(self._seen.selection.certificates)
         self._state.commit(replace(self._new, files=self._recorded_files(published), pins=pins))
 
-    def _recorded_files(self, published: Sequence[Path]) -> dict[str, files.Identity]:
+    def _recorded_files(self, published: Sequence[Path]) -> dict[str, file_identity.Identity]:
         replaced = {path for target in self._targets for path in (target.path, *map_files(target.path))}
         kept = {path: identity for path, identity in self._old.files.items() if Path(path) not in replaced}
-        found = {str(path): files.Identity.of(path) for path in published}
+        found = {str(path): file_identity.Identity.of(path) for path in published}
         return kept | {path: identity for path, identity in found.items() if identity is not None}
 
     def _take_back_pins(self, added: Iterable[Certificate]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from mailsni.core import names
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.errors import HostError, MailsniError, PermissionMissingError
-from mailsni.host import files
+from mailsni.host import files, permissions
 from mailsni.host.commands import printable
 
 LARGEST = 16 << 20
@@ -126,7 +126,7 @@ def entries(text: str) -> list[Entry]:
 
 def exposed(paths: Iterable[Path]) -> list[tuple[Path, str]]:
     """Those files that others can read, with their modes."""
-    found = ((path, files.why_exposed(path)) for path in paths)
+    found = ((path, permissions.why_exposed(path)) for path in paths)
     return [(path, why) for path, why in found if why is not None]
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,6 @@ SEARCH_PATH = ("/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/us
 _PASSED_ON = ("TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\n]+")
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL)
-_WORDS_WITH_THE_PROGRAM = 3
 MESSAGE_LIMIT = 2000
 """Characters of another program's talk that an error message quotes."""
 
@@ -130,25 +128,6 @@ def _kill_group(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-def ancestor(name: str) -> int | None:
-    """The outermost of the processes above this one that runs a program of this name; None when there is none.
-
-    The name stands in a command line as the program (``lego run``), after its interpreter
-    (``python3 /usr/bin/certbot``, ``sh /root/.acme.sh/acme.sh``) or after one that starts it (``sudo certbot``).
-    """
-    found = None
-    number = os.getppid()
-    while number > 0:
-        try:
-            words = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")[:_WORDS_WITH_THE_PROGRAM]
-            if any(word.rpartition(b"/")[2] == name.encode() for word in words):
-                found = number
-            number = parent(number)
-        except (OSError, ValueError):
-            break
-    return found
-
-
 def parent(number: int) -> int:
     """The process above another one; 0 above the first.
 
@@ -161,119 +140,3 @@ def parent(number: int) -> int:
     if found is None:
         raise ValueError(f"/proc/{number}/stat")
     return int(found[1])
-
-
-def handle(number: int) -> int | None:
-    """A descriptor that tells when a process that is not ours has ended; None when nothing can tell."""
-    try:
-        return os.pidfd_open(number)
-    except OSError:  # a kernel or a container that does not know pidfd_open(2)
-        return None
-
-
-def wait_for_end(handle: int | None, seconds: float) -> None:
-    """Wait until the process of a :func:`handle` has ended, or for so many seconds; for None only the seconds count."""
-    select.select([] if handle is None else [handle], [], [], seconds)
-
-
-def forget_inherited() -> None:
-    """Close every descriptor but the standard ones: what a caller left open is nothing of this program's."""
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-
-
-def go_on_in_background() -> bool:
-    """Return twice: False in the process that was called, True in another one that its caller knows nothing of.
-
-    That one has a session and a working directory of its own, no terminal, and null devices in place of the standard
-    streams: a caller that reads those to their end (certbot does) does not wait for it.
-    """
-    if child := os.fork():
-        os.waitpid(child, 0)
-        return False
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    os.chdir("/")
-    null = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):
-        os.dup2(null, number)
-    os.close(null)
-    return True
-
-
-class Child:
-    """A program of our own that runs beside us, in a session of its own so that Ctrl-C is ours alone.
-
-    Attributes:
-        output: a descriptor that never blocks, of all it says on standard output and standard error.
-        ending: a descriptor that becomes readable at its end (pidfd_open(2)); None where the kernel has none.
-    """
-
-    def __init__(self, process: subprocess.Popen[bytes], output: int) -> None:
-        self._process = process
-        self.output = output
-        self.ending: int | None
-        try:
-            self.ending = os.pidfd_open(process.pid)
-        except OSError:
-            self.ending = None
-
-    def returncode(self) -> int | None:
-        """Its exit status (negative: the signal that ended it); None while it runs."""
-        return self._process.poll()
-
-    def ask_to_end(self) -> None:
-        """SIGTERM: it takes back what it has begun."""
-        self._process.send_signal(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """SIGKILL, with what it has started in its own process group."""
-        _kill_group(self._process)
-
-    def close(self) -> None:
-        """Kill it if it still runs, and give back the descriptors."""
-        if self.returncode() is None:
-            self.kill()
-        for descriptor in (self.output, self.ending):
-            if descriptor is not None:
-                os.close(descriptor)
-
-
-def start(argv: Sequence[str | Path], *, stdin: bytes, also: Mapping[str, str]) -> Child:
-    """Start a program and do not wait for it.
-
-    Args:
-        argv: the absolute path of the program, then its arguments.
-        stdin: what it reads.
-        also: what it sees in its environment besides :func:`environment`.
-
-    Raises:
-        HostError: it could not be started.
-    """
-    words = tuple(str(word) for word in argv)
-    descriptors: list[int] = []
-    try:
-        # No pipe: a program that does not read, or has died, could not take more than the pipe holds.
-        descriptors.append(question := os.memfd_create("stdin"))
-        with os.fdopen(os.dup(question), "wb") as file:
-            file.write(stdin)
-        os.lseek(question, 0, os.SEEK_SET)
-        output, talk = os.pipe()
-        descriptors += [talk, output]
-        process = subprocess.Popen(
-            words,
-            stdin=question,
-            stdout=talk,
-            stderr=talk,
-            env={**environment(), **also},
-            cwd="/",
-            start_new_session=True,
-        )
-    except OSError as error:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        raise HostError(f"{words[0]}: cannot be started: {error.strerror}") from error
-    os.close(question)
-    os.close(talk)
-    os.set_blocking(output, False)
-    return Child(process, output)

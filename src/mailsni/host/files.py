@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import json
 import os
 import shutil
 import stat
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.core.names import shown
-from mailsni.errors import HostError, LockedError, PermissionMissingError, RefusedError
+from mailsni.errors import HostError, PermissionMissingError, RefusedError
 
 PRIVATE = 0o600
 PUBLIC = 0o644
@@ -33,68 +30,7 @@ STAGING_NAME = ".mailsni-staging"
 """A dot file: neither ``!include conf.d/*.conf`` nor ``postfix check`` takes it for configuration."""
 _FSYNC_EACH = 64
 """More new files than this are made durable by one syncfs(2) instead of an fsync(2) each."""
-_LOCK_POLL = 0.1
 _COPY_CHUNK = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What tells that a file is still the one that was published, without reading it."""
-
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-    mode: int
-    owner: int
-
-    @classmethod
-    def of(cls, path: Path) -> Identity | None:
-        """The identity of a regular file; None when there is none."""
-        try:
-            status = path.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        if not stat.S_ISREG(status.st_mode):
-            return None
-        return cls(
-            status.st_dev,
-            status.st_ino,
-            status.st_size,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-            stat.S_IMODE(status.st_mode),
-            status.st_uid,
-        )
-
-
-def why_loose(path: Path, mode: int) -> str | None:
-    """What is wrong with the owner or the mode of a file of ours; None when it is as it was made."""
-    identity = Identity.of(path)
-    if identity is None:
-        return f"{path} is gone, or is no regular file"
-    if identity.owner != os.geteuid():
-        return f"{path} belongs to somebody else"
-    return None if identity.mode == mode else f"{path} has mode {identity.mode:04o} instead of {mode:04o}"
-
-
-def why_open(path: Path, mode: int, owner: int) -> str | None:
-    """What gives others more of a file or a directory than is meant: its owner, or bits that its mode should not have.
-
-    Args:
-        path: of the file; None is the answer for one that is not there, or cannot be seen.
-        mode: the most that it may have.
-        owner: the number of the user that it must belong to.
-    """
-    try:
-        status = path.stat() if path.is_dir() else path.lstat()
-    except OSError:
-        return None
-    if status.st_uid != owner:
-        return f"{path} belongs to user {status.st_uid}"
-    has = stat.S_IMODE(status.st_mode)
-    return f"{path} has mode {has:04o} instead of {mode:04o}" if has & ~mode & 0o777 else None
 
 
 def read_own(path: Path) -> bytes | None:
@@ -152,22 +88,6 @@ def read_foreign(path: Path, limit: int) -> bytes | None:
     if len(content) > limit:
         raise HostError(f"{path}: has more than {limit} bytes")
     return content
-
-
-def why_exposed(path: Path) -> str | None:
-    """Why others than the owner and the group can read a file: its mode, and that of every directory above it.
-
-    Returns:
-        None when they cannot, or there is no such file.
-    """
-    real = path.resolve()
-    try:
-        mode = stat.S_IMODE(real.stat().st_mode)
-        if not mode & stat.S_IROTH or not all(above.stat().st_mode & stat.S_IXOTH for above in real.parents):
-            return None
-    except (FileNotFoundError, NotADirectoryError, PermissionError):  # what we cannot reach, others cannot
-        return None
-    return f"mode {mode:04o}"
 
 
 def why_no_record(path: Path, schema: str, decode: Callable[[bytes], object | None]) -> str | None:
@@ -474,128 +394,6 @@ def scratch(**contents: bytes) -> Iterator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-
-
-@contextmanager
-def locked(path: Path, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock of the program (flock(2): the kernel frees it when the holder dies).
-
-    Args:
-        path: the lock file; made when it is missing, never removed.
-        wait: seconds to wait for another run to end.
-
-    Raises:
-        LockedError: another run holds it.
-        RefusedError: what lies there is not a lock file.
-        PermissionMissingError: this user may not open it.
-    """
-    deadline = time.monotonic() + wait
-    while (descriptor := _try_lock(path)) is None:
-        if time.monotonic() >= deadline:
-            raise LockedError(f"{path}: another run holds the lock", hint="--wait SECONDS waits for it")
-        time.sleep(_LOCK_POLL)
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # whatever it says, the descriptor is closed and the lock is free
-            os.close(descriptor)
-
-
-def _try_lock(path: Path) -> int | None:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, PRIVATE)
-    except OSError as error:
-        if path.is_symlink():
-            raise RefusedError(f"{path}: is a link, not a lock file", hint="look at it, then remove it") from None
-        raise _blamed(error, path, "the lock file cannot be opened") from None
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            raise RefusedError(f"{path}: is not a lock file", hint="look at it, then remove it")
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Somebody may have replaced the file between open and flock: then another run can lock the new one.
-        if not _same_file(path, status):
-            os.close(descriptor)
-            return None
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except OSError as error:
-        os.close(descriptor)
-        raise _blamed(error, path, "cannot be locked") from None
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a run holds the lock. False where this user cannot tell; nothing is made and nobody waits.
-
-    To look is to hold a shared lock for an instant: ask only when something else says that a run may be going on.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
-    return False
-
-
-def _same_file(path: Path, status: os.stat_result) -> bool:
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return False
-    return (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino)
-
-
-def require_writable(paths: Iterable[Path]) -> None:
-    """Make sure, before anything is touched, that this user can write below these directories.
-
-    Raises:
-        PermissionMissingError: one of them, or the nearest directory above it that exists, is not writable.
-        HostError: not even root can write there.
-    """
-    for path in paths:
-        at = path
-        # lexists says no to what this user may not see; the directory above it then says no to writing.
-        while not os.path.lexists(at) and at != at.parent:
-            at = at.parent
-        if os.access(at, os.W_OK | os.X_OK):
-            continue
-        if os.geteuid() == 0:
-            raise HostError(f"{path}: cannot be written, not even by root", hint="is the file system read-only?")
-        raise PermissionMissingError(f"{path}: cannot be written by this user", hint="run it as root")
-
-
-def require_replaceable(path: Path) -> None:
-    """Make sure that :func:`replace` may put a file at a path that somebody chose, before anything long is done for it.
-
-    Raises:
-        RefusedError: something lies there that is no regular file: a link could be a trap, and a pipe or a device is
-            no place for a file.
-        HostError: its directory is not there, or not even root can write in it.
-        PermissionMissingError: this user cannot write in it.
-    """
-    try:
-        found = stat.S_ISREG(path.lstat().st_mode)
-    except FileNotFoundError:
-        found = True
-    except OSError as error:
-        raise _blamed(error, path, "cannot be looked at") from None
-    if not found:
-        raise RefusedError(f"{path}: is no regular file", hint="look at what lies there, then remove it")
-    if not path.parent.is_dir():
-        raise HostError(f"{path.parent}: is no directory", hint="make it, or name another place")
-    require_writable([path.parent])
 
 
 def _with_descriptor(path: Path, act: Callable[[int], None]) -> None:

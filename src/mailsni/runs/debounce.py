@@ -15,7 +15,8 @@ from pathlib import Path
 from types import FrameType
 
 from mailsni.errors import LockedError
-from mailsni.host import commands, files
+from mailsni.host import lock as lock_module
+from mailsni.runs import daemonize
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 
@@ -57,21 +58,21 @@ def until_time(lock: Path, seconds: float, client: str | None) -> Settled:
     Raises:
         MailsniError: the lock cannot be opened.
     """
-    calling = None if client is None else commands.ancestor(client)
+    calling = None if client is None else daemonize.ancestor(client)
     if client is not None and calling is None:
         return Settled.NOW
-    commands.forget_inherited()
-    handle = None if calling is None else commands.handle(calling)
+    daemonize.forget_inherited()
+    handle = None if calling is None else daemonize.handle(calling)
     try:
-        with files.locked(lock.with_name(f"{lock.name}.waiting")):
+        with lock_module.locked(lock.with_name(f"{lock.name}.waiting")):
             # A signal that comes before the process is ready for it waits until it is.
             signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-            if not commands.go_on_in_background():
+            if not daemonize.go_on_in_background():
                 return Settled.ELSEWHERE
             try:
                 _take_signals(_now)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-                commands.wait_for_end(handle, seconds)
+                daemonize.wait_for_end(handle, seconds)
             except _NowError:
                 pass
             _take_signals(_later)

@@ -7,7 +7,6 @@ import stat
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +14,7 @@ from mailsni.config.settings import Settings
 from mailsni.core.names import RefusedNameError, safe_path
 from mailsni.errors import ConfigurationError, HostError, UsageError
 from mailsni.host.commands import SEARCH_PATH, find_tool
+from mailsni.host.templates import shipped_directory
 from mailsni.setup import units
 
 Kind = Literal["timer", "watch"]
@@ -118,10 +118,7 @@ def hook(called: Path, config_file: Path | None) -> bytes:
 
 def shipped_hook() -> str:
     """The text of ``hooks/certbot-post``."""
-    inside = resources.files("mailsni") / "hooks" / "certbot-post"
-    if inside.is_file():
-        return inside.read_text("utf-8")
-    return (Path(__file__).parents[3] / "hooks" / "certbot-post").read_text("utf-8")  # a checkout
+    return (shipped_directory("hooks") / "certbot-post").read_text("utf-8")
 
 
 def wanted(by: Manager, kind: Kind, called: Path, config_file: Path | None, settings: Settings) -> tuple[Startup, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import reduce
 
 from mailsni.errors import RollbackFailedError
-from mailsni.host import files
+from mailsni.host import files, lock, permissions
 from mailsni.setup import record
 from mailsni.setup.model import Wiring
 from mailsni.setup.record import Record
@@ -22,7 +22,7 @@ def require_permission(wiring: Wiring) -> None:
     """
     state = wiring.settings.state
     places = (place for step in wiring.steps for place in step.places)
-    files.require_writable((state.lock.parent, state.directory, *places))
+    permissions.require_writable((state.lock.parent, state.directory, *places))
 
 
 def run(wiring: Wiring, *, remove: bool, wait: float, on_step: Callable[[Step], None] | None) -> tuple[str, ...]:
@@ -44,7 +44,7 @@ def run(wiring: Wiring, *, remove: bool, wait: float, on_step: Callable[[Step], 
     """
     settings = wiring.settings
     state = settings.state.directory
-    with files.locked(settings.state.lock, wait):
+    with lock.locked(settings.state.lock, wait):
         before = record.load(state)
         existed = state.is_dir()
         if not remove:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from mailsni.config import settings as settings_module
 from mailsni.config.settings import Settings
+from mailsni.core import file_identity
 from mailsni.core.names import NamePatterns, is_wildcard, listed
 from mailsni.core.x509 import Rejected, prove
 from mailsni.deploy import transaction
 from mailsni.deploy.confirm import Expectation, expectations
 from mailsni.deploy.snapshot import observe
 from mailsni.errors import HostError, PermissionMissingError
-from mailsni.host import files
+from mailsni.host import files, permissions
 from mailsni.host.commands import find_tool
 from mailsni.setup import autostart
 from mailsni.setup.autostart import Kind
@@ -242,7 +243,7 @@ class _Setup:
         fresh = (
             not seen.record.deployment.names
             and not seen.record.interrupted
-            and not any(files.Identity.of(target.path) for target in seen.targets)
+            and not any(file_identity.Identity.of(target.path) for target in seen.targets)
         )
         names = len(seen.selection.winners)
         if not names:
@@ -383,7 +384,7 @@ class _Setup:
             RefusedError: it was written by somebody else.
         """
         present = ours_at(path)
-        if present == text and files.why_loose(path, mode) is None:
+        if present == text and permissions.why_loose(path, mode) is None:
             return []
         return [ChangeFile(title, path, present, text, mode)]
 

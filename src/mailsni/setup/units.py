@@ -13,7 +13,7 @@ from typing import Literal
 from mailsni.config.settings import DEFAULT_PATH, Settings
 from mailsni.core.names import RefusedNameError, safe_path
 from mailsni.errors import UsageError
-from mailsni.targets.rendering import render
+from mailsni.host.templates import render
 
 Kind = Literal["timer", "watch"]
 _DEFAULT_STATE = Path("/var/lib/mailsni")

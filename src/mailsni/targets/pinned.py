@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from mailsni.core import file_identity
 from mailsni.core.model import Certificate
 from mailsni.core.x509 import Proven, prove_pinned
 from mailsni.deploy.state_directory import DeployedCertificate
@@ -33,7 +34,7 @@ class PinDirectory:
         return self.path / f"{certificate.ident}.pem"
 
     def missing(
-        self, certificates: Iterable[Certificate], known: Mapping[str, files.Identity]
+        self, certificates: Iterable[Certificate], known: Mapping[str, file_identity.Identity]
     ) -> tuple[Certificate, ...]:
         """The certificates whose pinned file is not there, or is not what it should be: content, mode, owner.
 
@@ -43,18 +44,18 @@ class PinDirectory:
         """
         return tuple(one for one in certificates if not self._whole(one, known.get(one.ident)))
 
-    def _whole(self, certificate: Certificate, known: files.Identity | None) -> bool:
+    def _whole(self, certificate: Certificate, known: file_identity.Identity | None) -> bool:
         path = self.of(certificate)
-        identity = files.Identity.of(path)
+        identity = file_identity.Identity.of(path)
         if identity is None or identity.mode != files.PRIVATE or identity.owner != os.geteuid():
             return False
         if identity == known:
             return True
         return hashlib.sha256(files.read_own(path) or b"").hexdigest() == certificate.material.digest
 
-    def identities(self, certificates: Iterable[Certificate]) -> dict[str, files.Identity]:
+    def identities(self, certificates: Iterable[Certificate]) -> dict[str, file_identity.Identity]:
         """The pinned files as they are, by ident."""
-        found = ((one.ident, files.Identity.of(self.of(one))) for one in certificates)
+        found = ((one.ident, file_identity.Identity.of(self.of(one))) for one in certificates)
         return {ident: identity for ident, identity in found if identity is not None}
 
     def last_good(self, deployed: DeployedCertificate) -> Certificate | None:

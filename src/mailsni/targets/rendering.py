@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Literal
-
-import jinja2
 
 from mailsni.core.model import Certificate
 from mailsni.core.names import host_name, is_wildcard, safe_path
 from mailsni.core.selection import Selection, Winner
-from mailsni.errors import ConfigurationError
+from mailsni.host.templates import render
 
 DovecotVersion = Literal["2.3", "2.4"]
 
@@ -130,33 +127,3 @@ def _grouped(winners: Iterable[Winner]) -> list[tuple[Winner, ...]]:
 def _block(group: Sequence[Winner], paths: Paths) -> Block:
     names = tuple(host_name(winner.name) for winner in group)
     return Block(names, tuple(paths.of(one) for one in group[0].certificates))
-
-
-def render(name: str, templates: Path | None, **values: object) -> bytes:
-    """A template with its values filled in; the administrator's own wins over the one that is shipped.
-
-    Whatever is filled in must have gone through :mod:`mailsni.core.names`: nothing is escaped here.
-
-    Raises:
-        ConfigurationError: the administrator's template is wrong.
-    """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([*([templates] if templates else []), _shipped_templates()]),
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701  # not HTML; see the module's docstring
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    try:
-        return environment.get_template(name).render(values).encode("ascii")
-    except jinja2.TemplateSyntaxError as error:
-        raise ConfigurationError(f"{error.filename}: line {error.lineno}: {error.message}") from None
-    except Exception as error:  # noqa: BLE001  # a template of the administrator's can raise anything: {{ 1/0 }}
-        raise ConfigurationError(f"{templates or 'templates'}/{name}: cannot be rendered: {error}") from None
-
-
-def _shipped_templates() -> Path:
-    """The templates of the installed package, or those of the checkout that it is run from."""
-    installed = Path(str(resources.files("mailsni"))) / "templates"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "templates"

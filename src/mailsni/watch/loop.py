@@ -26,8 +26,8 @@ from types import FrameType
 from mailsni.config import parser, settings
 from mailsni.config.settings import Settings
 from mailsni.errors import Exit, HostError, MailsniError
-from mailsni.host.commands import Child, start
 from mailsni.sources import certbot
+from mailsni.watch.child import Child, start
 from mailsni.watch.events import StoreEvents
 from mailsni.watch.log import Journal, Level, level_of
 from mailsni.watch.schedule import Schedule, Timing

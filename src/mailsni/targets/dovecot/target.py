@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Literal
 
 from mailsni.config.settings import DovecotSettings
+from mailsni.core import file_identity
 from mailsni.core.selection import Selection
 from mailsni.deploy.state_directory import Record
 from mailsni.errors import HostError
-from mailsni.host import files
+from mailsni.host import files, permissions
 from mailsni.host.commands import find_tool, require_tool, run
 from mailsni.probes.endpoint import Endpoint, dovecot_endpoints
 from mailsni.targets import reload, rendering
@@ -70,7 +71,7 @@ class Dovecot:
             return record.why_untrusted
         if live != text:
             return "its content changes"
-        return files.why_loose(self.path, files.PUBLIC)
+        return permissions.why_loose(self.path, files.PUBLIC)
 
     def stage(self, staging: Path, text: bytes, entries: Sequence[MapEntry]) -> Stage:
         """Write the include, let Dovecot read it in the place of the live one, and copy what it replaces."""
@@ -78,7 +79,7 @@ class Dovecot:
         path = staging / self.path.name
         files.write_new(path, text, files.PUBLIC)
         previous = None
-        if files.Identity.of(self.path) is not None:
+        if file_identity.Identity.of(self.path) is not None:
             previous = staging / "previous-include"
             files.copy_new(self.path, previous)
         self._validate(path)

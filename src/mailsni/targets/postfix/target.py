@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from mailsni.config.settings import MapType, PostfixSettings
+from mailsni.core import file_identity
 from mailsni.core.names import shown
 from mailsni.core.selection import Selection
 from mailsni.deploy.state_directory import Record
 from mailsni.errors import HostError
-from mailsni.host import files
+from mailsni.host import files, permissions
 from mailsni.host.commands import Completed, find_tool, require_tool, run
 from mailsni.probes.endpoint import Endpoint, postfix_endpoints
 from mailsni.targets import reload, rendering
@@ -123,14 +124,14 @@ class Postfix:
         compiled = compile_map(self, source, entries)
         live = self.path.with_name(self.path.name + compiled.suffix)
         previous = staging / "previous"
-        if files.Identity.of(live) is not None:
+        if file_identity.Identity.of(live) is not None:
             files.copy_new(live, previous)
         else:
             previous = _empty_map(self, compiled.map_type, staging)
         staged = [Staged(compiled.path, live, previous)]
         if compiled.suffix:
             old_text = staging / "previous-source"
-            if files.Identity.of(self.path) is not None:
+            if file_identity.Identity.of(self.path) is not None:
                 files.copy_new(self.path, old_text)
             staged.append(Staged(source, self.path, old_text if old_text.exists() else None))
         return Stage(tuple(staged), compiled.map_type)
@@ -230,9 +231,9 @@ def map_files(source: Path) -> tuple[Path, ...]:
     return tuple(source.with_name(source.name + suffix) for suffix in SUFFIXES)
 
 
-def _why_changed(path: Path, published: Mapping[str, files.Identity]) -> str | None:
-    why = files.why_loose(path, files.PRIVATE)
-    if why is None and files.Identity.of(path) != published.get(str(path)):
+def _why_changed(path: Path, published: Mapping[str, file_identity.Identity]) -> str | None:
+    why = permissions.why_loose(path, files.PRIVATE)
+    if why is None and file_identity.Identity.of(path) != published.get(str(path)):
         why = f"{path} is not as it was published"
     return why
 

@@ -1,0 +1,97 @@
+"""The lock that allows one run at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mailsni.errors import LockedError, RefusedError
+from mailsni.host.files import PRIVATE, _blamed
+
+_LOCK_POLL = 0.1
+
+
+@contextmanager
+def locked(path: Path, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock of the program (flock(2): the kernel frees it when the holder dies).
+
+    Args:
+        path: the lock file; made when it is missing, never removed.
+        wait: seconds to wait for another run to end.
+
+    Raises:
+        LockedError: another run holds it.
+        RefusedError: what lies there is not a lock file.
+        PermissionMissingError: this user may not open it.
+    """
+    deadline = time.monotonic() + wait
+    while (descriptor := _try_lock(path)) is None:
+        if time.monotonic() >= deadline:
+            raise LockedError(f"{path}: another run holds the lock", hint="--wait SECONDS waits for it")
+        time.sleep(_LOCK_POLL)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # whatever it says, the descriptor is closed and the lock is free
+            os.close(descriptor)
+
+
+def _try_lock(path: Path) -> int | None:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, PRIVATE)
+    except OSError as error:
+        if path.is_symlink():
+            raise RefusedError(f"{path}: is a link, not a lock file", hint="look at it, then remove it") from None
+        raise _blamed(error, path, "the lock file cannot be opened") from None
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise RefusedError(f"{path}: is not a lock file", hint="look at it, then remove it")
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Somebody may have replaced the file between open and flock: then another run can lock the new one.
+        if not _same_file(path, status):
+            os.close(descriptor)
+            return None
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError as error:
+        os.close(descriptor)
+        raise _blamed(error, path, "cannot be locked") from None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a run holds the lock. False where this user cannot tell; nothing is made and nobody waits.
+
+    To look is to hold a shared lock for an instant: ask only when something else says that a run may be going on.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _same_file(path: Path, status: os.stat_result) -> bool:
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino)

@@ -1,0 +1,97 @@
+"""Who may read and write a file: owners, modes, and the directories above it."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from mailsni.core.file_identity import Identity
+from mailsni.errors import HostError, PermissionMissingError, RefusedError
+from mailsni.host.files import _blamed
+
+
+def why_loose(path: Path, mode: int) -> str | None:
+    """What is wrong with the owner or the mode of a file of ours; None when it is as it was made."""
+    identity = Identity.of(path)
+    if identity is None:
+        return f"{path} is gone, or is no regular file"
+    if identity.owner != os.geteuid():
+        return f"{path} belongs to somebody else"
+    return None if identity.mode == mode else f"{path} has mode {identity.mode:04o} instead of {mode:04o}"
+
+
+def why_open(path: Path, mode: int, owner: int) -> str | None:
+    """What gives others more of a file or a directory than is meant: its owner, or bits that its mode should not have.
+
+    Args:
+        path: of the file; None is the answer for one that is not there, or cannot be seen.
+        mode: the most that it may have.
+        owner: the number of the user that it must belong to.
+    """
+    try:
+        status = path.stat() if path.is_dir() else path.lstat()
+    except OSError:
+        return None
+    if status.st_uid != owner:
+        return f"{path} belongs to user {status.st_uid}"
+    has = stat.S_IMODE(status.st_mode)
+    return f"{path} has mode {has:04o} instead of {mode:04o}" if has & ~mode & 0o777 else None
+
+
+def why_exposed(path: Path) -> str | None:
+    """Why others than the owner and the group can read a file: its mode, and that of every directory above it.
+
+    Returns:
+        None when they cannot, or there is no such file.
+    """
+    real = path.resolve()
+    try:
+        mode = stat.S_IMODE(real.stat().st_mode)
+        if not mode & stat.S_IROTH or not all(above.stat().st_mode & stat.S_IXOTH for above in real.parents):
+            return None
+    except (FileNotFoundError, NotADirectoryError, PermissionError):  # what we cannot reach, others cannot
+        return None
+    return f"mode {mode:04o}"
+
+
+def require_writable(paths: Iterable[Path]) -> None:
+    """Make sure, before anything is touched, that this user can write below these directories.
+
+    Raises:
+        PermissionMissingError: one of them, or the nearest directory above it that exists, is not writable.
+        HostError: not even root can write there.
+    """
+    for path in paths:
+        at = path
+        # lexists says no to what this user may not see; the directory above it then says no to writing.
+        while not os.path.lexists(at) and at != at.parent:
+            at = at.parent
+        if os.access(at, os.W_OK | os.X_OK):
+            continue
+        if os.geteuid() == 0:
+            raise HostError(f"{path}: cannot be written, not even by root", hint="is the file system read-only?")
+        raise PermissionMissingError(f"{path}: cannot be written by this user", hint="run it as root")
+
+
+def require_replaceable(path: Path) -> None:
+    """Make sure that :func:`replace` may put a file at a path that somebody chose, before anything long is done for it.
+
+    Raises:
+        RefusedError: something lies there that is no regular file: a link could be a trap, and a pipe or a device is
+            no place for a file.
+        HostError: its directory is not there, or not even root can write in it.
+        PermissionMissingError: this user cannot write in it.
+    """
+    try:
+        found = stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        found = True
+    except OSError as error:
+        raise _blamed(error, path, "cannot be looked at") from None
+    if not found:
+        raise RefusedError(f"{path}: is no regular file", hint="look at what lies there, then remove it")
+    if not path.parent.is_dir():
+        raise HostError(f"{path.parent}: is no directory", hint="make it, or name another place")
+    require_writable([path.parent])

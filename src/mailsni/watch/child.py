@@ -1,0 +1,90 @@
+"""The apply that `watch` starts, as a child process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mailsni.errors import HostError
+from mailsni.host.commands import _kill_group, environment
+
+
+class Child:
+    """A program of our own that runs beside us, in a session of its own so that Ctrl-C is ours alone.
+
+    Attributes:
+        output: a descriptor that never blocks, of all it says on standard output and standard error.
+        ending: a descriptor that becomes readable at its end (pidfd_open(2)); None where the kernel has none.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], output: int) -> None:
+        self._process = process
+        self.output = output
+        self.ending: int | None
+        try:
+            self.ending = os.pidfd_open(process.pid)
+        except OSError:
+            self.ending = None
+
+    def returncode(self) -> int | None:
+        """Its exit status (negative: the signal that ended it); None while it runs."""
+        return self._process.poll()
+
+    def ask_to_end(self) -> None:
+        """SIGTERM: it takes back what it has begun."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL, with what it has started in its own process group."""
+        _kill_group(self._process)
+
+    def close(self) -> None:
+        """Kill it if it still runs, and give back the descriptors."""
+        if self.returncode() is None:
+            self.kill()
+        for descriptor in (self.output, self.ending):
+            if descriptor is not None:
+                os.close(descriptor)
+
+
+def start(argv: Sequence[str | Path], *, stdin: bytes, also: Mapping[str, str]) -> Child:
+    """Start a program and do not wait for it.
+
+    Args:
+        argv: the absolute path of the program, then its arguments.
+        stdin: what it reads.
+        also: what it sees in its environment besides :func:`environment`.
+
+    Raises:
+        HostError: it could not be started.
+    """
+    words = tuple(str(word) for word in argv)
+    descriptors: list[int] = []
+    try:
+        # No pipe: a program that does not read, or has died, could not take more than the pipe holds.
+        descriptors.append(question := os.memfd_create("stdin"))
+        with os.fdopen(os.dup(question), "wb") as file:
+            file.write(stdin)
+        os.lseek(question, 0, os.SEEK_SET)
+        output, talk = os.pipe()
+        descriptors += [talk, output]
+        process = subprocess.Popen(
+            words,
+            stdin=question,
+            stdout=talk,
+            stderr=talk,
+            env={**environment(), **also},
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise HostError(f"{words[0]}: cannot be started: {error.strerror}") from error
+    os.close(question)
+    os.close(talk)
+    os.set_blocking(output, False)
+    return Child(process, output)
