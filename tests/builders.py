@@ -11,12 +11,12 @@ from pathlib import Path
 
 from mailsni.config.settings import MAIL_NAMES, Settings
 from mailsni.core import plan
+from mailsni.core.deployment import Deployment, Record
 from mailsni.core.model import Algorithm, Certificate, Inventory, KeyAndChain, Reason, Skipped
 from mailsni.core.names import NamePatterns
 from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
 from mailsni.deploy.snapshot import Observation
-from mailsni.deploy.state_directory import Deployment, Record
 from mailsni.sandbox.authority import Authority
 from mailsni.targets import rendering
 from mailsni.targets.pinned import PinDirectory

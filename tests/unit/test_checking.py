@@ -17,7 +17,7 @@ from mailsni.check import runner
 from mailsni.check.runner import Checked, Expiry, Finding, Level, Thresholds
 from mailsni.config.parser import parse
 from mailsni.config.settings import Settings, StateSettings
-from mailsni.deploy.state_directory import Deployment
+from mailsni.core.deployment import Deployment
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.tls_client import Outcome, Served

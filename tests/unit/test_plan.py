@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from mailsni.core.deployment import Deployment
 from mailsni.core.model import Certificate
 from mailsni.core.plan import ArtifactChange, Change, Kind, Plan, changes
-from mailsni.deploy.state_directory import Deployment
 from tests.builders import certificate, deployment, inventory, kept, selection, source
 
 MAIL_A, MAIL_B = "mail.a.test", "mail.b.test"

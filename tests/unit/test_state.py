@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from mailsni.core import file_identity
-from mailsni.deploy.state_directory import Deployment, Record, State
+from mailsni.core.deployment import Deployment, Record
+from mailsni.deploy.state_directory import State
 from mailsni.errors import PermissionMissingError
 from tests.builders import EVERYTHING, certificate, deployment, mixture, secret
 

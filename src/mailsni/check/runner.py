@@ -21,13 +21,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mailsni.config.settings import Settings
 from mailsni.core import file_identity
+from mailsni.core.deployment import Deployment, Record
 from mailsni.core.model import Progress
 from mailsni.core.names import RefusedNameError, shown
 from mailsni.core.names import listed as names_listed
 from mailsni.core.plan import Kind
 from mailsni.core.x509 import look_at
 from mailsni.deploy.snapshot import Observation, observe
-from mailsni.deploy.state_directory import Deployment, Record, State
+from mailsni.deploy.state_directory import State
 from mailsni.errors import Exit, MailsniError, PermissionMissingError
 from mailsni.host import files, lock, permissions
 from mailsni.runs import history as runs

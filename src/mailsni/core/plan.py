@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mailsni.core.deployment import DeployedCertificate, Deployment
 from mailsni.core.model import Certificate
 from mailsni.core.selection import Selection, Winner
-from mailsni.deploy.state_directory import DeployedCertificate, Deployment
 
 
 class Kind(enum.StrEnum):

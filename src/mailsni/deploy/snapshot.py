@@ -9,10 +9,11 @@ from pathlib import Path
 
 from mailsni.config.settings import Settings
 from mailsni.core import plan
+from mailsni.core.deployment import Deployment, Record
 from mailsni.core.model import Certificate, Inventory, Progress, merged
 from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
-from mailsni.deploy.state_directory import Deployment, Record, State
+from mailsni.deploy.state_directory import State
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Server
 from mailsni.sources import certbot, scan_cache

@@ -16,11 +16,12 @@ from pathlib import Path
 
 from mailsni.config.settings import Settings
 from mailsni.core import file_identity
+from mailsni.core.deployment import Deployment
 from mailsni.core.model import Certificate, Progress
 from mailsni.deploy import confirm
 from mailsni.deploy.confirm import Answer, Expectation, Survey, Verdict
 from mailsni.deploy.snapshot import Observation, observe
-from mailsni.deploy.state_directory import Deployment, State
+from mailsni.deploy.state_directory import State
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
 from mailsni.host import files, lock, permissions
 from mailsni.probes.endpoint import Endpoint

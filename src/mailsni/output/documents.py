@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.model import Certificate, Skipped
 from mailsni.core.plan import Change, Kind, Plan
 from mailsni.core.selection import Candidate
 from mailsni.deploy.confirm import Answer, Survey
 from mailsni.deploy.snapshot import Observation
-from mailsni.deploy.state_directory import DeployedCertificate
 from mailsni.deploy.transaction import Applied
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.errors import Exit, MailsniError

@@ -12,13 +12,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from mailsni.core import model
+from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.model import Certificate, Skipped
 from mailsni.core.names import listed
 from mailsni.core.plan import SYMBOLS, Change, Kind, Plan
 from mailsni.core.selection import Candidate
 from mailsni.deploy.confirm import Survey, Verdict
 from mailsni.deploy.snapshot import Observation
-from mailsni.deploy.state_directory import DeployedCertificate
 from mailsni.deploy.transaction import Applied
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.host import files

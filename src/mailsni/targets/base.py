@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from mailsni.core.deployment import Record
 from mailsni.core.selection import Selection
-from mailsni.deploy.state_directory import Record
 from mailsni.probes.endpoint import Endpoint, Server
 from mailsni.targets.reload import Signalled
 from mailsni.targets.rendering import Paths

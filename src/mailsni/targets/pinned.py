@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.core import file_identity
+from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.model import Certificate
 from mailsni.core.x509 import Proven, prove_pinned
-from mailsni.deploy.state_directory import DeployedCertificate
 from mailsni.errors import HostError
 from mailsni.host import files
 

@@ -18,11 +18,11 @@ from datetime import UTC, datetime
 
 from mailsni.config.settings import Settings, VerifySettings
 from mailsni.core import x509
+from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.model import Algorithm, Certificate, Progress
 from mailsni.core.names import host_name, listed, stand_for
 from mailsni.deploy.confirm import asked_for
 from mailsni.deploy.snapshot import Observation
-from mailsni.deploy.state_directory import DeployedCertificate
 from mailsni.errors import HostError, UsageError
 from mailsni.host import files
 from mailsni.probes.endpoint import Endpoint, resolved

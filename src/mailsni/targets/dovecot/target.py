@@ -18,8 +18,8 @@ from typing import Literal
 
 from mailsni.config.settings import DovecotSettings
 from mailsni.core import file_identity
+from mailsni.core.deployment import Record
 from mailsni.core.selection import Selection
-from mailsni.deploy.state_directory import Record
 from mailsni.errors import HostError
 from mailsni.host import files, permissions
 from mailsni.host.commands import find_tool, require_tool, run

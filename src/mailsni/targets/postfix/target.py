@@ -24,9 +24,9 @@ from typing import Literal, cast, get_args
 
 from mailsni.config.settings import MapType, PostfixSettings
 from mailsni.core import file_identity
+from mailsni.core.deployment import Record
 from mailsni.core.names import shown
 from mailsni.core.selection import Selection
-from mailsni.deploy.state_directory import Record
 from mailsni.errors import HostError
 from mailsni.host import files, permissions
 from mailsni.host.commands import Completed, find_tool, require_tool, run
