@@ -20,7 +20,8 @@ from mailsni.config.settings import Settings, StateSettings
 from mailsni.core.deployment import Deployment
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.tls_client import Outcome, Served
+from mailsni.probes.starttls import Outcome
+from mailsni.probes.tls_client import Served
 from mailsni.runs.history import Run
 from mailsni.sandbox.authority import Authority
 from mailsni.targets.dovecot.target import blocks_of

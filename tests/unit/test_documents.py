@@ -28,7 +28,8 @@ from mailsni.metrics import Look
 from mailsni.output import documents, prometheus, verify
 from mailsni.output.setup import Report
 from mailsni.probes.endpoint import Endpoint, Server
-from mailsni.probes.tls_client import Outcome, Served
+from mailsni.probes.starttls import Outcome
+from mailsni.probes.tls_client import Served
 from mailsni.runs.history import NOTHING, Run
 from mailsni.setup.model import Wiring
 from mailsni.targets.reload import Signalled

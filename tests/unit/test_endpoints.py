@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from mailsni.errors import HostError
 from mailsni.probes import endpoint as endpoints
-from mailsni.probes.endpoint import Endpoint, dovecot_endpoints, parse_dovecot, parse_postfix, resolved
+from mailsni.probes.endpoint import Endpoint, resolved
+from mailsni.targets.dovecot.endpoints import dovecot_endpoints, parse_dovecot
+from mailsni.targets.postfix.endpoints import parse_postfix
 from tests.property.strategies import effort
 
 # postconf -Mx; Postfix 3.7 and 3.10 print these lines alike

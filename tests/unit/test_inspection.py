@@ -15,7 +15,7 @@ import pytest
 from mailsni.core.x509 import chain_digests, flaw_in_order, look_at
 from mailsni.errors import UsageError
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.tls_client import Outcome
+from mailsni.probes.starttls import Outcome
 from mailsni.sandbox.authority import Authority, Issued, subject_alternative_names
 from mailsni.verify.audit import Client, Concern, Inspection, Intention, Limits, Shown, Wish, ask, intentions
 from tests.builders import certificate, deployment, observation

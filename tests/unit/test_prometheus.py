@@ -13,7 +13,8 @@ from mailsni.errors import HostError
 from mailsni.metrics import Look
 from mailsni.output import prometheus
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.tls_client import Outcome, Served
+from mailsni.probes.starttls import Outcome
+from mailsni.probes.tls_client import Served
 from mailsni.runs.history import NOTHING, History, Run
 from mailsni.verify.audit import Client, Concern, Inspection, Shown
 from tests.builders import NOW, certificate, deployment, observation, skipped

@@ -11,7 +11,8 @@ import pytest
 
 from mailsni.core.model import Algorithm
 from mailsni.probes.endpoint import Endpoint, Protocol
-from mailsni.probes.tls_client import Outcome, Question, Served, probe, probe_all
+from mailsni.probes.starttls import Outcome
+from mailsni.probes.tls_client import Question, Served, probe, probe_all
 from mailsni.sandbox.authority import Authority, Issued
 from tests.peers import PLAIN, Script, dialogue, hears, peer, says, tls, waits
 

@@ -16,7 +16,8 @@ from functools import partial
 from mailsni.core.model import Algorithm, Certificate, Progress
 from mailsni.core.names import is_wildcard
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.tls_client import Outcome, Question, Served, probe_all
+from mailsni.probes.starttls import Outcome
+from mailsni.probes.tls_client import Question, Served, probe_all
 
 QUESTION_LIMIT = 400
 """Questions asked of one server after a run. More names than that are sampled evenly, and that is said."""

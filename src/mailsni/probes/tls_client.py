@@ -6,50 +6,26 @@ server says is quoted, no certificate is checked (what it is is the question, wh
 
 from __future__ import annotations
 
-import enum
 import functools
 import hashlib
 import ipaddress
 import re
 import socket
 import ssl
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, cast
 
 from mailsni.core.model import Algorithm
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Endpoint
+from mailsni.probes.starttls import _DIALOGUES, Outcome, _Deadline, _Dialogue, _EndedError
 
-LINE_LIMIT: Final = 8 * 1024
-"""Bytes of a line; the longest that a mail protocol promises to take is 8,192 (RFC 9051, section 4)."""
-DIALOGUE_LIMIT: Final = 64 * 1024
-"""Bytes that a server may say before TLS starts."""
 DETAIL_LIMIT: Final = 200
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*")
-
-
-class Outcome(enum.StrEnum):
-    """How a probe ended."""
-
-    SERVED = "served"
-    """A certificate was shown."""
-    REFUSED = "refused"
-    """Nobody listens: connection refused, host unreachable or unknown."""
-    ABORTED = "aborted"
-    """The server ended the conversation: a TLS alert, a close, a greeting that says no; or no TLS in common."""
-    NO_STARTTLS = "no_starttls"
-    """The server speaks its protocol, and does not start TLS."""
-    TIMEOUT = "timeout"
-    """The deadline passed."""
-    GARBAGE = "garbage"
-    """The server broke the protocol, or speaks another."""
-    UNTRUSTED = "untrusted"
-    """A certificate was shown that the system's trust store does not lead to; only when that is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,27 +139,6 @@ def probe(endpoint: Endpoint, name: str | None, *, timeout: float, algorithm: Al
         ValueError: the name cannot be sent as SNI (see :class:`Question`).
     """
     return _ask(Question(endpoint, name, algorithm), timeout)
-
-
-class _EndedError(Exception):
-    """The probe cannot go on."""
-
-    def __init__(self, outcome: Outcome, detail: str) -> None:
-        super().__init__(detail)
-        self.outcome = outcome
-        self.detail = detail
-
-
-class _Deadline:
-    def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
-
-    def left(self) -> float:
-        """Seconds that are left, more than 0 (a socket timeout of 0 would mean: do not wait at all)."""
-        left = self._end - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
 
 
 def _ask(question: Question, timeout: float) -> Served:
@@ -323,211 +278,3 @@ def _chain(tls: ssl.SSLSocket) -> Sequence[bytes]:
 
 
 # The dialogues that lead to TLS
-
-
-class _Dialogue:
-    """Lines to and from a server, before TLS."""
-
-    def __init__(self, connection: socket.socket, deadline: _Deadline) -> None:
-        self._connection = connection
-        self._deadline = deadline
-        self._received = bytearray()
-        self._total = 0
-
-    @property
-    def own_address(self) -> str:
-        return str(self._connection.getsockname()[0])
-
-    def send(self, line: bytes) -> None:
-        self._connection.settimeout(self._deadline.left())
-        self._connection.sendall(line + b"\r\n")
-
-    def line(self) -> bytes:
-        """The next line, without its end."""
-        while (end := self._received.find(b"\n")) < 0:
-            if len(self._received) > LINE_LIMIT:
-                break
-            self._receive()
-        if not 0 <= end <= LINE_LIMIT:
-            _garbage(f"a line of more than {LINE_LIMIT} bytes")
-        line = self._take(end + 1)
-        return line[:-1].removesuffix(b"\r")
-
-    def octets(self, count: int) -> bytes:
-        while len(self._received) < count:
-            self._receive()
-        return self._take(count)
-
-    def nothing_more(self) -> None:
-        """Nothing may have come with the reply that was read last.
-
-        Behind the answer to STARTTLS a client is the next to speak; what comes there was put in by somebody between
-        (CVE-2011-0411 and its kin: read as if it had come under TLS).
-        """
-        if self._received:
-            _garbage("plaintext after STARTTLS")
-
-    def _take(self, count: int) -> bytes:
-        taken = bytes(self._received[:count])
-        del self._received[:count]
-        return taken
-
-    def _receive(self) -> None:
-        self._connection.settimeout(self._deadline.left())
-        received = self._connection.recv(4096)
-        if not received:
-            raise _EndedError(Outcome.ABORTED, "closed before TLS")
-        self._total += len(received)
-        if self._total > DIALOGUE_LIMIT:
-            _garbage(f"more than {DIALOGUE_LIMIT} bytes before TLS")
-        self._received += received
-
-
-def _garbage(detail: str) -> NoReturn:
-    raise _EndedError(Outcome.GARBAGE, detail)
-
-
-def _aborted(detail: str) -> NoReturn:
-    raise _EndedError(Outcome.ABORTED, detail)
-
-
-def _no_starttls(detail: str) -> NoReturn:
-    raise _EndedError(Outcome.NO_STARTTLS, detail)
-
-
-_SMTP_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
-
-
-def _smtp(server: _Dialogue) -> None:
-    """RFC 5321 and 3207. The client calls itself by its address, the one name that it has for certain (4.1.3)."""
-    code, _ = _smtp_reply(server)
-    if code != 220:
-        _aborted(f"greeted with {code}")
-    own = server.own_address
-    server.send(b"EHLO " + (f"[IPv6:{own}]" if ":" in own else f"[{own}]").encode("ascii"))
-    code, lines = _smtp_reply(server)
-    if code == 421:
-        _aborted("EHLO was answered with 421")
-    if code != 250:
-        _no_starttls(f"EHLO was answered with {code}")
-    if not any(line.strip().upper() == b"STARTTLS" for line in lines[1:]):
-        _no_starttls("STARTTLS is not offered")
-    server.send(b"STARTTLS")
-    code, _ = _smtp_reply(server)
-    if code != 220:
-        _no_starttls(f"STARTTLS was answered with {code}")
-    server.nothing_more()
-
-
-def _smtp_reply(server: _Dialogue) -> tuple[int, list[bytes]]:
-    """The code and the texts of a reply of one or more lines."""
-    codes: set[bytes] = set()
-    texts: list[bytes] = []
-    while True:
-        match = _SMTP_LINE.fullmatch(server.line())
-        if match is None:
-            _garbage("a line that is no SMTP reply")
-        code, separator, text = match.groups()
-        codes.add(code)
-        texts.append(text or b"")
-        if len(codes) > 1:
-            _garbage("an SMTP reply with two codes")
-        if separator != b"-":
-            return int(code), texts
-
-
-def _imap(server: _Dialogue) -> None:
-    """RFC 9051. Untagged lines may come at any time (Dovecot says `* OK Waiting for authentication …`)."""
-    match _words(server.line()):
-        case [b"*", b"OK", *_]:
-            pass
-        case [b"*", b"PREAUTH", *_]:
-            _no_starttls("greeted with PREAUTH, which rules out STARTTLS")
-        case [b"*", b"BYE", *_]:
-            _aborted("greeted with BYE")
-        case _:
-            _garbage("a greeting that is not of IMAP")
-    server.send(b"a1 STARTTLS")
-    while True:
-        match _words(server.line()):
-            case [b"*", b"BYE", *_]:
-                _aborted("STARTTLS was answered with BYE")
-            case [b"*", *_]:
-                continue
-            case [b"A1", b"OK", *_]:
-                return server.nothing_more()
-            case [b"A1", b"NO" | b"BAD" as word, *_]:
-                _no_starttls(f"STARTTLS was answered with {word.decode('ascii')}")
-            case _:
-                _garbage("a line that is no IMAP response")
-
-
-def _pop3(server: _Dialogue) -> None:
-    """RFC 1939 and 2595."""
-    match _words(server.line()):
-        case [b"+OK", *_]:
-            pass
-        case [b"-ERR", *_]:
-            _aborted("greeted with -ERR")
-        case _:
-            _garbage("a greeting that is not of POP3")
-    server.send(b"STLS")
-    match _words(server.line()):
-        case [b"+OK", *_]:
-            server.nothing_more()
-        case [b"-ERR", *_]:
-            _no_starttls("STLS was answered with -ERR")
-        case _:
-            _garbage("a line that is no POP3 response")
-
-
-_LITERAL = re.compile(rb"\{([0-9]{1,9})\+?\}\Z")
-
-
-def _sieve(server: _Dialogue) -> None:
-    """RFC 5804: the greeting is a list of capabilities that an OK ends."""
-    offered = False
-    while True:
-        line = _sieve_line(server)
-        if line.startswith(b'"'):
-            offered = offered or line.upper().startswith(b'"STARTTLS"')
-            continue
-        match _words(line):
-            case [b"OK", *_]:
-                break
-            case [b"NO" | b"BYE" as word, *_]:
-                _aborted(f"greeted with {word.decode('ascii')}")
-            case _:
-                _garbage("a greeting that is not of ManageSieve")
-    if not offered:
-        _no_starttls("STARTTLS is not offered")
-    server.send(b"STARTTLS")
-    match _words(_sieve_line(server)):
-        case [b"OK", *_]:
-            server.nothing_more()
-        case [b"NO" | b"BYE" as word, *_]:
-            _no_starttls(f"STARTTLS was answered with {word.decode('ascii')}")
-        case _:
-            _garbage("a line that is no ManageSieve response")
-
-
-def _sieve_line(server: _Dialogue) -> bytes:
-    """A line with the literals in it (`{5}`, end of line, five octets), wherever a string may stand."""
-    parts = [server.line()]
-    while match := _LITERAL.search(parts[-1]):
-        parts += [server.octets(int(match[1])), server.line()]
-    return b"".join(parts)
-
-
-def _words(line: bytes) -> list[bytes]:
-    """The first two words, in capitals: no protocol here tells case apart. What follows them is not looked at."""
-    return line.upper().split(maxsplit=2)
-
-
-_DIALOGUES: Final[dict[str, Callable[[_Dialogue], None]]] = {
-    "smtp": _smtp,
-    "imap": _imap,
-    "pop3": _pop3,
-    "sieve": _sieve,
-}
-"""The protocols that start TLS by command; on the others the handshake comes first."""

@@ -23,7 +23,8 @@ from mailsni.host.commands import find_tool
 from mailsni.host.commands import run as run_tool
 from mailsni.output import text
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.tls_client import Outcome, Question, probe_all
+from mailsni.probes.starttls import Outcome
+from mailsni.probes.tls_client import Question, probe_all
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, PrivatePostfix, PrivateServer, workspace

@@ -26,7 +26,8 @@ from mailsni.deploy.snapshot import Observation
 from mailsni.errors import HostError, UsageError
 from mailsni.host import files
 from mailsni.probes.endpoint import Endpoint, resolved
-from mailsni.probes.tls_client import Outcome, Question, Served, probe_all
+from mailsni.probes.starttls import Outcome
+from mailsni.probes.tls_client import Question, Served, probe_all
 from mailsni.targets.base import Target
 
 UNKNOWN_NAME = "mailsni-unknown.invalid"

@@ -23,9 +23,10 @@ from mailsni.core.selection import Selection
 from mailsni.errors import HostError
 from mailsni.host import files, permissions
 from mailsni.host.commands import find_tool, require_tool, run
-from mailsni.probes.endpoint import Endpoint, dovecot_endpoints
+from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import reload, rendering
 from mailsni.targets.base import MapEntry, Stage, Staged
+from mailsni.targets.dovecot.endpoints import dovecot_endpoints
 from mailsni.targets.reload import Signalled
 from mailsni.targets.rendering import DovecotVersion, Paths
 

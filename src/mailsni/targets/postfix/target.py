@@ -30,9 +30,10 @@ from mailsni.core.selection import Selection
 from mailsni.errors import HostError
 from mailsni.host import files, permissions
 from mailsni.host.commands import Completed, find_tool, require_tool, run
-from mailsni.probes.endpoint import Endpoint, postfix_endpoints
+from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import reload, rendering
 from mailsni.targets.base import MapEntry, Stage, Staged
+from mailsni.targets.postfix.endpoints import postfix_endpoints
 from mailsni.targets.reload import Signalled
 from mailsni.targets.rendering import Paths
 

@@ -1,0 +1,107 @@
+"""Where Postfix offers TLS, from main.cf and master.cf."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from mailsni.host.commands import require_tool, run
+from mailsni.probes.endpoint import Endpoint, _assignments, _connectable, _output, _service_port, _unique
+
+_POSTFIX_PARAMETERS: Final = (
+    "inet_interfaces",
+    "inet_protocols",
+    "smtpd_tls_wrappermode",
+    "smtpd_tls_security_level",
+    "smtpd_use_tls",
+    "smtpd_enforce_tls",
+    "smtpd_upstream_proxy_protocol",
+    "postscreen_tls_security_level",
+    "postscreen_use_tls",
+    "postscreen_enforce_tls",
+    "postscreen_upstream_proxy_protocol",
+)
+
+
+_OPTION = re.compile(r"-o\s*(?:\{\s*([a-z0-9_]+)\s*=([^{}]*)\}|([a-z0-9_]+)=(\S*))")
+
+
+def postfix_endpoints(config_directory: Path, *, every_family: bool = False) -> tuple[Endpoint, ...]:
+    """The SMTP ports of a Postfix that offer TLS, in the order of master.cf.
+
+    Args:
+        config_directory: where its main.cf and master.cf are.
+        every_family: on IPv4 and on IPv6, where it listens on both.
+
+    Raises:
+        HostError: there is no postconf, or it fails.
+    """
+    postconf = require_tool("postconf")
+    services = _output(run([postconf, "-c", config_directory, "-Mx"]))
+    parameters = _output(run([postconf, "-c", config_directory, "-x", *_POSTFIX_PARAMETERS]))
+    return parse_postfix(services, parameters, every_family=every_family)
+
+
+def parse_postfix(services: str, parameters: str, *, every_family: bool = False) -> tuple[Endpoint, ...]:
+    """What :func:`postfix_endpoints` gives, from the two outputs of postconf.
+
+    A service counts when its command is smtpd or postscreen, TLS is on (``smtpd_tls_wrappermode``, else a security
+    level other than ``none``, else the older ``smtpd_use_tls`` and ``smtpd_enforce_tls``; ``-o`` over main.cf), and
+    no PROXY header is expected of the client.
+
+    Args:
+        services: of ``postconf -Mx``: one service a line, continuation lines joined, ``-o { a = b }`` as ``-o a=b``
+            or ``-o {a=b c}``, and (by x) ``$name`` expanded.
+        parameters: of ``postconf -x NAME …``: ``name = value`` lines. A name that this Postfix does not know is not
+            in it.
+        every_family: see :func:`postfix_endpoints`.
+    """
+    main = dict(_assignments(parameters.splitlines()))
+    return _unique(
+        endpoint
+        for line in services.splitlines()
+        for endpoint in _postfix_service(line.split(maxsplit=7), main, every_family=every_family)
+    )
+
+
+def _postfix_service(columns: Sequence[str], main: Mapping[str, str], *, every_family: bool) -> Iterator[Endpoint]:
+    """The endpoints of one line of master.cf, split into its eight columns (master(5))."""
+    if len(columns) < 8 or columns[1] != "inet":
+        return
+    command, _, arguments = columns[7].partition(" ")
+    program = command.rpartition("/")[2]
+    if program not in {"smtpd", "postscreen"}:
+        return
+    options = {
+        braced or plain: (braced_value or plain_value).strip()
+        for braced, braced_value, plain, plain_value in _OPTION.findall(arguments)
+    }
+    settings = {**main, **options}
+    wrapped = program == "smtpd" and settings.get("smtpd_tls_wrappermode", "").lower() == "yes"
+    if not (wrapped or _starts_tls(settings, program)) or settings.get(f"{program}_upstream_proxy_protocol"):
+        return
+    listened, _, service = columns[0].removeprefix("inet:").rpartition(":")
+    port = _service_port(service)
+    if port is None:
+        return
+    for host in _connectable([listened] if listened else _postfix_interfaces(main), every_family=every_family):
+        yield Endpoint("smtps" if wrapped else "smtp", host, port)
+
+
+def _starts_tls(settings: Mapping[str, str], program: str) -> bool:
+    level = settings.get(f"{program}_tls_security_level", "").lower()
+    if level:
+        return level != "none"
+    return any(settings.get(f"{program}_{older}", "").lower() == "yes" for older in ("use_tls", "enforce_tls"))
+
+
+def _postfix_interfaces(main: Mapping[str, str]) -> list[str]:
+    """What ``inet_interfaces`` makes Postfix listen on."""
+    interfaces = re.split(r"[\s,]+", main.get("inet_interfaces", "all").strip())
+    if {"all", "loopback-only"} & {word.lower() for word in interfaces}:
+        protocols = main.get("inet_protocols", "all").lower()
+        families = {"ipv4": "127.0.0.1", "ipv6": "::1"}
+        return [host for family, host in families.items() if family in protocols or "all" in protocols]
+    return interfaces
