@@ -20,7 +20,7 @@ from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
-from mailsni.targets.postfix.target import served_by_map
+from mailsni.targets.postfix.map_read import served_by_map
 from tests.e2e.support import ABORTED, DEFAULT_NAME, Laboratory
 
 MAP_TYPES = ("hash", "btree", "lmdb", "cdb", "texthash")
@@ -243,6 +243,7 @@ def test_a_map_made_without_postfix_is_read_by_postfix(
     from mailsni.config.parser import load
     from mailsni.deploy import snapshot
     from mailsni.targets.base import MapEntry
+    from mailsni.targets.postfix import map_build
     from mailsni.targets.postfix import target as target
     from mailsni.targets.rendering import postfix_key
 
@@ -265,7 +266,7 @@ def test_a_map_made_without_postfix_is_read_by_postfix(
     ]
     source = tmp_path / "built"
     source.write_bytes(b"")
-    compiled = target.compile_map(elsewhere, source, entries)
+    compiled = map_build.compile_map(elsewhere, source, entries)
     assert stat.S_IMODE(compiled.path.stat().st_mode) == 0o600
     live = laboratory.map.with_name("mailsni.db")
     shutil.copy(compiled.path, live)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from mailsni.errors import HostError
 from mailsni.targets.base import MapEntry
-from mailsni.targets.postfix.target import Difference, Table, discrepancies, type_of
+from mailsni.targets.postfix.map_read import Difference, discrepancies, type_of
+from mailsni.targets.postfix.map_types import Table
 from tests.builders import authority
 
 SOURCE = Path("/etc/postfix/mailsni")

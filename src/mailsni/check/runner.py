@@ -35,8 +35,11 @@ from mailsni.runs import history as runs
 from mailsni.targets.base import MapEntry
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot
+from mailsni.targets.postfix import map_read, map_types
 from mailsni.targets.postfix import target as postfix
-from mailsni.targets.postfix.target import Difference, Discrepancy, Postfix, Table
+from mailsni.targets.postfix.map_read import Difference, Discrepancy
+from mailsni.targets.postfix.map_types import Table
+from mailsni.targets.postfix.target import Postfix
 from mailsni.targets.rendering import postfix_key
 
 if TYPE_CHECKING:
@@ -430,7 +433,7 @@ class _Look:
 
     def _map(self, server: Postfix) -> None:
         source, directory = server.path, server.settings.config_directory
-        self._loose(source, *postfix.map_files(source))
+        self._loose(source, *map_types.map_files(source))
         self._loose_directory(source.parent)
         named = postfix.tables(directory) if server.installed else ()
         for table in named:
@@ -459,11 +462,11 @@ class _Look:
         if not self._nothing_deployed() and file_identity.Identity.of(source) is None:
             self._damaged = True
             self._say(Level.CRITICAL, "source_missing", f"postfix: {source} is gone, or is no regular file")
-        says = postfix.type_of(file)
+        says = map_read.type_of(file)
         wrong = says is not None and file == ours.file and says != ours.map_type
         # A texthash is opened by what lists it, and slowly while it is new (it waits for the clock's next second).
         asked = server.installed and not wrong and ours.map_type != "texthash"
-        complaint = postfix.complaint_of(ours, directory) if asked else None
+        complaint = map_read.complaint_of(ours, directory) if asked else None
         if wrong:
             text = f"postfix: {file} is of type {says}, and main.cf says {ours}: clients that send a name are cut off"
             self._say(Level.CRITICAL, "map_wrong_type", text)
@@ -482,7 +485,7 @@ class _Look:
         others = _others(table)
         # Berkeley DB may be redirected to another type (NON_BERKELEYDB_README of Postfix 3.11).
         able = bool(others) and server.installed and os.access(others[0], os.R_OK)
-        if able and postfix.complaint_of(table, server.settings.config_directory) is None:
+        if able and map_read.complaint_of(table, server.settings.config_directory) is None:
             return others[0]
         if server.wired or not self._nothing_deployed():
             self._map_missing(table)
@@ -497,7 +500,7 @@ class _Look:
     def _entries(self, table: Table, file: Path, directory: Path) -> None:
         found: dict[Difference, list[str]] = defaultdict(list)
         try:
-            for one in postfix.discrepancies(table, file, self._intended(table), directory):
+            for one in map_read.discrepancies(table, file, self._intended(table), directory):
                 if not self._excused(one):
                     name = f"*{one.key}" if one.key.startswith(".") else one.key
                     found[one.difference].append(name)
@@ -750,7 +753,7 @@ def _absent(path: Path) -> bool:
 
 def _others(table: Table) -> list[Path]:
     """Compiled maps of other types than a table is of."""
-    return [path for path in postfix.map_files(table.source) if path != table.file and path.is_file()]
+    return [path for path in map_types.map_files(table.source) if path != table.file and path.is_file()]
 
 
 def _of_map(difference: Difference, file: Path, names: Collection[str], *, usable: bool) -> tuple[str, str]:

@@ -30,7 +30,7 @@ from mailsni.targets.base import MapEntry, Staged, Target
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.postfix import target as postfix
-from mailsni.targets.postfix.target import map_files
+from mailsni.targets.postfix.map_types import map_files
 from mailsni.targets.reload import Signalled
 from mailsni.targets.rendering import postfix_key
 

@@ -28,7 +28,7 @@ from mailsni.probes.tls_client import Question, probe_all
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, PrivatePostfix, PrivateServer, workspace
-from mailsni.targets.postfix.target import served_by_map
+from mailsni.targets.postfix.map_read import served_by_map
 
 _TIMEOUT = 10.0
 _DEFAULT = "default certificate"

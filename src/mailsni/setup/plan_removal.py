@@ -23,7 +23,7 @@ from mailsni.targets.dovecot import conf_edit
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot
 from mailsni.targets.pinned import PinDirectory
-from mailsni.targets.postfix import main_cf
+from mailsni.targets.postfix import main_cf, map_types
 from mailsni.targets.postfix import target as postfix
 from mailsni.targets.postfix.target import Postfix
 
@@ -209,7 +209,7 @@ def plan_unpublishing(settings: Settings) -> tuple[Step, ...]:
     source = settings.postfix.map
     text = files.read_own(source)
     if text is not None and _is_published(settings, source, text):
-        compiled = [path for path in postfix.map_files(source) if path.is_file()]
+        compiled = [path for path in map_types.map_files(source) if path.is_file()]
         steps.append(Delete(f"delete the map {source}", (*compiled, source), (), (source.parent,)))
     records = [path for path in sorted(state.glob("*.json")) if path.is_file()] if state.is_dir() else []
     if state.is_dir():

@@ -16,7 +16,7 @@ from mailsni.doctor import helpers
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files
 from mailsni.host.commands import require_tool, run
-from mailsni.targets.postfix.target import SUFFIX_OF
+from mailsni.targets.postfix.map_types import SUFFIX_OF
 
 SUFFIXES: Mapping[str, str] = {"dbm": ".pag", "sdbm": ".pag"} | {
     str(kind): suffix for kind, suffix in SUFFIX_OF.items()

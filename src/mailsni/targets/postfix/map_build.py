@@ -1,0 +1,131 @@
+"""Builds the compiled map beside the live one and proves it entry by entry."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+from mailsni.config.settings import MapType
+from mailsni.errors import HostError
+from mailsni.host import files
+from mailsni.host.commands import require_tool, run
+from mailsni.targets.base import MapEntry
+from mailsni.targets.postfix.map_read import _TIMEOUT, Compiled, _stored, _talk, holds
+from mailsni.targets.postfix.map_types import map_files
+from mailsni.targets.postfix.target import Postfix
+
+
+def stored_value(entry: MapEntry) -> bytes:
+    """What ``postmap -F`` stores: the files with a newline between them, as base64 (measured)."""
+    return base64.b64encode(b"\n".join(files.read_own(pin) or b"" for pin in entry.pins))
+
+
+def compile_map(postfix: Postfix, source: Path, entries: Sequence[MapEntry]) -> Compiled:
+    """Compile a staged source beside itself, and prove that the result holds exactly the entries.
+
+    Args:
+        postfix: the Postfix to compile for.
+        source: the text, in a private directory; the files it names must be in their places.
+        entries: what the map must hold.
+
+    Raises:
+        HostError: it cannot be compiled, or does not hold the entries.
+    """
+    if not postfix.installed:
+        return _write_with_berkeleydb(postfix, source, entries)
+    failures = []
+    for map_type in postfix.map_types:
+        try:
+            compiled = _postmap(postfix, map_type, source)
+        except _UnsupportedTypeError as error:
+            failures.append(f"{map_type}: {error}")
+            continue
+        prove(compiled, entries, postfix.settings.config_directory)
+        return compiled
+    raise HostError(
+        f"postmap: no map type works here: {'; '.join(failures)}",
+        hint="[postfix] map_type in the configuration says which one to use; `postconf -m` lists them",
+    )
+
+
+class _UnsupportedTypeError(Exception):
+    """The Postfix of this host cannot make tables of a type."""
+
+
+def _postmap(postfix: Postfix, map_type: MapType, source: Path) -> Compiled:
+    if map_type == "texthash":
+        return Compiled(map_type, source, "")
+    done = run(
+        [require_tool("postmap"), "-c", postfix.settings.config_directory, "-F", f"{map_type}:{source}"],
+        timeout=_TIMEOUT,
+    )
+    if done.returncode != 0 and re.search(r"unsupported (dictionary|map) type|is not available", done.stderr):
+        raise _UnsupportedTypeError(done.stderr.splitlines()[-1])
+    talk = _talk(done)
+    if done.returncode != 0 or talk:
+        what = "\n".join(talk) or f"exit status {done.returncode}"
+        raise HostError(f"postmap: {map_type}:{source}: {what}")
+    # A build with Berkeley DB redirected to another type writes another suffix (NON_BERKELEYDB_README).
+    for compiled in map_files(source):
+        if compiled.is_file():
+            files.set_mode(compiled, files.PRIVATE)
+            return Compiled(map_type, compiled, compiled.suffix)
+    raise HostError(f"postmap: {map_type}:{source}: no map was written, and nothing was said about it")
+
+
+def _write_with_berkeleydb(postfix: Postfix, source: Path, entries: Iterable[MapEntry]) -> Compiled:
+    map_type = postfix.map_types[0]
+    if map_type not in ("hash", "btree"):
+        raise HostError(f"{map_type}:{source}: only Postfix itself can make this type, and it is not installed")
+    try:
+        from berkeleydb import db
+    except ImportError:
+        raise HostError(
+            f"{map_type}:{source}: cannot be made: neither Postfix nor the berkeleydb package is installed",
+            hint="pip install 'mailsni[berkeleydb]' (it needs the headers of Berkeley DB: libdb-dev on Debian)",
+        ) from None
+    path = source.with_name(source.name + ".db")
+    files.write_new(path, b"")
+    try:
+        with closing(db.DB()) as table:
+            kind = db.DB_HASH if map_type == "hash" else db.DB_BTREE
+            table.open(str(path), None, kind, db.DB_CREATE | db.DB_TRUNCATE, files.PRIVATE)
+            for entry in entries:
+                table.put(entry.key.encode() + b"\0", stored_value(entry) + b"\0")
+    except db.DBError as error:
+        raise HostError(f"{map_type}:{source}: cannot be written: {error}") from None
+    compiled = Compiled(map_type, path, ".db")
+    prove(compiled, entries, postfix.settings.config_directory)
+    return compiled
+
+
+def prove(compiled: Compiled, entries: Iterable[MapEntry], config_directory: Path) -> None:
+    """Read a map back, entry by entry.
+
+    Raises:
+        HostError: it lacks an entry, has one too many, or holds other bytes than were meant.
+    """
+    where = f"{compiled.map_type}:{compiled.path}"
+    missing = {entry.key.encode(): entry for entry in entries}
+    for key, value in _stored(compiled, list(missing), config_directory):
+        entry = missing.pop(key, None)
+        if entry is None:
+            raise HostError(f"{where}: holds an entry that was not asked for")
+        if compiled.map_type != "texthash" and not holds(value, entry):
+            raise HostError(f"{where}: {entry.key}: does not hold the key and the chain that were meant")
+    if missing:
+        first = next(iter(missing.values())).key
+        raise HostError(f"{where}: lacks {len(missing)} of the entries, the first of them {first}")
+
+
+def _empty_map(postfix: Postfix, map_type: MapType, directory: Path) -> Path:
+    """A map without entries, to go back to when there was none before: a missing one cuts off clients that send SNI."""
+    source = directory / "empty"
+    files.write_new(source, b"# no names\n")
+    if map_type == "texthash":
+        return source
+    return compile_map(replace(postfix, map_types=(map_type,)), source, ()).path
