@@ -12,7 +12,7 @@ from mailsni.errors import HostError, MailsniError
 from mailsni.runs import history as runs
 from mailsni.runs.history import History
 from mailsni.verify import audit
-from mailsni.verify.audit import Inspection
+from mailsni.verify.model import Inspection
 
 
 @dataclass(frozen=True, slots=True)

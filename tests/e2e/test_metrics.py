@@ -15,7 +15,7 @@ import pytest
 from mailsni.core.model import Reason
 from mailsni.host.commands import find_tool, require_tool, run
 from mailsni.sandbox.authority import Issued
-from mailsni.verify.audit import Concern
+from mailsni.verify.model import Concern
 from tests.e2e.support import Laboratory, require
 
 NAME = "mail.a.test"

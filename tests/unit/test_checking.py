@@ -27,7 +27,7 @@ from mailsni.sandbox.authority import Authority
 from mailsni.targets.dovecot.target import blocks_of
 from mailsni.targets.rendering import blocks, render_dovecot
 from mailsni.verify import audit
-from mailsni.verify.audit import Client, Concern, Inspection, Shown
+from mailsni.verify.model import Client, Concern, Inspection, Shown
 from tests.builders import EVERYTHING, NOW, PATHS, certificate, deployment, mixture, selection
 
 DAYS = st.floats(0.1, 4000)

@@ -33,7 +33,7 @@ from mailsni.probes.tls_client import Served
 from mailsni.runs.history import NOTHING, Run
 from mailsni.setup.model import Wiring
 from mailsni.targets.reload import Signalled
-from mailsni.verify.audit import Client, Concern, Inspection, Shown
+from mailsni.verify.model import Client, Concern, Inspection, Shown
 from tests.builders import (
     EVERYTHING,
     MAIL,

@@ -17,7 +17,9 @@ from mailsni.errors import UsageError
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.starttls import Outcome
 from mailsni.sandbox.authority import Authority, Issued, subject_alternative_names
-from mailsni.verify.audit import Client, Concern, Inspection, Intention, Limits, Shown, Wish, ask, intentions
+from mailsni.verify.audit import ask
+from mailsni.verify.expectations import Wish, intentions
+from mailsni.verify.model import Client, Concern, Inspection, Intention, Limits, Shown
 from tests.builders import certificate, deployment, observation
 from tests.peers import peer, says, tls, waits
 

@@ -43,7 +43,7 @@ from mailsni.targets.postfix.target import Postfix
 from mailsni.targets.rendering import postfix_key
 
 if TYPE_CHECKING:
-    from mailsni.verify.audit import Inspection, Shown
+    from mailsni.verify.model import Inspection, Shown
 
 WARNING_DAYS, CRITICAL_DAYS = 14.0, 7.0
 """Before the end of a certificate: by then its renewal has failed for weeks."""
@@ -254,7 +254,7 @@ def of_inspection(found: Inspection, deployed: Deployment) -> list[Finding]:
         found: held against what the stores have.
         deployed: what servers may show until the next run; that it waits is said by another look.
     """
-    from mailsni.verify.audit import Client, Concern
+    from mailsni.verify.model import Client, Concern
 
     groups: dict[tuple[Level, str, Concern], list[Shown]] = defaultdict(list)
     for one in found.shown:
@@ -786,7 +786,8 @@ class _Wire:
 
     def take(self) -> Checked:
         """The same with what the running servers show."""
-        from mailsni.verify.audit import Wish, inspect
+        from mailsni.verify.audit import inspect
+        from mailsni.verify.expectations import Wish
 
         try:
             seen = observe(self.settings, self.now, progress=self.progress)

@@ -463,9 +463,9 @@ def verify(
     With names and endpoints no store and no root is needed: then any valid certificate for the name will do.
     """
     from mailsni.output import verify as verification
-    from mailsni.verify import audit
+    from mailsni.verify import audit, expectations
 
-    asked = audit.Wish.of(names or (), endpoint or ())
+    asked = expectations.Wish.of(names or (), endpoint or ())
     seen = None
     try:
         seen = common.observed()

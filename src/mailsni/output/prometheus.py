@@ -20,7 +20,7 @@ from mailsni.metrics import Look
 from mailsni.output import documents
 from mailsni.probes.endpoint import Server
 from mailsni.runs.history import History
-from mailsni.verify.audit import Client, Concern, Inspection, Shown
+from mailsni.verify.model import Client, Concern, Inspection, Shown
 
 _STATES = ("deployed", "pending", "kept", "leaving")
 _ENDPOINT = ("server", "protocol", "host", "port")

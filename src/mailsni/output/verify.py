@@ -8,7 +8,8 @@ from typing import Any
 from mailsni.errors import Exit
 from mailsni.output import documents, text
 from mailsni.probes.endpoint import Endpoint
-from mailsni.verify.audit import Client, Concern, Inspection, Shown, called
+from mailsni.verify.assess import called
+from mailsni.verify.model import Client, Concern, Inspection, Shown
 
 _TABLE_LIMIT = 50
 """Rows up to which the table has all of them, not only those with something wrong."""
