@@ -40,7 +40,7 @@ from mailsni.errors import (
     UsageError,
 )
 from mailsni.host import files, permissions
-from mailsni.output import documents, text
+from mailsni.output import console, documents, text
 from mailsni.runs import history as runs
 from mailsni.runs import runner
 
@@ -92,7 +92,7 @@ class Common:
         try:
             return self.settings()
         except ConfigurationError as problem:
-            runner.not_begun(parser.remnant(self.configuration()[0]), problem, starter, text.talk)
+            runner.not_begun(parser.remnant(self.configuration()[0]), problem, starter, console.talk)
             raise
 
     def configuration(self) -> tuple[Path, bool]:
@@ -102,7 +102,7 @@ class Common:
 
     def observed(self) -> Observation:
         """What there is and what should be."""
-        with text.progress(quiet=self.quiet) as progress:
+        with console.progress(quiet=self.quiet) as progress:
             return snapshot.observe(self.settings(), datetime.now(UTC), progress=progress)
 
 
@@ -122,7 +122,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing bu
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001  # typer calls it with the option's value
     if wanted:
-        text.say(f"mailsni {__version__}")
+        console.say(f"mailsni {__version__}")
         raise typer.Exit
 
 
@@ -175,9 +175,9 @@ def _command(work: Callable[..., int], *, kind: type[typer.core.TyperCommand] | 
 
 
 def _say(problem: MailsniError) -> Exit:
-    text.talk(f"error: {problem.message}")
+    console.talk(f"error: {problem.message}")
     if problem.hint:
-        text.talk(f"hint: {problem.hint}")
+        console.talk(f"hint: {problem.hint}")
     return problem.exit_code
 
 
@@ -202,7 +202,7 @@ def _common_options(
 
 
 def _print_json(document: dict[str, Any]) -> None:
-    text.say(json.dumps(document, indent=2, ensure_ascii=True))
+    console.say(json.dumps(document, indent=2, ensure_ascii=True))
 
 
 @_command
@@ -256,11 +256,11 @@ def apply(
         if settled is debounce.Settled.ELSEWHERE:
             return Exit.DONE
         if settled is debounce.Settled.IN_BACKGROUND:
-            text.talk_to_the_system_log()
+            console.talk_to_the_system_log()
         settings = common.settings_of_a_run(starter)
     options = Options(force=force, reload=not no_reload, verify=not no_verify, allow_empty=allow_empty)
-    with text.progress(quiet=common.quiet) as progress:
-        done = runner.make(settings, options, starter, text.talk, wait=wait, progress=progress)
+    with console.progress(quiet=common.quiet) as progress:
+        done = runner.make(settings, options, starter, console.talk, wait=wait, progress=progress)
     return _show_applied(common, done)
 
 
@@ -273,14 +273,14 @@ def _show_applied(common: Common, done: Applied) -> Exit:
         elif not common.quiet:
             text.applied(done, verbose=common.verbose)
         elif os.environ.get("MAILSNI_STARTED_BY") == "watch" and (done.signalled is not None or common.verbose):
-            text.talk(text.applied_in_a_line(done))
+            console.talk(text.applied_in_a_line(done))
         sys.stdout.flush()
     except OSError as error:  # the exit code tells what was done, whether or not there is room to say it
-        text.silence_output()
+        console.silence_output()
         if not isinstance(error, BrokenPipeError):
-            text.talk(f"warning: standard output: {error.strerror}")
+            console.talk(f"warning: standard output: {error.strerror}")
     for note in done.notes:
-        text.talk(f"warning: {note}")
+        console.talk(f"warning: {note}")
     text.problems(problems)
     return code
 
@@ -373,7 +373,7 @@ def check(
             raise UsageError("usage: --warning: fewer days than --critical")
         with (
             monitoring_plugin.unknown_after(None if wire else monitoring_plugin.TIME_LIMIT),
-            text.progress(quiet=common.quiet) as progress,
+            console.progress(quiet=common.quiet) as progress,
         ):
             found = checking.check(common.settings(), thresholds, now, wire=wire, progress=progress)
     except (MailsniError, OSError) as problem:
@@ -381,7 +381,7 @@ def check(
     if common.as_json:
         _print_json(documents.check(found))
     else:
-        text.say(nagios.output(found, verbose=common.verbose))
+        console.say(nagios.output(found, verbose=common.verbose))
     return found.level
 
 
@@ -472,8 +472,8 @@ def verify(
     except (PermissionMissingError, HostError) as problem:
         if not (asked.names and asked.endpoints):
             raise
-        text.talk(f"warning: what is meant to be served is not known: {problem.message}")
-    with text.progress(quiet=common.quiet) as progress:
+        console.talk(f"warning: what is meant to be served is not known: {problem.message}")
+    with console.progress(quiet=common.quiet) as progress:
         found = audit.inspect(seen, asked, timeout=timeout, concurrency=concurrency, progress=progress)
     if common.as_json:
         _print_json(verification.document(found))
@@ -512,7 +512,7 @@ def metrics(
     except ConfigurationError as problem:  # the file of an hour ago would say that all is well
         look = monitoring.Look(runs.NOTHING, problem=problem, wire=not no_wire)
     else:
-        with text.progress(quiet=common.quiet) as progress:
+        with console.progress(quiet=common.quiet) as progress:
             look = monitoring.look(settings, datetime.now(UTC), wire=not no_wire, progress=progress)
     if textfile is not None:
         files.replace(textfile, prometheus.exposition(look), files.PUBLIC)
@@ -521,7 +521,7 @@ def metrics(
     elif textfile is None:
         sys.stdout.write(prometheus.exposition(look).decode())
     for note in look.inspection.notes if look.inspection is not None else ():
-        text.talk(f"warning: {note}")
+        console.talk(f"warning: {note}")
     return Exit.DONE if look.problem is None else _say(look.problem)
 
 
@@ -592,7 +592,7 @@ def setup(
                 hint="--yes does it without asking, --dry-run only shows it",
             )
         if not typer.confirm("\nDo all this?", default=False, err=True):
-            text.talk("nothing was changed")
+            console.talk("nothing was changed")
             return Exit.FAILED
     on_step = None if common.as_json or common.quiet else shown.step
     shown.done(execute.run(wiring, remove=remove, wait=wait, on_step=on_step))
@@ -620,7 +620,7 @@ def doctor(common: Common) -> Exit:
     """
     from mailsni.doctor.runner import examine
 
-    with text.progress(quiet=common.quiet) as progress:
+    with console.progress(quiet=common.quiet) as progress:
         found = examine(common.settings(), datetime.now(UTC), progress=progress)
     if common.as_json:
         _print_json(documents.doctor(found))
@@ -692,7 +692,7 @@ def _forbid_core_images() -> None:
 
 def main() -> None:
     """Run the program."""
-    text.secure_standard_streams()
+    console.secure_standard_streams()
     os.umask(0o077)
     _forbid_core_images()
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -703,9 +703,9 @@ def main() -> None:
         finally:
             sys.stdout.flush()  # what is written at the very end would fail where nobody catches it
     except BrokenPipeError:
-        text.silence_output()
+        console.silence_output()
         sys.exit(int(Exit.FAILED))
     except OSError as error:
-        text.silence_output()
-        text.talk(f"error: standard output: {error.strerror}")
+        console.silence_output()
+        console.talk(f"error: standard output: {error.strerror}")
         sys.exit(int(Exit.FAILED))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from mailsni.errors import Exit
-from mailsni.output import text
+from mailsni.output import console, text
 from mailsni.setup.model import Wiring
 from mailsni.setup.steps import Step
 
@@ -35,21 +35,21 @@ class Report:
         if quiet:
             return
         for number, step in enumerate(self._wiring.steps, 1):
-            text.say(f"{number}. {step.title}")
+            console.say(f"{number}. {step.title}")
             if step.shown:
                 text.diff([(step.title, "\n".join(f"   {line}" for line in step.shown.splitlines()))])
-            text.say()
+            console.say()
         for note in self._wiring.notes:
-            text.say(f"note: {note}")
+            console.say(f"note: {note}")
 
     def step(self, step: Step) -> None:
         """Say that a step is done."""
-        text.talk(f"done: {step.title}")
+        console.talk(f"done: {step.title}")
 
     def say_warnings(self) -> None:
         """Say those that have not been said yet: what is known before is said before anybody is asked."""
         for warning in self.warnings[self._said :]:
-            text.talk(f"warning: {warning}")
+            console.talk(f"warning: {warning}")
         self._said = len(self.warnings)
 
     def done(self, warnings: Iterable[str]) -> None:
@@ -64,15 +64,15 @@ class Report:
         steps = f"{count} {'step' if count == 1 else 'steps'}"
         match result:
             case "in_place" if self._remove:
-                text.say("nothing of mailsni is wired in here")
+                console.say("nothing of mailsni is wired in here")
             case "in_place":
-                text.say("everything is in place: nothing to do")
+                console.say("everything is in place: nothing to do")
             case "planned":
-                text.say(f"{steps} to do; nothing was changed")
+                console.say(f"{steps} to do; nothing was changed")
             case "done" if self._remove:
-                text.say(f"{steps} done: mailsni is taken out, both servers run without it")
+                console.say(f"{steps} done: mailsni is taken out, both servers run without it")
             case "done":
-                text.say(f"{steps} done: from now on it runs by itself; `mailsni setup --remove` takes it back")
+                console.say(f"{steps} done: from now on it runs by itself; `mailsni setup --remove` takes it back")
 
     def document(self, result: Result, code: Exit) -> dict[str, Any]:
         """The JSON document."""

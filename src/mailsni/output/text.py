@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import io
-import os
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
 
-from mailsni.core import model
 from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.model import Certificate, Skipped
 from mailsni.core.names import listed
@@ -22,113 +16,14 @@ from mailsni.deploy.snapshot import Observation
 from mailsni.deploy.transaction import Applied
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.host import files
+from mailsni.output.console import _coloured, say, table, talk
 from mailsni.output.documents import name_states
 from mailsni.runs.history import History, Run
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-PROGRESS_FROM = 200
-"""A bar is shown from so many lineages, or questions, on: fewer are done before anybody could see it."""
 _COLOURS = {Kind.ADD: "green", Kind.RENEW: "yellow", Kind.REPLACE: "yellow", Kind.REMOVE: "red", Kind.KEEP: "magenta"}
 _NAMES_SHOWN = 4
 
 Anyone = Certificate | DeployedCertificate
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False, soft_wrap=True)
-
-
-def say(line: str = "") -> None:
-    """A line of the result."""
-    sys.stdout.write(line + "\n")
-
-
-def talk(line: str) -> None:
-    """A line about the work, not of its result."""
-    sys.stdout.flush()
-    sys.stderr.write(f"mailsni: {line}\n")
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequence[str] = ()) -> None:
-    """Rows under headings: a Rich table on a terminal, aligned columns without ornament elsewhere.
-
-    Args:
-        headings: of the columns.
-        rows: cells of plain text.
-        colours: one for each row, on a terminal.
-    """
-    if not sys.stdout.isatty():
-        widths = [max(len(row[at]) for row in (headings, *rows)) for at in range(len(headings))]
-        for row in (headings, *rows):
-            say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        drawn.add_column(heading, overflow="fold")
-    for at, row in enumerate(rows):
-        drawn.add_row(*(Text(cell) for cell in row), style=colours[at] if colours else None)
-    _console().print(drawn, soft_wrap=False)
-
-
-def _coloured(line: str, colour: str) -> None:
-    if not sys.stdout.isatty():
-        say(line)
-        return
-    from rich.text import Text
-
-    _console().print(Text(line, style=colour))
-
-
-@contextmanager
-def progress(*, quiet: bool) -> Iterator[model.Progress | None]:
-    """A bar on standard error while something long goes on, if that is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress, TaskID
-
-    bar = Progress(console=Console(stderr=True), transient=True)
-    tasks: dict[str, TaskID] = {}
-
-    def advance(what: str, done: int, total: int) -> None:
-        if total < PROGRESS_FROM:
-            return
-        if not tasks:
-            bar.start()
-        if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total)
-        bar.update(tasks[what], completed=done, total=total)
-
-    try:
-        yield advance
-    finally:
-        if tasks:
-            bar.stop()
-
-
-def talk_to_the_system_log() -> None:
-    """From now on lines about the work go to syslog: there is no terminal, and nobody reads standard error."""
-    import syslog
-
-    class SystemLog(io.TextIOBase):
-        """Lines for syslog(3), which drops them where no logger runs."""
-
-        def write(self, line: str) -> int:
-            for one in line.splitlines():
-                said = one.removeprefix("mailsni: ")
-                syslog.syslog(syslog.LOG_ERR if said.startswith("error: ") else syslog.LOG_WARNING, said)
-            return len(line)
-
-    syslog.openlog("mailsni", syslog.LOG_PID, syslog.LOG_MAIL)
-    sys.stderr = SystemLog()
 
 
 def status(observation: Observation, history: History, *, skipped: bool) -> None:
@@ -343,25 +238,3 @@ def _until(one: Anyone, now: datetime) -> str:
 def counted(number: int, noun: str) -> str:
     """A number and its noun: ``1 name``, ``2 names``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def secure_standard_streams() -> None:
-    """Have all three standard descriptors open, and never fail for a character that the terminal does not know.
-
-    A program that is started without one (``>&-``) would open its next file under that number, and print into it.
-    """
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
-        if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(number, mode))
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
-def silence_output() -> None:
-    """Say nothing more: the reader of the output has gone (``mailsni status | head``), or there is no room for it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

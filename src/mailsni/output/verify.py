@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mailsni.errors import Exit
-from mailsni.output import documents, text
+from mailsni.output import console, documents, text
 from mailsni.probes.endpoint import Endpoint
 from mailsni.verify.assess import called
 from mailsni.verify.model import Client, Concern, Inspection, Shown
@@ -77,28 +77,28 @@ def show(inspection: Inspection, *, verbose: bool, quiet: bool = False) -> None:
     if not quiet:
         _table(inspection, everything=verbose)
         for line in _defaults(inspection):
-            text.say(line)
+            console.say(line)
         if told:
-            text.say()
+            console.say()
     for one in told:
         kind = f", {one.algorithm.upper()} only" if one.algorithm else ""
         word = "wrong" if one.wrong else "warning"
-        text.say(f"{word}: {_called(one)} at {one.endpoint}{kind}: {', '.join(one.concerns)}: {one.detail}")
+        console.say(f"{word}: {_called(one)} at {one.endpoint}{kind}: {', '.join(one.concerns)}: {one.detail}")
     if quiet:
         return
-    text.say()
+    console.say()
     for line in _sums(inspection):
-        text.say(line)
+        console.say(line)
 
 
 def warn(inspection: Inspection) -> None:
     """What could not be asked, and what is only a warning, on standard error."""
     for note in inspection.notes:
-        text.talk(f"warning: {note}")
+        console.talk(f"warning: {note}")
     untrusted = [one for one in inspection.shown if Concern.UNTRUSTED in one.concerns]
     if untrusted:
         first = untrusted[0]
-        text.talk(
+        console.talk(
             f"warning: {text.counted(len(untrusted), 'answer')} with a certificate that this system does not trust, "
             f"the first: {_called(first)} at {first.endpoint}: {first.detail}"
         )
@@ -117,9 +117,9 @@ def _table(inspection: Inspection, *, everything: bool) -> None:
     everything = everything or len(rows) <= _TABLE_LIMIT
     shown = {name: cells for name, cells in rows.items() if everything or name in wrong or name in _CLIENTS.values()}
     table = [[name, *(_cell(cells.get(port, ())) for port in ports)] for name, cells in shown.items()]
-    text.table(["NAME", *ports], table, ["red" if name in wrong else "" for name in shown])
+    console.table(["NAME", *ports], table, ["red" if name in wrong else "" for name in shown])
     if len(shown) < len(rows):
-        text.say(f"({text.counted(len(rows) - len(shown), 'name')} more, all as intended: -v shows them)")
+        console.say(f"({text.counted(len(rows) - len(shown), 'name')} more, all as intended: -v shows them)")
 
 
 def _port(endpoint: Endpoint) -> str:

@@ -21,7 +21,7 @@ from mailsni.config.settings import MapType
 from mailsni.errors import HostError
 from mailsni.host.commands import find_tool
 from mailsni.host.commands import run as run_tool
-from mailsni.output import text
+from mailsni.output import console
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.starttls import Outcome
 from mailsni.probes.tls_client import Question, probe_all
@@ -107,16 +107,16 @@ def _show(sandbox: _Sandbox) -> bool:
     _mailsni(sandbox, "apply", "--quiet")
     _mailsni(sandbox, "plan")
     _mailsni(sandbox, "explain", "mail.gamma.test")
-    text.say()
-    text.say("All names are as they should be." if right else "NOT everything is as it should be: see above.")
-    text.say("The sandbox is gone; the host's mail configuration was not touched.")
+    console.say()
+    console.say("All names are as they should be." if right else "NOT everything is as it should be: see above.")
+    console.say("The sandbox is gone; the host's mail configuration was not touched.")
     return right
 
 
 def _heading(line: str) -> None:
-    text.say()
-    text.say(f"== {line}")
-    text.say()
+    console.say()
+    console.say(f"== {line}")
+    console.say()
 
 
 def _start_servers(sandbox: _Sandbox, stack: ExitStack) -> None:
@@ -131,19 +131,19 @@ def _start_servers(sandbox: _Sandbox, stack: ExitStack) -> None:
         )
         _introduce("Postfix", sandbox.postfix)
     else:
-        text.say(f"Postfix: none is started ({reason}): the map is proven by reading it back")
+        console.say(f"Postfix: none is started ({reason}): the map is proven by reading it back")
         # postmap and postconf, where they are installed, want a configuration to read.
         (sandbox.map.parent / "main.cf").write_text("compatibility_level = 3.6\n")
     if (reason := PrivateDovecot.unavailable()) is None:
         sandbox.dovecot = stack.enter_context(PrivateDovecot(sandbox.directory / "dovecot", sandbox.default))
         _introduce("Dovecot", sandbox.dovecot)
     else:
-        text.say(f"Dovecot: none is started ({reason}): its include is written, and not loaded by a server")
+        console.say(f"Dovecot: none is started ({reason}): its include is written, and not loaded by a server")
 
 
 def _introduce(name: str, server: PrivateServer) -> None:
     ports = ", ".join(f"{service} {port}" for service, port in server.endpoints.items())
-    text.say(f"{name}: a private instance on {LOOPBACK}: {ports}")
+    console.say(f"{name}: a private instance on {LOOPBACK}: {ports}")
 
 
 def _map_type() -> MapType:
@@ -195,7 +195,7 @@ def _issue(sandbox: _Sandbox) -> None:
     sandbox.store.path("delta.test", "privkey").resolve().write_bytes(wildcard.key_pem)
     sandbox.expected |= dict.fromkeys((_BROKEN_NAME, _UNKNOWN_NAME), sandbox.default.fingerprint)
     sandbox.add("www.epsilon.test", issue(["www.epsilon.test"]))
-    text.say(f"certbot directory: {sandbox.store.live}")
+    console.say(f"certbot directory: {sandbox.store.live}")
     for line in (
         "  alpha.test        ECDSA, mail. and imap. and www.",
         "  beta.test-0001    RSA, mail.",
@@ -203,15 +203,15 @@ def _issue(sandbox: _Sandbox) -> None:
         "  delta.test        broken: the key of another certificate",
         "  www.epsilon.test  a web site's, no mail name in it",
     ):
-        text.say(line)
+        console.say(line)
 
 
 def _mailsni(sandbox: _Sandbox, *arguments: str) -> None:
-    text.say(f"$ mailsni {' '.join(arguments)}")
+    console.say(f"$ mailsni {' '.join(arguments)}")
     sys.stdout.flush()
     done = subprocess.run([sys.executable, "-m", "mailsni", "--config", str(sandbox.config), *arguments], check=False)
-    text.say(f"(exit code {done.returncode})")
-    text.say()
+    console.say(f"(exit code {done.returncode})")
+    console.say()
 
 
 def _what_is_served(sandbox: _Sandbox) -> bool:
@@ -232,8 +232,8 @@ def _endpoints(sandbox: _Sandbox) -> Iterator[Endpoint]:
 
 
 def _ask_servers(sandbox: _Sandbox) -> bool:
-    text.say("Asked on the wire, name by name, as a mail client does:")
-    text.say()
+    console.say("Asked on the wire, name by name, as a mail client does:")
+    console.say()
     endpoints = list(_endpoints(sandbox))
     expected = {**dict(sorted(sandbox.expected.items())), "": sandbox.default.fingerprint}
     questions = [Question(endpoint, name or None) for name in expected for endpoint in endpoints]
@@ -245,13 +245,13 @@ def _ask_servers(sandbox: _Sandbox) -> bool:
         right = right and good
         shown = [sandbox.lineages.get(one.fingerprint or "", one.detail) for one in served]
         rows.append((name or "(no SNI)", *shown, "yes" if good else "NO"))
-    text.table(("NAME", *(endpoint.protocol.upper() for endpoint in endpoints), "AS INTENDED"), rows)
+    console.table(("NAME", *(endpoint.protocol.upper() for endpoint in endpoints), "AS INTENDED"), rows)
     return right
 
 
 def _read_map_back(sandbox: _Sandbox) -> bool:
-    text.say("Read back from the compiled map of Postfix, entry by entry:")
-    text.say()
+    console.say("Read back from the compiled map of Postfix, entry by entry:")
+    console.say()
     found = served_by_map(_map_type(), sandbox.map, list(sandbox.expected), sandbox.map.parent)
     rows, right = [], True
     for name, fingerprint in sorted(sandbox.expected.items()):
@@ -260,7 +260,7 @@ def _read_map_back(sandbox: _Sandbox) -> bool:
         right = right and good
         shown = sandbox.lineages.get(served, "another certificate") if name in found else "not in it: the default"
         rows.append((name, shown, "yes" if good else "NO"))
-    text.table(("NAME", "IN THE MAP", "AS INTENDED"), rows)
+    console.table(("NAME", "IN THE MAP", "AS INTENDED"), rows)
     return right
 
 
