@@ -266,7 +266,13 @@ def test_a_map_made_without_postfix_is_read_by_postfix(
     ]
     source = tmp_path / "built"
     source.write_bytes(b"")
-    compiled = map_build.compile_map(elsewhere, source, entries)
+    compiled = map_build.compile_map(
+        source,
+        entries,
+        map_types=elsewhere.map_types,
+        config_directory=laboratory.postfix.config_directory,
+        installed=False,
+    )
     assert stat.S_IMODE(compiled.path.stat().st_mode) == 0o600
     live = laboratory.map.with_name("mailsni.db")
     shutil.copy(compiled.path, live)

@@ -22,10 +22,9 @@ from mailsni.doctor.runner import examine
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files, permissions
 from mailsni.output import documents, text
-from mailsni.targets.postfix import map_source, postconf
+from mailsni.targets.postfix import lines, map_source, postconf
 from mailsni.targets.postfix.map_source import Mistake
-from mailsni.targets.postfix.postconf import Configuration, Service
-from mailsni.targets.postfix.target import Override
+from mailsni.targets.postfix.postconf import Configuration, Override, Service
 from tests.builders import NOW, authority
 
 MAIN_CF = """\
@@ -49,7 +48,7 @@ submission inet n - y - - smtpd
 
 def configuration(*overrides: Override, values: dict[str, str] | None = None) -> Configuration:
     services = (Service("smtp", "inet", "smtpd"), Service("submission", "inet", "smtpd"))
-    main, master = (tuple(helpers.entries(one)) for one in (MAIN_CF, MASTER_CF))
+    main, master = (tuple(lines.entries(one)) for one in (MAIN_CF, MASTER_CF))
     return Configuration(Path("/etc/postfix"), values or {}, services, overrides, frozenset(), (), main, master)
 
 

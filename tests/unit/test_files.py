@@ -346,8 +346,8 @@ def test_removing_a_staging_directory_does_not_follow_links(victim: Path) -> Non
 HOLDER = """
 import sys
 from pathlib import Path
-from mailsni import files
-with files.locked(Path(sys.argv[1])):
+from mailsni.host import lock
+with lock.locked(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """

@@ -63,7 +63,7 @@ def test_an_interrupted_run_leaves_no_program_behind(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     code = (
         "import signal, sys\n"
-        "from mailsni.process import run\n"
+        "from mailsni.host.commands import run\n"
         "signal.signal(signal.SIGALRM, lambda *_: sys.exit(9))\n"
         "signal.setitimer(signal.ITIMER_REAL, 0.7)\n"
         f"run([{SHELL!r}, '-c', 'echo $$ > ' + {shlex.quote(str(pid))!r} + '; exec sleep 60'])\n"
@@ -190,7 +190,7 @@ def test_variables_are_seen_beside_the_environment() -> None:
 
 ASK = f"""{sys.executable} -c '
 import os
-from mailsni.process import ancestor
+from mailsni.runs.daemonize import ancestor
 print(ancestor("client.sh"), ancestor("no-client.sh"), os.getppid())'"""
 
 
@@ -245,11 +245,11 @@ def test_what_goes_on_in_the_background_is_not_waited_for(tmp_path: Path) -> Non
     code = f"""
 import os, time
 from pathlib import Path
-from mailsni import process
+from mailsni.runs import daemonize
 os.dup2(1, 9)
 os.set_inheritable(9, True)
-process.forget_inherited()
-if not process.go_on_in_background():
+daemonize.forget_inherited()
+if not daemonize.go_on_in_background():
     print("caller")
     raise SystemExit
 print("nobody sees this")

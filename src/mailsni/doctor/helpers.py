@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.core import names
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.errors import HostError, MailsniError, PermissionMissingError
-from mailsni.host import files, permissions
+from mailsni.host import permissions
 from mailsni.host.commands import printable
 
-LARGEST = 16 << 20
-"""Bytes of a configuration file that are read: the source of a map of 60,000 names has 12 MB."""
 SHOWN = 4
 """Names, lines or files that a finding lists."""
 
@@ -79,64 +75,7 @@ def listed(texts: Sequence[str]) -> str:
     return names.listed(texts, SHOWN)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A logical line of a Postfix file, with its physical lines and their numbers (postconf(5), postmap(1))."""
-
-    lines: tuple[tuple[int, str], ...]
-
-    @property
-    def number(self) -> int:
-        """Where it begins, counted from 1."""
-        return self.lines[0][0]
-
-    @property
-    def text(self) -> str:
-        """All of it in one line."""
-        return " ".join(line.strip() for _, line in self.lines)
-
-    def line_with(self, pattern: str) -> int:
-        """The number of the first of its lines that has something; its beginning when none has."""
-        return next((number for number, line in self.lines if re.search(pattern, line)), self.number)
-
-
-def text_of(path: Path) -> str | None:
-    """A text file of somebody's, whatever its encoding; None when there is none, or no regular file.
-
-    Raises:
-        PermissionMissingError: this user may not read it.
-        HostError: it cannot be read, or is too large.
-    """
-    content = files.read_foreign(path, LARGEST)
-    return None if content is None else content.decode("utf-8", "surrogateescape")
-
-
-def entries(text: str) -> list[Entry]:
-    """The logical lines of a Postfix file: comments and empty lines are skipped and end nothing, blanks continue."""
-    found: list[list[tuple[int, str]]] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        if line[0].isspace() and found:
-            found[-1].append((number, line))
-        else:
-            found.append([(number, line)])
-    return [Entry(tuple(lines)) for lines in found]
-
-
 def exposed(paths: Iterable[Path]) -> list[tuple[Path, str]]:
     """Those files that others can read, with their modes."""
     found = ((path, permissions.why_exposed(path)) for path in paths)
     return [(path, why) for path, why in found if why is not None]
-
-
-def names_in(directory: Path) -> list[str]:
-    """The names in a directory, sorted; none when there is no such directory.
-
-    Raises:
-        OSError: it cannot be listed.
-    """
-    try:
-        return sorted(os.listdir(directory))  # noqa: PTH208  # names, not paths
-    except (FileNotFoundError, NotADirectoryError):
-        return []

@@ -33,8 +33,7 @@ from mailsni.targets.base import Target
 from mailsni.targets.dovecot import conf_edit
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot
-from mailsni.targets.postfix import main_cf
-from mailsni.targets.postfix import target as postfix
+from mailsni.targets.postfix import main_cf, postconf
 from mailsni.targets.postfix.target import Postfix
 from mailsni.targets.rendering import DovecotVersion
 
@@ -183,7 +182,7 @@ class _Setup:
 
     def _postfix_default(self) -> Path | None:
         directory = self._settings.postfix.config_directory
-        values = postfix.parameters(
+        values = postconf.parameters(
             directory, *_DEFAULT_CERTIFICATE, "smtpd_tls_security_level", "smtpd_use_tls", "smtpd_enforce_tls"
         )
         chain = next((values[name] for name in _DEFAULT_CERTIFICATE if values.get(name, "") not in ("", "none")), "")
@@ -270,7 +269,7 @@ class _Setup:
         recorded = self._seen.record.deployment.map_type
         if recorded in target.map_types and not target.wired:
             return recorded
-        supported = postfix.supported_types() | {"texthash"}
+        supported = postconf.supported_types() | {"texthash"}
         return next((one for one in target.map_types if one in supported), target.map_types[0])
 
     def _expected(self) -> tuple[Expectation, ...]:
@@ -310,7 +309,7 @@ class _Setup:
 
     def _look_at_instances(self) -> None:
         own = self._settings.postfix.config_directory
-        others = [one for one in postfix.instances(own) if one.config_directory != own]
+        others = [one for one in postconf.instances(own) if one.config_directory != own]
         for one in others:
             self._notes.append(
                 f"postfix: the instance {one.name or one.config_directory} ({one.config_directory}) is left as it is: "
@@ -320,7 +319,7 @@ class _Setup:
 
     def _look_at_services(self) -> None:
         settings = self._settings.postfix
-        for one in postfix.overrides(settings.config_directory, _OVERRIDES):
+        for one in postconf.overrides(settings.config_directory, _OVERRIDES):
             where = f"postfix: {one.service} has {one.parameter} = {one.value} in master.cf"
             if one.parameter == main_cf.PARAMETER:
                 if any(main_cf.is_ours(settings, table) for table in one.value.replace(",", " ").split()):

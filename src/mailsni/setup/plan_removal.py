@@ -23,7 +23,7 @@ from mailsni.targets.dovecot import conf_edit
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot
 from mailsni.targets.pinned import PinDirectory
-from mailsni.targets.postfix import main_cf, map_types
+from mailsni.targets.postfix import main_cf, map_types, postconf
 from mailsni.targets.postfix import target as postfix
 from mailsni.targets.postfix.target import Postfix
 
@@ -73,13 +73,13 @@ def _postfix_removal(
     settings: Settings, target: Postfix, known: record.Record, expected: tuple[Expectation, ...]
 ) -> list[Step]:
     own = settings.postfix
-    for one in postfix.overrides(own.config_directory, (main_cf.PARAMETER,)):
+    for one in postconf.overrides(own.config_directory, (main_cf.PARAMETER,)):
         if any(main_cf.is_ours(own, table) for table in one.value.replace(",", " ").split()):
             raise RefusedError(
                 f"{own.config_directory}/master.cf: {one.service} names mailsni's map: {one.parameter} = {one.value}",
                 hint=f"take it out first: postconf -c {own.config_directory} -PX {one.service}/{one.parameter}",
             )
-    for other in postfix.instances(own.config_directory):
+    for other in postconf.instances(own.config_directory):
         elsewhere = replace(own, config_directory=other.config_directory)
         if other.config_directory != own.config_directory and any(
             main_cf.is_ours(own, table) for table in main_cf.tables(elsewhere, expanded=True)

@@ -20,6 +20,7 @@ from mailsni.core.names import shown
 from mailsni.doctor import helpers
 from mailsni.doctor.finding import Facts, Finding, Severity
 from mailsni.doctor.helpers import listed, quoted
+from mailsni.host import text_files
 from mailsni.host.commands import find_tool, run
 from mailsni.runs import history
 from mailsni.targets.postfix import map_source, postconf
@@ -127,7 +128,7 @@ class _Looks:
         for source in self._facts.settings.sources:
             for kind in KINDS:
                 directory = source.path.parent / "renewal-hooks" / kind
-                for name in helpers.names_in(directory):
+                for name in text_files.names_in(directory):
                     yield from helpers.each(
                         (f"the hook {directory / name}", partial(self._hook, directory / name, kind))
                     )
@@ -202,7 +203,7 @@ class _Looks:
                 "certbot runs it as root at the next renewal, whatever they write there",
                 quoted("chown", "root", path) + " && " + quoted("chmod", "go-w", path),
             )
-        text = helpers.text_of(path)
+        text = text_files.text_of(path)
         if text is None:
             return
         found = script(path, text)
@@ -215,14 +216,14 @@ class _Looks:
         """``renew_hook = …`` and the others in certbot's own files: it runs them by the shell."""
         for source in self._facts.settings.sources:
             root = source.path.parent
-            renewal = (f"renewal/{name}" for name in helpers.names_in(root / "renewal") if name.endswith(".conf"))
+            renewal = (f"renewal/{name}" for name in text_files.names_in(root / "renewal") if name.endswith(".conf"))
             for name in ("cli.ini", *renewal):
                 yield from helpers.each((f"the hooks in {root / name}", partial(self._configured_hooks, root / name)))
 
     def _configured_hooks(self, path: Path) -> Iterator[Finding]:
         lines = [
             (number, line.partition("=")[2].strip())
-            for number, line in script(path, helpers.text_of(path) or "").lines
+            for number, line in script(path, text_files.text_of(path) or "").lines
             if re.match(r"\s*(?:pre|post|renew|deploy)[-_]hook\s*=", line)
         ]
         found = Script(path, tuple(lines))
@@ -240,13 +241,13 @@ class _Looks:
         for place in (*_CRON_PLACES, *_CRONTABS):
             path = self._root / place
             if path.is_dir():
-                yield from (path / name for name in helpers.names_in(path) if (path / name).is_file())
+                yield from (path / name for name in text_files.names_in(path) if (path / name).is_file())
             elif path.is_file():
                 yield path
 
     def _cron_file(self, path: Path) -> Iterator[Finding]:
         """One table of cron's, or a script that runs every so often."""
-        text = helpers.text_of(path)
+        text = text_files.text_of(path)
         if text is None:
             return
         found = script(path, text)
@@ -260,7 +261,7 @@ class _Looks:
                 continue
             for word in re.findall(r"(?<![\w.])/[\w./+-]+", line):
                 named = self._root / word.lstrip("/")
-                content = helpers.text_of(named) if self._is_script(named) else None
+                content = text_files.text_of(named) if self._is_script(named) else None
                 if content is not None and content.startswith(_SHEBANG):
                     inner = script(named, content)
                     if inner.first(_OURS):
@@ -269,7 +270,7 @@ class _Looks:
 
     @staticmethod
     def _is_script(path: Path) -> bool:
-        if not path.is_file() or path.stat().st_size > helpers.LARGEST:
+        if not path.is_file() or path.stat().st_size > text_files.LARGEST:
             return False
         with path.open("rb") as file:
             return file.read(2) == b"#!"

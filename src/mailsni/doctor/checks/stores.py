@@ -15,7 +15,7 @@ from mailsni.doctor import helpers
 from mailsni.doctor.finding import Facts, Finding, Severity
 from mailsni.doctor.helpers import listed, quoted
 from mailsni.errors import PermissionMissingError
-from mailsni.host import files
+from mailsni.host import files, text_files
 from mailsni.targets.postfix.postconf import Configuration
 
 _LARGEST_PEM = 1 << 20
@@ -88,7 +88,7 @@ def _keys(facts: Facts) -> Iterator[Finding]:
 def _pins(facts: Facts) -> Iterator[Finding]:
     settings = facts.settings
     for directory in dict.fromkeys((settings.dovecot.pin_directory, settings.state.directory / "pinned")):
-        found = [directory / name for name in helpers.names_in(directory) if _PIN.fullmatch(name)]
+        found = [directory / name for name in text_files.names_in(directory) if _PIN.fullmatch(name)]
         open_ones = [path for path, _ in helpers.exposed(found)]
         if open_ones:
             yield Finding(
@@ -268,13 +268,13 @@ def _files_below(root: Path, pattern: re.Pattern[str]) -> list[Path]:
     """The files of the directories in a directory, by their names."""
     found = []
     for directory in _directories(root):
-        found += [directory / name for name in helpers.names_in(directory) if pattern.fullmatch(name)]
+        found += [directory / name for name in text_files.names_in(directory) if pattern.fullmatch(name)]
     return [path for path in found if path.is_file()]
 
 
 def _directories(root: Path) -> list[Path]:
     try:
-        return [root / name for name in helpers.names_in(root) if (root / name).is_dir()]
+        return [root / name for name in text_files.names_in(root) if (root / name).is_dir()]
     except PermissionError as error:
         raise PermissionMissingError(f"{root}: cannot be read: {error.strerror}", hint="run it as root") from None
 

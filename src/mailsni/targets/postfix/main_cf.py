@@ -17,7 +17,7 @@ from mailsni.config.settings import PostfixSettings
 from mailsni.errors import HostError
 from mailsni.host import files
 from mailsni.host.commands import require_tool, run
-from mailsni.targets.postfix.target import parameters
+from mailsni.targets.postfix.postconf import parameters
 
 PARAMETER = "tls_server_sni_maps"
 _SAYS = "# mailsni: `mailsni setup --remove` takes "

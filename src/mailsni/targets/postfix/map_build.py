@@ -6,7 +6,6 @@ import base64
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 from mailsni.config.settings import MapType
@@ -16,7 +15,6 @@ from mailsni.host.commands import require_tool, run
 from mailsni.targets.base import MapEntry
 from mailsni.targets.postfix.map_read import _TIMEOUT, Compiled, _stored, _talk, holds
 from mailsni.targets.postfix.map_types import map_files
-from mailsni.targets.postfix.target import Postfix
 
 
 def stored_value(entry: MapEntry) -> bytes:
@@ -24,27 +22,31 @@ def stored_value(entry: MapEntry) -> bytes:
     return base64.b64encode(b"\n".join(files.read_own(pin) or b"" for pin in entry.pins))
 
 
-def compile_map(postfix: Postfix, source: Path, entries: Sequence[MapEntry]) -> Compiled:
+def compile_map(
+    source: Path, entries: Sequence[MapEntry], *, map_types: Sequence[MapType], config_directory: Path, installed: bool
+) -> Compiled:
     """Compile a staged source beside itself, and prove that the result holds exactly the entries.
 
     Args:
-        postfix: the Postfix to compile for.
         source: the text, in a private directory; the files it names must be in their places.
         entries: what the map must hold.
+        map_types: the types to try, in this order.
+        config_directory: of the Postfix to compile for.
+        installed: whether Postfix is on this host; else the berkeleydb package writes the map.
 
     Raises:
         HostError: it cannot be compiled, or does not hold the entries.
     """
-    if not postfix.installed:
-        return _write_with_berkeleydb(postfix, source, entries)
+    if not installed:
+        return _write_with_berkeleydb(source, entries, map_types[0], config_directory)
     failures = []
-    for map_type in postfix.map_types:
+    for map_type in map_types:
         try:
-            compiled = _postmap(postfix, map_type, source)
+            compiled = _postmap(map_type, source, config_directory)
         except _UnsupportedTypeError as error:
             failures.append(f"{map_type}: {error}")
             continue
-        prove(compiled, entries, postfix.settings.config_directory)
+        prove(compiled, entries, config_directory)
         return compiled
     raise HostError(
         f"postmap: no map type works here: {'; '.join(failures)}",
@@ -56,11 +58,11 @@ class _UnsupportedTypeError(Exception):
     """The Postfix of this host cannot make tables of a type."""
 
 
-def _postmap(postfix: Postfix, map_type: MapType, source: Path) -> Compiled:
+def _postmap(map_type: MapType, source: Path, config_directory: Path) -> Compiled:
     if map_type == "texthash":
         return Compiled(map_type, source, "")
     done = run(
-        [require_tool("postmap"), "-c", postfix.settings.config_directory, "-F", f"{map_type}:{source}"],
+        [require_tool("postmap"), "-c", config_directory, "-F", f"{map_type}:{source}"],
         timeout=_TIMEOUT,
     )
     if done.returncode != 0 and re.search(r"unsupported (dictionary|map) type|is not available", done.stderr):
@@ -77,8 +79,9 @@ def _postmap(postfix: Postfix, map_type: MapType, source: Path) -> Compiled:
     raise HostError(f"postmap: {map_type}:{source}: no map was written, and nothing was said about it")
 
 
-def _write_with_berkeleydb(postfix: Postfix, source: Path, entries: Iterable[MapEntry]) -> Compiled:
-    map_type = postfix.map_types[0]
+def _write_with_berkeleydb(
+    source: Path, entries: Iterable[MapEntry], map_type: MapType, config_directory: Path
+) -> Compiled:
     if map_type not in ("hash", "btree"):
         raise HostError(f"{map_type}:{source}: only Postfix itself can make this type, and it is not installed")
     try:
@@ -99,7 +102,7 @@ def _write_with_berkeleydb(postfix: Postfix, source: Path, entries: Iterable[Map
     except db.DBError as error:
         raise HostError(f"{map_type}:{source}: cannot be written: {error}") from None
     compiled = Compiled(map_type, path, ".db")
-    prove(compiled, entries, postfix.settings.config_directory)
+    prove(compiled, entries, config_directory)
     return compiled
 
 
@@ -122,10 +125,11 @@ def prove(compiled: Compiled, entries: Iterable[MapEntry], config_directory: Pat
         raise HostError(f"{where}: lacks {len(missing)} of the entries, the first of them {first}")
 
 
-def _empty_map(postfix: Postfix, map_type: MapType, directory: Path) -> Path:
+def empty_map(directory: Path, *, map_type: MapType, config_directory: Path, installed: bool) -> Path:
     """A map without entries, to go back to when there was none before: a missing one cuts off clients that send SNI."""
     source = directory / "empty"
     files.write_new(source, b"# no names\n")
     if map_type == "texthash":
         return source
-    return compile_map(replace(postfix, map_types=(map_type,)), source, ()).path
+    compiled = compile_map(source, (), map_types=(map_type,), config_directory=config_directory, installed=installed)
+    return compiled.path

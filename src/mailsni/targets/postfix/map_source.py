@@ -12,10 +12,10 @@ from datetime import datetime
 from pathlib import Path
 
 from mailsni.core.x509 import Described, describe
-from mailsni.doctor import helpers
 from mailsni.errors import HostError, PermissionMissingError
-from mailsni.host import files
+from mailsni.host import files, text_files
 from mailsni.host.commands import require_tool, run
+from mailsni.targets.postfix import lines as lines_module
 from mailsni.targets.postfix.map_types import SUFFIX_OF
 
 SUFFIXES: Mapping[str, str] = {"dbm": ".pag", "sdbm": ".pag"} | {
@@ -84,7 +84,7 @@ class SourceLine:
 
 def source_lines(text: str) -> Iterator[SourceLine]:
     """The entries of a source (postmap(1), -F): a key, then files with commas or blanks between them."""
-    for entry in helpers.entries(text):
+    for entry in lines_module.entries(text):
         key, *rest = entry.text.split(maxsplit=1)
         words = re.split(r"[,\s]+", rest[0], maxsplit=_FILES)[:_FILES] if rest else []
         # What cannot be a path is not opened: a text of somebody's, or garbage.
@@ -192,7 +192,7 @@ def read_source(path: Path) -> tuple[SourceLine, ...] | None:
     Raises:
         MailsniError: it cannot be read.
     """
-    text = helpers.text_of(path)
+    text = text_files.text_of(path)
     return None if text is None else tuple(source_lines(text))
 
 

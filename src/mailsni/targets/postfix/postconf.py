@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni.doctor import helpers
-from mailsni.doctor.helpers import Entry
 from mailsni.errors import HostError
-from mailsni.host.commands import Completed, require_tool, run
-from mailsni.targets.postfix.target import Override
+from mailsni.host import text_files
+from mailsni.host.commands import Completed, find_tool, require_tool, run
+from mailsni.targets.postfix import lines
+from mailsni.targets.postfix.lines import Entry
 
 PARAMETER = "tls_server_sni_maps"
 CERTIFICATES = ("smtpd_tls_chain_files", "smtpd_tls_cert_file", "smtpd_tls_eccert_file", "smtpd_tls_dcert_file")
@@ -139,8 +139,8 @@ def read(directory: Path) -> Configuration:
         overrides=tuple(Override(service, parameter, value.strip()) for service, parameter, value in found),
         types=frozenset(_text(types).split()),
         unused=tuple((Path(path), name, value) for path, name, value in dict.fromkeys(_UNUSED.findall(asked.stderr))),
-        main=tuple(helpers.entries(helpers.text_of(directory / "main.cf") or "")),
-        master=tuple(helpers.entries(helpers.text_of(directory / "master.cf") or "")),
+        main=tuple(lines.entries(text_files.text_of(directory / "main.cf") or "")),
+        master=tuple(lines.entries(text_files.text_of(directory / "master.cf") or "")),
     )
 
 
@@ -164,3 +164,86 @@ def _succeeded(done: Completed, file: str, directory: Path) -> Completed:
 
 def _text(done: Completed) -> str:
     return done.stdout.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A parameter that a service has for itself in master.cf (``-o name=value``), whatever main.cf says."""
+
+    service: str
+    """As postconf(1) writes it: ``submission/inet``."""
+    parameter: str
+    value: str
+
+
+def overrides(config_directory: Path, parameters: Sequence[str]) -> tuple[Override, ...]:
+    """The services that have some of these parameters for themselves, in the order of postconf(1).
+
+    Raises:
+        HostError: postconf(1) fails.
+    """
+    wanted = [f"*/*/{name}" for name in parameters]
+    done = run([require_tool("postconf"), "-c", config_directory, "-Px", *wanted])
+    if done.returncode != 0:
+        raise HostError(f"{config_directory}/master.cf: postconf cannot read it: {done.stderr or 'no answer'}")
+    found = re.findall(r"^(\S+/\S+)/(\w+) = ?(.*)$", done.stdout.decode("utf-8", "replace"), re.MULTILINE)
+    return tuple(Override(service, parameter, value.strip()) for service, parameter, value in found)
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One of several Postfix instances on a host (postmulti(1))."""
+
+    name: str
+    """Empty for one that has none."""
+    config_directory: Path
+
+
+def instances(config_directory: Path) -> tuple[Instance, ...]:
+    """All instances that ``postmulti -l`` tells of, the one of this directory included where it is one of them."""
+    program = find_tool("postmulti")
+    if program is None:
+        return ()
+    done = run([program, "-l"])
+    rows = (line.split() for line in done.stdout.decode("utf-8", "replace").splitlines())
+    found = (Instance("" if row[0] == "-" else row[0], Path(row[3])) for row in rows if len(row) == 4)
+    listed = tuple(found) if done.returncode == 0 else ()
+    # A private Postfix of another directory is none of the host's family.
+    return listed if any(one.config_directory == config_directory for one in listed) else ()
+
+
+def parameters(config_directory: Path, *names: str, expanded: bool = True) -> dict[str, str]:
+    """The values of parameters in main.cf; one that this Postfix does not know is not among them.
+
+    Args:
+        config_directory: of main.cf.
+        names: of the parameters.
+        expanded: with ``$name`` replaced, else as they are written.
+
+    Raises:
+        HostError: postconf(1) fails, for example because main.cf cannot be parsed.
+    """
+    flags = ["-x"] if expanded else []
+    done = run([require_tool("postconf"), "-c", config_directory, *flags, *names])
+    if done.returncode != 0:
+        raise HostError(f"{config_directory}/main.cf: postconf cannot read the configuration: {done.stderr}")
+    pairs = (line.split(" =", 1) for line in done.stdout.decode("utf-8", "replace").splitlines() if " =" in line)
+    return {name: value.strip() for name, value in pairs}
+
+
+def supported_types() -> frozenset[str]:
+    """The map types of this host's Postfix (``postconf -m``)."""
+    done = run([require_tool("postconf"), "-m"])
+    return frozenset(done.stdout.decode("ascii", "replace").split())
+
+
+def _parameters(postconf: Path, directory: Path) -> dict[str, str]:
+    names = ("tls_server_sni_maps", "default_database_type")
+    done = run([postconf, "-c", directory, "-x", *names])
+    values = dict(line.split(" =", 1) for line in done.stdout.decode("utf-8", "replace").splitlines() if " =" in line)
+    if done.returncode != 0 or not all(name in values for name in names):
+        raise HostError(
+            f"{directory}/main.cf: postconf cannot read the configuration: {done.stderr or 'no answer'}",
+            hint="mend it, or set [postfix] enabled = false",
+        )
+    return {name: value.strip() for name, value in values.items()}

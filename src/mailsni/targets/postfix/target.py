@@ -18,15 +18,15 @@ from mailsni.config.settings import MapType, PostfixSettings
 from mailsni.core import file_identity
 from mailsni.core.deployment import Record
 from mailsni.core.selection import Selection
-from mailsni.errors import HostError
 from mailsni.host import files, permissions
-from mailsni.host.commands import find_tool, require_tool, run
+from mailsni.host.commands import find_tool
 from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import reload, rendering
 from mailsni.targets.base import MapEntry, Stage, Staged
 from mailsni.targets.postfix.endpoints import postfix_endpoints
-from mailsni.targets.postfix.map_build import _empty_map, compile_map
+from mailsni.targets.postfix.map_build import compile_map, empty_map
 from mailsni.targets.postfix.map_types import SUFFIX_OF, Table, map_files
+from mailsni.targets.postfix.postconf import _parameters, parameters
 from mailsni.targets.reload import Signalled
 from mailsni.targets.rendering import Paths
 
@@ -81,13 +81,22 @@ class Postfix:
         """Compile the map, prove it entry by entry, and copy what it replaces."""
         source = staging / self.path.name
         files.write_new(source, text)
-        compiled = compile_map(self, source, entries)
+        config_directory = self.settings.config_directory
+        compiled = compile_map(
+            source,
+            entries,
+            map_types=self.map_types,
+            config_directory=config_directory,
+            installed=self.installed,
+        )
         live = self.path.with_name(self.path.name + compiled.suffix)
         previous = staging / "previous"
         if file_identity.Identity.of(live) is not None:
             files.copy_new(live, previous)
         else:
-            previous = _empty_map(self, compiled.map_type, staging)
+            previous = empty_map(
+                staging, map_type=compiled.map_type, config_directory=config_directory, installed=self.installed
+            )
         staged = [Staged(compiled.path, live, previous)]
         if compiled.suffix:
             old_text = staging / "previous-source"
@@ -113,77 +122,6 @@ class Postfix:
     def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
         """The services with TLS in master.cf."""
         return postfix_endpoints(self.settings.config_directory, every_family=every_family)
-
-
-@dataclass(frozen=True, slots=True)
-class Override:
-    """A parameter that a service has for itself in master.cf (``-o name=value``), whatever main.cf says."""
-
-    service: str
-    """As postconf(1) writes it: ``submission/inet``."""
-    parameter: str
-    value: str
-
-
-def overrides(config_directory: Path, parameters: Sequence[str]) -> tuple[Override, ...]:
-    """The services that have some of these parameters for themselves, in the order of postconf(1).
-
-    Raises:
-        HostError: postconf(1) fails.
-    """
-    wanted = [f"*/*/{name}" for name in parameters]
-    done = run([require_tool("postconf"), "-c", config_directory, "-Px", *wanted])
-    if done.returncode != 0:
-        raise HostError(f"{config_directory}/master.cf: postconf cannot read it: {done.stderr or 'no answer'}")
-    found = re.findall(r"^(\S+/\S+)/(\w+) = ?(.*)$", done.stdout.decode("utf-8", "replace"), re.MULTILINE)
-    return tuple(Override(service, parameter, value.strip()) for service, parameter, value in found)
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """One of several Postfix instances on a host (postmulti(1))."""
-
-    name: str
-    """Empty for one that has none."""
-    config_directory: Path
-
-
-def instances(config_directory: Path) -> tuple[Instance, ...]:
-    """All instances that ``postmulti -l`` tells of, the one of this directory included where it is one of them."""
-    program = find_tool("postmulti")
-    if program is None:
-        return ()
-    done = run([program, "-l"])
-    rows = (line.split() for line in done.stdout.decode("utf-8", "replace").splitlines())
-    found = (Instance("" if row[0] == "-" else row[0], Path(row[3])) for row in rows if len(row) == 4)
-    listed = tuple(found) if done.returncode == 0 else ()
-    # A private Postfix of another directory is none of the host's family.
-    return listed if any(one.config_directory == config_directory for one in listed) else ()
-
-
-def parameters(config_directory: Path, *names: str, expanded: bool = True) -> dict[str, str]:
-    """The values of parameters in main.cf; one that this Postfix does not know is not among them.
-
-    Args:
-        config_directory: of main.cf.
-        names: of the parameters.
-        expanded: with ``$name`` replaced, else as they are written.
-
-    Raises:
-        HostError: postconf(1) fails, for example because main.cf cannot be parsed.
-    """
-    flags = ["-x"] if expanded else []
-    done = run([require_tool("postconf"), "-c", config_directory, *flags, *names])
-    if done.returncode != 0:
-        raise HostError(f"{config_directory}/main.cf: postconf cannot read the configuration: {done.stderr}")
-    pairs = (line.split(" =", 1) for line in done.stdout.decode("utf-8", "replace").splitlines() if " =" in line)
-    return {name: value.strip() for name, value in pairs}
-
-
-def supported_types() -> frozenset[str]:
-    """The map types of this host's Postfix (``postconf -m``)."""
-    done = run([require_tool("postconf"), "-m"])
-    return frozenset(done.stdout.decode("ascii", "replace").split())
 
 
 def _why_changed(path: Path, published: Mapping[str, file_identity.Identity]) -> str | None:
@@ -240,15 +178,3 @@ def find(settings: PostfixSettings) -> Postfix | None:
         first = (default,) if default in _DEFAULT_TYPES else ()
         types = tuple(dict.fromkeys((*first, *_DEFAULT_TYPES)))
     return Postfix(settings, installed=True, map_types=types, wired=bool(named))
-
-
-def _parameters(postconf: Path, directory: Path) -> dict[str, str]:
-    names = ("tls_server_sni_maps", "default_database_type")
-    done = run([postconf, "-c", directory, "-x", *names])
-    values = dict(line.split(" =", 1) for line in done.stdout.decode("utf-8", "replace").splitlines() if " =" in line)
-    if done.returncode != 0 or not all(name in values for name in names):
-        raise HostError(
-            f"{directory}/main.cf: postconf cannot read the configuration: {done.stderr or 'no answer'}",
-            hint="mend it, or set [postfix] enabled = false",
-        )
-    return {name: value.strip() for name, value in values.items()}
