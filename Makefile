@@ -22,10 +22,11 @@ test: venv  ## All checks and tests; those with real servers need root
 	@$(if $(ROOT),:,echo "not root: the tests with real servers (make lab) are left out")
 	@$(MAKE) --no-print-directory lint unit $(if $(ROOT),lab)
 
-lint: venv  ## ruff and mypy
+lint: venv  ## ruff, mypy and the import contracts
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check --quiet
 	$(PYTHON) -m mypy
+	.venv/bin/lint-imports --no-logo --config .importlinter
 
 unit: venv  ## The tests that need no servers
 	$(PYTEST) -n 2 $(HOST_TESTS)

@@ -24,6 +24,8 @@ _UNPRINTABLE = re.compile(r"[^\x20-\x7e\n]+")
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL)
 MESSAGE_LIMIT = 2000
 """Characters of another program's talk that an error message quotes."""
+OUTPUT_LIMIT = 4 * 1024 * 1024
+"""Bytes of a program's output that are parsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,17 @@ def run(
             _kill_group(child)
             raise
     return Completed(words, child.returncode, output or b"", printable((talk or b"").decode("utf-8", "replace")))
+
+
+def output_of(done: Completed) -> str:
+    """The output of a program that succeeded, as text.
+
+    Raises:
+        HostError: its exit status is not 0.
+    """
+    if done.returncode != 0:
+        raise HostError(f"{' '.join(done.argv)}: exit status {done.returncode}: {done.stderr or 'it says nothing'}")
+    return done.stdout[:OUTPUT_LIMIT].decode("utf-8", "replace")
 
 
 def _kill_group(child: subprocess.Popen[bytes]) -> None:

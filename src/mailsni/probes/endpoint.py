@@ -14,9 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast, get_args
 
-from mailsni.errors import HostError
-from mailsni.host.commands import Completed
-
 Protocol = Literal["smtp", "smtps", "imap", "imaps", "pop3", "pop3s", "sieve"]
 """``smtp``, ``imap``, ``pop3`` and ``sieve`` start TLS by command; those ending in s speak it from the first byte."""
 
@@ -32,9 +29,6 @@ DEFAULT_PORTS: Final[Mapping[Protocol, int]] = {
     "sieve": 4190,
 }
 """RFC 5321, 8314, 9051, 1939 and 5804."""
-
-OUTPUT_LIMIT: Final = 4 * 1024 * 1024
-"""Bytes of a tool's output that are looked at; a ``doveconf service`` of either release prints 15 KB."""
 
 _NOT_GIVEN: Final = cast("Server", "")
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*")
@@ -172,16 +166,6 @@ def _unique(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
     return tuple(dict.fromkeys(endpoints))
 
 
-def _output(completed: Completed) -> str:
-    if completed.returncode != 0:
-        words = " ".join(completed.argv)
-        raise HostError(f"{words}: exit status {completed.returncode}: {completed.stderr or 'it says nothing'}")
-    return completed.stdout[:OUTPUT_LIMIT].decode("utf-8", "replace")
-
-
-# Postfix
-
-
 def _service_port(service: str) -> int | None:
     if service.isascii() and service.isdigit():
         port = int(service[:6])
@@ -198,6 +182,3 @@ def _assignments(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
         name, equals, value = line.partition("=")
         if equals:
             yield name.strip(), value.strip()
-
-
-# Dovecot

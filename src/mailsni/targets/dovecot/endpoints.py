@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mailsni.host.commands import require_tool, run
-from mailsni.probes.endpoint import Endpoint, Protocol, _assignments, _connectable, _output, _service_port, _unique
+from mailsni.host.commands import output_of, require_tool, run
+from mailsni.probes.endpoint import Endpoint, Protocol, _assignments, _connectable, _service_port, _unique
 
 _LOGIN_SERVICES: Final[Mapping[str, tuple[str, Protocol, Protocol]]] = {
     "imap-login": ("imap", "imap", "imaps"),
@@ -45,7 +45,7 @@ def dovecot_endpoints(
     completed = run([*command, "-m", "master", *_DOVECOT_SETTINGS])
     if completed.returncode != 0:
         completed = run([*command, *_DOVECOT_SETTINGS])
-    return parse_dovecot(_output(completed), every_family=every_family)
+    return parse_dovecot(output_of(completed), every_family=every_family)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from mailsni.host.commands import require_tool, run
-from mailsni.probes.endpoint import Endpoint, _assignments, _connectable, _output, _service_port, _unique
+from mailsni.host.commands import output_of, require_tool, run
+from mailsni.probes.endpoint import Endpoint, _assignments, _connectable, _service_port, _unique
 
 _POSTFIX_PARAMETERS: Final = (
     "inet_interfaces",
@@ -39,8 +39,8 @@ def postfix_endpoints(config_directory: Path, *, every_family: bool = False) -> 
         HostError: there is no postconf, or it fails.
     """
     postconf = require_tool("postconf")
-    services = _output(run([postconf, "-c", config_directory, "-Mx"]))
-    parameters = _output(run([postconf, "-c", config_directory, "-x", *_POSTFIX_PARAMETERS]))
+    services = output_of(run([postconf, "-c", config_directory, "-Mx"]))
+    parameters = output_of(run([postconf, "-c", config_directory, "-x", *_POSTFIX_PARAMETERS]))
     return parse_postfix(services, parameters, every_family=every_family)
 
 
