@@ -236,12 +236,11 @@ def test_a_map_that_postmap_cannot_read_says_why(laboratory: Laboratory) -> None
 
 
 @pytest.mark.parametrize("map_type", ["hash", "btree"])
-def test_a_map_made_without_postfix_is_read_by_postfix(
-    map_type: str, laboratory: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_map_made_without_postfix_is_read_by_postfix(map_type: str, laboratory: Laboratory, tmp_path: Path) -> None:
     """The berkeleydb package writes it where no Postfix is installed; here one is, to read it."""
     from mailsni.config.parser import load
     from mailsni.deploy import snapshot
+    from mailsni.host.commands import LocalExecutor
     from mailsni.targets.base import MapEntry
     from mailsni.targets.postfix import map_build
     from mailsni.targets.postfix import target as target
@@ -252,8 +251,12 @@ def test_a_map_made_without_postfix_is_read_by_postfix(
     settings = load(laboratory.config, required=True)
     assert laboratory.mailsni("apply", "--no-reload").returncode == 0
     seen = snapshot.observe(settings, datetime.now(UTC))
-    monkeypatch.setattr(target, "find_tool", lambda _name: None)
-    elsewhere = target.find(settings.postfix)
+
+    class WithoutTools(LocalExecutor):
+        def find_tool(self, name: str) -> None:
+            del name
+
+    elsewhere = target.find(settings.postfix, WithoutTools())
     assert elsewhere is not None
     assert not elsewhere.installed
     entries = [

@@ -1,9 +1,9 @@
 """The only door to other programs.
 
-Programs are named by absolute paths found in system directories (never through the caller's ``PATH``: hooks and cron
-jobs run as root with whatever environment they were given), see an allow-listed environment in the C locale, inherit
-no descriptor but the three standard ones, and are ended by SIGKILL, with their whole process group, at a time limit:
-``postmap`` ignores SIGTERM while it writes (postmap(1), measured).
+A program is named by an absolute path in a system directory, never through the caller's ``PATH``: hooks and cron jobs
+run as root with whatever environment they were given. It sees an allow-listed environment in the C locale and inherits
+the three standard descriptors only. At its time limit SIGKILL ends its whole process group: ``postmap`` ignores SIGTERM
+while it writes (postmap(1), measured).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from mailsni.errors import HostError
 
@@ -23,40 +24,51 @@ _PASSED_ON = ("TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\n]+")
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL)
 MESSAGE_LIMIT = 2000
-"""Characters of another program's talk that an error message quotes."""
+"""Characters of another program's message that an error message quotes."""
 OUTPUT_LIMIT = 4 * 1024 * 1024
 """Bytes of a program's output that are parsed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A finished program: its exit status (negative: the signal that ended it), its output, its talk made safe."""
+    """A finished program: its exit status (negative: the signal that ended it), its output and its messages."""
 
     argv: tuple[str, ...]
     returncode: int
     stdout: bytes
     stderr: str
+    """:func:`printable`."""
 
 
-def find_tool(name: str) -> Path | None:
-    """The absolute path of a system program, or None when this host does not have it."""
-    for directory in SEARCH_PATH:
-        candidate = Path(directory) / name
-        if candidate.is_file() and os.access(candidate, os.X_OK):
-            return candidate
-    return None
+class Executor(Protocol):
+    """Runs the programs of a server where that server lives: on this host, or in a container."""
 
+    def find_tool(self, name: str) -> Path | None:
+        """The absolute path of a system program; None when it is not installed there."""
 
-def require_tool(name: str) -> Path:
-    """Like :func:`find_tool`, for a program without which the run cannot go on.
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        stdin: bytes | None = None,
+        timeout: float = 60.0,
+        discard: bool = False,
+        detached: bool = False,
+        variables: Mapping[str, str] | None = None,
+    ) -> Completed:
+        """Run a program to its end.
 
-    Raises:
-        HostError: it is not there.
-    """
-    found = find_tool(name)
-    if found is None:
-        raise HostError(f"{name}: not found in {':'.join(SEARCH_PATH)}")
-    return found
+        Args:
+            argv: the absolute path of the program, then its arguments.
+            stdin: what it reads; nothing when None.
+            timeout: seconds after which it and its children are killed.
+            discard: drop its output, which may hold keys; keep its status and its messages.
+            detached: it leaves a daemon behind, which would hold its output and its messages open for ever: drop both.
+            variables: added to :func:`environment`.
+
+        Raises:
+            HostError: it could not be started, or did not end in time. A non-zero exit status is not an error here.
+        """
 
 
 def environment() -> dict[str, str]:
@@ -66,60 +78,78 @@ def environment() -> dict[str, str]:
 
 
 def printable(text: str) -> str:
-    """Another program's talk, fit for a terminal and a log: no control characters, no PEM block, bounded."""
+    """Another program's message, safe for a terminal and a log: no control characters, no PEM block, bounded."""
     redacted = _PEM.sub("[PEM removed]", text)
     shown = _UNPRINTABLE.sub("?", redacted).strip()
     return shown if len(shown) <= MESSAGE_LIMIT else shown[:MESSAGE_LIMIT] + " […]"
 
 
-def run(
-    argv: Sequence[str | Path],
-    *,
-    stdin: bytes | None = None,
-    timeout: float = 60.0,
-    discard: bool = False,
-    detached: bool = False,
-    variables: Mapping[str, str] | None = None,
-) -> Completed:
-    """Run a program to its end.
+class LocalExecutor:
+    """This host's programs."""
 
-    Args:
-        argv: the absolute path of the program, then its arguments.
-        stdin: what it reads; nothing when None.
-        timeout: seconds after which it and its children are killed.
-        discard: its output is not wanted (it may hold keys), only its status and its talk.
-        detached: it leaves a daemon behind, which would hold its output and its talk open for ever: neither is taken.
-        variables: what its environment holds besides :func:`environment`.
+    def find_tool(self, name: str) -> Path | None:
+        """See :class:`Executor`."""
+        for directory in SEARCH_PATH:
+            candidate = Path(directory) / name
+            if candidate.is_file() and os.access(candidate, os.X_OK):
+                return candidate
+        return None
+
+    def run(
+        self,
+        argv: Sequence[str | Path],
+        *,
+        stdin: bytes | None = None,
+        timeout: float = 60.0,
+        discard: bool = False,
+        detached: bool = False,
+        variables: Mapping[str, str] | None = None,
+    ) -> Completed:
+        """See :class:`Executor`."""
+        words = tuple(str(word) for word in argv)
+        try:
+            child = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                stdout=subprocess.DEVNULL if discard or detached else subprocess.PIPE,
+                stderr=subprocess.DEVNULL if detached else subprocess.PIPE,
+                env=environment() | dict(variables or {}),
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise HostError(f"{words[0]}: cannot be started: {error.strerror}") from error
+        with child:
+            try:
+                output, messages = child.communicate(stdin, timeout=timeout)
+            except subprocess.TimeoutExpired as error:
+                kill_group(child)
+                raise HostError(f"{words[0]}: did not end within {timeout:g} seconds and was killed") from error
+            except OSError as error:
+                kill_group(child)
+                raise HostError(f"{words[0]}: communication failed: {error.strerror}") from error
+            except BaseException:
+                kill_group(child)
+                raise
+        shown = printable((messages or b"").decode("utf-8", "replace"))
+        return Completed(words, child.returncode, output or b"", shown)
+
+
+LOCAL = LocalExecutor()
+find_tool = LOCAL.find_tool
+run = LOCAL.run
+
+
+def require_tool(name: str, executor: Executor = LOCAL) -> Path:
+    """Like :meth:`Executor.find_tool`, for a program without which the run cannot go on.
 
     Raises:
-        HostError: it could not be started, or did not end in time. A non-zero exit status is not an error here.
+        HostError: it is not there.
     """
-    words = tuple(str(word) for word in argv)
-    try:
-        child = subprocess.Popen(
-            words,
-            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
-            stdout=subprocess.DEVNULL if discard or detached else subprocess.PIPE,
-            stderr=subprocess.DEVNULL if detached else subprocess.PIPE,
-            env=environment() | dict(variables or {}),
-            cwd="/",
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise HostError(f"{words[0]}: cannot be started: {error.strerror}") from error
-    with child:
-        try:
-            output, talk = child.communicate(stdin, timeout=timeout)
-        except subprocess.TimeoutExpired as error:
-            _kill_group(child)
-            raise HostError(f"{words[0]}: did not end within {timeout:g} seconds and was killed") from error
-        except OSError as error:
-            _kill_group(child)
-            raise HostError(f"{words[0]}: cannot be talked to: {error.strerror}") from error
-        except BaseException:
-            _kill_group(child)
-            raise
-    return Completed(words, child.returncode, output or b"", printable((talk or b"").decode("utf-8", "replace")))
+    found = executor.find_tool(name)
+    if found is None:
+        raise HostError(f"{name}: not found in {':'.join(SEARCH_PATH)}")
+    return found
 
 
 def output_of(done: Completed) -> str:
@@ -129,11 +159,12 @@ def output_of(done: Completed) -> str:
         HostError: its exit status is not 0.
     """
     if done.returncode != 0:
-        raise HostError(f"{' '.join(done.argv)}: exit status {done.returncode}: {done.stderr or 'it says nothing'}")
+        raise HostError(f"{' '.join(done.argv)}: exit status {done.returncode}: {done.stderr or 'no message'}")
     return done.stdout[:OUTPUT_LIMIT].decode("utf-8", "replace")
 
 
-def _kill_group(child: subprocess.Popen[bytes]) -> None:
+def kill_group(child: subprocess.Popen[bytes]) -> None:
+    """End a program and everything that it started, at once, and wait for it."""
     try:
         os.killpg(child.pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -52,7 +52,7 @@ def read_own(path: Path) -> bytes | None:
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
             return None
-        raise _blamed(error, path, "cannot be read") from None
+        raise as_host_error(error, path, "cannot be read") from None
 
 
 def read_foreign(path: Path, limit: int) -> bytes | None:
@@ -84,7 +84,7 @@ def read_foreign(path: Path, limit: int) -> bytes | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise _blamed(error, path, "cannot be read") from None
+        raise as_host_error(error, path, "cannot be read") from None
     if len(content) > limit:
         raise HostError(f"{path}: has more than {limit} bytes")
     return content
@@ -138,7 +138,7 @@ def ensure_directory(path: Path, mode: int) -> None:
             directory.mkdir(mode=0o700)
             directory.chmod(mode)
     except OSError as error:
-        raise _blamed(error, path, "the directory cannot be made") from None
+        raise as_host_error(error, path, "the directory cannot be made") from None
     if not path.is_dir():
         raise HostError(f"{path}: not a directory")
     status = path.stat()
@@ -165,7 +165,7 @@ def staging(directory: Path) -> Iterator[Path]:
         try:
             path.mkdir(mode=0o700)
         except OSError as error:
-            raise _blamed(error, path, "the staging directory cannot be made") from None
+            raise as_host_error(error, path, "the staging directory cannot be made") from None
         yield path
     finally:
         try:
@@ -187,7 +187,7 @@ def clear_staging(directory: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise _blamed(error, directory, "cannot be listed") from None
+        raise as_host_error(error, directory, "cannot be listed") from None
     for path in (directory / name for name in found):
         status = path.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
@@ -198,7 +198,7 @@ def clear_staging(directory: Path) -> bool:
         try:
             shutil.rmtree(path)
         except OSError as error:
-            raise _blamed(error, path, "cannot be removed") from None
+            raise as_host_error(error, path, "cannot be removed") from None
     return bool(found)
 
 
@@ -219,7 +219,7 @@ def write_new(path: Path, content: bytes, mode: int = PRIVATE) -> None:
     except FileExistsError:
         raise RefusedError(f"{path}: exists already, which it must not") from None
     except OSError as error:
-        raise _blamed(error, path, "cannot be written") from None
+        raise as_host_error(error, path, "cannot be written") from None
 
 
 def copy_new(source: Path, destination: Path) -> None:
@@ -242,7 +242,7 @@ def copy_new(source: Path, destination: Path) -> None:
     except FileExistsError:
         raise RefusedError(f"{destination}: exists already, which it must not") from None
     except OSError as error:
-        raise _blamed(error, source, "cannot be copied") from None
+        raise as_host_error(error, source, "cannot be copied") from None
 
 
 def set_mode(path: Path, mode: int) -> None:
@@ -254,7 +254,7 @@ def set_mode(path: Path, mode: int) -> None:
     try:
         path.chmod(mode)
     except OSError as error:
-        raise _blamed(error, path, "the mode cannot be set") from None
+        raise as_host_error(error, path, "the mode cannot be set") from None
 
 
 def make_durable(paths: Iterable[Path]) -> None:
@@ -273,7 +273,7 @@ def make_durable(paths: Iterable[Path]) -> None:
         else:
             _with_descriptor(todo[0], _syncfs)
     except OSError as error:
-        raise _blamed(error, todo[0], "cannot be made durable") from None
+        raise as_host_error(error, todo[0], "cannot be made durable") from None
 
 
 def publish(staged: Path, destination: Path) -> None:
@@ -285,7 +285,7 @@ def publish(staged: Path, destination: Path) -> None:
     try:
         staged.rename(destination)
     except OSError as error:
-        raise _blamed(error, destination, "cannot be published") from None
+        raise as_host_error(error, destination, "cannot be published") from None
 
 
 def remove(path: Path) -> None:
@@ -297,7 +297,7 @@ def remove(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise _blamed(error, path, "cannot be removed") from None
+        raise as_host_error(error, path, "cannot be removed") from None
 
 
 def replace(path: Path, content: bytes, mode: int = PRIVATE, *, durable: bool = True) -> None:
@@ -350,7 +350,7 @@ def edit(path: Path, content: bytes) -> None:
         make_durable([staged])
         publish(staged, target)
     except OSError as error:
-        raise _blamed(error, path, "cannot be edited") from None
+        raise as_host_error(error, path, "cannot be edited") from None
     finally:
         with suppress(OSError):
             staged.unlink(missing_ok=True)
@@ -370,7 +370,7 @@ def remove_directory(path: Path) -> bool:
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             return False
-        raise _blamed(error, path, "cannot be removed") from None
+        raise as_host_error(error, path, "cannot be removed") from None
     return True
 
 
@@ -411,7 +411,8 @@ def _syncfs(descriptor: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def _blamed(error: OSError, path: Path, what: str) -> HostError | PermissionMissingError:
+def as_host_error(error: OSError, path: Path, what: str) -> HostError | PermissionMissingError:
+    """The error to raise for a system call that failed on a path: a missing permission, else the host's fault."""
     if isinstance(error, PermissionError) and os.geteuid() != 0:
         return PermissionMissingError(f"{path}: {what}: {error.strerror}", hint="run it as root")
     return HostError(f"{path}: {what}: {error.strerror}")

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mailsni.errors import LockedError, RefusedError
-from mailsni.host.files import PRIVATE, _blamed
+from mailsni.host.files import PRIVATE, as_host_error
 
 _LOCK_POLL = 0.1
 
@@ -47,7 +47,7 @@ def _try_lock(path: Path) -> int | None:
     except OSError as error:
         if path.is_symlink():
             raise RefusedError(f"{path}: is a link, not a lock file", hint="look at it, then remove it") from None
-        raise _blamed(error, path, "the lock file cannot be opened") from None
+        raise as_host_error(error, path, "the lock file cannot be opened") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
@@ -62,7 +62,7 @@ def _try_lock(path: Path) -> int | None:
         return None
     except OSError as error:
         os.close(descriptor)
-        raise _blamed(error, path, "cannot be locked") from None
+        raise as_host_error(error, path, "cannot be locked") from None
     except BaseException:
         os.close(descriptor)
         raise

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mailsni.core.file_identity import Identity
 from mailsni.errors import HostError, PermissionMissingError, RefusedError
-from mailsni.host.files import _blamed
+from mailsni.host.files import as_host_error
 
 
 def why_loose(path: Path, mode: int) -> str | None:
@@ -89,7 +89,7 @@ def require_replaceable(path: Path) -> None:
     except FileNotFoundError:
         found = True
     except OSError as error:
-        raise _blamed(error, path, "cannot be looked at") from None
+        raise as_host_error(error, path, "cannot be looked at") from None
     if not found:
         raise RefusedError(f"{path}: is no regular file", hint="look at what lies there, then remove it")
     if not path.parent.is_dir():

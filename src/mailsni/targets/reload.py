@@ -21,7 +21,7 @@ from pathlib import Path
 
 from mailsni.config.settings import Action, DovecotSettings, PostfixSettings
 from mailsni.errors import HostError
-from mailsni.host.commands import Completed, find_tool, parent, require_tool, run
+from mailsni.host.commands import LOCAL, Completed, Executor, parent, require_tool
 
 _TIMEOUT = 120.0
 _SYSTEMD = Path("/run/systemd/system")
@@ -100,52 +100,55 @@ class _Server:
     master: Callable[[], int | None]
     reload: Command
     own_restart: tuple[Command, ...]
+    executor: Executor
 
 
-def signal_postfix(settings: PostfixSettings) -> Signalled:
+def signal_postfix(settings: PostfixSettings, executor: Executor = LOCAL) -> Signalled:
     """Make Postfix read its new map, as ``[postfix] action`` says.
 
     Raises:
         HostError: the command failed for another reason than that Postfix does not run.
     """
-    if not isinstance(settings.action, tuple) and find_tool("postfix") is None:
+    if not isinstance(settings.action, tuple) and executor.find_tool("postfix") is None:
         return Signalled.NOT_RUNNING
-    command = (find_tool("postfix") or "postfix", "-c", settings.config_directory)
+    command = (executor.find_tool("postfix") or "postfix", "-c", settings.config_directory)
     # `postfix reload` tells its log, not its caller, that the mail system is not running (measured).
     server = _Server(
         "postfix",
         settings.config_directory == PostfixSettings().config_directory,
-        lambda: run([*command, "status"], timeout=_TIMEOUT).returncode == 0,
-        lambda: _number_in(_queue_directory(settings.config_directory), "pid/master.pid"),
+        lambda: executor.run([*command, "status"], timeout=_TIMEOUT).returncode == 0,
+        lambda: _number_in(_queue_directory(settings.config_directory, executor), "pid/master.pid"),
         (*command, "reload"),
         ((*command, "stop"), (*command, "start")),
+        executor,
     )
     return _signal(server, settings.action)
 
 
-def signal_dovecot(settings: DovecotSettings) -> Signalled:
+def signal_dovecot(settings: DovecotSettings, executor: Executor = LOCAL) -> Signalled:
     """Make Dovecot read its new configuration, as ``[dovecot] action`` says.
 
     Raises:
         HostError: the command failed for another reason than that Dovecot does not run.
     """
-    if not isinstance(settings.action, tuple) and find_tool("doveadm") is None:
+    if not isinstance(settings.action, tuple) and executor.find_tool("doveadm") is None:
         return Signalled.NOT_RUNNING
-    doveadm = (find_tool("doveadm") or "doveadm", "-c", settings.config_file)
+    doveadm = (executor.find_tool("doveadm") or "doveadm", "-c", settings.config_file)
     server = _Server(
         "dovecot",
         settings.config_file == DovecotSettings().config_file,
-        lambda: _dovecot_runs(settings.config_file),
-        lambda: _number_in(_base_directory(settings.config_file), "master.pid"),
+        lambda: _dovecot_runs(settings.config_file, executor),
+        lambda: _number_in(_base_directory(settings.config_file, executor), "master.pid"),
         (*doveadm, "reload"),
-        ((*doveadm, "stop"), (find_tool("dovecot") or "dovecot", "-c", settings.config_file)),
+        ((*doveadm, "stop"), (executor.find_tool("dovecot") or "dovecot", "-c", settings.config_file)),
+        executor,
     )
     return _signal(server, settings.action)
 
 
-def _dovecot_runs(config_file: Path) -> bool:
+def _dovecot_runs(config_file: Path, executor: Executor) -> bool:
     """Whether the master process that a configuration's ``base_dir`` tells of is alive; when in doubt it is."""
-    base = _base_directory(config_file)
+    base = _base_directory(config_file, executor)
     if base is None:
         return True
     try:
@@ -158,17 +161,17 @@ def _dovecot_runs(config_file: Path) -> bool:
     return True
 
 
-def _queue_directory(config_directory: Path) -> str | None:
-    return _said("postconf", "-c", config_directory, "-h", "queue_directory")
+def _queue_directory(config_directory: Path, executor: Executor) -> str | None:
+    return _said(executor, "postconf", "-c", config_directory, "-h", "queue_directory")
 
 
-def _base_directory(config_file: Path) -> str | None:
-    return _said("doveconf", "-c", config_file, "-h", "base_dir")
+def _base_directory(config_file: Path, executor: Executor) -> str | None:
+    return _said(executor, "doveconf", "-c", config_file, "-h", "base_dir")
 
 
-def _said(tool: str, *words: str | Path) -> str | None:
+def _said(executor: Executor, tool: str, *words: str | Path) -> str | None:
     """The line that a program prints; None when it fails."""
-    done = run([require_tool(tool), *words], timeout=_TIMEOUT)
+    done = executor.run([require_tool(tool, executor), *words], timeout=_TIMEOUT)
     return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else None
 
 
@@ -204,8 +207,9 @@ def _is_supervised(number: int) -> bool:
 
 
 def _signal(server: _Server, action: Action) -> Signalled:
+    executor = server.executor
     if isinstance(action, tuple):
-        _checked(run(action, timeout=_TIMEOUT))
+        _checked(executor.run(action, timeout=_TIMEOUT))
         return Signalled.COMMANDED
     if action == "none":
         return Signalled.LEFT_ALONE
@@ -215,14 +219,15 @@ def _signal(server: _Server, action: Action) -> Signalled:
         for command in restart_commands(_keeper(server), server.own_restart):
             # A daemon that is started by a command itself would keep a pipe of ours open for ever.
             detached = command[0] != "systemctl"
-            _checked(run([_absolute(command[0]), *command[1:]], timeout=_TIMEOUT, detached=detached))
+            argv = [_absolute(command[0], executor), *command[1:]]
+            _checked(executor.run(argv, timeout=_TIMEOUT, detached=detached))
         return Signalled.RESTARTED
-    _checked(run(server.reload, timeout=_TIMEOUT))
+    _checked(executor.run(server.reload, timeout=_TIMEOUT))
     return Signalled.RELOADED
 
 
-def _absolute(tool: str | Path) -> Path:
-    return tool if isinstance(tool, Path) else require_tool(tool)
+def _absolute(tool: str | Path, executor: Executor) -> Path:
+    return tool if isinstance(tool, Path) else require_tool(tool, executor)
 
 
 def _checked(done: Completed) -> None:

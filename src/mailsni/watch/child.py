@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mailsni.errors import HostError
-from mailsni.host.commands import _kill_group, environment
+from mailsni.host.commands import environment, kill_group
 
 
 class Child:
@@ -39,7 +39,7 @@ class Child:
 
     def kill(self) -> None:
         """SIGKILL, with what it has started in its own process group."""
-        _kill_group(self._process)
+        kill_group(self._process)
 
     def close(self) -> None:
         """Kill it if it still runs, and give back the descriptors."""

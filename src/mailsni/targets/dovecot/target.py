@@ -22,7 +22,7 @@ from mailsni.core.deployment import Record
 from mailsni.core.selection import Selection
 from mailsni.errors import HostError
 from mailsni.host import files, permissions
-from mailsni.host.commands import find_tool, require_tool, run
+from mailsni.host.commands import LOCAL, Executor, require_tool
 from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import reload, rendering
 from mailsni.targets.base import MapEntry, Stage, Staged
@@ -48,6 +48,7 @@ class Dovecot:
     settings: DovecotSettings
     installed: bool
     version: DovecotVersion
+    executor: Executor = LOCAL
 
     @property
     def name(self) -> Literal["dovecot"]:
@@ -96,10 +97,10 @@ class Dovecot:
             lines.append(f"!include {staged}")
         trial = staged.with_name("dovecot.conf")
         files.write_new(trial, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
-        complaint = complaint_of(trial)
+        complaint = complaint_of(trial, self.executor)
         if complaint is None:
             return
-        if (own := complaint_of(main)) is not None:
+        if (own := complaint_of(main, self.executor)) is not None:
             raise HostError(
                 f"{main}: Dovecot's configuration is broken already, so nothing new can be loaded: {own}",
                 hint="mend that first: with it Dovecot does not start again once it is stopped",
@@ -119,23 +120,23 @@ class Dovecot:
 
     def signal(self) -> Signalled:
         """Reload, or what the configuration says."""
-        return reload.signal_dovecot(self.settings)
+        return reload.signal_dovecot(self.settings, self.executor)
 
     def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
         """The listeners with TLS."""
         return dovecot_endpoints(self.settings.config_file, every_family=every_family)
 
 
-def _is_installed() -> bool:
-    return find_tool("dovecot") is not None and find_tool("doveconf") is not None
+def _is_installed(executor: Executor) -> bool:
+    return executor.find_tool("dovecot") is not None and executor.find_tool("doveconf") is not None
 
 
-def is_wanted(settings: DovecotSettings) -> bool:
+def is_wanted(settings: DovecotSettings, executor: Executor = LOCAL) -> bool:
     """Whether this host's Dovecot is to be served: switched on, or to be found by itself and installed."""
-    return settings.enabled is True or (settings.enabled == "auto" and _is_installed())
+    return settings.enabled is True or (settings.enabled == "auto" and _is_installed(executor))
 
 
-def find(settings: DovecotSettings) -> Dovecot | None:
+def find(settings: DovecotSettings, executor: Executor = LOCAL) -> Dovecot | None:
     """Look at the Dovecot of this host.
 
     Returns:
@@ -144,17 +145,17 @@ def find(settings: DovecotSettings) -> Dovecot | None:
     Raises:
         HostError: its version is unknown to this program, or cannot be asked for.
     """
-    if not is_wanted(settings):
+    if not is_wanted(settings, executor):
         return None
     if settings.version != "auto":
-        return Dovecot(settings, _is_installed(), settings.version)
-    program = find_tool("dovecot")
+        return Dovecot(settings, _is_installed(executor), settings.version, executor)
+    program = executor.find_tool("dovecot")
     if program is None:
         raise HostError(
             "dovecot: not installed, so its version is unknown",
             hint='[dovecot] version = "2.3" or "2.4" in the configuration says it',
         )
-    done = run([program, "--version"])
+    done = executor.run([program, "--version"])
     text = done.stdout.decode("ascii", "replace").strip()
     numbers = re.match(r"(\d+)\.(\d+)", text)
     if done.returncode != 0 or numbers is None or (int(numbers[1]), int(numbers[2])) < (2, 3):
@@ -162,13 +163,15 @@ def find(settings: DovecotSettings) -> Dovecot | None:
             f"dovecot: version {text or 'unknown'}: only 2.3 and later are known",
             hint="[dovecot] version in the configuration says which syntax to write, enabled = false leaves it out",
         )
-    return Dovecot(settings, _is_installed(), "2.3" if (int(numbers[1]), int(numbers[2])) == (2, 3) else "2.4")
+    version: DovecotVersion = "2.3" if (int(numbers[1]), int(numbers[2])) == (2, 3) else "2.4"
+    return Dovecot(settings, _is_installed(executor), version, executor)
 
 
-def complaint_of(config_file: Path) -> str | None:
+def complaint_of(config_file: Path, executor: Executor = LOCAL) -> str | None:
     """Why Dovecot would not start with a configuration, in its own words; None when it would."""
     # The output holds the contents of the files, keys among them.
-    done = run([require_tool("doveconf"), "-c", config_file, "-n", "-x"], timeout=_TIMEOUT, discard=True)
+    doveconf = require_tool("doveconf", executor)
+    done = executor.run([doveconf, "-c", config_file, "-n", "-x"], timeout=_TIMEOUT, discard=True)
     return None if done.returncode == 0 else done.stderr or f"doveconf: exit status {done.returncode}"
 
 
@@ -233,10 +236,10 @@ def required_by(config_file: Path, live: Path, depth: int = 0) -> str | None:
     return None
 
 
-def default_certificate(config_file: Path, version: DovecotVersion) -> Path | None:
+def default_certificate(config_file: Path, version: DovecotVersion, executor: Executor = LOCAL) -> Path | None:
     """The file with the certificate for clients that send no name; None when none is configured."""
     setting = "ssl_cert" if version == "2.3" else "ssl_server/cert_file"
-    done = run([require_tool("doveconf"), "-c", config_file, setting], timeout=_TIMEOUT)
+    done = executor.run([require_tool("doveconf", executor), "-c", config_file, setting], timeout=_TIMEOUT)
     text = done.stdout.decode("utf-8", "replace")
     # "ssl_cert = </path" of 2.3; "cert_file = /path" within "ssl_server {" of 2.4. Those of blocks are indented deeper.
     found = re.search(r"^(?:ssl_cert = <\s*|  cert_file = )(/\S.*)$", text, re.MULTILINE)

@@ -19,7 +19,7 @@ from mailsni.core import file_identity
 from mailsni.core.deployment import Record
 from mailsni.core.selection import Selection
 from mailsni.host import files, permissions
-from mailsni.host.commands import find_tool
+from mailsni.host.commands import LOCAL, Executor
 from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import reload, rendering
 from mailsni.targets.base import MapEntry, Stage, Staged
@@ -43,6 +43,7 @@ class Postfix:
     """The types to compile to, in the order in which to try them; more than one only when nothing decides it."""
     wired: bool
     """Whether the running configuration names the map."""
+    executor: Executor = LOCAL
 
     @property
     def name(self) -> Literal["postfix"]:
@@ -117,7 +118,7 @@ class Postfix:
 
     def signal(self) -> Signalled:
         """Reload, or what the configuration says."""
-        return reload.signal_postfix(self.settings)
+        return reload.signal_postfix(self.settings, self.executor)
 
     def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
         """The services with TLS in master.cf."""
@@ -146,12 +147,12 @@ def tables(config_directory: Path) -> tuple[Table, ...]:
     )
 
 
-def is_wanted(settings: PostfixSettings) -> bool:
+def is_wanted(settings: PostfixSettings, executor: Executor = LOCAL) -> bool:
     """Whether this host's Postfix is to be served: switched on, or to be found by itself and installed."""
-    return settings.enabled is True or (settings.enabled == "auto" and find_tool("postconf") is not None)
+    return settings.enabled is True or (settings.enabled == "auto" and executor.find_tool("postconf") is not None)
 
 
-def find(settings: PostfixSettings) -> Postfix | None:
+def find(settings: PostfixSettings, executor: Executor = LOCAL) -> Postfix | None:
     """Look at the Postfix of this host.
 
     Returns:
@@ -160,12 +161,13 @@ def find(settings: PostfixSettings) -> Postfix | None:
     Raises:
         HostError: postconf(1) fails, for example because main.cf cannot be parsed.
     """
-    if not is_wanted(settings):
+    if not is_wanted(settings, executor):
         return None
-    postconf = find_tool("postconf")
+    postconf = executor.find_tool("postconf")
     asked = settings.map_type
     if postconf is None:
-        return Postfix(settings, installed=False, map_types=("hash",) if asked == "auto" else (asked,), wired=False)
+        unknown: tuple[MapType, ...] = ("hash",) if asked == "auto" else (asked,)
+        return Postfix(settings, installed=False, map_types=unknown, wired=False, executor=executor)
     values = _parameters(postconf, settings.config_directory)
     tables = re.split(r"[,\s]+", values["tls_server_sni_maps"])
     named = [table.partition(":") for table in tables if table.rpartition(":")[2] == str(settings.map)]
@@ -177,4 +179,4 @@ def find(settings: PostfixSettings) -> Postfix | None:
         default = values["default_database_type"]
         first = (default,) if default in _DEFAULT_TYPES else ()
         types = tuple(dict.fromkeys((*first, *_DEFAULT_TYPES)))
-    return Postfix(settings, installed=True, map_types=types, wired=bool(named))
+    return Postfix(settings, installed=True, map_types=types, wired=bool(named), executor=executor)
