@@ -2,7 +2,7 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 LAB := $(PYTHON) tests/lab/lab.py
-HOST_TESTS := tests/unit tests/property tests/golden
+HOST_TESTS := tests/unit tests/property tests/golden tests/system
 LAB_PYTEST := pytest -p no:cacheprovider -c /src/pyproject.toml --rootdir /src
 # Two processes for each release: most of the tests wait for servers.
 LAB_TESTS := $(LAB_PYTEST) -n 2 --dist loadfile --durations 10 /src/tests/e2e /src/tests/fault
@@ -28,8 +28,8 @@ lint: venv  ## ruff, mypy and the import contracts
 	$(PYTHON) -m mypy
 	.venv/bin/lint-imports --no-logo --config .importlinter
 
-unit: venv  ## The tests that need no servers
-	$(PYTEST) -n 2 $(HOST_TESTS)
+unit: venv  ## The tests that need no servers; root's run proves that they change nothing on a mail host
+	$(PYTHON) -m tests.support.fake_mail_host $(PYTEST) -n 2 $(HOST_TESTS)
 
 lab: lab-prepare  ## The tests with real servers, on both Debian releases side by side
 	@echo "the tests with real servers on Debian 12 and 13, side by side; the output of each follows when it has ended"

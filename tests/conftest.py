@@ -1,4 +1,4 @@
-"""What all tests have in common: figures that a run is to show, and which of them are run on which release."""
+"""What all tests have in common: the guard, figures that a run is to show, and which of them run on which release."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ from collections.abc import Iterator
 import pytest
 
 from tests.sharing import is_of, share
+from tests.support.host_guard import UnprotectedHostError, protect_host
 
 _FIGURE = "figure"
+
+
+def pytest_configure() -> None:
+    """Before anything is collected: no test may reach the host's own directories."""
+    try:
+        protect_host()
+    except UnprotectedHostError as error:
+        raise pytest.UsageError(str(error)) from error
 
 
 @pytest.fixture

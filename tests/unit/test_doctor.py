@@ -375,7 +375,7 @@ def test_the_command(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(
         f'[[sources]]\npath = "{tmp_path}/live"\n[postfix]\nenabled = false\n[dovecot]\nenabled = false\n'
-        f'[state]\ndirectory = "{tmp_path}/state"\n'
+        f'[state]\ndirectory = "{tmp_path}/state"\nlock = "{tmp_path}/lock"\n'
     )
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:

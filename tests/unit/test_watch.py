@@ -59,8 +59,13 @@ class Host:
 
     def configure(self, scan: float) -> None:
         """Write the configuration."""
-        path = json.dumps(str(self.store.live))
-        self.config.write_text(f"[[sources]]\npath = {path}\n[watch]\nquiet = 0.2\nmax_wait = 5\nscan = {scan}\n")
+        self.config.write_text(
+            f"[[sources]]\npath = {json.dumps(str(self.store.live))}\n"
+            "[postfix]\nenabled = false\n[dovecot]\nenabled = false\n"
+            f"[state]\ndirectory = {json.dumps(str(self.directory / 'state'))}\n"
+            f"lock = {json.dumps(str(self.directory / 'lock'))}\n"
+            f"[watch]\nquiet = 0.2\nmax_wait = 5\nscan = {scan}\n"
+        )
 
     @contextmanager
     def watching(self, observer: Callable[[], BaseObserver]) -> Iterator[Watch]:

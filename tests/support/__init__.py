@@ -1,0 +1,1 @@
+"""What the tests share: harnesses, fake servers, and the guard that keeps them off the host."""
