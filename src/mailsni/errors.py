@@ -8,6 +8,7 @@ the host, or we.
 from __future__ import annotations
 
 import enum
+from pathlib import Path
 
 
 class Exit(enum.IntEnum):
@@ -32,15 +33,21 @@ class MailsniError(Exception):
 
     Args:
         message: ``object: what: why``, lower case, no full stop, never with key material in it.
-        hint: what the reader can do about it, if there is something.
+        hint: what the reader can do about it.
+        path: the file or directory that the error is about; programs read this, never the message.
+        line: in that file, from 1.
     """
 
     exit_code = Exit.FAILED
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, hint: str | None = None, path: Path | None = None, line: int | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.path = path
+        self.line = line
 
 
 class UsageError(MailsniError):
@@ -61,7 +68,8 @@ class HostError(MailsniError):
     @classmethod
     def of(cls, error: OSError) -> HostError:
         """For a system call that fails where nobody expects it."""
-        return cls(f"{error.filename or 'a system call'}: {error.strerror or error}")
+        path = Path(error.filename) if isinstance(error.filename, str | Path) else None
+        return cls(f"{error.filename or 'a system call'}: {error.strerror or error}", path=path)
 
 
 class RefusedError(MailsniError):

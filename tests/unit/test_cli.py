@@ -200,6 +200,8 @@ def test_an_error_is_a_document_too(host: Host, words: list[str]) -> None:
         "exit_code": 2,
         "error": "exim: unknown server",
         "hint": "`mailsni render postfix` or `mailsni render dovecot`",
+        "path": None,
+        "line": None,
     }
 
 

@@ -235,7 +235,9 @@ def test_a_wrong_value_is_named_with_its_key_and_line(table: str, line: str, wha
     ],
 )
 def test_a_table_of_another_shape_is_refused(text: str, message: str) -> None:
-    assert refused(text).message == message
+    error = refused(text)
+    assert error.message == message
+    assert f"{error.path}: line {error.line}: " in message
 
 
 @pytest.mark.parametrize(
@@ -243,7 +245,9 @@ def test_a_table_of_another_shape_is_refused(text: str, message: str) -> None:
     ["[names]\ninclude =\n", "[names]\n[names]\n", "\na = 1 b = 2\n", "[state]\nlock = 'a\n", "[state]\nlock = [1,\n"],
 )
 def test_what_is_no_toml_is_named_with_its_line(text: str) -> None:
-    assert "line 2" in refused(text).message
+    error = refused(text)
+    assert "line 2" in error.message
+    assert (error.path, error.line) == (Path("config.toml"), 2)
 
 
 def test_no_list_of_sources_is_the_default_one() -> None:

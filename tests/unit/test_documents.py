@@ -8,6 +8,7 @@ import json
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from importlib import resources
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -293,10 +294,12 @@ def test_no_document_holds_a_key() -> None:
 
 
 def test_an_error_says_what_and_why_and_what_to_do() -> None:
-    problem = RolledBackError("dovecot: mail.a.test: cut off", hint="look")
+    problem = RolledBackError("dovecot: mail.a.test: cut off", hint="look", path=Path("/etc/dovecot/x"), line=3)
     assert documents.error(problem) == {
         "schema": "mailsni.error/1",
         "exit_code": 5,
         "error": "dovecot: mail.a.test: cut off",
         "hint": "look",
+        "path": "/etc/dovecot/x",
+        "line": 3,
     }

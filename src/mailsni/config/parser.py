@@ -54,12 +54,14 @@ def read(path: Path, *, required: bool) -> bytes:
         return path.read_bytes()
     except FileNotFoundError:
         if required:
-            raise ConfigurationError(f"{path}: cannot be read: no such file") from None
+            raise ConfigurationError(f"{path}: cannot be read: no such file", path=path) from None
         return b""
     except PermissionError as error:
-        raise PermissionMissingError(f"{path}: cannot be read: {error.strerror}", hint="run it as root") from None
+        raise PermissionMissingError(
+            f"{path}: cannot be read: {error.strerror}", hint="run it as root", path=path
+        ) from None
     except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}", path=path) from None
 
 
 def parse_file(content: bytes, path: Path) -> Settings:
@@ -71,7 +73,7 @@ def parse_file(content: bytes, path: Path) -> Settings:
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
-        raise ConfigurationError(f"{path}: is not UTF-8 text") from None
+        raise ConfigurationError(f"{path}: is not UTF-8 text", path=path) from None
     templates = path.parent / "templates"
     return parse(text, str(path), templates if templates.is_dir() else None)
 
@@ -90,8 +92,12 @@ def parse(text: str, origin: str, templates: Path | None = None) -> Settings:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        what = str(error).replace("at end of document", f"at the end, line {len(text.splitlines())}")
-        raise ConfigurationError(f"{origin}: {what}") from None
+        last = len(text.splitlines())
+        what = str(error).replace("at end of document", f"at the end, line {last}")
+        place = re.search(r"\(at line (\d+), column \d+\)$", what)  # Python 3.14 tells it in attributes
+        raise ConfigurationError(
+            f"{origin}: {what}", path=Path(origin), line=int(place[1]) if place else last
+        ) from None
     reader = _Reader(text, origin)
     tables = reader.table(document, _TABLES, table="", index=None)
     names = tables.get("names", {})
@@ -291,7 +297,9 @@ class _Reader:
         line = self._line(table, key, index)
         brackets = f"[[{table}]]" if index is not None else f"[{table}]"
         where = " ".join(part for part in (brackets if table else "", key or "") if part)
-        return ConfigurationError(f"{self.origin}: line {line}: {where}: {what}", hint=hint)
+        return ConfigurationError(
+            f"{self.origin}: line {line}: {where}: {what}", hint=hint, path=Path(self.origin), line=line
+        )
 
     def _line(self, table: str, key: str | None, index: int | None) -> int:
         """The line of a key, else of its table: TOML parsers do not tell, and the text is known to be TOML."""

@@ -86,7 +86,7 @@ def read_foreign(path: Path, limit: int) -> bytes | None:
     except OSError as error:
         raise as_host_error(error, path, "cannot be read") from None
     if len(content) > limit:
-        raise HostError(f"{path}: has more than {limit} bytes")
+        raise HostError(f"{path}: has more than {limit} bytes", path=path)
     return content
 
 
@@ -140,12 +140,13 @@ def ensure_directory(path: Path, mode: int) -> None:
     except OSError as error:
         raise as_host_error(error, path, "the directory cannot be made") from None
     if not path.is_dir():
-        raise HostError(f"{path}: not a directory")
+        raise HostError(f"{path}: not a directory", path=path)
     status = path.stat()
     if status.st_uid not in (0, os.geteuid()):
         raise RefusedError(
             f"{path}: belongs to user {status.st_uid}, who could put other keys there",
             hint=f"look at what lies there, then chown root {path}",
+            path=path,
         )
     if status.st_mode & _WRITABLE_BY_OTHERS and status.st_uid == os.geteuid():
         set_mode(path, stat.S_IMODE(status.st_mode) & ~_WRITABLE_BY_OTHERS)
@@ -194,6 +195,7 @@ def clear_staging(directory: Path) -> bool:
             raise RefusedError(
                 f"{path}: is not the staging directory of this program",
                 hint="somebody else put it there: look at it, then remove it",
+                path=path,
             )
         try:
             shutil.rmtree(path)
@@ -217,7 +219,7 @@ def write_new(path: Path, content: bytes, mode: int = PRIVATE) -> None:
                 view = view[file.write(view) :]
             os.fchmod(descriptor, mode)
     except FileExistsError:
-        raise RefusedError(f"{path}: exists already, which it must not") from None
+        raise RefusedError(f"{path}: exists already, which it must not", path=path) from None
     except OSError as error:
         raise as_host_error(error, path, "cannot be written") from None
 
@@ -240,7 +242,7 @@ def copy_new(source: Path, destination: Path) -> None:
                 shutil.copyfileobj(original, copy, _COPY_CHUNK)
                 os.fchmod(copy.fileno(), stat.S_IMODE(os.fstat(reader).st_mode))
     except FileExistsError:
-        raise RefusedError(f"{destination}: exists already, which it must not") from None
+        raise RefusedError(f"{destination}: exists already, which it must not", path=destination) from None
     except OSError as error:
         raise as_host_error(error, source, "cannot be copied") from None
 
@@ -414,5 +416,5 @@ def _syncfs(descriptor: int) -> None:
 def as_host_error(error: OSError, path: Path, what: str) -> HostError | PermissionMissingError:
     """The error to raise for a system call that failed on a path: a missing permission, else the host's fault."""
     if isinstance(error, PermissionError) and os.geteuid() != 0:
-        return PermissionMissingError(f"{path}: {what}: {error.strerror}", hint="run it as root")
-    return HostError(f"{path}: {what}: {error.strerror}")
+        return PermissionMissingError(f"{path}: {what}: {error.strerror}", hint="run it as root", path=path)
+    return HostError(f"{path}: {what}: {error.strerror}", path=path)

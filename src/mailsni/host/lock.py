@@ -32,7 +32,7 @@ def locked(path: Path, wait: float = 0.0) -> Iterator[None]:
     deadline = time.monotonic() + wait
     while (descriptor := _try_lock(path)) is None:
         if time.monotonic() >= deadline:
-            raise LockedError(f"{path}: another run holds the lock", hint="--wait SECONDS waits for it")
+            raise LockedError(f"{path}: another run holds the lock", hint="--wait SECONDS waits for it", path=path)
         time.sleep(_LOCK_POLL)
     try:
         yield
@@ -46,12 +46,14 @@ def _try_lock(path: Path) -> int | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, PRIVATE)
     except OSError as error:
         if path.is_symlink():
-            raise RefusedError(f"{path}: is a link, not a lock file", hint="look at it, then remove it") from None
+            raise RefusedError(
+                f"{path}: is a link, not a lock file", hint="look at it, then remove it", path=path
+            ) from None
         raise as_host_error(error, path, "the lock file cannot be opened") from None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-            raise RefusedError(f"{path}: is not a lock file", hint="look at it, then remove it")
+            raise RefusedError(f"{path}: is not a lock file", hint="look at it, then remove it", path=path)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Somebody may have replaced the file between open and flock: then another run can lock the new one.
         if not _same_file(path, status):

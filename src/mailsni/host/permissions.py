@@ -71,8 +71,10 @@ def require_writable(paths: Iterable[Path]) -> None:
         if os.access(at, os.W_OK | os.X_OK):
             continue
         if os.geteuid() == 0:
-            raise HostError(f"{path}: cannot be written, not even by root", hint="is the file system read-only?")
-        raise PermissionMissingError(f"{path}: cannot be written by this user", hint="run it as root")
+            raise HostError(
+                f"{path}: cannot be written, not even by root", hint="is the file system read-only?", path=path
+            )
+        raise PermissionMissingError(f"{path}: cannot be written by this user", hint="run it as root", path=path)
 
 
 def require_replaceable(path: Path) -> None:
@@ -91,7 +93,7 @@ def require_replaceable(path: Path) -> None:
     except OSError as error:
         raise as_host_error(error, path, "cannot be looked at") from None
     if not found:
-        raise RefusedError(f"{path}: is no regular file", hint="look at what lies there, then remove it")
+        raise RefusedError(f"{path}: is no regular file", hint="look at what lies there, then remove it", path=path)
     if not path.parent.is_dir():
-        raise HostError(f"{path.parent}: is no directory", hint="make it, or name another place")
+        raise HostError(f"{path.parent}: is no directory", hint="make it, or name another place", path=path.parent)
     require_writable([path.parent])

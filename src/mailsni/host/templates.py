@@ -29,9 +29,14 @@ def render(name: str, templates: Path | None, **values: object) -> bytes:
     try:
         return environment.get_template(name).render(values).encode("ascii")
     except jinja2.TemplateSyntaxError as error:
-        raise ConfigurationError(f"{error.filename}: line {error.lineno}: {error.message}") from None
+        raise ConfigurationError(
+            f"{error.filename}: line {error.lineno}: {error.message}",
+            path=Path(error.filename) if error.filename else None,
+            line=error.lineno,
+        ) from None
     except Exception as error:  # noqa: BLE001  # a template of the administrator's can raise anything: {{ 1/0 }}
-        raise ConfigurationError(f"{templates or 'templates'}/{name}: cannot be rendered: {error}") from None
+        path = (templates or Path("templates")) / name
+        raise ConfigurationError(f"{path}: cannot be rendered: {error}", path=path) from None
 
 
 def shipped_directory(name: str) -> Path:

@@ -148,6 +148,8 @@ def error(problem: MailsniError) -> Document:
         "exit_code": int(problem.exit_code),
         "error": problem.message,
         "hint": problem.hint,
+        "path": None if problem.path is None else str(problem.path),
+        "line": problem.line,
     }
 
 
