@@ -2,14 +2,15 @@
 """Real Debian systems for the tests, with nothing changed on the host.
 
     lab.py prepare RELEASE…             make the root file systems (once; minutes)
-    lab.py run RELEASE -- COMMAND…      run a command in one of them (about a second to start)
+    lab.py run [--output DIRECTORY] RELEASE -- COMMAND…     run a command in one of them (about a second to start)
 
 Roots are kept in ``${MAILSNI_LAB:-${XDG_CACHE_HOME:-~/.cache}/mailsni-lab}``: one directory with Debian's packages,
 made by debootstrap and apt, and one with the Python environment on top, each named by a hash of what went into it,
 built under another name and renamed when complete. ``run`` lays a throw-away layer over both and starts the command in
 mount, process, network, host-name and IPC name spaces of its own: what the command writes is gone when it ends, its
 daemons die with it, and the only network it sees is its own loopback. The repository is at /src, read-only; mailsni is
-installed in /opt/venv from a wheel built from it. The kept directories may be deleted whenever no test runs.
+installed in /opt/venv from a wheel built from it. A directory given as ``--output`` is /output, and outlives the run.
+The kept directories may be deleted whenever no test runs.
 
 Needs root and, for ``prepare``, debootstrap (installed by apt-get where that is there) and a Debian mirror: the host's
 own if it has one, else deb.debian.org; ``MAILSNI_LAB_MIRROR`` names another. pip is used as the host has it set up.
@@ -289,7 +290,7 @@ def inside(root: Path, binds: Mapping[Path, str] | None = None) -> list[str]:
 # Run
 
 
-def run(release: str, command: Sequence[str]) -> int:
+def run(release: str, command: Sequence[str], output: Path | None = None) -> int:
     """Run a command in the root of a release and wait for it.
 
     An interrupt from the terminal reaches the command and is its business. When this process is terminated, or dies
@@ -305,14 +306,15 @@ def run(release: str, command: Sequence[str]) -> int:
     prepare(release)
     (cache() / "mnt").mkdir(exist_ok=True)
     words = [*apart(), "--net", "--uts", "--ipc"]
-    words += [sys.executable, str(Path(__file__).resolve()), "_layered", release, "--", *command]
+    words += [sys.executable, str(Path(__file__).resolve()), "_layered"]
+    words += [*(("--output", str(output.resolve())) if output else ()), release, "--", *command]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     child = subprocess.Popen(words, env=os.environ | {"PATH": SYSTEM_PATH})
     signal.signal(signal.SIGTERM, lambda *_: child.kill())
     return code_of(child.wait())
 
 
-def layered(release: str, command: Sequence[str]) -> int:
+def layered(release: str, command: Sequence[str], output: Path | None) -> int:
     """In the new name spaces: lay the layers over each other, install mailsni, run the command."""
     stage = cache() / "mnt"
     mount("-t", "tmpfs", "-o", "mode=0755", "lab", str(stage))
@@ -322,6 +324,9 @@ def layered(release: str, command: Sequence[str]) -> int:
     root = stage / "root"
     mount("-t", "overlay", "-o", layers, "lab", str(root))
     mount("--bind", "-o", "ro", str(REPOSITORY), str(root / "src"))
+    if output is not None:
+        (root / "output").mkdir()
+        mount("--bind", str(output), str(root / "output"))
     furnish(root)
     (root / "etc/hosts").write_text("127.0.0.1 localhost lab.test\n")
     (root / "etc/resolv.conf").write_text("")
@@ -462,9 +467,11 @@ def main(arguments: Sequence[str]) -> int:
     verb = verbs.add_parser("prepare", help="make the root file systems")
     verb.add_argument("releases", nargs="+", choices=RELEASES)
     verb = verbs.add_parser("run", help="run a command in a root file system")
+    verb.add_argument("--output", type=Path, metavar="DIRECTORY", help="show this directory as /output, writable")
     verb.add_argument("release", choices=RELEASES)
     verb.add_argument("command", nargs="+")
     verb = verbs.add_parser("_layered")
+    verb.add_argument("--output", type=Path)
     verb.add_argument("release", choices=RELEASES)
     verb.add_argument("command", nargs="+")
     verb = verbs.add_parser("_inside")
@@ -474,9 +481,9 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     try:
         if options.verb == "run":
-            return run(options.release, options.command)
+            return run(options.release, options.command, options.output)
         if options.verb == "_layered":
-            return layered(options.release, options.command)
+            return layered(options.release, options.command, options.output)
         if options.verb == "_inside":
             return unlayered(options.root, options.bind, options.command)
         prepare_all(options.releases)
