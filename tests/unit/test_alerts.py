@@ -15,6 +15,7 @@ import pytest
 
 from mailsni.config import parser
 from mailsni.config.settings import AlertSettings, Settings, StateSettings
+from mailsni.core.log import Level, labelled
 from mailsni.deploy import transaction
 from mailsni.deploy.transaction import Options
 from mailsni.errors import (
@@ -162,9 +163,9 @@ state = {{ directory = "{root}/state", lock = "{root}/lock" }}
 class Said(list[str]):
     """Keeps the lines that it is told."""
 
-    def __call__(self, line: str) -> None:
+    def __call__(self, level: Level, text: str) -> None:
         """Take a line."""
-        self.append(line)
+        self.append(labelled(level, text))
 
 
 @pytest.fixture

@@ -19,12 +19,13 @@ import pytest
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, EventEmitter
 
+from mailsni.core.log import Level, parse, prefixed
 from mailsni.errors import Exit
 from mailsni.sandbox.authority import Authority
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sources.certbot import fingerprint
 from mailsni.watch.events import StoreEvents, to_watch
-from mailsni.watch.log import Journal, Level, level_of
+from mailsni.watch.log import Journal
 from mailsni.watch.loop import ConfigurationFile, Watch
 from mailsni.watch.sd_notify import Notifier
 
@@ -218,7 +219,9 @@ def test_a_store_that_is_back_while_the_watches_are_armed_for_its_absence(tmp_pa
 
 
 def test_what_an_apply_says_is_passed_on_and_a_warning_once(tmp_path: Path) -> None:
-    talk = "echo 'mailsni: warning: it is broken' >&2; echo 'mailsni: error: no' >&2; printf 'half a line'; exit 1"
+    talk = (
+        "echo '<4>mailsni: warning: it is broken' >&2; echo '<3>mailsni: error: no' >&2; printf 'half a line'; exit 1"
+    )
     host = Host(tmp_path, scan=3600, script=talk)
     with host.watching(Observer):
         host.until(lambda: any("failed" in line for line in host.log.lines))
@@ -343,25 +346,21 @@ def test_a_fingerprint_does_not_change_with_what_is_no_certificate(tmp_path: Pat
 # ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(
-    ("line", "level"),
-    [
-        ("mailsni: error: no", Level.ERROR),
-        ("mailsni: warning: hm", Level.WARNING),
-        ("mailsni: hint: do", Level.NOTICE),
-        ("mailsni: published: 1 name", Level.INFO),
-        ("an error: somewhere", Level.INFO),
-    ],
-)
-def test_the_level_of_a_line(line: str, level: Level) -> None:
-    assert level_of(line) is level
+@pytest.mark.parametrize("level", Level)
+def test_the_level_of_a_line_is_in_its_prefix(level: Level) -> None:
+    assert parse(prefixed(level, "mailsni: hm")) == (level, "mailsni: hm")
+
+
+@pytest.mark.parametrize("line", ["mailsni: error: no", "<9>text", "<>", ""])
+def test_a_line_without_a_prefix_is_information(line: str) -> None:
+    assert parse(line) == (Level.INFO, line)
 
 
 def test_levels_are_written_for_the_journal_alone(capsys: pytest.CaptureFixture[str]) -> None:
     Journal(prefixed=True).say(Level.ERROR, "one\ntwo")
     Journal().say(Level.WARNING, "three")
     Journal(Level.WARNING).say(Level.INFO, "not said")
-    Journal(Level.WARNING, prefixed=True).pass_on("mailsni: hint: not said either")
+    Journal(Level.WARNING, prefixed=True).pass_on(Level.NOTICE, "mailsni: hint: not said either")
     assert capsys.readouterr().err == "<3>mailsni: error: one two\nmailsni: warning: three\n"
 
 

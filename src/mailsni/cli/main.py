@@ -27,6 +27,7 @@ from mailsni.config import parser
 from mailsni.config import settings as settings_module
 from mailsni.config.settings import Settings
 from mailsni.core import selection
+from mailsni.core.log import Level
 from mailsni.core.names import RefusedNameError, host_name
 from mailsni.deploy import snapshot, transaction
 from mailsni.deploy.snapshot import Observation
@@ -92,7 +93,7 @@ class Common:
         try:
             return self.settings()
         except ConfigurationError as problem:
-            runner.not_begun(parser.remnant(self.configuration()[0]), problem, starter, console.talk)
+            runner.not_begun(parser.remnant(self.configuration()[0]), problem, starter, console.log)
             raise
 
     def configuration(self) -> tuple[Path, bool]:
@@ -122,7 +123,7 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing bu
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001  # typer calls it with the option's value
     if wanted:
-        console.say(f"mailsni {__version__}")
+        console.print_line(f"mailsni {__version__}")
         raise typer.Exit
 
 
@@ -163,7 +164,8 @@ def _command(work: Callable[..., int], *, kind: type[typer.core.TyperCommand] | 
                 raise
             if options.as_json:
                 _print_json(documents.error(problem))
-            code = _say(problem)
+            console.log_error(problem)
+            code = problem.exit_code
         raise typer.Exit(int(code))
 
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
@@ -172,13 +174,6 @@ def _command(work: Callable[..., int], *, kind: type[typer.core.TyperCommand] | 
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(name=work.__name__, help=inspect.getdoc(work), cls=kind)(run)
     return work
-
-
-def _say(problem: MailsniError) -> Exit:
-    console.talk(f"error: {problem.message}")
-    if problem.hint:
-        console.talk(f"hint: {problem.hint}")
-    return problem.exit_code
 
 
 def _blamed_on_the_host(work: Callable[..., int], options: Common, **given: Any) -> int:  # noqa: ANN401
@@ -202,7 +197,7 @@ def _common_options(
 
 
 def _print_json(document: dict[str, Any]) -> None:
-    console.say(json.dumps(document, indent=2, ensure_ascii=True))
+    console.print_line(json.dumps(document, indent=2, ensure_ascii=True))
 
 
 @_command
@@ -256,11 +251,11 @@ def apply(
         if settled is debounce.Settled.ELSEWHERE:
             return Exit.DONE
         if settled is debounce.Settled.IN_BACKGROUND:
-            console.talk_to_the_system_log()
+            console.log_to_syslog()
         settings = common.settings_of_a_run(starter)
     options = Options(force=force, reload=not no_reload, verify=not no_verify, allow_empty=allow_empty)
     with console.progress(quiet=common.quiet) as progress:
-        done = runner.make(settings, options, starter, console.talk, wait=wait, progress=progress)
+        done = runner.make(settings, options, starter, console.log, wait=wait, progress=progress)
     return _show_applied(common, done)
 
 
@@ -273,14 +268,14 @@ def _show_applied(common: Common, done: Applied) -> Exit:
         elif not common.quiet:
             text.applied(done, verbose=common.verbose)
         elif os.environ.get("MAILSNI_STARTED_BY") == "watch" and (done.signalled is not None or common.verbose):
-            console.talk(text.applied_in_a_line(done))
+            console.log(Level.INFO, text.applied_in_a_line(done))
         sys.stdout.flush()
     except OSError as error:  # the exit code tells what was done, whether or not there is room to say it
         console.silence_output()
         if not isinstance(error, BrokenPipeError):
-            console.talk(f"warning: standard output: {error.strerror}")
+            console.log(Level.WARNING, f"standard output: {error.strerror}")
     for note in done.notes:
-        console.talk(f"warning: {note}")
+        console.log(Level.WARNING, f"{note}")
     text.problems(problems)
     return code
 
@@ -381,7 +376,7 @@ def check(
     if common.as_json:
         _print_json(documents.check(found))
     else:
-        console.say(nagios.output(found, verbose=common.verbose))
+        console.print_line(nagios.output(found, verbose=common.verbose))
     return found.level
 
 
@@ -472,7 +467,7 @@ def verify(
     except (PermissionMissingError, HostError) as problem:
         if not (asked.names and asked.endpoints):
             raise
-        console.talk(f"warning: what is meant to be served is not known: {problem.message}")
+        console.log(Level.WARNING, f"what is meant to be served is not known: {problem.message}")
     with console.progress(quiet=common.quiet) as progress:
         found = audit.inspect(seen, asked, timeout=timeout, concurrency=concurrency, progress=progress)
     if common.as_json:
@@ -521,8 +516,11 @@ def metrics(
     elif textfile is None:
         sys.stdout.write(prometheus.exposition(look).decode())
     for note in look.inspection.notes if look.inspection is not None else ():
-        console.talk(f"warning: {note}")
-    return Exit.DONE if look.problem is None else _say(look.problem)
+        console.log(Level.WARNING, f"{note}")
+    if look.problem is not None:
+        console.log_error(look.problem)
+        return look.problem.exit_code
+    return Exit.DONE
 
 
 @_command
@@ -592,7 +590,7 @@ def setup(
                 hint="--yes does it without asking, --dry-run only shows it",
             )
         if not typer.confirm("\nDo all this?", default=False, err=True):
-            console.talk("nothing was changed")
+            console.log(Level.INFO, "nothing was changed")
             return Exit.FAILED
     on_step = None if common.as_json or common.quiet else shown.step
     shown.done(execute.run(wiring, remove=remove, wait=wait, on_step=on_step))
@@ -663,7 +661,7 @@ def watch(common: Common) -> Exit:
     max_wait (30: then changes that go on and on are applied), scan (60).
     """
     from mailsni.watch import loop as watching
-    from mailsni.watch.log import Journal, Level
+    from mailsni.watch.log import Journal
     from mailsni.watch.sd_notify import Notifier
 
     path, named = common.configuration()
@@ -707,5 +705,5 @@ def main() -> None:
         sys.exit(int(Exit.FAILED))
     except OSError as error:
         console.silence_output()
-        console.talk(f"error: standard output: {error.strerror}")
+        console.log(Level.ERROR, f"standard output: {error.strerror}")
         sys.exit(int(Exit.FAILED))

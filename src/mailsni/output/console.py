@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import os
 import sys
+import syslog
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mailsni.core import model
+from mailsni.core.log import LEVELS_WANTED, Level, labelled, prefixed
+from mailsni.errors import MailsniError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,15 +28,26 @@ def _console() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
-def say(line: str = "") -> None:
-    """A line of the result."""
+def print_line(line: str = "") -> None:
+    """Write a line of the result."""
     sys.stdout.write(line + "\n")
 
 
-def talk(line: str) -> None:
-    """A line about the work, not of its result."""
+def log(level: Level, text: str) -> None:
+    """Write a line about the work, not of its result, to standard error: ``mailsni: warning: …``."""
     sys.stdout.flush()
-    sys.stderr.write(f"mailsni: {line}\n")
+    if isinstance(sys.stderr, _SystemLog):
+        sys.stderr.log(level, labelled(level, text))
+        return
+    line = f"mailsni: {labelled(level, text)}"
+    sys.stderr.write((prefixed(level, line) if os.environ.get(LEVELS_WANTED) else line) + "\n")
+
+
+def log_error(problem: MailsniError) -> None:
+    """Log an error and its hint."""
+    log(Level.ERROR, problem.message)
+    if problem.hint:
+        log(Level.NOTICE, problem.hint)
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequence[str] = ()) -> None:
@@ -47,7 +61,7 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], colours: Seque
     if not sys.stdout.isatty():
         widths = [max(len(row[at]) for row in (headings, *rows)) for at in range(len(headings))]
         for row in (headings, *rows):
-            say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            print_line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         return
     from rich.table import Table
     from rich.text import Text
@@ -60,9 +74,10 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]], colours: Seque
     _console().print(drawn, soft_wrap=False)
 
 
-def _coloured(line: str, colour: str) -> None:
+def print_coloured(line: str, colour: str) -> None:
+    """Write a line of the result, in a colour of Rich's on a terminal."""
     if not sys.stdout.isatty():
-        say(line)
+        print_line(line)
         return
     from rich.text import Text
 
@@ -97,21 +112,24 @@ def progress(*, quiet: bool) -> Iterator[model.Progress | None]:
             bar.stop()
 
 
-def talk_to_the_system_log() -> None:
-    """From now on lines about the work go to syslog: there is no terminal, and nobody reads standard error."""
-    import syslog
+class _SystemLog(io.TextIOBase):
+    """Standard error that goes to syslog(3), which drops it where no logger runs."""
 
-    class SystemLog(io.TextIOBase):
-        """Lines for syslog(3), which drops them where no logger runs."""
+    def __init__(self) -> None:
+        syslog.openlog("mailsni", syslog.LOG_PID, syslog.LOG_MAIL)
 
-        def write(self, line: str) -> int:
-            for one in line.splitlines():
-                said = one.removeprefix("mailsni: ")
-                syslog.syslog(syslog.LOG_ERR if said.startswith("error: ") else syslog.LOG_WARNING, said)
-            return len(line)
+    def log(self, level: Level, text: str) -> None:
+        for line in text.splitlines():
+            syslog.syslog(level, line)
 
-    syslog.openlog("mailsni", syslog.LOG_PID, syslog.LOG_MAIL)
-    sys.stderr = SystemLog()
+    def write(self, text: str) -> int:
+        self.log(Level.WARNING, text)
+        return len(text)
+
+
+def log_to_syslog() -> None:
+    """Send standard error to syslog from now on: there is no terminal, and nobody reads it."""
+    sys.stderr = _SystemLog()
 
 
 def secure_standard_streams() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from mailsni.core.log import Level
 from mailsni.errors import Exit
 from mailsni.output import console, text
 from mailsni.setup.model import Wiring
@@ -35,21 +36,21 @@ class Report:
         if quiet:
             return
         for number, step in enumerate(self._wiring.steps, 1):
-            console.say(f"{number}. {step.title}")
+            console.print_line(f"{number}. {step.title}")
             if step.shown:
                 text.diff([(step.title, "\n".join(f"   {line}" for line in step.shown.splitlines()))])
-            console.say()
+            console.print_line()
         for note in self._wiring.notes:
-            console.say(f"note: {note}")
+            console.print_line(f"note: {note}")
 
     def step(self, step: Step) -> None:
         """Say that a step is done."""
-        console.talk(f"done: {step.title}")
+        console.log(Level.INFO, f"done: {step.title}")
 
     def say_warnings(self) -> None:
         """Say those that have not been said yet: what is known before is said before anybody is asked."""
         for warning in self.warnings[self._said :]:
-            console.talk(f"warning: {warning}")
+            console.log(Level.WARNING, f"{warning}")
         self._said = len(self.warnings)
 
     def done(self, warnings: Iterable[str]) -> None:
@@ -64,15 +65,17 @@ class Report:
         steps = f"{count} {'step' if count == 1 else 'steps'}"
         match result:
             case "in_place" if self._remove:
-                console.say("nothing of mailsni is wired in here")
+                console.print_line("nothing of mailsni is wired in here")
             case "in_place":
-                console.say("everything is in place: nothing to do")
+                console.print_line("everything is in place: nothing to do")
             case "planned":
-                console.say(f"{steps} to do; nothing was changed")
+                console.print_line(f"{steps} to do; nothing was changed")
             case "done" if self._remove:
-                console.say(f"{steps} done: mailsni is taken out, both servers run without it")
+                console.print_line(f"{steps} done: mailsni is taken out, both servers run without it")
             case "done":
-                console.say(f"{steps} done: from now on it runs by itself; `mailsni setup --remove` takes it back")
+                console.print_line(
+                    f"{steps} done: from now on it runs by itself; `mailsni setup --remove` takes it back"
+                )
 
     def document(self, result: Result, code: Exit) -> dict[str, Any]:
         """The JSON document."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from mailsni.core.deployment import DeployedCertificate
+from mailsni.core.log import Level
 from mailsni.core.model import Certificate, Skipped
 from mailsni.core.names import listed
 from mailsni.core.plan import SYMBOLS, Change, Kind, Plan
@@ -16,7 +17,7 @@ from mailsni.deploy.snapshot import Observation
 from mailsni.deploy.transaction import Applied
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.host import files
-from mailsni.output.console import _coloured, say, table, talk
+from mailsni.output.console import log, print_coloured, print_line, table
 from mailsni.output.documents import name_states
 from mailsni.runs.history import History, Run
 
@@ -40,14 +41,14 @@ def status(observation: Observation, history: History, *, skipped: bool) -> None
     if rows:
         table(("NAME", "KEY", "EXPIRES", "STATE", "SOURCE"), rows, colours)
     else:
-        say("no name is served and none can be")
+        print_line("no name is served and none can be")
     if skipped:
         _skipped_table(observation.selection.skipped)
     else:
         _skipped_summary(observation.selection.skipped)
     if history.last is not None:
-        say()
-        say(_last_run(history.last, history.last_good))
+        print_line()
+        print_line(_last_run(history.last, history.last_good))
 
 
 def _last_run(last: Run, last_good: Run | None) -> str:
@@ -59,9 +60,9 @@ def _last_run(last: Run, last_good: Run | None) -> str:
 
 
 def _skipped_table(found: Sequence[Skipped]) -> None:
-    say()
+    print_line()
     if not found:
-        say("nothing is skipped")
+        print_line("nothing is skipped")
         return
     rows = [
         (one.reason, "" if one.information else "!", one.source, listed(one.names, _NAMES_SHOWN), one.detail)
@@ -73,8 +74,8 @@ def _skipped_table(found: Sequence[Skipped]) -> None:
 def _skipped_summary(found: Sequence[Skipped]) -> None:
     problems = sum(not one.information for one in found)
     if found:
-        say()
-        say(f"{counted(problems, 'problem')}, {len(found) - problems} for information: mailsni status --skipped")
+        print_line()
+        print_line(f"{counted(problems, 'problem')}, {len(found) - problems} for information: mailsni status --skipped")
 
 
 def plan(observation: Observation) -> None:
@@ -82,10 +83,10 @@ def plan(observation: Observation) -> None:
     for change in observation.plan.changes:
         _change(change)
     for artifact in observation.plan.artifacts:
-        say(f"  {artifact.server}: {artifact.path}: {artifact.why}")
+        print_line(f"  {artifact.server}: {artifact.path}: {artifact.why}")
     if observation.plan.pins:
-        say(f"  {counted(len(observation.plan.pins), 'key and chain file')} to write in {observation.pins.path}")
-    say(_sum(observation.plan))
+        print_line(f"  {counted(len(observation.plan.pins), 'key and chain file')} to write in {observation.pins.path}")
+    print_line(_sum(observation.plan))
 
 
 def _sum(found: Plan) -> str:
@@ -103,7 +104,7 @@ def _change(change: Change) -> None:
     else:
         detail = f"{old} -> {new}" if old and new and old != new else new or old
     key = ", with a new key" if change.new_public_key else ""
-    _coloured(f"{SYMBOLS[change.kind]} {change.name}  {detail}  ({change.why}{key})", _COLOURS[change.kind])
+    print_coloured(f"{SYMBOLS[change.kind]} {change.name}  {detail}  ({change.why}{key})", _COLOURS[change.kind])
 
 
 def _certificates(found: Sequence[Anyone]) -> str:
@@ -132,7 +133,7 @@ def diff(found: Sequence[tuple[str, str]]) -> None:
     colours = {"+": "green", "-": "red", "@": "cyan"}
     for _, difference in found:
         for line in difference.splitlines():
-            _coloured(line, colours.get(line[:1], ""))
+            print_coloured(line, colours.get(line[:1], ""))
 
 
 def applied(done: Applied, *, verbose: bool) -> None:
@@ -141,13 +142,13 @@ def applied(done: Applied, *, verbose: bool) -> None:
     if done.signalled is None:
         names = len(observation.selection.winners)
         certificates = len(observation.selection.certificates)
-        say(f"nothing to do: {counted(names, 'name')}, {counted(certificates, 'certificate')}")
+        print_line(f"nothing to do: {counted(names, 'name')}, {counted(certificates, 'certificate')}")
         return
     for change in observation.plan.changes:
         _change(change)
     for server, outcome in done.signalled.items():
         paths = ", ".join(str(path) for path in done.published if _belongs(path, server, observation))
-        say(f"{server}: {paths or 'nothing'} published, {outcome}")
+        print_line(f"{server}: {paths or 'nothing'} published, {outcome}")
     for survey in done.surveys:
         _survey(survey, verbose=verbose)
 
@@ -172,34 +173,34 @@ def _belongs(path: object, server: str, observation: Observation) -> bool:
 
 def _survey(survey: Survey, *, verbose: bool) -> None:
     if survey.silent:
-        say(f"{survey.server}: nobody listens, so nothing was asked; it will serve this when it starts")
+        print_line(f"{survey.server}: nobody listens, so nothing was asked; it will serve this when it starts")
         return
     endpoints = sorted({str(answer.served.endpoint) for answer in survey.answers})
     right = survey.of(Verdict.RIGHT)
     sampled = "" if survey.names == survey.names_asked else f" (a sample: {survey.names} names changed)"
-    say(
+    print_line(
         f"{survey.server}: {len(right)} of {counted(len(survey.answers), 'answer')} as intended, "
         f"for {counted(survey.names_asked, 'name')}{sampled} at {', '.join(endpoints)}"
     )
     for answer in survey.answers if verbose else survey.of(Verdict.WRONG, Verdict.CUT_OFF, Verdict.SILENT):
         served = answer.served.fingerprint or answer.served.detail
-        say(f"  {answer.verdict}: {answer.expectation.name} at {answer.served.endpoint}: {served}")
+        print_line(f"  {answer.verdict}: {answer.expectation.name} at {answer.served.endpoint}: {served}")
 
 
 def problems(found: Sequence[Skipped]) -> None:
     """What a person should look at, on standard error."""
     for one in found:
         names = f" ({listed(one.names, _NAMES_SHOWN)})" if one.names else ""
-        talk(f"warning: {one.source}: {one.reason}: {one.detail}{names}")
+        log(Level.WARNING, f"{one.source}: {one.reason}: {one.detail}{names}")
 
 
 def explanation(name: str, candidates: Sequence[Candidate]) -> None:
     """Which certificate a name gets, and why the others lost."""
     if not candidates:
-        say(f"{name}: no certificate has this name: it is answered with the default certificate")
+        print_line(f"{name}: no certificate has this name: it is answered with the default certificate")
         return
     if not any(one.wins for one in candidates):
-        say(f"{name}: none of its certificates serves it: it is answered with the default certificate")
+        print_line(f"{name}: none of its certificates serves it: it is answered with the default certificate")
     rows = [
         (
             "served" if one.wins else "lost",
@@ -219,15 +220,15 @@ def doctor(found: Sequence[Finding], *, errors_only: bool) -> None:
     for one in found:
         if errors_only and one.severity is not Severity.ERROR:
             continue
-        _coloured(f"{one.severity}: {one.what}", colours[one.severity])
+        print_coloured(f"{one.severity}: {one.what}", colours[one.severity])
         for label, line in (("where", one.where), ("why", one.why), ("fix", one.fix)):
-            say(f"  {f'{label}:':<7}{line}")
-        say()
+            print_line(f"  {f'{label}:':<7}{line}")
+        print_line()
     if errors_only:
         return
     counts = [(sum(one.severity is severity for one in found), severity) for severity in Severity]
     said = [counted(count, severity) for count, severity in counts if count]
-    say(", ".join(said) if said else "nothing found")
+    print_line(", ".join(said) if said else "nothing found")
 
 
 def _until(one: Anyone, now: datetime) -> str:

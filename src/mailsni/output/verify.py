@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from mailsni.core.log import Level
 from mailsni.errors import Exit
 from mailsni.output import console, documents, text
 from mailsni.probes.endpoint import Endpoint
@@ -77,30 +78,31 @@ def show(inspection: Inspection, *, verbose: bool, quiet: bool = False) -> None:
     if not quiet:
         _table(inspection, everything=verbose)
         for line in _defaults(inspection):
-            console.say(line)
+            console.print_line(line)
         if told:
-            console.say()
+            console.print_line()
     for one in told:
         kind = f", {one.algorithm.upper()} only" if one.algorithm else ""
         word = "wrong" if one.wrong else "warning"
-        console.say(f"{word}: {_called(one)} at {one.endpoint}{kind}: {', '.join(one.concerns)}: {one.detail}")
+        console.print_line(f"{word}: {_called(one)} at {one.endpoint}{kind}: {', '.join(one.concerns)}: {one.detail}")
     if quiet:
         return
-    console.say()
+    console.print_line()
     for line in _sums(inspection):
-        console.say(line)
+        console.print_line(line)
 
 
 def warn(inspection: Inspection) -> None:
     """What could not be asked, and what is only a warning, on standard error."""
     for note in inspection.notes:
-        console.talk(f"warning: {note}")
+        console.log(Level.WARNING, f"{note}")
     untrusted = [one for one in inspection.shown if Concern.UNTRUSTED in one.concerns]
     if untrusted:
         first = untrusted[0]
-        console.talk(
-            f"warning: {text.counted(len(untrusted), 'answer')} with a certificate that this system does not trust, "
-            f"the first: {_called(first)} at {first.endpoint}: {first.detail}"
+        console.log(
+            Level.WARNING,
+            f"{text.counted(len(untrusted), 'answer')} with a certificate that this system does not trust, "
+            f"the first: {_called(first)} at {first.endpoint}: {first.detail}",
         )
 
 
@@ -119,7 +121,7 @@ def _table(inspection: Inspection, *, everything: bool) -> None:
     table = [[name, *(_cell(cells.get(port, ())) for port in ports)] for name, cells in shown.items()]
     console.table(["NAME", *ports], table, ["red" if name in wrong else "" for name in shown])
     if len(shown) < len(rows):
-        console.say(f"({text.counted(len(rows) - len(shown), 'name')} more, all as intended: -v shows them)")
+        console.print_line(f"({text.counted(len(rows) - len(shown), 'name')} more, all as intended: -v shows them)")
 
 
 def _port(endpoint: Endpoint) -> str:

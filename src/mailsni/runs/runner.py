@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mailsni.config.settings import Settings
+from mailsni.core.log import Level, Log
 from mailsni.core.model import Progress
 from mailsni.core.plan import Kind
 from mailsni.deploy import transaction
@@ -28,9 +29,6 @@ from mailsni.runs.history import Run
 
 STARTED_BY = "MAILSNI_STARTED_BY"
 _WORD = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
-
-Talk = Callable[[str], None]
-"""Says a line to whoever is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ def make(
     settings: Settings,
     options: Options,
     starter: Starter,
-    talk: Talk,
+    log: Log,
     *,
     wait: float = 0.0,
     progress: Progress | None = None,
@@ -71,7 +69,7 @@ def make(
         settings: what to do it with.
         options: what the command line asks for.
         starter: who started it.
-        talk: told when an alert cannot be delivered.
+        log: told when an alert cannot be delivered.
         wait: seconds to wait for another run to end.
         progress: told about what takes long.
 
@@ -84,11 +82,11 @@ def make(
     except (LockedError, BrokenPipeError):
         raise
     except MailsniError as problem:
-        failed(settings, problem, begun, starter, talk)
+        failed(settings, problem, begun, starter, log)
         raise
     except OSError as error:
         blamed = HostError.of(error)
-        failed(settings, blamed, begun, starter, talk)
+        failed(settings, blamed, begun, starter, log)
         raise blamed from error
     except (SystemExit, KeyboardInterrupt) as ending:
         code = ending.code if isinstance(ending, SystemExit) else 128 + signal.SIGINT
@@ -98,7 +96,7 @@ def make(
     except Exception as error:
         # Its name only: what a library says may hold anything.
         own = MailsniError(f"mailsni: an error of its own: {type(error).__name__}")
-        failed(settings, own, begun, starter, talk)
+        failed(settings, own, begun, starter, log)
         raise
     code = exit_code(done)
     skipped = Counter(str(one.reason) for one in done.observation.selection.skipped)
@@ -112,14 +110,14 @@ def make(
         _failure(done),
         lambda: documents.apply(done, code),
         starter,
-        talk,
+        log,
         removed={change.name: change.why for change in changes if change.kind is Kind.REMOVE},
         served={winner.name for winner in done.observation.selection.winners},
     )
     return done
 
 
-def failed(settings: Settings, problem: MailsniError, begun: datetime, starter: Starter, talk: Talk) -> None:
+def failed(settings: Settings, problem: MailsniError, begun: datetime, starter: Starter, log: Log) -> None:
     """Remember and tell that a run failed.
 
     Args:
@@ -127,23 +125,23 @@ def failed(settings: Settings, problem: MailsniError, begun: datetime, starter: 
         problem: why.
         begun: when it began, with a time zone.
         starter: who started it.
-        talk: told when an alert cannot be delivered.
+        log: told when an alert cannot be delivered.
     """
     run = _ended(begun, int(problem.exit_code), problem.message, starter, error=problem.message)
-    _finish(settings, run, problem.message, lambda: documents.error(problem), starter, talk)
+    _finish(settings, run, problem.message, lambda: documents.error(problem), starter, log)
 
 
-def not_begun(remnant: Settings | None, problem: ConfigurationError, starter: Starter, talk: Talk) -> None:
+def not_begun(remnant: Settings | None, problem: ConfigurationError, starter: Starter, log: Log) -> None:
     """Remember and tell that a run could not begin, because the configuration is wrong.
 
     Args:
         remnant: what it still says (:func:`mailsni.config.parser.remnant`); without it nobody knows whom to tell.
         problem: what is wrong.
         starter: who started it.
-        talk: told when an alert cannot be delivered.
+        log: told when an alert cannot be delivered.
     """
     if remnant is not None:
-        failed(remnant, problem, datetime.now(UTC), starter, talk)
+        failed(remnant, problem, datetime.now(UTC), starter, log)
 
 
 def summary(done: Applied) -> str:
@@ -186,7 +184,7 @@ def _finish(
     failure: str,
     document: Callable[[], Mapping[str, Any]],
     starter: Starter,
-    talk: Talk,
+    log: Log,
     removed: Mapping[str, str] | None = None,
     served: Collection[str] = (),
 ) -> None:
@@ -204,6 +202,6 @@ def _finish(
     try:
         alerts.deliver(command, alert, document(), host)
     except HostError as error:
-        talk(f"warning: [alerts] on_failure: {error.message}")
+        log(Level.WARNING, f"[alerts] on_failure: {error.message}")
         return
     runs.save(state, alerts.delivered(runs.load(state), alert))

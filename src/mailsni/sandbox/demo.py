@@ -107,16 +107,16 @@ def _show(sandbox: _Sandbox) -> bool:
     _mailsni(sandbox, "apply", "--quiet")
     _mailsni(sandbox, "plan")
     _mailsni(sandbox, "explain", "mail.gamma.test")
-    console.say()
-    console.say("All names are as they should be." if right else "NOT everything is as it should be: see above.")
-    console.say("The sandbox is gone; the host's mail configuration was not touched.")
+    console.print_line()
+    console.print_line("All names are as they should be." if right else "NOT everything is as it should be: see above.")
+    console.print_line("The sandbox is gone; the host's mail configuration was not touched.")
     return right
 
 
 def _heading(line: str) -> None:
-    console.say()
-    console.say(f"== {line}")
-    console.say()
+    console.print_line()
+    console.print_line(f"== {line}")
+    console.print_line()
 
 
 def _start_servers(sandbox: _Sandbox, stack: ExitStack) -> None:
@@ -131,19 +131,19 @@ def _start_servers(sandbox: _Sandbox, stack: ExitStack) -> None:
         )
         _introduce("Postfix", sandbox.postfix)
     else:
-        console.say(f"Postfix: none is started ({reason}): the map is proven by reading it back")
+        console.print_line(f"Postfix: none is started ({reason}): the map is proven by reading it back")
         # postmap and postconf, where they are installed, want a configuration to read.
         (sandbox.map.parent / "main.cf").write_text("compatibility_level = 3.6\n")
     if (reason := PrivateDovecot.unavailable()) is None:
         sandbox.dovecot = stack.enter_context(PrivateDovecot(sandbox.directory / "dovecot", sandbox.default))
         _introduce("Dovecot", sandbox.dovecot)
     else:
-        console.say(f"Dovecot: none is started ({reason}): its include is written, and not loaded by a server")
+        console.print_line(f"Dovecot: none is started ({reason}): its include is written, and not loaded by a server")
 
 
 def _introduce(name: str, server: PrivateServer) -> None:
     ports = ", ".join(f"{service} {port}" for service, port in server.endpoints.items())
-    console.say(f"{name}: a private instance on {LOOPBACK}: {ports}")
+    console.print_line(f"{name}: a private instance on {LOOPBACK}: {ports}")
 
 
 def _map_type() -> MapType:
@@ -195,7 +195,7 @@ def _issue(sandbox: _Sandbox) -> None:
     sandbox.store.path("delta.test", "privkey").resolve().write_bytes(wildcard.key_pem)
     sandbox.expected |= dict.fromkeys((_BROKEN_NAME, _UNKNOWN_NAME), sandbox.default.fingerprint)
     sandbox.add("www.epsilon.test", issue(["www.epsilon.test"]))
-    console.say(f"certbot directory: {sandbox.store.live}")
+    console.print_line(f"certbot directory: {sandbox.store.live}")
     for line in (
         "  alpha.test        ECDSA, mail. and imap. and www.",
         "  beta.test-0001    RSA, mail.",
@@ -203,15 +203,15 @@ def _issue(sandbox: _Sandbox) -> None:
         "  delta.test        broken: the key of another certificate",
         "  www.epsilon.test  a web site's, no mail name in it",
     ):
-        console.say(line)
+        console.print_line(line)
 
 
 def _mailsni(sandbox: _Sandbox, *arguments: str) -> None:
-    console.say(f"$ mailsni {' '.join(arguments)}")
+    console.print_line(f"$ mailsni {' '.join(arguments)}")
     sys.stdout.flush()
     done = subprocess.run([sys.executable, "-m", "mailsni", "--config", str(sandbox.config), *arguments], check=False)
-    console.say(f"(exit code {done.returncode})")
-    console.say()
+    console.print_line(f"(exit code {done.returncode})")
+    console.print_line()
 
 
 def _what_is_served(sandbox: _Sandbox) -> bool:
@@ -232,8 +232,8 @@ def _endpoints(sandbox: _Sandbox) -> Iterator[Endpoint]:
 
 
 def _ask_servers(sandbox: _Sandbox) -> bool:
-    console.say("Asked on the wire, name by name, as a mail client does:")
-    console.say()
+    console.print_line("Asked on the wire, name by name, as a mail client does:")
+    console.print_line()
     endpoints = list(_endpoints(sandbox))
     expected = {**dict(sorted(sandbox.expected.items())), "": sandbox.default.fingerprint}
     questions = [Question(endpoint, name or None) for name in expected for endpoint in endpoints]
@@ -250,8 +250,8 @@ def _ask_servers(sandbox: _Sandbox) -> bool:
 
 
 def _read_map_back(sandbox: _Sandbox) -> bool:
-    console.say("Read back from the compiled map of Postfix, entry by entry:")
-    console.say()
+    console.print_line("Read back from the compiled map of Postfix, entry by entry:")
+    console.print_line()
     found = served_by_map(_map_type(), sandbox.map, list(sandbox.expected), sandbox.map.parent)
     rows, right = [], True
     for name, fingerprint in sorted(sandbox.expected.items()):

@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import enum
 import os
-import re
 import sys
 from contextlib import suppress
 
+from mailsni.core.log import Level, labelled, prefixed
 from mailsni.host.commands import printable
-
-
-class Level(enum.IntEnum):
-    """Of syslog(3)."""
-
-    ERROR = 3
-    WARNING = 4
-    NOTICE = 5
-    INFO = 6
-    DEBUG = 7
-
-
-_PROGRAM = "mailsni: "
-_WORDS = {"error": Level.ERROR, "warning": Level.WARNING, "hint": Level.NOTICE}
-_WORD = re.compile(rf"(?:{_PROGRAM})?({'|'.join(_WORDS)}): ")
 
 
 class Journal:
@@ -49,25 +33,15 @@ class Journal:
 
     def say(self, level: Level, line: str) -> None:
         """Write a line. That nobody can read it stops nothing."""
-        if level > self._least:
-            return
-        word = next((f"{word}: " for word, one in _WORDS.items() if one is level), "")
-        self._write(level, f"{_PROGRAM}{word}{printable(line)}")
+        self.pass_on(level, f"mailsni: {labelled(level, line)}")
 
-    def pass_on(self, line: str) -> None:
-        """Write a line of a run that this program has started, at the level that the line's first word says."""
-        level = level_of(line)
+    def pass_on(self, level: Level, line: str) -> None:
+        """Write a line of a run that this program has started."""
         if level <= self._least:
             self._write(level, printable(line))
 
     def _write(self, level: Level, line: str) -> None:
         shown = line.replace("\n", " ")
         with suppress(OSError, ValueError):
-            sys.stderr.write(f"<{level:d}>{shown}\n" if self._prefixed else f"{shown}\n")
+            sys.stderr.write((prefixed(level, shown) if self._prefixed else shown) + "\n")
             sys.stderr.flush()
-
-
-def level_of(line: str) -> Level:
-    """The level of a line of this program's."""
-    found = _WORD.match(line)
-    return _WORDS[found[1]] if found else Level.INFO

@@ -25,11 +25,13 @@ from types import FrameType
 
 from mailsni.config import parser, settings
 from mailsni.config.settings import Settings
+from mailsni.core import log
+from mailsni.core.log import Level
 from mailsni.errors import Exit, HostError, MailsniError
 from mailsni.sources import certbot
 from mailsni.watch.child import Child, start
 from mailsni.watch.events import StoreEvents
-from mailsni.watch.log import Journal, Level, level_of
+from mailsni.watch.log import Journal
 from mailsni.watch.schedule import Schedule, Timing
 from mailsni.watch.sd_notify import Notifier
 
@@ -267,7 +269,7 @@ class Watch:
         self._talk, self._silent = b"", False
         self._began = now
         self._nudged = None
-        also = {"MAILSNI_STARTED_BY": "watch", settings.FROM_STDIN: "1"}
+        also = {"MAILSNI_STARTED_BY": "watch", settings.FROM_STDIN: "1", log.LEVELS_WANTED: "1"}
         try:
             self._child = start(self._command, stdin=self._content, also=also)
         except HostError as error:
@@ -289,15 +291,15 @@ class Watch:
                 self._talk = b""
 
     def _pass_on(self, line: bytes) -> None:
-        shown = line.decode("utf-8", "replace").rstrip()
+        level, shown = log.parse(line.decode("utf-8", "replace").rstrip())
         if not shown:
             return
-        if level_of(shown) is Level.WARNING:
+        if level is Level.WARNING:
             # A lineage that is broken is said once, not at every renewal of another.
             self._warnings.add(shown)
             if shown in self._earlier_warnings:
                 return
-        self._journal.pass_on(shown)
+        self._journal.pass_on(level, shown)
 
     def _end_or_nudge(self, child: Child, now: float) -> None:
         code = child.returncode()
