@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.sharing import is_of, share
 from tests.support.host_guard import UnprotectedHostError, protect_host
+from tests.support.release_split import is_of, share
 
 _FIGURE = "figure"
 

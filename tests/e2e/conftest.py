@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end tests: see support.py for what they hand out."""
+"""Fixtures of the end-to-end tests: see tests/support/mail_host.py for what they hand out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.clients import LASTING_LOGINS
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version, workspace
-from tests.e2e.support import DEFAULT_NAME, Certbot, Laboratory, acme_server, require
+from tests.support.mail_host import DEFAULT_NAME, Certbot, Laboratory, acme_server, require
 
 
 @pytest.fixture(scope="session")

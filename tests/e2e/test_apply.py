@@ -21,7 +21,7 @@ from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from mailsni.targets.postfix.map_read import served_by_map
-from tests.e2e.support import ABORTED, DEFAULT_NAME, Laboratory
+from tests.support.mail_host import ABORTED, DEFAULT_NAME, Laboratory
 
 MAP_TYPES = ("hash", "btree", "lmdb", "cdb", "texthash")
 

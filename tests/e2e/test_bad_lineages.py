@@ -36,7 +36,7 @@ from mailsni.host.commands import environment, require_tool, run
 from mailsni.sandbox.authority import Authority, Issued, subject_alternative_names
 from mailsni.sandbox.lineages import KINDS, CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, workspace
-from tests.e2e.support import Laboratory, require, run_mailsni
+from tests.support.mail_host import Laboratory, require, run_mailsni
 
 LIMIT = 20.0
 """Seconds that any run of the program may take, whatever lies in the store."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mailsni.sandbox.lineages import CertbotDirectory
-from tests.e2e.support import Certbot, Laboratory
+from tests.support.mail_host import Certbot, Laboratory
 
 HOOKS = Path(__file__).parents[2] / "hooks"
 

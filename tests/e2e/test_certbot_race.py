@@ -24,7 +24,7 @@ from mailsni.host.commands import environment, find_tool
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sources import certbot
-from tests.e2e.support import Laboratory, require
+from tests.support.mail_host import Laboratory, require
 
 GENERATIONS = 40
 RENEWALS = 3000

@@ -25,7 +25,7 @@ from mailsni.runs import history
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
-from tests.e2e.support import Laboratory, require
+from tests.support.mail_host import Laboratory, require
 
 pytestmark = pytest.mark.shared
 

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.clients import SERVERS, Crowd, Visit
 
 from mailsni.sandbox.servers import PrivateDovecot
-from tests.e2e.support import Laboratory
+from tests.support.mail_host import Laboratory
 
 NAMES = tuple(f"mail.d{number}.test" for number in range(6))
 RENEWED_AT_ONCE = 2

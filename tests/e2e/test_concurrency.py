@@ -19,7 +19,7 @@ import pytest
 from mailsni.host.commands import environment, require_tool, run
 from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import PrivateDovecot
-from tests.e2e.support import Laboratory
+from tests.support.mail_host import Laboratory
 
 pytestmark = pytest.mark.shared
 

@@ -29,7 +29,7 @@ from mailsni.host.commands import environment, find_tool
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, workspace
-from tests.e2e.support import DEFAULT_NAME, Laboratory, require
+from tests.support.mail_host import DEFAULT_NAME, Laboratory, require
 
 PROGRAMS = Path(sys.executable).parent
 NAME, OTHER = "mail.one.test", "mail.two.test"

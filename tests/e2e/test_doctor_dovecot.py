@@ -27,8 +27,8 @@ from mailsni.host.commands import environment, find_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, dovecot_version
 from mailsni.targets.dovecot.parser import DEPTH_LIMIT
-from tests.e2e.doctor_facts import facts_of
-from tests.e2e.support import ABORTED, Laboratory, require, served
+from tests.support.doctor_facts import facts_of
+from tests.support.mail_host import ABORTED, Laboratory, require, served
 
 NAME, OTHER, UNKNOWN = "mail.one.test", "mail.two.test", "nobody.test"
 WILDCARD = "*.one.test"

@@ -32,9 +32,9 @@ from mailsni.runs.history import Run
 from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import free_ports
-from tests.e2e.support import Certbot, Laboratory, require
 from tests.e2e.test_certbot import leaf
 from tests.e2e.test_concurrency import reloads
+from tests.support.mail_host import Certbot, Laboratory, require
 
 pytestmark = pytest.mark.shared
 

@@ -16,7 +16,7 @@ from mailsni.core.model import Reason
 from mailsni.host.commands import find_tool, require_tool, run
 from mailsni.sandbox.authority import Issued
 from mailsni.verify.model import Concern
-from tests.e2e.support import Laboratory, require
+from tests.support.mail_host import Laboratory, require
 
 NAME = "mail.a.test"
 MONITORING = Path(__file__).resolve().parents[2] / "monitoring"

@@ -17,7 +17,7 @@ import pytest
 
 from mailsni.host.commands import environment
 from mailsni.sandbox.authority import Issued
-from tests.e2e.support import Laboratory, run_mailsni
+from tests.support.mail_host import Laboratory, run_mailsni
 
 pytestmark = pytest.mark.shared
 

@@ -12,7 +12,7 @@ from mailsni.errors import HostError
 from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
-from tests.e2e.support import ABORTED, Certbot, Laboratory, require, served
+from tests.support.mail_host import ABORTED, Certbot, Laboratory, require, served
 
 pytestmark = pytest.mark.shared
 

@@ -20,7 +20,7 @@ from mailsni.config.settings import DovecotSettings
 from mailsni.host.commands import environment, find_tool, require_tool
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from mailsni.targets.reload import Signalled, signal_dovecot
-from tests.e2e.support import ABORTED, Laboratory, require
+from tests.support.mail_host import ABORTED, Laboratory, require
 
 pytestmark = pytest.mark.shared
 

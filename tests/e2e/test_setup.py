@@ -27,7 +27,7 @@ import pytest
 from mailsni.host.commands import environment, find_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
-from tests.e2e.support import ABORTED, Certbot, acme_server, require, served
+from tests.support.mail_host import ABORTED, Certbot, acme_server, require, served
 
 pytestmark = [pytest.mark.shared, pytest.mark.real_host]
 

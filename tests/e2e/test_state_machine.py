@@ -48,7 +48,7 @@ from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version, workspace
 from mailsni.sources import certbot
-from tests.e2e.support import DEFAULT_NAME, Laboratory, require
+from tests.support.mail_host import DEFAULT_NAME, Laboratory, require
 
 pytestmark = pytest.mark.shared("trixie")
 

@@ -21,7 +21,7 @@ from mailsni.host.commands import environment, find_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version, workspace
-from tests.e2e.support import Laboratory, require
+from tests.support.mail_host import Laboratory, require
 
 pytestmark = pytest.mark.shared
 

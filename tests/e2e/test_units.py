@@ -21,7 +21,7 @@ from mailsni.config import parser
 from mailsni.config.settings import Settings
 from mailsni.host.commands import environment, find_tool, parent, require_tool, run
 from mailsni.setup.units import Kind, render_cron, render_units
-from tests.e2e.support import Laboratory, require
+from tests.support.mail_host import Laboratory, require
 
 NAME = "mail.one.test"
 PROGRAM = Path(sys.executable).with_name("mailsni")

@@ -14,7 +14,7 @@ import pytest
 
 from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Issued
-from tests.e2e.support import DEFAULT_NAME, Laboratory, run_mailsni
+from tests.support.mail_host import DEFAULT_NAME, Laboratory, run_mailsni
 
 A, B = "mail.a.test", "imap.b.test"
 

@@ -20,7 +20,7 @@ from mailsni.host.commands import environment, require_tool, run
 from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot
-from tests.e2e.support import Laboratory
+from tests.support.mail_host import Laboratory
 
 pytestmark = pytest.mark.shared
 

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of faults: see support.py for what they hand out."""
+"""Fixtures of the tests of faults: see tests/support/fault_host.py for what they hand out."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 import mailsni
 from mailsni.sandbox.authority import Authority
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, workspace
-from tests.e2e.support import DEFAULT_NAME, require
-from tests.fault.support import Cast, strace_unavailable
+from tests.support.fault_host import Cast, strace_unavailable
+from tests.support.mail_host import DEFAULT_NAME, require
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -28,8 +28,7 @@ import pytest
 
 from mailsni.host.files import STAGING_NAME
 from mailsni.sandbox.authority import Authority
-from tests.e2e.support import served
-from tests.fault.support import (
+from tests.support.fault_host import (
     ALL,
     ERRORS,
     MUTATING,
@@ -41,7 +40,8 @@ from tests.fault.support import (
     Runner,
     Scene,
 )
-from tests.sharing import own_part, share
+from tests.support.mail_host import served
+from tests.support.release_split import own_part, share
 
 WORKERS = max(2, min(8, os.cpu_count() or 2))
 THOROUGH = own_part() is None

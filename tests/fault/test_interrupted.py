@@ -16,7 +16,7 @@ import pytest
 from mailsni.host.commands import environment
 from mailsni.host.files import STAGING_NAME
 from mailsni.sandbox.authority import Authority
-from tests.fault.support import Cast, Ended, Fault, Runner, Scene, traced
+from tests.support.fault_host import Cast, Ended, Fault, Runner, Scene, traced
 
 pytestmark = pytest.mark.shared
 

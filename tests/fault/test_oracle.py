@@ -10,7 +10,7 @@ import pytest
 
 from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Authority
-from tests.fault.support import Cast, Ended, Scene
+from tests.support.fault_host import Cast, Ended, Scene
 
 pytestmark = pytest.mark.shared
 

@@ -10,7 +10,7 @@ import pytest
 
 from mailsni.host.files import STAGING_NAME
 from mailsni.sandbox.authority import Authority
-from tests.fault.support import MUTATING, OPENING, Call, Cast, Runner, Scene
+from tests.support.fault_host import MUTATING, OPENING, Call, Cast, Runner, Scene
 
 pytestmark = pytest.mark.shared
 

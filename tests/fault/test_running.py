@@ -15,9 +15,9 @@ import pytest
 
 from mailsni.host.files import STAGING_NAME
 from mailsni.sandbox.authority import Authority
-from tests.e2e.support import served
-from tests.fault.support import ALL, ERRORS, MUTATING, OPENING, Call, Cast, Fault, Runner, Scene
-from tests.sharing import share
+from tests.support.fault_host import ALL, ERRORS, MUTATING, OPENING, Call, Cast, Fault, Runner, Scene
+from tests.support.mail_host import served
+from tests.support.release_split import share
 
 pytestmark = pytest.mark.timeout(4 * 3600 if ALL else 900)
 _SERVICES = ("smtp", "imaps")

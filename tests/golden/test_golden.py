@@ -20,7 +20,7 @@ from mailsni.deploy.snapshot import Observation
 from mailsni.output import text
 from mailsni.runs.history import NOTHING, Run
 from mailsni.setup.units import render_cron, render_openrc, render_units
-from tests.builders import (
+from tests.support.builders import (
     EVERYTHING,
     MAIL,
     NOW,

@@ -10,7 +10,7 @@ from hypothesis import given
 
 from mailsni.config.settings import MAIL_NAMES
 from mailsni.core.names import NamePatterns, RefusedNameError, covers, host_name, is_wildcard, safe_path, shown
-from tests.property.strategies import HOSTILE, effort, names, paths
+from tests.support.strategies import HOSTILE, effort, names, paths
 
 DIGITS = frozenset("0123456789")
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz")

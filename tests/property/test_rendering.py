@@ -28,8 +28,8 @@ from mailsni.sandbox.authority import subject_alternative_names
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sources.certbot import scan
 from mailsni.targets.rendering import DovecotVersion, Paths
-from tests.builders import EVERYTHING, MAIL, NOW, PATHS, PINS, artifacts, authority, certificate, kept, mixture
-from tests.property.strategies import crowded, effort, names, raw_names
+from tests.support.builders import EVERYTHING, MAIL, NOW, PATHS, PINS, artifacts, authority, certificate, kept, mixture
+from tests.support.strategies import crowded, effort, names, raw_names
 
 Served = tuple[str, ...]
 """The files that a name is served from: of its first certificate, then of its second."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mailsni.sandbox.lineages import CertbotDirectory
-from tests.builders import authority
+from tests.support.builders import authority
 from tests.support.host_guard import REPOSITORY
 
 pytestmark = [

@@ -25,7 +25,7 @@ from mailsni.output import documents, text
 from mailsni.targets.postfix import lines, map_source, postconf
 from mailsni.targets.postfix.map_source import Mistake
 from mailsni.targets.postfix.postconf import Configuration, Override, Service
-from tests.builders import NOW, authority
+from tests.support.builders import NOW, authority
 
 MAIN_CF = """\
 # smtpd_tls_chain_files = /not/this

@@ -27,7 +27,7 @@ from mailsni.targets.dovecot.parser import (
 from mailsni.targets.dovecot.precedence import LocalName, Precedence, can_match, pattern_matches
 from mailsni.targets.dovecot.target import Dovecot
 from mailsni.targets.rendering import DovecotVersion
-from tests.builders import NOW, authority
+from tests.support.builders import NOW, authority
 
 
 def put(directory: Path, files: Mapping[str, str | bytes]) -> Path:

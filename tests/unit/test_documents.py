@@ -35,7 +35,7 @@ from mailsni.runs.history import NOTHING, Run
 from mailsni.setup.model import Wiring
 from mailsni.targets.reload import Signalled
 from mailsni.verify.model import Client, Concern, Inspection, Shown
-from tests.builders import (
+from tests.support.builders import (
     EVERYTHING,
     MAIL,
     NOW,

@@ -14,7 +14,7 @@ from mailsni.probes import endpoint as endpoints
 from mailsni.probes.endpoint import Endpoint, resolved
 from mailsni.targets.dovecot.endpoints import dovecot_endpoints, parse_dovecot
 from mailsni.targets.postfix.endpoints import parse_postfix
-from tests.property.strategies import effort
+from tests.support.strategies import effort
 
 # postconf -Mx; Postfix 3.7 and 3.10 print these lines alike
 SERVICES = """\

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mailsni.check.runner import Checked, Expiry, Finding, Level, unknown
 from mailsni.cli import monitoring_plugin
 from mailsni.output import documents, nagios
-from tests.builders import NOW
+from tests.support.builders import NOW
 
 VALUE = r"'[a-z]+'=-?[0-9]+(\.[0-9]+)?(;[0-9.e+-]*:?(;[0-9.e+-]*:?(;0)?)?)?"
 FIRST = re.compile(rf"MAILSNI (OK|WARNING|CRITICAL|UNKNOWN) - ([ -{{}}~]+?)(?: \| ({VALUE}(?: {VALUE})*))?")

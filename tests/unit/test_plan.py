@@ -8,7 +8,7 @@ from pathlib import Path
 from mailsni.core.deployment import Deployment
 from mailsni.core.model import Certificate
 from mailsni.core.plan import ArtifactChange, Change, Kind, Plan, changes
-from tests.builders import certificate, deployment, inventory, kept, selection, source
+from tests.support.builders import certificate, deployment, inventory, kept, selection, source
 
 MAIL_A, MAIL_B = "mail.a.test", "mail.b.test"
 OLD = certificate("a", MAIL_A, age=60, left=30)

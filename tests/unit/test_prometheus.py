@@ -17,7 +17,7 @@ from mailsni.probes.starttls import Outcome
 from mailsni.probes.tls_client import Served
 from mailsni.runs.history import NOTHING, History, Run
 from mailsni.verify.model import Client, Concern, Inspection, Shown
-from tests.builders import NOW, certificate, deployment, observation, skipped
+from tests.support.builders import NOW, certificate, deployment, observation, skipped
 
 IMAPS, SMTP = Endpoint("imaps", "127.0.0.1", 993), Endpoint("smtp", "::1", 25)
 NAME = "mail.a.test"

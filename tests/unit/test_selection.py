@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mailsni.core.model import Certificate, Reason, Skipped, merged
 from mailsni.core.names import NamePatterns
 from mailsni.core.selection import Candidate, Selection, explain, select
-from tests.builders import EVERYTHING, MAIL, NOW, certificate, inventory, kept, selection, skipped, source
-from tests.property.strategies import crowded, effort
+from tests.support.builders import EVERYTHING, MAIL, NOW, certificate, inventory, kept, selection, skipped, source
+from tests.support.strategies import crowded, effort
 
 MAIL_A = "mail.a.test"
 

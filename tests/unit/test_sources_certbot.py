@@ -16,7 +16,7 @@ from mailsni.sandbox.authority import Issued, subject_alternative_names
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sources.certbot import RECENT, RETRIES, RETRY_PAUSE, scan
 from mailsni.sources.safe_read import SIZE_LIMIT
-from tests.builders import authority
+from tests.support.builders import authority
 
 NAME = "mail.a.test"
 SECRET = "the content of a file that lies elsewhere"

@@ -20,8 +20,8 @@ from mailsni.sandbox.authority import Authority, Issued, subject_alternative_nam
 from mailsni.verify.audit import ask
 from mailsni.verify.expectations import Wish, intentions
 from mailsni.verify.model import Client, Concern, Inspection, Intention, Limits, Shown
-from tests.builders import certificate, deployment, observation
-from tests.peers import peer, says, tls, waits
+from tests.support.builders import certificate, deployment, observation
+from tests.support.fake_servers import peer, says, tls, waits
 
 NAME = "mail.a.test"
 LIMITS = Limits(timeout=5)

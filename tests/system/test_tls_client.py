@@ -14,7 +14,7 @@ from mailsni.probes.endpoint import Endpoint, Protocol
 from mailsni.probes.starttls import Outcome
 from mailsni.probes.tls_client import Question, Served, probe, probe_all
 from mailsni.sandbox.authority import Authority, Issued
-from tests.peers import PLAIN, Script, dialogue, hears, peer, says, tls, waits
+from tests.support.fake_servers import PLAIN, Script, dialogue, hears, peer, says, tls, waits
 
 
 @pytest.fixture(scope="module")

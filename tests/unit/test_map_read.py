@@ -16,7 +16,7 @@ from mailsni.errors import HostError
 from mailsni.targets.base import MapEntry
 from mailsni.targets.postfix.map_read import Difference, discrepancies, type_of
 from mailsni.targets.postfix.map_types import Table
-from tests.builders import authority
+from tests.support.builders import authority
 
 SOURCE = Path("/etc/postfix/mailsni")
 

@@ -28,7 +28,7 @@ from mailsni.targets.dovecot.target import blocks_of
 from mailsni.targets.rendering import blocks, render_dovecot
 from mailsni.verify import audit
 from mailsni.verify.model import Client, Concern, Inspection, Shown
-from tests.builders import EVERYTHING, NOW, PATHS, certificate, deployment, mixture, selection
+from tests.support.builders import EVERYTHING, NOW, PATHS, certificate, deployment, mixture, selection
 
 DAYS = st.floats(0.1, 4000)
 

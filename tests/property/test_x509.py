@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from mailsni.core.x509 import Proven, Rejected, prove, prove_pinned
 from mailsni.sandbox.authority import Algorithm, Issued
-from tests.builders import authority
-from tests.property.strategies import effort
+from tests.support.builders import authority
+from tests.support.strategies import effort
 
 BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----\n(.*?)-----END \1-----\n", re.DOTALL)
 BEGIN = b"-----BEGIN "

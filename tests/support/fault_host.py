@@ -37,7 +37,7 @@ from mailsni.host.files import PRIVATE, PUBLIC, STAGING_NAME
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version
-from tests.e2e.support import Laboratory
+from tests.support.mail_host import Laboratory
 
 ALL = os.environ.get("MAILSNI_FAULTS") == "all"
 """Every error at every call: thousands of faults, hours."""
@@ -527,7 +527,7 @@ class Runner:
         self.log = scene.laboratory.directory / "strace.log"
         self._output = scene.laboratory.directory / "output"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fault.runner"],
+            [sys.executable, "-m", "tests.support.fault_runner"],
             env=environment() | {"PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1", "COLUMNS": "120"},
             cwd=Path(__file__).parents[2],
             umask=umask,

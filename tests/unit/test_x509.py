@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 from mailsni.core.model import Certificate, Reason
 from mailsni.core.x509 import Proven, Rejected, prove, prove_pinned
 from mailsni.sandbox.authority import Algorithm, Issued, subject_alternative_names
-from tests.builders import authority, secret
+from tests.support.builders import authority, secret
 
 PLAIN = serialization.NoEncryption()
 Private = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | dsa.DSAPrivateKey

@@ -24,7 +24,7 @@ from mailsni import __version__
 from mailsni.cli.main import app
 from mailsni.errors import Exit
 from mailsni.sandbox.lineages import CertbotDirectory
-from tests.builders import authority
+from tests.support.builders import authority
 
 PROGRAM = [sys.executable, "-m", "mailsni"]
 WIDTH = 80

@@ -16,7 +16,7 @@ from mailsni.core import file_identity
 from mailsni.core.deployment import Deployment, Record
 from mailsni.deploy.state_directory import State
 from mailsni.errors import PermissionMissingError
-from tests.builders import EVERYTHING, certificate, deployment, mixture, secret
+from tests.support.builders import EVERYTHING, certificate, deployment, mixture, secret
 
 A, B = certificate("a", "mail.a.test"), certificate("b", "mail.b.test", algorithm="rsa")
 
