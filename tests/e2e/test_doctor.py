@@ -23,7 +23,7 @@ import pytest
 
 from mailsni.config import parser
 from mailsni.doctor.checks import dovecot
-from mailsni.doctor.finding import Finding, Severity
+from mailsni.doctor.finding import Finding, Fix, Severity
 from mailsni.doctor.runner import examine
 from mailsni.host.commands import environment, find_tool
 from mailsni.sandbox.authority import Authority, Issued
@@ -258,21 +258,18 @@ class Case:
         assert host.find() == {}
 
 
-def typed(host: Host, finding: Finding) -> None:
-    """The fix is a command line, with words for people after it."""
-    line = finding.fix.partition(";")[0].partition(" (")[0]
-    host.shell(line.replace("/etc/letsencrypt/live/NAME", f"{host.live}/{DEFAULT_NAME}"))
+def run_fix(host: Host, finding: Finding) -> None:
+    """Run the command of a fix."""
+    assert finding.fix.command is not None, finding
+    host.shell(finding.fix.command)
     if host.main_cf.stat().st_mtime > time.time() - 5:
         host.postconf()
 
 
-def typed_after(word: str) -> Mend:
-    """The fix is an edit, then a command line after a word."""
-
-    def mend(host: Host, finding: Finding) -> None:
-        host.shell(finding.fix.rpartition(word)[2])
-
-    return mend
+def edit_of(finding: Finding) -> str:
+    """What the fix tells a person to change."""
+    assert finding.fix.edit is not None, finding
+    return finding.fix.edit
 
 
 def edited(old: str, new: str) -> Mend:
@@ -282,7 +279,7 @@ def edited(old: str, new: str) -> Mend:
         source = host.etc / "theirs"
         assert old in source.read_text()
         source.write_text(source.read_text().replace(old, new.format(live=host.live)))
-        host.shell(finding.fix.rpartition("then ")[2])
+        run_fix(host, finding)
 
     return mend
 
@@ -308,7 +305,7 @@ def _vanished_default(host: Host) -> str:
 
 
 def _put_aside(host: Host, finding: Finding) -> None:
-    host.shell(finding.fix.partition(" when")[0])
+    run_fix(host, finding)
 
 
 def _back_again(host: Host, finding: Finding) -> None:
@@ -317,7 +314,7 @@ def _back_again(host: Host, finding: Finding) -> None:
 
 
 def _renamed(host: Host, finding: Finding) -> None:
-    assert "name files that are there" in finding.fix
+    assert "name files that exist" in edit_of(finding)
     host.postconf("-e", f"smtpd_tls_chain_files={host.laboratory.postfix.default_file}")
 
 
@@ -328,9 +325,17 @@ def _name_left_out(host: Host) -> str:
 
 
 def _included(host: Host, finding: Finding) -> None:
-    include = finding.fix.partition("include = ")[2].partition("]")[0] + "]"
+    include = edit_of(finding).partition("include = ")[2]
     host.laboratory.configure(names={"include": json.loads(include)})
-    host.shell(finding.fix.rpartition("then ")[2])
+    run_fix(host, finding)
+
+
+def _default_set(host: Host, finding: Finding) -> None:
+    """The lineage of the edit is a placeholder."""
+    parameter, _, value = edit_of(finding).removeprefix("in main.cf: ").partition(" = ")
+    value = value.replace("/etc/letsencrypt/live/NAME", f"{host.live}/{DEFAULT_NAME}")
+    host.postconf("-e", f"{parameter}={value}")
+    run_fix(host, finding)
 
 
 def _tls_off(host: Host) -> str:
@@ -433,7 +438,7 @@ def _old_copy(host: Host) -> str:
 def _renewed_copy(host: Host, finding: Finding) -> None:
     new = host.laboratory.authority.issue(["extra.test"])
     (host.etc / "old.pem").write_bytes(new.key_pem + new.fullchain_pem)
-    host.shell(finding.fix.rpartition("then ")[2])
+    run_fix(host, finding)
 
 
 def _other_has_our_name(host: Host) -> str:
@@ -441,7 +446,7 @@ def _other_has_our_name(host: Host) -> str:
 
 
 def _taken_out(host: Host, finding: Finding) -> None:
-    assert "take these lines out" in finding.fix
+    assert finding.fix == Fix("mailsni setup --take-over", note="or remove these lines and compile the table again")
     host.table(host.entry("extra.test"))
 
 
@@ -451,7 +456,7 @@ def _not_named(host: Host) -> str:
 
 
 def _named(host: Host, finding: Finding) -> None:
-    assert finding.fix == "mailsni setup"
+    assert finding.fix == Fix("mailsni setup")
     host.postconf("-e", f"tls_server_sni_maps=cdb:{host.laboratory.map}")
 
 
@@ -497,7 +502,7 @@ def _proxied(host: Host) -> str:
 
 
 def _with_type(host: Host, finding: Finding) -> None:
-    assert f"hash:{host.etc}/theirs" in finding.fix
+    assert f"hash:{host.etc}/theirs" in edit_of(finding)
     host.postconf("-e", f"tls_server_sni_maps=hash:{host.etc}/theirs, cdb:{host.laboratory.map}")
 
 
@@ -509,7 +514,7 @@ def _open_service(host: Host) -> str:
 
 
 def _corrected(host: Host, finding: Finding) -> None:
-    assert "tls_server_sni_maps" in finding.fix
+    assert "tls_server_sni_maps" in edit_of(finding)
     host.master_cf.write_text(
         host.master_cf.read_text().replace("  -o tls_server_sni_map=", "  -o tls_server_sni_maps=")
     )
@@ -534,11 +539,6 @@ def _said_twice(host: Host) -> str:
     return f"{host.main_cf}:1"
 
 
-def _line_out(host: Host, finding: Finding) -> None:
-    host.shell(finding.fix.rpartition(": ")[2])
-    host.postconf()
-
-
 def _backward_default(host: Host) -> str:
     key, chain = host.pair("one.test").split()
     host.postconf("-e", f"smtpd_tls_chain_files={chain}, {key}")
@@ -546,7 +546,7 @@ def _backward_default(host: Host) -> str:
 
 
 def _forward_default(host: Host, finding: Finding) -> None:
-    assert "name the key first: smtpd_tls_chain_files = " in finding.fix
+    assert "name the key first: smtpd_tls_chain_files = " in edit_of(finding)
     host.postconf("-e", f"smtpd_tls_chain_files={host.pair(DEFAULT_NAME)}")
 
 
@@ -572,7 +572,7 @@ def _expired_default(host: Host) -> str:
 
 
 def _new_default(host: Host, finding: Finding) -> None:
-    assert "renew" in finding.fix
+    assert (finding.fix.command or "").startswith("certbot renew && ")
     (host.etc / "default.pem").write_bytes(host.laboratory.default.key_pem + host.laboratory.default.fullchain_pem)
 
 
@@ -581,7 +581,7 @@ def _snake_oil(host: Host) -> str:
 
 
 def _once(host: Host, finding: Finding) -> None:
-    assert "take the line out" in finding.fix
+    assert edit_of(finding) == "remove the line"
     host.table(host.entry("a.test"), kind="texthash", compiled="")
 
 
@@ -592,37 +592,37 @@ def _texthash_twice(host: Host) -> str:
 POSTFIX = [
     Case("default_key_not_first", ERROR, _backward_default, _forward_default),
     Case("default_certificate_unreadable", ERROR, _legacy_key_gone, _renamed),
-    Case("map_compiled_without_f", ERROR, _own_without_f, typed_after(": ")),
-    Case("map_unusable", ERROR, _other_kind, typed),
+    Case("map_compiled_without_f", ERROR, _own_without_f, run_fix),
+    Case("map_unusable", ERROR, _other_kind, run_fix),
     Case("map_duplicate_key", ERROR, _texthash_twice, _once),
-    Case("parameter_twice", WARNING, _said_twice, _line_out),
+    Case("parameter_twice", WARNING, _said_twice, run_fix),
     Case("default_certificate_expired", ERROR, _expired_default, _new_default),
-    Case("default_certificate_self_signed", NOTE, _snake_oil, typed),
-    Case("default_certificate_missing", ERROR, _no_default, typed),
-    Case("default_certificate_missing", ERROR, _empty_default, typed),
-    Case("default_certificate_missing", ERROR, lambda host: host.option(1, "smtpd_tls_chain_files="), typed),
+    Case("default_certificate_self_signed", NOTE, _snake_oil, _default_set),
+    Case("default_certificate_missing", ERROR, _no_default, _default_set),
+    Case("default_certificate_missing", ERROR, _empty_default, _default_set),
+    Case("default_certificate_missing", ERROR, lambda host: host.option(1, "smtpd_tls_chain_files="), run_fix),
     Case("default_certificate_unreadable", ERROR, _vanished_default, _renamed),
     Case("default_name_not_in_map", NOTE, _name_left_out, _included),
-    Case("tls_off", WARNING, _tls_off, typed),
-    Case("service_without_tls", WARNING, _open_service, typed),
-    Case("service_past_map", WARNING, lambda host: host.option(2, "tls_server_sni_maps="), typed),
+    Case("tls_off", WARNING, _tls_off, run_fix),
+    Case("service_without_tls", WARNING, _open_service, run_fix),
+    Case("service_past_map", WARNING, lambda host: host.option(2, "tls_server_sni_maps="), run_fix),
     Case(
         "service_certificate",
         NOTE,
         lambda host: host.option(0, f"{{ smtpd_tls_chain_files = {host.pair('one.test')} }}"),
-        typed_after(": "),
+        run_fix,
     ),
-    Case("map_type_unsupported", ERROR, _type_not_built, typed),
-    Case("map_type_unsupported", ERROR, _others_type_not_built, typed),
+    Case("map_type_unsupported", ERROR, _type_not_built, run_fix),
+    Case("map_type_unsupported", ERROR, _others_type_not_built, run_fix),
     Case("map_without_type", ERROR, _typeless, _with_type),
     Case("map_proxied", WARNING, _proxied, _with_type),
-    Case("map_missing", ERROR, _own_map_gone, typed),
-    Case("map_missing", ERROR, _never_compiled, typed),
-    Case("map_compiled_without_f", ERROR, _compiled_without_f, typed_after(": ")),
-    Case("map_compiled_without_f", ERROR, _cdb_without_f, typed_after(": ")),
-    Case("map_unusable", ERROR, _garbage, typed),
-    Case("map_older_than_source", WARNING, _source_newer, typed),
-    Case("map_older_than_certificates", ERROR, _renewed_since, typed),
+    Case("map_missing", ERROR, _own_map_gone, run_fix),
+    Case("map_missing", ERROR, _never_compiled, run_fix),
+    Case("map_compiled_without_f", ERROR, _compiled_without_f, run_fix),
+    Case("map_compiled_without_f", ERROR, _cdb_without_f, run_fix),
+    Case("map_unusable", ERROR, _garbage, run_fix),
+    Case("map_older_than_source", WARNING, _source_newer, run_fix),
+    Case("map_older_than_certificates", ERROR, _renewed_since, run_fix),
     Case("map_literal_wildcard", WARNING, _star, edited("*.extra", ".extra")),
     Case("map_duplicate_key", WARNING, _twice, edited("EXTRA.test", "further.test")),
     Case(
@@ -636,17 +636,17 @@ POSTFIX = [
     Case("map_expired", ERROR, _old_copy, _renewed_copy),
     Case("name_in_other_table", WARNING, _other_has_our_name, _taken_out),
     Case("map_not_named", WARNING, _not_named, _named),
-    Case("parameter_misspelt", ERROR, _misspelt, typed, ("map_not_named",)),
+    Case("parameter_misspelt", ERROR, _misspelt, run_fix, ("map_not_named",)),
     Case(
         "parameter_misspelt",
         WARNING,
         lambda host: host.option(1, f"tls_server_sni_map=cdb:{host.laboratory.map}"),
         _corrected,
     ),
-    Case("map_readable", ERROR, _readable, typed),
-    Case("map_source_readable", WARNING, _source_readable, typed),
-    Case("map_writable", ERROR, _directory_writable, typed),
-    Case("map_owner", ERROR, _somebodys, typed),
+    Case("map_readable", ERROR, _readable, run_fix),
+    Case("map_source_readable", WARNING, _source_readable, run_fix),
+    Case("map_writable", ERROR, _directory_writable, run_fix),
+    Case("map_owner", ERROR, _somebodys, run_fix),
 ]
 
 
@@ -698,7 +698,7 @@ def _rest(issued: Issued) -> tuple[tuple[str, ...], datetime, datetime]:
 
 
 def _completed(host: Host, finding: Finding) -> None:
-    assert "--cert-name alone.test" in finding.fix
+    assert "--cert-name alone.test" in (finding.fix.command or "")
     host.laboratory.store.renew("alone.test", host.laboratory.authority.issue(["mail.alone.test"]))
 
 
@@ -711,7 +711,7 @@ def _default_alone(host: Host) -> str:
 
 
 def _issuer_added(host: Host, finding: Finding) -> None:
-    assert "write the issuer's certificate after it" in finding.fix
+    assert "append the issuer's certificate" in (finding.fix.note or "")
     with (host.etc / "alone.pem").open("ab") as pem:
         pem.write(host.laboratory.default.chain_pem)
 
@@ -723,7 +723,7 @@ def _two_for_a_name(host: Host) -> str:
 
 
 def _deleted(host: Host, finding: Finding) -> None:
-    assert finding.fix.startswith("certbot delete --cert-name one.test-0001 ")
+    assert finding.fix.command == "certbot delete --cert-name one.test-0001"
     host.laboratory.store.delete("one.test-0001")
 
 
@@ -733,7 +733,7 @@ def _forgotten(host: Host) -> str:
 
 
 def _remembered(host: Host, finding: Finding) -> None:
-    assert str(host.laboratory.store.renewal / "one.test.conf") in finding.fix
+    assert str(host.laboratory.store.renewal / "one.test.conf") in edit_of(finding)
     host.laboratory.store._write_renewal("one.test")
 
 
@@ -752,7 +752,7 @@ def _torn(host: Host) -> str:
 
 
 def _renewed(host: Host, finding: Finding) -> None:
-    assert "certbot renew --cert-name one.test" in finding.fix
+    assert "certbot renew --cert-name one.test" in (finding.fix.command or "")
     host.laboratory.store.renew("one.test", host.laboratory.authority.issue([NAME, "imap.one.test"]))
 
 
@@ -762,10 +762,10 @@ def _no_store(host: Host) -> str:
 
 
 STORES = [
-    Case("key_readable", ERROR, _open_key, typed),
-    Case("key_mode_loose", WARNING, _loose_key, typed),
-    Case("pin_readable", ERROR, _open_pin, typed),
-    Case("store_writable", ERROR, _open_archive, typed),
+    Case("key_readable", ERROR, _open_key, run_fix),
+    Case("key_mode_loose", WARNING, _loose_key, run_fix),
+    Case("pin_readable", ERROR, _open_pin, run_fix),
+    Case("store_writable", ERROR, _open_archive, run_fix),
     Case("leaf_alone", WARNING, _leaf_alone, _completed),
     Case("leaf_alone", WARNING, _default_alone, _issuer_added),
     Case("lineages_fight", WARNING, _two_for_a_name, _deleted),
@@ -800,8 +800,8 @@ def at_line(path: Path, number: int = 3) -> str:
 
 
 def _gone(_: Host, finding: Finding) -> None:
-    """The fix is to take the line out, or to write another one there."""
-    assert "take the" in finding.fix or "instead" in finding.fix
+    """The fix is to remove the line, or to write another one there."""
+    assert "remove the " in edit_of(finding)
     Path(finding.where.rpartition(":")[0]).write_text("#!/bin/sh\n")
 
 
@@ -830,7 +830,7 @@ def _in_renewal(host: Host) -> str:
 
 
 def _renewal_hook_gone(host: Host, finding: Finding) -> None:
-    assert "reload" in finding.fix
+    assert "reload" in edit_of(finding)
     host.laboratory.store._write_renewal("one.test")
 
 
@@ -859,7 +859,7 @@ def _nothing_starts(host: Host) -> str:
 
 
 def _timer(host: Host, finding: Finding) -> None:
-    assert "mailsni setup" in finding.fix
+    assert finding.fix.command == "mailsni setup"
     wanted = host.root / "etc/systemd/system/timers.target.wants"
     wanted.mkdir(parents=True)
     (wanted / "mailsni.timer").symlink_to("/etc/systemd/system/mailsni.timer")
@@ -879,12 +879,12 @@ def _panel_map(host: Host) -> str:
 
 
 HOOKS = [
-    Case("hook_not_executable", WARNING, lambda host: str(host.hook("true", mode=0o644)), typed),
-    Case("hook_left_out", NOTE, lambda host: str(host.hook("true", name="theirs~")), typed),
-    Case("hook_backup_runs", WARNING, lambda host: str(host.hook("true", name="theirs.sh.bak")), typed),
-    Case("hook_writable", ERROR, lambda host: str(host.hook("true", mode=0o777)), typed),
-    Case("hook_dead_link", WARNING, _link, typed),
-    Case("hook_no_file", WARNING, _fifo, typed),
+    Case("hook_not_executable", WARNING, lambda host: str(host.hook("true", mode=0o644)), run_fix),
+    Case("hook_left_out", NOTE, lambda host: str(host.hook("true", name="theirs~")), run_fix),
+    Case("hook_backup_runs", WARNING, lambda host: str(host.hook("true", name="theirs.sh.bak")), run_fix),
+    Case("hook_writable", ERROR, lambda host: str(host.hook("true", mode=0o777)), run_fix),
+    Case("hook_dead_link", WARNING, _link, run_fix),
+    Case("hook_no_file", WARNING, _fifo, run_fix),
     Case("hook_calls_certbot", WARNING, lambda host: at_line(host.hook("sleep 1; /usr/bin/certbot -q renew")), _gone),
     Case("hook_restarts_server", WARNING, lambda host: at_line(host.hook("systemctl restart nginx dovecot")), _gone),
     Case("hook_restarts_server", WARNING, lambda host: at_line(host.hook("service postfix restart")), _gone),
@@ -903,7 +903,7 @@ HOOKS = [
     ),
     Case("nothing_starts_mailsni", WARNING, _nothing_starts, _timer),
     Case("first_issuance_not_served", WARNING, _deploy_hook_alone, _timer),
-    Case("leftover_map", ERROR, _panel_map, typed_after("then ")),
+    Case("leftover_map", ERROR, _panel_map, run_fix),
 ]
 
 

@@ -21,7 +21,7 @@ import pytest
 from mailsni.config.parser import load
 from mailsni.config.settings import DovecotSettings, Settings
 from mailsni.doctor.checks.dovecot import SAME_LIMIT, findings
-from mailsni.doctor.finding import Finding, Severity
+from mailsni.doctor.finding import Finding, Fix, Severity
 from mailsni.errors import HostError
 from mailsni.host.commands import environment, find_tool, run
 from mailsni.sandbox.authority import Authority, Issued
@@ -84,7 +84,9 @@ class Host:
         """What the doctor finds. Nothing of a key may be in it, whatever is wrong."""
         found = list(findings(facts_of(self.settings)))
         assert not any("-----BEGIN" in repr(one) or "PRIVATE" in repr(one) for one in found)
-        assert all(text.isprintable() for one in found for text in (one.what, one.where, one.why, one.fix))
+        assert all(text.isprintable() for one in found for text in (one.what, one.where, one.why))
+        fixes = [part for one in found for part in (one.fix.command, one.fix.edit, one.fix.note) if part is not None]
+        assert all(part.isprintable() for part in fixes)
         return found
 
     def only(self) -> Finding:
@@ -106,11 +108,12 @@ class Host:
             return "exited 89" in error.message
 
     def mend(self, finding: Finding) -> None:
-        """Do what a finding says, in a shell; its last word is the reload, which fails while nothing runs."""
+        """Run the command of a finding; its last word is the reload, which fails while nothing runs."""
+        assert finding.fix.command is not None
         silent = subprocess.DEVNULL  # a Dovecot that it starts would hold a pipe open
-        words = ["/bin/sh", "-c", finding.fix]
+        words = ["/bin/sh", "-c", finding.fix.command]
         done = subprocess.run(words, env=environment(), stdin=silent, stdout=silent, stderr=silent, check=False)
-        assert done.returncode == 0 or not self.server.running(), finding.fix
+        assert done.returncode == 0 or not self.server.running(), finding.fix.command
 
 
 @pytest.fixture
@@ -194,7 +197,7 @@ def test_no_default_certificate(host: Host) -> None:
     with host.server:
         assert [host.served(name) for name in (NAME, UNKNOWN)] == [ABORTED, ABORTED]
     # The lines that it tells to write are of this release.
-    assert host.setting("cert", "/etc/letsencrypt/live/NAME/fullchain.pem") in finding.fix
+    assert host.setting("cert", "/etc/letsencrypt/live/NAME/fullchain.pem") in (finding.fix.edit or "")
     lines = (host.setting("cert", host.server.default_file), host.setting("key", host.server.default_file))
     file.write_text(
         "\n".join([*lines, *kept, ""]) if not host.modern else "\n".join([*kept[:2], *lines, *kept[2:], ""])
@@ -696,7 +699,7 @@ def test_our_include_after_an_upgrade_of_dovecot(host: Host) -> None:
     places |= {"dovecot_several_names": place(host.include, 1)} if host.modern else {}
     assert {one.code: one.where for one in found} == places
     assert len(found) == len(places)
-    assert {one.fix for one in found} == {"mailsni apply"}
+    assert {one.fix for one in found} == {Fix("mailsni apply")}
     assert host.refuses()
 
 

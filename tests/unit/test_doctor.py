@@ -17,7 +17,7 @@ from mailsni.config.settings import DovecotSettings, PostfixSettings, Settings, 
 from mailsni.core.x509 import Described, Rejected, describe
 from mailsni.doctor import helpers
 from mailsni.doctor.checks import hooks
-from mailsni.doctor.finding import Finding, Severity
+from mailsni.doctor.finding import Finding, Fix, Severity
 from mailsni.doctor.runner import examine
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files, permissions
@@ -329,7 +329,7 @@ def test_a_look_that_fails_is_a_finding_and_the_next_one_is_taken() -> None:
     def garbled() -> Sequence[Finding]:
         raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "secret")
 
-    last = Finding("x", Severity.NOTE, "what", "where", "why", "fix")
+    last = Finding("x", Severity.NOTE, "what", "where", "why", Fix("fix"))
     found = list(helpers.each(("one", refused), ("two", broken), ("three", garbled), ("four", lambda: [last])))
     assert [(one.code, one.severity, one.where) for one in found] == [
         ("not_looked_at", Severity.NOTE, "/x"),
@@ -342,22 +342,33 @@ def test_a_look_that_fails_is_a_finding_and_the_next_one_is_taken() -> None:
 
 def test_the_texts_of_a_finding_do_a_terminal_no_harm() -> None:
     key = authority().issue(["mail.a.test"]).key_pem.decode()
-    safe = helpers.made_safe(Finding("x", Severity.NOTE, "\x1b[2Ja\nb", "", "y" * 9000, key))
-    assert all(one.isprintable() for one in (safe.what, safe.where, safe.why, safe.fix))
-    assert (safe.where, safe.fix) == ("?", "[PEM removed]")
+    fix = Fix("chmod 600 /x", edit=key, note="a\x1b[2Jb")
+    safe = helpers.made_safe(Finding("x", Severity.NOTE, "\x1b[2Ja\nb", "", "y" * 9000, fix))
+    assert all(one.isprintable() for one in (safe.what, safe.where, safe.why))
+    assert (safe.where, safe.fix) == ("?", Fix("chmod 600 /x", edit="[PEM removed]", note="a?[2Jb"))
     assert len(safe.why) < 2100
 
 
+@pytest.mark.parametrize("command", ["chmod 600 '/a\x1b[2Jb'", "chmod 600 '/a\nb'", "chmod 600 " + "/x " * 2000])
+def test_a_command_that_cannot_be_shown_as_it_is_is_none_to_run(command: str) -> None:
+    fix = helpers.made_safe(Finding("x", Severity.NOTE, "what", "/x", "why", Fix(command, edit="look"))).fix
+    assert fix.command is None
+    assert fix.edit is not None
+    assert fix.edit.startswith("look; ")
+    assert fix.edit.isprintable()
+    assert len(fix.edit) < 2100
+
+
 FOUND = (
-    Finding("a", Severity.ERROR, "what one", "/x:3", "why one", "fix one"),
-    Finding("b", Severity.NOTE, "what two", "/y", "why two", "fix two"),
+    Finding("a", Severity.ERROR, "what one", "/x:3", "why one", Fix("fix one")),
+    Finding("b", Severity.NOTE, "what two", "/y", "why two", Fix("run two", "edit two", "note two")),
 )
 
 
 def test_findings_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     text.doctor(FOUND, errors_only=False)
-    first = "error: what one\n  where: /x:3\n  why:   why one\n  fix:   fix one\n\n"
-    second = "note: what two\n  where: /y\n  why:   why two\n  fix:   fix two\n\n"
+    first = "error: what one\n  where: /x:3\n  why:   why one\n  run:   fix one\n\n"
+    second = "note: what two\n  where: /y\n  why:   why two\n  edit:  edit two\n  run:   run two\n  note:  note two\n\n"
     assert capsys.readouterr().out == f"{first}{second}1 error, 1 note\n"
     text.doctor(FOUND, errors_only=True)
     assert capsys.readouterr().out == first
@@ -369,6 +380,7 @@ def test_findings_as_a_document() -> None:
     document = documents.doctor(FOUND)
     assert document["counts"] == {"error": 1, "warning": 0, "note": 1}
     assert document["findings"][0]["where"] == "/x:3"
+    assert document["findings"][0]["fix"] == {"command": "fix one", "edit": None, "note": None}
 
 
 def test_the_command(tmp_path: Path) -> None:

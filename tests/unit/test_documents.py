@@ -23,7 +23,7 @@ from mailsni.core.selection import explain
 from mailsni.deploy.confirm import Answer, Expectation, Survey, Verdict
 from mailsni.deploy.snapshot import Observation
 from mailsni.deploy.transaction import Applied
-from mailsni.doctor.finding import Finding, Severity
+from mailsni.doctor.finding import Finding, Fix, Severity
 from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, UsageError
 from mailsni.metrics import Look
 from mailsni.output import documents, prometheus, verify
@@ -130,7 +130,7 @@ DOCUMENTS: dict[str, Callable[[], Document]] = {
     "verify": lambda: verify.document(inspection()),
     "verify nothing": lambda: verify.document(Inspection((), ("postfix: no service with TLS was found",))),
     "metrics": lambda: prometheus.document(Look(NOTHING, everything(), inspection())),
-    "doctor": lambda: documents.doctor([Finding("x", one, "what", "/x:1", "why", "fix") for one in Severity]),
+    "doctor": lambda: documents.doctor([Finding("x", one, "what", "/x:1", "why", Fix("fix")) for one in Severity]),
     "doctor who finds nothing": lambda: documents.doctor(()),
     "error": lambda: documents.error(LockedError("/run/lock: another run holds the lock", hint="wait")),
     "error without a hint": lambda: documents.error(UsageError("x: not a host name")),

@@ -16,6 +16,7 @@ from mailsni.config.settings import DovecotSettings
 from mailsni.core import names
 from mailsni.core.model import Reason
 from mailsni.core.names import shown
+from mailsni.doctor.finding import Fix
 from mailsni.host.commands import printable
 from mailsni.sources.safe_read import Containment, ReadRefusedError
 from mailsni.targets.dovecot.parser import Block, Configuration, Setting
@@ -164,17 +165,21 @@ class View:
             return "systemctl restart dovecot"
         return f"{{ doveadm -c {word(main)} stop; dovecot -c {word(main)}; }}"
 
-    def edit(self, file: Path, script: str, *, then: str | None = None) -> str:
-        """The command that changes a line of a configuration file (a link stays a link)."""
-        return f"sed -i {shlex.quote(script)} {word(os.path.realpath(file))} && {then or self.reload}"
+    def edit(self, file: Path, script: str, *, then: str | None = None) -> Fix:
+        """Changes a line of a configuration file by command (a link stays a link)."""
+        return Fix(f"sed -i {shlex.quote(script)} {word(os.path.realpath(file))} && {then or self.reload}")
 
-    def without(self, block: Block) -> str:
-        """The command that takes a block out: as a comment, so that the lines below keep their numbers."""
+    def by_hand(self, edit: str) -> Fix:
+        """An edit for a person, and the reload after it."""
+        return Fix(self.reload, edit=edit)
+
+    def without(self, block: Block) -> Fix:
+        """Removes a block: as a comment, so that the lines below keep their numbers."""
         if block.file == self.dovecot.path:
-            return "mailsni apply"
+            return Fix("mailsni apply")
         end = self.configuration.ends.get(block)
         if end is None:
-            return f"take the block out that begins at {place_of(block)}, then `{self.reload}`"
+            return self.by_hand(f"remove the block that begins at {place_of(block)}")
         return self.edit(block.file, f"{block.line},{end}s/^/#/")
 
 

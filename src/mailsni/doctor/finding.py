@@ -28,6 +28,18 @@ class Severity(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Fix:
+    """How to repair a mistake; at least one part is given. First the edit, then the command."""
+
+    command: str | None = None
+    """A command line for a POSIX shell that can be run as it stands: no placeholder in it."""
+    edit: str | None = None
+    """What a person has to change, in a file or elsewhere, before the command."""
+    note: str | None = None
+    """What else to know, and other ways."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """A mistake that was found. All texts are printable, bounded, and hold no content of a key."""
 
@@ -40,8 +52,7 @@ class Finding:
     """``/path:LINE``, ``/path`` or a setting's name; never empty."""
     why: str
     """What it does to clients, or will do."""
-    fix: str
-    """The command, or the line to write, that mends it."""
+    fix: Fix
 
 
 @dataclass(frozen=True, slots=True)

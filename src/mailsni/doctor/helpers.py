@@ -8,13 +8,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mailsni.core import names
-from mailsni.doctor.finding import Finding, Severity
+from mailsni.doctor.finding import Finding, Fix, Severity
 from mailsni.errors import HostError, MailsniError, PermissionMissingError
 from mailsni.host import permissions
 from mailsni.host.commands import printable
 
 SHOWN = 4
 """Names, lines or files that a finding lists."""
+
+KEYS_EXPOSED = "others may know the keys: replace them (certbot renew --force-renewal --new-key)"
+"""Note of a fix, where keys could be read."""
 
 Look = Callable[[], Iterable[Finding]]
 
@@ -45,7 +48,7 @@ def not_looked_at(about: str, problem: Exception) -> Finding:
         f"{about} could not be looked at",
         blamed_place(why) or about,
         why,
-        hint or ("run it as root" if denied else "mend what it says, then look again: mailsni doctor"),
+        Fix(edit=hint or ("run it as root" if denied else "correct what the message says")),
     )
 
 
@@ -60,9 +63,23 @@ def blamed_place(message: str) -> str | None:
 
 def made_safe(finding: Finding) -> Finding:
     """The same, printable and bounded: no text of it can do anything to a terminal, or hold a key."""
-    texts = (finding.what, finding.where, finding.why, finding.fix)
-    what, where, why, fix = (printable(text).replace("\n", " / ") for text in texts)
-    return Finding(finding.code, finding.severity, what, where or "?", why, fix)
+    fix = finding.fix
+    command, edit = fix.command, fix.edit
+    if command is not None and _safe(command) != command:
+        # A name that cannot be shown, or too long: nobody may run what is left of it.
+        command, edit = None, "; ".join(filter(None, (edit, f"do what this stands for: {command}")))
+    return Finding(
+        finding.code,
+        finding.severity,
+        _safe(finding.what),
+        _safe(finding.where) or "?",
+        _safe(finding.why),
+        Fix(command, edit and _safe(edit), fix.note and _safe(fix.note)),
+    )
+
+
+def _safe(text: str) -> str:
+    return printable(text).replace("\n", " / ")
 
 
 def quoted(*words: str | Path) -> str:

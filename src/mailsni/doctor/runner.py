@@ -19,7 +19,7 @@ from mailsni.deploy import snapshot
 from mailsni.doctor import helpers
 from mailsni.doctor.checks import hooks, stores
 from mailsni.doctor.checks import postfix as postfix_looks
-from mailsni.doctor.finding import Facts, Finding, Severity
+from mailsni.doctor.finding import Facts, Finding, Fix, Severity
 from mailsni.errors import ConfigurationError, MailsniError, PermissionMissingError
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.postfix import postconf
@@ -106,7 +106,7 @@ class _Inquiry:
                     "neither Postfix nor Dovecot is installed here, or both are switched off",
                     "[postfix] enabled, [dovecot] enabled",
                     "there is no server to look at, and none that is served",
-                    "install one of them, or switch it on in mailsni's configuration",
+                    Fix(edit="install one of them, or enable it in mailsni's configuration"),
                 )
             )
         return Facts(self.settings, self.now, postfix_found, dovecot_found, seen)
@@ -138,15 +138,17 @@ class _Inquiry:
             told = helpers.not_looked_at(about, problem)
             severity = Severity.WARNING if isinstance(problem, ConfigurationError) else Severity.ERROR
             place = helpers.blamed_place(told.why) or where
-            fix = told.fix if not told.fix.startswith("mend what") else _FIXES.get(code, told.fix)
+            hint = problem.hint if isinstance(problem, MailsniError) else None
+            fix = told.fix if hint else _FIXES.get(code, told.fix)
             self.problems.append(replace(told, code=code, severity=severity, where=place, fix=fix))
         return None
 
 
 _FIXES = {
-    "store_missing": "name the directory with one directory per certificate: [[sources]] path in mailsni's "
-    "configuration; "
-    "certbot makes it with the first certificate",
-    "postfix_unknown": "mend that line, then look again: postconf -n",
-    "dovecot_unknown": "mend it, then look again: doveconf -n",
+    "store_missing": Fix(
+        edit="let [[sources]] path in mailsni's configuration name the directory with one directory per certificate",
+        note="certbot creates it with the first certificate",
+    ),
+    "postfix_unknown": Fix("postconf -n", edit="correct that line"),
+    "dovecot_unknown": Fix("doveconf -n", edit="correct it"),
 }

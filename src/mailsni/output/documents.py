@@ -131,14 +131,19 @@ def doctor(findings: Sequence[Finding]) -> Document:
     return {
         "schema": "mailsni.doctor/1",
         "findings": [
-            {"code": one.code, "severity": str(one.severity), **{key: getattr(one, key) for key in _TEXTS}}
+            {
+                "code": one.code,
+                "severity": str(one.severity),
+                **{key: getattr(one, key) for key in _TEXTS},
+                "fix": {"command": one.fix.command, "edit": one.fix.edit, "note": one.fix.note},
+            }
             for one in findings
         ],
         "counts": {str(severity): sum(one.severity is severity for one in findings) for severity in Severity},
     }
 
 
-_TEXTS = ("what", "where", "why", "fix")
+_TEXTS = ("what", "where", "why")
 
 
 def error(problem: MailsniError) -> Document:

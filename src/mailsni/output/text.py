@@ -215,14 +215,16 @@ def explanation(name: str, candidates: Sequence[Candidate]) -> None:
 
 
 def doctor(found: Sequence[Finding], *, errors_only: bool) -> None:
-    """Every mistake that was found: what, and indented below it where, why and the way to mend it."""
+    """Every mistake that was found: what, and indented below it where, why, and the parts of its fix."""
     colours = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
     for one in found:
         if errors_only and one.severity is not Severity.ERROR:
             continue
         print_coloured(f"{one.severity}: {one.what}", colours[one.severity])
-        for label, line in (("where", one.where), ("why", one.why), ("fix", one.fix)):
-            print_line(f"  {f'{label}:':<7}{line}")
+        fix = (("edit", one.fix.edit), ("run", one.fix.command), ("note", one.fix.note))
+        for label, line in (("where", one.where), ("why", one.why), *fix):
+            if line is not None:
+                print_line(f"  {f'{label}:':<7}{line}")
         print_line()
     if errors_only:
         return

@@ -11,6 +11,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mailsni.core.names import shown
@@ -31,7 +32,7 @@ from mailsni.doctor.dovecot_view import (
     sed_literally,
     word,
 )
-from mailsni.doctor.finding import Facts, Finding, Severity
+from mailsni.doctor.finding import Facts, Finding, Fix, Severity
 from mailsni.errors import HostError
 from mailsni.host.commands import require_tool, run
 from mailsni.targets.dovecot.parser import Block, Setting, read
@@ -108,7 +109,7 @@ def _unread(view: View) -> Iterator[Finding]:
             f"a part of Dovecot's configuration was not looked at: {printed(one.why)}",
             f"{printed(one.file)}:{one.line}",
             "mistakes in it are not found, and where Dovecot cannot read it either, it does not start",
-            f"look at that file, or take the line out; then `{view.reload}`",
+            view.by_hand("look at that file, or remove the line"),
         )
 
 
@@ -144,8 +145,7 @@ def _no_default(view: View) -> Iterator[Finding]:
         f"there is no default certificate: {' and '.join(missing)} not set outside of blocks",
         printed(view.settings.config_file),
         "every handshake fails, also those of clients that ask for a name with a block of its own",
-        f"write these lines before all blocks, with the server's own NAME: {lines[0]} and {lines[1]}; "
-        f"then `{view.reload}`",
+        view.by_hand(f"write these lines before all blocks, with the server's own NAME: {lines[0]} and {lines[1]}"),
     )
 
 
@@ -187,16 +187,16 @@ def _other_syntax(view: View) -> Iterator[Finding]:
             "Dovecot does not know them: it does not start again once it is stopped, and no reload takes anything up",
             _rewritten(view, settings, renamed)
             if not nested
-            else f"write ssl_cert = </path and ssl_key = </path in place of the block ssl_server; then `{view.reload}`",
+            else view.by_hand("write ssl_cert = </path and ssl_key = </path in place of the block ssl_server"),
         )
 
 
 _VERSIONS = ("dovecot_config_version", "dovecot_storage_version")
 
 
-def _rewritten(view: View, settings: Sequence[Setting], renamed: Mapping[str, str]) -> str:
+def _rewritten(view: View, settings: Sequence[Setting], renamed: Mapping[str, str]) -> Fix:
     if settings[0].file == view.dovecot.path:
-        return "mailsni apply"
+        return Fix("mailsni apply")
     parts = []
     for setting in settings:
         key = key_of(setting)
@@ -230,10 +230,11 @@ def _several_names(view: View) -> Iterator[Finding]:
                 place_of(one.block),
                 "2.4 takes one name for each block: it does not start again once it is stopped, and no reload takes "
                 "anything up",
-                "mailsni apply"
+                Fix("mailsni apply")
                 if one.ours
-                else f"write the block once for each name, `local_name {shown(one.names[0])} {{` and so on; "
-                f"then `{view.reload}`",
+                else view.by_hand(
+                    f"write the block once for each name: `local_name {shown(one.names[0])} {{` and so on"
+                ),
             )
 
 
@@ -280,8 +281,11 @@ def _misplaced(view: View) -> Iterator[Finding]:
                 place_of(one.block),
                 "Dovecot allows only the reverse: it does not start again once it is stopped, and no reload takes "
                 "anything up",
-                f"write local_name {shown(one.block.name)} {{ protocol {shown(outside)} {{ … }} }}, or the block "
-                f"outside of protocol; or take it out: {view.without(one.block)}",
+                replace(
+                    view.without(one.block),
+                    note="instead of removing it, write the block outside of protocol, or as "
+                    f"local_name {shown(one.block.name)} {{ protocol {shown(outside)} {{ … }} }}",
+                ),
             )
 
 
@@ -300,7 +304,7 @@ def _useless_names(view: View) -> Iterator[Finding]:
                 "a * stands for one whole label or its end, before a dot: clients get the default certificate",
                 view.edit(one.block.file, f"{one.block.line}s/{sed_literally(name)}/{sed_literally(instead)}/I")
                 if _PLAIN.fullmatch(name)
-                else f"write local_name {shown(instead)}, one block for each depth; then `{view.reload}`",
+                else view.by_hand(f"write local_name {shown(instead)}, one block for each depth"),
             )
 
 
@@ -330,7 +334,7 @@ def case_findings(version: bytes, blocks: Sequence[LocalName], reload: str) -> I
             f"Dovecot 2.4.0 takes local_name {shown(one.block.name)} letter by letter",
             place_of(one.block),
             "clients ask in lower case and never for a *: they get the default certificate",
-            "update Dovecot to 2.4.1 or later" if wildcard else f"write it in lower case; then `{reload}`",
+            Fix(edit="update Dovecot to 2.4.1 or later") if wildcard else Fix(reload, edit="write it in lower case"),
         )
 
 
@@ -392,16 +396,16 @@ def _rule(view: View, conflict: Conflict) -> str:
     return f"Dovecot {view.dovecot.version} takes the {order} block that matches, however exactly"
 
 
-def _without_names(view: View, block: LocalName, found: Sequence[Conflict]) -> str:
+def _without_names(view: View, block: LocalName, found: Sequence[Conflict]) -> Fix:
     names = {conflict.name for conflict in found}
     others = [name for name in block.names if name not in names]
     wildcard = any("*" in name for name in block.names) and not names & set(block.names)
     if wildcard:
         move = "after" if view.old else "before"
-        return f"move the block at {place_of(block.block)} {move} those for single names; then `{view.reload}`"
+        return view.by_hand(f"move the block at {place_of(block.block)} {move} those for single names")
     if others and not found[0].same:
         place = f"line {block.block.line} of {printed(block.block.file)}"
-        return f"take {listed_names(sorted(names))} out of {place}; then `{view.reload}`"
+        return view.by_hand(f"remove {listed_names(sorted(names))} from {place}")
     return view.without(block.block)
 
 
@@ -425,7 +429,7 @@ def _not_included(view: View) -> Iterator[Finding]:
         "Dovecot knows none of the names: every client gets the default certificate"
         if there
         else "what `mailsni apply` will write there, Dovecot does not read",
-        f"printf '\\n%s\\n' '!include_try {path}' >> {word(main)} && {view.reload}",
+        Fix(f"printf '\\n%s\\n' '!include_try {path}' >> {word(main)} && {view.reload}"),
     )
 
 
@@ -447,7 +451,7 @@ def _global_after_blocks(view: View) -> Iterator[Finding]:
                 f"{setting.key} outside of blocks comes after a block that sets it ({place_of(earlier)})",
                 place_of(setting),
                 "Dovecot warns of it at every start and reload: the blocks before it keep their own value",
-                f"move line {setting.line} of {printed(setting.file)} before {place_of(earlier)}; then `{view.reload}`",
+                view.by_hand(f"move line {setting.line} of {printed(setting.file)} before {place_of(earlier)}"),
             )
 
 
@@ -464,8 +468,10 @@ def _leftovers(view: View) -> Iterator[Finding]:
                 printed(file),
                 "two programs that write blocks get in each other's way; for names of mailsni's own that is a finding "
                 "of its own",
-                "leave it if that program is in use; otherwise move the file away, then "
-                f"`doveconf -n -x > /dev/null && {view.reload}`",
+                Fix(
+                    f"doveconf -n -x > /dev/null && {view.reload}",
+                    edit="move the file away, unless that program is in use",
+                ),
             )
 
 
@@ -497,7 +503,9 @@ def _many_blocks(view: View) -> Iterator[Finding]:
         + ("so it is now, or will be with the next few names" if over else "there is not much room for more names"),
         view.edit(own.file, f"{own.line}s/=.*/= {proposed}M/", then=view.restart)
         if own is not None
-        else f"printf '\\nservice config {{\\n  vsz_limit = {proposed}M\\n}}\\n' >> {word(main)} && {view.restart}",
+        else Fix(
+            f"printf '\\nservice config {{\\n  vsz_limit = {proposed}M\\n}}\\n' >> {word(main)} && {view.restart}"
+        ),
     )
 
 
@@ -556,8 +564,10 @@ def _refused(view: View) -> Iterator[Finding]:
         f"{position['file']}:{position['line']}" if position is not None else printed(main),
         "it does not start again once it is stopped, and no reload takes anything up, although `doveadm reload` says "
         "nothing",
-        f"mend what Dovecot complains of, until `doveconf -c {word(main)} -n -x > /dev/null` is silent; "
-        f"then `{view.reload}`",
+        Fix(
+            f"doveconf -c {word(main)} -n -x > /dev/null && {view.reload}",
+            edit="correct what Dovecot complains about",
+        ),
     )
 
 

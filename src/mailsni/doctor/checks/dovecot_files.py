@@ -28,7 +28,7 @@ from mailsni.doctor.dovecot_view import (
     sed_literally,
     word,
 )
-from mailsni.doctor.finding import Finding, Severity
+from mailsni.doctor.finding import Finding, Fix, Severity
 from mailsni.sources.safe_read import ReadRefusedError
 from mailsni.targets.dovecot.parser import Block, Setting
 from mailsni.targets.dovecot.precedence import can_match
@@ -56,11 +56,11 @@ def dead_paths(view: View) -> Iterator[Finding]:
         keys = " and ".join(dict.fromkeys(key_of(setting) for setting, _ in found))
         outer = next((one for one in first.blocks if one.kind in FILTERS), None)
         if file == view.dovecot.path:
-            fix = "mailsni apply"
+            fix = Fix("mailsni apply")
         elif outer is not None and block is not None:
             fix = view.without(outer)
         else:
-            fix = f"name a file that is there in line {first.line} of {printed(file)}; then `{view.reload}`"
+            fix = view.by_hand(f"name a file that exists in line {first.line} of {printed(file)}")
         yield Finding(
             "dovecot_dead_path",
             Severity.ERROR,
@@ -106,7 +106,7 @@ def bad_pairs(view: View) -> Iterator[Finding]:
             "the certificates and keys that blocks name were not looked at",
             place_of(unseen),
             "only root may read them, so that a key that belongs to another certificate is not found",
-            "sudo mailsni doctor",
+            Fix("sudo mailsni doctor"),
         )
 
 
@@ -146,7 +146,7 @@ def _judged(view: View, pair: Pair, chain_pem: bytes, key_pem: bytes) -> Iterato
             view.edit(pair.certificate.file, f"{pair.certificate.line}s/cert\\.pem/fullchain.pem/")
             if pair.certificate.value.endswith("/cert.pem")
             and os.access(path_of(view, pair).with_name("fullchain.pem"), os.F_OK)
-            else f"name the file with the whole chain (certbot: fullchain.pem); then `{view.reload}`",
+            else view.by_hand("name the file with the whole chain (certbot: fullchain.pem)"),
         )
     names = [name for kind, name in pair.scope if kind == "local_name"]
     asked = [name for text in names for name in text.lower().split() if can_match(name)]
@@ -160,7 +160,7 @@ def _judged(view: View, pair: Pair, chain_pem: bytes, key_pem: bytes) -> Iterato
             "clients warn that it belongs to somebody else",
             _replaced(view, pair)
             if len(strange) == len(asked)
-            else f"take {listed_names(strange)} out of the names of the block; then `{view.reload}`",
+            else view.by_hand(f"remove {listed_names(strange)} from the names of the block"),
         )
 
 
@@ -185,15 +185,15 @@ def _bad_pair(view: View, pair: Pair, detail: str) -> Finding:
     )
 
 
-def _replaced(view: View, pair: Pair) -> str:
+def _replaced(view: View, pair: Pair) -> Fix:
     """What mends a pair that cannot be served: a block can go, the default certificate cannot."""
     if pair.own.file == view.dovecot.path:
-        return "mailsni apply"
+        return Fix("mailsni apply")
     outer = next((block for block in pair.own.blocks if block.kind in FILTERS), None)
     if outer is not None:
         return view.without(outer)
     keys = f"{pair.certificate.key} and {pair.key.key}"
-    return f"name a certificate that is valid, and its key, with {keys}; then `{view.reload}`"
+    return view.by_hand(f"name a valid certificate, and its key, with {keys}")
 
 
 def open_keys(view: View) -> Iterator[Finding]:
@@ -215,7 +215,7 @@ def open_keys(view: View) -> Iterator[Finding]:
                 f"the private key {printed(real)} can be {who} by every user of this host",
                 place_of(setting),
                 "whoever has it can pass for this server; to be read by root is enough for Dovecot",
-                f"chmod o-rwx {word(real)}",
+                Fix(f"chmod o-rwx {word(real)}"),
             )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mailsni.core.names import shown
 from mailsni.doctor import helpers
-from mailsni.doctor.finding import Facts, Finding, Severity
+from mailsni.doctor.finding import Facts, Finding, Fix, Severity
 from mailsni.doctor.helpers import listed, quoted
 from mailsni.host import text_files
 from mailsni.host.commands import find_tool, run
@@ -145,7 +145,7 @@ class _Looks:
                 f"{title} is a link to nothing",
                 where,
                 "certbot leaves it out without a word: what it was to do is not done",
-                quoted("rm", path),
+                Fix(quoted("rm", path)),
             )
             return
         if stat.S_ISDIR(status.st_mode):
@@ -157,7 +157,7 @@ class _Looks:
                 f"{title} is no regular file",
                 where,
                 "certbot does not run it; what reads it may wait for ever",
-                quoted("rm", path),
+                Fix(quoted("rm", path)),
             )
             return
         executable = bool(status.st_mode & 0o111)
@@ -170,7 +170,7 @@ class _Looks:
                     f"{title} ends in ~",
                     where,
                     "certbot leaves such files out: an editor's backup, or a hook that never runs",
-                    quoted("rm", path),
+                    Fix(quoted("rm", path)),
                 )
             return
         if not executable:
@@ -181,7 +181,7 @@ class _Looks:
                     f"{title} is not executable",
                     where,
                     "certbot leaves it out without a word: what it is to do is not done",
-                    quoted("chmod", "755", path),
+                    Fix(quoted("chmod", "755", path)),
                 )
             return
         if backup:
@@ -192,7 +192,7 @@ class _Looks:
                 where,
                 "certbot runs every executable file there but those that end in ~, so the old hook runs besides "
                 "the new one",
-                quoted("chmod", "a-x", path) + " (or remove it)",
+                Fix(quoted("chmod", "a-x", path), note="or remove it"),
             )
         if status.st_mode & 0o022 or status.st_uid not in (0, os.geteuid()):
             yield Finding(
@@ -201,7 +201,7 @@ class _Looks:
                 f"{title} can be written by others than root",
                 where,
                 "certbot runs it as root at the next renewal, whatever they write there",
-                quoted("chown", "root", path) + " && " + quoted("chmod", "go-w", path),
+                Fix(quoted("chown", "root", path) + " && " + quoted("chmod", "go-w", path)),
             )
         text = text_files.text_of(path)
         if text is None:
@@ -282,7 +282,7 @@ class _Looks:
             f"cron starts {known}",
             where,
             "a client that connects meanwhile is refused, or cut off; mailsni does the same work without that",
-            "switch SNI off in the panel, or take the line out, once `mailsni apply` serves these names",
+            Fix(edit="switch SNI off in the panel, or remove the line, once `mailsni apply` serves these names"),
         )
 
     def _commands(self, found: Script, kind: str, *, in_certbot: bool, called: str = "") -> Iterator[Finding]:
@@ -296,7 +296,7 @@ class _Looks:
                 f"{found.path}:{hit[0]}",
                 "certbot holds its lock while hooks run: this call fails with `Another instance of Certbot is "
                 "already running`",
-                "take the call out: the renewal that runs the hook has done it",
+                Fix(edit="remove the call", note="the renewal that runs the hook has done its work already"),
             )
         if (hit := found.first(RESTART)) is not None:
             command = re.split(r"[;&|]", hit[1].string[hit[1].start() :])[0]
@@ -309,7 +309,10 @@ class _Looks:
                 f"{found.path}:{hit[0]}",
                 "a restart cuts off who is connected and refuses who connects meanwhile, and when the configuration is "
                 "broken the server does not come back; a reload does neither",
-                f"write `{reload}` instead, or take the line out: mailsni reloads both servers after each change",
+                Fix(
+                    edit=f"write `{reload}` instead, or remove the line",
+                    note="mailsni reloads both servers after each change",
+                ),
             )
         for number, line in found.lines:
             for call in _POSTMAP.finditer(line):
@@ -331,8 +334,10 @@ class _Looks:
                 f"{found.path}:{number}",
                 "clients that connect while postmap writes wait, and some are cut off; it exits 0 after leaving lines "
                 "out; and what is killed half way (hash, btree) is no table any more",
-                f"take the line out once mailsni serves these names (mailsni apply); "
-                f"{self._how_to_take_away(argument)}",
+                Fix(
+                    edit="remove the line, once mailsni serves these names (mailsni apply)",
+                    note=self._how_to_take_away(argument),
+                ),
             )
         elif not with_contents and of_sni and not re.search(r"\s-[a-zA-Z]*[qsd]", words):
             yield Finding(
@@ -342,14 +347,14 @@ class _Looks:
                 f"{found.path}:{number}",
                 "the table then holds the names of the files instead of keys and certificates: Postfix cuts off every "
                 "client that asks for one of its names",
-                "write postmap -F there, or take the line out once mailsni serves these names",
+                Fix(edit="write postmap -F there, or remove the line once mailsni serves these names"),
             )
 
     def _how_to_take_away(self, argument: str) -> str:
         own = self._facts.settings.postfix.map
         if argument.rpartition(":")[2] == str(own):
-            return "it is mailsni's own map, which nobody else should compile"
-        return "then `mailsni setup --take-over` takes its table out of tls_server_sni_maps"
+            return "it is mailsni's own map, which nothing else should compile"
+        return "`mailsni setup --take-over` then removes the table from tls_server_sni_maps"
 
     def _named_tables(self) -> set[str]:
         """The paths of the tables that Postfix is told of."""
@@ -378,7 +383,7 @@ class _Looks:
                 "nothing starts mailsni: no hook of certbot's, no timer, no cron job, no watcher",
                 str(places[0] / "post") if places else "mailsni",
                 "a renewed certificate is served only when somebody runs `mailsni apply`",
-                "mailsni setup",
+                Fix("mailsni setup"),
             )
             return
         if self._started_by & {"cron", "unit"}:
@@ -400,8 +405,11 @@ class _Looks:
             "hooks of renewal-hooks/deploy run on first issuance since certbot 5.3.0, those of post since 3.2.0: a "
             "new name "
             "is not served before its first renewal, weeks later",
-            "mailsni setup installs a timer or a cron job besides; until then `mailsni apply` after each `certbot "
-            "certonly`",
+            Fix(
+                "mailsni setup",
+                note="it installs a timer or a cron job besides; until then run `mailsni apply` after each "
+                "`certbot certonly`",
+            ),
         )
 
     # ── what others left ─────────────────────────────────────────────────────────────────────────────────────────
@@ -427,7 +435,7 @@ class _Looks:
                 + (f"; every user of this host can read it ({opened[0][1]})" if opened else ""),
                 str(found[0]),
                 "a compiled table holds private keys; otherwise it does nothing",
-                f"switch SNI off where it comes from, then {quoted('rm', *found)}",
+                Fix(quoted("rm", *found), edit="switch SNI off where it comes from"),
             )
 
 

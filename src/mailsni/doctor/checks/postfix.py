@@ -11,7 +11,7 @@ from mailsni.core.names import is_wildcard, shown
 from mailsni.core.x509 import Rejected, describe
 from mailsni.doctor import helpers
 from mailsni.doctor.checks.postfix_maps import LIVE, Commands, TableLooks
-from mailsni.doctor.finding import Facts, Finding, Severity
+from mailsni.doctor.finding import Facts, Finding, Fix, Severity
 from mailsni.doctor.helpers import listed, quoted
 from mailsni.host import files
 from mailsni.targets.postfix import map_source, postconf
@@ -70,6 +70,16 @@ class _Looks:
             ]
         return self._tables
 
+    def _then_reload(self, command: str) -> str:
+        return f"{command} && {self._command('postfix', 'reload')}"
+
+    def _set_default(self) -> Fix:
+        """Names the placeholder of a lineage, so it is no command to be run as it is."""
+        return Fix(
+            self._command("postfix", "reload"),
+            edit=f"in main.cf: smtpd_tls_chain_files = {LIVE}/privkey.pem, {LIVE}/fullchain.pem",
+        )
+
     def _servers(self) -> list[Service]:
         return [one for one in self._configuration.services if one.command == "smtpd" and one.type in ("inet", "pass")]
 
@@ -87,9 +97,7 @@ class _Looks:
                 f"TLS is switched off in main.cf (smtpd_tls_security_level), for {listed([one.title for one in off])}",
                 configuration.where("smtpd_tls_security_level"),
                 why,
-                self._command("postconf", "-e", "smtpd_tls_security_level=may")
-                + " && "
-                + self._command("postfix", "reload"),
+                Fix(self._then_reload(self._command("postconf", "-e", "smtpd_tls_security_level=may"))),
             )
             return
         for one in off:
@@ -101,9 +109,7 @@ class _Looks:
                 f"{one.title} has TLS switched off for itself",
                 configuration.where_service(one.title, "smtpd_tls_security_level"),
                 why,
-                self._command("postconf", "-PX", f"{one.title}/smtpd_tls_security_level")
-                + " && "
-                + self._command("postfix", "reload"),
+                Fix(self._then_reload(self._command("postconf", "-PX", f"{one.title}/smtpd_tls_security_level"))),
             )
 
     def default_certificate(self) -> Iterator[Finding]:
@@ -119,9 +125,7 @@ class _Looks:
                 f"there is no default certificate for {listed([one.title for one in lacking])}",
                 configuration.where(given or CERTIFICATES[0]),
                 "without one Postfix switches TLS off and never looks into tls_server_sni_maps, so no name is served",
-                self._command("postconf", "-e", f"smtpd_tls_chain_files={LIVE}/privkey.pem,{LIVE}/fullchain.pem")
-                + " && "
-                + self._command("postfix", "reload"),
+                self._set_default(),
             )
         elif parameter:
             yield from self._certificate(parameter, paths, configuration.where(parameter), "the default certificate")
@@ -138,7 +142,7 @@ class _Looks:
                     f"{one.title} takes the default certificate away for itself ({own})",
                     where,
                     "without one Postfix switches TLS off there and never looks into tls_server_sni_maps",
-                    self._command("postconf", "-PX", f"{one.title}/{own}"),
+                    Fix(self._command("postconf", "-PX", f"{one.title}/{own}")),
                 )
             elif has and its_paths != paths:
                 yield Finding(
@@ -147,8 +151,10 @@ class _Looks:
                     f"{one.title} has a default certificate of its own ({own})",
                     where,
                     "clients without SNI see that one there; names are served from tls_server_sni_maps all the same",
-                    "nothing need be done; to have one default everywhere: "
-                    + self._command("postconf", "-PX", f"{one.title}/{own}"),
+                    Fix(
+                        self._command("postconf", "-PX", f"{one.title}/{own}"),
+                        note="only needed to have one default certificate everywhere",
+                    ),
                 )
                 yield from self._certificate(has, its_paths, where, f"the default certificate of {one.title}")
 
@@ -163,8 +169,10 @@ class _Looks:
                     f"{title} {mistake.value} ({parameter})",
                     where,
                     "Postfix cannot load it and switches TLS off, for all names",
-                    f"name the key first: {parameter} = {LIVE}/privkey.pem, {LIVE}/fullchain.pem; then "
-                    + self._command("postfix", "reload"),
+                    Fix(
+                        self._command("postfix", "reload"),
+                        edit=f"name the key first: {parameter} = {LIVE}/privkey.pem, {LIVE}/fullchain.pem",
+                    ),
                 )
         else:
             key = KEYS[CERTIFICATES.index(parameter) - 1]
@@ -183,7 +191,10 @@ class _Looks:
                     "clients that send no name, or one without an entry, are cut off"
                     if parameter == CERTIFICATES[0]
                     else "Postfix cannot load it and switches TLS off, for all names",
-                    f"let {parameter} name files that are there, or get the certificate: certbot certonly -d NAME",
+                    Fix(
+                        edit=f"let {parameter} name files that exist",
+                        note="to get a certificate: certbot certonly -d NAME",
+                    ),
                 )
                 return
             if path != paths[0] and b"CERTIFICATE-----" not in content:
@@ -198,7 +209,7 @@ class _Looks:
                     f"{title} cannot be used: {described.detail}",
                     str(path),
                     "Postfix cannot load it and switches TLS off, for all names",
-                    f"let {parameter} name a key, its certificate and the intermediates ({where})",
+                    Fix(edit=f"let {parameter} name a key, its certificate and the intermediates ({where})"),
                 )
             elif described.leaf.not_after <= self._facts.now:
                 yield Finding(
@@ -207,7 +218,7 @@ class _Looks:
                     f"{title} expired on {described.leaf.not_after:%Y-%m-%d}: {path}",
                     where,
                     "clients that send no name, or one without an entry, refuse it",
-                    "renew it (certbot renew), then " + self._command("postfix", "reload"),
+                    Fix(self._then_reload("certbot renew")),
                 )
             elif described.leaf.self_signed:
                 yield Finding(
@@ -217,9 +228,7 @@ class _Looks:
                     where,
                     "clients that send no name, or one without an entry, do not trust it; mail servers mostly do "
                     "not mind",
-                    self._command("postconf", "-e", f"smtpd_tls_chain_files={LIVE}/privkey.pem,{LIVE}/fullchain.pem")
-                    + " && "
-                    + self._command("postfix", "reload"),
+                    self._set_default(),
                 )
 
     def misspelt(self) -> Iterator[Finding]:
@@ -233,13 +242,15 @@ class _Looks:
                 where = self._configuration.where(name)
                 take = self._command("postconf", "-X", name)
                 needed = not self._configuration.value(meant)
-                fix = take + (f" && {self._command('postconf', '-e', f'{meant}={value.strip()}')}" if needed else "")
+                fix = Fix(
+                    take + (f" && {self._command('postconf', '-e', f'{meant}={value.strip()}')}" if needed else "")
+                )
             else:
                 number = next(
                     (one.line_with(re.escape(name)) for one in self._configuration.master if name in one.text), 0
                 )
                 where = f"{file}:{number}" if number else str(file)
-                fix = f"write {meant} there, or take the option out"
+                fix = Fix(edit=f"write {meant} there, or remove the option")
             yield Finding(
                 "parameter_misspelt",
                 Severity.ERROR if meant == PARAMETER and not self._written else Severity.WARNING,
@@ -260,8 +271,11 @@ class _Looks:
                     f"{name} stands in main.cf {len(found)} times",
                     f"{configuration.main_cf}:{found[0]}",
                     f"only the last one (line {found[-1]}) is in force: what this one says is not done",
-                    f"take the line out, after adding what is missing to line {found[-1]}: "
-                    + quoted("sed", "-i", f"{found[0]}d", configuration.main_cf),
+                    Fix(
+                        quoted("sed", "-i", f"{found[0]}d", configuration.main_cf),
+                        edit=f"add what is missing to line {found[-1]}",
+                        note="the command removes this line",
+                    ),
                 )
 
     def past_the_map(self) -> Iterator[Finding]:
@@ -278,9 +292,7 @@ class _Looks:
                 f"{one.service} has {PARAMETER} = {one.value or '(nothing)'} for itself",
                 self._configuration.where_service(one.service, PARAMETER),
                 "it goes past main.cf: the certificates that mailsni publishes are not served there",
-                self._command("postconf", "-PX", f"{one.service}/{PARAMETER}")
-                + " && "
-                + self._command("postfix", "reload"),
+                Fix(self._then_reload(self._command("postconf", "-PX", f"{one.service}/{PARAMETER}"))),
             )
 
     def unwired(self) -> Iterator[Finding]:
@@ -293,7 +305,7 @@ class _Looks:
             f"{PARAMETER} in main.cf does not name mailsni's map {own}",
             self._configuration.where(PARAMETER),
             "nothing that mailsni publishes is served by Postfix",
-            "mailsni setup",
+            Fix("mailsni setup"),
         )
 
     def shadowed(self) -> Iterator[Finding]:
@@ -318,7 +330,7 @@ class _Looks:
                 f"{listed(taken)}: answered from {written}, which stands before mailsni's map",
                 found.place_of(taken[0]),
                 "the first table with a name decides: a renewal is served only when somebody compiles that table again",
-                "mailsni setup --take-over, or take these lines out and compile the table again",
+                Fix("mailsni setup --take-over", note="or remove these lines and compile the table again"),
             )
 
     def default_names(self) -> Iterator[Finding]:
@@ -351,9 +363,9 @@ class _Looks:
             "clients that ask for it get the default certificate all the same; Postfix logs each of them as `not "
             "matched`, "
             "and a client without ECDSA (or RSA) is not offered the other",
-            f"in mailsni's configuration, below [names]: include = [{quotes}]; then mailsni apply"
+            Fix("mailsni apply", edit=f"in mailsni's configuration, below [names]: include = [{quotes}]")
             if in_store
-            else "nothing need be done; with the certificate in a store of mailsni's it is served by name",
+            else Fix(note="nothing need be done; mailsni serves a certificate by name when it is in a store"),
         )
 
 

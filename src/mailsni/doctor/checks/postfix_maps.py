@@ -14,8 +14,8 @@ from pathlib import Path
 
 from mailsni.core.names import shown
 from mailsni.doctor import helpers
-from mailsni.doctor.finding import Facts, Finding, Severity
-from mailsni.doctor.helpers import listed, quoted
+from mailsni.doctor.finding import Facts, Finding, Fix, Severity
+from mailsni.doctor.helpers import KEYS_EXPOSED, listed, quoted
 from mailsni.host import files
 from mailsni.targets.postfix import map_source, postconf
 from mailsni.targets.postfix.map_source import Mistake, SourceLine, Table
@@ -99,7 +99,8 @@ class TableLooks:
         found, types = self.table, self._configuration.types
         cut_off = "every client that sends a name (SNI) is cut off, for every name; those that send none are served"
         if not found.kind:
-            fix = f"write its type before it: {self._configuration.value('default_database_type')}:{found.written}"
+            kind = self._configuration.value("default_database_type")
+            fix = Fix(edit=f"write its type before it: {kind}:{found.written}")
             yield Finding(
                 "map_without_type", Severity.ERROR, f"{found.written}: a table without a type", self.where, cut_off, fix
             )
@@ -122,9 +123,11 @@ class TableLooks:
                 f"{', '.join(known) or 'none'})",
                 self.where,
                 cut_off,
-                f"{self._command('postconf', '-e', f'{PARAMETER}={value}')} && {compiled}"
-                f" && {self._command('postfix', 'reload')}"
-                + (f" (or install the package postfix-{found.kind})" if found.kind in ("lmdb", "cdb") else ""),
+                Fix(
+                    f"{self._command('postconf', '-e', f'{PARAMETER}={value}')} && {compiled}"
+                    f" && {self._command('postfix', 'reload')}",
+                    note=f"or install the package postfix-{found.kind}" if found.kind in ("lmdb", "cdb") else None,
+                ),
             )
             return
         if found.compiled is not None and self._existing is None:
@@ -137,7 +140,7 @@ class TableLooks:
                 f"{found.written}: {found.compiled} does not exist",
                 self.where,
                 cut_off,
-                self._rebuild() if source or self._ours else f"{take_out} && {self._command('postfix', 'reload')}",
+                Fix(self._rebuild() if source or self._ours else f"{take_out} && {self._command('postfix', 'reload')}"),
             )
         if found.proxied:
             yield Finding(
@@ -146,7 +149,10 @@ class TableLooks:
                 f"{found.written}: asked through proxymap(8)",
                 self.where,
                 "proxymap runs as the user postfix, which then must be able to read every private key",
-                f"write {found.name} instead of {found.written}: smtpd opens it as root, before it gives that up",
+                Fix(
+                    edit=f"write {found.name} instead of {found.written}",
+                    note="smtpd opens the table as root, before it drops that privilege",
+                ),
             )
 
     def _source(self) -> Iterator[Finding]:
@@ -184,7 +190,7 @@ class TableLooks:
                 f"{listed([shown(line.key) for line in found])}: a key that Postfix never looks up",
                 f"{path}:{found[0].number}",
                 "clients that ask for such a name get the default certificate",
-                f"write {key[1:]} instead of {key}, then {self._rebuild()}",
+                Fix(self._rebuild(), edit=f"write {key[1:]} instead of {key}"),
             )
 
     def _duplicates(self, path: Path, lines: Sequence[SourceLine]) -> Iterator[Finding]:
@@ -204,7 +210,7 @@ class TableLooks:
                 "smtpd cannot use the table at all: every client that sends a name (SNI) is cut off"
                 if whole
                 else "the first line wins, so this one does nothing; Dovecot takes the last of two blocks for a name",
-                f"take the line out, then {self._rebuild()}",
+                Fix(self._rebuild(), edit="remove the line"),
             )
 
     def _missing_files(self, path: Path, lines: Sequence[SourceLine], seen: map_source.Files) -> Iterator[Finding]:
@@ -220,18 +226,18 @@ class TableLooks:
                 f"{listed([shown(one.key) for one, _ in missing])}: {why}",
                 f"{path}:{line.number}",
                 "postmap leaves such a line out and exits 0: clients that ask for the name get the default certificate",
-                f"name files that are there, or take the line out, then {self._rebuild()}",
+                Fix(self._rebuild(), edit="name files that exist, or remove the line"),
             )
 
     def _mistaken(self, mistake: Mistake, keys: Sequence[str], where: str) -> Finding:
         right = f"{shown(keys[0])} {LIVE}/privkey.pem,{LIVE}/fullchain.pem"
-        fixes = {
-            Mistake.CERTIFICATE_FIRST: f"name the key first: {right}; then {self._rebuild()}",
-            Mistake.KEY_MISSING: f"name the key, before the certificate: {right}; then {self._rebuild()}",
-            Mistake.NO_CONTENT: f"compile it with -F, which stores what the files hold: {self._rebuild()}",
-            Mistake.EMPTY: f"name files with a key and a certificate in them, then {self._rebuild()}",
-            Mistake.EXPIRED: f"renew the certificate (certbot renew), then {self._rebuild()}",
+        edits = {
+            Mistake.CERTIFICATE_FIRST: f"name the key first: {right}",
+            Mistake.KEY_MISSING: f"name the key, before the certificate: {right}",
+            Mistake.EMPTY: "name files with a key and a certificate in them",
+            Mistake.EXPIRED: "renew the certificate (certbot renew)",
         }
+        note = "-F stores what the files hold" if mistake is Mistake.NO_CONTENT else None
         codes = {
             Mistake.CERTIFICATE_FIRST: "map_certificate_first",
             Mistake.KEY_MISSING: "map_key_missing",
@@ -251,7 +257,7 @@ class TableLooks:
             f"{listed([shown(key) for key in keys])}: the entry {mistake.value}",
             where,
             why,
-            fixes[mistake],
+            Fix(self._rebuild(), edit=edits.get(mistake), note=note),
         )
 
     def _content(self) -> Iterator[Finding]:
@@ -269,9 +275,9 @@ class TableLooks:
                 f"{self.table.written}: {problem}",
                 str(existing),
                 "every client that sends a name (SNI) is cut off, for every name",
-                self._rebuild()
+                Fix(self._rebuild())
                 if by_key or self._ours
-                else f"take {self.table.written} out of {PARAMETER} ({self.where})",
+                else Fix(edit=f"remove {self.table.written} from {PARAMETER} ({self.where})"),
             )
             return
         for mistake in Mistake:
@@ -296,7 +302,7 @@ class TableLooks:
                 f"{existing} is older than its source {path}",
                 str(path),
                 "what was changed in the source is not served",
-                self._rebuild(),
+                Fix(self._rebuild()),
             )
         changed = map_source.newest(self._lines or ())
         late = [line for line, time in changed.items() if time > compiled + _SLACK]
@@ -307,7 +313,7 @@ class TableLooks:
                 f"{listed([shown(line.key) for line in late])}: renewed after {existing} was compiled",
                 f"{path}:{late[0].number}",
                 "the table holds copies: clients are shown the old certificate until it expires, and after that",
-                f"{self._rebuild()} (mailsni does it by itself for the names in its own map)",
+                Fix(self._rebuild(), note="mailsni does this by itself for the names in its own map"),
             )
 
     def _modes(self) -> Iterator[Finding]:
@@ -317,7 +323,7 @@ class TableLooks:
         compiled = existing if existing is not None and existing != path else None
         opened = helpers.exposed([one for one in (compiled,) if one is not None])
         both = [one for one in (path, compiled) if one is not None and one.exists()]
-        fix = quoted("chmod", "600", *both)
+        fix = Fix(quoted("chmod", "600", *both))
         for found, mode in opened:
             yield Finding(
                 "map_readable",
@@ -325,7 +331,7 @@ class TableLooks:
                 f"{found} can be read by every user of this host ({mode})",
                 str(found),
                 f"it holds the private key of every name in it: `postmap -F -s {self.table.name}` shows them all",
-                f"{fix}; the keys may be known to others: replace them (certbot renew --force-renewal --new-key)",
+                replace(fix, note=KEYS_EXPOSED),
             )
         if not opened and compiled is not None and path.is_file() and helpers.exposed([path]):
             yield Finding(
@@ -339,7 +345,7 @@ class TableLooks:
         for one in both:
             status = one.stat()
             if status.st_mode & _WRITABLE_BY_OTHERS:
-                yield self._writable(one, f"mode {stat.S_IMODE(status.st_mode):04o}", quoted("chmod", "600", *both))
+                yield self._writable(one, f"mode {stat.S_IMODE(status.st_mode):04o}", fix)
             if status.st_uid not in (0, os.geteuid()):
                 yield Finding(
                     "map_owner",
@@ -349,17 +355,17 @@ class TableLooks:
                     "postmap gives up root for the owner of the source, who cannot read the keys: it leaves every "
                     "line out "
                     "and exits 0; and the owner can read or replace what is served",
-                    quoted("chown", "root", *both),
+                    Fix(quoted("chown", "root", *both)),
                 )
         directory = path.parent
         if directory.is_dir():
             status = directory.stat()
             if status.st_mode & _WRITABLE_BY_OTHERS and not status.st_mode & stat.S_ISVTX:
                 yield self._writable(
-                    directory, f"mode {stat.S_IMODE(status.st_mode):04o}", quoted("chmod", "go-w", directory)
+                    directory, f"mode {stat.S_IMODE(status.st_mode):04o}", Fix(quoted("chmod", "go-w", directory))
                 )
 
-    def _writable(self, path: Path, why: str, fix: str) -> Finding:
+    def _writable(self, path: Path, why: str, fix: Fix) -> Finding:
         return Finding(
             "map_writable",
             Severity.ERROR,

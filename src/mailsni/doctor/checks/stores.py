@@ -12,8 +12,8 @@ from pathlib import Path
 from mailsni.core.model import Certificate, Reason
 from mailsni.core.x509 import Leaf, Rejected, describe
 from mailsni.doctor import helpers
-from mailsni.doctor.finding import Facts, Finding, Severity
-from mailsni.doctor.helpers import listed, quoted
+from mailsni.doctor.finding import Facts, Finding, Fix, Severity
+from mailsni.doctor.helpers import KEYS_EXPOSED, listed, quoted
 from mailsni.errors import PermissionMissingError
 from mailsni.host import files, text_files
 from mailsni.targets.postfix.postconf import Configuration
@@ -23,17 +23,17 @@ _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _READABLE_BY_OTHERS = stat.S_IROTH
 _KEY = re.compile(r"privkey\d*\.pem|.*\.key")
 _PIN = re.compile(r".*\.pem")
-_OF_RENEWAL = "certbot renew --cert-name {name} --force-renewal"
-_FIXES = {
-    Reason.KEY_MISMATCH: _OF_RENEWAL,
-    Reason.KEY_MISSING: _OF_RENEWAL,
-    Reason.CHAIN_MISSING: _OF_RENEWAL,
-    Reason.BAD_PEM: _OF_RENEWAL,
-    Reason.UNSUPPORTED_KEY: "certbot renew --cert-name {name} --force-renewal --key-type ecdsa",
-    Reason.ENCRYPTED_KEY: _OF_RENEWAL,
-    Reason.EXPIRED: "certbot renew --cert-name {name} --dry-run says why it is not renewed",
-    Reason.RENEWAL_IN_PROGRESS: "certbot certificates, which ends what was interrupted",
+_NEW = ("--force-renewal",)
+_RENEWALS = {
+    Reason.KEY_MISMATCH: _NEW,
+    Reason.KEY_MISSING: _NEW,
+    Reason.CHAIN_MISSING: _NEW,
+    Reason.BAD_PEM: _NEW,
+    Reason.ENCRYPTED_KEY: _NEW,
+    Reason.UNSUPPORTED_KEY: (*_NEW, "--key-type", "ecdsa"),
+    Reason.EXPIRED: ("--dry-run",),
 }
+"""What certbot renews a lineage with, by what is wrong with it."""
 
 
 def findings(facts: Facts, configuration: Configuration | None) -> Iterator[Finding]:
@@ -65,10 +65,7 @@ def _keys(facts: Facts) -> Iterator[Finding]:
                 f"{listed([str(one) for one in open_ones])}",
                 str(open_ones[0]),
                 "whoever has the key can pass for the server, until the certificate is revoked or expires",
-                f"{quoted('chmod', 'o-rwx', *open_ones[: helpers.SHOWN])}{_and_the_others(open_ones)}; certbot "
-                f"copies the "
-                "mode to the next key; the keys may be known to others: replace them "
-                "(certbot renew --force-renewal --new-key)",
+                _with_mode("o-rwx", open_ones, f"certbot copies the mode to the next key; {KEYS_EXPOSED}"),
             )
         if shielded:
             yield Finding(
@@ -79,7 +76,7 @@ def _keys(facts: Facts) -> Iterator[Finding]:
                 str(shielded[0]),
                 "only the mode of a directory above keeps others from reading it; certbot copies the mode to the "
                 "next key",
-                f"{quoted('chmod', 'o-rwx', *shielded[: helpers.SHOWN])}{_and_the_others(shielded)}",
+                _with_mode("o-rwx", shielded),
             )
         below = [path for root in (live, archive) for path in (root, *_directories(root))]
         yield from _writable((live.parent, *below), "put another key and certificate there, which is then served")
@@ -98,10 +95,15 @@ def _pins(facts: Facts) -> Iterator[Finding]:
                 f"{listed([path.name for path in open_ones])}",
                 str(open_ones[0]),
                 "it holds a private key: whoever has it can pass for the server",
-                f"{quoted('chmod', '600', *open_ones[: helpers.SHOWN])}{_and_the_others(open_ones)}; the keys may be "
-                "known to others: replace them (certbot renew --force-renewal --new-key)",
+                _with_mode("600", open_ones, KEYS_EXPOSED),
             )
         yield from _writable((directory,), "put another key and certificate there, which is then served")
+
+
+def _with_mode(mode: str, paths: list[Path], note: str = "") -> Fix:
+    more = len(paths) - helpers.SHOWN
+    notes = [f"repeat it for the other {more}" if more > 0 else "", note]
+    return Fix(quoted("chmod", mode, *paths[: helpers.SHOWN]), note="; ".join(filter(None, notes)) or None)
 
 
 def _writable(directories: Iterable[Path], what: str) -> Iterator[Finding]:
@@ -118,7 +120,7 @@ def _writable(directories: Iterable[Path], what: str) -> Iterator[Finding]:
                 f"{path} can be written by others than root ({why})",
                 str(path),
                 f"they can {what}",
-                quoted("chmod", "go-w", path) if loose else quoted("chown", "root", path),
+                Fix(quoted("chmod", "go-w", path) if loose else quoted("chown", "root", path)),
             )
 
 
@@ -130,7 +132,6 @@ def _broken(facts: Facts) -> Iterator[Finding]:
         kept = one.reason is Reason.KEPT_LAST_GOOD
         if kept:
             continue  # its lineage is there with its own reason
-        fix = _FIXES.get(one.reason, "mailsni status --skipped, and look at what lies there")
         yield Finding(
             f"lineage_{one.reason}",
             Severity.WARNING,
@@ -138,8 +139,18 @@ def _broken(facts: Facts) -> Iterator[Finding]:
             one.source,
             f"{listed(one.names) or 'no name'} is not served from it: the last good certificate is, then the "
             f"default one",
-            fix.format(name=name, source=one.source),
+            _renewal_fix(one.reason, name),
         )
+
+
+def _renewal_fix(reason: Reason, name: str) -> Fix:
+    if reason is Reason.RENEWAL_IN_PROGRESS:
+        return Fix("certbot certificates", note="it completes the interrupted renewal")
+    options = _RENEWALS.get(reason)
+    if options is None:
+        return Fix("mailsni status --skipped", note="shows what lies there")
+    note = "it says why the certificate is not renewed" if reason is Reason.EXPIRED else None
+    return Fix(quoted("certbot", "renew", "--cert-name", name, *options), note=note)
 
 
 def _chains(facts: Facts) -> Iterator[Finding]:
@@ -175,10 +186,13 @@ def _default_alone(paths: Iterable[Path], where: str) -> Iterator[Finding]:
 
 
 def _alone(where: str, path: Path, leaf: Leaf, title: str = "") -> Finding:
-    again = f"certbot renew --cert-name {path.parent.name} --force-renewal"
-    fix = f"{again}, or write the issuer's certificate after it"
     if path.name == "cert.pem":
-        fix = f"name {path.with_name('fullchain.pem')} instead of {path}"
+        fix = Fix(edit=f"name {path.with_name('fullchain.pem')} instead of {path}")
+    else:
+        fix = Fix(
+            quoted("certbot", "renew", "--cert-name", path.parent.name, "--force-renewal"),
+            note="or append the issuer's certificate to it",
+        )
     # A public authority says where its intermediate is; a private one may well sign with its root.
     public = leaf.has_issuer_address
     return Finding(
@@ -220,7 +234,7 @@ def _fights(facts: Facts) -> Iterator[Finding]:
                 _place(one),
                 "the one that was issued later wins, so the two take turns at each renewal (which breaks TLSA records "
                 "of the key), and both are renewed for nothing",
-                f"{fix} (after a look at what else uses it; mailsni explain {names[0]})",
+                Fix(fix, note=f"check first what else uses it: mailsni explain {names[0]}"),
             )
 
 
@@ -258,9 +272,9 @@ def _not_renewed(facts: Facts) -> Iterator[Finding]:
             "its names are not served from it any more"
             if expired
             else f"it expires on {one.not_after:%Y-%m-%d}, and {listed(one.names)} with it",
-            f"{away} when nobody needs it; else put it aside and get it anew: {again}"
+            Fix(away, note=f"only when nothing needs it; otherwise move it away and get a new one: {again}")
             if expired
-            else f"put {path} back, or put {one.source} aside and get it anew: {again}",
+            else Fix(edit=f"restore {path}, or move {one.source} away and get a new one: {again}"),
         )
 
 
@@ -288,8 +302,3 @@ def _mode(path: Path) -> int:
 
 def _counted(found: list[Path], noun: str) -> str:
     return f"{len(found)} {noun}" if len(found) == 1 else f"{len(found)} {noun}s"
-
-
-def _and_the_others(found: list[Path]) -> str:
-    more = len(found) - helpers.SHOWN
-    return f" (and the other {more})" if more > 0 else ""
