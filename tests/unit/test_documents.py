@@ -32,7 +32,7 @@ from mailsni.probes.endpoint import Endpoint, Server
 from mailsni.probes.starttls import Outcome
 from mailsni.probes.tls_client import Served
 from mailsni.runs.history import NOTHING, Run
-from mailsni.setup.model import Wiring
+from mailsni.setup.model import SetupPlan
 from mailsni.targets.reload import Signalled
 from mailsni.verify.model import Client, Concern, Inspection, Shown
 from tests.support.builders import (
@@ -126,7 +126,7 @@ DOCUMENTS: dict[str, Callable[[], Document]] = {
     "explain": lambda: documents.explanation(MAIL_A, explain(MAIL_A, inventory(*mixture()), MAIL, NOW)),
     "explain a stranger": lambda: documents.explanation("*.b.test", ()),
     "render": lambda: documents.rendering("postfix", b"# text\n"),
-    "setup": lambda: Report(Wiring(Settings(), (), ("found",)), remove=False).document("in_place", Exit.DONE),
+    "setup": lambda: Report(SetupPlan(Settings(), (), ("found",)), remove=False).document("in_place", Exit.DONE),
     "verify": lambda: verify.document(inspection()),
     "verify nothing": lambda: verify.document(Inspection((), ("postfix: no service with TLS was found",))),
     "metrics": lambda: prometheus.document(Look(NOTHING, everything(), inspection())),

@@ -17,7 +17,7 @@ from mailsni.errors import Exit, HostError, RefusedError, RollbackFailedError
 from mailsni.host import files
 from mailsni.output.setup import Report
 from mailsni.setup import autostart, record
-from mailsni.setup.model import Wiring
+from mailsni.setup.model import SetupPlan
 from mailsni.setup.record import Edit, Record
 from mailsni.setup.steps import ChangeFile, Delete, MakeDirectories, Step, carry_out
 from mailsni.targets.dovecot import conf_edit
@@ -112,9 +112,8 @@ def test_an_edit_keeps_mode_and_link_and_can_be_undone(tmp_path: Path) -> None:
 
 
 def test_made_directories_go_unless_somebody_uses_them(tmp_path: Path) -> None:
-    made = MakeDirectories.up_to(tmp_path / "hooks/post")
-    assert made is not None
-    assert MakeDirectories.up_to(tmp_path) is None
+    (made,) = MakeDirectories.up_to(tmp_path / "hooks/post")
+    assert MakeDirectories.up_to(tmp_path) == ()
     made.do()
     assert oct((tmp_path / "hooks/post").stat().st_mode) == "0o40755"
     (tmp_path / "hooks/mine").touch()
@@ -192,7 +191,7 @@ def test_a_program_that_others_can_replace_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("empty", [False, True])
 def test_the_document_is_what_the_schema_says(*, remove: bool, empty: bool) -> None:
     change = ChangeFile("write it", Path("/etc/cron.d/mailsni"), None, b"text\n", files.PUBLIC)
-    report = Report(Wiring(Settings(), () if empty else (change,), ("n",), ("w",)), remove=remove)
+    report = Report(SetupPlan(Settings(), () if empty else (change,), ("n",), ("w",)), remove=remove)
     report.done(["later"])
     document = report.document("in_place" if empty else "planned", Exit.SKIPPED)
     SCHEMA.validate(document)

@@ -561,8 +561,10 @@ def setup(
     replaced.
     """
     from mailsni.output.setup import Report
-    from mailsni.setup import execute, plan_removal
-    from mailsni.setup import plan as planning
+    from mailsni.setup import execute
+    from mailsni.setup.model import SetupOptions
+    from mailsni.setup.plan import plan_setup
+    from mailsni.setup.plan_removal import plan_removal
 
     if watch and timer:
         raise UsageError("--watch and --timer: one of them")
@@ -570,18 +572,18 @@ def setup(
         raise UsageError("--remove: takes everything back, and goes with none of --take-over, --watch and --timer")
     path, named = common.configuration()
     kind: Literal["timer", "watch"] | None = "watch" if watch else "timer" if timer else None
-    wishes = planning.Wishes(path.absolute() if named else None, take_over, kind)
+    options = SetupOptions(path.absolute() if named else None, take_over, kind)
     settings = common.settings()
     if not dry_run:
         permissions.require_writable(transaction.places(settings))
-    wiring = plan_removal.plan_removal(settings) if remove else planning.plan_setup(settings, wishes, datetime.now(UTC))
-    shown = Report(wiring, remove=remove)
-    asked = bool(wiring.steps) and not dry_run
+    plan = plan_removal(settings) if remove else plan_setup(settings, options, datetime.now(UTC))
+    shown = Report(plan, remove=remove)
+    asked = bool(plan.steps) and not dry_run
     if not common.as_json:
         shown.plan(quiet=common.quiet and (yes or not asked))
     if not asked:
-        return _setup_ended(common, shown, "planned" if wiring.steps else "in_place")
-    execute.require_permission(wiring)
+        return _setup_ended(common, shown, "planned" if plan.steps else "in_place")
+    execute.require_permission(plan)
     shown.say_warnings()
     if not yes:
         if common.as_json or not sys.stdin.isatty():
@@ -593,7 +595,7 @@ def setup(
             console.log(Level.INFO, "nothing was changed")
             return Exit.FAILED
     on_step = None if common.as_json or common.quiet else shown.step
-    shown.done(execute.run(wiring, remove=remove, wait=wait, on_step=on_step))
+    shown.done(execute.run(plan, remove=remove, wait=wait, on_step=on_step))
     return _setup_ended(common, shown, "done")
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from mailsni.core.log import Level
 from mailsni.errors import Exit
 from mailsni.output import console, text
-from mailsni.setup.model import Wiring
+from mailsni.setup.model import SetupPlan
 from mailsni.setup.steps import Step
 
 Result = Literal["in_place", "planned", "done"]
@@ -18,29 +18,29 @@ class Report:
     """Of one run.
 
     Args:
-        wiring: the plan.
+        plan: what is to be done.
         remove: it takes mailsni away.
 
     Attributes:
         warnings: what a person should look at.
     """
 
-    def __init__(self, wiring: Wiring, *, remove: bool) -> None:
-        self._wiring = wiring
+    def __init__(self, plan: SetupPlan, *, remove: bool) -> None:
+        self._plan = plan
         self._remove = remove
         self._said = 0
-        self.warnings = list(wiring.warnings)
+        self.warnings = list(plan.warnings)
 
     def plan(self, *, quiet: bool) -> None:
         """Show everything that would be done."""
         if quiet:
             return
-        for number, step in enumerate(self._wiring.steps, 1):
+        for number, step in enumerate(self._plan.steps, 1):
             console.print_line(f"{number}. {step.title}")
             if step.shown:
                 text.diff([(step.title, "\n".join(f"   {line}" for line in step.shown.splitlines()))])
             console.print_line()
-        for note in self._wiring.notes:
+        for note in self._plan.notes:
             console.print_line(f"note: {note}")
 
     def step(self, step: Step) -> None:
@@ -61,7 +61,7 @@ class Report:
         """Say how it ended."""
         if quiet:
             return
-        count = len(self._wiring.steps)
+        count = len(self._plan.steps)
         steps = f"{count} {'step' if count == 1 else 'steps'}"
         match result:
             case "in_place" if self._remove:
@@ -84,7 +84,7 @@ class Report:
             "exit_code": int(code),
             "action": "remove" if self._remove else "setup",
             "result": result,
-            "steps": [{"title": step.title, "change": step.shown} for step in self._wiring.steps],
-            "notes": list(self._wiring.notes),
+            "steps": [{"title": step.title, "change": step.shown} for step in self._plan.steps],
+            "notes": list(self._plan.notes),
             "warnings": list(self.warnings),
         }

@@ -16,8 +16,8 @@ from mailsni.errors import ConfigurationError, HostError, UsageError
 from mailsni.host.commands import SEARCH_PATH, find_tool
 from mailsni.host.templates import shipped_directory
 from mailsni.setup import units
+from mailsni.setup.units import Kind
 
-Kind = Literal["timer", "watch"]
 Manager = Literal["systemd", "openrc", "cron"]
 
 SYSTEMD = Path("/run/systemd/system")

@@ -8,28 +8,28 @@ from functools import reduce
 from mailsni.errors import RollbackFailedError
 from mailsni.host import files, lock, permissions
 from mailsni.setup import record
-from mailsni.setup.model import Wiring
+from mailsni.setup.model import SetupPlan
 from mailsni.setup.record import Record
 from mailsni.setup.steps import Step, carry_out
 
 
-def require_permission(wiring: Wiring) -> None:
+def require_permission(plan: SetupPlan) -> None:
     """Make sure, before anything is touched, that this user can write everywhere.
 
     Raises:
         PermissionMissingError: some place cannot be written by this user.
         HostError: nor by root.
     """
-    state = wiring.settings.state
-    places = (place for step in wiring.steps for place in step.places)
+    state = plan.settings.state
+    places = (place for step in plan.steps for place in step.places)
     permissions.require_writable((state.lock.parent, state.directory, *places))
 
 
-def run(wiring: Wiring, *, remove: bool, wait: float, on_step: Callable[[Step], None] | None) -> tuple[str, ...]:
+def run(plan: SetupPlan, *, remove: bool, wait: float, on_step: Callable[[Step], None] | None) -> tuple[str, ...]:
     """Do all steps of a plan, or none.
 
     Args:
-        wiring: the plan.
+        plan: what to do.
         remove: it takes mailsni away; then no record and no lock file stay either.
         wait: seconds to wait for another run to end.
         on_step: told about each step that is done.
@@ -42,15 +42,15 @@ def run(wiring: Wiring, *, remove: bool, wait: float, on_step: Callable[[Step], 
         MailsniError: a step failed; everything is as it was.
         RollbackFailedError: and not everything could be taken back: what setup did is remembered for ``--remove``.
     """
-    settings = wiring.settings
+    settings = plan.settings
     state = settings.state.directory
     with lock.locked(settings.state.lock, wait):
         before = record.load(state)
         existed = state.is_dir()
         if not remove:
-            record.save(state, reduce(Record.and_also, (step.record for step in wiring.steps), before))
+            record.save(state, reduce(Record.and_also, (step.record for step in plan.steps), before))
         try:
-            notes = carry_out(wiring.steps, on_step or (lambda _: None))
+            notes = carry_out(plan.steps, on_step or (lambda _: None))
         except RollbackFailedError:
             raise
         except BaseException:

@@ -1,44 +1,75 @@
-"""What setup and its removal are planned as, and how both tell files of ours from others."""
+"""What setup and its removal are planned as, and which files setup may touch."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.config.settings import Settings
+from mailsni.deploy.state_directory import State
 from mailsni.errors import RefusedError
 from mailsni.host import files
 from mailsni.setup import autostart
 from mailsni.setup.steps import Step
-from mailsni.targets.dovecot import target as dovecot
+from mailsni.setup.units import Kind
+
+_WRITTEN = b"# Written by mailsni"
 
 
 @dataclass(frozen=True, slots=True)
-class Wiring:
-    """A plan."""
+class SetupOptions:
+    """What the command line asks for."""
 
-    settings: Settings
-    steps: tuple[Step, ...]
+    config_file: Path | None = None
+    """The configuration file, if one was named; hooks and units name it too."""
+    take_over: bool = False
+    """Replace the administrator's ``tls_server_sni_maps``."""
+    kind: Kind | None = None
+    """None: what is there already, else the timer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one part of the host needs: the steps, and what to tell a person."""
+
+    steps: tuple[Step, ...] = ()
     notes: tuple[str, ...] = ()
-    """What was found, for information."""
+    """For information."""
     warnings: tuple[str, ...] = ()
     """What a person should look at."""
 
+    @classmethod
+    def joined(cls, parts: Iterable[Part]) -> Part:
+        """Several parts as one, in their order."""
+        every = tuple(parts)
+        return cls(
+            tuple(step for part in every for step in part.steps),
+            tuple(note for part in every for note in part.notes),
+            tuple(warning for part in every for warning in part.warnings),
+        )
+
 
 @dataclass(frozen=True, slots=True)
-class WhyBroken:
-    """Asks doveconf(1)."""
+class SetupPlan:
+    """Everything that setup, or its removal, is going to do."""
 
-    config_file: Path
+    settings: Settings
+    """As they are when the first steps are done: setup may write a configuration file."""
+    steps: tuple[Step, ...]
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
-    def __call__(self) -> str | None:
-        """Its complaint; None when Dovecot would start."""
-        return dovecot.complaint_of(self.config_file)
+    @classmethod
+    def of(cls, settings: Settings, parts: Iterable[Part]) -> SetupPlan:
+        """The plan that consists of these parts."""
+        whole = Part.joined(parts)
+        return cls(settings, whole.steps, whole.notes, whole.warnings)
 
 
-def ours_at(path: Path) -> bytes | None:
-    """The content of a file of ours; None when nothing lies there.
+def require_managed(path: Path) -> bytes | None:
+    """The content of a file that setup writes; None when nothing lies there.
 
     Raises:
         RefusedError: something lies there that setup did not write.
@@ -46,8 +77,7 @@ def ours_at(path: Path) -> bytes | None:
     if not os.path.lexists(path):
         return None
     content = files.read_own(path)
-    shipped = autostart.shipped_hook().encode()
-    if content is None or not (autostart.is_ours(content) or content == shipped):
+    if content is None or not (autostart.is_ours(content) or content == autostart.shipped_hook().encode()):
         raise RefusedError(
             f"{path}: was not written by `mailsni setup`, so it is not overwritten",
             hint="look at it, and move it away if mailsni may write its own there",
@@ -55,7 +85,12 @@ def ours_at(path: Path) -> bytes | None:
     return content
 
 
-def known_at(path: Path) -> bytes | None:
+def read_if_managed(path: Path) -> bytes | None:
     """The content of a file if setup wrote it; None when it did not, or there is none."""
     content = files.read_own(path)
     return content if content is not None and autostart.is_ours(content) else None
+
+
+def is_published(settings: Settings, path: Path, content: bytes) -> bool:
+    """Whether this program wrote a file that a server reads: its head says so, or the record of what is deployed."""
+    return content.startswith(_WRITTEN) or str(path) in State(settings.state.directory).load().deployment.files

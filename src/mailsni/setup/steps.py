@@ -124,14 +124,14 @@ class MakeDirectories:
     reversible: bool = True
 
     @classmethod
-    def up_to(cls, path: Path) -> MakeDirectories | None:
-        """The step that a directory needs; None when it is there."""
+    def up_to(cls, path: Path) -> tuple[MakeDirectories, ...]:
+        """The step that a directory needs; none when it is there."""
         missing = []
         at = path
         while not at.exists() and not at.is_symlink():
             missing.append(at)
             at = at.parent
-        return cls(tuple(reversed(missing))) if missing else None
+        return (cls(tuple(reversed(missing))),) if missing else ()
 
     @property
     def title(self) -> str:
@@ -225,7 +225,7 @@ class ChangeServer:
     target: Target
     expected: tuple[Expectation, ...]
     """What names must be shown afterwards."""
-    why_broken: Callable[[], str | None] = field(default=lambda: None)
+    problem: Callable[[], str | None] = field(default=lambda: None)
     """Asks the server's own tools whether the configuration would do."""
     reversible: bool = True
 
@@ -255,7 +255,7 @@ class ChangeServer:
         before = probe.ask(self.settings, self.target, where, self.expected, patient=False)
         self.change.do()
         try:
-            if (complaint := self.why_broken()) is not None:
+            if (complaint := self.problem()) is not None:
                 raise HostError(f"{self.change.path}: {self.target.name} refuses it: {complaint}")
             self.target.signal()
             after = probe.ask(self.settings, self.target, where, self.expected, patient=True)
