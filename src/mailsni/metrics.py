@@ -7,7 +7,7 @@ from datetime import datetime
 
 from mailsni.config.settings import Settings
 from mailsni.core.model import Progress
-from mailsni.deploy.snapshot import Observation, observe
+from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.errors import HostError, MailsniError
 from mailsni.runs import history as runs
 from mailsni.runs.history import History
@@ -20,7 +20,7 @@ class Look:
     """What was found out; what could not be is None, and what there is of it has a problem."""
 
     history: History
-    observation: Observation | None = None
+    snapshot: Snapshot | None = None
     inspection: Inspection | None = None
     problem: MailsniError | None = None
     """Why something could not be looked at."""
@@ -39,7 +39,7 @@ def look(settings: Settings, now: datetime, *, wire: bool, progress: Progress | 
     """
     history = runs.load(settings.state.directory)
     try:
-        seen = observe(settings, now, progress=progress)
+        seen = take_snapshot(settings, now, progress=progress)
     except MailsniError as problem:
         return Look(history, problem=problem, wire=wire)
     except OSError as error:

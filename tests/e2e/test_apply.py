@@ -239,7 +239,7 @@ def test_a_map_that_postmap_cannot_read_says_why(laboratory: Laboratory) -> None
 def test_a_map_made_without_postfix_is_read_by_postfix(map_type: str, laboratory: Laboratory, tmp_path: Path) -> None:
     """The berkeleydb package writes it where no Postfix is installed; here one is, to read it."""
     from mailsni.config.parser import load
-    from mailsni.deploy import snapshot
+    from mailsni.deploy.snapshot import take_snapshot
     from mailsni.host.commands import LocalExecutor
     from mailsni.targets.base import MapEntry
     from mailsni.targets.postfix import map_build
@@ -250,7 +250,7 @@ def test_a_map_made_without_postfix_is_read_by_postfix(map_type: str, laboratory
     laboratory.configure(postfix={"map_type": map_type})
     settings = load(laboratory.config, required=True)
     assert laboratory.mailsni("apply", "--no-reload").returncode == 0
-    seen = snapshot.observe(settings, datetime.now(UTC))
+    seen = take_snapshot(settings, datetime.now(UTC))
 
     class WithoutTools(LocalExecutor):
         def find_tool(self, name: str) -> None:
@@ -262,7 +262,7 @@ def test_a_map_made_without_postfix_is_read_by_postfix(map_type: str, laboratory
     entries = [
         MapEntry(
             postfix_key(winner.name),
-            tuple(seen.pins.of(one) for one in winner.certificates),
+            tuple(seen.pins.path_of(one) for one in winner.certificates),
             tuple(one.material.digest for one in winner.certificates),
         )
         for winner in seen.selection.winners
@@ -432,10 +432,10 @@ def test_a_server_that_does_not_read_the_file_is_said_and_no_failure(laboratory:
     main.write_text(main.read_text().replace("!include_try conf.d/*.conf", ""))
     laboratory.issue("mail.a.test")
     document = applied(laboratory)
-    assert [note.partition(":")[0] for note in document["notes"]] == ["postfix", "dovecot"]
+    assert [note.partition(":")[0] for note in document["warnings"]] == ["postfix", "dovecot"]
     assert document["asked"] == []
-    assert f"tls_server_sni_maps={'hash'}:{laboratory.map}" in document["notes"][0]
-    assert f"!include_try {laboratory.include_file}" in document["notes"][1]
+    assert f"tls_server_sni_maps={'hash'}:{laboratory.map}" in document["warnings"][0]
+    assert f"!include_try {laboratory.include_file}" in document["warnings"][1]
 
 
 @pytest.mark.shared

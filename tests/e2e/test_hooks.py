@@ -252,7 +252,7 @@ def test_a_hook_for_each_certificate_is_one_publish(
     assert reloads(laboratory) - before == 1
     assert len(spy.calls()) == len(NAMES)
     assert_served(laboratory, wanted)
-    assert (last_run(laboratory).by, last_run(laboratory).exit_code) == (hook, 0)
+    assert (last_run(laboratory).trigger, last_run(laboratory).exit_code) == (hook, 0)
 
 
 def test_what_waits_holds_nothing_of_its_caller(laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy) -> None:
@@ -350,7 +350,7 @@ def test_a_hook_that_somebody_else_calls_does_it_at_once(
         shutil.rmtree(laboratory.store.live)
         assert running.call() == 1
         assert running.said.read_text().startswith(f"mailsni: error: {laboratory.store.live}: cannot be read: ")
-    assert last_run(laboratory).by == hook
+    assert last_run(laboratory).trigger == hook
 
 
 def test_what_is_wrong_before_the_wait_is_said_to_the_caller(
@@ -437,7 +437,7 @@ def test_caddy_calls_in_the_background_for_each_certificate(
     all_done()
     assert_served(laboratory, wanted)
     assert 1 <= reloads(laboratory) - before <= 2
-    assert last_run(laboratory).by == "caddy"
+    assert last_run(laboratory).trigger == "caddy"
 
 
 ACME_SH = """\
@@ -543,7 +543,7 @@ class TestCertbot:
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert reloads(laboratory) == before
-        assert (last_run(laboratory).by, last_run(laboratory).names) == ("certbot-post", 1)
+        assert (last_run(laboratory).trigger, last_run(laboratory).names) == ("certbot-post", 1)
 
 
 def test_dehydrated_calls_it_once_for_all(certbot: Certbot, laboratory: Laboratory, spy: Spy, tmp_path: Path) -> None:
@@ -589,7 +589,7 @@ HOOK={installed("dehydrated", directory / "hook")}
     (environment_seen,) = spy.environments()
     assert environment_seen["MAILSNI_STARTED_BY"] == "dehydrated"
     assert environment_seen["MAILSNI_CONFIG"] == str(laboratory.config)
-    assert (last_run(laboratory).by, last_run(laboratory).exit_code) == ("dehydrated", 0)
+    assert (last_run(laboratory).trigger, last_run(laboratory).exit_code) == ("dehydrated", 0)
     dehydrated("--cron")
     assert len(spy.calls()) == 2, "nothing to renew, and the hook is called all the same"
 
@@ -621,7 +621,7 @@ def test_lego_calls_it_for_a_new_certificate_and_a_renewed_one(
         assert done.returncode == 0, done.stdout + done.stderr
         all_done()
         assert_served(laboratory, {NAMES[0]: issued})
-        assert last_run(laboratory).by == "lego"
+        assert last_run(laboratory).trigger == "lego"
     assert len(spy.calls()) == 2
     for seen in spy.environments():
         assert seen["LEGO_CERT_DOMAIN"] == "mail.a.test"
@@ -650,7 +650,7 @@ def test_the_program_is_found_where_installers_put_it(laboratory: Laboratory) ->
                     words, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=LIMIT
                 )
                 assert (done.returncode, done.stdout, bool(done.stderr)) == (int(not there), "", not there), done.stderr
-    assert last_run(laboratory).by == "certbot-post"
+    assert last_run(laboratory).trigger == "certbot-post"
 
 
 @pytest.mark.real_host
@@ -672,7 +672,7 @@ def test_cron_itself_calls_it(laboratory: Laboratory, spy: Spy) -> None:
         cron.terminate()
         cron.wait()
         table.unlink()
-    assert (last_run(laboratory).by, last_run(laboratory).exit_code) == ("certbot-post", 0)
+    assert (last_run(laboratory).trigger, last_run(laboratory).exit_code) == ("certbot-post", 0)
     assert_served(laboratory, {NAMES[0]: issued})
 
 

@@ -19,7 +19,7 @@ import pytest
 from mailsni.config.settings import DovecotSettings
 from mailsni.host.commands import environment, find_tool, require_tool
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
-from mailsni.targets.reload import Signalled, signal_dovecot
+from mailsni.targets.reload import ReloadResult, reload_dovecot
 from tests.support.mail_host import ABORTED, Laboratory, require
 
 pytestmark = pytest.mark.shared
@@ -159,7 +159,7 @@ def installed_dovecot() -> Iterator[Path]:
 @pytest.mark.real_host
 def test_an_init_script_restarts_its_server(installed_dovecot: Path) -> None:
     before = int(installed_dovecot.read_text())
-    assert signal_dovecot(DovecotSettings(action="restart")) is Signalled.RESTARTED
+    assert reload_dovecot(DovecotSettings(action="restart")) is ReloadResult.RESTARTED
 
     def is_another() -> bool:
         with contextlib.suppress(FileNotFoundError):  # it goes and comes
@@ -167,7 +167,7 @@ def test_an_init_script_restarts_its_server(installed_dovecot: Path) -> None:
         return False
 
     until(is_another, "no restart")
-    assert signal_dovecot(DovecotSettings()) is Signalled.RELOADED
+    assert reload_dovecot(DovecotSettings()) is ReloadResult.RELOADED
 
 
 @pytest.mark.real_host
@@ -178,8 +178,8 @@ def test_openrc_restarts_its_server(installed_dovecot: Path, tmp_path: Path) -> 
     try:
         level.write_text("default\n")
         with stand_in(Path("/usr/local/bin/rc-service"), tmp_path / "calls"):
-            assert signal_dovecot(DovecotSettings(action="restart")) is Signalled.RESTARTED
-            assert signal_dovecot(DovecotSettings()) is Signalled.RELOADED
+            assert reload_dovecot(DovecotSettings(action="restart")) is ReloadResult.RESTARTED
+            assert reload_dovecot(DovecotSettings()) is ReloadResult.RELOADED
     finally:
         level.unlink()
         level.parent.rmdir()

@@ -40,7 +40,8 @@ from hypothesis.stateful import (
 )
 
 from mailsni.config import parser
-from mailsni.deploy import snapshot, transaction
+from mailsni.deploy import transaction
+from mailsni.deploy.snapshot import take_snapshot
 from mailsni.errors import MailsniError, RefusedError
 from mailsni.host import files, lock
 from mailsni.host.commands import require_tool, run
@@ -132,7 +133,7 @@ def _plan_and_apply(
 ) -> None:
     certbot.RETRY_PAUSE = 0.01  # nobody mends anything while it waits
     known = parser.load(configuration, required=True)
-    plan = snapshot.observe(known, now).plan
+    plan = take_snapshot(known, now).plan
     answer.write(json.dumps([change.name for change in plan.changes if change.kind == "remove"]) + "\n")
     answer.flush()
     if dies_before is not None:
@@ -151,7 +152,7 @@ def _plan_and_apply(
 
         sys.addaudithook(die)
     with lock.locked(known.state.lock):
-        transaction.apply(snapshot.observe(known, now), transaction.Options(allow_empty=allow_empty))
+        transaction.apply(take_snapshot(known, now), transaction.Options(allow_empty=allow_empty))
     answer.write(json.dumps({"error": None, "refused": False}))
 
 

@@ -16,9 +16,9 @@ import pytest
 from mailsni.config.settings import Settings, StateSettings
 from mailsni.core.model import Certificate, Reason
 from mailsni.core.selection import explain
-from mailsni.deploy.snapshot import Observation
+from mailsni.deploy.snapshot import Snapshot
 from mailsni.output import text
-from mailsni.runs.history import NOTHING, Run
+from mailsni.runs.history import EMPTY_HISTORY, Run
 from mailsni.setup.units import render_cron, render_openrc, render_units
 from tests.support.builders import (
     EVERYTHING,
@@ -32,9 +32,9 @@ from tests.support.builders import (
     inventory,
     kept,
     mixture,
-    observation,
     selection,
     skipped,
+    snapshot,
 )
 
 HERE = Path(__file__).parent
@@ -71,10 +71,10 @@ def before() -> tuple[Certificate, ...]:
     )
 
 
-def seen() -> Observation:
+def seen() -> Snapshot:
     """A renewal, one with a new key, a lineage more, one fewer, a broken one, and what is of no interest."""
     rekeyed = replace(certificate("a.test", "mail.a.test", "imap.a.test", age=1), spki="0" * 64)
-    return observation(
+    return snapshot(
         rekeyed,
         certificate("a.test-rsa", "mail.a.test", algorithm="rsa"),
         certificate("npm-7", "mail.npm.test", age=0.5, left=89.5),
@@ -103,7 +103,7 @@ RIVALS = inventory(
 
 GOOD = Run(NOW, NOW, 4, "published, 3 names changed, 9 names served, 1 problem: /x: expired", "certbot-post", 9)
 FAILED = Run(NOW, NOW + timedelta(hours=1), 5, "dovecot: mail.a.test: cut off", "timer")
-HISTORY = NOTHING.after(GOOD)
+HISTORY = EMPTY_HISTORY.after(GOOD)
 
 
 def explained(name: str) -> None:
@@ -112,11 +112,11 @@ def explained(name: str) -> None:
 
 TEXTS: dict[str, Callable[[], None]] = {
     "plan": lambda: text.plan(seen()),
-    "plan-nothing": lambda: text.plan(observation(*ONE, deployed=deployment(*ONE))),
+    "plan-nothing": lambda: text.plan(snapshot(*ONE, deployed=deployment(*ONE))),
     "status": lambda: text.status(seen(), HISTORY, skipped=False),
     "status-skipped": lambda: text.status(seen(), HISTORY.after(FAILED), skipped=True),
-    "status-nothing": lambda: text.status(observation(), NOTHING, skipped=True),
-    "status-failed": lambda: text.status(observation(), NOTHING.after(FAILED), skipped=False),
+    "status-nothing": lambda: text.status(snapshot(), EMPTY_HISTORY, skipped=True),
+    "status-failed": lambda: text.status(snapshot(), EMPTY_HISTORY.after(FAILED), skipped=False),
     "explain": lambda: explained("mail.a.test"),
     "explain-unasked": lambda: explained("www.a.test"),
     "explain-unknown": lambda: explained("mail.b.test"),

@@ -167,7 +167,7 @@ def intended(meant: Mapping[str, Served], asked: str) -> Served | None:
 
 def served(selection: Selection) -> dict[str, Served]:
     """What is meant: each name and its pinned files."""
-    return {one.name: tuple(str(PINS.of(item)) for item in one.certificates) for one in selection.winners}
+    return {one.name: tuple(str(PINS.path_of(item)) for item in one.certificates) for one in selection.winners}
 
 
 # ── stores ───────────────────────────────────────────────────────────────────────────────────────────────────────────

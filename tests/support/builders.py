@@ -16,7 +16,7 @@ from mailsni.core.model import Algorithm, Certificate, Inventory, KeyAndChain, R
 from mailsni.core.names import NamePatterns
 from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
-from mailsni.deploy.snapshot import Observation
+from mailsni.deploy.snapshot import Snapshot
 from mailsni.sandbox.authority import Authority
 from mailsni.targets import rendering
 from mailsni.targets.pinned import PinDirectory
@@ -25,7 +25,7 @@ from mailsni.targets.rendering import Paths
 LIVE = "/etc/letsencrypt/live"
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 PINS = PinDirectory(Path("/etc/dovecot/mailsni"))
-PATHS = Paths(PINS.of)
+PATHS = Paths(PINS.path_of)
 PUBLISHED = (("postfix", Settings().postfix.map), ("dovecot", Settings().dovecot.include_file))
 MAIL = NamePatterns(MAIL_NAMES)
 EVERYTHING = NamePatterns(["*"])
@@ -112,12 +112,12 @@ def deployment(*certificates: Certificate, patterns: NamePatterns = MAIL) -> Dep
     return Deployment.of(selection(*certificates, patterns=patterns), PINS.path)
 
 
-def observation(
+def snapshot(
     *certificates: Certificate,
     skipped: Iterable[Skipped] = (),
     deployed: Deployment | None = None,
     patterns: NamePatterns = MAIL,
-) -> Observation:
+) -> Snapshot:
     """What a look at a host would give where these lie in the store, and that is deployed. It has no servers."""
     found = inventory(*certificates, skipped=skipped)
     winners = select(found, patterns, NOW)
@@ -129,7 +129,7 @@ def observation(
         tuple(one for one in winners.certificates if one.ident not in before.certificates),
     )
     record = Record(before, trusted=deployed is not None)
-    return Observation(Settings(), NOW, found, winners, record, (), PINS, {}, difference)
+    return Snapshot(Settings(), NOW, found, winners, record, (), PINS, {}, difference)
 
 
 def artifacts(selection: Selection, paths: Paths = PATHS) -> dict[str, bytes]:

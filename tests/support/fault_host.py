@@ -30,7 +30,7 @@ from benchmarks.clients import LASTING_LOGINS
 
 from mailsni.config import parser
 from mailsni.deploy import transaction
-from mailsni.deploy.transaction import Applied, Options
+from mailsni.deploy.transaction import ApplyResult, Options
 from mailsni.errors import Exit, MailsniError
 from mailsni.host.commands import environment, find_tool, require_tool, run
 from mailsni.host.files import PRIVATE, PUBLIC, STAGING_NAME
@@ -239,7 +239,7 @@ class Scene:
             shutil.rmtree(place)
             shutil.copytree(self._copies / name, place, symlinks=True)
 
-    def apply(self, *, force: bool = False) -> Applied:
+    def apply(self, *, force: bool = False) -> ApplyResult:
         """A run without a fault, in this process: most of the time of a run of its own would be its start.
 
         It may have to wait for the lock: a child that another thread is just starting has inherited it for a moment.
@@ -385,7 +385,7 @@ class Scene:
         found = [f"a key stays: {one}" for one in self._misplaced_keys(settled=True)]
         if live != (self.cast.new, self.cast.new):
             found.append("the next run did not make both servers serve the new")
-        if again.signalled is not None or again.published:
+        if again.reloads is not None or again.published:
             found.append("the run after the next did not find everything as it should be")
         lying, finished = self.listing().items(), self.finished.items()
         found += [f"the next run leaves {path}, mode {mode:o}" for path, mode in sorted(lying - finished)]

@@ -20,7 +20,7 @@ from mailsni.sandbox.authority import Authority, Issued, subject_alternative_nam
 from mailsni.verify.audit import ask
 from mailsni.verify.expectations import Wish, intentions
 from mailsni.verify.model import Client, Concern, Inspection, Intention, Limits, Shown
-from tests.support.builders import certificate, deployment, observation
+from tests.support.builders import certificate, deployment, snapshot
 from tests.support.fake_servers import peer, says, tls, waits
 
 NAME = "mail.a.test"
@@ -130,7 +130,7 @@ def test_dates(authority: Authority, tmp_path: Path) -> None:
 def test_what_is_deployed_and_has_no_winner_any_more_is_meant_until_the_next_run() -> None:
     """Its certificate has expired, or its lineage is gone: it is served all the same."""
     gone, renewed = certificate("gone.test", "mail.gone.test"), certificate("a.test", NAME)
-    seen = observation(renewed, deployed=deployment(gone, certificate("a.test", NAME, age=60, left=30)))
+    seen = snapshot(renewed, deployed=deployment(gone, certificate("a.test", NAME, age=60, left=30)))
     found = intentions(seen)
     assert {name: [one.fingerprint for one in meant] for name, meant in found.items()} == {
         NAME: [renewed.fingerprint],

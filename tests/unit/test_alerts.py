@@ -29,11 +29,11 @@ from mailsni.errors import (
 )
 from mailsni.runs import alerts, runner
 from mailsni.runs import history as runs
-from mailsni.runs.history import NOTHING, History, Run
-from mailsni.runs.runner import Starter
+from mailsni.runs.history import EMPTY_HISTORY, History, Run
+from mailsni.runs.runner import Trigger
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
-TIMER = Starter("timer")
+TIMER = Trigger("timer")
 
 
 def run(code: int, at: datetime = NOW, summary: str = "what happened") -> Run:
@@ -50,7 +50,7 @@ def told(history: History, code: int, at: datetime, failure: str = "x") -> tuple
 
 @pytest.mark.parametrize("code", [1, 4, 5, 6, 77, 78])
 def test_a_failure_that_a_person_should_know_of(code: int) -> None:
-    alert = alerts.due(NOTHING, run(code), "x", "mx1")
+    alert = alerts.due(EMPTY_HISTORY, run(code), "x", "mx1")
     assert alert is not None
     what = "needs a look" if code == Exit.SKIPPED else "failed"
     assert alert.summary == f"mailsni: mx1: {what} (exit code {code}): what happened"
@@ -58,11 +58,11 @@ def test_a_failure_that_a_person_should_know_of(code: int) -> None:
 
 @pytest.mark.parametrize("code", [0, 2, 75, 130, 143])
 def test_and_one_that_is_none(code: int) -> None:
-    assert alerts.due(NOTHING, run(code), "x", "mx1") is None
+    assert alerts.due(EMPTY_HISTORY, run(code), "x", "mx1") is None
 
 
 def test_the_same_failure_is_told_once_a_day_and_another_one_at_once() -> None:
-    history, at = NOTHING, NOW
+    history, at = EMPTY_HISTORY, NOW
     said = []
     for hours, failure in ((0, "a"), (1, "a"), (2, "b"), (3, "a"), (23, "a"), (24, "a"), (25, "b"), (26, "b")):
         history, summary = told(history, 1, at + timedelta(hours=hours), failure)
@@ -71,12 +71,12 @@ def test_the_same_failure_is_told_once_a_day_and_another_one_at_once() -> None:
 
 
 def test_the_same_words_with_another_exit_code_are_another_failure() -> None:
-    history, _ = told(NOTHING, 5, NOW)
+    history, _ = told(EMPTY_HISTORY, 5, NOW)
     assert told(history, 6, NOW)[1] is not None
 
 
 def test_that_it_works_again_is_told_once() -> None:
-    history, _ = told(NOTHING, 1, NOW)
+    history, _ = told(EMPTY_HISTORY, 1, NOW)
     history, _ = told(history, 4, NOW + timedelta(hours=1), "y")
     history, summary = told(history, 0, NOW + timedelta(days=9))
     assert summary == "mailsni: host: works again: what happened"
@@ -85,12 +85,12 @@ def test_that_it_works_again_is_told_once() -> None:
 
 
 def test_a_clock_that_was_wrong_hides_nothing() -> None:
-    history, _ = told(NOTHING, 1, NOW + timedelta(days=9000))
+    history, _ = told(EMPTY_HISTORY, 1, NOW + timedelta(days=9000))
     assert told(history, 1, NOW)[1] is not None
 
 
 def test_what_is_remembered_has_a_limit() -> None:
-    history = NOTHING
+    history = EMPTY_HISTORY
     for number in range(100):
         history, summary = told(history, 1, NOW + timedelta(seconds=number), str(number))
         assert summary is not None
@@ -102,7 +102,7 @@ def test_what_is_remembered_has_a_limit() -> None:
     "summary", ["two\nlines\r\n", "a \x1b[31mcolour", "-----BEGIN X-----\nkey", "long " * 999, "\u00e4"]
 )
 def test_a_summary_is_one_line_for_any_subject(summary: str) -> None:
-    alert = alerts.due(NOTHING, run(1, summary=summary), "x", "host")
+    alert = alerts.due(EMPTY_HISTORY, run(1, summary=summary), "x", "host")
     assert alert is not None
     assert alert.summary.isprintable()
     assert len(alert.summary) <= 210
@@ -173,9 +173,9 @@ def said() -> Said:
     return Said()
 
 
-def fail(settings: Settings, starter: Starter = TIMER, talk: Said | None = None) -> None:
+def fail(settings: Settings, starter: Trigger = TIMER, talk: Said | None = None) -> None:
     with pytest.raises(MailsniError):
-        runner.make(settings, Options(), starter, talk if talk is not None else Said())
+        runner.run_apply(settings, Options(), starter, talk if talk is not None else Said())
 
 
 def test_the_command_gets_the_document_and_the_summary_and_no_secrets(
@@ -216,11 +216,11 @@ def test_without_a_record_it_is_told_each_time(settings: Settings, receiver: Rec
 
 
 def test_a_person_at_a_terminal_needs_no_alert(settings: Settings, receiver: Receiver) -> None:
-    fail(settings, Starter("terminal", attended=True))
+    fail(settings, Trigger("terminal", attended=True))
     assert receiver.calls() == []
     last = runs.load(settings.state.directory).last
     assert last is not None
-    assert (last.by, last.exit_code) == ("terminal", 1)
+    assert (last.trigger, last.exit_code) == ("terminal", 1)
 
 
 BAD_COMMANDS = {
@@ -276,13 +276,13 @@ def test_every_end_is_remembered(
     monkeypatch.setattr(transaction, "run", end)
     expected = HostError if type(ending) is OSError else type(ending)
     with pytest.raises(expected):
-        runner.make(replace(settings, alerts=AlertSettings()), Options(), TIMER, Said())
+        runner.run_apply(replace(settings, alerts=AlertSettings()), Options(), TIMER, Said())
     last = runs.load(settings.state.directory).last
     if code is None:
         assert last is None
     else:
         assert last is not None
-        assert (last.exit_code, last.summary, last.by, last.names) == (code, summary, "timer", None)
+        assert (last.exit_code, last.summary, last.trigger, last.names) == (code, summary, "timer", None)
 
 
 # ── a configuration that is wrong ────────────────────────────────────────────────────────────────────────────────────
@@ -305,7 +305,7 @@ def test_it_is_told_as_far_as_it_says_whom_to_tell(
     path.write_text(told + text)
     with pytest.raises(ConfigurationError) as caught:
         parser.load(path, required=True)
-    runner.not_begun(parser.remnant(path), caught.value, TIMER, Said())
+    runner.record_config_failure(parser.remnant(path), caught.value, TIMER, Said())
     assert [call["env"]["MAILSNI_EXIT_CODE"] for call in receiver.calls()] == (["78"] if known else [])
     assert (runs.load(tmp_path / "state").last is not None) is known
 
@@ -343,15 +343,15 @@ def test_who_started_it(monkeypatch: pytest.MonkeyPatch, word: str, expected: st
     monkeypatch.setenv("MAILSNI_STARTED_BY", word)
     with open(os.devnull, "w") as stream:  # noqa: PTH123
         monkeypatch.setattr(sys, "stderr", stream)
-        assert Starter.found() == Starter(expected)
+        assert Trigger.from_environment() == Trigger(expected)
 
 
 def test_a_hook_on_a_terminal_is_not_attended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.delenv("MAILSNI_STARTED_BY", raising=False)
-    assert Starter.found() == Starter("terminal", attended=True)
+    assert Trigger.from_environment() == Trigger("terminal", attended=True)
     monkeypatch.setenv("MAILSNI_STARTED_BY", "dehydrated")
-    assert Starter.found() == Starter("dehydrated")
+    assert Trigger.from_environment() == Trigger("dehydrated")
 
 
 def test_the_state_of_a_run_without_a_configuration_is_the_default() -> None:

@@ -120,7 +120,7 @@ GOOD = Run(NOW, NOW, 0, "nothing to do", "timer", 3)
     ],
 )
 def test_a_run_that_failed(code: int, by: str, level: Level, said: str) -> None:
-    found = runner.of_run(replace(GOOD, exit_code=code, by=by, summary="why"))
+    found = runner.of_run(replace(GOOD, exit_code=code, trigger=by, summary="why"))
     assert found is not None
     assert found.level is level
     assert said in found.text

@@ -226,13 +226,13 @@ def test_nothing_but_a_regular_file_is_read_and_nothing_waits(tmp_path: Path) ->
     (tmp_path / "file").write_bytes(b"12345")
     (tmp_path / "good").symlink_to("file")
     for name in ("fifo", "link", "nothing", "file/below"):
-        assert files.read_foreign(tmp_path / name, 10) is None
-    assert files.read_foreign(tmp_path, 10) is None
-    assert files.read_foreign(tmp_path / "good", 5) == b"12345"
+        assert files.read_untrusted(tmp_path / name, 10) is None
+    assert files.read_untrusted(tmp_path, 10) is None
+    assert files.read_untrusted(tmp_path / "good", 5) == b"12345"
     with pytest.raises(HostError, match="more than 4 bytes"):
-        files.read_foreign(tmp_path / "file", 4)
+        files.read_untrusted(tmp_path / "file", 4)
     with pytest.raises(HostError, match="cannot be read"):
-        files.read_foreign(tmp_path / "loop", 4)
+        files.read_untrusted(tmp_path / "loop", 4)
 
 
 def test_who_can_read_a_file_is_a_matter_of_all_directories_above_it(tmp_path: Path) -> None:
@@ -241,11 +241,11 @@ def test_who_can_read_a_file_is_a_matter_of_all_directories_above_it(tmp_path: P
     path.touch()
     path.chmod(0o644)
     open_above = all(above.stat().st_mode & 0o001 for above in tmp_path.parents) and tmp_path.stat().st_mode & 0o001
-    assert permissions.why_exposed(path) == ("mode 0644" if open_above else None)
-    assert permissions.why_exposed(tmp_path / "nothing") is None
+    assert permissions.world_readable(path) == ("mode 0644" if open_above else None)
+    assert permissions.world_readable(tmp_path / "nothing") is None
     path.parent.chmod(0o700)
-    assert permissions.why_exposed(path) is None
-    assert permissions.why_exposed(Path("/etc/passwd")) == "mode 0644"
+    assert permissions.world_readable(path) is None
+    assert permissions.world_readable(Path("/etc/passwd")) == "mode 0644"
 
 
 # ── scripts ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -21,8 +21,8 @@ from mailsni.core.model import Algorithm, Reason
 from mailsni.core.plan import Kind
 from mailsni.core.selection import explain
 from mailsni.deploy.confirm import Answer, Expectation, Survey, Verdict
-from mailsni.deploy.snapshot import Observation
-from mailsni.deploy.transaction import Applied
+from mailsni.deploy.snapshot import Snapshot
+from mailsni.deploy.transaction import ApplyResult
 from mailsni.doctor.finding import Finding, Fix, Severity
 from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, UsageError
 from mailsni.metrics import Look
@@ -31,9 +31,9 @@ from mailsni.output.setup import Report
 from mailsni.probes.endpoint import Endpoint, Server
 from mailsni.probes.starttls import Outcome
 from mailsni.probes.tls_client import Served
-from mailsni.runs.history import NOTHING, Run
+from mailsni.runs.history import EMPTY_HISTORY, Run
 from mailsni.setup.model import SetupPlan
-from mailsni.targets.reload import Signalled
+from mailsni.targets.reload import ReloadResult
 from mailsni.verify.model import Client, Concern, Inspection, Shown
 from tests.support.builders import (
     EVERYTHING,
@@ -45,9 +45,9 @@ from tests.support.builders import (
     inventory,
     kept,
     mixture,
-    observation,
     secret,
     skipped,
+    snapshot,
 )
 
 Document = dict[str, Any]
@@ -61,14 +61,14 @@ VALIDATOR = Draft202012Validator(SCHEMA)
 MAIL_A = "mail.a.test"
 
 
-def everything() -> Observation:
+def everything() -> Snapshot:
     """Each kind of change, each state and each reason in one."""
     old = certificate("a.test", MAIL_A, age=60, left=30)
     leaving = certificate("gone.test", "mail.gone.test")
     moved = certificate("x.test", "mail.x.test", age=20)
     renewed = certificate("r.test", "mail.r.test", age=60, left=30)
     broken = kept(certificate("old.test", "smtp.old.test", age=70, left=20))
-    return observation(
+    return snapshot(
         *mixture(),
         certificate("x.test-0001", "mail.x.test"),
         certificate("r.test", "mail.r.test", age=1),
@@ -88,11 +88,11 @@ def survey(verdict: Verdict) -> Survey:
     return Survey("dovecot", (Answer(expected, expected.question(endpoint), served, verdict),), 1, 1)
 
 
-def applied() -> Applied:
-    return Applied(
+def applied() -> ApplyResult:
+    return ApplyResult(
         everything(),
         tuple(path for _, path in PUBLISHED),
-        {"postfix": Signalled.RELOADED, "dovecot": Signalled.NOT_RUNNING},
+        {"postfix": ReloadResult.RELOADED, "dovecot": ReloadResult.NOT_RUNNING},
         (*map(survey, Verdict), Survey("postfix", (), 1, 1)),
         ("something that is no fault of a certificate",),
     )
@@ -100,7 +100,7 @@ def applied() -> Applied:
 
 GOOD = Run(NOW, NOW, 4, "nothing to do", "certbot-post", 3, {str(reason): 1 for reason in Reason})
 FAILED = Run(NOW, NOW, 143, "ended by a signal", "timer", error="cut off")
-HISTORY = NOTHING.after(GOOD)
+HISTORY = EMPTY_HISTORY.after(GOOD)
 
 CHECKED = Checked(
     NOW,
@@ -113,23 +113,23 @@ CHECKED = Checked(
 )
 DOCUMENTS: dict[str, Callable[[], Document]] = {
     "status": lambda: documents.status(everything()),
-    "status of nothing": lambda: documents.status(observation()),
-    "status after a good run": lambda: documents.status(observation(), HISTORY),
-    "status after a bad run": lambda: documents.status(observation(), HISTORY.after(FAILED)),
+    "status of nothing": lambda: documents.status(snapshot()),
+    "status after a good run": lambda: documents.status(snapshot(), HISTORY),
+    "status after a bad run": lambda: documents.status(snapshot(), HISTORY.after(FAILED)),
     "check": lambda: documents.check(CHECKED),
     "check of nothing": lambda: documents.check(unknown(NOW, "nothing could be seen")),
     "plan": lambda: documents.plan(everything()),
     "plan with diffs": lambda: documents.plan(everything(), [("postfix", "--- a\n+++ b\n"), ("dovecot", "")]),
-    "plan of nothing": lambda: documents.plan(observation()),
+    "plan of nothing": lambda: documents.plan(snapshot()),
     "apply": lambda: documents.apply(applied(), Exit.SKIPPED),
-    "apply of nothing": lambda: documents.apply(Applied(observation()), Exit.DONE),
+    "apply of nothing": lambda: documents.apply(ApplyResult(snapshot()), Exit.DONE),
     "explain": lambda: documents.explanation(MAIL_A, explain(MAIL_A, inventory(*mixture()), MAIL, NOW)),
     "explain a stranger": lambda: documents.explanation("*.b.test", ()),
     "render": lambda: documents.rendering("postfix", b"# text\n"),
     "setup": lambda: Report(SetupPlan(Settings(), (), ("found",)), remove=False).document("in_place", Exit.DONE),
     "verify": lambda: verify.document(inspection()),
     "verify nothing": lambda: verify.document(Inspection((), ("postfix: no service with TLS was found",))),
-    "metrics": lambda: prometheus.document(Look(NOTHING, everything(), inspection())),
+    "metrics": lambda: prometheus.document(Look(EMPTY_HISTORY, everything(), inspection())),
     "doctor": lambda: documents.doctor([Finding("x", one, "what", "/x:1", "why", Fix("fix")) for one in Severity]),
     "doctor who finds nothing": lambda: documents.doctor(()),
     "error": lambda: documents.error(LockedError("/run/lock: another run holds the lock", hint="wait")),
@@ -240,7 +240,7 @@ def words(name: str) -> list[object]:
         ("reason", Reason),
         ("kind", Kind),
         ("verdict", Verdict),
-        ("signalled", Signalled),
+        ("reload_result", ReloadResult),
         ("concern", Concern),
         ("severity", Severity),
     ],
@@ -267,7 +267,7 @@ def test_the_schema_has_the_exit_codes_of_all_errors() -> None:
 
 
 def test_the_schema_has_the_states_of_names() -> None:
-    settled = observation(certificate("a", MAIL_A), deployed=deployment(certificate("a", MAIL_A)))
+    settled = snapshot(certificate("a", MAIL_A), deployed=deployment(certificate("a", MAIL_A)))
     told = {state for seen in (everything(), settled) for _, state in documents.name_states(seen)}
     assert set(words("state")) == told
 

@@ -55,8 +55,8 @@ def names_in(directory: Path) -> list[str]:
 @pytest.mark.usefixtures("_any_umask")
 def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
     files.ensure_directory(tmp_path / "a" / "b", 0o755)
-    files.write_new(tmp_path / "private", SECRET)
-    files.write_new(tmp_path / "public", b"x", files.PUBLIC)
+    files.create(tmp_path / "private", SECRET)
+    files.create(tmp_path / "public", b"x", files.PUBLIC)
     files.replace(tmp_path / "replaced", SECRET)
     files.copy_new(tmp_path / "public", tmp_path / "copy")
     with files.staging(tmp_path) as staging, lock_module.locked(tmp_path / "lock"):
@@ -88,7 +88,7 @@ def test_a_file_is_never_wider_than_it_shall_be(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "fchmod", look)
     before = os.umask(0)
     try:
-        files.write_new(tmp_path / "public", b"x", files.PUBLIC)
+        files.create(tmp_path / "public", b"x", files.PUBLIC)
     finally:
         os.umask(before)
     assert seen == [0o600]
@@ -130,19 +130,19 @@ def test_a_directory_cannot_be_made_of_something_else(tmp_path: Path, name: str)
 def test_files_are_made_durable_one_by_one_or_all_at_once(tmp_path: Path, count: int) -> None:
     paths = [tmp_path / str(number) for number in range(count)]
     for path in paths:
-        files.write_new(path, b"x")
+        files.create(path, b"x")
     before = open_descriptors()
-    files.make_durable(paths)
+    files.fsync_all(paths)
     assert open_descriptors() == before
 
 
 def test_what_is_not_there_cannot_be_made_durable(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="durable"):
-        files.make_durable([tmp_path / "missing"])
+        files.fsync_all([tmp_path / "missing"])
 
 
 def test_a_copy_is_a_file_of_its_own(tmp_path: Path) -> None:
-    files.write_new(tmp_path / "map", SECRET)
+    files.create(tmp_path / "map", SECRET)
     files.copy_new(tmp_path / "map", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == SECRET
     assert ((tmp_path / "map").stat().st_nlink, mode_of(tmp_path / "copy")) == (1, 0o600)
@@ -206,7 +206,7 @@ def test_a_new_file_is_not_written_into_anything(victim: Path, trap: Trap) -> No
     path = victim.with_name("trap")
     trap(path)
     with pytest.raises(RefusedError, match="exists already"):
-        files.write_new(path, SECRET)
+        files.create(path, SECRET)
     with pytest.raises(RefusedError, match="exists already"):
         files.copy_new(victim, path)
 
@@ -257,23 +257,23 @@ def test_only_a_regular_file_is_read_or_known(victim: Path, trap: Trap) -> None:
     path = victim.with_name("trap")
     trap(path)
     before = open_descriptors()
-    assert files.read_own(path) is None
+    assert files.read_private(path) is None
     assert open_descriptors() == before
     assert file_identity.Identity.of(path) is None
-    assert permissions.why_loose(path, 0o600) is not None
+    assert permissions.mode_problem(path, 0o600) is not None
 
 
 def test_what_is_not_there_is_nothing(victim: Path) -> None:
     for path in (victim.with_name("missing"), victim / "below"):
-        assert files.read_own(path) is None
+        assert files.read_private(path) is None
         assert file_identity.Identity.of(path) is None
-        assert permissions.why_loose(path, 0o600) == f"{path} is gone, or is no regular file"
-    assert files.read_own(victim) == b"precious"
+        assert permissions.mode_problem(path, 0o600) == f"{path} is gone, or is no regular file"
+    assert files.read_private(victim) == b"precious"
 
 
 def test_an_identity_changes_with_the_file(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    files.write_new(path, b"x")
+    files.create(path, b"x")
     first = file_identity.Identity.of(path)
     assert first == file_identity.Identity.of(path)
     assert first is not None
@@ -284,17 +284,17 @@ def test_an_identity_changes_with_the_file(tmp_path: Path) -> None:
 
 def test_a_loose_file_is_said_to_be_one(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    files.write_new(path, b"x")
-    assert permissions.why_loose(path, 0o600) is None
-    assert permissions.why_loose(path, 0o644) == f"{path} has mode 0600 instead of 0644"
+    files.create(path, b"x")
+    assert permissions.mode_problem(path, 0o600) is None
+    assert permissions.mode_problem(path, 0o644) == f"{path} has mode 0600 instead of 0644"
 
 
 @as_root
 def test_a_file_of_another_user_is_said_to_be_one(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    files.write_new(path, b"x")
+    files.create(path, b"x")
     os.chown(path, OTHER_USER, OTHER_USER)
-    assert permissions.why_loose(path, 0o600) == f"{path} belongs to somebody else"
+    assert permissions.mode_problem(path, 0o600) == f"{path} belongs to somebody else"
 
 
 # ── staging ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -307,7 +307,7 @@ class _BoomError(Exception):
 def test_a_staging_directory_is_gone_afterwards_with_all_that_is_in_it(tmp_path: Path) -> None:
     def work() -> None:
         with files.staging(tmp_path) as path:
-            files.write_new(path / "key.pem", SECRET)
+            files.create(path / "key.pem", SECRET)
             (path / "more").mkdir()
             raise _BoomError
 
@@ -483,7 +483,7 @@ def test_what_this_user_may_not_do_is_a_matter_of_permission(tmp_path: Path) -> 
     for act in (
         lambda: permissions.require_writable([tmp_path / "a"]),
         lambda: permissions.require_replaceable(tmp_path / "a"),
-        lambda: files.write_new(tmp_path / "a", b""),
+        lambda: files.create(tmp_path / "a", b""),
         lambda: files.ensure_directory(tmp_path / "a", 0o700),
         lambda: files.replace(tmp_path / "a", b""),
         lambda: lock_module.locked(tmp_path / "a").__enter__(),

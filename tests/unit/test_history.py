@@ -12,7 +12,7 @@ import pytest
 
 from mailsni.errors import Exit
 from mailsni.runs import history as runs
-from mailsni.runs.history import NOTHING, Removed, Run
+from mailsni.runs.history import EMPTY_HISTORY, RemovedName, Run
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 GOOD = Run(NOW, NOW + timedelta(seconds=2), 4, "3 names served", "certbot-post", 3, {"expired": 2, "staging": 1})
@@ -20,16 +20,16 @@ BAD = Run(NOW, NOW + timedelta(days=1), 5, "dovecot: cut off", "timer", error="d
 
 
 def test_what_is_recorded_is_loaded(tmp_path: Path) -> None:
-    assert runs.load(tmp_path / "state") == NOTHING
+    assert runs.load(tmp_path / "state") == EMPTY_HISTORY
     runs.record(tmp_path / "state", GOOD)
-    assert runs.load(tmp_path / "state") == NOTHING.after(GOOD)
+    assert runs.load(tmp_path / "state") == EMPTY_HISTORY.after(GOOD)
     runs.record(tmp_path / "state", BAD)
     found = runs.load(tmp_path / "state")
     assert (found.last, found.last_good) == (BAD, GOOD)
 
 
 def test_what_somebody_was_told_survives_a_run(tmp_path: Path) -> None:
-    told = replace(NOTHING.after(BAD), alerted={"key": NOW})
+    told = replace(EMPTY_HISTORY.after(BAD), alerted={"key": NOW})
     assert runs.save(tmp_path, told)
     runs.record(tmp_path, GOOD)
     assert runs.load(tmp_path).alerted == {"key": NOW}
@@ -40,7 +40,7 @@ def test_what_somebody_was_told_survives_a_run(tmp_path: Path) -> None:
 )
 def test_a_run_is_good_when_the_servers_have_what_they_should(code: int, *, good: bool) -> None:
     assert replace(GOOD, exit_code=code).good is good
-    assert (NOTHING.after(replace(GOOD, exit_code=code)).last_good is not None) is good
+    assert (EMPTY_HISTORY.after(replace(GOOD, exit_code=code)).last_good is not None) is good
 
 
 def test_it_is_private_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -54,25 +54,28 @@ def test_it_is_private_and_nothing_else_is_left(tmp_path: Path) -> None:
 
 
 def test_names_that_a_run_took_away_are_remembered_for_a_week_or_until_they_are_served() -> None:
-    later = replace(GOOD, ended=GOOD.ended + timedelta(days=6))
-    latest = replace(GOOD, ended=GOOD.ended + timedelta(days=7))
-    history = NOTHING.after(GOOD, {"a.test": "gone", "b.test": "gone"}, {"c.test"})
+    later = replace(GOOD, ended_at=GOOD.ended_at + timedelta(days=6))
+    latest = replace(GOOD, ended_at=GOOD.ended_at + timedelta(days=7))
+    history = EMPTY_HISTORY.after(GOOD, {"a.test": "gone", "b.test": "gone"}, {"c.test"})
     history = history.after(later, {"d.test": "expired"}, {"b.test", "c.test"})
-    assert history.removed == {"a.test": Removed(GOOD.ended, "gone"), "d.test": Removed(later.ended, "expired")}
+    assert history.removed == {
+        "a.test": RemovedName(GOOD.ended_at, "gone"),
+        "d.test": RemovedName(later.ended_at, "expired"),
+    }
     assert history.after(BAD).removed == history.removed, "a run that failed serves nothing anew"
     assert set(history.after(latest).removed) == {"d.test"}
     many = {f"{at}.test": "gone" for at in range(2000)}
-    assert len(NOTHING.after(GOOD, many).removed) == 1000
+    assert len(EMPTY_HISTORY.after(GOOD, many).removed) == 1000
 
 
 def test_they_are_written_and_a_record_of_before_has_none(tmp_path: Path) -> None:
-    history = NOTHING.after(GOOD, {"a.test": "its lineage is gone"})
+    history = EMPTY_HISTORY.after(GOOD, {"a.test": "its lineage is gone"})
     assert runs.save(tmp_path, history)
     assert runs.load(tmp_path) == history
     document = json.loads((tmp_path / "runs.json").read_text())
     del document["removed"]
     (tmp_path / "runs.json").write_text(json.dumps(document))
-    assert runs.load(tmp_path) == NOTHING.after(GOOD)
+    assert runs.load(tmp_path) == EMPTY_HISTORY.after(GOOD)
     assert runs.complaint(tmp_path) is None
 
 
@@ -83,7 +86,7 @@ BROKEN = {
     "no object": "[]",
     "of another version": json.dumps({**WHOLE, "schema": "mailsni.runs/2"}),
     "a member less": json.dumps({key: value for key, value in WHOLE.items() if key != "alerted"}),
-    "another kind of run": json.dumps({**WHOLE, "last": {"begun": 1}}),
+    "another kind of run": json.dumps({**WHOLE, "last": {"started_at": 1}}),
     "another kind of removal": json.dumps({**WHOLE, "removed": {"a.test": [1]}}),
     "another kind of time": json.dumps({**WHOLE, "alerted": {"key": "today"}}),
     "a time beyond all times": json.dumps({**WHOLE, "alerted": {"key": 1e300}}),
@@ -95,19 +98,19 @@ BROKEN = {
 @pytest.mark.parametrize("text", BROKEN.values(), ids=BROKEN)
 def test_whatever_else_lies_there_is_no_record_and_no_obstacle(tmp_path: Path, text: str) -> None:
     (tmp_path / "runs.json").write_text(json.dumps(WHOLE))
-    assert runs.load(tmp_path) == NOTHING
+    assert runs.load(tmp_path) == EMPTY_HISTORY
     (tmp_path / "runs.json").write_bytes(text.encode(errors="surrogateescape"))
-    assert runs.load(tmp_path) == NOTHING
+    assert runs.load(tmp_path) == EMPTY_HISTORY
     assert str(tmp_path / "runs.json") in (runs.complaint(tmp_path) or "")
     runs.record(tmp_path, GOOD)
-    assert runs.load(tmp_path) == NOTHING.after(GOOD)
+    assert runs.load(tmp_path) == EMPTY_HISTORY.after(GOOD)
 
 
 def test_a_place_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     runs.record(tmp_path / "file", GOOD)
-    assert not runs.save(tmp_path / "file" / "below", NOTHING)
+    assert not runs.save(tmp_path / "file" / "below", EMPTY_HISTORY)
     (tmp_path / "runs.json").mkdir()
     runs.record(tmp_path, GOOD)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-    assert runs.load(tmp_path) == NOTHING
+    assert runs.load(tmp_path) == EMPTY_HISTORY

@@ -15,9 +15,9 @@ from mailsni.output import prometheus
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.starttls import Outcome
 from mailsni.probes.tls_client import Served
-from mailsni.runs.history import NOTHING, History, Run
+from mailsni.runs.history import EMPTY_HISTORY, History, Run
 from mailsni.verify.model import Client, Concern, Inspection, Shown
-from tests.support.builders import NOW, certificate, deployment, observation, skipped
+from tests.support.builders import NOW, certificate, deployment, skipped, snapshot
 
 IMAPS, SMTP = Endpoint("imaps", "127.0.0.1", 993), Endpoint("smtp", "::1", 25)
 NAME = "mail.a.test"
@@ -41,7 +41,7 @@ def shown(endpoint: Endpoint, *concerns: Concern, client: Client = Client.NAMED,
 
 
 def test_nothing_is_known() -> None:
-    assert lines(Look(NOTHING)) == {"mailsni_up 0.0", 'mailsni_build_info{version="0.1.0"} 1.0'}
+    assert lines(Look(EMPTY_HISTORY)) == {"mailsni_up 0.0", 'mailsni_build_info{version="0.1.0"} 1.0'}
 
 
 def test_runs() -> None:
@@ -61,8 +61,8 @@ def test_runs() -> None:
 
 def test_names_and_reasons() -> None:
     old, new = certificate("a.test", NAME, age=60, left=30), certificate("a.test", NAME)
-    seen = observation(new, deployed=deployment(old), skipped=[skipped("b.test", Reason.BAD_PEM, "mail.b.test")])
-    found = lines(Look(NOTHING, seen))
+    seen = snapshot(new, deployed=deployment(old), skipped=[skipped("b.test", Reason.BAD_PEM, "mail.b.test")])
+    found = lines(Look(EMPTY_HISTORY, seen))
     labels = f'algorithm="{new.algorithm}",name="{NAME}"'
     values = dict(one.rsplit(" ", 1) for one in found)
     store = values[f'mailsni_store_not_after_timestamp_seconds{{{labels},source="{new.source}"}}']
@@ -101,7 +101,7 @@ def test_the_wire() -> None:
             shown(SMTP, Concern.CUT_OFF, client=Client.UNKNOWN_NAME, name="x.invalid"),
         )
     )
-    found = lines(Look(NOTHING, observation(), inspection))
+    found = lines(Look(EMPTY_HISTORY, snapshot(), inspection))
     imaps = {"server": "dovecot", "protocol": "imaps", "host": "127.0.0.1", "port": "993"}
     smtp = {"server": "postfix", "protocol": "smtp", "host": "::1", "port": "25"}
     assert {
@@ -117,7 +117,7 @@ def test_the_wire() -> None:
 
 
 def test_every_concern_is_there_before_anybody_answered() -> None:
-    found = lines(Look(NOTHING, observation(), Inspection(()), wire=True))
+    found = lines(Look(EMPTY_HISTORY, snapshot(), Inspection(()), wire=True))
     assert {one for one in found if one.startswith("mailsni_answers")} == {
         line("answers", 0, server=server, concern=concern) for server in ("dovecot", "postfix") for concern in Concern
     }
@@ -125,16 +125,16 @@ def test_every_concern_is_there_before_anybody_answered() -> None:
 
 def test_whether_the_servers_could_be_asked_is_said_when_they_were_to_be() -> None:
     problem = HostError("no service with TLS was found")
-    assert "mailsni_wire_up 1.0" in lines(Look(NOTHING, observation(), Inspection(()), wire=True))
-    assert "mailsni_wire_up 0.0" in lines(Look(NOTHING, observation(), problem=problem, wire=True))
-    assert "mailsni_wire_up 0.0" in lines(Look(NOTHING, problem=problem, wire=True))
-    assert not [one for one in lines(Look(NOTHING, observation())) if one.startswith("mailsni_wire_up")]
+    assert "mailsni_wire_up 1.0" in lines(Look(EMPTY_HISTORY, snapshot(), Inspection(()), wire=True))
+    assert "mailsni_wire_up 0.0" in lines(Look(EMPTY_HISTORY, snapshot(), problem=problem, wire=True))
+    assert "mailsni_wire_up 0.0" in lines(Look(EMPTY_HISTORY, problem=problem, wire=True))
+    assert not [one for one in lines(Look(EMPTY_HISTORY, snapshot())) if one.startswith("mailsni_wire_up")]
 
 
 def test_the_worst_of_two_equal_questions_counts_and_comes_once() -> None:
     for order in ((), (Concern.EXPIRED,)), ((Concern.EXPIRED,), ()):
         inspection = Inspection(tuple(shown(IMAPS, *concerns) for concerns in order))
-        text = prometheus.exposition(Look(NOTHING, observation(), inspection)).decode()
+        text = prometheus.exposition(Look(EMPTY_HISTORY, snapshot(), inspection)).decode()
         served = [one for one in text.splitlines() if one.startswith("mailsni_served_as_intended{")]
         assert [one[-4:] for one in served] == [" 0.0"]
 
@@ -153,13 +153,13 @@ def test_a_number_that_no_exit_code_is_does_not_end_it() -> None:
 def test_two_names_that_look_alike_once_they_can_be_written_are_one_sample() -> None:
     old = certificate("a.test", NAME)
     names = {"\ud800" * 40 + end: (old.ident,) for end in "ab"}
-    seen = observation(deployed=replace(deployment(old), names=names))
-    text = prometheus.exposition(Look(NOTHING, seen)).decode()
+    seen = snapshot(deployed=replace(deployment(old), names=names))
+    text = prometheus.exposition(Look(EMPTY_HISTORY, seen)).decode()
     assert len([one for one in text.splitlines() if one.startswith("mailsni_deployed_not_after")]) == 1
 
 
 def test_the_document_has_the_same_samples() -> None:
-    look = Look(NOTHING, observation(certificate("a.test", NAME)))
+    look = Look(EMPTY_HISTORY, snapshot(certificate("a.test", NAME)))
     samples = prometheus.document(look)["samples"]
     assert len(samples) == len(lines(look))
     assert {"name": "mailsni_up", "labels": {}, "value": 1} in samples

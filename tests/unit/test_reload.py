@@ -6,26 +6,31 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.targets.reload import Keeper, restart_commands, unit_of
+from mailsni.targets.reload import ServiceManager, restart_commands, unit_of
 
 OWN = ((Path("/usr/sbin/postfix"), "stop"), (Path("/usr/sbin/postfix"), "start"))
 SCRIPT = Path("/etc/init.d/postfix")
 
 
 @pytest.mark.parametrize(
-    ("keeper", "commands"),
+    ("manager", "commands"),
     [
-        (Keeper(), OWN),
-        (Keeper(unit="postfix@-.service", init_script=SCRIPT), (("systemctl", "restart", "postfix@-.service"),)),
-        (Keeper(supervised=17), ((Path("/bin/sh"), "-c", "kill -TERM 17"),)),
-        (Keeper(supervised=17, init_script=SCRIPT), ((Path("/bin/sh"), "-c", "kill -TERM 17"),)),
-        (Keeper(openrc=True, init_script=SCRIPT), (("rc-service", "postfix", "restart"),)),
-        (Keeper(openrc=True), OWN),
-        (Keeper(init_script=SCRIPT), ((SCRIPT, "restart"),)),
+        (ServiceManager(), OWN),
+        (
+            ServiceManager(unit="postfix@-.service", init_script=SCRIPT),
+            (("systemctl", "restart", "postfix@-.service"),),
+        ),
+        (ServiceManager(supervisor_pid=17), ((Path("/bin/sh"), "-c", "kill -TERM 17"),)),
+        (ServiceManager(supervisor_pid=17, init_script=SCRIPT), ((Path("/bin/sh"), "-c", "kill -TERM 17"),)),
+        (ServiceManager(openrc=True, init_script=SCRIPT), (("rc-service", "postfix", "restart"),)),
+        (ServiceManager(openrc=True), OWN),
+        (ServiceManager(init_script=SCRIPT), ((SCRIPT, "restart"),)),
     ],
 )
-def test_who_keeps_a_server_running_restarts_it(keeper: Keeper, commands: tuple[tuple[str | Path, ...], ...]) -> None:
-    assert restart_commands(keeper, OWN) == commands
+def test_who_keeps_a_server_running_restarts_it(
+    manager: ServiceManager, commands: tuple[tuple[str | Path, ...], ...]
+) -> None:
+    assert restart_commands(manager, OWN) == commands
 
 
 @pytest.mark.parametrize(

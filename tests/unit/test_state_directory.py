@@ -39,8 +39,8 @@ def test_what_was_committed_comes_back(state: State, tmp_path: Path) -> None:
     written = full(tmp_path)
     state.commit(written)
     assert state.load() == Record(written, trusted=True)
-    assert written.of_name("mail.a.test")[1].algorithm == "rsa"
-    assert written.of_name("nobody.test") == ()
+    assert written.certificates_for("mail.a.test")[1].algorithm == "rsa"
+    assert written.certificates_for("nobody.test") == ()
 
 
 def test_no_record_is_an_empty_one_that_nobody_trusts(state: State) -> None:
@@ -49,7 +49,7 @@ def test_no_record_is_an_empty_one_that_nobody_trusts(state: State) -> None:
 
 def test_the_record_is_nobody_elses_business(state: State) -> None:
     state.commit(Deployment())
-    state.begin(Deployment())
+    state.begin_journal(Deployment())
     modes = {one.name: stat.S_IMODE(one.stat().st_mode) for one in state.directory.iterdir()}
     assert modes == {"deployment.json": 0o600, "journal.json": 0o600}
     assert stat.S_IMODE(state.directory.stat().st_mode) == 0o700
@@ -127,7 +127,7 @@ def test_a_record_that_is_a_link_is_none(state: State, tmp_path: Path) -> None:
 
 def test_a_journal_means_that_a_run_was_cut_off(state: State) -> None:
     state.commit(deployment(A))
-    state.begin(deployment(B))
+    state.begin_journal(deployment(B))
     record = state.load()
     assert (record.trusted, record.interrupted) == (False, True)
     assert set(record.deployment.names) == {"mail.a.test", "mail.b.test"}
@@ -147,14 +147,14 @@ def test_a_journal_that_cannot_be_read_means_the_same(state: State, content: byt
 
 def test_a_journal_ends_by_commit_or_by_itself(state: State) -> None:
     state.commit(deployment(A))
-    state.begin(deployment(B))
-    state.end()
+    state.begin_journal(deployment(B))
+    state.clear_journal()
     assert state.load() == Record(deployment(A), trusted=True)
-    state.begin(deployment(B))
+    state.begin_journal(deployment(B))
     state.commit(deployment(B))
     assert state.load() == Record(deployment(B), trusted=True)
     assert [one.name for one in state.directory.iterdir()] == ["deployment.json"]
-    state.end()
+    state.clear_journal()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

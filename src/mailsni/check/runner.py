@@ -27,7 +27,7 @@ from mailsni.core.names import RefusedNameError, shown
 from mailsni.core.names import listed as names_listed
 from mailsni.core.plan import Kind
 from mailsni.core.x509 import look_at
-from mailsni.deploy.snapshot import Observation, observe
+from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.deploy.state_directory import State
 from mailsni.errors import Exit, MailsniError, PermissionMissingError
 from mailsni.host import files, lock, permissions
@@ -193,7 +193,7 @@ def check(
 
 def _trace(state: State) -> object:
     try:
-        return state.trace()
+        return state.change_token()
     except OSError:
         return None
 
@@ -201,7 +201,7 @@ def _trace(state: State) -> object:
 def _is_running(state: State, settings: Settings) -> bool:
     """Whether a run is publishing: it has written its journal, and holds the lock."""
     try:
-        journal = state.trace()[1]
+        journal = state.change_token()[1]
     except OSError:
         return False
     return journal is not None and lock.is_locked(settings.state.lock)
@@ -237,11 +237,11 @@ def of_run(last: runs.Run | None) -> Finding | None:
     if last is None or last.good:
         return None
     level = Level.CRITICAL if last.exit_code in (Exit.ROLLED_BACK, Exit.ROLLBACK_FAILED) else Level.WARNING
-    hook = last.by in _HOOKS
-    who = f"the hook {last.by} failed" if hook else f"the last run failed, started by {last.by}"
+    hook = last.trigger in _HOOKS
+    who = f"the hook {last.trigger} failed" if hook else f"the last run failed, started by {last.trigger}"
     if last.exit_code == Exit.CONFIGURATION:
         who += " with a wrong configuration"
-    when = f"{last.ended:%Y-%m-%d %H:%M} UTC"
+    when = f"{last.ended_at:%Y-%m-%d %H:%M} UTC"
     return Finding(
         level, "hook_failed" if hook else "run_failed", f"{who}, on {when}: {last.summary} (exit code {last.exit_code})"
     )
@@ -262,7 +262,7 @@ def of_inspection(found: Inspection, deployed: Deployment) -> list[Finding]:
             # Whoever sends no name, or one that nobody has, cannot expect more of the default certificate.
             if concern is Concern.UNTRUSTED and (one.client is not Client.NAMED or _is_of_ones_own_authority(one)):
                 continue
-            current = {known.fingerprint for known in deployed.of_name(one.name or "")}
+            current = {known.fingerprint for known in deployed.certificates_for(one.name or "")}
             if concern is Concern.OTHER_CERTIFICATE and one.served.fingerprint in current:
                 continue
             level = Level.WARNING if concern is Concern.UNTRUSTED else Level.CRITICAL
@@ -308,7 +308,7 @@ class _Look:
         self._owner = self._whose()
         self._running = _is_running(self._state, settings)
         self._record: Record | None = None
-        self._observation: Observation | None = None
+        self._snapshot: Snapshot | None = None
         self._names: Mapping[str, tuple[str, ...]] | None = None
         """What is to be live: the idents of each name's certificates; None when that cannot be known."""
         self._damaged = False
@@ -319,9 +319,9 @@ class _Look:
         servers = self._servers()
         pinned = self._settings.dovecot.certificates == "pinned"
         self._dovecot_reads_pins = pinned and any(isinstance(server, Dovecot) for server in servers)
-        self._observation = self._look("the certificate stores", self._observed)
-        if self._observation is not None:
-            self._record = self._observation.record
+        self._snapshot = self._look("the certificate stores", self._observed)
+        if self._snapshot is not None:
+            self._record = self._snapshot.record
         else:
             self._record = self._look("the record of what is deployed", self._state.load)
         self._names = self._expected()
@@ -401,17 +401,17 @@ class _Look:
             raise PermissionMissingError(str(main))
         return postfix.find(self._settings.postfix)
 
-    def _observed(self) -> Observation:
-        return observe(self._settings, self._now, progress=self._progress)
+    def _observed(self) -> Snapshot:
+        return take_snapshot(self._settings, self._now, progress=self._progress)
 
     def _expected(self) -> Mapping[str, tuple[str, ...]] | None:
         if self._record is None:
             return None
-        if self._record.deployment.names or self._observation is None:
+        if self._record.deployment.names or self._snapshot is None:
             return self._record.deployment.names
         if self._record.trusted:
             return {}
-        winners = self._observation.selection.winners
+        winners = self._snapshot.selection.winners
         return {winner.name: tuple(one.ident for one in winner.certificates) for winner in winners}
 
     def _nothing_deployed(self) -> bool:
@@ -446,7 +446,7 @@ class _Look:
             kind = next((one for one in server.map_types if one == self._deployment.map_type), server.map_types[0])
             ours = Table(kind, source)
             if server.installed and not server.wired:
-                self._say(Level.CRITICAL, "not_wired", server.why_unwired(kind) or "postfix: not wired")
+                self._say(Level.CRITICAL, "not_wired", server.not_configured_reason(kind) or "postfix: not wired")
         file = self._map_file(server, ours)
         if file is None:
             self._damaged = True
@@ -547,12 +547,12 @@ class _Look:
         main = server.settings.config_file
         if server.installed and not os.access(main, os.R_OK):
             self._unseen.append(f"whether {main} includes it")
-        elif server.installed and (unwired := server.why_unwired("")) is not None:
+        elif server.installed and (unwired := server.not_configured_reason("")) is not None:
             if self._record is None:  # one of the files between them may be one that this user may not read
                 self._unseen.append(f"whether {main} includes it")
             else:
                 self._say(Level.CRITICAL, "not_wired", unwired)
-        content = files.read_own(path)
+        content = files.read_private(path)
         if content is None:
             if not _absent(path) or os.access(path.parent, os.X_OK):
                 self._damaged = True
@@ -580,7 +580,7 @@ class _Look:
         """Whether somebody else wrote the include. That it is to be another one is no edit."""
         if file_identity.Identity.of(path) == self._deployment.files.get(str(path)):
             return
-        if self._observation is not None and content == self._observation.texts.get("dovecot"):
+        if self._snapshot is not None and content == self._snapshot.texts.get("dovecot"):
             return
         self._damaged = True
         served = {name: block.paths for block in blocks for name in block.names}
@@ -605,15 +605,15 @@ class _Look:
     # ── the pinned files, and who may read and write ─────────────────────────────────────────────────────────────────
 
     def _pin_directory(self) -> Path:
-        if self._observation is not None:
-            return self._observation.pins.path
+        if self._snapshot is not None:
+            return self._snapshot.pins.path
         return self._settings.dovecot.pin_directory
 
     def _pins(self) -> None:
         directory = Path(self._deployment.pin_directory or self._pin_directory())
         self._loose_directory(directory)
-        why = permissions.why_open(directory, 0o700, self._owner) if directory.is_dir() else None
-        if why is not None and permissions.why_open(directory, 0o755, self._owner) is None:
+        why = permissions.excess_permissions(directory, 0o700, self._owner) if directory.is_dir() else None
+        if why is not None and permissions.excess_permissions(directory, 0o755, self._owner) is None:
             self._say(Level.WARNING, "loose_directory", f"{why}: others may list it")
         if self._record is None or (directory.is_dir() and not os.access(directory, os.R_OK | os.X_OK)):
             raise PermissionMissingError(str(directory))
@@ -632,7 +632,7 @@ class _Look:
                     continue
                 self._loose(path)
                 if identity != self._deployment.pins.get(ident):
-                    content = files.read_own(path) or b""
+                    content = files.read_private(path) or b""
                     if not hashlib.sha256(content).hexdigest().startswith(ident.partition("-")[2]):
                         changed += names
         if missing:
@@ -646,14 +646,14 @@ class _Look:
 
     def _loose(self, *paths: Path, mode: int = files.PRIVATE) -> None:
         for path in paths:
-            why = permissions.why_open(path, mode, self._owner)
+            why = permissions.excess_permissions(path, mode, self._owner)
             if why is not None:
                 self._damaged = True
                 harm = "others may read its keys" if mode == files.PRIVATE else "others may change it"
                 self._say(Level.CRITICAL, "loose_file", f"{why}: {harm}")
 
     def _loose_directory(self, directory: Path) -> None:
-        why = permissions.why_open(directory, 0o755, self._owner)
+        why = permissions.excess_permissions(directory, 0o755, self._owner)
         if why is not None:
             self._say(Level.CRITICAL, "loose_directory", f"{why}: others may replace what lies in it")
 
@@ -671,14 +671,14 @@ class _Look:
 
     def _say_expiries(self) -> None:
         for name in self._names or ():
-            for one in self._deployment.of_name(name):
+            for one in self._deployment.certificates_for(name):
                 self._expires(name, one.not_before, one.not_after)
         self._findings += expired(self._expiries.values(), self._now)
 
     # ── what was done, and what waits ────────────────────────────────────────────────────────────────────────────────
 
     def _records(self) -> None:
-        for why in self._state.complaints():
+        for why in self._state.problems():
             self._say(Level.WARNING, "record_damaged", f"{why}: the next run publishes everything again")
         if self._record is None:
             return
@@ -691,7 +691,7 @@ class _Look:
             self._say(Level.WARNING, "no_names", "no name is served: the last run took all of them away")
 
     def _interrupted(self) -> None:
-        journal = self._state.trace()[1]
+        journal = self._state.change_token()[1]
         since = self._now - timedelta(
             seconds=max(0.0, self._now.timestamp() - (journal.mtime_ns if journal else 0) / 1e9)
         )
@@ -710,7 +710,7 @@ class _Look:
             self._findings.append(finding)
         gone: dict[str, list[str]] = defaultdict(list)
         for name, one in history.removed.items():
-            recent = timedelta() <= self._now - one.when < runs.REMEMBERED_FOR
+            recent = timedelta() <= self._now - one.when < runs.REMOVAL_RETENTION
             if recent and name not in (self._names or ()) and self._settings.names.match(name):
                 gone[f"{one.why}, and was removed on {one.when:%Y-%m-%d}"].append(name)
         for why, names in gone.items():
@@ -719,7 +719,7 @@ class _Look:
 
     def _plan(self) -> int | None:
         """What waits for the next run, and what cannot be served: how many names wait."""
-        seen = self._observation
+        seen = self._snapshot
         if seen is None:
             return None
         waiting: dict[tuple[Kind, str], list[str]] = defaultdict(list)
@@ -790,7 +790,7 @@ class _Wire:
         from mailsni.verify.expectations import Wish
 
         try:
-            seen = observe(self.settings, self.now, progress=self.progress)
+            seen = take_snapshot(self.settings, self.now, progress=self.progress)
             deployed = seen.record.deployment
             found = inspect(seen, Wish(tuple(deployed.names)), progress=self.progress)
         except MailsniError as problem:

@@ -29,9 +29,9 @@ from mailsni.config.settings import Settings
 from mailsni.core import selection
 from mailsni.core.log import Level
 from mailsni.core.names import RefusedNameError, host_name
-from mailsni.deploy import snapshot, transaction
-from mailsni.deploy.snapshot import Observation
-from mailsni.deploy.transaction import Applied, Options
+from mailsni.deploy import transaction
+from mailsni.deploy.snapshot import Snapshot, take_snapshot
+from mailsni.deploy.transaction import ApplyResult, Options
 from mailsni.errors import (
     ConfigurationError,
     Exit,
@@ -88,12 +88,12 @@ class Common:
             return parser.parse_file(sys.stdin.buffer.read(), path)
         return parser.load(path, required=named)
 
-    def settings_of_a_run(self, starter: runner.Starter) -> Settings:
+    def settings_of_a_run(self, trigger: runner.Trigger) -> Settings:
         """The same for an ``apply``, which leaves a trace even when they are wrong."""
         try:
             return self.settings()
         except ConfigurationError as problem:
-            runner.not_begun(parser.remnant(self.configuration()[0]), problem, starter, console.log)
+            runner.record_config_failure(parser.remnant(self.configuration()[0]), problem, trigger, console.log)
             raise
 
     def configuration(self) -> tuple[Path, bool]:
@@ -101,10 +101,10 @@ class Common:
         named = self.config_file or (Path(value) if (value := os.environ.get("MAILSNI_CONFIG")) else None)
         return named or settings_module.DEFAULT_PATH, named is not None
 
-    def observed(self) -> Observation:
+    def observed(self) -> Snapshot:
         """What there is and what should be."""
         with console.progress(quiet=self.quiet) as progress:
-            return snapshot.observe(self.settings(), datetime.now(UTC), progress=progress)
+            return take_snapshot(self.settings(), datetime.now(UTC), progress=progress)
 
 
 ConfigOption = Annotated[
@@ -240,41 +240,41 @@ def apply(
     """
     if dry_run:
         seen = common.observed()
-        transaction.refuse_emptiness(seen, allow=allow_empty)
+        transaction.require_not_empty(seen, allow=allow_empty)
         return _show_plan(common, seen, with_diff=False)
-    starter = runner.Starter.found()
-    settings = common.settings_of_a_run(starter)
+    trigger = runner.Trigger.from_environment()
+    settings = common.settings_of_a_run(trigger)
     if settle_for is not None:
         from mailsni.runs import debounce
 
-        settled = debounce.until_time(settings.state.lock, settle_for, after)
-        if settled is debounce.Settled.ELSEWHERE:
+        outcome = debounce.wait(settings.state.lock, settle_for, after)
+        if outcome is debounce.Debounced.ALREADY_PENDING:
             return Exit.DONE
-        if settled is debounce.Settled.IN_BACKGROUND:
+        if outcome is debounce.Debounced.RUN_IN_BACKGROUND:
             console.log_to_syslog()
-        settings = common.settings_of_a_run(starter)
+        settings = common.settings_of_a_run(trigger)
     options = Options(force=force, reload=not no_reload, verify=not no_verify, allow_empty=allow_empty)
     with console.progress(quiet=common.quiet) as progress:
-        done = runner.make(settings, options, starter, console.log, wait=wait, progress=progress)
+        done = runner.run_apply(settings, options, trigger, console.log, wait=wait, progress=progress)
     return _show_applied(common, done)
 
 
-def _show_applied(common: Common, done: Applied) -> Exit:
-    problems = done.observation.selection.problems
+def _show_applied(common: Common, done: ApplyResult) -> Exit:
+    problems = done.snapshot.selection.problems
     code = runner.exit_code(done)
     try:
         if common.as_json:
             _print_json(documents.apply(done, code))
         elif not common.quiet:
             text.applied(done, verbose=common.verbose)
-        elif os.environ.get("MAILSNI_STARTED_BY") == "watch" and (done.signalled is not None or common.verbose):
+        elif os.environ.get("MAILSNI_STARTED_BY") == "watch" and (done.reloads is not None or common.verbose):
             console.log(Level.INFO, text.applied_in_a_line(done))
         sys.stdout.flush()
     except OSError as error:  # the exit code tells what was done, whether or not there is room to say it
         console.silence_output()
         if not isinstance(error, BrokenPipeError):
             console.log(Level.WARNING, f"standard output: {error.strerror}")
-    for note in done.notes:
+    for note in done.warnings:
         console.log(Level.WARNING, f"{note}")
     text.problems(problems)
     return code
@@ -298,7 +298,7 @@ def plan(
     return Exit.PENDING if detailed_exitcode and seen.plan.pending else code
 
 
-def _show_plan(common: Common, seen: Observation, *, with_diff: bool) -> Exit:
+def _show_plan(common: Common, seen: Snapshot, *, with_diff: bool) -> Exit:
     differences = text.diffs(seen) if with_diff else []
     if common.as_json:
         _print_json(documents.plan(seen, differences))
@@ -505,7 +505,7 @@ def metrics(
     try:
         settings = common.settings()
     except ConfigurationError as problem:  # the file of an hour ago would say that all is well
-        look = monitoring.Look(runs.NOTHING, problem=problem, wire=not no_wire)
+        look = monitoring.Look(runs.EMPTY_HISTORY, problem=problem, wire=not no_wire)
     else:
         with console.progress(quiet=common.quiet) as progress:
             look = monitoring.look(settings, datetime.now(UTC), wire=not no_wire, progress=progress)
@@ -575,7 +575,7 @@ def setup(
     options = SetupOptions(path.absolute() if named else None, take_over, kind)
     settings = common.settings()
     if not dry_run:
-        permissions.require_writable(transaction.places(settings))
+        permissions.require_writable(transaction.writable_directories(settings))
     plan = plan_removal(settings) if remove else plan_setup(settings, options, datetime.now(UTC))
     shown = Report(plan, remove=remove)
     asked = bool(plan.steps) and not dry_run

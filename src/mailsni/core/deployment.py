@@ -70,7 +70,7 @@ class Deployment:
             map_type=map_type,
         )
 
-    def of_name(self, name: str) -> tuple[DeployedCertificate, ...]:
+    def certificates_for(self, name: str) -> tuple[DeployedCertificate, ...]:
         """What a name is served with; nothing when it is not deployed."""
         return tuple(self.certificates[ident] for ident in self.names.get(name, ()) if ident in self.certificates)
 

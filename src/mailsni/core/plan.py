@@ -88,7 +88,7 @@ def changes(selection: Selection, deployed: Deployment, lineages: frozenset[str]
     winners = {winner.name: winner for winner in selection.winners}
     found = []
     for name in sorted({*winners, *deployed.names}):
-        old = deployed.of_name(name)
+        old = deployed.certificates_for(name)
         winner = winners.get(name)
         if winner is None:
             found.append(Change(Kind.REMOVE, name, old, (), _why_gone(old, lineages)))

@@ -25,7 +25,7 @@ from mailsni.targets.rendering import Paths
 
 
 @dataclass(frozen=True, slots=True)
-class Observation:
+class Snapshot:
     """What there is, what should be, and the difference."""
 
     settings: Settings
@@ -41,7 +41,7 @@ class Observation:
     plan: Plan
 
 
-def observe(settings: Settings, now: datetime, *, progress: Progress | None = None) -> Observation:
+def take_snapshot(settings: Settings, now: datetime, *, progress: Progress | None = None) -> Snapshot:
     """Look at everything.
 
     Args:
@@ -62,15 +62,15 @@ def observe(settings: Settings, now: datetime, *, progress: Progress | None = No
     found = merged([certbot.scan(source.path, known=known, progress=progress) for source in settings.sources])
     inventory = replace(found, certificates=(*found.certificates, *_last_good(found, record.deployment, now)))
     selection = select(inventory, settings.names, now)
-    paths = Paths(pins.of, live=settings.dovecot.certificates == "live")
+    paths = Paths(pins.path_of, live=settings.dovecot.certificates == "live")
     texts = {target.name: target.render(selection, paths, settings.templates) for target in targets}
-    reasons = ((target, target.why_publish(record, texts[target.name])) for target in targets)
+    reasons = ((target, target.change_reason(record, texts[target.name])) for target in targets)
     difference = Plan(
         changes=plan.changes(selection, record.deployment, inventory.lineages),
         artifacts=tuple(ArtifactChange(target.name, target.path, why) for target, why in reasons if why is not None),
         pins=_whole(pins.missing(selection.certificates, record.deployment.pins)),
     )
-    return Observation(settings, now, inventory, selection, record, targets, pins, texts, difference)
+    return Snapshot(settings, now, inventory, selection, record, targets, pins, texts, difference)
 
 
 def _whole(certificates: Iterable[Certificate]) -> tuple[Certificate, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mailsni.core import file_identity
 from mailsni.core.deployment import _SCHEMA, Deployment, Record, _decode, _encode
-from mailsni.host import files
+from mailsni.host import files, permissions
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,35 +41,35 @@ class State:
         Raises:
             PermissionMissingError: this user may not read it.
         """
-        recorded = _decode(files.read_own(self._deployment))
-        journal = files.read_own(self._journal)
+        recorded = _decode(files.read_private(self._deployment))
+        journal = files.read_private(self._journal)
         if journal is None:
             return Record(recorded or Deployment(), trusted=recorded is not None)
-        begun = _decode(journal) or Deployment()
+        intended = _decode(journal) or Deployment()
         before = recorded or Deployment()
         return Record(
             Deployment(
-                names={**before.names, **begun.names},
-                certificates={**before.certificates, **begun.certificates},
-                pin_directory=begun.pin_directory or before.pin_directory,
+                names={**before.names, **intended.names},
+                certificates={**before.certificates, **intended.certificates},
+                pin_directory=intended.pin_directory or before.pin_directory,
             ),
             trusted=False,
             interrupted=True,
         )
 
-    def complaints(self) -> tuple[str, ...]:
+    def problems(self) -> tuple[str, ...]:
         """Why what lies in the place of a record is none. A journal that was cut off is no complaint: its run was.
 
         Raises:
             PermissionMissingError: this user may not read it.
             HostError: it cannot be read.
         """
-        found = [files.why_no_record(self._deployment, _SCHEMA, _decode)]
-        if files.read_own(self._journal) is None:
-            found.append(files.why_no_record(self._journal, _SCHEMA, _decode))
+        found = [permissions.record_problem(self._deployment, _SCHEMA, _decode)]
+        if files.read_private(self._journal) is None:
+            found.append(permissions.record_problem(self._journal, _SCHEMA, _decode))
         return tuple(one for one in found if one is not None)
 
-    def trace(self) -> tuple[file_identity.Identity | None, file_identity.Identity | None]:
+    def change_token(self) -> tuple[file_identity.Identity | None, file_identity.Identity | None]:
         """What tells that a run began, or ended with another deployment, between two looks.
 
         Raises:
@@ -77,7 +77,7 @@ class State:
         """
         return file_identity.Identity.of(self._deployment), file_identity.Identity.of(self._journal)
 
-    def begin(self, intended: Deployment) -> None:
+    def begin_journal(self, intended: Deployment) -> None:
         """Write the journal, durably, before the first file is published."""
         files.ensure_directory(self.directory, 0o700)
         files.replace(self._journal, _encode(intended))
@@ -86,8 +86,8 @@ class State:
         """Record what is live now, and end the journal."""
         files.ensure_directory(self.directory, 0o700)
         files.replace(self._deployment, _encode(deployment))
-        self.end()
+        self.clear_journal()
 
-    def end(self) -> None:
-        """End the journal: what was begun has been taken back."""
+    def clear_journal(self) -> None:
+        """End the journal: what was intended has been taken back."""
         files.remove(self._journal)

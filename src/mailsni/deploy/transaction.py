@@ -20,7 +20,7 @@ from mailsni.core.deployment import Deployment
 from mailsni.core.model import Certificate, Progress
 from mailsni.deploy import confirm
 from mailsni.deploy.confirm import Answer, Expectation, Survey, Verdict
-from mailsni.deploy.snapshot import Observation, observe
+from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.deploy.state_directory import State
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
 from mailsni.host import files, lock, permissions
@@ -31,7 +31,7 @@ from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.postfix import target as postfix
 from mailsni.targets.postfix.map_types import map_files
-from mailsni.targets.reload import Signalled
+from mailsni.targets.reload import ReloadResult
 from mailsni.targets.rendering import postfix_key
 
 _IDENT = re.compile(rb"/([0-9a-f]{64}-[0-9a-f]{16})\.pem\b")
@@ -49,15 +49,15 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class ApplyResult:
     """What was done."""
 
-    observation: Observation
+    snapshot: Snapshot
     published: tuple[Path, ...] = ()
-    signalled: Mapping[str, Signalled] | None = None
+    reloads: Mapping[str, ReloadResult] | None = None
     """What was done to each server that has new artifacts; None when nothing was to do at all."""
     surveys: tuple[Survey, ...] = ()
-    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     """Things a person should know that are no fault of a certificate."""
 
     @property
@@ -68,7 +68,7 @@ class Applied:
         )
 
 
-def run(settings: Settings, options: Options, *, wait: float = 0.0, progress: Progress | None = None) -> Applied:
+def run(settings: Settings, options: Options, *, wait: float = 0.0, progress: Progress | None = None) -> ApplyResult:
     """The whole job: take the lock, look, and make what is deployed what it should be.
 
     Args:
@@ -80,18 +80,18 @@ def run(settings: Settings, options: Options, *, wait: float = 0.0, progress: Pr
     Raises:
         PermissionMissingError: this user may not do it; nothing was touched.
         LockedError: another run holds the lock.
-        MailsniError: what :func:`mailsni.deploy.snapshot.observe` and :func:`apply` raise.
+        MailsniError: what :func:`mailsni.deploy.snapshot.take_snapshot` and :func:`apply` raise.
     """
     _require_permission(settings)
     with lock.locked(settings.state.lock, wait):
-        return apply(observe(settings, datetime.now(UTC), progress=progress), options, progress=progress)
+        return apply(take_snapshot(settings, datetime.now(UTC), progress=progress), options, progress=progress)
 
 
 def _require_permission(settings: Settings) -> None:
-    permissions.require_writable(places(settings))
+    permissions.require_writable(writable_directories(settings))
 
 
-def places(settings: Settings) -> tuple[Path, ...]:
+def writable_directories(settings: Settings) -> tuple[Path, ...]:
     """The directories that a run writes into, those that it makes included."""
     found = [settings.state.directory, settings.state.lock.parent]
     if postfix.is_wanted(settings.postfix):
@@ -101,7 +101,7 @@ def places(settings: Settings) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def apply(observation: Observation, options: Options, *, progress: Progress | None = None) -> Applied:
+def apply(snapshot: Snapshot, options: Options, *, progress: Progress | None = None) -> ApplyResult:
     """Make what is deployed what it should be. The caller holds the lock.
 
     Raises:
@@ -110,39 +110,39 @@ def apply(observation: Observation, options: Options, *, progress: Progress | No
         RolledBackError: the servers did not serve what was published; what was live is live again.
         RollbackFailedError: and it could not be brought back.
     """
-    if not observation.targets:
+    if not snapshot.targets:
         raise HostError(
             "neither Postfix nor Dovecot is installed here, or both are switched off",
             hint="[postfix] enabled = true in the configuration builds the map all the same",
         )
-    if not observation.plan.pending and not options.force:
-        return Applied(observation, notes=_cleared_up(observation))
-    refuse_emptiness(observation, allow=options.allow_empty)
-    return _Transaction(observation, options, progress).run()
+    if not snapshot.plan.pending and not options.force:
+        return ApplyResult(snapshot, warnings=_cleared_up(snapshot))
+    require_not_empty(snapshot, allow=options.allow_empty)
+    return _Transaction(snapshot, options, progress).run()
 
 
-def refuse_emptiness(observation: Observation, *, allow: bool) -> None:
+def require_not_empty(snapshot: Snapshot, *, allow: bool) -> None:
     """Do not take all names away because a store is empty: it may only not be mounted.
 
     Raises:
         RefusedError: nothing is left to serve, and something is served now.
     """
-    if allow or observation.selection.winners or not (observation.record.deployment.names or _is_live(observation)):
+    if allow or snapshot.selection.winners or not (snapshot.record.deployment.names or _is_live(snapshot)):
         return
-    names = len(observation.record.deployment.names)
+    names = len(snapshot.record.deployment.names)
     raise RefusedError(
         f"nothing is left to serve, and {names or 'some'} names are served now: not published",
         hint="`mailsni status --skipped` says why; --allow-empty takes the names away",
     )
 
 
-def _is_live(seen: Observation) -> bool:
+def _is_live(seen: Snapshot) -> bool:
     """Whether a live file says more than comments: without a record that is how a deployment is known."""
-    lines = (line for target in seen.targets for line in (files.read_own(target.path) or b"").splitlines())
+    lines = (line for target in seen.targets for line in (files.read_private(target.path) or b"").splitlines())
     return any(line.strip() and not line.startswith(b"#") for line in lines)
 
 
-def _cleared_up(seen: Observation) -> tuple[str, ...]:
+def _cleared_up(seen: Snapshot) -> tuple[str, ...]:
     """Remove what a run left that was cut off after its commit. Says what could not be removed."""
     try:
         _clear_up(seen)
@@ -151,7 +151,7 @@ def _cleared_up(seen: Observation) -> tuple[str, ...]:
     return ()
 
 
-def _clear_up(seen: Observation) -> None:
+def _clear_up(seen: Snapshot) -> None:
     """Remove staging directories, and the keys of what is not served any more.
 
     Raises:
@@ -163,14 +163,14 @@ def _clear_up(seen: Observation) -> None:
     served = {one.ident for one in seen.selection.certificates}
     for directory in dict.fromkeys((str(seen.pins.path), seen.record.deployment.pin_directory)):
         pins = PinDirectory(Path(directory))
-        if directory and pins.unused(served):
-            pins.collect(served | _mentioned(seen.settings))
+        if directory and pins.list_unused(served):
+            pins.remove_unused(served | _mentioned(seen.settings))
 
 
 def _mentioned(settings: Settings) -> set[str]:
     """What the live files name: also those of a server that is switched off in the configuration now."""
     live = (settings.dovecot.include_file, settings.postfix.map)
-    return {match.decode() for path in live for match in _IDENT.findall(files.read_own(path) or b"")}
+    return {match.decode() for path in live for match in _IDENT.findall(files.read_private(path) or b"")}
 
 
 _Listening = Mapping[str, tuple[Endpoint, ...]]
@@ -178,25 +178,25 @@ _Listening = Mapping[str, tuple[Endpoint, ...]]
 
 
 class _Transaction:
-    def __init__(self, observation: Observation, options: Options, progress: Progress | None) -> None:
-        self._seen = observation
+    def __init__(self, snapshot: Snapshot, options: Options, progress: Progress | None) -> None:
+        self._seen = snapshot
         self._progress = progress
         self._options = options
-        self._settings = observation.settings
+        self._settings = snapshot.settings
         self._state = State(self._settings.state.directory)
-        self._old = observation.record.deployment
-        self._notes: list[str] = []
-        changed = {change.server for change in observation.plan.artifacts}
-        self._targets = [target for target in observation.targets if options.force or target.name in changed]
-        self._new = Deployment.of(observation.selection, observation.pins.path, self._old.map_type)
+        self._old = snapshot.record.deployment
+        self._warnings: list[str] = []
+        changed = {change.server for change in snapshot.plan.artifacts}
+        self._targets = [target for target in snapshot.targets if options.force or target.name in changed]
+        self._new = Deployment.of(snapshot.selection, snapshot.pins.path, self._old.map_type)
         self._torn = False
         """Whether the live files may be neither all old nor all new."""
 
-    def run(self) -> Applied:
+    def run(self) -> ApplyResult:
         files.ensure_directory(self._seen.pins.path, 0o700)
-        added = [one for one in self._seen.plan.pins if not self._seen.pins.of(one).exists()]
+        added = [one for one in self._seen.plan.pins if not self._seen.pins.path_of(one).exists()]
         try:
-            self._state.begin(self._new)
+            self._state.begin_journal(self._new)
             scan_cache.save(self._state.readings, self._seen.inventory.readings, self._seen.now)
             with ExitStack() as stack:
                 staged = self._stage(stack)
@@ -205,7 +205,7 @@ class _Transaction:
             # Else the journal stays: the next run must not believe the files, and they may name any of the keys.
             if not self._torn and not self._seen.record.interrupted:
                 self._take_back_pins(added)
-                self._state.end()
+                self._state.clear_journal()
             raise
         try:
             # Before the commit: afterwards nothing would tell that a map of another type was one of ours.
@@ -214,7 +214,9 @@ class _Transaction:
             _clear_up(self._seen)
         except MailsniError as error:
             # It is live and proven. Without a commit the journal stays, and the next run does it all again.
-            return replace(applied, notes=(*applied.notes, f"not everything could be put in order: {error.message}"))
+            return replace(
+                applied, warnings=(*applied.warnings, f"not everything could be put in order: {error.message}")
+            )
         return applied
 
     # ── before any server can see anything ───────────────────────────────────────────────────────────────────────
@@ -232,7 +234,7 @@ class _Transaction:
         entries = [
             MapEntry(
                 postfix_key(winner.name),
-                tuple(seen.pins.of(one) for one in winner.certificates),
+                tuple(seen.pins.path_of(one) for one in winner.certificates),
                 tuple(one.material.digest for one in winner.certificates),
             )
             for winner in seen.selection.winners
@@ -245,7 +247,7 @@ class _Transaction:
             stage = target.stage(staging(directory), seen.texts[target.name], entries)
             staged += stage.files
             self._new = replace(self._new, map_type=stage.map_type or self._new.map_type)
-        files.make_durable([one for part in staged for one in (part.path, part.previous) if one is not None])
+        files.fsync_all([one for part in staged for one in (part.path, part.previous) if one is not None])
         return staged
 
     def _listening(self) -> dict[str, tuple[Endpoint, ...]]:
@@ -257,8 +259,8 @@ class _Transaction:
         """Where a server answers; None when it is not to be asked."""
         if not target.installed:
             return None
-        if (unwired := target.why_unwired(self._new.map_type)) is not None:
-            self._notes.append(unwired)
+        if (unwired := target.not_configured_reason(self._new.map_type)) is not None:
+            self._warnings.append(unwired)
             return None
         actions = {"postfix": self._settings.postfix.action, "dovecot": self._settings.dovecot.action}
         wanted = self._options.verify and self._settings.verify.after_apply and self._options.reload
@@ -269,18 +271,18 @@ class _Transaction:
         try:
             said = target.endpoints() if given == "auto" else tuple(one for one in given if one.server == target.name)
         except HostError as error:
-            self._notes.append(f"{target.name}: where it listens could not be found out: {error.message}")
+            self._warnings.append(f"{target.name}: where it listens could not be found out: {error.message}")
             return None
         if not said:
-            self._notes.append(f"{target.name}: no service with TLS was found, so nothing was asked")
+            self._warnings.append(f"{target.name}: no service with TLS was found, so nothing was asked")
             return None
         good, odd = confirm.answering(said, confirm.asked_for(names[0]), timeout=self._settings.verify.timeout)
-        self._notes += [f"{one.endpoint}: not asked: {one.detail}" for one in odd]
+        self._warnings += [f"{one.endpoint}: not asked: {one.detail}" for one in odd]
         return tuple(good) if good or not odd else None
 
     # ── from the first rename on ─────────────────────────────────────────────────────────────────────────────────
 
-    def _publish(self, staged: Sequence[Staged], listening: _Listening) -> Applied:
+    def _publish(self, staged: Sequence[Staged], listening: _Listening) -> ApplyResult:
         expected = confirm.expectations(self._names_to_ask())
         before = self._ask(listening, expected, patience=0.0)
         self._torn = True
@@ -293,19 +295,21 @@ class _Transaction:
                 except HostError:
                     published.pop()
                     raise
-            files.make_durable(sorted({part.destination.parent for part in staged}))
-            signalled = self._signal()
+            files.fsync_all(sorted({part.destination.parent for part in staged}))
+            reloads = self._signal()
             after = self._ask(listening, expected, patience=self._patience)
             self._judge(before, after)
         except BaseException as error:
             self._roll_back(published, listening, before, error)
             self._torn = False
             raise
-        return Applied(self._seen, tuple(part.destination for part in staged), signalled, after, tuple(self._notes))
+        return ApplyResult(
+            self._seen, tuple(part.destination for part in staged), reloads, after, tuple(self._warnings)
+        )
 
-    def _signal(self) -> dict[str, Signalled]:
+    def _signal(self) -> dict[str, ReloadResult]:
         reload = self._options.reload
-        return {target.name: target.signal() if reload else Signalled.LEFT_ALONE for target in self._targets}
+        return {target.name: target.signal() if reload else ReloadResult.LEFT_ALONE for target in self._targets}
 
     def _ask(self, listening: _Listening, expected: Sequence[Expectation], *, patience: float) -> tuple[Survey, ...]:
         timeout = self._settings.verify.timeout
@@ -352,7 +356,7 @@ class _Transaction:
                     files.remove(part.destination)
                 else:
                     files.publish(part.previous, part.destination)
-            files.make_durable(sorted({part.destination.parent for part in published}))
+            files.fsync_all(sorted({part.destination.parent for part in published}))
             if not isinstance(cause, RolledBackError):
                 # The servers have not been asked: they may not even know what was published.
                 with suppress(HostError):
@@ -390,13 +394,13 @@ class _Transaction:
             referred_to |= _mentioned(self._settings)
         for one in added:
             if one.ident not in referred_to:
-                files.remove(self._seen.pins.of(one))
+                files.remove(self._seen.pins.path_of(one))
 
     def _remove_maps_of_other_types(self, published: Sequence[Path]) -> None:
         """Maps of a type that the running configuration does not name any more."""
         for target in self._targets:
             stale = [path for path in map_files(target.path) if str(path) in self._old.files and path not in published]
-            if stale and target.why_unwired(self._new.map_type) is None:
+            if stale and target.not_configured_reason(self._new.map_type) is None:
                 for path in stale:
                     files.remove(path)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mailsni.config.settings import Settings
-from mailsni.deploy.snapshot import Observation
+from mailsni.deploy.snapshot import Snapshot
 from mailsni.targets.dovecot.target import Dovecot
 from mailsni.targets.postfix.target import Postfix
 
@@ -64,5 +64,5 @@ class Facts:
     """With a time zone."""
     postfix: Postfix | None
     dovecot: Dovecot | None
-    observation: Observation | None
+    snapshot: Snapshot | None
     """Needs root, a readable store and both servers' configurations in order."""

@@ -94,5 +94,5 @@ def listed(texts: Sequence[str]) -> str:
 
 def exposed(paths: Iterable[Path]) -> list[tuple[Path, str]]:
     """Those files that others can read, with their modes."""
-    found = ((path, permissions.why_exposed(path)) for path in paths)
+    found = ((path, permissions.world_readable(path)) for path in paths)
     return [(path, why) for path, why in found if why is not None]

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from mailsni.config.settings import Settings, SourceSettings
 from mailsni.core.model import Progress
-from mailsni.deploy import snapshot
+from mailsni.deploy.snapshot import take_snapshot
 from mailsni.doctor import helpers
 from mailsni.doctor.checks import hooks, stores
 from mailsni.doctor.checks import postfix as postfix_looks
@@ -95,7 +95,7 @@ class _Inquiry:
             seen = self._tried(
                 "stores_unknown",
                 "what is in the stores and what is deployed",
-                lambda: snapshot.observe(usable, self.now, progress=self.progress),
+                lambda: take_snapshot(usable, self.now, progress=self.progress),
                 str(usable.sources[0].path),
             )
         if not self.problems and postfix_found is None and dovecot_found is None:

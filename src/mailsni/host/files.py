@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import json
 import os
 import shutil
 import stat
@@ -20,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mailsni.core.names import shown
 from mailsni.errors import HostError, PermissionMissingError, RefusedError
 
 PRIVATE = 0o600
@@ -33,7 +31,7 @@ _FSYNC_EACH = 64
 _COPY_CHUNK = 1 << 20
 
 
-def read_own(path: Path) -> bytes | None:
+def read_private(path: Path) -> bytes | None:
     """The content of a regular file of ours; None when it is not there, or something else lies there.
 
     Raises:
@@ -55,7 +53,7 @@ def read_own(path: Path) -> bytes | None:
         raise as_host_error(error, path, "cannot be read") from None
 
 
-def read_foreign(path: Path, limit: int) -> bytes | None:
+def read_untrusted(path: Path, limit: int) -> bytes | None:
     """The content of somebody else's regular file, links followed.
 
     It is judged before it is opened for reading, so a FIFO or a device is never opened.
@@ -88,35 +86,6 @@ def read_foreign(path: Path, limit: int) -> bytes | None:
     if len(content) > limit:
         raise HostError(f"{path}: has more than {limit} bytes", path=path)
     return content
-
-
-def why_no_record(path: Path, schema: str, decode: Callable[[bytes], object | None]) -> str | None:
-    """Why what lies in the place of one of our JSON records is none; None when it is one, or nothing is there.
-
-    Args:
-        path: of the record.
-        schema: its member of this name.
-        decode: gives None for what is no such record.
-
-    Raises:
-        PermissionMissingError: this user may not read it.
-        HostError: it cannot be read.
-    """
-    content = read_own(path)
-    if content is None:
-        return f"{path} is no regular file" if os.path.lexists(path) else None
-    if decode(content) is not None:
-        return None
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        return f"{path} is cut off or damaged: no JSON"
-    found = document.get("schema") if isinstance(document, dict) else None
-    if found == schema:
-        return f"{path} is damaged: not all that belongs to {schema} is there"
-    if isinstance(found, str) and found.startswith("mailsni."):
-        return f"{path} is of another version of mailsni ({shown(found)} instead of {schema})"
-    return f"{path} is not a record of mailsni"
 
 
 def ensure_directory(path: Path, mode: int) -> None:
@@ -204,8 +173,8 @@ def clear_staging(directory: Path) -> bool:
     return bool(found)
 
 
-def write_new(path: Path, content: bytes, mode: int = PRIVATE) -> None:
-    """Create a file that is not there yet. It is not durable before :func:`make_durable`.
+def create(path: Path, content: bytes, mode: int = PRIVATE) -> None:
+    """Create a file that is not there yet. It is not durable before :func:`fsync_all`.
 
     Raises:
         RefusedError: something lies there already.
@@ -259,7 +228,7 @@ def set_mode(path: Path, mode: int) -> None:
         raise as_host_error(error, path, "the mode cannot be set") from None
 
 
-def make_durable(paths: Iterable[Path]) -> None:
+def fsync_all(paths: Iterable[Path]) -> None:
     """Have written files on the disk before they are published (fsync(2), or one syncfs(2) for many).
 
     Raises:
@@ -318,16 +287,16 @@ def replace(path: Path, content: bytes, mode: int = PRIVATE, *, durable: bool = 
     staged = path.with_name(f".{path.name}.new")
     remove(staged)
     try:
-        write_new(staged, content, mode)
+        create(staged, content, mode)
         if durable:
-            make_durable([staged])
+            fsync_all([staged])
         publish(staged, path)
     except BaseException:
         with suppress(OSError):
             staged.unlink(missing_ok=True)
         raise
     if durable:
-        make_durable([path.parent])
+        fsync_all([path.parent])
 
 
 def edit(path: Path, content: bytes) -> None:
@@ -343,20 +312,20 @@ def edit(path: Path, content: bytes) -> None:
     remove(staged)
     try:
         status = target.stat()
-        write_new(staged, content)
+        create(staged, content)
         os.chown(staged, status.st_uid, status.st_gid)
         staged.chmod(stat.S_IMODE(status.st_mode))
         for name in os.listxattr(target):
             with suppress(OSError):  # some belong to the kernel alone
                 os.setxattr(staged, name, os.getxattr(target, name))
-        make_durable([staged])
+        fsync_all([staged])
         publish(staged, target)
     except OSError as error:
         raise as_host_error(error, path, "cannot be edited") from None
     finally:
         with suppress(OSError):
             staged.unlink(missing_ok=True)
-    make_durable([target.parent])
+    fsync_all([target.parent])
 
 
 def remove_directory(path: Path) -> bool:
@@ -392,7 +361,7 @@ def scratch(**contents: bytes) -> Iterator[Path]:
         raise HostError(f"{tempfile.gettempdir()}: no directory can be made there: {error.strerror}") from None
     try:
         for name, content in contents.items():
-            write_new(directory / name.replace("_", "."), content)
+            create(directory / name.replace("_", "."), content)
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mailsni.core.file_identity import Identity
+from mailsni.core.names import shown
 from mailsni.errors import HostError, PermissionMissingError, RefusedError
+from mailsni.host import files
 from mailsni.host.files import as_host_error
 
 
-def why_loose(path: Path, mode: int) -> str | None:
+def mode_problem(path: Path, mode: int) -> str | None:
     """What is wrong with the owner or the mode of a file of ours; None when it is as it was made."""
     identity = Identity.of(path)
     if identity is None:
@@ -22,7 +25,7 @@ def why_loose(path: Path, mode: int) -> str | None:
     return None if identity.mode == mode else f"{path} has mode {identity.mode:04o} instead of {mode:04o}"
 
 
-def why_open(path: Path, mode: int, owner: int) -> str | None:
+def excess_permissions(path: Path, mode: int, owner: int) -> str | None:
     """What gives others more of a file or a directory than is meant: its owner, or bits that its mode should not have.
 
     Args:
@@ -40,7 +43,7 @@ def why_open(path: Path, mode: int, owner: int) -> str | None:
     return f"{path} has mode {has:04o} instead of {mode:04o}" if has & ~mode & 0o777 else None
 
 
-def why_exposed(path: Path) -> str | None:
+def world_readable(path: Path) -> str | None:
     """Why others than the owner and the group can read a file: its mode, and that of every directory above it.
 
     Returns:
@@ -97,3 +100,32 @@ def require_replaceable(path: Path) -> None:
     if not path.parent.is_dir():
         raise HostError(f"{path.parent}: is no directory", hint="make it, or name another place", path=path.parent)
     require_writable([path.parent])
+
+
+def record_problem(path: Path, schema: str, decode: Callable[[bytes], object | None]) -> str | None:
+    """What is wrong with one of our JSON records; None when it is sound, or there is none.
+
+    Args:
+        path: of the record.
+        schema: the value of its member ``schema``.
+        decode: gives None for content that is no such record.
+
+    Raises:
+        PermissionMissingError: this user may not read it.
+        HostError: it cannot be read.
+    """
+    content = files.read_private(path)
+    if content is None:
+        return f"{path} is no regular file" if os.path.lexists(path) else None
+    if decode(content) is not None:
+        return None
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        return f"{path} is cut off or damaged: no JSON"
+    found = document.get("schema") if isinstance(document, dict) else None
+    if found == schema:
+        return f"{path} is damaged: not all that belongs to {schema} is there"
+    if isinstance(found, str) and found.startswith("mailsni."):
+        return f"{path} is of another version of mailsni ({shown(found)} instead of {schema})"
+    return f"{path} is not a record of mailsni"

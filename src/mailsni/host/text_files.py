@@ -18,7 +18,7 @@ def text_of(path: Path) -> str | None:
         PermissionMissingError: this user may not read it.
         HostError: it cannot be read, or is too large.
     """
-    content = files.read_foreign(path, LARGEST)
+    content = files.read_untrusted(path, LARGEST)
     return None if content is None else content.decode("utf-8", "surrogateescape")
 
 

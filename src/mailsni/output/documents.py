@@ -11,11 +11,11 @@ from mailsni.core.model import Certificate, Skipped
 from mailsni.core.plan import Change, Kind, Plan
 from mailsni.core.selection import Candidate
 from mailsni.deploy.confirm import Answer, Survey
-from mailsni.deploy.snapshot import Observation
-from mailsni.deploy.transaction import Applied
+from mailsni.deploy.snapshot import Snapshot
+from mailsni.deploy.transaction import ApplyResult
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.errors import Exit, MailsniError
-from mailsni.runs.history import NOTHING, History, Run
+from mailsni.runs.history import EMPTY_HISTORY, History, Run
 
 if TYPE_CHECKING:
     from mailsni.check.runner import Checked
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 
 
-def name_states(observation: Observation) -> list[tuple[str, str]]:
+def name_states(snapshot: Snapshot) -> list[tuple[str, str]]:
     """Each name that is or will be served, ordered, and its state: ``deployed``, ``kept``, ``pending``, ``leaving``."""
-    kinds = {change.name: change.kind for change in observation.plan.changes}
+    kinds = {change.name: change.kind for change in snapshot.plan.changes}
     states = {Kind.KEEP: "kept", Kind.REMOVE: "leaving"}
-    names = sorted({winner.name for winner in observation.selection.winners} | set(kinds))
+    names = sorted({winner.name for winner in snapshot.selection.winners} | set(kinds))
     return [(name, states.get(kinds[name], "pending") if name in kinds else "deployed") for name in names]
 
 
-def status(observation: Observation, history: History = NOTHING) -> Document:
+def status(snapshot: Snapshot, history: History = EMPTY_HISTORY) -> Document:
     """Every name with its certificates and state, everything that was skipped, and how the last run ended."""
-    winners = {winner.name: winner.certificates for winner in observation.selection.winners}
-    deployed = observation.record.deployment
+    winners = {winner.name: winner.certificates for winner in snapshot.selection.winners}
+    deployed = snapshot.record.deployment
     return {
         "schema": "mailsni.status/1",
         "names": [
@@ -42,14 +42,14 @@ def status(observation: Observation, history: History = NOTHING) -> Document:
                 "name": name,
                 "state": state,
                 "certificates": [_certificate(one) for one in winners.get(name, ())],
-                "deployed": [_deployed(one) for one in deployed.of_name(name)],
+                "deployed": [_deployed(one) for one in deployed.certificates_for(name)],
             }
-            for name, state in name_states(observation)
+            for name, state in name_states(snapshot)
         ],
-        "skipped": _skipped(observation.selection.skipped),
-        "pending": observation.plan.pending,
+        "skipped": _skipped(snapshot.selection.skipped),
+        "pending": snapshot.plan.pending,
         "last_run": None if history.last is None else _run(history.last),
-        "last_good_run": None if history.last_good is None else time(history.last_good.ended),
+        "last_good_run": None if history.last_good is None else time(history.last_good.ended_at),
     }
 
 
@@ -84,28 +84,28 @@ def check(found: Checked) -> Document:
     }
 
 
-def plan(observation: Observation, diffs: Sequence[tuple[str, str]] = ()) -> Document:
+def plan(snapshot: Snapshot, diffs: Sequence[tuple[str, str]] = ()) -> Document:
     """What apply would do."""
     return {
         "schema": "mailsni.plan/1",
-        **_plan(observation.plan),
-        "skipped": _skipped(observation.selection.skipped),
+        **_plan(snapshot.plan),
+        "skipped": _skipped(snapshot.selection.skipped),
         **({"diff": dict(diffs)} if diffs else {}),
     }
 
 
-def apply(applied: Applied, code: Exit) -> Document:
+def apply(applied: ApplyResult, code: Exit) -> Document:
     """What apply did."""
     return {
         "schema": "mailsni.apply/1",
         "exit_code": int(code),
-        "result": "unchanged" if applied.signalled is None else "applied",
-        **_plan(applied.observation.plan),
-        "skipped": _skipped(applied.observation.selection.skipped),
+        "result": "unchanged" if applied.reloads is None else "applied",
+        **_plan(applied.snapshot.plan),
+        "skipped": _skipped(applied.snapshot.selection.skipped),
         "published": [str(path) for path in applied.published],
-        "servers": {server: str(done) for server, done in (applied.signalled or {}).items()},
+        "servers": {server: str(done) for server, done in (applied.reloads or {}).items()},
         "asked": [_survey(survey) for survey in applied.surveys],
-        "notes": list(applied.notes),
+        "warnings": list(applied.warnings),
     }
 
 
@@ -210,11 +210,11 @@ def _skipped(found: Iterable[Skipped]) -> list[Document]:
 
 def _run(run: Run) -> Document:
     return {
-        "begun": time(run.begun),
-        "ended": time(run.ended),
+        "started_at": time(run.started_at),
+        "ended_at": time(run.ended_at),
         "exit_code": run.exit_code,
         "summary": run.summary,
-        "by": run.by,
+        "trigger": run.trigger,
         "names": run.names,
         "skipped": dict(run.skipped),
         "error": run.error,

@@ -15,7 +15,7 @@ from mailsni import __version__
 from mailsni.core.model import Reason
 from mailsni.core.names import shown
 from mailsni.core.plan import Kind
-from mailsni.deploy.snapshot import Observation
+from mailsni.deploy.snapshot import Snapshot
 from mailsni.metrics import Look
 from mailsni.output import documents
 from mailsni.probes.endpoint import Server
@@ -57,14 +57,14 @@ class _Collector(Collector):
         """All families, each with its samples."""
         look = self._look
         yield _gauge("build_info", "The version that made these metrics.", {(("version", __version__),): 1})
-        worked = look.observation is not None
+        worked = look.snapshot is not None
         yield _gauge("up", "Whether the stores, the servers' configurations and the state could be read.", {(): worked})
         if look.wire:
             about = "Whether the servers could be asked; missing when they were not to be."
             yield _gauge("wire_up", about, {(): look.inspection is not None})
         yield from _of_runs(look.history)
-        if look.observation is not None:
-            yield from _of_names(look.observation)
+        if look.snapshot is not None:
+            yield from _of_names(look.snapshot)
         if look.inspection is not None:
             yield from _of_the_wire(look.inspection)
 
@@ -97,18 +97,18 @@ def _worst(samples: Iterable[tuple[tuple[Any, ...], float]]) -> dict[tuple[Any, 
 def _of_runs(history: History) -> Iterator[Metric]:
     last, good = history.last, history.last_good
     if last is not None:
-        yield _gauge("last_run_timestamp_seconds", "When the last apply ended.", {(): last.ended.timestamp()})
-        seconds = (last.ended - last.begun).total_seconds()
+        yield _gauge("last_run_timestamp_seconds", "When the last apply ended.", {(): last.ended_at.timestamp()})
+        seconds = (last.ended_at - last.started_at).total_seconds()
         yield _gauge("last_run_duration_seconds", "How long the last apply took.", {(): seconds})
         yield _gauge("last_run_success", "Whether the last apply did its work (exit code 0 or 4).", {(): last.good})
         yield _gauge("last_run_exit_code", "The exit code of the last apply.", {(): last.exit_code & 0xFF})
-        yield _gauge("last_run_info", "What started the last apply.", {(("by", last.by),): 1})
+        yield _gauge("last_run_info", "What started the last apply.", {(("by", last.trigger),): 1})
     if good is not None:
         about = "When the last apply ended that did its work."
-        yield _gauge("last_success_timestamp_seconds", about, {(): good.ended.timestamp()})
+        yield _gauge("last_success_timestamp_seconds", about, {(): good.ended_at.timestamp()})
 
 
-def _of_names(seen: Observation) -> Iterator[Metric]:
+def _of_names(seen: Snapshot) -> Iterator[Metric]:
     names = documents.name_states(seen)
     states = Counter(state for _, state in names)
     yield _gauge(
@@ -129,7 +129,7 @@ def _of_names(seen: Observation) -> Iterator[Metric]:
         },
     )
     deployed = seen.record.deployment
-    pairs = [(name, one) for name in sorted(deployed.names) for one in deployed.of_name(name)]
+    pairs = [(name, one) for name in sorted(deployed.names) for one in deployed.certificates_for(name)]
     yield _gauge(
         "deployed_not_before_timestamp_seconds",
         "notBefore of the certificate that is deployed for a name.",

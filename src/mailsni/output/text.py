@@ -13,8 +13,8 @@ from mailsni.core.names import listed
 from mailsni.core.plan import SYMBOLS, Change, Kind, Plan
 from mailsni.core.selection import Candidate
 from mailsni.deploy.confirm import Survey, Verdict
-from mailsni.deploy.snapshot import Observation
-from mailsni.deploy.transaction import Applied
+from mailsni.deploy.snapshot import Snapshot
+from mailsni.deploy.transaction import ApplyResult
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.host import files
 from mailsni.output.console import log, print_coloured, print_line, table
@@ -27,25 +27,25 @@ _NAMES_SHOWN = 4
 Anyone = Certificate | DeployedCertificate
 
 
-def status(observation: Observation, history: History, *, skipped: bool) -> None:
+def status(snapshot: Snapshot, history: History, *, skipped: bool) -> None:
     """The table of names and the last run; with ``skipped`` also what is not served, and why."""
-    winners = {winner.name: winner.certificates for winner in observation.selection.winners}
-    deployed = observation.record.deployment
+    winners = {winner.name: winner.certificates for winner in snapshot.selection.winners}
+    deployed = snapshot.record.deployment
     rows, colours = [], []
     state_colours = {"kept": "magenta", "pending": "yellow", "leaving": "red", "deployed": ""}
-    for name, state in name_states(observation):
-        certificates: Sequence[Anyone] = winners.get(name) or deployed.of_name(name)
+    for name, state in name_states(snapshot):
+        certificates: Sequence[Anyone] = winners.get(name) or deployed.certificates_for(name)
         for one in certificates:
-            rows.append((name, one.algorithm.upper(), _until(one, observation.now), state, one.source))
+            rows.append((name, one.algorithm.upper(), _until(one, snapshot.now), state, one.source))
             colours.append(state_colours[state])
     if rows:
         table(("NAME", "KEY", "EXPIRES", "STATE", "SOURCE"), rows, colours)
     else:
         print_line("no name is served and none can be")
     if skipped:
-        _skipped_table(observation.selection.skipped)
+        _skipped_table(snapshot.selection.skipped)
     else:
-        _skipped_summary(observation.selection.skipped)
+        _skipped_summary(snapshot.selection.skipped)
     if history.last is not None:
         print_line()
         print_line(_last_run(history.last, history.last_good))
@@ -53,10 +53,13 @@ def status(observation: Observation, history: History, *, skipped: bool) -> None
 
 def _last_run(last: Run, last_good: Run | None) -> str:
     """One line: when, started by what, how it ended, and when one ended well if that one did not."""
-    line = f"last run: {last.ended:%Y-%m-%d %H:%M} UTC by {last.by}: {last.summary} (exit code {last.exit_code})"
+    when = f"{last.ended_at:%Y-%m-%d %H:%M} UTC"
+    line = f"last run: {when} by {last.trigger}: {last.summary} (exit code {last.exit_code})"
     if last.good:
         return line
-    return line + (f"; the last good one: {last_good.ended:%Y-%m-%d %H:%M} UTC" if last_good else "; no good one yet")
+    if last_good is None:
+        return f"{line}; no good one yet"
+    return f"{line}; the last good one: {last_good.ended_at:%Y-%m-%d %H:%M} UTC"
 
 
 def _skipped_table(found: Sequence[Skipped]) -> None:
@@ -78,15 +81,15 @@ def _skipped_summary(found: Sequence[Skipped]) -> None:
         print_line(f"{counted(problems, 'problem')}, {len(found) - problems} for information: mailsni status --skipped")
 
 
-def plan(observation: Observation) -> None:
+def plan(snapshot: Snapshot) -> None:
     """What apply would do, a line for each name, and in sum."""
-    for change in observation.plan.changes:
+    for change in snapshot.plan.changes:
         _change(change)
-    for artifact in observation.plan.artifacts:
+    for artifact in snapshot.plan.artifacts:
         print_line(f"  {artifact.server}: {artifact.path}: {artifact.why}")
-    if observation.plan.pins:
-        print_line(f"  {counted(len(observation.plan.pins), 'key and chain file')} to write in {observation.pins.path}")
-    print_line(_sum(observation.plan))
+    if snapshot.plan.pins:
+        print_line(f"  {counted(len(snapshot.plan.pins), 'key and chain file')} to write in {snapshot.pins.path}")
+    print_line(_sum(snapshot.plan))
 
 
 def _sum(found: Plan) -> str:
@@ -111,12 +114,12 @@ def _certificates(found: Sequence[Anyone]) -> str:
     return " + ".join(f"{one.algorithm.upper()} {one.source} until {one.not_after:%Y-%m-%d}" for one in found)
 
 
-def diffs(observation: Observation) -> Sequence[tuple[str, str]]:
+def diffs(snapshot: Snapshot) -> Sequence[tuple[str, str]]:
     """The unified diff between each server's live text and the one that it should have, where they differ."""
     found = []
-    for target in observation.targets:
-        live = files.read_own(target.path) or b""
-        planned = observation.texts[target.name]
+    for target in snapshot.targets:
+        live = files.read_private(target.path) or b""
+        planned = snapshot.texts[target.name]
         lines = difflib.unified_diff(_lines(live), _lines(planned), str(target.path), f"{target.path} (planned)")
         difference = "".join(lines)
         if difference:
@@ -136,39 +139,39 @@ def diff(found: Sequence[tuple[str, str]]) -> None:
             print_coloured(line, colours.get(line[:1], ""))
 
 
-def applied(done: Applied, *, verbose: bool) -> None:
+def applied(done: ApplyResult, *, verbose: bool) -> None:
     """What apply did."""
-    observation = done.observation
-    if done.signalled is None:
-        names = len(observation.selection.winners)
-        certificates = len(observation.selection.certificates)
+    snapshot = done.snapshot
+    if done.reloads is None:
+        names = len(snapshot.selection.winners)
+        certificates = len(snapshot.selection.certificates)
         print_line(f"nothing to do: {counted(names, 'name')}, {counted(certificates, 'certificate')}")
         return
-    for change in observation.plan.changes:
+    for change in snapshot.plan.changes:
         _change(change)
-    for server, outcome in done.signalled.items():
-        paths = ", ".join(str(path) for path in done.published if _belongs(path, server, observation))
+    for server, outcome in done.reloads.items():
+        paths = ", ".join(str(path) for path in done.published if _belongs(path, server, snapshot))
         print_line(f"{server}: {paths or 'nothing'} published, {outcome}")
     for survey in done.surveys:
         _survey(survey, verbose=verbose)
 
 
-def applied_in_a_line(done: Applied) -> str:
+def applied_in_a_line(done: ApplyResult) -> str:
     """What apply did, for a log."""
-    observation = done.observation
-    if done.signalled is None:
-        return f"nothing to do: {counted(len(observation.selection.winners), 'name')}"
-    names = [change.name for change in observation.plan.effective]
+    snapshot = done.snapshot
+    if done.reloads is None:
+        return f"nothing to do: {counted(len(snapshot.selection.winners), 'name')}"
+    names = [change.name for change in snapshot.plan.effective]
     changed = f"{counted(len(names), 'name')} changed ({listed(names, _NAMES_SHOWN)})" if names else "no name changed"
-    servers = ", ".join(f"{server} {outcome}" for server, outcome in done.signalled.items())
+    servers = ", ".join(f"{server} {outcome}" for server, outcome in done.reloads.items())
     answers = [answer for survey in done.surveys for answer in survey.answers]
     right = sum(answer.verdict is Verdict.RIGHT for answer in answers)
     asked = f"; {right} of {counted(len(answers), 'answer')} as intended" if answers else ""
     return f"published: {changed}; {servers}{asked}"
 
 
-def _belongs(path: object, server: str, observation: Observation) -> bool:
-    return (path == observation.settings.dovecot.include_file) == (server == "dovecot")
+def _belongs(path: object, server: str, snapshot: Snapshot) -> bool:
+    return (path == snapshot.settings.dovecot.include_file) == (server == "dovecot")
 
 
 def _survey(survey: Survey, *, verbose: bool) -> None:

@@ -66,9 +66,9 @@ def due(history: History, last: Run, failure: str, host: str) -> Alert | None:
         return None
     key = hashlib.sha256(f"{last.exit_code} {failure}".encode()).hexdigest()[:32]
     told = history.alerted.get(key)
-    if told is not None and timedelta() <= last.ended - told < REPEATED_AFTER:
+    if told is not None and timedelta() <= last.ended_at - told < REPEATED_AFTER:
         return None
-    newest = sorted({**history.alerted, key: last.ended}.items(), key=lambda one: one[1])[-_REMEMBERED:]
+    newest = sorted({**history.alerted, key: last.ended_at}.items(), key=lambda one: one[1])[-_REMEMBERED:]
     what = "needs a look" if last.exit_code == Exit.SKIPPED else "failed"
     return Alert(_subject(host, f"{what} (exit code {last.exit_code})", last), last.exit_code, dict(newest))
 

@@ -26,25 +26,25 @@ GRACE = 1.0
 the control group of a service that ends, until a look finds nothing new, and a postmap(1) of ours would be hit too."""
 
 
-class Settled(enum.Enum):
+class Debounced(enum.Enum):
     """What to do after the wait."""
 
-    NOW = enum.auto()
+    RUN_NOW = enum.auto()
     """It is time, and the caller waits for the result."""
-    IN_BACKGROUND = enum.auto()
+    RUN_IN_BACKGROUND = enum.auto()
     """It is time; nobody waits for the result or sees what is said."""
-    ELSEWHERE = enum.auto()
+    ALREADY_PENDING = enum.auto()
     """Nothing: another process does it, later."""
 
 
-class _NowError(Exception):
+class _WaitOverError(Exception):
     """The wait is over."""
 
 
-def until_time(lock: Path, seconds: float, client: str | None) -> Settled:
+def wait(lock: Path, seconds: float, client: str | None) -> Debounced:
     """Wait in the background until something should be done that many ask for.
 
-    Returns twice, see :class:`Settled`: in the background when ``client`` has ended, after ``seconds`` at the latest.
+    Returns twice, see :class:`Debounced`: in the background when ``client`` has ended, after ``seconds`` at the latest.
     Where no process above this one is ``client``, a person called, and it is time at once.
 
     SIGTERM and SIGHUP end the wait too, and nothing else from then on: systemd ends what a service left behind when the
@@ -60,7 +60,7 @@ def until_time(lock: Path, seconds: float, client: str | None) -> Settled:
     """
     calling = None if client is None else daemonize.ancestor(client)
     if client is not None and calling is None:
-        return Settled.NOW
+        return Debounced.RUN_NOW
     daemonize.forget_inherited()
     handle = None if calling is None else daemonize.handle(calling)
     try:
@@ -68,18 +68,18 @@ def until_time(lock: Path, seconds: float, client: str | None) -> Settled:
             # A signal that comes before the process is ready for it waits until it is.
             signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
             if not daemonize.go_on_in_background():
-                return Settled.ELSEWHERE
+                return Debounced.ALREADY_PENDING
             try:
                 _take_signals(_now)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
                 daemonize.wait_for_end(handle, seconds)
-            except _NowError:
+            except _WaitOverError:
                 pass
             _take_signals(_later)
             time.sleep(GRACE)
-            return Settled.IN_BACKGROUND
+            return Debounced.RUN_IN_BACKGROUND
     except LockedError:
-        return Settled.ELSEWHERE
+        return Debounced.ALREADY_PENDING
 
 
 def _take_signals(handler: Callable[[int, FrameType | None], None]) -> None:
@@ -90,7 +90,7 @@ def _take_signals(handler: Callable[[int, FrameType | None], None]) -> None:
 def _now(number: int, frame: FrameType | None) -> None:
     del number, frame
     _take_signals(_later)
-    raise _NowError
+    raise _WaitOverError
 
 
 def _later(number: int, frame: FrameType | None) -> None:

@@ -1,4 +1,4 @@
-"""How the last ``apply`` ended, and the last good one: ``runs.json`` in the state directory.
+"""How the last ``apply`` ended_at, and the last good one: ``runs.json`` in the state directory.
 
 A record for people and monitoring (``status``, ``check``), and the memory of :mod:`mailsni.runs.alerts`. Nothing that
 is deployed depends on it, so it is not made durable, and a run never fails because it cannot be written.
@@ -16,27 +16,27 @@ from pathlib import Path
 from typing import Any
 
 from mailsni.errors import Exit, MailsniError
-from mailsni.host import files
+from mailsni.host import files, permissions
 
 _SCHEMA = "mailsni.runs/1"
 GOOD = frozenset({Exit.DONE, Exit.SKIPPED})
 """Exit codes of a run after which the servers serve what they should, as far as the certificates allow."""
-REMEMBERED_FOR = timedelta(days=7)
+REMOVAL_RETENTION = timedelta(days=7)
 """How long it is remembered that a run took a name away."""
 _MOST_REMEMBERED = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One ``apply`` and how it ended. The times have a time zone."""
+    """One ``apply`` and how it ended_at. The times have a time zone."""
 
-    begun: datetime
-    ended: datetime
+    started_at: datetime
+    ended_at: datetime
     exit_code: int
-    """As the shell sees it: 128 and the number of the signal for a run that one ended."""
+    """As the shell sees it: 128 and the number of the signal for a run that one ended_at."""
     summary: str
     """One line."""
-    by: str
+    trigger: str
     """What started it: ``terminal``, ``certbot-post``, ``timer``, ``watch``, …"""
     names: int | None = None
     """How many names are served after it; None when it failed."""
@@ -52,7 +52,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Removed:
+class RemovedName:
     """That a name was taken away: since then clients that ask for it get the default certificate."""
 
     when: datetime
@@ -68,7 +68,7 @@ class History:
     last_good: Run | None = None
     alerted: Mapping[str, datetime] = field(default_factory=dict)
     """Failures that somebody was told of since the last run without one, and when that was."""
-    removed: Mapping[str, Removed] = field(default_factory=dict)
+    removed: Mapping[str, RemovedName] = field(default_factory=dict)
     """Names that a run of the last days took away, and that are not served again; at most the latest thousand."""
 
     def after(self, run: Run, removed: Mapping[str, str] | None = None, served: Collection[str] = ()) -> History:
@@ -79,9 +79,9 @@ class History:
             removed: the names that it took away, and why.
             served: the names that are served after it.
         """
-        since = run.ended - REMEMBERED_FOR
+        since = run.ended_at - REMOVAL_RETENTION
         gone = {name: one for name, one in self.removed.items() if one.when > since and name not in served}
-        gone |= {name: Removed(run.ended, why) for name, why in (removed or {}).items()}
+        gone |= {name: RemovedName(run.ended_at, why) for name, why in (removed or {}).items()}
         latest = sorted(gone, key=lambda name: (gone[name].when, name))[-_MOST_REMEMBERED:]
         return replace(
             self,
@@ -91,16 +91,16 @@ class History:
         )
 
 
-NOTHING = History()
+EMPTY_HISTORY = History()
 """Before the first run."""
 
 
 def load(state_directory: Path) -> History:
     """What is remembered; nothing when there is no record, or a damaged one, or one that this user may not read."""
     try:
-        return _decode(files.read_own(_path(state_directory)) or b"{}") or NOTHING
+        return _decode(files.read_private(_path(state_directory)) or b"{}") or EMPTY_HISTORY
     except (MailsniError, OSError):
-        return NOTHING
+        return EMPTY_HISTORY
 
 
 def complaint(state_directory: Path) -> str | None:
@@ -110,7 +110,7 @@ def complaint(state_directory: Path) -> str | None:
         PermissionMissingError: this user may not read it.
         HostError: it cannot be read.
     """
-    return files.why_no_record(_path(state_directory), _SCHEMA, _decode)
+    return permissions.record_problem(_path(state_directory), _SCHEMA, _decode)
 
 
 def _path(state_directory: Path) -> Path:
@@ -127,7 +127,8 @@ def _decode(content: bytes) -> History | None:
             last_good=_run(document["last_good"]),
             alerted={str(key): _moment(value) for key, value in document["alerted"].items()},
             removed={  # which earlier versions did not remember
-                str(name): Removed(_moment(when), str(why)) for name, (when, why) in document.get("removed", {}).items()
+                str(name): RemovedName(_moment(when), str(why))
+                for name, (when, why) in document.get("removed", {}).items()
             },
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError, RecursionError):
@@ -161,8 +162,8 @@ def _item(run: Run | None) -> dict[str, Any] | None:
         return None
     return {
         **{name: getattr(run, name) for name in Run.__slots__},
-        "begun": run.begun.timestamp(),
-        "ended": run.ended.timestamp(),
+        "started_at": run.started_at.timestamp(),
+        "ended_at": run.ended_at.timestamp(),
         "skipped": dict(run.skipped),
     }
 
@@ -172,11 +173,11 @@ def _run(item: Mapping[str, Any] | None) -> Run | None:
         return None
     names, error = item["names"], item["error"]
     return Run(
-        begun=_moment(item["begun"]),
-        ended=_moment(item["ended"]),
+        started_at=_moment(item["started_at"]),
+        ended_at=_moment(item["ended_at"]),
         exit_code=int(item["exit_code"]),
         summary=str(item["summary"]),
-        by=str(item["by"]),
+        trigger=str(item["trigger"]),
         names=None if names is None else int(names),
         skipped={str(reason): int(count) for reason, count in item["skipped"].items()},
         error=None if error is None else str(error),

@@ -21,7 +21,7 @@ from mailsni.core.log import Level, Log
 from mailsni.core.model import Progress
 from mailsni.core.plan import Kind
 from mailsni.deploy import transaction
-from mailsni.deploy.transaction import Applied, Options
+from mailsni.deploy.transaction import ApplyResult, Options
 from mailsni.errors import ConfigurationError, Exit, HostError, LockedError, MailsniError
 from mailsni.output import documents
 from mailsni.runs import history as runs
@@ -32,14 +32,14 @@ _WORD = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
 
 @dataclass(frozen=True, slots=True)
-class Starter:
+class Trigger:
     """Who started a run, and whether somebody sees what it says."""
 
-    by: str
+    name: str
     attended: bool = False
 
     @classmethod
-    def found(cls) -> Starter:
+    def from_environment(cls) -> Trigger:
         """What the environment tells, else whether standard error is a terminal."""
         word = os.environ.get(STARTED_BY, "")
         if word:
@@ -47,20 +47,20 @@ class Starter:
         return cls("terminal", attended=True) if sys.stderr.isatty() else cls("unattended")
 
 
-def exit_code(done: Applied) -> Exit:
+def exit_code(done: ApplyResult) -> Exit:
     """Of a run that went to its end: whether there is something that a person should look at."""
-    return Exit.SKIPPED if done.observation.selection.problems or done.wrong else Exit.DONE
+    return Exit.SKIPPED if done.snapshot.selection.problems or done.wrong else Exit.DONE
 
 
-def make(
+def run_apply(
     settings: Settings,
     options: Options,
-    starter: Starter,
+    trigger: Trigger,
     log: Log,
     *,
     wait: float = 0.0,
     progress: Progress | None = None,
-) -> Applied:
+) -> ApplyResult:
     """:func:`mailsni.deploy.transaction.run`, remembered however it ends.
 
     A run that finds the lock held leaves no trace: the one that holds it does.
@@ -68,7 +68,7 @@ def make(
     Args:
         settings: what to do it with.
         options: what the command line asks for.
-        starter: who started it.
+        trigger: who started it.
         log: told when an alert cannot be delivered.
         wait: seconds to wait for another run to end.
         progress: told about what takes long.
@@ -76,85 +76,88 @@ def make(
     Raises:
         MailsniError: what :func:`mailsni.deploy.transaction.run` raises, and HostError for a system call that fails.
     """
-    begun = datetime.now(UTC)
+    started_at = datetime.now(UTC)
     try:
         done = transaction.run(settings, options, wait=wait, progress=progress)
     except (LockedError, BrokenPipeError):
         raise
     except MailsniError as problem:
-        failed(settings, problem, begun, starter, log)
+        failed(settings, problem, started_at, trigger, log)
         raise
     except OSError as error:
         blamed = HostError.of(error)
-        failed(settings, blamed, begun, starter, log)
+        failed(settings, blamed, started_at, trigger, log)
         raise blamed from error
     except (SystemExit, KeyboardInterrupt) as ending:
         code = ending.code if isinstance(ending, SystemExit) else 128 + signal.SIGINT
         number = code if isinstance(code, int) else int(Exit.FAILED)
-        runs.record(settings.state.directory, _ended(begun, number, "ended by a signal", starter))
+        runs.record(settings.state.directory, _ended(started_at, number, "ended by a signal", trigger))
         raise
     except Exception as error:
         # Its name only: what a library says may hold anything.
         own = MailsniError(f"mailsni: an error of its own: {type(error).__name__}")
-        failed(settings, own, begun, starter, log)
+        failed(settings, own, started_at, trigger, log)
         raise
     code = exit_code(done)
-    skipped = Counter(str(one.reason) for one in done.observation.selection.skipped)
+    skipped = Counter(str(one.reason) for one in done.snapshot.selection.skipped)
     run = Run(
-        begun, datetime.now(UTC), int(code), summary(done), starter.by, len(done.observation.selection.winners), skipped
+        started_at,
+        datetime.now(UTC),
+        int(code),
+        summary(done),
+        trigger.name,
+        len(done.snapshot.selection.winners),
+        skipped,
     )
-    changes = done.observation.plan.changes if done.signalled is not None else ()
+    changes = done.snapshot.plan.changes if done.reloads is not None else ()
     _finish(
         settings,
         run,
         _failure(done),
         lambda: documents.apply(done, code),
-        starter,
+        trigger,
         log,
         removed={change.name: change.why for change in changes if change.kind is Kind.REMOVE},
-        served={winner.name for winner in done.observation.selection.winners},
+        served={winner.name for winner in done.snapshot.selection.winners},
     )
     return done
 
 
-def failed(settings: Settings, problem: MailsniError, begun: datetime, starter: Starter, log: Log) -> None:
+def failed(settings: Settings, problem: MailsniError, started_at: datetime, trigger: Trigger, log: Log) -> None:
     """Remember and tell that a run failed.
 
     Args:
         settings: where to write it down and whom to tell.
         problem: why.
-        begun: when it began, with a time zone.
-        starter: who started it.
+        started_at: when it began, with a time zone.
+        trigger: who started it.
         log: told when an alert cannot be delivered.
     """
-    run = _ended(begun, int(problem.exit_code), problem.message, starter, error=problem.message)
-    _finish(settings, run, problem.message, lambda: documents.error(problem), starter, log)
+    run = _ended(started_at, int(problem.exit_code), problem.message, trigger, error=problem.message)
+    _finish(settings, run, problem.message, lambda: documents.error(problem), trigger, log)
 
 
-def not_begun(remnant: Settings | None, problem: ConfigurationError, starter: Starter, log: Log) -> None:
+def record_config_failure(remnant: Settings | None, problem: ConfigurationError, trigger: Trigger, log: Log) -> None:
     """Remember and tell that a run could not begin, because the configuration is wrong.
 
     Args:
         remnant: what it still says (:func:`mailsni.config.parser.remnant`); without it nobody knows whom to tell.
         problem: what is wrong.
-        starter: who started it.
+        trigger: who started it.
         log: told when an alert cannot be delivered.
     """
     if remnant is not None:
-        failed(remnant, problem, datetime.now(UTC), starter, log)
+        failed(remnant, problem, datetime.now(UTC), trigger, log)
 
 
-def summary(done: Applied) -> str:
+def summary(done: ApplyResult) -> str:
     """A run that went to its end in one line: what was done, how much is served, what a person should look at."""
-    observation = done.observation
-    names = len(observation.selection.winners)
-    changed = len(observation.plan.effective)
-    if done.signalled is None:
-        words = ["nothing to do"]
-    else:
-        words = [f"published, {changed} {_plural('name', changed)} changed"]
-    words.append(f"{names} {_plural('name', names)} served")
-    problems = observation.selection.problems
+    snapshot = done.snapshot
+    names = len(snapshot.selection.winners)
+    changed = len(snapshot.plan.effective)
+    what = "nothing to do" if done.reloads is None else f"published, {changed} {_plural('name', changed)} changed"
+    words = [what, f"{names} {_plural('name', names)} served"]
+    problems = snapshot.selection.problems
     if problems:
         first = problems[0]
         words.append(f"{len(problems)} {_plural('problem', len(problems))}: {first.source}: {first.reason}")
@@ -167,13 +170,13 @@ def _plural(noun: str, number: int) -> str:
     return noun if number == 1 else f"{noun}s"
 
 
-def _ended(begun: datetime, code: int, line: str, starter: Starter, error: str | None = None) -> Run:
-    return Run(begun, datetime.now(UTC), code, " ".join(line.split()), starter.by, error=error)
+def _ended(started_at: datetime, code: int, line: str, trigger: Trigger, error: str | None = None) -> Run:
+    return Run(started_at, datetime.now(UTC), code, " ".join(line.split()), trigger.name, error=error)
 
 
-def _failure(done: Applied) -> str:
+def _failure(done: ApplyResult) -> str:
     """What tells the problems of a run from those of another."""
-    skipped = (f"{one.source} {one.reason}" for one in done.observation.selection.problems)
+    skipped = (f"{one.source} {one.reason}" for one in done.snapshot.selection.problems)
     wrong = (f"{one.expectation.name} {one.served.endpoint} {one.verdict}" for one in done.wrong)
     return "\n".join(sorted((*skipped, *wrong)))
 
@@ -183,7 +186,7 @@ def _finish(
     run: Run,
     failure: str,
     document: Callable[[], Mapping[str, Any]],
-    starter: Starter,
+    trigger: Trigger,
     log: Log,
     removed: Mapping[str, str] | None = None,
     served: Collection[str] = (),
@@ -191,7 +194,7 @@ def _finish(
     state, command = settings.state.directory, settings.alerts.on_failure
     history = runs.load(state).after(run, removed, served)
     runs.save(state, history)
-    if not command or starter.attended:
+    if not command or trigger.attended:
         return
     from mailsni.runs import alerts
 

@@ -72,9 +72,9 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
             hint="mend that first: with it Dovecot does not start again once it is stopped",
         )
     target = _find(settings)
-    if target.why_unwired("") is None:
+    if target.not_configured_reason("") is None:
         return Part()
-    before = files.read_own(own.config_file.resolve())
+    before = files.read_private(own.config_file.resolve())
     if before is None:
         raise HostError(f"{own.config_file}: cannot be read: no such file")
     change = ChangeFile(
@@ -96,7 +96,7 @@ def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation,
     """
     own = settings.dovecot
     steps: list[Step] = []
-    before = files.read_own(own.config_file.resolve())
+    before = files.read_private(own.config_file.resolve())
     if before is not None:
         original = known.before(own.config_file, before)
         after = original if original is not None else conf_edit.without_include(before, own.include_file)
@@ -114,7 +114,7 @@ def plan_include_removal(settings: Settings, expected: tuple[Expectation, ...]) 
         RefusedError: a line of the administrator's needs it.
     """
     own = settings.dovecot
-    live = files.read_own(own.include_file)
+    live = files.read_private(own.include_file)
     if live is None or not is_published(settings, own.include_file, live):
         return ()
     if (needed := dovecot.required_by(own.config_file, own.include_file)) is not None:

@@ -76,7 +76,7 @@ def require_managed(path: Path) -> bytes | None:
     """
     if not os.path.lexists(path):
         return None
-    content = files.read_own(path)
+    content = files.read_private(path)
     if content is None or not (autostart.is_ours(content) or content == autostart.shipped_hook().encode()):
         raise RefusedError(
             f"{path}: was not written by `mailsni setup`, so it is not overwritten",
@@ -87,7 +87,7 @@ def require_managed(path: Path) -> bytes | None:
 
 def read_if_managed(path: Path) -> bytes | None:
     """The content of a file if setup wrote it; None when it did not, or there is none."""
-    content = files.read_own(path)
+    content = files.read_private(path)
     return content if content is not None and autostart.is_ours(content) else None
 
 

@@ -18,7 +18,7 @@ from mailsni.core.names import NamePatterns, is_wildcard, listed
 from mailsni.core.x509 import Rejected, prove
 from mailsni.deploy import transaction
 from mailsni.deploy.confirm import Expectation, expectations
-from mailsni.deploy.snapshot import Observation, observe
+from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.errors import HostError
 from mailsni.host import files, permissions
 from mailsni.host.commands import find_tool
@@ -61,7 +61,7 @@ def plan_setup(settings: Settings, options: SetupOptions, now: datetime) -> Setu
         RefusedError: something lies at the place of a file of ours that setup did not write.
         PermissionMissingError: this user may not read what it takes.
     """
-    snapshot = observe(settings, now)
+    snapshot = take_snapshot(settings, now)
     installed = _installed(snapshot)
     if not installed:
         raise HostError(
@@ -86,7 +86,7 @@ def plan_setup(settings: Settings, options: SetupOptions, now: datetime) -> Setu
     return SetupPlan.of(settings, parts)
 
 
-def _installed(snapshot: Observation) -> list[str]:
+def _installed(snapshot: Snapshot) -> list[str]:
     """The names of the installed servers, in the order of the targets."""
     return [target.name for target in snapshot.targets if target.installed]
 
@@ -103,7 +103,7 @@ def _missing_servers(settings: Settings, installed: Sequence[str]) -> Iterator[s
 # ── the names of the default certificates ────────────────────────────────────────────────────────────────────────────
 
 
-def _serve_default_names(snapshot: Observation, options: SetupOptions) -> tuple[Observation, Part]:
+def _serve_default_names(snapshot: Snapshot, options: SetupOptions) -> tuple[Snapshot, Part]:
     """Clients without SNI get the default certificate of a server; serves its names by name too.
 
     Returns:
@@ -148,7 +148,7 @@ def _serve_default_names(snapshot: Observation, options: SetupOptions) -> tuple[
     ).encode()
     title = f"serve {listed(names, _NAMES_LISTED)} by name too: write {path}"
     steps: tuple[Step, ...] = (*MakeDirectories.up_to(path.parent), ChangeFile(title, path, None, text))
-    return observe(replace(settings, names=patterns), snapshot.now), Part(steps, tuple(notes), tuple(warnings))
+    return take_snapshot(replace(settings, names=patterns), snapshot.now), Part(steps, tuple(notes), tuple(warnings))
 
 
 def _names_in(server: str, path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -166,10 +166,10 @@ def _names_in(server: str, path: Path) -> tuple[tuple[str, ...], tuple[str, ...]
 # ── the steps ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _first_apply(snapshot: Observation) -> Part:
+def _first_apply(snapshot: Snapshot) -> Part:
     """Publish everything before a server is told of it."""
     settings = snapshot.settings
-    transaction.refuse_emptiness(snapshot, allow=False)
+    transaction.require_not_empty(snapshot, allow=False)
     installed = _installed(snapshot)
     steps: list[Step] = []
     if "dovecot" in installed:
@@ -182,7 +182,7 @@ def _first_apply(snapshot: Observation) -> Part:
     artifacts = [f"write {change.path}: {change.why}" for change in snapshot.plan.artifacts]
     names = len(snapshot.selection.winners)
     map_type = postfix.map_type(settings) if "postfix" in installed else ""
-    unwired = (target.why_unwired(map_type) for target in snapshot.targets)
+    unwired = (target.not_configured_reason(map_type) for target in snapshot.targets)
     fresh = (
         not snapshot.record.deployment.names
         and not snapshot.record.interrupted
@@ -226,7 +226,7 @@ def _managed_file(path: Path, text: bytes, mode: int, title: str) -> tuple[Step,
         RefusedError: it was written by somebody else.
     """
     present = require_managed(path)
-    if present == text and permissions.why_loose(path, mode) is None:
+    if present == text and permissions.mode_problem(path, mode) is None:
         return ()
     return (ChangeFile(title, path, present, text, mode),)
 
@@ -244,7 +244,7 @@ def _startup(settings: Settings, options: SetupOptions, program: Path) -> Part:
     warnings: tuple[str, ...] = ()
     if manager == "cron" and not any(map(find_tool, ("cron", "crond", "fcron", "anacron"))):
         warnings = (f"{autostart.CRON}: no cron is installed that would read it: install one",)
-    watches = manager == "systemd" and files.read_own(autostart.UNITS / "mailsni-watch.service")
+    watches = manager == "systemd" and files.read_private(autostart.UNITS / "mailsni-watch.service")
     kind: Kind = options.kind or ("watch" if watches else "timer")
     wanted = autostart.wanted(manager, kind, program, options.config_file, settings)
     steps = [step for one in wanted for step in _managed_file(one.path, one.text, one.mode, f"write {one.path}")]

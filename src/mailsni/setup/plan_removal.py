@@ -100,7 +100,7 @@ def files_removal(present: Mapping[Path, bytes], hooks: Collection[Path]) -> Ite
 def _own_configuration(known: record.Record) -> Part:
     """The configuration file goes if setup wrote it and nobody has edited it since."""
     path = DEFAULT_PATH
-    content = files.read_own(path)
+    content = files.read_private(path)
     if content is None:
         return Part()
     if known.written.get(str(path)) == record.digest(content):
@@ -115,13 +115,13 @@ def _published_files(settings: Settings) -> Iterator[Step]:
     pin_directories = dict.fromkeys((settings.dovecot.pin_directory, state / "pinned"))
     if recorded:
         pin_directories[Path(recorded)] = None
-    pins = [path for directory in pin_directories for path in PinDirectory(directory).unused(())]
+    pins = [path for directory in pin_directories for path in PinDirectory(directory).list_unused(())]
     present = tuple(directory for directory in pin_directories if directory.is_dir())
     if pins or present:
         title = f"delete {len(pins)} pinned {'file' if len(pins) == 1 else 'files'}, keys and all"
         yield Delete(title, tuple(pins), present, present)
     source = settings.postfix.map
-    text = files.read_own(source)
+    text = files.read_private(source)
     if text is not None and is_published(settings, source, text):
         compiled = [path for path in map_types.map_files(source) if path.is_file()]
         yield Delete(f"delete the map {source}", (*compiled, source), (), (source.parent,))

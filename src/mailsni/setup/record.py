@@ -71,7 +71,7 @@ def load(state_directory: Path) -> Record:
     Raises:
         PermissionMissingError: this user may not read it.
     """
-    content = files.read_own(state_directory / NAME)
+    content = files.read_private(state_directory / NAME)
     try:
         document = json.loads(content or b"{}")
         if document.get("schema") != _SCHEMA:

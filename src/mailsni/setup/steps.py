@@ -17,7 +17,7 @@ from typing import Protocol
 from mailsni.config.settings import Settings
 from mailsni.deploy import transaction
 from mailsni.deploy.confirm import Expectation, Verdict, newly_cut_off
-from mailsni.deploy.snapshot import observe
+from mailsni.deploy.snapshot import take_snapshot
 from mailsni.deploy.state_directory import State
 from mailsni.deploy.transaction import Options
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
@@ -206,7 +206,7 @@ class ChangeFile:
 
     def _put(self, content: bytes | None, *, expected: bytes | None) -> None:
         real = self.path.resolve() if self.mode is None else self.path
-        if files.read_own(real) != expected:
+        if files.read_private(real) != expected:
             raise RefusedError(f"{self.path}: was changed meanwhile", hint="run it again")
         if content is None:
             files.remove(self.path)
@@ -303,7 +303,7 @@ class FirstApply:
     @property
     def places(self) -> tuple[Path, ...]:
         """See :class:`Step`."""
-        return transaction.places(self.settings)
+        return transaction.writable_directories(self.settings)
 
     @property
     def record(self) -> Record:
@@ -312,7 +312,7 @@ class FirstApply:
 
     def do(self) -> tuple[str, ...]:
         """See :class:`Step`."""
-        seen = observe(self.settings, datetime.now(UTC))
+        seen = take_snapshot(self.settings, datetime.now(UTC))
         done = transaction.apply(seen, Options())
         made = deploy_type(self.settings)
         if self.map_type and made and made != self.map_type:
@@ -322,7 +322,7 @@ class FirstApply:
                 hint=f'[postfix] map_type = "{made}" in the configuration says so',
             )
         wrong = [f"{probe.story(done.wrong)}: is not what was meant"] if done.wrong else []
-        return (*(note for note in done.notes if note not in self.obsolete), *wrong)
+        return (*(note for note in done.warnings if note not in self.obsolete), *wrong)
 
     def undo(self) -> None:
         """See :class:`Step`. What an earlier deployment brought up to date stays: it was proven."""

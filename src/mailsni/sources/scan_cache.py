@@ -29,7 +29,7 @@ _PLAIN = tuple(
 def load(path: Path) -> dict[str, Reading]:
     """What is remembered, by lineage; nothing when there is no cache, or one of another version, or a damaged one."""
     try:
-        document = json.loads(files.read_own(path) or b"{}")
+        document = json.loads(files.read_private(path) or b"{}")
         if document.get("schema") != _SCHEMA:
             return {}
         return {item["source"]: _reading(item) for item in document["readings"]}

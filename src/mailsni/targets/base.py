@@ -10,7 +10,7 @@ from typing import Protocol
 from mailsni.core.deployment import Record
 from mailsni.core.selection import Selection
 from mailsni.probes.endpoint import Endpoint, Server
-from mailsni.targets.reload import Signalled
+from mailsni.targets.reload import ReloadResult
 from mailsni.targets.rendering import Paths
 
 
@@ -61,7 +61,7 @@ class Target(Protocol):
     def render(self, selection: Selection, paths: Paths, templates: Path | None) -> bytes:
         """The text that it should have."""
 
-    def why_publish(self, record: Record, text: bytes) -> str | None:
+    def change_reason(self, record: Record, text: bytes) -> str | None:
         """Why what is live is not what should be; None when it is."""
 
     def stage(self, staging: Path, text: bytes, entries: Sequence[MapEntry]) -> Stage:
@@ -71,10 +71,10 @@ class Target(Protocol):
             HostError: it cannot be made, or the server would not take it.
         """
 
-    def why_unwired(self, map_type: str) -> str | None:
+    def not_configured_reason(self, map_type: str) -> str | None:
         """Why the running server does not read the live files, and what to do; None when it does."""
 
-    def signal(self) -> Signalled:
+    def signal(self) -> ReloadResult:
         """Make the running server read the live files, as the configuration says.
 
         Raises:

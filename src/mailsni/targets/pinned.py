@@ -29,7 +29,7 @@ class PinDirectory:
 
     path: Path
 
-    def of(self, certificate: Certificate | DeployedCertificate) -> Path:
+    def path_of(self, certificate: Certificate | DeployedCertificate) -> Path:
         """Where the pinned file of a certificate lies, or would."""
         return self.path / f"{certificate.ident}.pem"
 
@@ -45,22 +45,22 @@ class PinDirectory:
         return tuple(one for one in certificates if not self._whole(one, known.get(one.ident)))
 
     def _whole(self, certificate: Certificate, known: file_identity.Identity | None) -> bool:
-        path = self.of(certificate)
+        path = self.path_of(certificate)
         identity = file_identity.Identity.of(path)
         if identity is None or identity.mode != files.PRIVATE or identity.owner != os.geteuid():
             return False
         if identity == known:
             return True
-        return hashlib.sha256(files.read_own(path) or b"").hexdigest() == certificate.material.digest
+        return hashlib.sha256(files.read_private(path) or b"").hexdigest() == certificate.material.digest
 
     def identities(self, certificates: Iterable[Certificate]) -> dict[str, file_identity.Identity]:
         """The pinned files as they are, by ident."""
-        found = ((one.ident, file_identity.Identity.of(self.of(one))) for one in certificates)
+        found = ((one.ident, file_identity.Identity.of(self.path_of(one))) for one in certificates)
         return {ident: identity for ident, identity in found if identity is not None}
 
     def last_good(self, deployed: DeployedCertificate) -> Certificate | None:
         """The certificate that was deployed, from its pinned file; None when that is gone or not whole."""
-        content = files.read_own(self.of(deployed))
+        content = files.read_private(self.path_of(deployed))
         if content is None:
             return None
         outcome = prove_pinned(deployed.source, content)
@@ -80,15 +80,15 @@ class PinDirectory:
         """
         staged = {one.ident: staging / f"{one.ident}.pem" for one in certificates}
         for one in certificates:
-            files.write_new(staged[one.ident], one.material.pem or b"")
-        files.make_durable(staged.values())
+            files.create(staged[one.ident], one.material.pem or b"")
+        files.fsync_all(staged.values())
         for one in certificates:
-            files.publish(staged[one.ident], self.of(one))
+            files.publish(staged[one.ident], self.path_of(one))
         if certificates:
-            files.make_durable([self.path])
-        return tuple(self.of(one) for one in certificates)
+            files.fsync_all([self.path])
+        return tuple(self.path_of(one) for one in certificates)
 
-    def unused(self, referred_to: Collection[str]) -> list[Path]:
+    def list_unused(self, referred_to: Collection[str]) -> list[Path]:
         """The pinned files that are none of these, by ident. Other files in the directory are not ours to judge."""
         try:
             found = sorted(entry.name for entry in os.scandir(self.path) if _NAME.match(entry.name))
@@ -98,13 +98,13 @@ class PinDirectory:
             raise HostError(f"{self.path}: cannot be listed: {error.strerror}") from None
         return [self.path / name for name in found if name.removesuffix(".pem") not in referred_to]
 
-    def collect(self, referred_to: Collection[str]) -> int:
+    def remove_unused(self, referred_to: Collection[str]) -> int:
         """Remove the pinned files that nothing refers to, by ident.
 
         Returns:
             How many there were.
         """
-        stale = self.unused(referred_to)
+        stale = self.list_unused(referred_to)
         for path in stale:
             files.remove(path)
         return len(stale)

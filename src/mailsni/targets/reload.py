@@ -39,7 +39,7 @@ _LEVELS = 3
 Command = tuple[str | Path, ...]
 
 
-class Signalled(enum.StrEnum):
+class ReloadResult(enum.StrEnum):
     """What was done to a server."""
 
     RELOADED = "reloaded"
@@ -50,12 +50,12 @@ class Signalled(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Keeper:
+class ServiceManager:
     """What is known of that which keeps a server's master process running."""
 
     unit: str | None = None
     """The systemd service that the process belongs to, where systemd runs the system."""
-    supervised: int | None = None
+    supervisor_pid: int | None = None
     """The number of the process, where a supervisor starts it again when it ends."""
     openrc: bool = False
     """Whether OpenRC runs the system and has a script for the server."""
@@ -69,23 +69,23 @@ def unit_of(groups: str) -> str | None:
     return units[-1] if units else None
 
 
-def restart_commands(keeper: Keeper, own: Sequence[Command]) -> tuple[Command, ...]:
+def restart_commands(manager: ServiceManager, own: Sequence[Command]) -> tuple[Command, ...]:
     """How to restart a server.
 
     Args:
-        keeper: what keeps it running.
+        manager: what keeps it running.
         own: its own commands to stop and to start, for where nobody does.
     """
-    match keeper:
-        case Keeper(unit=str(unit)):
+    match manager:
+        case ServiceManager(unit=str(unit)):
             return (("systemctl", "restart", unit),)
-        case Keeper(supervised=int(number)):
+        case ServiceManager(supervisor_pid=int(number)):
             # What `sv restart` and `s6-svc -r` do; but they would do it to the shell that `postfix start-fg` may leave
             # between the two, and `postfix stop` ends with SIGKILL for a master that is there again (postfix-script).
             return ((Path("/bin/sh"), "-c", f"kill -TERM {number}"),)
-        case Keeper(openrc=True, init_script=Path() as script):
+        case ServiceManager(openrc=True, init_script=Path() as script):
             return (("rc-service", script.name, "restart"),)
-        case Keeper(init_script=Path() as script):
+        case ServiceManager(init_script=Path() as script):
             return ((script, "restart"),)
         case _:
             return tuple(own)
@@ -103,14 +103,14 @@ class _Server:
     executor: Executor
 
 
-def signal_postfix(settings: PostfixSettings, executor: Executor = LOCAL) -> Signalled:
+def reload_postfix(settings: PostfixSettings, executor: Executor = LOCAL) -> ReloadResult:
     """Make Postfix read its new map, as ``[postfix] action`` says.
 
     Raises:
         HostError: the command failed for another reason than that Postfix does not run.
     """
     if not isinstance(settings.action, tuple) and executor.find_tool("postfix") is None:
-        return Signalled.NOT_RUNNING
+        return ReloadResult.NOT_RUNNING
     command = (executor.find_tool("postfix") or "postfix", "-c", settings.config_directory)
     # `postfix reload` tells its log, not its caller, that the mail system is not running (measured).
     server = _Server(
@@ -125,14 +125,14 @@ def signal_postfix(settings: PostfixSettings, executor: Executor = LOCAL) -> Sig
     return _signal(server, settings.action)
 
 
-def signal_dovecot(settings: DovecotSettings, executor: Executor = LOCAL) -> Signalled:
+def reload_dovecot(settings: DovecotSettings, executor: Executor = LOCAL) -> ReloadResult:
     """Make Dovecot read its new configuration, as ``[dovecot] action`` says.
 
     Raises:
         HostError: the command failed for another reason than that Dovecot does not run.
     """
     if not isinstance(settings.action, tuple) and executor.find_tool("doveadm") is None:
-        return Signalled.NOT_RUNNING
+        return ReloadResult.NOT_RUNNING
     doveadm = (executor.find_tool("doveadm") or "doveadm", "-c", settings.config_file)
     server = _Server(
         "dovecot",
@@ -183,17 +183,17 @@ def _number_in(directory: str | None, name: str) -> int | None:
         return None
 
 
-def _keeper(server: _Server) -> Keeper:
+def _detect_service_manager(server: _Server) -> ServiceManager:
     script = _INIT_SCRIPTS / server.name
     installed = script if server.is_default and os.access(script, os.X_OK) else None
     number = server.master()
     if number is None:
-        return Keeper(openrc=_OPENRC.exists(), init_script=installed)
+        return ServiceManager(openrc=_OPENRC.exists(), init_script=installed)
     unit = None
     if _SYSTEMD.is_dir():
         with suppress(OSError, ValueError):
             unit = unit_of((Path("/proc") / str(number) / "cgroup").read_text())
-    return Keeper(unit, number if _is_supervised(number) else None, _OPENRC.exists(), installed)
+    return ServiceManager(unit, number if _is_supervised(number) else None, _OPENRC.exists(), installed)
 
 
 def _is_supervised(number: int) -> bool:
@@ -206,24 +206,24 @@ def _is_supervised(number: int) -> bool:
     return False
 
 
-def _signal(server: _Server, action: Action) -> Signalled:
+def _signal(server: _Server, action: Action) -> ReloadResult:
     executor = server.executor
     if isinstance(action, tuple):
         _checked(executor.run(action, timeout=_TIMEOUT))
-        return Signalled.COMMANDED
+        return ReloadResult.COMMANDED
     if action == "none":
-        return Signalled.LEFT_ALONE
+        return ReloadResult.LEFT_ALONE
     if not server.is_running():
-        return Signalled.NOT_RUNNING
+        return ReloadResult.NOT_RUNNING
     if action == "restart":
-        for command in restart_commands(_keeper(server), server.own_restart):
+        for command in restart_commands(_detect_service_manager(server), server.own_restart):
             # A daemon that is started by a command itself would keep a pipe of ours open for ever.
             detached = command[0] != "systemctl"
             argv = [_absolute(command[0], executor), *command[1:]]
             _checked(executor.run(argv, timeout=_TIMEOUT, detached=detached))
-        return Signalled.RESTARTED
+        return ReloadResult.RESTARTED
     _checked(executor.run(server.reload, timeout=_TIMEOUT))
-    return Signalled.RELOADED
+    return ReloadResult.RELOADED
 
 
 def _absolute(tool: str | Path, executor: Executor) -> Path:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 
 from mailsni.config.settings import VerifySettings
 from mailsni.core.model import Algorithm, Progress
-from mailsni.deploy.snapshot import Observation
+from mailsni.deploy.snapshot import Snapshot
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Endpoint, resolved
 from mailsni.probes.starttls import Outcome
@@ -33,7 +33,7 @@ _PATIENCE = 16
 
 
 def inspect(
-    observation: Observation | None,
+    snapshot: Snapshot | None,
     wish: Wish = EVERYTHING,
     *,
     timeout: float | None = None,
@@ -43,7 +43,7 @@ def inspect(
     """Ask the servers of this host, or others, for what is to be served here.
 
     Args:
-        observation: of this host; None where it is not known what is to be served: then the wish has all.
+        snapshot: of this host; None where it is not known what is to be served: then the wish has all.
         wish: what to ask for and whom.
         timeout: seconds for each question; the configuration's, else 10, when None.
         concurrency: questions at a time.
@@ -52,19 +52,19 @@ def inspect(
     Raises:
         HostError: nobody is known who could be asked.
     """
-    if observation is None:
+    if snapshot is None:
         limits = Limits(timeout or VerifySettings().timeout, concurrency)
         return ask(dict.fromkeys(wish.names, ()), wish.endpoints, limits, progress=progress)
-    settings = observation.settings
-    found, notes = (wish.endpoints, ()) if wish.endpoints else listeners(settings, observation.targets)
+    settings = snapshot.settings
+    found, notes = (wish.endpoints, ()) if wish.endpoints else listeners(settings, snapshot.targets)
     if not found:
         raise HostError(
             "; ".join(notes) or "no service with TLS was found in the servers' configurations",
             hint="[verify] endpoints in the configuration, or --endpoint, says where to ask",
         )
     limits = Limits(timeout or settings.verify.timeout, concurrency)
-    wanted = intentions(observation, wish.names)
-    inspection = ask(wanted, found, limits, now=observation.now, known=_known(observation), progress=progress)
+    wanted = intentions(snapshot, wish.names)
+    inspection = ask(wanted, found, limits, now=snapshot.now, known=_known(snapshot), progress=progress)
     return replace(inspection, notes=(*notes, *inspection.notes))
 
 

@@ -11,7 +11,7 @@ from mailsni.core import x509
 from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.model import Certificate
 from mailsni.core.names import host_name
-from mailsni.deploy.snapshot import Observation
+from mailsni.deploy.snapshot import Snapshot
 from mailsni.errors import HostError, UsageError
 from mailsni.host import files
 from mailsni.probes.endpoint import Endpoint
@@ -72,25 +72,25 @@ def listeners(settings: Settings, targets: Iterable[Target]) -> tuple[tuple[Endp
     return tuple(dict.fromkeys(found)), tuple(notes)
 
 
-def intentions(observation: Observation, names: Sequence[str] = ()) -> dict[str, tuple[Intention, ...]]:
+def intentions(snapshot: Snapshot, names: Sequence[str] = ()) -> dict[str, tuple[Intention, ...]]:
     """What names are to be served: the winners in the stores, also those that are not deployed yet.
 
     A name that is deployed and has no winner any more, because its certificate has expired or its lineage is gone, is
     served what is deployed until the next run.
 
     Args:
-        observation: of this host.
+        snapshot: of this host.
         names: those of interest, all when there is none. One that is not to be served has no intention.
     """
-    deployed, pins = observation.record.deployment, observation.pins
+    deployed, pins = snapshot.record.deployment, snapshot.pins
     meant: dict[str, Sequence[Certificate | DeployedCertificate]] = {
-        **{name: deployed.of_name(name) for name in deployed.names},
-        **{winner.name: winner.certificates for winner in observation.selection.winners},
+        **{name: deployed.certificates_for(name) for name in deployed.names},
+        **{winner.name: winner.certificates for winner in snapshot.selection.winners},
     }
 
     @functools.cache
     def chain_of(ident: str) -> tuple[str, ...]:
-        return x509.chain_digests(files.read_own(pins.path / f"{ident}.pem") or b"")
+        return x509.chain_digests(files.read_private(pins.path / f"{ident}.pem") or b"")
 
     return {
         name: tuple(Intention(one.fingerprint, one.algorithm, chain_of(one.ident)) for one in meant.get(name, ()))
@@ -98,11 +98,11 @@ def intentions(observation: Observation, names: Sequence[str] = ()) -> dict[str,
     }
 
 
-def _known(observation: Observation) -> dict[str, str]:
+def _known(snapshot: Snapshot) -> dict[str, str]:
     """What to call a certificate, by fingerprint."""
-    deployed = observation.record.deployment
+    deployed = snapshot.record.deployment
     known = {
         one.fingerprint: f"that of {one.source}, deployed and not the newest any more: `mailsni apply`"
         for one in deployed.certificates.values()
     }
-    return known | {one.fingerprint: f"that of {one.source}" for one in observation.inventory.certificates}
+    return known | {one.fingerprint: f"that of {one.source}" for one in snapshot.inventory.certificates}

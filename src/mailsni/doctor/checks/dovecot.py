@@ -417,7 +417,7 @@ def _not_included(view: View) -> Iterator[Finding]:
     path = view.dovecot.path
     if path in view.configuration.files or any(one.why.startswith(f"{path}: ") for one in view.configuration.unread):
         return
-    if view.configuration.unread or view.dovecot.why_unwired("") is None:
+    if view.configuration.unread or view.dovecot.not_configured_reason("") is None:
         return
     main = view.settings.config_file
     there = os.access(path, os.F_OK)

@@ -372,7 +372,11 @@ class _Looks:
         if any(os.path.lexists(self._root / unit) for unit in _UNITS):
             self._started_by.add("unit")
         last = history.load(self._facts.settings.state.directory).last
-        regular = last is not None and last.by in ("timer", "watch", "cron") and self._facts.now - last.ended < _RECENT
+        regular = (
+            last is not None
+            and last.trigger in ("timer", "watch", "cron")
+            and self._facts.now - last.ended_at < _RECENT
+        )
         if regular:
             self._started_by.add("unit")
         places = [source.path.parent / "renewal-hooks" for source in self._facts.settings.sources]

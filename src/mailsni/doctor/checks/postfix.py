@@ -180,7 +180,7 @@ class _Looks:
         for path in paths:
             if parameter != CERTIFICATES[0] and path != paths[0] and path.exists():
                 continue  # the key: that it is there is enough
-            content = files.read_foreign(path, _LARGEST_PEM)
+            content = files.read_untrusted(path, _LARGEST_PEM)
             if content is None:
                 yield Finding(
                     "default_certificate_unreadable",
@@ -309,11 +309,11 @@ class _Looks:
         )
 
     def shadowed(self) -> Iterator[Finding]:
-        observation = self._facts.observation
-        if observation is None:
+        snapshot = self._facts.snapshot
+        if snapshot is None:
             return
         own = self._facts.settings.postfix.map
-        names = {winner.name for winner in observation.selection.winners}
+        names = {winner.name for winner in snapshot.selection.winners}
         by_name = {one.table.written: one for one in self.tables()}
         if not any(map_source.table(written).path == own for written in self._written):
             return
@@ -334,24 +334,24 @@ class _Looks:
             )
 
     def default_names(self) -> Iterator[Finding]:
-        observation = self._facts.observation
+        snapshot = self._facts.snapshot
         parameter, paths = self._configuration.certificate()
-        if observation is None or not parameter or not self._written:
+        if snapshot is None or not parameter or not self._written:
             return
         names: dict[str, None] = {}
         for path in paths:
-            described = describe(files.read_foreign(path, _LARGEST_PEM) or b"")
+            described = describe(files.read_untrusted(path, _LARGEST_PEM) or b"")
             if not isinstance(described, Rejected):
                 names |= dict.fromkeys(name for name in described.leaf.names if not is_wildcard(name))
         own = self._facts.settings.postfix.map
         wired = any(map_source.table(written).path == own for written in self._written)
-        served = {winner.name for winner in observation.selection.winners} if wired else set()
+        served = {winner.name for winner in snapshot.selection.winners} if wired else set()
         for one in self.tables():
             served |= one.keys()
         missing = [name for name in names if not served & {name, f"*.{name.partition('.')[2]}", *_parents(name)}]
         if not missing:
             return
-        stored = {name for one in observation.inventory.certificates for name in one.names}
+        stored = {name for one in snapshot.inventory.certificates for name in one.names}
         include = [*self._facts.settings.names.include, *(name for name in missing if name in stored)]
         in_store = any(name in stored for name in missing)
         quotes = ", ".join(f'"{one}"' for one in include)

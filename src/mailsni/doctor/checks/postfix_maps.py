@@ -173,11 +173,11 @@ class TableLooks:
                 yield self._mistaken(mistake, [line.key for line in found], f"{path}:{found[0].number}")
 
     def _is_as_rendered(self) -> bool:
-        observation = self._facts.observation
+        snapshot = self._facts.snapshot
         return (
-            observation is not None
+            snapshot is not None
             and self._ours
-            and files.read_own(self._facts.settings.postfix.map) == observation.texts.get("postfix")
+            and files.read_private(self._facts.settings.postfix.map) == snapshot.texts.get("postfix")
         )
 
     def _wildcards(self, path: Path, lines: Sequence[SourceLine]) -> Iterator[Finding]:

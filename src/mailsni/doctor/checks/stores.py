@@ -125,9 +125,9 @@ def _writable(directories: Iterable[Path], what: str) -> Iterator[Finding]:
 
 
 def _broken(facts: Facts) -> Iterator[Finding]:
-    if facts.observation is None:
+    if facts.snapshot is None:
         return
-    for one in facts.observation.selection.problems:
+    for one in facts.snapshot.selection.problems:
         name = one.source.rpartition("/")[2]
         kept = one.reason is Reason.KEPT_LAST_GOOD
         if kept:
@@ -154,11 +154,11 @@ def _renewal_fix(reason: Reason, name: str) -> Fix:
 
 
 def _chains(facts: Facts) -> Iterator[Finding]:
-    if facts.observation is None:
+    if facts.snapshot is None:
         return
-    for one in facts.observation.selection.certificates:
+    for one in facts.snapshot.selection.certificates:
         path = Path(one.source) / "fullchain.pem"
-        content = files.read_foreign(path, _LARGEST_PEM)
+        content = files.read_untrusted(path, _LARGEST_PEM)
         if content is None:
             continue
         described = describe(content)
@@ -174,7 +174,7 @@ def _postfix_default(configuration: Configuration | None) -> Iterator[Finding]:
 
 def _default_alone(paths: Iterable[Path], where: str) -> Iterator[Finding]:
     """Postfix's default certificate, where it ends with the leaf. One that is not there is another look's."""
-    contents = [(path, files.read_foreign(path, _LARGEST_PEM) or b"") for path in paths]
+    contents = [(path, files.read_untrusted(path, _LARGEST_PEM) or b"") for path in paths]
     with_certificates = [(path, content) for path, content in contents if b"-----BEGIN CERTIFICATE" in content]
     for path, content in with_certificates:
         described = describe(content)
@@ -208,9 +208,9 @@ def _alone(where: str, path: Path, leaf: Leaf, title: str = "") -> Finding:
 
 
 def _fights(facts: Facts) -> Iterator[Finding]:
-    if facts.observation is None:
+    if facts.snapshot is None:
         return
-    seen = facts.observation
+    seen = facts.snapshot
     winning = {winner.name: winner.certificates for winner in seen.selection.winners}
     for one in seen.inventory.certificates:
         if one.kept or one.staging or one.self_signed or not one.valid_at(facts.now):
@@ -249,10 +249,10 @@ def _renewal(source: Path) -> Path:
 
 
 def _not_renewed(facts: Facts) -> Iterator[Finding]:
-    if facts.observation is None:
+    if facts.snapshot is None:
         return
-    serving = {one.source for one in facts.observation.selection.certificates}
-    for one in facts.observation.inventory.certificates:
+    serving = {one.source for one in facts.snapshot.selection.certificates}
+    for one in facts.snapshot.inventory.certificates:
         path = _renewal(Path(one.source))
         if one.kept or not path.parent.is_dir() or os.path.lexists(path):
             continue  # what has no directory of renewals is no certbot's

@@ -27,7 +27,7 @@ from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import reload, rendering
 from mailsni.targets.base import MapEntry, Stage, Staged
 from mailsni.targets.dovecot.endpoints import dovecot_endpoints
-from mailsni.targets.reload import Signalled
+from mailsni.targets.reload import ReloadResult
 from mailsni.targets.rendering import DovecotVersion, Paths
 
 _TIMEOUT = 300.0
@@ -64,22 +64,22 @@ class Dovecot:
         """The include."""
         return rendering.render_dovecot(rendering.blocks(selection, paths, self.version), self.version, templates)
 
-    def why_publish(self, record: Record, text: bytes) -> str | None:
+    def change_reason(self, record: Record, text: bytes) -> str | None:
         """Why the live include is not what it should be; None when it is."""
-        live = files.read_own(self.path)
+        live = files.read_private(self.path)
         if live is None:
             return "there is none yet"
         if record.interrupted:
             return record.why_untrusted
         if live != text:
             return "its content changes"
-        return permissions.why_loose(self.path, files.PUBLIC)
+        return permissions.mode_problem(self.path, files.PUBLIC)
 
     def stage(self, staging: Path, text: bytes, entries: Sequence[MapEntry]) -> Stage:
         """Write the include, let Dovecot read it in the place of the live one, and copy what it replaces."""
         del entries
         path = staging / self.path.name
-        files.write_new(path, text, files.PUBLIC)
+        files.create(path, text, files.PUBLIC)
         previous = None
         if file_identity.Identity.of(self.path) is not None:
             previous = staging / "previous-include"
@@ -93,10 +93,10 @@ class Dovecot:
             return
         main = self.settings.config_file
         lines = [line for line, _ in _staged_lines(main, self.path, staged)]
-        if self.why_unwired("") is not None:
+        if self.not_configured_reason("") is not None:
             lines.append(f"!include {staged}")
         trial = staged.with_name("dovecot.conf")
-        files.write_new(trial, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
+        files.create(trial, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
         complaint = complaint_of(trial, self.executor)
         if complaint is None:
             return
@@ -107,7 +107,7 @@ class Dovecot:
             )
         raise HostError(f"{self.path}: Dovecot refuses the new include: {complaint}")
 
-    def why_unwired(self, map_type: str) -> str | None:
+    def not_configured_reason(self, map_type: str) -> str | None:
         """Why the running Dovecot does not read the include, and what to do; None when it does."""
         del map_type
         main = self.settings.config_file
@@ -118,9 +118,9 @@ class Dovecot:
             f"`mailsni setup` wires it in, or the line `!include_try {self.path}` at its end"
         )
 
-    def signal(self) -> Signalled:
+    def signal(self) -> ReloadResult:
         """Reload, or what the configuration says."""
-        return reload.signal_dovecot(self.settings, self.executor)
+        return reload.reload_dovecot(self.settings, self.executor)
 
     def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
         """The listeners with TLS."""

@@ -35,7 +35,7 @@ def text(settings: PostfixSettings) -> bytes:
         HostError: it cannot be read.
     """
     path = path_of(settings)
-    found = files.read_own(path.resolve())
+    found = files.read_private(path.resolve())
     if found is None:
         raise HostError(f"{path}: cannot be read: no such file")
     return found
@@ -102,10 +102,10 @@ def _edited(settings: PostfixSettings, content: bytes, value: str) -> bytes:
     with files.scratch(main_cf=whole) as copy:
         postconf: list[str | Path] = [require_tool("postconf"), "-c", copy]
         # The services that a `-X` looks for stand there.
-        services = files.read_own((settings.config_directory / "master.cf").resolve())
-        files.write_new(copy / "master.cf", services or b"")
+        services = files.read_private((settings.config_directory / "master.cf").resolve())
+        files.create(copy / "master.cf", services or b"")
         done = run([*postconf, "-e", f"{PARAMETER}={value}"] if value else [*postconf, "-X", PARAMETER])
-        edited = files.read_own(copy / "main.cf")
+        edited = files.read_private(copy / "main.cf")
         if done.returncode != 0 or edited is None:
             raise HostError(f"{path_of(settings)}: postconf cannot edit it: {done.stderr or 'no answer'}")
         said = parameters(copy, PARAMETER, expanded=False).get(PARAMETER, "")

@@ -19,7 +19,7 @@ from mailsni.targets.postfix.map_types import map_files
 
 def stored_value(entry: MapEntry) -> bytes:
     """What ``postmap -F`` stores: the files with a newline between them, as base64 (measured)."""
-    return base64.b64encode(b"\n".join(files.read_own(pin) or b"" for pin in entry.pins))
+    return base64.b64encode(b"\n".join(files.read_private(pin) or b"" for pin in entry.pins))
 
 
 def compile_map(
@@ -92,7 +92,7 @@ def _write_with_berkeleydb(
             hint="pip install 'mailsni[berkeleydb]' (it needs the headers of Berkeley DB: libdb-dev on Debian)",
         ) from None
     path = source.with_name(source.name + ".db")
-    files.write_new(path, b"")
+    files.create(path, b"")
     try:
         with closing(db.DB()) as table:
             kind = db.DB_HASH if map_type == "hash" else db.DB_BTREE
@@ -128,7 +128,7 @@ def prove(compiled: Compiled, entries: Iterable[MapEntry], config_directory: Pat
 def empty_map(directory: Path, *, map_type: MapType, config_directory: Path, installed: bool) -> Path:
     """A map without entries, to go back to when there was none before: a missing one cuts off clients that send SNI."""
     source = directory / "empty"
-    files.write_new(source, b"# no names\n")
+    files.create(source, b"# no names\n")
     if map_type == "texthash":
         return source
     compiled = compile_map(source, (), map_types=(map_type,), config_directory=config_directory, installed=installed)

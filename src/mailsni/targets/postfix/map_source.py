@@ -124,7 +124,7 @@ class Files:
 def _labels_in(path: Path) -> tuple[bytes, ...] | str:
     """The kinds of PEM blocks in a file, or why it cannot be read."""
     try:
-        content = files.read_foreign(path, _LARGEST_PEM)
+        content = files.read_untrusted(path, _LARGEST_PEM)
     except (HostError, PermissionMissingError):
         return "cannot be read"
     except OSError as error:

@@ -27,7 +27,7 @@ from mailsni.targets.postfix.endpoints import postfix_endpoints
 from mailsni.targets.postfix.map_build import compile_map, empty_map
 from mailsni.targets.postfix.map_types import SUFFIX_OF, Table, map_files
 from mailsni.targets.postfix.postconf import _parameters, parameters
-from mailsni.targets.reload import Signalled
+from mailsni.targets.reload import ReloadResult
 from mailsni.targets.rendering import Paths
 
 _DEFAULT_TYPES: tuple[MapType, ...] = ("lmdb", "cdb", "hash", "btree")
@@ -59,13 +59,13 @@ class Postfix:
         """The source of the map."""
         return rendering.render_postfix(rendering.entries(selection, paths), templates)
 
-    def why_publish(self, record: Record, text: bytes) -> str | None:
+    def change_reason(self, record: Record, text: bytes) -> str | None:
         """Why the live map is not what it should be; None when it is.
 
         The source names files by what they hold, so an equal source means an equal map, if it is still the one that
         was compiled from it: then it has not been touched since it was published.
         """
-        live = files.read_own(self.path)
+        live = files.read_private(self.path)
         if live is None:
             return "there is none yet"
         if not record.trusted:
@@ -81,7 +81,7 @@ class Postfix:
     def stage(self, staging: Path, text: bytes, entries: Sequence[MapEntry]) -> Stage:
         """Compile the map, prove it entry by entry, and copy what it replaces."""
         source = staging / self.path.name
-        files.write_new(source, text)
+        files.create(source, text)
         config_directory = self.settings.config_directory
         compiled = compile_map(
             source,
@@ -106,7 +106,7 @@ class Postfix:
             staged.append(Staged(source, self.path, old_text if old_text.exists() else None))
         return Stage(tuple(staged), compiled.map_type)
 
-    def why_unwired(self, map_type: str) -> str | None:
+    def not_configured_reason(self, map_type: str) -> str | None:
         """Why the running Postfix does not read the map, and what to do; None when it does."""
         if self.wired:
             return None
@@ -116,9 +116,9 @@ class Postfix:
             f"`mailsni setup` wires it in, or postconf -e tls_server_sni_maps={table}"
         )
 
-    def signal(self) -> Signalled:
+    def signal(self) -> ReloadResult:
         """Reload, or what the configuration says."""
-        return reload.signal_postfix(self.settings, self.executor)
+        return reload.reload_postfix(self.settings, self.executor)
 
     def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
         """The services with TLS in master.cf."""
@@ -126,7 +126,7 @@ class Postfix:
 
 
 def _why_changed(path: Path, published: Mapping[str, file_identity.Identity]) -> str | None:
-    why = permissions.why_loose(path, files.PRIVATE)
+    why = permissions.mode_problem(path, files.PRIVATE)
     if why is None and file_identity.Identity.of(path) != published.get(str(path)):
         why = f"{path} is not as it was published"
     return why
