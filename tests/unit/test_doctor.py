@@ -157,20 +157,17 @@ def test_the_lines_of_a_source() -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "place"),
+    ("problem", "place"),
     [
-        ("/etc/postfix/main.cf, line 10: missing '='", "/etc/postfix/main.cf:10"),
-        ("postconf: fatal: /x/main.cf, line 3: bad", "/x/main.cf:3"),
-        (
-            "doveconf: Fatal: Error in configuration file /etc/dovecot/dovecot.conf line 7: x",
-            "/etc/dovecot/dovecot.conf:7",
-        ),
-        ("/x/y: cannot be read: no such file", "/x/y"),
-        ("something else", None),
+        (HostError("x", path=Path("/etc/postfix/main.cf"), line=10), "/etc/postfix/main.cf:10"),
+        (PermissionMissingError("x", path=Path("/x/y")), "/x/y"),
+        (OSError(5, "Input/output error", "/y"), "/y"),
+        (HostError("/x: line 7: not read"), None),
+        (ValueError("/x: line 7"), None),
     ],
 )
-def test_the_place_that_a_message_blames(message: str, place: str | None) -> None:
-    assert helpers.blamed_place(message) == place
+def test_the_place_that_an_error_carries(problem: Exception, place: str | None) -> None:
+    assert helpers.place_of(problem) == place
 
 
 # ── what is stored ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -321,7 +318,7 @@ def test_what_cannot_be_found_out_is_a_finding_and_the_rest_goes_on(tmp_path: Pa
 
 def test_a_look_that_fails_is_a_finding_and_the_next_one_is_taken() -> None:
     def refused() -> Sequence[Finding]:
-        raise PermissionMissingError("/x: cannot be read: Permission denied", hint="run it as root")
+        raise PermissionMissingError("/x: cannot be read: Permission denied", hint="run it as root", path=Path("/x"))
 
     def broken() -> Sequence[Finding]:
         raise OSError(5, "Input/output error", "/y")

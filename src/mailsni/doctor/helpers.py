@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -46,19 +45,19 @@ def not_looked_at(about: str, problem: Exception) -> Finding:
         "not_looked_at",
         Severity.NOTE if denied else Severity.WARNING,
         f"{about} could not be looked at",
-        blamed_place(why) or about,
+        place_of(problem) or about,
         why,
         Fix(edit=hint or ("run it as root" if denied else "correct what the message says")),
     )
 
 
-def blamed_place(message: str) -> str | None:
-    """The file, and the line where one is told, that an error message is about: ``/path, line 3:``, ``/path: …``."""
-    found = re.search(r"(/[^\s:,]+)(?:,| \()? ?line (\d+)", message)
-    if found is not None:
-        return f"{found[1]}:{found[2]}"
-    found = re.search(r"(/[^\s:,]+):(?: |\Z)", message)
-    return found[1] if found is not None else None
+def place_of(problem: Exception) -> str | None:
+    """What an error is about: ``/path:LINE`` or ``/path``; None when it does not carry that."""
+    if isinstance(problem, OSError):
+        problem = HostError.of(problem)
+    if not isinstance(problem, MailsniError) or problem.path is None:
+        return None
+    return str(problem.path) if problem.line is None else f"{problem.path}:{problem.line}"
 
 
 def made_safe(finding: Finding) -> Finding:

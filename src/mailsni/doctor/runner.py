@@ -137,7 +137,7 @@ class _Inquiry:
         except (MailsniError, OSError, ValueError) as problem:
             told = helpers.not_looked_at(about, problem)
             severity = Severity.WARNING if isinstance(problem, ConfigurationError) else Severity.ERROR
-            place = helpers.blamed_place(told.why) or where
+            place = helpers.place_of(problem) or where
             hint = problem.hint if isinstance(problem, MailsniError) else None
             fix = told.fix if hint else _FIXES.get(code, told.fix)
             self.problems.append(replace(told, code=code, severity=severity, where=place, fix=fix))

@@ -158,8 +158,19 @@ def _services(text: str) -> Iterator[Service]:
 
 def _succeeded(done: Completed, file: str, directory: Path) -> Completed:
     if done.returncode != 0:
-        raise HostError(f"{directory / file}: postconf cannot read it: {done.stderr or 'no answer'}")
+        raise _unreadable(directory / file, done)
     return done
+
+
+def _unreadable(file: Path, done: Completed, hint: str | None = None) -> HostError:
+    """The error that postconf(1) refuses a file; it names the line as ``/etc/postfix/main.cf, line 10:``."""
+    line = re.search(rf"{re.escape(str(file))}, line (\d+)", done.stderr)
+    return HostError(
+        f"{file}: postconf cannot read it: {done.stderr or 'no answer'}",
+        hint=hint,
+        path=file,
+        line=int(line[1]) if line is not None else None,
+    )
 
 
 def _text(done: Completed) -> str:
@@ -185,7 +196,7 @@ def overrides(config_directory: Path, parameters: Sequence[str]) -> tuple[Overri
     wanted = [f"*/*/{name}" for name in parameters]
     done = run([require_tool("postconf"), "-c", config_directory, "-Px", *wanted])
     if done.returncode != 0:
-        raise HostError(f"{config_directory}/master.cf: postconf cannot read it: {done.stderr or 'no answer'}")
+        raise _unreadable(config_directory / "master.cf", done)
     found = re.findall(r"^(\S+/\S+)/(\w+) = ?(.*)$", done.stdout.decode("utf-8", "replace"), re.MULTILINE)
     return tuple(Override(service, parameter, value.strip()) for service, parameter, value in found)
 
@@ -226,7 +237,7 @@ def parameters(config_directory: Path, *names: str, expanded: bool = True) -> di
     flags = ["-x"] if expanded else []
     done = run([require_tool("postconf"), "-c", config_directory, *flags, *names])
     if done.returncode != 0:
-        raise HostError(f"{config_directory}/main.cf: postconf cannot read the configuration: {done.stderr}")
+        raise _unreadable(config_directory / "main.cf", done)
     pairs = (line.split(" =", 1) for line in done.stdout.decode("utf-8", "replace").splitlines() if " =" in line)
     return {name: value.strip() for name, value in pairs}
 
@@ -242,8 +253,5 @@ def _parameters(postconf: Path, directory: Path) -> dict[str, str]:
     done = run([postconf, "-c", directory, "-x", *names])
     values = dict(line.split(" =", 1) for line in done.stdout.decode("utf-8", "replace").splitlines() if " =" in line)
     if done.returncode != 0 or not all(name in values for name in names):
-        raise HostError(
-            f"{directory}/main.cf: postconf cannot read the configuration: {done.stderr or 'no answer'}",
-            hint="mend it, or set [postfix] enabled = false",
-        )
+        raise _unreadable(directory / "main.cf", done, "mend it, or set [postfix] enabled = false")
     return {name: value.strip() for name, value in values.items()}
