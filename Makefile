@@ -2,14 +2,15 @@
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 LAB := $(PYTHON) tests/lab/lab.py
-HOST_TESTS := tests/unit tests/property tests/golden tests/system
+PURE_TESTS := tests/unit tests/property tests/golden
+HOST_TESTS := $(PURE_TESTS) tests/system
 LAB_PYTEST := pytest -p no:cacheprovider -c /src/pyproject.toml --rootdir /src
 # Two processes for each release: most of the tests wait for servers.
 LAB_TESTS := $(LAB_PYTEST) -n 2 --dist loadfile --durations 10 /src/tests/e2e /src/tests/fault
 ROOT := $(filter 0,$(shell id -u))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit lab fault lab-prepare lab-bookworm lab-trixie venv coverage coverage-bookworm \
+.PHONY: help demo test lint quick unit try lab fault lab-prepare lab-bookworm lab-trixie venv coverage coverage-bookworm \
 	coverage-trixie lock wheel clean
 
 help:  ## This text
@@ -29,8 +30,17 @@ lint: venv  ## ruff, mypy and the import contracts
 	$(PYTHON) -m mypy
 	.venv/bin/lint-imports --no-logo --config .importlinter
 
+quick: export MAILSNI_EFFORT ?= 0
+quick: venv  ## The tests that start no process, with few random examples: seconds
+	@$(PYTEST) -q -n 2 $(PURE_TESTS)
+
 unit: venv  ## The tests that need no servers; root's run proves that they change nothing on a mail host
 	$(PYTHON) -m tests.support.fake_mail_host $(PYTEST) -n 2 $(HOST_TESTS)
+
+ON ?= bookworm
+try: venv  ## One test on real servers: make try T=tests/e2e/test_apply.py::test_x [ON=trixie]
+	@$(if $(T),,echo "make try T=tests/e2e/test_apply.py::test_x [ON=trixie]"; exit 2)
+	@$(LAB) run $(ON) -- $(LAB_PYTEST) -q /src/$(T)
 
 lab: lab-prepare  ## The tests with real servers, on both Debian releases side by side
 	@echo "the tests with real servers on Debian 12 and 13, side by side; the output of each follows when it has ended"

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support.host_guard import UnprotectedHostError, protect_host
+from tests.support.purity import PURE, impure_events
 from tests.support.release_split import is_of, share
+from tests.support.strategies import effort
+
+settings.register_profile("mailsni", parent=effort(100))
+settings.load_profile("mailsni")
 
 _FIGURE = "figure"
 
@@ -18,6 +24,15 @@ def pytest_configure() -> None:
         protect_host()
     except UnprotectedHostError as error:
         raise pytest.UsageError(str(error)) from error
+
+
+@pytest.fixture(autouse=True)
+def _pure_tests_start_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What starts processes, listens or waits belongs in tests/system."""
+    with impure_events() as events:
+        yield
+    if request.path.parent.name in PURE:
+        assert events == []
 
 
 @pytest.fixture

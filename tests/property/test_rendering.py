@@ -5,11 +5,7 @@ The parsers here know the servers' own syntax (postmap(1), Dovecot's config-pars
 
 from __future__ import annotations
 
-import hashlib
-import os
 import random
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +24,7 @@ from mailsni.sandbox.authority import subject_alternative_names
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sources.certbot import scan
 from mailsni.targets.rendering import DovecotVersion, Paths
-from tests.support.builders import EVERYTHING, MAIL, NOW, PATHS, PINS, artifacts, authority, certificate, kept, mixture
+from tests.support.builders import EVERYTHING, MAIL, NOW, PATHS, PINS, artifacts, authority, certificate, kept
 from tests.support.strategies import crowded, effort, names, raw_names
 
 Served = tuple[str, ...]
@@ -330,24 +326,3 @@ def test_the_order_of_the_store_changes_nothing(found: list[Certificate], chance
     first, second = selected(list(unique.values()), EVERYTHING), selected(again, EVERYTHING)
     assert first == second
     assert artifacts(first) == artifacts(second)
-
-
-def rendered_elsewhere(**environment: str) -> str:
-    script = (
-        "import hashlib; from tests.property.test_rendering import all_texts; "
-        "print(hashlib.sha256(all_texts()).hexdigest())"
-    )
-    command = [sys.executable, "-c", script]
-    passed = {**os.environ, "PYTHONPATH": str(REPOSITORY), **environment}
-    return subprocess.run(command, env=passed, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def all_texts() -> bytes:
-    many = [certificate(f"x-{at}", f"mail.x{at}.test", f"*.x{at // 2}.test", age=at % 3) for at in range(50)]
-    return b"".join(artifacts(selected([*mixture(), *many], EVERYTHING)).values())
-
-
-def test_neither_hash_seed_nor_locale_nor_time_zone_changes_a_byte() -> None:
-    here = hashlib.sha256(all_texts()).hexdigest()
-    assert rendered_elsewhere(PYTHONHASHSEED="1", LC_ALL="C", TZ="UTC") == here
-    assert rendered_elsewhere(PYTHONHASHSEED="2", LC_ALL="tr_TR.UTF-8", TZ="Asia/Kathmandu") == here

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from math import inf
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mailsni.watch.schedule import AT_ONCE, REFRESH, RETRIES, Schedule, Timing
+from tests.support.strategies import effort
 
 TIMES = st.floats(0.01, 100).map(lambda seconds: round(seconds, 2))
 TIMINGS = st.builds(Timing, quiet=TIMES, max_wait=TIMES, scan=st.floats(1, 100))
-RELAXED = settings(deadline=None, max_examples=60)
 SLACK = 1e-6
 
 
@@ -66,7 +66,7 @@ class Host:
 CHANGES = st.lists(st.tuples(TIMES, st.booleans()), max_size=12)
 
 
-@RELAXED
+@effort(60)
 @given(TIMINGS, CHANGES, st.floats(0, 20))
 def test_every_change_is_applied_announced_or_not(
     timing: Timing, changes: list[tuple[float, bool]], takes: float
@@ -79,7 +79,7 @@ def test_every_change_is_applied_announced_or_not(
     assert host.applied[0] == 0
 
 
-@RELAXED
+@effort(60)
 @given(TIMINGS, CHANGES, st.floats(0, 20))
 def test_nothing_is_applied_for_nothing(timing: Timing, changes: list[tuple[float, bool]], takes: float) -> None:
     """Each apply but the first has something new to see."""
@@ -89,7 +89,7 @@ def test_nothing_is_applied_for_nothing(timing: Timing, changes: list[tuple[floa
     assert len(host.applied) <= len(changes) + 1
 
 
-@RELAXED
+@effort(60)
 @given(TIMINGS, st.integers(1, 300))
 def test_a_burst_is_one_apply(timing: Timing, count: int) -> None:
     """Changes that come faster than the quiet period, for no longer than the maximum wait."""
@@ -102,7 +102,7 @@ def test_a_burst_is_one_apply(timing: Timing, count: int) -> None:
     assert last <= host.applied[1] <= min(last + timing.quiet, 200 + timing.max_wait) + SLACK
 
 
-@RELAXED
+@effort(60)
 @given(TIMINGS)
 def test_a_trickle_is_applied_within_the_maximum_wait(timing: Timing) -> None:
     gap = timing.quiet / 2
@@ -112,7 +112,7 @@ def test_a_trickle_is_applied_within_the_maximum_wait(timing: Timing) -> None:
     assert 200 <= host.applied[1] <= 200 + timing.max_wait + SLACK
 
 
-@RELAXED
+@effort(60)
 @given(st.integers(1, 400), st.floats(1, 10))
 def test_a_stream_of_single_changes_is_bounded(count: int, gap: float) -> None:
     """Three hundred renewals a few seconds apart are not three hundred publishes."""
@@ -123,7 +123,7 @@ def test_a_stream_of_single_changes_is_bounded(count: int, gap: float) -> None:
     assert len(host.applied) <= 2 + AT_ONCE + (count * gap + 100) / timing.max_wait
 
 
-@RELAXED
+@effort(60)
 @given(st.integers(1, 8), st.floats(0, 30))
 def test_failures_are_tried_again_with_growing_delays(count: int, takes: float) -> None:
     host = Host(Timing(0.5, 30, 60), [], takes, [False] * count)
@@ -135,7 +135,7 @@ def test_failures_are_tried_again_with_growing_delays(count: int, takes: float) 
     assert schedule.failures == 0
 
 
-@RELAXED
+@effort(60)
 @given(st.floats(1, 50))
 def test_a_change_does_not_wait_for_the_next_try(moment: float) -> None:
     host = Host(Timing(0.5, 30, 60), [(moment, True)], 0.1, [False])
@@ -149,7 +149,7 @@ def test_it_is_applied_now_and_then_though_nothing_happens() -> None:
     assert host.applied == [0, 1 + REFRESH, 2 * (1 + REFRESH)]
 
 
-@RELAXED
+@effort(60)
 @given(st.booleans())
 def test_a_change_that_looks_cannot_show_is_applied_when_an_event_is_certain_of_it(certain: bool) -> None:  # noqa: FBT001
     idle = Schedule(Timing(0.5, 30, 60), due=0).began(0, b"same").ended(1, good=True).saw(1, b"same")

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from mailsni.config import parser
 from mailsni.config.settings import AlertSettings, Settings, StateSettings
-from mailsni.core.log import Level, labelled
 from mailsni.deploy import transaction
 from mailsni.deploy.transaction import Options
 from mailsni.errors import (
@@ -23,7 +18,6 @@ from mailsni.errors import (
     Exit,
     HostError,
     LockedError,
-    MailsniError,
     PermissionMissingError,
     RolledBackError,
 )
@@ -33,7 +27,6 @@ from mailsni.runs.history import EMPTY_HISTORY, History, Run
 from mailsni.runs.runner import Trigger
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
-TIMER = Trigger("timer")
 
 
 def run(code: int, at: datetime = NOW, summary: str = "what happened") -> Run:
@@ -109,148 +102,7 @@ def test_a_summary_is_one_line_for_any_subject(summary: str) -> None:
     assert "key" not in alert.summary
 
 
-# ── the command ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-RECEIVER = """\
-import json, os, sys
-line = json.dumps({"argv": sys.argv[2:], "stdin": sys.stdin.read(), "env": dict(os.environ), "cwd": os.getcwd()})
-with open(sys.argv[1], "a") as file:
-    file.write(line + "\\n")
-"""
-
-
-class Receiver:
-    """A command that writes down how it was called."""
-
-    def __init__(self, directory: Path) -> None:
-        self.script = directory / "receiver.py"
-        self.script.write_text(RECEIVER)
-        self.log = directory / "received"
-
-    @property
-    def command(self) -> tuple[str, ...]:
-        """As the configuration names it."""
-        return (sys.executable, str(self.script), str(self.log), "an argument")
-
-    def calls(self) -> list[dict[str, Any]]:
-        """Every call in its order."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
-
-
-@pytest.fixture
-def receiver(tmp_path: Path) -> Receiver:
-    return Receiver(tmp_path)
-
-
-@pytest.fixture
-def settings(tmp_path: Path, receiver: Receiver) -> Settings:
-    """With a store that is not there: every run fails."""
-    (tmp_path / "config.toml").write_text(configuration(tmp_path, receiver.command))
-    return parser.load(tmp_path / "config.toml", required=True)
-
-
-def configuration(root: Path, command: Sequence[str]) -> str:
-    return f"""\
-alerts.on_failure = {json.dumps(list(command))}
-sources = [{{ path = "{root}/missing" }}]
-postfix.enabled = false
-dovecot = {{ enabled = true, version = "2.4", include_file = "{root}/include.conf", pin_directory = "{root}/pins" }}
-state = {{ directory = "{root}/state", lock = "{root}/lock" }}
-"""
-
-
-class Said(list[str]):
-    """Keeps the lines that it is told."""
-
-    def __call__(self, level: Level, text: str) -> None:
-        """Take a line."""
-        self.append(labelled(level, text))
-
-
-@pytest.fixture
-def said() -> Said:
-    return Said()
-
-
-def fail(settings: Settings, starter: Trigger = TIMER, talk: Said | None = None) -> None:
-    with pytest.raises(MailsniError):
-        runner.run_apply(settings, Options(), starter, talk if talk is not None else Said())
-
-
-def test_the_command_gets_the_document_and_the_summary_and_no_secrets(
-    settings: Settings, receiver: Receiver, said: Said, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CLOUD_API_TOKEN", "a secret")
-    fail(settings, talk=said)
-    assert said == []
-    (call,) = receiver.calls()
-    assert call["argv"] == ["an argument"]
-    assert call["cwd"] == "/"
-    assert "CLOUD_API_TOKEN" not in call["env"]
-    own = {key: value for key, value in call["env"].items() if key.startswith("MAILSNI_")}
-    document = json.loads(call["stdin"])
-    missing = f"{settings.sources[0].path}: cannot be read: No such file or directory"
-    assert (document["schema"], document["exit_code"], document["error"]) == ("mailsni.error/1", 1, missing)
-    host = alerts.host_name()
-    assert own["MAILSNI_EXIT_CODE"] == "1"
-    assert own["MAILSNI_HOST"] == host
-    assert own["MAILSNI_SUMMARY"].startswith(f"mailsni: {host}: failed (exit code 1): {settings.sources[0].path}"[:150])
-    assert set(own) == {"MAILSNI_EXIT_CODE", "MAILSNI_HOST", "MAILSNI_SUMMARY"}
-
-
-def test_it_is_told_once_also_by_other_processes(settings: Settings, receiver: Receiver) -> None:
-    for _ in range(3):
-        fail(settings)
-    assert len(receiver.calls()) == 1
-    assert len(runs.load(settings.state.directory).alerted) == 1
-
-
-def test_without_a_record_it_is_told_each_time(settings: Settings, receiver: Receiver, said: Said) -> None:
-    """Better than never; and that the record cannot be written changes nothing else."""
-    (settings.state.directory / "runs.json").mkdir(parents=True)
-    for _ in range(2):
-        fail(settings, talk=said)
-    assert len(receiver.calls()) == 2
-    assert said == []
-
-
-def test_a_person_at_a_terminal_needs_no_alert(settings: Settings, receiver: Receiver) -> None:
-    fail(settings, Trigger("terminal", attended=True))
-    assert receiver.calls() == []
-    last = runs.load(settings.state.directory).last
-    assert last is not None
-    assert (last.trigger, last.exit_code) == ("terminal", 1)
-
-
-BAD_COMMANDS = {
-    "not there": (("/nonexistent/mail",), "cannot be started: No such file or directory"),
-    "that fails": (("/bin/sh", "-c", "echo no route to the pager >&2; exit 3"), "no route to the pager"),
-    "that fails silently": (("/bin/sh", "-c", "exit 3"), "exit status 3"),
-    "that reads nothing and fails": (("/bin/false",), "exit status 1"),
-    "that hangs": (("/bin/sh", "-c", "sleep 600"), "did not end within 0.2 seconds and was killed"),
-}
-
-
-@pytest.mark.parametrize(("command", "why"), BAD_COMMANDS.values(), ids=BAD_COMMANDS)
-def test_a_command_that_fails_is_said_and_tried_again(
-    settings: Settings,
-    receiver: Receiver,
-    said: Said,
-    monkeypatch: pytest.MonkeyPatch,
-    command: tuple[str, ...],
-    why: str,
-) -> None:
-    monkeypatch.setattr(alerts, "TIMEOUT", 0.2 if "sleep 600" in command else 30.0)
-    fail(replace(settings, alerts=AlertSettings(command)), talk=said)
-    assert said == [f"warning: [alerts] on_failure: {command[0]}: {why}"]
-    fail(settings)
-    assert len(receiver.calls()) == 1
-
-
-def test_one_that_does_not_read_is_no_failure(settings: Settings, said: Said) -> None:
-    fail(replace(settings, alerts=AlertSettings(("/bin/true",))), talk=said)
-    assert said == []
+# ── how a run ends ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 ENDS: dict[str, tuple[BaseException, int | None, str]] = {
@@ -268,15 +120,17 @@ ENDS: dict[str, tuple[BaseException, int | None, str]] = {
 
 @pytest.mark.parametrize(("ending", "code", "summary"), ENDS.values(), ids=ENDS)
 def test_every_end_is_remembered(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, ending: BaseException, code: int | None, summary: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: BaseException, code: int | None, summary: str
 ) -> None:
+    settings = Settings(state=StateSettings(tmp_path, tmp_path / "lock"))
+
     def end(*_: object, **__: object) -> None:
         raise ending
 
     monkeypatch.setattr(transaction, "run", end)
     expected = HostError if type(ending) is OSError else type(ending)
     with pytest.raises(expected):
-        runner.run_apply(replace(settings, alerts=AlertSettings()), Options(), TIMER, Said())
+        runner.run_apply(settings, Options(), Trigger("timer"), lambda *_: None)
     last = runs.load(settings.state.directory).last
     if code is None:
         assert last is None
@@ -286,28 +140,6 @@ def test_every_end_is_remembered(
 
 
 # ── a configuration that is wrong ────────────────────────────────────────────────────────────────────────────────────
-
-
-WRONG = {
-    "elsewhere": ('[postfix]\nenabled = "perhaps"\n', True),
-    "an unknown table": ("[postfx]\n", True),
-    "an unknown key of its own": ("[alerts.more]\nx = 1\n", False),
-    "no TOML": ("[postfix\n", False),
-}
-
-
-@pytest.mark.parametrize(("text", "known"), WRONG.values(), ids=WRONG)
-def test_it_is_told_as_far_as_it_says_whom_to_tell(
-    tmp_path: Path, receiver: Receiver, text: str, *, known: bool
-) -> None:
-    path = tmp_path / "config.toml"
-    told = f'[alerts]\non_failure = {json.dumps(receiver.command)}\n[state]\ndirectory = "{tmp_path}/state"\n'
-    path.write_text(told + text)
-    with pytest.raises(ConfigurationError) as caught:
-        parser.load(path, required=True)
-    runner.record_config_failure(parser.remnant(path), caught.value, TIMER, Said())
-    assert [call["env"]["MAILSNI_EXIT_CODE"] for call in receiver.calls()] == (["78"] if known else [])
-    assert (runs.load(tmp_path / "state").last is not None) is known
 
 
 def test_nothing_is_known_of_a_file_that_is_not_there(tmp_path: Path) -> None:

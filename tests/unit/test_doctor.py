@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import base64
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -378,22 +375,3 @@ def test_findings_as_a_document() -> None:
     assert document["counts"] == {"error": 1, "warning": 0, "note": 1}
     assert document["findings"][0]["where"] == "/x:3"
     assert document["findings"][0]["fix"] == {"command": "fix one", "edit": None, "note": None}
-
-
-def test_the_command(tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text(
-        f'[[sources]]\npath = "{tmp_path}/live"\n[postfix]\nenabled = false\n[dovecot]\nenabled = false\n'
-        f'[state]\ndirectory = "{tmp_path}/state"\nlock = "{tmp_path}/lock"\n'
-    )
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "mailsni", "--config", str(config), "doctor", *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-    said = run("--json")
-    document = json.loads(said.stdout)
-    assert (said.returncode, said.stderr, document["schema"]) == (4, "", "mailsni.doctor/1")
-    assert document["findings"][0]["code"] == "store_missing"
-    config.write_text("[postfix]\nenabled = 7\n")
-    assert run().returncode == 78

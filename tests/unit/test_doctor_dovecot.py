@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mailsni.config.settings import DovecotSettings, Settings
@@ -28,6 +28,7 @@ from mailsni.targets.dovecot.precedence import LocalName, Precedence, can_match,
 from mailsni.targets.dovecot.target import Dovecot
 from mailsni.targets.rendering import DovecotVersion
 from tests.support.builders import NOW, authority
+from tests.support.strategies import effort
 
 
 def put(directory: Path, files: Mapping[str, str | bytes]) -> Path:
@@ -362,7 +363,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@settings(max_examples=400, deadline=None)
+@effort(400)
 @example(["default_vsz_limit = 1", "ssl_server {", "ssl_cert = <HERE/good.pem"], [], "2.3")  # no block to divide by
 @given(st.lists(STATEMENTS, max_size=14), st.lists(STATEMENTS, max_size=5), st.sampled_from(["2.3", "2.4"]))
 def test_whatever_the_configuration_the_findings_can_be_shown(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsni.errors import HostError
 from mailsni.probes import endpoint as endpoints
 from mailsni.probes.endpoint import Endpoint, resolved
-from mailsni.targets.dovecot.endpoints import dovecot_endpoints, parse_dovecot
+from mailsni.targets.dovecot.endpoints import parse_dovecot
 from mailsni.targets.postfix.endpoints import parse_postfix
 from tests.support.strategies import effort
 
@@ -678,27 +676,6 @@ def test_dovecot_without_tls(text: str) -> None:
 
 def test_dovecot_only_ipv6() -> None:
     assert "imaps://[::1]:993" in texts(parse_dovecot(DOVECOT_23.replace("listen = *, ::", "listen = ::")))
-
-
-@pytest.mark.parametrize(
-    ("script", "expected"),
-    [
-        ("exit 89", None),
-        # As 2.4 does: `-m` is no option, the settings alone are printed.
-        ('[ "$3" = -m ] && exit 89; cat "$2"', ["imap://127.0.0.1:1"]),
-    ],
-)
-def test_dovecot_asks_its_tool(tmp_path: Path, script: str, expected: list[str] | None) -> None:
-    config = tmp_path / "dovecot.conf"
-    config.write_text("protocols = imap\nservice imap-login {\n  inet_listener i {\n    port = 1\n  }\n}\n")
-    tool = tmp_path / "doveconf"
-    tool.write_text(f"#!/bin/sh\n{script}\n")
-    tool.chmod(0o755)
-    if expected is None:
-        with pytest.raises(HostError, match="exit status 89"):
-            dovecot_endpoints(config, tool)
-    else:
-        assert texts(dovecot_endpoints(config, tool)) == expected
 
 
 @effort(100)

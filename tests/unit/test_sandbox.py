@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import ssl
 import stat
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
@@ -19,7 +17,7 @@ from cryptography.x509.oid import ExtensionOID
 
 from mailsni.sandbox.authority import Algorithm, Authority, Issued, subject_alternative_names
 from mailsni.sandbox.lineages import KINDS, CertbotDirectory
-from mailsni.sandbox.servers import free_ports, workspace
+from mailsni.sandbox.servers import workspace
 
 NAME = "mail.example.test"
 
@@ -175,17 +173,3 @@ def test_a_workspace_can_be_passed_through_and_is_removed() -> None:
         assert stat.S_IMODE(directory.stat().st_mode) == 0o711
         (directory / "left").mkdir()
     assert not directory.exists()
-
-
-def test_ports_that_are_free_now_are_given_to_nobody_else_soon() -> None:
-    """Not by this process, nor by another one that has a sandbox at the same time."""
-    script = "from mailsni.sandbox.servers import free_ports; print(*free_ports(20)); input()"
-    words = [sys.executable, "-c", script]
-    others = [subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    given = free_ports(20) + free_ports(20)
-    for other in others:
-        assert other.stdout is not None
-        given += [int(port) for port in other.stdout.readline().split()]
-    for other in others:
-        other.communicate("\n")
-    assert len(set(given)) == len(given) == 100
