@@ -23,7 +23,7 @@ from mailsni.core.model import Certificate
 from mailsni.host.commands import environment, find_tool
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
-from mailsni.sources import certbot
+from mailsni.sources.certbot import CertbotStore
 from tests.support.mail_host import Laboratory, require
 
 GENERATIONS = 40
@@ -156,7 +156,7 @@ def test_no_torn_pair_is_accepted_while_certbot_renews(
     with renewing(laboratory.store, laboratory.directory, generations) as process, ThreadPoolExecutor(1) as pool:
         runs = [pool.submit(apply) for _ in range(APPLIES)]
         while (process.poll() is None or not runs[-1].done()) and time.monotonic() < deadline:
-            inventory = certbot.scan(laboratory.store.live, pause=wait_a_little)
+            inventory = CertbotStore(laboratory.store.live, wait_a_little).scan({})
             seen["looks"] += 1
             for one in inventory.certificates:
                 assert_whole(one, known)
@@ -175,7 +175,7 @@ def test_no_torn_pair_is_accepted_while_certbot_renews(
         seen_of_it = versions & {one[lineage].fingerprint for one in generations}
         assert len(seen_of_it) > 1, f"{lineage} was not seen to change"
     last = generations[renewals % GENERATIONS][STEADY].fingerprint
-    inventory = certbot.scan(laboratory.store.live)
+    inventory = CertbotStore(laboratory.store.live).scan({})
     assert last in {one.fingerprint for one in inventory.certificates}
     done = laboratory.mailsni("apply")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -76,6 +76,8 @@ def certificate(
         self_signed=self_signed,
         staging=staging,
         material=KeyAndChain(pem, hashlib.sha256(pem).hexdigest()),
+        chain_path=f"{source(lineage)}/fullchain.pem",
+        key_path=f"{source(lineage)}/privkey.pem",
     )
 
 
@@ -87,7 +89,7 @@ def secret(certificate: Certificate) -> bytes:
 
 def kept(certificate: Certificate) -> Certificate:
     """The same, standing in for its lineage, which is broken now."""
-    return replace(certificate, kept=True)
+    return replace(certificate, kept=True, chain_path="", key_path="")
 
 
 def skipped(lineage: str, reason: Reason, *names: str) -> Skipped:

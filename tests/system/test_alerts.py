@@ -101,12 +101,12 @@ def test_the_command_gets_the_document_and_the_summary_and_no_secrets(
     assert "CLOUD_API_TOKEN" not in call["env"]
     own = {key: value for key, value in call["env"].items() if key.startswith("MAILSNI_")}
     document = json.loads(call["stdin"])
-    missing = f"{settings.sources[0].path}: cannot be read: No such file or directory"
+    missing = f"{settings.sources[0].open().location}: cannot be read: No such file or directory"
     assert (document["schema"], document["exit_code"], document["error"]) == ("mailsni.error/1", 1, missing)
     host = alerts.host_name()
     assert own["MAILSNI_EXIT_CODE"] == "1"
     assert own["MAILSNI_HOST"] == host
-    assert own["MAILSNI_SUMMARY"].startswith(f"mailsni: {host}: failed (exit code 1): {settings.sources[0].path}"[:150])
+    assert own["MAILSNI_SUMMARY"].startswith(f"mailsni: {host}: failed (exit code 1): {missing}"[:150])
     assert set(own) == {"MAILSNI_EXIT_CODE", "MAILSNI_HOST", "MAILSNI_SUMMARY"}
 
 

@@ -23,7 +23,7 @@ from mailsni.core.log import Level, parse, prefixed
 from mailsni.errors import Exit
 from mailsni.sandbox.authority import Authority
 from mailsni.sandbox.lineages import CertbotDirectory
-from mailsni.sources.certbot import fingerprint
+from mailsni.sources.certbot import CertbotStore
 from mailsni.watch.events import StoreEvents, to_watch
 from mailsni.watch.log import Journal
 from mailsni.watch.loop import ConfigurationFile, Watch
@@ -298,49 +298,54 @@ def test_a_configuration_that_is_wrong_to_begin_with(tmp_path: Path) -> None:
 
 def test_what_is_watched(tmp_path: Path) -> None:
     live = tmp_path / "a" / "b" / "live"
-    assert not to_watch([live]).trees
-    assert {(path, *sorted(names)) for path, _, _, names in to_watch([live]).parents} == {(str(tmp_path), "a")}
+    paths = CertbotStore(live).watch_paths()
+    assert not to_watch(paths).trees
+    assert {(path, *sorted(names)) for path, _, _, names in to_watch(paths).parents} == {(str(tmp_path), "a")}
     store = CertbotDirectory(live.parent)
-    found = to_watch([live, live])
+    found = to_watch([*paths, *paths])
     assert [path for path, *_ in found.trees] == [str(store.archive), str(store.live)]
     assert {path: set(names) for path, _, _, names in found.parents} == {
         str(tmp_path / "a"): {"b"},
         str(live.parent): {"archive", "live"},
     }
-    assert to_watch([live]) == found
+    assert to_watch(paths) == found
     store.root.rename(tmp_path / "gone")
     CertbotDirectory(live.parent)
-    assert to_watch([live]) != found
+    assert to_watch(paths) != found
 
 
 # ── looks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_fingerprint_changes_with_what_the_links_lead_to(tmp_path: Path) -> None:
+def token(store: CertbotDirectory) -> bytes:
+    return CertbotStore(store.live).change_token()
+
+
+def test_the_change_token_changes_with_what_the_links_lead_to(tmp_path: Path) -> None:
     store, authority = CertbotDirectory(tmp_path / "le"), Authority()
-    seen = [fingerprint(store.live)]
+    seen = [token(store)]
     store.add("one", authority.issue(["mail.test"]))
-    seen.append(fingerprint(store.live))
+    seen.append(token(store))
     store.renew("one", authority.issue(["mail.test"]))
-    seen.append(fingerprint(store.live))
+    seen.append(token(store))
     store.path("one", "privkey").unlink()
-    seen.append(fingerprint(store.live))
+    seen.append(token(store))
     store.path("one", "privkey").symlink_to("privkey.pem")  # a loop
-    seen.append(fingerprint(store.live))
+    seen.append(token(store))
     store.root.rename(tmp_path / "gone")
-    seen.append(fingerprint(store.live))
+    seen.append(token(store))
     assert len(set(seen)) == len(seen)
-    assert fingerprint(store.live) == seen[-1]
+    assert token(store) == seen[-1]
 
 
-def test_a_fingerprint_does_not_change_with_what_is_no_certificate(tmp_path: Path) -> None:
+def test_the_change_token_does_not_change_with_what_is_no_certificate(tmp_path: Path) -> None:
     store = CertbotDirectory(tmp_path / "le")
     store.add("one", Authority().issue(["mail.test"]))
-    before = fingerprint(store.live)
+    before = token(store)
     (store.live / "README").write_text("other")
     (store.live / "empty").mkdir()
     store.path("one", "privkey").read_bytes()
-    assert fingerprint(store.live) == before
+    assert token(store) == before
 
 
 # ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,6 +15,7 @@ from mailsni.config.parser import load, parse
 from mailsni.config.settings import Settings
 from mailsni.errors import ConfigurationError, Exit, PermissionMissingError
 from mailsni.probes.endpoint import Endpoint
+from mailsni.sources.base import DEFAULT_SOURCES, SourceSettings
 
 DOCUMENTED = """\
 [names]
@@ -75,7 +76,10 @@ def test_every_key_is_documented() -> None:
     assert set(documented) == set(parser._TABLES)
     for table, keys in parser._TABLES.items():
         found = documented[table]
-        assert set(found[0] if isinstance(found, list) else found) == set(keys[0] if isinstance(keys, list) else keys)
+        if isinstance(keys, list):
+            assert set(found[0]) == set(keys[0](found[0]))
+        else:
+            assert set(found) == set(keys)
 
 
 def test_every_key_is_read() -> None:
@@ -123,8 +127,8 @@ def test_every_key_is_read() -> None:
     assert plain(settings) == {
         "names": (("*",), ("web.*",)),
         "sources": (
-            settings_module.SourceSettings(path=Path("/one")),
-            settings_module.SourceSettings(path=Path("/two")),
+            SourceSettings.of("certbot", path=Path("/one")),
+            SourceSettings.of("certbot", path=Path("/two")),
         ),
         "postfix": settings_module.PostfixSettings(
             enabled=True,
@@ -251,7 +255,7 @@ def test_what_is_no_toml_is_named_with_its_line(text: str) -> None:
 
 
 def test_no_list_of_sources_is_the_default_one() -> None:
-    assert parse("[names]\n", "config.toml").sources == (settings_module.SourceSettings(),)
+    assert parse("[names]\n", "config.toml").sources == DEFAULT_SOURCES
 
 
 # ── the file ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.config.settings import DovecotSettings, PostfixSettings, Settings, SourceSettings, StateSettings
+from mailsni.config.settings import DovecotSettings, PostfixSettings, Settings, StateSettings
 from mailsni.core.x509 import Described, Rejected, describe
 from mailsni.doctor import helpers
 from mailsni.doctor.checks import hooks
@@ -19,6 +19,7 @@ from mailsni.doctor.runner import examine
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files, permissions
 from mailsni.output import documents, text
+from mailsni.sources.base import SourceSettings
 from mailsni.targets.postfix import lines, map_source, postconf
 from mailsni.targets.postfix.map_source import Mistake
 from mailsni.targets.postfix.postconf import Configuration, Override, Service
@@ -297,7 +298,7 @@ def test_and_other_names_are_no_backups(name: str) -> None:
 def nowhere(directory: Path) -> Settings:
     """A host with neither server, and a store that is not there."""
     return Settings(
-        sources=(SourceSettings(path=directory / "letsencrypt/live"),),
+        sources=(SourceSettings.of("certbot", path=directory / "letsencrypt/live"),),
         postfix=PostfixSettings(enabled=False),
         dovecot=DovecotSettings(enabled=False, pin_directory=directory / "pins"),
         state=StateSettings(directory / "state", directory / "lock"),

@@ -14,7 +14,7 @@ from mailsni.core.model import Certificate, Inventory, Reason, Skipped
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.sandbox.authority import Issued, subject_alternative_names
 from mailsni.sandbox.lineages import CertbotDirectory
-from mailsni.sources.certbot import RECENT, RETRIES, RETRY_PAUSE, scan
+from mailsni.sources.certbot import RECENT, RETRIES, RETRY_PAUSE, CertbotStore
 from mailsni.sources.safe_read import SIZE_LIMIT
 from tests.support.builders import authority
 
@@ -45,7 +45,7 @@ class Pause:
 
 
 def look(store: CertbotDirectory, pause: Pause | None = None) -> Inventory:
-    return scan(store.live, pause=pause or Pause())
+    return CertbotStore(store.live, pause or Pause()).scan({})
 
 
 def only(store: CertbotDirectory, pause: Pause | None = None) -> Certificate:
@@ -89,7 +89,7 @@ def test_progress_is_told(store: CertbotDirectory) -> None:
     for name in ("a", "b"):
         store.add(name, issue())
     told: list[tuple[str, int, int]] = []
-    scan(store.live, progress=lambda *news: told.append(news))
+    CertbotStore(store.live).scan({}, lambda *news: told.append(news))
     assert told == [("reading certificates", 1, 2), ("reading certificates", 2, 2)]
 
 
@@ -110,7 +110,7 @@ def test_names_that_are_refused_are_told_and_the_others_served(store: CertbotDir
 def test_the_store_may_be_reached_by_a_link(store: CertbotDirectory, tmp_path: Path) -> None:
     store.add("a", issue())
     (tmp_path / "link").symlink_to(store.root)
-    found = scan(tmp_path / "link" / "live")
+    found = CertbotStore(tmp_path / "link" / "live").scan({})
     assert [one.source for one in found.certificates] == [str(tmp_path / "link" / "live" / "a")]
     other = CertbotDirectory(tmp_path / "other")
     other.archive.rmdir()
@@ -154,7 +154,7 @@ def test_a_lineage_with_an_unsafe_name_is_refused(store: CertbotDirectory, name:
 def test_a_store_that_is_not_there_is_an_error_of_the_host(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", Path(__file__)):
         with pytest.raises(HostError) as caught:
-            scan(path)
+            CertbotStore(path).scan({})
         assert caught.value.hint is not None
 
 

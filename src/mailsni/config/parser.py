@@ -17,7 +17,6 @@ from mailsni.config.settings import (
     DovecotSettings,
     PostfixSettings,
     Settings,
-    SourceSettings,
     StateSettings,
     Switch,
     VerifySettings,
@@ -26,6 +25,8 @@ from mailsni.config.settings import (
 from mailsni.core.names import NamePatterns, RefusedNameError, safe_path
 from mailsni.errors import ConfigurationError, PermissionMissingError
 from mailsni.probes.endpoint import Endpoint
+from mailsni.sources import base as sources
+from mailsni.sources.base import SourceSettings
 
 _LONGEST = 3600
 
@@ -103,7 +104,7 @@ def parse(text: str, origin: str, templates: Path | None = None) -> Settings:
     names = tables.get("names", {})
     return Settings(
         names=NamePatterns(names.get("include", MAIL_NAMES), names.get("exclude", ())),
-        sources=tuple(SourceSettings(**one) for one in tables.get("sources", [{}])),
+        sources=tuple(reader.source(values, at) for at, values in enumerate(tables.get("sources", [{}]))),
         postfix=PostfixSettings(**tables.get("postfix", {})),
         dovecot=DovecotSettings(**tables.get("dovecot", {})),
         state=StateSettings(**tables.get("state", {})),
@@ -228,7 +229,7 @@ _ASSIGNMENT = re.compile(r"\s*[\"']?(?P<key>[\w-]+)[\"']?\s*[=.]")
 
 _Keys = Mapping[str, Callable[[object], Any]]
 _NAMES: _Keys = {"include": _some_patterns, "exclude": _patterns}
-_SOURCE: _Keys = {"type": _choice("certbot"), "path": _path}
+_SOURCE_VALUES: _Keys = {"path": _path, "command": _command}
 _POSTFIX: _Keys = {
     "enabled": _switch,
     "config_directory": _path,
@@ -249,9 +250,19 @@ _STATE: _Keys = {"directory": _path, "lock": _path}
 _ALERTS: _Keys = {"on_failure": _optional_command}
 _VERIFY: _Keys = {"after_apply": _boolean, "endpoints": _endpoints, "timeout": _seconds}
 _WATCH: _Keys = {"quiet": _seconds, "max_wait": _seconds, "scan": _seconds}
-_TABLES: Mapping[str, _Keys | list[_Keys]] = {
+
+
+def _source_keys(table: object) -> _Keys:
+    """The keys of a ``[[sources]]`` table of its type; where the type is wrong, those of every type."""
+    named = table.get("type", sources.DEFAULT_KIND) if isinstance(table, dict) else None
+    kinds = [kind for name, kind in sources.KINDS.items() if name == named] or sources.KINDS.values()
+    keys = {name: _SOURCE_VALUES[key.value] for kind in kinds for name, key in kind.keys.items()}
+    return {"type": _choice(*sources.KINDS), **keys}
+
+
+_TABLES: Mapping[str, _Keys | list[Callable[[object], _Keys]]] = {
     "names": _NAMES,
-    "sources": [_SOURCE],
+    "sources": [_source_keys],
     "postfix": _POSTFIX,
     "dovecot": _DOVECOT,
     "state": _STATE,
@@ -283,13 +294,23 @@ class _Reader:
             elif isinstance(takes, list):
                 if not isinstance(value, list):
                     raise self._error(table, key, index, f"must be an array of tables: [[{key}]]")
-                values[key] = [self.table(one, takes[0], table=key, index=at) for at, one in enumerate(value)]
+                values[key] = [self.table(one, takes[0](one), table=key, index=at) for at, one in enumerate(value)]
             else:
                 try:
                     values[key] = takes(value)
                 except _WrongValueError as error:
                     raise self._error(table, key, index, str(error)) from None
         return values
+
+    def source(self, values: Mapping[str, Any], index: int) -> SourceSettings:
+        """One store, from the converted values of its table."""
+        given = dict(values)
+        kind = given.pop("type", sources.DEFAULT_KIND)
+        settings = SourceSettings.of(kind, **given)
+        missing = [name for name in sources.KINDS[kind].keys if name not in settings.values]
+        if missing:
+            raise self._error("sources", None, index, f'type = "{kind}" needs the key {missing[0]}')
+        return settings
 
     def _error(
         self, table: str, key: str | None, index: int | None, what: str, *, hint: str | None = None

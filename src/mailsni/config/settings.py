@@ -8,6 +8,7 @@ from typing import Literal
 
 from mailsni.core.names import NamePatterns
 from mailsni.probes.endpoint import Endpoint
+from mailsni.sources.base import DEFAULT_SOURCES, SourceSettings
 
 DEFAULT_PATH = Path("/etc/mailsni/config.toml")
 
@@ -27,14 +28,6 @@ Action = Literal["auto", "reload", "restart", "none"] | tuple[str, ...]
 
 
 Switch = Literal["auto"] | bool
-
-
-@dataclass(frozen=True, slots=True)
-class SourceSettings:
-    """``[[sources]]``: one store."""
-
-    type: Literal["certbot"] = "certbot"
-    path: Path = Path("/etc/letsencrypt/live")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +96,7 @@ class Settings:
     """Everything that a configuration file can say."""
 
     names: NamePatterns = field(default_factory=lambda: NamePatterns(MAIL_NAMES))
-    sources: tuple[SourceSettings, ...] = (SourceSettings(),)
+    sources: tuple[SourceSettings, ...] = DEFAULT_SOURCES
     postfix: PostfixSettings = PostfixSettings()
     dovecot: DovecotSettings = DovecotSettings()
     state: StateSettings = StateSettings()

@@ -37,10 +37,6 @@ class Reason(enum.StrEnum):
     KEPT_LAST_GOOD = "kept_last_good"
 
 
-INFORMATION = frozenset({Reason.NO_MATCHING_NAME, Reason.STAGING, Reason.SELF_SIGNED, Reason.LOST_TO_OTHER})
-"""Reasons that leave the exit code 0. An expired certificate joins them when others serve all its names."""
-
-
 @dataclass(frozen=True, slots=True)
 class KeyAndChain:
     """Private key, leaf and intermediates as PEM, key first: the very bytes of a pinned file. Never shown."""
@@ -56,7 +52,8 @@ class Certificate:
     """A leaf with its chain and its private key, proven to belong together."""
 
     source: str
-    """The lineage's directory."""
+    """Its origin in the store, printable: a path, or ``path#name``. Equal from scan to scan, and opaque: only the store
+    itself takes it apart."""
     names: tuple[str, ...]
     """Its dNSName SANs that are of the grammar of :mod:`mailsni.core.names`, sorted; nothing else has a say."""
     algorithm: Algorithm
@@ -73,6 +70,10 @@ class Certificate:
     material: KeyAndChain = field(repr=False)
     kept: bool = False
     """It stands in, as the last good one, for a lineage that is broken now."""
+    chain_path: str = ""
+    """The file of the store with leaf and intermediates, for servers that read it there; empty: there is none."""
+    key_path: str = ""
+    """The file of the store with the private key."""
 
     @property
     def ident(self) -> str:
@@ -104,11 +105,11 @@ FileIdentity = tuple[int, int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """A lineage that was read and proven, and the files that it was read from."""
+class CachedLineage:
+    """A valid certificate and the files that it was read from: as long as they are the same, so is the certificate."""
 
-    files: tuple[FileIdentity, FileIdentity]
-    """The chain and the key."""
+    files: tuple[FileIdentity, ...]
+    """In an order that the store decides; empty: it has no files, and is not cached."""
     certificate: Certificate
     refused_names: tuple[str, ...]
 
@@ -121,7 +122,7 @@ class Inventory:
     skipped: tuple[Skipped, ...]
     lineages: frozenset[str]
     """Every lineage that exists, good or bad: what is deployed from one that is not among them is really gone."""
-    readings: tuple[Reading, ...] = ()
+    cached: tuple[CachedLineage, ...] = ()
     """What the next scan need not read again as long as the files are the same."""
 
 
@@ -131,5 +132,5 @@ def merged(inventories: Sequence[Inventory]) -> Inventory:
         certificates=tuple(found for inventory in inventories for found in inventory.certificates),
         skipped=tuple(skipped for inventory in inventories for skipped in inventory.skipped),
         lineages=frozenset().union(*(inventory.lineages for inventory in inventories)),
-        readings=tuple(reading for inventory in inventories for reading in inventory.readings),
+        cached=tuple(lineage for inventory in inventories for lineage in inventory.cached),
     )

@@ -26,6 +26,7 @@ NAME_LIMIT = 253
 _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST_NAME = re.compile(rf"(?:{_LABEL}\.)+(?!\d+\Z){_LABEL}\Z", re.ASCII)
 _PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._@+-]+)+\Z", re.ASCII)
+_ORIGIN = re.compile(r"(?:[a-z][a-z0-9+.-]*:/)?/[A-Za-z0-9._/@+:*#=-]+\Z", re.ASCII)
 _PATTERN = re.compile(r"[a-z0-9.*?\[\]!-]+\Z", re.ASCII)
 _SHOWN_LIMIT = 80
 
@@ -74,6 +75,17 @@ def safe_path(path: str | Path) -> str:
     text = str(path)
     if not _PATH.match(text):
         raise RefusedNameError(f"{shown(text)}: a path of other characters than A-Z a-z 0-9 . _ / @ + - cannot be used")
+    return text
+
+
+def safe_origin(text: str) -> str:
+    """The origin of a certificate (a path, ``path#name``, a URL) as text for a comment in a server's file.
+
+    Raises:
+        RefusedNameError: it is none of these, or has a character that could end the comment or the word.
+    """
+    if not _ORIGIN.match(text):
+        raise RefusedNameError(f"{shown(text)}: an origin of other characters than A-Z a-z 0-9 . _ / @ + : * # = -")
     return text
 
 

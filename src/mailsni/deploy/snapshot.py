@@ -16,7 +16,8 @@ from mailsni.core.selection import Selection, select
 from mailsni.deploy.state_directory import State
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Server
-from mailsni.sources import certbot, scan_cache
+from mailsni.sources import scan_cache
+from mailsni.sources.base import Source
 from mailsni.targets.base import Target
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.pinned import PinDirectory
@@ -59,7 +60,8 @@ def take_snapshot(settings: Settings, now: datetime, *, progress: Progress | Non
     state = State(settings.state.directory)
     record = state.load()
     known = scan_cache.load(state.readings)
-    found = merged([certbot.scan(source.path, known=known, progress=progress) for source in settings.sources])
+    sources = [source.open() for source in settings.sources]
+    found = merged([source.scan(known, progress) for source in sources])
     inventory = replace(found, certificates=(*found.certificates, *_last_good(found, record.deployment, now)))
     selection = select(inventory, settings.names, now)
     paths = Paths(pins.path_of, live=settings.dovecot.certificates == "live")
@@ -68,20 +70,23 @@ def take_snapshot(settings: Settings, now: datetime, *, progress: Progress | Non
     difference = Plan(
         changes=plan.changes(selection, record.deployment, inventory.lineages),
         artifacts=tuple(ArtifactChange(target.name, target.path, why) for target, why in reasons if why is not None),
-        pins=_whole(pins.missing(selection.certificates, record.deployment.pins)),
+        pins=_whole(pins.missing(selection.certificates, record.deployment.pins), sources),
     )
     return Snapshot(settings, now, inventory, selection, record, targets, pins, texts, difference)
 
 
-def _whole(certificates: Iterable[Certificate]) -> tuple[Certificate, ...]:
-    """Certificates with their key and chain, which those that are known from an earlier run do not bring."""
-    found = []
-    for one in certificates:
-        again = one if one.material.pem is not None else certbot.read_again(one)
-        if again is None:
-            raise HostError(f"{one.source}: changed while it was read", hint="run it again")
-        found.append(again)
-    return tuple(found)
+def _whole(certificates: Iterable[Certificate], sources: Iterable[Source]) -> tuple[Certificate, ...]:
+    """The certificates with key and chain: those from the scan cache are read again."""
+    whole = []
+    for certificate in certificates:
+        current: Certificate | None = certificate
+        if certificate.material.pem is None:
+            owners = (source for source in sources if source.owns(certificate.source))
+            current = next((again for source in owners if (again := source.reload(certificate))), None)
+        if current is None:
+            raise HostError(f"{certificate.source}: changed while it was read", hint="run it again")
+        whole.append(current)
+    return tuple(whole)
 
 
 def _targets(settings: Settings) -> tuple[Target, ...]:

@@ -197,7 +197,7 @@ class _Transaction:
         added = [one for one in self._seen.plan.pins if not self._seen.pins.path_of(one).exists()]
         try:
             self._state.begin_journal(self._new)
-            scan_cache.save(self._state.readings, self._seen.inventory.readings, self._seen.now)
+            scan_cache.save(self._state.readings, self._seen.inventory.cached, self._seen.now)
             with ExitStack() as stack:
                 staged = self._stage(stack)
                 applied = self._publish(staged, self._listening())

@@ -18,7 +18,7 @@ from mailsni.core.model import Reason
 from mailsni.core.names import shown
 from mailsni.doctor.finding import Fix
 from mailsni.host.commands import printable
-from mailsni.sources.safe_read import Containment, ReadRefusedError
+from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary
 from mailsni.targets.dovecot.parser import Block, Configuration, Setting
 from mailsni.targets.dovecot.precedence import LocalName, Scope
 from mailsni.targets.dovecot.target import Dovecot
@@ -246,7 +246,7 @@ def _content(path: str) -> bytes | ReadRefusedError:
     """A certificate or a key, wherever it lies: bounded, and only from a regular file."""
     directory = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        return Containment(("",)).read(path, directory, missing=Reason.CHAIN_MISSING).content
+        return StoreBoundary(("",)).read(path, directory, missing=Reason.CHAIN_MISSING).content
     except ReadRefusedError as error:
         return error
     finally:

@@ -5,7 +5,6 @@ What cannot be found out is a finding itself, and everything that does not need 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -13,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
-from mailsni.config.settings import Settings, SourceSettings
+from mailsni.config.settings import Settings
 from mailsni.core.model import Progress
 from mailsni.deploy.snapshot import take_snapshot
 from mailsni.doctor import helpers
@@ -21,6 +20,7 @@ from mailsni.doctor.checks import hooks, stores
 from mailsni.doctor.checks import postfix as postfix_looks
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity
 from mailsni.errors import ConfigurationError, MailsniError, PermissionMissingError
+from mailsni.sources.base import SourceSettings
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.postfix import postconf
 from mailsni.targets.postfix import target as postfix
@@ -96,7 +96,7 @@ class _Inquiry:
                 "stores_unknown",
                 "what is in the stores and what is deployed",
                 lambda: take_snapshot(usable, self.now, progress=self.progress),
-                str(usable.sources[0].path),
+                usable.sources[0].open().location,
             )
         if not self.problems and postfix_found is None and dovecot_found is None:
             self.problems.append(
@@ -122,11 +122,9 @@ class _Inquiry:
         return str(self.settings.postfix.config_directory / "main.cf")
 
     def _is_there(self, source: SourceSettings) -> bool:
-        def listed() -> bool:
-            os.listdir(source.path)  # noqa: PTH208  # only whether it can be
-            return True
-
-        return bool(self._tried("store_missing", f"the store {source.path}", listed, str(source.path)))
+        store = source.open()
+        files = self._tried("store_missing", f"the store {store.location}", store.files, store.location)
+        return files is not None
 
     def _tried(self, code: str, about: str, find: Callable[[], _Found], where: str) -> _Found | None:
         """What can be found out; None, and a finding, when it cannot."""

@@ -17,6 +17,7 @@ from mailsni.host.commands import SEARCH_PATH, find_tool
 from mailsni.host.templates import shipped_directory
 from mailsni.setup import units
 from mailsni.setup.units import Kind
+from mailsni.sources.base import certbot_directories
 
 Manager = Literal["systemd", "openrc", "cron"]
 
@@ -90,8 +91,8 @@ def manager() -> Manager | None:
 
 
 def hook_directories(settings: Settings) -> tuple[Path, ...]:
-    """Where certbot looks for post hooks: ``renewal-hooks/post`` beside each certbot directory's ``live``."""
-    return tuple(dict.fromkeys(source.path.parent / "renewal-hooks" / "post" for source in settings.sources))
+    """Where certbot looks for post hooks: ``renewal-hooks/post`` in the directory of each store that it fills."""
+    return tuple(directory / "renewal-hooks" / "post" for directory in certbot_directories(settings.sources))
 
 
 def hook(called: Path, config_file: Path | None) -> bytes:

@@ -1,1 +1,1 @@
-"""The stores that certificates come from, one module per kind."""
+"""The stores that certificates come from. The rest of the program knows :mod:`mailsni.sources.base` alone."""

@@ -4,8 +4,8 @@ certbot is not atomic. A renewal writes four new files into ``archive``, then ma
 then replaces the four links in ``live`` one by one by unlink and symlink (cert, privkey, chain, fullchain), then
 removes the ``previous_*`` links (certbot 5.6, ``storage.py``, ``update_all_links_to``). In between a link is missing,
 or the new key stands beside the old chain. A first issuance makes the links first and writes the files through them.
-So both files are read once and proven to belong together; a pair that does not, in a lineage that changed a moment
-ago, is looked at again; and one that stays broken is reported, not used.
+So both files are read once and must belong together. A lineage that changed a moment ago and is inconsistent is read
+again; one that stays inconsistent is reported, not used.
 """
 
 from __future__ import annotations
@@ -14,104 +14,153 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mailsni.core.model import Certificate, FileIdentity, Inventory, Progress, Reading, Reason, Skipped
+from mailsni.core.model import CachedLineage, Certificate, FileIdentity, Inventory, Progress, Reason, Skipped
 from mailsni.core.names import RefusedNameError, safe_path, shown
 from mailsni.core.x509 import Proven, prove
 from mailsni.errors import HostError, PermissionMissingError
-from mailsni.sources.safe_read import Containment, ReadRefusedError, StoreFile, identity
+from mailsni.sources.base import StoreFiles, WatchPath
+from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary, StoreFile, identity
 
 RETRIES = 5
 RETRY_PAUSE = 0.2
-"""Seconds between two looks at the lineages that look torn, all of them together."""
+"""Seconds between two reads of the inconsistent lineages, all of them together."""
 RECENT = 60.0
-"""Seconds. A lineage that has not changed for longer than this is not being renewed: it is looked at once."""
+"""Seconds. A lineage that has not changed for longer than this is not being renewed: it is read once."""
+TRANSIENT_REASONS = frozenset({Reason.KEY_MISMATCH, Reason.KEY_MISSING, Reason.CHAIN_MISSING, Reason.BAD_PEM})
 
 _KEY = "privkey.pem"
 _CHAIN = "fullchain.pem"
 _PEM_NAMES = frozenset({"cert.pem", _KEY, "chain.pem", _CHAIN})
 _PREVIOUS = frozenset(f"previous_{name}" for name in _PEM_NAMES)
-_WORTH_A_RETRY = frozenset({Reason.KEY_MISMATCH, Reason.KEY_MISSING, Reason.CHAIN_MISSING, Reason.BAD_PEM})
+_ReadFile = StoreFile | ReadRefusedError
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """One look at one lineage."""
+class LineageRead:
+    """What one read of one lineage gave."""
 
-    reading: Reading | None = None
+    lineage: CachedLineage | None = None
     skipped: tuple[Skipped, ...] = ()
     foreign: bool = False
+    """It is no lineage, but somebody's own file or directory."""
     torn: bool = False
+    """It is inconsistent and may be in the middle of a renewal."""
 
 
-def scan(
-    live: Path,
-    *,
-    known: Mapping[str, Reading] | None = None,
-    progress: Progress | None = None,
-    pause: Callable[[float], None] = time.sleep,
-) -> Inventory:
-    """Read every lineage below a ``live`` directory.
+@dataclass(frozen=True, slots=True)
+class CertbotStore:
+    """See :class:`mailsni.sources.base.Source`. The origin of a certificate is its lineage's directory.
 
     Args:
-        live: the directory that holds one directory per lineage.
-        known: what earlier scans read, by lineage: not read again as long as the files are the same.
-        progress: told about every lineage.
-        pause: how to wait between two looks at a torn lineage.
-
-    Raises:
-        PermissionMissingError: this user may not list the directory.
-        HostError: the directory is missing or cannot be listed.
+        path: the ``live`` directory.
+        pause: waits between two reads of inconsistent lineages.
     """
-    try:
-        with os.scandir(live) as entries:
-            # A link first: to follow one that leads to itself is an error, and not one of the whole directory.
-            names = sorted(entry.name for entry in entries if entry.is_symlink() or entry.is_dir())
-    except PermissionError as error:
-        raise PermissionMissingError(f"{live}: cannot be read: {error.strerror}", hint="run it as root") from None
-    except OSError as error:
-        raise HostError(
-            f"{live}: cannot be read: {error.strerror}",
-            hint="[[sources]] path in the configuration names the directory with one directory per certificate",
-        ) from None
-    containment = _containment(live)
-    looks: dict[str, _Look] = {}
-    for done, name in enumerate(names, 1):
-        looks[name] = _unchanged((known or {}).get(f"{live}/{name}")) or _look(live, name, containment)
-        if progress is not None:
-            progress("reading certificates", done, len(names))
-    torn = [name for name in names if looks[name].torn]
-    for _ in range(RETRIES):
-        if not torn:
-            break
-        pause(RETRY_PAUSE)
-        looks |= {name: _look(live, name, containment) for name in torn}
-        torn = [name for name in torn if looks[name].torn]
-    return _inventory(live, looks)
+
+    path: Path
+    pause: Callable[[float], None] = time.sleep
+
+    @property
+    def location(self) -> str:
+        """The ``live`` directory."""
+        return str(self.path)
+
+    @property
+    def certbot_directory(self) -> Path:
+        """The directory above ``live``."""
+        return self.path.parent
+
+    def scan(self, known: Mapping[str, CachedLineage], progress: Progress | None = None) -> Inventory:
+        """Read every lineage."""
+        names = self._names()
+        boundary = self._boundary()
+        reads: dict[str, LineageRead] = {}
+        for done, name in enumerate(names, 1):
+            reads[name] = _unchanged(known.get(f"{self.path}/{name}")) or _read_lineage(self.path, name, boundary)
+            if progress is not None:
+                progress("reading certificates", done, len(names))
+        torn = [name for name in names if reads[name].torn]
+        for _ in range(RETRIES):
+            if not torn:
+                break
+            self.pause(RETRY_PAUSE)
+            reads |= {name: _read_lineage(self.path, name, boundary) for name in torn}
+            torn = [name for name in torn if reads[name].torn]
+        return _inventory(self.path, reads)
+
+    def owns(self, origin: str) -> bool:
+        """Whether an origin lies in this ``live`` directory."""
+        return origin.rpartition("/")[0] == str(self.path)
+
+    def reload(self, certificate: Certificate) -> Certificate | None:
+        """Read one lineage again."""
+        name = certificate.source.rpartition("/")[2]
+        lineage = _read_lineage(self.path, name, self._boundary()).lineage
+        return lineage.certificate if lineage and lineage.certificate.ident == certificate.ident else None
+
+    def change_token(self) -> bytes:
+        """A digest of which file each key and chain is. No file is opened."""
+        digest = hashlib.blake2b(digest_size=16)
+        try:
+            with os.scandir(self.path) as entries:
+                names = sorted(entry.name for entry in entries)
+        except OSError as error:
+            return b"errno %d" % (error.errno or 0)
+        for name in names:
+            identities = [_identity_of(f"{self.path}/{name}/{file}") for file in (_KEY, _CHAIN)]
+            if any(identities):
+                digest.update(repr((name, identities)).encode("utf-8", "surrogateescape"))
+        return digest.digest()
+
+    def watch_paths(self) -> tuple[WatchPath, ...]:
+        """``live`` and ``archive``, also where links lead to."""
+        directories = dict.fromkeys(each for live in (self.path, _real(self.path)) for each in (live, _archive(live)))
+        return tuple(WatchPath(directory, "*.pem") for directory in directories)
+
+    def files(self) -> StoreFiles:
+        """The keys in ``live`` and ``archive``, and the directories down to them."""
+        self._names()
+        archive = _archive(self.path)
+        directories = [path for root in (self.path, archive) for path in (root, *_directories(root))]
+        keys = [path for directory in directories for path in directory.glob("privkey*.pem")]
+        return StoreFiles(
+            tuple(path for path in keys if path.is_file() and not path.is_symlink()), (self.path.parent, *directories)
+        )
+
+    def _names(self) -> list[str]:
+        try:
+            with os.scandir(self.path) as entries:
+                # A link first: to follow one that leads to itself is an error, and not one of the whole directory.
+                return sorted(entry.name for entry in entries if entry.is_symlink() or entry.is_dir())
+        except PermissionError as error:
+            raise PermissionMissingError(
+                f"{self.path}: cannot be read: {error.strerror}", hint="run it as root", path=self.path
+            ) from None
+        except OSError as error:
+            raise HostError(
+                f"{self.path}: cannot be read: {error.strerror}",
+                hint="[[sources]] path in the configuration names the directory with one directory per certificate",
+                path=self.path,
+            ) from None
+
+    def _boundary(self) -> StoreBoundary:
+        real = self.path.resolve()
+        roots = {real, _archive(real).resolve(), _archive(self.path).resolve()}
+        return StoreBoundary(tuple(sorted(str(root) for root in roots)))
 
 
-def fingerprint(live: Path) -> bytes:
-    """What tells a change of a store: a digest of which file each key and chain is. Nothing is opened, no key is read.
+def _archive(live: Path) -> Path:
+    return live.parent / "archive"
 
-    Args:
-        live: as for :func:`scan`. It need not be there.
 
-    Returns:
-        The same bytes as long as every link leads to the very files that it led to, unchanged.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    try:
-        with os.scandir(live) as entries:
-            names = sorted(entry.name for entry in entries)
-    except OSError as error:
-        return b"errno %d" % (error.errno or 0)
-    for name in names:
-        found = [_identity_of(f"{live}/{name}/{file}") for file in (_KEY, _CHAIN)]
-        if any(found):
-            digest.update(repr((name, found)).encode("utf-8", "surrogateescape"))
-    return digest.digest()
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _directories(root: Path) -> list[Path]:
+    return sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
 
 
 def _identity_of(path: str) -> FileIdentity | int | None:
@@ -124,65 +173,57 @@ def _identity_of(path: str) -> FileIdentity | int | None:
         return getattr(error, "errno", None) or -1
 
 
-def _containment(live: Path) -> Containment:
-    real = live.resolve()
-    roots = {real, (real.parent / "archive").resolve(), (live.parent / "archive").resolve()}
-    return Containment(tuple(sorted(str(root) for root in roots)))
-
-
-def _inventory(live: Path, looks: dict[str, _Look]) -> Inventory:
-    known = [(name, look) for name, look in looks.items() if not look.foreign]
+def _inventory(live: Path, reads: Mapping[str, LineageRead]) -> Inventory:
+    own = {name: read for name, read in reads.items() if not read.foreign}
+    cached = tuple(read.lineage for read in own.values() if read.lineage)
     return Inventory(
-        certificates=tuple(look.reading.certificate for _, look in known if look.reading),
-        skipped=tuple(skipped for _, look in known for skipped in look.skipped),
-        lineages=frozenset(f"{live}/{name}" for name, _ in known),
-        readings=tuple(look.reading for _, look in known if look.reading),
+        certificates=tuple(lineage.certificate for lineage in cached),
+        skipped=tuple(skipped for read in own.values() for skipped in read.skipped),
+        lineages=frozenset(f"{live}/{name}" for name in own),
+        cached=cached,
     )
 
 
-def read_again(certificate: Certificate) -> Certificate | None:
-    """The same certificate with its key and chain; None when the lineage is not what it was."""
-    live, _, name = certificate.source.rpartition("/")
-    reading = _look(Path(live), name, _containment(Path(live))).reading
-    return reading.certificate if reading and reading.certificate.ident == certificate.ident else None
-
-
-def _unchanged(reading: Reading | None) -> _Look | None:
-    """What is known of a lineage, if its links lead to the very files that were read and proven then."""
-    if reading is None:
+def _unchanged(lineage: CachedLineage | None) -> LineageRead | None:
+    """A lineage that an earlier scan read, if its links lead to the same files."""
+    if lineage is None:
         return None
-    source = reading.certificate.source
+    certificate = lineage.certificate
     try:
-        found = tuple(identity(os.stat(f"{source}/{name}")) for name in (_CHAIN, _KEY))  # noqa: PTH116  # hot
+        files = tuple(identity(os.stat(path)) for path in (certificate.chain_path, certificate.key_path))  # noqa: PTH116
     except OSError:
         return None
-    return _good(reading) if found == reading.files else None
+    return _accepted(lineage) if files == lineage.files else None
 
 
-def _good(reading: Reading) -> _Look:
-    source = reading.certificate.source
-    refused = (f"the name {name} in the certificate is refused" for name in reading.refused_names)
-    return _Look(reading, tuple(Skipped(source, Reason.BAD_NAME, detail) for detail in refused))
+def _accepted(lineage: CachedLineage) -> LineageRead:
+    source = lineage.certificate.source
+    refused = (f"the name {name} in the certificate is refused" for name in lineage.refused_names)
+    return LineageRead(lineage, tuple(Skipped(source, Reason.BAD_NAME, detail) for detail in refused))
 
 
-def _look(live: Path, name: str, containment: Containment) -> _Look:
+def _refused(source: str, reason: Reason, detail: str) -> LineageRead:
+    return LineageRead(skipped=(Skipped(source, reason, detail),))
+
+
+def _read_lineage(live: Path, name: str, boundary: StoreBoundary) -> LineageRead:
     path = f"{live}/{name}"
     try:
         source = safe_path(path)
     except RefusedNameError as error:
         if _holds_no_certificate(Path(path)):
-            return _Look(foreign=True)
-        return _Look(skipped=(Skipped(shown(path), Reason.BAD_NAME, str(error)),))
+            return LineageRead(foreign=True)
+        return _refused(shown(path), Reason.BAD_NAME, str(error))
     try:
         directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         if Path(path).is_symlink() and not Path(path).exists():
-            return _Look(skipped=(Skipped(source, Reason.CHAIN_MISSING, "the lineage is a link to nothing"),))
-        return _Look(foreign=True)
+            return _refused(source, Reason.CHAIN_MISSING, "the lineage is a link to nothing")
+        return LineageRead(foreign=True)
     except OSError as error:
-        return _Look(skipped=(Skipped(source, Reason.UNREADABLE, str(error.strerror)),))
+        return _refused(source, Reason.UNREADABLE, str(error.strerror))
     try:
-        return _look_inside(source, directory, containment)
+        return _read_open_lineage(source, directory, boundary)
     finally:
         os.close(directory)
 
@@ -197,49 +238,51 @@ def _holds_no_certificate(path: Path) -> bool:
         return False
 
 
-def _look_inside(source: str, directory: int, containment: Containment) -> _Look:
+def _read_open_lineage(source: str, directory: int, boundary: StoreBoundary) -> LineageRead:
     try:
-        if not containment.holds(directory):
-            detail = "the lineage is a link that leaves the store"
-            return _Look(skipped=(Skipped(source, Reason.SYMLINK_OUTSIDE_STORE, detail),))
+        if not boundary.contains(directory):
+            return _refused(source, Reason.SYMLINK_OUTSIDE_STORE, "the lineage is a link that leaves the store")
         entries = frozenset(os.listdir(directory))
         changed = os.fstat(directory).st_ctime
     except OSError as error:
-        return _Look(skipped=(Skipped(source, Reason.UNREADABLE, str(error.strerror)),))
+        return _refused(source, Reason.UNREADABLE, str(error.strerror))
     in_renewal = bool(entries & _PREVIOUS)
     if not in_renewal and not entries & _PEM_NAMES:
-        return _Look(foreign=True)
-    chain = _read(_CHAIN, Reason.CHAIN_MISSING, directory, containment)
-    key = _read(_KEY, Reason.KEY_MISSING, directory, containment)
+        return LineageRead(foreign=True)
+    chain = _read(_CHAIN, Reason.CHAIN_MISSING, directory, boundary)
+    key = _read(_KEY, Reason.KEY_MISSING, directory, boundary)
     outcome = _pair(source, chain, key)
-    if isinstance(outcome, Reading):
-        return _good(outcome)
+    if isinstance(outcome, CachedLineage):
+        return _accepted(outcome)
+    transient = outcome.reason in TRANSIENT_REASONS
     touched = max(changed, *(part.changed for part in (chain, key) if isinstance(part, StoreFile)), 0.0)
     recent = abs(time.time() - touched) < RECENT
-    torn = outcome.reason in _WORTH_A_RETRY and (in_renewal or recent)
-    if in_renewal and outcome.reason in _WORTH_A_RETRY:
+    if in_renewal and transient:
         detail = f"certbot's previous_*.pem links are there and {outcome.detail}; the next certbot run mends it"
         outcome = Skipped(source, Reason.RENEWAL_IN_PROGRESS, detail, outcome.names)
-    return _Look(skipped=(outcome,), torn=torn)
+    return LineageRead(skipped=(outcome,), torn=transient and (in_renewal or recent))
 
 
-def _read(name: str, missing: Reason, directory: int, containment: Containment) -> StoreFile | ReadRefusedError:
+def _read(name: str, missing: Reason, directory: int, boundary: StoreBoundary) -> _ReadFile:
     try:
-        return containment.read(name, directory, missing=missing)
+        return boundary.read(name, directory, missing=missing)
     except ReadRefusedError as error:
         return error
 
 
-def _pair(source: str, chain: StoreFile | ReadRefusedError, key: StoreFile | ReadRefusedError) -> Reading | Skipped:
+def _pair(
+    source: str, chain: StoreFile | ReadRefusedError, key: StoreFile | ReadRefusedError
+) -> CachedLineage | Skipped:
     if isinstance(chain, ReadRefusedError):
         return Skipped(source, chain.reason, chain.detail)
     if isinstance(key, ReadRefusedError):
         # The leaf is read all the same: a lineage without a mail name is nobody's concern, whatever its key is like.
         return Skipped(source, key.reason, key.detail, _names_of(source, chain.content))
     outcome = prove(source, chain.content, key.content)
-    if isinstance(outcome, Proven):
-        return Reading((chain.identity, key.identity), outcome.certificate, outcome.refused_names)
-    return Skipped(source, outcome.reason, outcome.detail, outcome.names)
+    if not isinstance(outcome, Proven):
+        return Skipped(source, outcome.reason, outcome.detail, outcome.names)
+    certificate = replace(outcome.certificate, chain_path=f"{source}/{_CHAIN}", key_path=f"{source}/{_KEY}")
+    return CachedLineage((chain.identity, key.identity), certificate, outcome.refused_names)
 
 
 def _names_of(source: str, chain_pem: bytes) -> tuple[str, ...]:

@@ -45,12 +45,12 @@ def identity(status: os.stat_result) -> FileIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class Containment:
+class StoreBoundary:
     """The directories (real paths) whose files belong to the store."""
 
     roots: tuple[str, ...]
 
-    def holds(self, descriptor: int) -> bool:
+    def contains(self, descriptor: int) -> bool:
         """Whether an open file lies in the store, by the path that the kernel knows for it (proc(5))."""
         real = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  # three times for every lineage
         return any(real == root or real.startswith(root + "/") for root in self.roots)
@@ -83,7 +83,7 @@ class Containment:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise ReadRefusedError(Reason.NOT_A_REGULAR_FILE, f"{shown(name)} is not a regular file")
-        if not self.holds(handle):
+        if not self.contains(handle):
             raise ReadRefusedError(Reason.SYMLINK_OUTSIDE_STORE, f"{shown(name)} is a link that leaves the store")
         if status.st_size > SIZE_LIMIT:
             detail = f"{shown(name)} has {status.st_size} bytes, more than {SIZE_LIMIT}"

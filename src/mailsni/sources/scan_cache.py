@@ -1,8 +1,8 @@
-"""What earlier scans read: a cache in the state directory, for ten thousand lineages need not be parsed every time.
+"""A cache of scans in the state directory, so that ten thousand certificates are not parsed on every run.
 
-It holds no keys. A lineage is taken from it only while its links lead to the very files (inode, size, times) that were
-read and proven; a file that changed in the moments before it was read is not remembered, since a second change within
-the same tick of the clock could not be seen. Deleting it costs one full scan.
+It holds no keys. A store takes a certificate from it only while the files are the same (inode, size, times) that were
+read. A file that changed just before it was read is not cached: a second change within the same tick of the clock
+would go unnoticed. Deleting the cache costs one full scan.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from mailsni import __version__
-from mailsni.core.model import Certificate, KeyAndChain, Reading
+from mailsni.core.model import CachedLineage, Certificate, KeyAndChain
 from mailsni.host import files
 
-SETTLED = 2.0
+MIN_FILE_AGE = 2.0
 """Seconds for which a file must have been unchanged when it was read."""
 _SCHEMA = f"mailsni.readings/{__version__}"
 _PLAIN = tuple(
@@ -26,43 +26,47 @@ _PLAIN = tuple(
 )
 
 
-def load(path: Path) -> dict[str, Reading]:
-    """What is remembered, by lineage; nothing when there is no cache, or one of another version, or a damaged one."""
+def load(path: Path) -> dict[str, CachedLineage]:
+    """The cached lineages by origin; none when there is no cache, or one of another version, or a damaged one."""
     try:
         document = json.loads(files.read_private(path) or b"{}")
         if document.get("schema") != _SCHEMA:
             return {}
-        return {item["source"]: _reading(item) for item in document["readings"]}
+        return {item["source"]: _decode(item) for item in document["readings"]}
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return {}
 
 
-def save(path: Path, readings: Iterable[Reading], now: datetime) -> None:
-    """Remember what was read, as far as it had settled.
+def save(path: Path, lineages: Iterable[CachedLineage], now: datetime) -> None:
+    """Write the cache: the lineages whose files were old enough when they were read.
 
     Raises:
         HostError: it cannot be written.
     """
-    latest = (now.timestamp() - SETTLED) * 1e9
-    items = [_item(one) for one in readings if max(identity[-1] for identity in one.files) < latest]
+    latest = (now.timestamp() - MIN_FILE_AGE) * 1e9
+    items = [
+        _encode(lineage)
+        for lineage in lineages
+        if lineage.files and max(identity[-1] for identity in lineage.files) < latest
+    ]
     document = {"schema": _SCHEMA, "readings": items}
     files.replace(path, json.dumps(document, separators=(",", ":")).encode())
 
 
-def _item(reading: Reading) -> dict[str, Any]:
-    one = reading.certificate
+def _encode(lineage: CachedLineage) -> dict[str, Any]:
+    one = lineage.certificate
     return {name: getattr(one, name) for name in _PLAIN} | {
         "names": one.names,
         "not_before": one.not_before.timestamp(),
         "not_after": one.not_after.timestamp(),
         "digest": one.material.digest,
-        "files": reading.files,
-        "refused_names": reading.refused_names,
+        "files": lineage.files,
+        "refused_names": lineage.refused_names,
     }
 
 
-def _reading(item: dict[str, Any]) -> Reading:
-    chain, key = (tuple(identity) for identity in item["files"])
+def _decode(item: dict[str, Any]) -> CachedLineage:
+    files: Any = tuple(tuple(identity) for identity in item["files"])
     certificate = Certificate(
         names=tuple(item["names"]),
         not_before=datetime.fromtimestamp(item["not_before"], UTC),
@@ -70,4 +74,4 @@ def _reading(item: dict[str, Any]) -> Reading:
         material=KeyAndChain(None, item["digest"]),
         **{name: item[name] for name in _PLAIN},
     )
-    return Reading((chain, key), certificate, tuple(item["refused_names"]))
+    return CachedLineage(files, certificate, tuple(item["refused_names"]))

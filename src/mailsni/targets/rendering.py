@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from mailsni.core.model import Certificate
-from mailsni.core.names import host_name, is_wildcard, safe_path
+from mailsni.core.names import host_name, is_wildcard, safe_origin, safe_path
 from mailsni.core.selection import Selection, Winner
 from mailsni.host.templates import render
 
@@ -57,7 +57,7 @@ class Paths:
 
     pinned: Callable[[Certificate], Path]
     live: bool = False
-    """The blocks name the store's own files, but for a certificate that is served as the last good one."""
+    """The blocks name the store's own files, where a certificate has such: a last good one has none."""
 
     def of(self, certificate: Certificate) -> RenderedCertificate:
         """What a template may say of a certificate.
@@ -66,8 +66,8 @@ class Paths:
             RefusedNameError: a path is outside the grammar.
         """
         pinned = safe_path(self.pinned(certificate))
-        source = safe_path(certificate.source)
-        live = self.live and not certificate.kept
+        source = safe_origin(certificate.source)
+        live = self.live and bool(certificate.chain_path)
         return RenderedCertificate(
             source=source,
             algorithm=certificate.algorithm.upper(),
@@ -75,8 +75,8 @@ class Paths:
             fingerprint=certificate.fingerprint,
             kept=certificate.kept,
             pinned_path=pinned,
-            chain_path=f"{source}/fullchain.pem" if live else pinned,
-            key_path=f"{source}/privkey.pem" if live else pinned,
+            chain_path=safe_path(certificate.chain_path) if live else pinned,
+            key_path=safe_path(certificate.key_path) if live else pinned,
         )
 
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from watchdog.events import (
@@ -31,6 +32,8 @@ from watchdog.events import (
 )
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
+
+from mailsni.sources.base import WatchPath
 
 CHANGES: list[type[FileSystemEvent]] = [
     FileCreatedEvent,
@@ -58,33 +61,30 @@ class Watched:
     """Directories to watch.
 
     Attributes:
-        trees: those of the stores, with all below them, and which directory each of them was.
-        parents: those above, which tell when a tree comes, goes or is replaced, and the names in them that matter.
+        trees: those of the stores, with all below them: path, device, inode, and the patterns of key and chain files.
+        parents: those above, which tell when a tree or a file comes, goes or is replaced, and the names that matter.
     """
 
-    trees: tuple[tuple[str, int, int], ...]
+    trees: tuple[tuple[str, int, int, frozenset[str]], ...]
     parents: tuple[tuple[str, int, int, frozenset[str]], ...]
 
 
-def to_watch(stores: Iterable[Path]) -> Watched:
-    """What to watch for some ``live`` directories, as things are now. They need not be there."""
-    trees: dict[str, tuple[int, int]] = {}
+def to_watch(paths: Iterable[WatchPath]) -> Watched:
+    """The directories to watch for some stores, as they are now."""
+    contents: defaultdict[str, set[str]] = defaultdict(set)
     names: defaultdict[str, set[str]] = defaultdict(set)
-    for live in stores:
-        real = Path(os.path.realpath(live))
-        places = dict.fromkeys((live, real, live.parent / "archive", real.parent / "archive"))
-        for place in places:
-            # Links are not followed by a watch: the tree is where they lead to, and their own parents are watched too.
-            tree = os.path.realpath(place)
-            if (which := _directory(tree)) is not None:
-                trees[tree] = which
-            for path in dict.fromkeys((place, Path(tree))):
-                _add_parents(path, names)
-    parents = []
-    for directory, interesting in sorted(names.items()):
-        if (which := _directory(directory)) is not None:
-            parents.append((directory, *which, frozenset(interesting)))
-    return Watched(tuple((path, *which) for path, which in sorted(trees.items())), tuple(parents))
+    for place in paths:
+        # A watch does not follow links: the tree is where they lead to, and their own parents are watched too.
+        tree = os.path.realpath(place.path)
+        contents[tree].add(place.content)
+        for path in dict.fromkeys((place.path, Path(tree))):
+            _add_parents(path, names)
+    return Watched(_existing(contents), _existing(names))
+
+
+def _existing(directories: Mapping[str, set[str]]) -> tuple[tuple[str, int, int, frozenset[str]], ...]:
+    identified = ((path, _directory(path), words) for path, words in sorted(directories.items()))
+    return tuple((path, *which, frozenset(words)) for path, which, words in identified if which is not None)
 
 
 def _add_parents(path: Path, names: defaultdict[str, set[str]]) -> None:
@@ -106,13 +106,17 @@ def _directory(path: str) -> tuple[int, int] | None:
     return (status.st_dev, status.st_ino) if os.path.isdir(path) else None  # noqa: PTH112
 
 
+def _names(event: FileSystemEvent) -> list[str]:
+    return [os.path.basename(os.fsdecode(path)) for path in (event.src_path, event.dest_path)]  # noqa: PTH119
+
+
 class _InATree(FileSystemEventHandler):
-    def __init__(self, touched: Touched) -> None:
+    def __init__(self, touched: Touched, patterns: frozenset[str]) -> None:
         self._touched = touched
+        self._patterns = patterns
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        paths = (os.fsdecode(event.src_path), os.fsdecode(event.dest_path))
-        self._touched(any(path.endswith(".pem") for path in paths))
+        self._touched(any(fnmatchcase(name, pattern) for name in _names(event) for pattern in self._patterns))
 
 
 class _AmongParents(FileSystemEventHandler):
@@ -121,8 +125,7 @@ class _AmongParents(FileSystemEventHandler):
         self._names = names
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        paths = (os.fsdecode(event.src_path), os.fsdecode(event.dest_path))
-        if any(os.path.basename(path) in self._names for path in paths):  # noqa: PTH119
+        if not self._names.isdisjoint(_names(event)):
             self._touched(False)  # noqa: FBT003
 
 
@@ -164,17 +167,17 @@ class StoreEvents:
         log.propagate = False
         log.handlers = [_Complaints(touched)]
 
-    def arm(self, stores: Iterable[Path], now: float, *, anew: bool = False) -> None:
+    def arm(self, paths: Iterable[WatchPath], now: float, *, anew: bool = False) -> None:
         """Watch what should be watched now; nothing is done when that is so already.
 
         What changes after this call makes an event, so it comes before a look, not after it.
 
         Args:
-            stores: the ``live`` directories.
+            paths: of the stores.
             now: a moment of a clock that never goes back.
             anew: though it seems to be so: something happened that no event told.
         """
-        places = tuple(stores)
+        places = tuple(paths)
         wanted = to_watch(places)
         if wanted == self._watched and not anew:
             return
@@ -206,9 +209,8 @@ class StoreEvents:
         observer = self._make()
         try:
             observer.start()
-            handler = _InATree(self._touched)
-            for path, *_ in wanted.trees:
-                observer.schedule(handler, path, recursive=True, event_filter=CHANGES)
+            for path, _, _, patterns in wanted.trees:
+                observer.schedule(_InATree(self._touched, patterns), path, recursive=True, event_filter=CHANGES)
             for path, _, _, names in wanted.parents:
                 # One with a tree at the same place is told apart by watchdog through `recursive`.
                 above = _AmongParents(self._touched, names)

@@ -28,7 +28,7 @@ from mailsni.config.settings import Settings
 from mailsni.core import log
 from mailsni.core.log import Level
 from mailsni.errors import Exit, HostError, MailsniError
-from mailsni.sources import certbot
+from mailsni.sources.base import Source, WatchPath
 from mailsni.watch.child import Child, start
 from mailsni.watch.events import StoreEvents
 from mailsni.watch.log import Journal
@@ -169,7 +169,7 @@ class Watch:
 
     def run(self) -> None:
         """Until it is told to stop."""
-        self._events.arm(self._stores(), self._clock())
+        self._events.arm(self._watch_paths(), self._clock())
         self._journal.say(Level.INFO, f"watching {self._watched()}")
         self._notifier.ready(self._status())
         try:
@@ -237,25 +237,27 @@ class Watch:
         self._taken = found
 
     def _look(self, now: float) -> None:
-        stores = self._stores()
-        self._events.arm(stores, now)  # before the look: what changes after it makes an event
+        self._events.arm(self._watch_paths(), now)  # before the look: what changes after it makes an event
         before = self._schedule
-        self._schedule = before.saw(now, b"".join(certbot.fingerprint(store) for store in stores))
+        self._schedule = before.saw(now, b"".join(source.change_token() for source in self._sources()))
         unannounced = before.seen is not None and before.seen != self._schedule.seen and self._touched == self._taken
         silent = unannounced and before.first is None and not before.running and before.looked > float("-inf")
         if silent:
             self._journal.say(Level.DEBUG, "a change was found by a look; no event told of it")
-            self._events.arm(stores, now, anew=True)
+            self._events.arm(self._watch_paths(), now, anew=True)
 
-    def _stores(self) -> list[Path]:
-        return [source.path for source in self._settings.sources]
+    def _sources(self) -> list[Source]:
+        return [source.open() for source in self._settings.sources]
+
+    def _watch_paths(self) -> list[WatchPath]:
+        return [path for source in self._sources() for path in source.watch_paths()]
 
     def _timing(self) -> Timing:
         times = self._settings.watch
         return Timing(times.quiet, times.max_wait, times.scan)
 
     def _watched(self) -> str:
-        return ", ".join(str(store) for store in self._stores())
+        return ", ".join(source.location for source in self._sources())
 
     def _status(self) -> str:
         doing = "applying" if self._schedule.running else f"watching {self._watched()}"
@@ -358,7 +360,7 @@ class Watch:
                 self._journal.say(Level.NOTICE, error.hint)
         else:
             self._schedule = self._schedule.asked(now, self._timing())
-            self._events.arm(self._stores(), now, anew=True)
+            self._events.arm(self._watch_paths(), now, anew=True)
             self._journal.say(Level.INFO, f"configuration read again, watching {self._watched()}")
         self._notifier.ready(self._status())
 

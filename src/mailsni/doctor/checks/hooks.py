@@ -23,6 +23,7 @@ from mailsni.doctor.helpers import listed, quoted
 from mailsni.host import text_files
 from mailsni.host.commands import find_tool, run
 from mailsni.runs import history
+from mailsni.sources.base import certbot_directories
 from mailsni.targets.postfix import map_source, postconf
 from mailsni.targets.postfix.postconf import PARAMETER, Configuration
 
@@ -125,9 +126,9 @@ class _Looks:
         self._our_hooks: list[Path] = []
 
     def hooks(self) -> Iterator[Finding]:
-        for source in self._facts.settings.sources:
+        for root in certbot_directories(self._facts.settings.sources):
             for kind in KINDS:
-                directory = source.path.parent / "renewal-hooks" / kind
+                directory = root / "renewal-hooks" / kind
                 for name in text_files.names_in(directory):
                     yield from helpers.each(
                         (f"the hook {directory / name}", partial(self._hook, directory / name, kind))
@@ -214,8 +215,7 @@ class _Looks:
 
     def renewal_hooks(self) -> Iterator[Finding]:
         """``renew_hook = …`` and the others in certbot's own files: it runs them by the shell."""
-        for source in self._facts.settings.sources:
-            root = source.path.parent
+        for root in certbot_directories(self._facts.settings.sources):
             renewal = (f"renewal/{name}" for name in text_files.names_in(root / "renewal") if name.endswith(".conf"))
             for name in ("cli.ini", *renewal):
                 yield from helpers.each((f"the hooks in {root / name}", partial(self._configured_hooks, root / name)))
@@ -379,7 +379,7 @@ class _Looks:
         )
         if regular:
             self._started_by.add("unit")
-        places = [source.path.parent / "renewal-hooks" for source in self._facts.settings.sources]
+        places = [root / "renewal-hooks" for root in certbot_directories(self._facts.settings.sources)]
         if not self._started_by:
             yield Finding(
                 "nothing_starts_mailsni",

@@ -14,14 +14,13 @@ from mailsni.core.x509 import Leaf, Rejected, describe
 from mailsni.doctor import helpers
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity
 from mailsni.doctor.helpers import KEYS_EXPOSED, listed, quoted
-from mailsni.errors import PermissionMissingError
+from mailsni.errors import MailsniError
 from mailsni.host import files, text_files
 from mailsni.targets.postfix.postconf import Configuration
 
 _LARGEST_PEM = 1 << 20
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _READABLE_BY_OTHERS = stat.S_IROTH
-_KEY = re.compile(r"privkey\d*\.pem|.*\.key")
 _PIN = re.compile(r".*\.pem")
 _NEW = ("--force-renewal",)
 _RENEWALS = {
@@ -51,10 +50,11 @@ def findings(facts: Facts, configuration: Configuration | None) -> Iterator[Find
 
 def _keys(facts: Facts) -> Iterator[Finding]:
     for source in facts.settings.sources:
-        live = source.path
-        archive = live.parent / "archive"
-        found = [*_files_below(archive, _KEY), *(path for path in _files_below(live, _KEY) if not path.is_symlink())]
-        loose = [path for path in found if _mode(path) & _READABLE_BY_OTHERS]
+        try:
+            store = source.open().files()
+        except MailsniError:
+            continue  # the runner reports a store that cannot be read
+        loose = [path for path in store.keys if _mode(path) & _READABLE_BY_OTHERS]
         open_ones = [path for path, _ in helpers.exposed(loose)]
         shielded = [path for path in loose if path not in set(open_ones)]
         if open_ones:
@@ -78,8 +78,7 @@ def _keys(facts: Facts) -> Iterator[Finding]:
                 "next key",
                 _with_mode("o-rwx", shielded),
             )
-        below = [path for root in (live, archive) for path in (root, *_directories(root))]
-        yield from _writable((live.parent, *below), "put another key and certificate there, which is then served")
+        yield from _writable(store.directories, "put another key and certificate there, which is then served")
 
 
 def _pins(facts: Facts) -> Iterator[Finding]:
@@ -157,7 +156,9 @@ def _chains(facts: Facts) -> Iterator[Finding]:
     if facts.snapshot is None:
         return
     for one in facts.snapshot.selection.certificates:
-        path = Path(one.source) / "fullchain.pem"
+        if not one.chain_path:
+            continue
+        path = Path(one.chain_path)
         content = files.read_untrusted(path, _LARGEST_PEM)
         if content is None:
             continue
@@ -276,21 +277,6 @@ def _not_renewed(facts: Facts) -> Iterator[Finding]:
             if expired
             else Fix(edit=f"restore {path}, or move {one.source} away and get a new one: {again}"),
         )
-
-
-def _files_below(root: Path, pattern: re.Pattern[str]) -> list[Path]:
-    """The files of the directories in a directory, by their names."""
-    found = []
-    for directory in _directories(root):
-        found += [directory / name for name in text_files.names_in(directory) if pattern.fullmatch(name)]
-    return [path for path in found if path.is_file()]
-
-
-def _directories(root: Path) -> list[Path]:
-    try:
-        return [root / name for name in text_files.names_in(root) if (root / name).is_dir()]
-    except PermissionError as error:
-        raise PermissionMissingError(f"{root}: cannot be read: {error.strerror}", hint="run it as root") from None
 
 
 def _mode(path: Path) -> int:
