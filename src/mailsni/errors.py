@@ -9,23 +9,41 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
+from typing import Self
 
 
 class Exit(enum.IntEnum):
-    """Exit codes of every command but ``check`` (a contract, see the README)."""
+    """Exit codes of every command but ``check``: a contract, each with its meaning for docs/commands.md."""
 
-    DONE = 0
-    FAILED = 1
-    USAGE = 2
-    PENDING = 3
-    SKIPPED = 4
-    ROLLED_BACK = 5
-    SERVED_WRONG = 5
+    meaning: str
+
+    def __new__(cls, code: int, meaning: str = "") -> Self:
+        """A code that equals its number; ``Exit(4)`` finds the member of a number."""
+        member = int.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    DONE = 0, "done, or nothing to do"
+    FAILED = 1, "failed; the previous deployment is still live"
+    USAGE = 2, "wrong command line"
+    PENDING = 3, "changes are pending (`plan --detailed-exitcode`)"
+    SKIPPED = (
+        4,
+        "done, but a person should look: a certificate was skipped, or a name gets another certificate; \
+`doctor` found more than notes; `setup` has a warning",
+    )
+    ROLLED_BACK = (
+        5,
+        "wrong certificates were served after the apply, and it was rolled back; `verify`: a wrong \
+certificate is served, and nothing was changed",
+    )
+    SERVED_WRONG = ROLLED_BACK
     """The same code for ``verify``, which changes nothing."""
-    ROLLBACK_FAILED = 6
-    LOCKED = 75
-    NOT_PERMITTED = 77
-    CONFIGURATION = 78
+    ROLLBACK_FAILED = 6, "the rollback failed too: a person must look now"
+    LOCKED = 75, "another run holds the lock (`--wait SECONDS`)"
+    NOT_PERMITTED = 77, "not permitted: run it as root; nothing was changed"
+    CONFIGURATION = 78, "the configuration, or one of your templates, is wrong"
 
 
 class MailsniError(Exception):

@@ -1,0 +1,74 @@
+"""The pages say what the program does: generated blocks are current, commands and paths in them exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from scripts import docs
+
+TOP = Path(__file__).resolve().parents[2]
+PAGES = (
+    *(TOP / name for name in ("README.md", "SECURITY.md", "monitoring/README.md")),
+    *sorted((TOP / "docs").glob("*.md")),
+)
+FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\((?P<path>[^)#:]*)(?:#(?P<heading>[^)]*))?\)")
+OPTIONS_OF_EVERY_COMMAND = {"--help", "-h", "--version"}
+
+
+def page_id(page: Path) -> str:
+    """Its path in the repository."""
+    return str(page.relative_to(TOP))
+
+
+@pytest.mark.parametrize("page", docs.PAGES, ids=page_id)
+def test_generated_blocks_are_current(page: Path) -> None:
+    """Otherwise run `make docs`."""
+    assert docs.renewed(page.read_text(), None) == page.read_text()
+
+
+def shown_commands(text: str) -> Iterator[list[str]]:
+    """The words after `mailsni` of each command line in fences and in inline code."""
+    for fence in FENCE.findall(text):
+        for line in fence.splitlines():
+            if found := re.match(r"\s*[#$] (?:.*; )?mailsni (?P<words>[^#]*)", line):
+                yield shlex.split(found["words"])
+    for code in re.findall(r"`mailsni ([^`]+)`", FENCE.sub("", text)):
+        yield code.split()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_command_and_option_exists(page: Path) -> None:
+    commands = docs.commands()
+    for name, *words in shown_commands(page.read_text()):
+        if name.startswith("-"):
+            assert name in OPTIONS_OF_EVERY_COMMAND
+            continue
+        assert name in commands
+        known = {option for parameter in commands[name].params for option in getattr(parameter, "opts", [])}
+        given = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        assert given <= known | OPTIONS_OF_EVERY_COMMAND, name
+
+
+def headings(page: Path) -> set[str]:
+    """The anchors that a forge makes of the page's headings."""
+    titles = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for link in LINK.finditer(page.read_text()):
+        target = (page.parent / link["path"]).resolve() if link["path"] else page
+        if not target.is_relative_to(TOP):  # the forge's own pages
+            continue
+        assert target.exists(), link[0]
+        assert not link["heading"] or link["heading"] in headings(target), link[0]
+
+
+def test_the_readme_is_short() -> None:
+    assert len((TOP / "README.md").read_text().splitlines()) <= 150
