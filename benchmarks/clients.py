@@ -29,21 +29,11 @@ from typing import Any, Self
 from mailsni.host.commands import environment, require_tool, run
 from mailsni.sandbox.authority import Authority
 from mailsni.sandbox.lineages import CertbotDirectory
-from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, PrivatePostfix, dovecot_version, workspace
+from mailsni.sandbox.servers import LASTING_LOGINS, LOOPBACK, PrivateDovecot, PrivatePostfix, dovecot_version, workspace
 
 VISIT_LIMIT = 30.0
 """Seconds that a client waits for an answer before it gives up."""
 REFUSED = "refused"
-LASTING_LOGINS = {
-    (2, 3): "service imap-login {\n  service_count = 0\n  process_min_avail = 2\n}",
-    (2, 4): "service imap-login {\n  restart_request_count = unlimited\n  process_min_avail = 2\n}",
-}
-"""Dovecot's "high-performance" mode: login processes that serve many clients each.
-
-By default each serves one, and a reload, whoever asks for it, ends those that have just begun together with their
-client (2.4 says "Server shutting down (disconnected before auth was ready)"). Measured with a reload twice a second:
-2.3 one in 5,000 connections, 2.4 one in 400; with lasting processes none in 10,000.
-"""
 SERVERS = {"postfix": ("smtp", "smtps"), "dovecot": ("imap", "imaps")}
 _IMPLICIT = ("smtps", "imaps")
 _START_LIMIT = 30.0

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks.clients import LASTING_LOGINS
 
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
-from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version, workspace
-from tests.support.mail_host import DEFAULT_NAME, Certbot, Laboratory, acme_server, require
+from mailsni.sandbox.servers import LASTING_LOGINS, PrivateDovecot, PrivatePostfix, dovecot_version, workspace
+from tests.support.mail_host import DEFAULT_NAME, Certbot, MailHost, acme_server, require
 
 
 @pytest.fixture(scope="session")
@@ -44,33 +43,33 @@ def store(tmp_path: Path) -> CertbotDirectory:
 
 
 @pytest.fixture
-def rooms() -> Iterator[Path]:
+def shared_tmp() -> Iterator[Path]:
     """A directory that the servers' users can pass through (they cannot pass through ``tmp_path``)."""
     with workspace() as directory:
         yield directory
 
 
 @pytest.fixture
-def postfix(rooms: Path, default: Issued) -> Iterator[PrivatePostfix]:
+def postfix(shared_tmp: Path, default: Issued) -> Iterator[PrivatePostfix]:
     """A running Postfix with an empty cdb map where mailsni will write its own."""
     require(PrivatePostfix.unavailable())
-    directory = rooms / "postfix"
+    directory = shared_tmp / "postfix"
     directory.mkdir(mode=0o755)
     with PrivatePostfix(directory, default, sni_map=f"cdb:{directory}/etc/mailsni") as server:
         yield server
 
 
 @pytest.fixture
-def dovecot(rooms: Path, default: Issued) -> Iterator[PrivateDovecot]:
+def dovecot(shared_tmp: Path, default: Issued) -> Iterator[PrivateDovecot]:
     require(PrivateDovecot.unavailable())
-    directory = rooms / "dovecot"
+    directory = shared_tmp / "dovecot"
     directory.mkdir(mode=0o755)
     with PrivateDovecot(directory, default) as server:
         yield server
 
 
 @pytest.fixture
-def lasting_dovecot(rooms: Path, default: Issued) -> Iterator[PrivateDovecot]:
+def lasting_dovecot(shared_tmp: Path, default: Issued) -> Iterator[PrivateDovecot]:
     """Dovecot with login processes that serve many clients: see :data:`LASTING_LOGINS`.
 
     With its default of one process for each client every reload, whoever asks for it, cuts off those who connect at
@@ -78,22 +77,22 @@ def lasting_dovecot(rooms: Path, default: Issued) -> Iterator[PrivateDovecot]:
     calls this its ``dovecot``.
     """
     require(PrivateDovecot.unavailable())
-    directory = rooms / "dovecot"
+    directory = shared_tmp / "dovecot"
     directory.mkdir(mode=0o755)
     with PrivateDovecot(directory, default, settings=LASTING_LOGINS[dovecot_version()]) as server:
         yield server
 
 
 @pytest.fixture
-def laboratory(
+def mail_host(
     tmp_path: Path,
     authority: Authority,
     store: CertbotDirectory,
     postfix: PrivatePostfix,
     dovecot: PrivateDovecot,
     default: Issued,
-) -> Laboratory:
-    return Laboratory(tmp_path, authority, store, postfix, dovecot, default)
+) -> MailHost:
+    return MailHost(tmp_path, authority, store, postfix, dovecot, default)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Bad lineages beside good ones: every reason code, and what the servers do then.
 
-One laboratory for all of them. Each *kind* is a function that plants one lineage, and the decorator above it says what
+One mail host for all of them. Each *kind* is a function that plants one lineage, and the decorator above it says what
 the program must make of it. Every kind is planted
 
 * under a name that was never served, beside good lineages, in front of both servers (``crowd``);
@@ -36,7 +36,7 @@ from mailsni.host.commands import environment, require_tool, run
 from mailsni.sandbox.authority import Authority, Issued, subject_alternative_names
 from mailsni.sandbox.lineages import KINDS, CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, workspace
-from tests.support.mail_host import Laboratory, require, run_mailsni
+from tests.support.mail_host import MailHost, require, run_mailsni
 
 LIMIT = 20.0
 """Seconds that any run of the program may take, whatever lies in the store."""
@@ -895,7 +895,7 @@ def stop_at(steps: Iterator[str], last: str) -> None:
 
 @dataclass
 class Crowd:
-    """The laboratory with every kind in it, after the program has run.
+    """The mail_host with every kind in it, after the program has run.
 
     Attributes:
         plots: by kind, for a name that was never served.
@@ -906,7 +906,7 @@ class Crowd:
         planted_keys: every private key in the store.
     """
 
-    laboratory: Laboratory
+    mail_host: MailHost
     plots: dict[str, Plot]
     expected: dict[str, str]
     applied: subprocess.CompletedProcess[str]
@@ -923,7 +923,7 @@ class Crowd:
         """Both servers present what is expected for these names."""
         questions = [(service, name) for name in names for service in SERVICES]
         with ThreadPoolExecutor(len(questions)) as pool:
-            answers = list(pool.map(lambda question: self.laboratory.served(*question), questions))
+            answers = list(pool.map(lambda question: self.mail_host.served(*question), questions))
         assert dict(zip(questions, answers, strict=True)) == {one: self.expected[one[1]] for one in questions}
 
 
@@ -951,20 +951,20 @@ def crowd(tmp_path_factory: pytest.TempPathFactory, authority: Authority, defaul
     require(PrivatePostfix.unavailable())
     require(PrivateDovecot.unavailable())
     directory = tmp_path_factory.mktemp("crowd")
-    with workspace() as rooms:
+    with workspace() as shared_tmp:
         for server in ("postfix", "dovecot"):
-            (rooms / server).mkdir(mode=0o755)
+            (shared_tmp / server).mkdir(mode=0o755)
         with (
-            PrivatePostfix(rooms / "postfix", default, sni_map=f"cdb:{rooms}/postfix/etc/mailsni") as postfix,
-            PrivateDovecot(rooms / "dovecot", default) as dovecot,
+            PrivatePostfix(shared_tmp / "postfix", default, sni_map=f"cdb:{shared_tmp}/postfix/etc/mailsni") as postfix,
+            PrivateDovecot(shared_tmp / "dovecot", default) as dovecot,
         ):
             store = CertbotDirectory(directory / "le")  # short, or messages cut hostile names off
-            yield _populated(Laboratory(directory, authority, store, postfix, dovecot, default))
+            yield _populated(MailHost(directory, authority, store, postfix, dovecot, default))
 
 
-def _populated(laboratory: Laboratory) -> Crowd:
-    store, authority = laboratory.store, laboratory.authority
-    outside = secret_place(laboratory.directory / "outside")
+def _populated(mail_host: MailHost) -> Crowd:
+    store, authority = mail_host.store, mail_host.authority
+    outside = secret_place(mail_host.directory / "outside")
     keys: list[bytes] = []
     expected: dict[str, str] = {}
 
@@ -981,13 +981,13 @@ def _populated(laboratory: Laboratory) -> Crowd:
     add(other, algorithm="rsa")
     for one in (*replaced.values(), *torn.values()):
         add(one, not_before=NOW - 2 * DAY)
-    first = laboratory.mailsni("apply", "--json", timeout=LIMIT)
+    first = mail_host.mailsni("apply", "--json", timeout=LIMIT)
     assert first.returncode == 0, first.stdout + first.stderr
 
     plots = {kind: plot(label(kind)) for kind in (*BAD, *HARMLESS)}
     for kind, one in plots.items():
         served = {**BAD, **HARMLESS}[kind].build(one)
-        expected[one.name] = (served or laboratory.default).fingerprint
+        expected[one.name] = (served or mail_host.default).fingerprint
     for kind, one in replaced.items():
         store.delete(one.lineage)
         BAD[kind].build(one)
@@ -1000,12 +1000,12 @@ def _populated(laboratory: Laboratory) -> Crowd:
         one = plot(f"first-{at}")
         issued = one.issue()
         stop_at(store.issuance_steps(one.lineage, issued), step)
-        expected[one.name] = (issued if at >= _FIRST_WHOLE else laboratory.default).fingerprint
+        expected[one.name] = (issued if at >= _FIRST_WHOLE else mail_host.default).fingerprint
     renewed = good.issue()
     store.renew(good.lineage, renewed)
     expected[good.name] = renewed.fingerprint
 
-    applied = laboratory.mailsni("apply", "--json", timeout=LIMIT)
+    applied = mail_host.mailsni("apply", "--json", timeout=LIMIT)
     said = {"apply": first.stdout + first.stderr, "apply --json": applied.stdout + applied.stderr}
     for words in (
         "-v apply",
@@ -1018,11 +1018,11 @@ def _populated(laboratory: Laboratory) -> Crowd:
         "render dovecot",
         f"explain {replaced['key_of_another_certificate'].name}",
     ):
-        done = laboratory.mailsni(*words.split(), timeout=LIMIT)
+        done = mail_host.mailsni(*words.split(), timeout=LIMIT)
         said[words] = done.stdout + done.stderr
-    status = laboratory.mailsni("status", "--json", timeout=LIMIT)
+    status = mail_host.mailsni("status", "--json", timeout=LIMIT)
     assert status.returncode == 0, status.stderr
-    return Crowd(laboratory, plots, expected, applied, json.loads(status.stdout), said, keys)
+    return Crowd(mail_host, plots, expected, applied, json.loads(status.stdout), said, keys)
 
 
 @pytest.fixture(scope="module")
@@ -1080,7 +1080,7 @@ def test_bad(kind: str, crowd: Crowd) -> None:
     """Its reason in status, the others served, its name answered with the default certificate."""
     plot = crowd.plots[kind]
     assert crowd.skipped(plot.directory) == BAD[kind].reasons
-    assert crowd.expected[plot.name] == crowd.laboratory.default.fingerprint
+    assert crowd.expected[plot.name] == crowd.mail_host.default.fingerprint
     crowd.assert_served(GOOD, OTHER, plot.name)
 
 
@@ -1105,7 +1105,7 @@ def test_alone(kind: str, alone: dict[str, subprocess.CompletedProcess[str]]) ->
 @pytest.mark.parametrize("kind", [kind for kind in BAD if BAD[kind].replaces])
 def test_a_name_that_was_served_keeps_its_last_good_certificate(kind: str, crowd: Crowd) -> None:
     lineage = f"was-{label(kind)}"
-    skipped = crowd.skipped(crowd.laboratory.store.live / lineage)
+    skipped = crowd.skipped(crowd.mail_host.store.live / lineage)
     assert set(skipped) == {*BAD[kind].reasons, "kept_last_good"}
     assert skipped["kept_last_good"] is False
     crowd.assert_served(f"mail.{lineage}.test")
@@ -1117,7 +1117,7 @@ def test_renewal_stopped_after(step: str, crowd: Crowd) -> None:
     at = RENEWAL_STEPS.index(step)
     broken = _TORN_FROM <= at <= _TORN_TO
     expected = {"renewal_in_progress": False, "kept_last_good": False} if broken else {}
-    assert crowd.skipped(crowd.laboratory.store.live / f"torn-{at}") == expected
+    assert crowd.skipped(crowd.mail_host.store.live / f"torn-{at}") == expected
     crowd.assert_served(f"mail.torn-{at}.test")
 
 
@@ -1126,7 +1126,7 @@ def test_first_issuance_stopped_after(step: str, crowd: Crowd) -> None:
     """Until the chain is written through its link there is nothing to serve, which is said once a link is there."""
     at = FIRST_STEPS.index(step)
     expected = {"chain_missing": False} if _FIRST_SEEN <= at < _FIRST_WHOLE else {}
-    assert crowd.skipped(crowd.laboratory.store.live / f"first-{at}") == expected
+    assert crowd.skipped(crowd.mail_host.store.live / f"first-{at}") == expected
     crowd.assert_served(f"mail.first-{at}.test")
 
 
@@ -1170,77 +1170,77 @@ def test_everything_that_is_said_can_be_shown_on_a_terminal(crowd: Crowd) -> Non
 
 def test_no_hostile_text_and_no_secret_reaches_a_file(crowd: Crowd) -> None:
     """Only the pinned files and the compiled map hold keys, and only those of certificates that are served."""
-    laboratory = crowd.laboratory
-    artifacts = [laboratory.map, laboratory.include_file]
+    mail_host = crowd.mail_host
+    artifacts = [mail_host.map, mail_host.include_file]
     for path in artifacts:
         text = path.read_text("ascii")
         assert [one for one in ("ssl = no", "7*7", "{%", "\x1b", '"x') if one in text] == [], path
     keys = _lines_of(crowd.planted_keys)
-    for path in (*artifacts, *(laboratory.directory / "state").iterdir()):
+    for path in (*artifacts, *(mail_host.directory / "state").iterdir()):
         text = path.read_text("ascii")
         assert [one for one in (SECRET, *keys) if one in text] == [], path
-    for path in laboratory.pin_directory.iterdir():
+    for path in mail_host.pin_directory.iterdir():
         assert SECRET not in path.read_text("ascii"), path
 
 
 def test_the_artifacts_have_their_modes(crowd: Crowd) -> None:
-    laboratory = crowd.laboratory
-    compiled = laboratory.map.with_name("mailsni.cdb")
-    pins = list(laboratory.pin_directory.iterdir())
-    modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in (laboratory.map, compiled, *pins)}
+    mail_host = crowd.mail_host
+    compiled = mail_host.map.with_name("mailsni.cdb")
+    pins = list(mail_host.pin_directory.iterdir())
+    modes = {path: stat.S_IMODE(path.lstat().st_mode) for path in (mail_host.map, compiled, *pins)}
     assert len(pins) > 50
     assert [path for path, mode in modes.items() if mode != 0o600] == []
-    assert stat.S_IMODE(laboratory.include_file.lstat().st_mode) == 0o644
-    assert stat.S_IMODE(laboratory.pin_directory.lstat().st_mode) == 0o700
-    assert stat.S_IMODE((laboratory.directory / "state").lstat().st_mode) == 0o700
+    assert stat.S_IMODE(mail_host.include_file.lstat().st_mode) == 0o644
+    assert stat.S_IMODE(mail_host.pin_directory.lstat().st_mode) == 0o700
+    assert stat.S_IMODE((mail_host.directory / "state").lstat().st_mode) == 0o700
 
 
-def test_once_the_bad_ones_are_gone_all_is_well(laboratory: Laboratory) -> None:
-    issued = laboratory.issue(GOOD, lineage="good")
+def test_once_the_bad_ones_are_gone_all_is_well(mail_host: MailHost) -> None:
+    issued = mail_host.issue(GOOD, lineage="good")
     names = {}
     for kind in ("key_of_another_certificate", "privkey_is_a_fifo", "name_with_newline"):
-        plot = Plot(laboratory.store, laboratory.authority, f"mail.{label(kind)}.test", label(kind), Path("/"))
+        plot = Plot(mail_host.store, mail_host.authority, f"mail.{label(kind)}.test", label(kind), Path("/"))
         BAD[kind].build(plot)
         names[plot.name] = plot
-    assert laboratory.mailsni("apply").returncode == 4
+    assert mail_host.mailsni("apply").returncode == 4
     for plot in names.values():
-        laboratory.store.delete(plot.lineage)
-    done = laboratory.mailsni("apply", "--json")
+        mail_host.store.delete(plot.lineage)
+    done = mail_host.mailsni("apply", "--json")
     assert (done.returncode, json.loads(done.stdout)["skipped"]) == (0, [])
-    assert laboratory.served_everywhere(GOOD) == dict.fromkeys(laboratory.endpoints, issued.fingerprint)
+    assert mail_host.served_everywhere(GOOD) == dict.fromkeys(mail_host.endpoints, issued.fingerprint)
 
 
-def test_a_good_name_beside_a_hostile_one_in_the_same_certificate_is_served(laboratory: Laboratory) -> None:
+def test_a_good_name_beside_a_hostile_one_in_the_same_certificate_is_served(mail_host: MailHost) -> None:
     hostile = "mail.x.test\n}\nssl = no\n#"
-    issued = laboratory.issue(GOOD, hostile, lineage="both")
-    done = laboratory.mailsni("apply", "--json")
+    issued = mail_host.issue(GOOD, hostile, lineage="both")
+    done = mail_host.mailsni("apply", "--json")
     assert done.returncode == 4
     assert reasons(json.loads(done.stdout)) == {"bad_name": False}
-    assert laboratory.served_everywhere(GOOD) == dict.fromkeys(laboratory.endpoints, issued.fingerprint)
-    assert laboratory.served("imaps", "mail.x.test") == laboratory.default.fingerprint
+    assert mail_host.served_everywhere(GOOD) == dict.fromkeys(mail_host.endpoints, issued.fingerprint)
+    assert mail_host.served("imaps", "mail.x.test") == mail_host.default.fingerprint
 
 
-def test_a_staging_certificate_does_not_take_the_place_of_the_one_that_is_served(laboratory: Laboratory) -> None:
+def test_a_staging_certificate_does_not_take_the_place_of_the_one_that_is_served(mail_host: MailHost) -> None:
     """``certbot --staging`` over a lineage that is in use: the last good certificate is still valid."""
-    issued = laboratory.issue(GOOD, lineage="good")
-    laboratory.issue(OTHER, lineage="other")
-    assert laboratory.mailsni("apply").returncode == 0
-    laboratory.store.renew("good", laboratory.authority.issue([GOOD], issuer_name="(STAGING) Sandbox E1"))
-    done = laboratory.mailsni("apply", "--json")
+    issued = mail_host.issue(GOOD, lineage="good")
+    mail_host.issue(OTHER, lineage="other")
+    assert mail_host.mailsni("apply").returncode == 0
+    mail_host.store.renew("good", mail_host.authority.issue([GOOD], issuer_name="(STAGING) Sandbox E1"))
+    done = mail_host.mailsni("apply", "--json")
     assert "kept_last_good" in reasons(json.loads(done.stdout))
-    assert laboratory.served_everywhere(GOOD) == dict.fromkeys(laboratory.endpoints, issued.fingerprint)
+    assert mail_host.served_everywhere(GOOD) == dict.fromkeys(mail_host.endpoints, issued.fingerprint)
 
 
-def test_what_this_user_may_not_read(rooms: Path, authority: Authority) -> None:
+def test_what_this_user_may_not_read(shared_tmp: Path, authority: Authority) -> None:
     """As root nothing is unreadable, so another user runs the program, in a directory of his."""
-    store = CertbotDirectory(rooms / "letsencrypt")
+    store = CertbotDirectory(shared_tmp / "letsencrypt")
     for name in (GOOD, "mail.closed.test", "mail.shut.test"):
         store.add(name, authority.issue([name]))
     for directory in (store.live, store.archive):
         directory.chmod(0o755)
     (store.archive / GOOD / "privkey1.pem").chmod(0o644)
     (store.live / "mail.shut.test").chmod(0o700)
-    home = rooms / "home"
+    home = shared_tmp / "home"
     home.mkdir()
     os.chown(home, 65534, 65534)
     config = serverless(home, store)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mailsni.sandbox.lineages import CertbotDirectory
-from tests.support.mail_host import Certbot, Laboratory
+from tests.support.mail_host import Certbot, MailHost
 
 HOOKS = Path(__file__).parents[2] / "hooks"
 
@@ -23,16 +23,16 @@ def leaf(lineage: Path) -> str:
 
 @pytest.fixture
 def store(certbot: Certbot) -> CertbotDirectory:
-    """The laboratory reads certbot's own directory."""
+    """The mail_host reads certbot's own directory."""
     return CertbotDirectory(certbot.config_directory)
 
 
-def test_a_renewal_reaches_the_wire_through_the_post_hook(certbot: Certbot, laboratory: Laboratory) -> None:
+def test_a_renewal_reaches_the_wire_through_the_post_hook(certbot: Certbot, mail_host: MailHost) -> None:
     first = certbot.issue("mail.a.test", "imap.a.test", lineage="any-name")
     certbot.issue("*.b.test", "b.test", options=["--key-type", "rsa"])
-    assert laboratory.mailsni("apply").returncode == 0
-    assert laboratory.served("smtp", "mail.a.test") == leaf(first)
-    assert laboratory.served("imaps", "smtp.b.test") == leaf(certbot.config_directory / "live" / "b.test")
+    assert mail_host.mailsni("apply").returncode == 0
+    assert mail_host.served("smtp", "mail.a.test") == leaf(first)
+    assert mail_host.served("imaps", "smtp.b.test") == leaf(certbot.config_directory / "live" / "b.test")
 
     hook = certbot.config_directory / "renewal-hooks" / "post" / "mailsni"
     hook.parent.mkdir(parents=True, exist_ok=True)
@@ -40,19 +40,19 @@ def test_a_renewal_reaches_the_wire_through_the_post_hook(certbot: Certbot, labo
     before = leaf(first)
     program = Path(sys.executable).parent
     path = f"{program}:/usr/bin:/bin"
-    certbot.renew(hook_environment={"MAILSNI_CONFIG": str(laboratory.config), "PATH": path})
+    certbot.renew(hook_environment={"MAILSNI_CONFIG": str(mail_host.config), "PATH": path})
     assert leaf(first) != before
-    for service in laboratory.endpoints:
-        assert laboratory.served(service, "mail.a.test") == leaf(first)
-        assert laboratory.served(service, "mx.b.test") == leaf(certbot.config_directory / "live" / "b.test")
+    for service in mail_host.endpoints:
+        assert mail_host.served(service, "mail.a.test") == leaf(first)
+        assert mail_host.served(service, "mx.b.test") == leaf(certbot.config_directory / "live" / "b.test")
 
 
-def test_a_deleted_lineage_leaves_both_servers_at_the_next_run(certbot: Certbot, laboratory: Laboratory) -> None:
+def test_a_deleted_lineage_leaves_both_servers_at_the_next_run(certbot: Certbot, mail_host: MailHost) -> None:
     certbot.issue("mail.a.test")
     certbot.issue("mail.b.test")
-    assert laboratory.mailsni("apply").returncode == 0
+    assert mail_host.mailsni("apply").returncode == 0
     certbot.delete("mail.a.test")
-    assert laboratory.mailsni("apply").returncode == 0
-    for service in laboratory.endpoints:
-        assert laboratory.served(service, "mail.a.test") == laboratory.default.fingerprint
-        assert laboratory.served(service, "mail.b.test") == leaf(certbot.config_directory / "live" / "mail.b.test")
+    assert mail_host.mailsni("apply").returncode == 0
+    for service in mail_host.endpoints:
+        assert mail_host.served(service, "mail.a.test") == mail_host.default.fingerprint
+        assert mail_host.served(service, "mail.b.test") == leaf(certbot.config_directory / "live" / "mail.b.test")

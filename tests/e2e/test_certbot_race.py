@@ -24,7 +24,7 @@ from mailsni.host.commands import environment, find_tool
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sources.certbot import CertbotStore
-from tests.support.mail_host import Laboratory, require
+from tests.support.mail_host import MailHost, require
 
 GENERATIONS = 40
 RENEWALS = 3000
@@ -131,7 +131,7 @@ def assert_whole(found: Certificate, known: dict[str, set[tuple[bytes, ...]]]) -
 
 
 def test_no_torn_pair_is_accepted_while_certbot_renews(
-    laboratory: Laboratory, generations: list[dict[str, Issued]], figures: list[str]
+    mail_host: MailHost, generations: list[dict[str, Issued]], figures: list[str]
 ) -> None:
     """Looks in a loop, and whole runs of the program beside them; in the end the last version is served."""
     known = {
@@ -147,16 +147,16 @@ def test_no_torn_pair_is_accepted_while_certbot_renews(
         time.sleep(seconds / 100)
 
     def apply() -> subprocess.CompletedProcess[str]:
-        done = laboratory.mailsni("apply")
-        assert laboratory.served("smtp", NAMES[STEADY]) in fingerprints
-        assert laboratory.served("imaps", NAMES[STEADY]) in fingerprints
+        done = mail_host.mailsni("apply")
+        assert mail_host.served("smtp", NAMES[STEADY]) in fingerprints
+        assert mail_host.served("imaps", NAMES[STEADY]) in fingerprints
         return done
 
     deadline = time.monotonic() + END_LIMIT
-    with renewing(laboratory.store, laboratory.directory, generations) as process, ThreadPoolExecutor(1) as pool:
+    with renewing(mail_host.store, mail_host.directory, generations) as process, ThreadPoolExecutor(1) as pool:
         runs = [pool.submit(apply) for _ in range(APPLIES)]
         while (process.poll() is None or not runs[-1].done()) and time.monotonic() < deadline:
-            inventory = CertbotStore(laboratory.store.live, wait_a_little).scan({})
+            inventory = CertbotStore(mail_host.store.live, wait_a_little).scan({})
             seen["looks"] += 1
             for one in inventory.certificates:
                 assert_whole(one, known)
@@ -175,9 +175,9 @@ def test_no_torn_pair_is_accepted_while_certbot_renews(
         seen_of_it = versions & {one[lineage].fingerprint for one in generations}
         assert len(seen_of_it) > 1, f"{lineage} was not seen to change"
     last = generations[renewals % GENERATIONS][STEADY].fingerprint
-    inventory = CertbotStore(laboratory.store.live).scan({})
+    inventory = CertbotStore(mail_host.store.live).scan({})
     assert last in {one.fingerprint for one in inventory.certificates}
-    done = laboratory.mailsni("apply")
+    done = mail_host.mailsni("apply")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert laboratory.served("smtps", NAMES[STEADY]) == last
-    assert laboratory.served("imap", NAMES[STEADY]) == last
+    assert mail_host.served("smtps", NAMES[STEADY]) == last
+    assert mail_host.served("imap", NAMES[STEADY]) == last

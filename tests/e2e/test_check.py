@@ -25,7 +25,7 @@ from mailsni.runs import history
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
-from tests.support.mail_host import Laboratory, require
+from tests.support.mail_host import MailHost, require
 
 pytestmark = pytest.mark.shared
 
@@ -37,17 +37,17 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def laboratory(
-    tmp_path: Path, rooms: Path, authority: Authority, store: CertbotDirectory, default: Issued
-) -> Laboratory:
+def mail_host(
+    tmp_path: Path, shared_tmp: Path, authority: Authority, store: CertbotDirectory, default: Issued
+) -> MailHost:
     """Both servers, installed and configured, but not started: no look but one asks them."""
     require(PrivatePostfix.unavailable())
     require(PrivateDovecot.unavailable())
     for name in ("postfix", "dovecot"):
-        (rooms / name).mkdir(mode=0o755)
-    postfix = PrivatePostfix(rooms / "postfix", default, sni_map=f"cdb:{rooms}/postfix/etc/mailsni")
+        (shared_tmp / name).mkdir(mode=0o755)
+    postfix = PrivatePostfix(shared_tmp / "postfix", default, sni_map=f"cdb:{shared_tmp}/postfix/etc/mailsni")
     settled(postfix)
-    return Laboratory(tmp_path, authority, store, postfix, PrivateDovecot(rooms / "dovecot", default), default)
+    return MailHost(tmp_path, authority, store, postfix, PrivateDovecot(shared_tmp / "dovecot", default), default)
 
 
 def settled(postfix: PrivatePostfix) -> None:
@@ -56,14 +56,14 @@ def settled(postfix: PrivatePostfix) -> None:
     os.utime(postfix.config_file, (past, past))
 
 
-def quickly(laboratory: Laboratory, *words: str) -> Result:
+def quickly(mail_host: MailHost, *words: str) -> Result:
     """A check in this process: to start another takes longer than what it does."""
-    return CliRunner().invoke(app, ["--config", str(laboratory.config), "check", *words])
+    return CliRunner().invoke(app, ["--config", str(mail_host.config), "check", *words])
 
 
-def checked(laboratory: Laboratory, code: int, *words: str) -> str:
+def checked(mail_host: MailHost, code: int, *words: str) -> str:
     """The text of the one line of a check, which ends with this code."""
-    done = quickly(laboratory, *words)
+    done = quickly(mail_host, *words)
     assert done.exit_code == code, done.stdout + done.stderr
     assert LINE.fullmatch(done.stdout.removesuffix("\n")), done.stdout
     assert done.stdout.startswith(f"MAILSNI {STATUSES[code]} - ")
@@ -71,57 +71,57 @@ def checked(laboratory: Laboratory, code: int, *words: str) -> str:
     return done.stdout.partition(" - ")[2].partition(" | ")[0].removesuffix("\n")
 
 
-def why_not(laboratory: Laboratory, code: int, words: str) -> str | None:
+def why_not(mail_host: MailHost, code: int, words: str) -> str | None:
     """What is wrong with a check that shall end with this code, and say this; None when it does."""
-    done = quickly(laboratory)
+    done = quickly(mail_host)
     good = done.exit_code == code and words in done.stdout and LINE.fullmatch(done.stdout.removesuffix("\n"))
     return None if good else f"{done.exit_code}: {done.stdout}"
 
 
-def document(laboratory: Laboratory, *words: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(quickly(laboratory, "--json", *words).stdout)
+def document(mail_host: MailHost, *words: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(quickly(mail_host, "--json", *words).stdout)
     return found
 
 
-def applied(laboratory: Laboratory, *words: str, code: int = 0) -> None:
-    done = laboratory.mailsni("apply", *words)
+def applied(mail_host: MailHost, *words: str, code: int = 0) -> None:
+    done = mail_host.mailsni("apply", *words)
     assert done.returncode == code, done.stdout + done.stderr
 
 
-def deployed_again(laboratory: Laboratory) -> None:
+def deployed_again(mail_host: MailHost) -> None:
     """Mend everything, whatever is broken."""
-    for path in (laboratory.map, map_of(laboratory), laboratory.include_file):
+    for path in (mail_host.map, map_of(mail_host), mail_host.include_file):
         if path.is_dir():
             path.rmdir()
-    if laboratory.pin_directory.exists():
-        laboratory.pin_directory.chmod(0o700)
-        os.chown(laboratory.pin_directory, 0, 0)
-    transaction.run(load(laboratory.config, required=True), transaction.Options(reload=False, verify=False))
+    if mail_host.pin_directory.exists():
+        mail_host.pin_directory.chmod(0o700)
+        os.chown(mail_host.pin_directory, 0, 0)
+    transaction.run(load(mail_host.config, required=True), transaction.Options(reload=False, verify=False))
 
 
-def map_of(laboratory: Laboratory) -> Path:
-    return laboratory.map.with_name("mailsni.cdb")
+def map_of(mail_host: MailHost) -> Path:
+    return mail_host.map.with_name("mailsni.cdb")
 
 
-def postmap(laboratory: Laboratory, table: str, *options: str) -> None:
-    done = run([require_tool("postmap"), "-c", laboratory.postfix.config_directory, *options, table])
+def postmap(mail_host: MailHost, table: str, *options: str) -> None:
+    done = run([require_tool("postmap"), "-c", mail_host.postfix.config_directory, *options, table])
     assert done.returncode == 0, done.stderr
 
 
-def main_cf(laboratory: Laboratory, maps: str) -> None:
-    directory = laboratory.postfix.config_directory
+def main_cf(mail_host: MailHost, maps: str) -> None:
+    directory = mail_host.postfix.config_directory
     done = run([require_tool("postconf"), "-c", directory, "-e", f"tls_server_sni_maps={maps}"])
     assert done.returncode == 0
-    settled(laboratory.postfix)
+    settled(mail_host.postfix)
 
 
 @pytest.mark.on_both
-def test_what_is_right_is_ok_and_what_was_never_done_is_not(laboratory: Laboratory) -> None:
-    laboratory.issue("mail.a.test", "imap.a.test")
-    assert "nothing is deployed" in checked(laboratory, CRITICAL)
-    assert document(laboratory)["names"] == 0
-    applied(laboratory)
-    done = laboratory.mailsni("check", "-v")
+def test_what_is_right_is_ok_and_what_was_never_done_is_not(mail_host: MailHost) -> None:
+    mail_host.issue("mail.a.test", "imap.a.test")
+    assert "nothing is deployed" in checked(mail_host, CRITICAL)
+    assert document(mail_host)["names"] == 0
+    applied(mail_host)
+    done = mail_host.mailsni("check", "-v")
     assert (done.returncode, done.stderr) == (OK, ""), done.stdout
     text, _, data = done.stdout.rstrip("\n").partition(" | ")
     assert text == "MAILSNI OK - 2 names, the first (imap.a.test) expires in 89 days"
@@ -129,118 +129,118 @@ def test_what_is_right_is_ok_and_what_was_never_done_is_not(laboratory: Laborato
     assert values.pop("'expiry'").endswith(";14:;7:")
     counts = {"'names'": "2;;;0", "'pending'": "0;;;0", "'warning'": "0;;;0", "'critical'": "0;;;0"}
     assert values == counts
-    found = document(laboratory)
+    found = document(mail_host)
     assert (found["status"], found["exit_code"], found["findings"], found["unseen"]) == ("OK", 0, [], [])
     assert [one["name"] for one in found["expiry"]] == ["imap.a.test", "mail.a.test"]
     assert "\n" not in data.rstrip("\n"), "-v has nothing to add"
 
 
-def test_two_algorithms_and_wildcards_are_right_too(laboratory: Laboratory) -> None:
-    laboratory.configure(names={"include": ["*"]})
+def test_two_algorithms_and_wildcards_are_right_too(mail_host: MailHost) -> None:
+    mail_host.configure(names={"include": ["*"]})
     for algorithm in ("ecdsa", "rsa"):
-        issued = laboratory.authority.issue(["mail.a.test", "*.w.test"], algorithm=algorithm)
-        laboratory.store.add(f"a.test-{algorithm}", issued)
+        issued = mail_host.authority.issue(["mail.a.test", "*.w.test"], algorithm=algorithm)
+        mail_host.store.add(f"a.test-{algorithm}", issued)
     for map_type in ("cdb", "texthash"):
-        laboratory.configure(postfix={"map_type": map_type})
-        main_cf(laboratory, f"{map_type}:{laboratory.map}")
-        deployed_again(laboratory)
-        assert checked(laboratory, OK).startswith("2 names, ")
-    lines = [line.split() for line in laboratory.map.read_text().splitlines() if line[:1] not in ("", "#")]
-    laboratory.map.write_text("".join(f"{key} {rsa} {ecdsa}\n" for key, ecdsa, rsa in lines))
-    assert "another certificate than the deployed one for *.w.test, mail.a.test" in checked(laboratory, CRITICAL)
+        mail_host.configure(postfix={"map_type": map_type})
+        main_cf(mail_host, f"{map_type}:{mail_host.map}")
+        deployed_again(mail_host)
+        assert checked(mail_host, OK).startswith("2 names, ")
+    lines = [line.split() for line in mail_host.map.read_text().splitlines() if line[:1] not in ("", "#")]
+    mail_host.map.write_text("".join(f"{key} {rsa} {ecdsa}\n" for key, ecdsa, rsa in lines))
+    assert "another certificate than the deployed one for *.w.test, mail.a.test" in checked(mail_host, CRITICAL)
 
 
-def older_map(laboratory: Laboratory, *options: str, map_type: str = "cdb") -> None:
+def older_map(mail_host: MailHost, *options: str, map_type: str = "cdb") -> None:
     """Compile a map by hand, as tutorials do it, from certificates that were renewed since."""
-    old = laboratory.authority.issue(["mail.a.test"], not_after=datetime.now(UTC) + timedelta(days=30))
-    bundle = laboratory.directory / "old.pem"
+    old = mail_host.authority.issue(["mail.a.test"], not_after=datetime.now(UTC) + timedelta(days=30))
+    bundle = mail_host.directory / "old.pem"
     bundle.write_bytes(old.key_pem + old.fullchain_pem)
     lines = [f"mail.a.test {bundle}\n"]
-    lines += [line for line in laboratory.map.read_text().splitlines(keepends=True) if line.startswith("mail.b.")]
-    source = laboratory.directory / "mailsni"
+    lines += [line for line in mail_host.map.read_text().splitlines(keepends=True) if line.startswith("mail.b.")]
+    source = mail_host.directory / "mailsni"
     source.write_text("".join(lines))
     source.chmod(0o600)
-    postmap(laboratory, f"{map_type}:{source}", *options)
+    postmap(mail_host, f"{map_type}:{source}", *options)
     suffix = {"cdb": ".cdb", "lmdb": ".lmdb"}.get(map_type, ".db")
-    shutil.copy(source.with_name(f"mailsni{suffix}"), laboratory.map.with_name(f"mailsni{suffix}"))
-    laboratory.map.with_name(f"mailsni{suffix}").chmod(0o600)
+    shutil.copy(source.with_name(f"mailsni{suffix}"), mail_host.map.with_name(f"mailsni{suffix}"))
+    mail_host.map.with_name(f"mailsni{suffix}").chmod(0o600)
 
 
-def test_a_map_of_older_certificates_is_stale(laboratory: Laboratory) -> None:
-    laboratory.issue("mail.a.test")
-    laboratory.issue("mail.b.test")
+def test_a_map_of_older_certificates_is_stale(mail_host: MailHost) -> None:
+    mail_host.issue("mail.a.test")
+    mail_host.issue("mail.b.test")
     for map_type in ("hash", "btree", "lmdb", "cdb"):
-        laboratory.configure(postfix={"map_type": map_type})
-        main_cf(laboratory, f"{map_type}:{laboratory.map}")
-        deployed_again(laboratory)
-        checked(laboratory, OK)
-        older_map(laboratory, "-F", map_type=map_type)
-        text = checked(laboratory, CRITICAL)
+        mail_host.configure(postfix={"map_type": map_type})
+        main_cf(mail_host, f"{map_type}:{mail_host.map}")
+        deployed_again(mail_host)
+        checked(mail_host, OK)
+        older_map(mail_host, "-F", map_type=map_type)
+        text = checked(mail_host, CRITICAL)
         assert text.endswith("holds another certificate than the deployed one for mail.a.test")
-        assert document(laboratory)["expiry"][0]["days"] < 31, "what is really served counts"
-        older_map(laboratory, map_type=map_type)
+        assert document(mail_host)["expiry"][0]["days"] < 31, "what is really served counts"
+        older_map(mail_host, map_type=map_type)
         assert "was compiled without `postmap -F`: the handshakes of mail.a.test, mail.b.test are aborted" in checked(
-            laboratory, CRITICAL
+            mail_host, CRITICAL
         )
 
 
-def test_entries_too_many_and_too_few(laboratory: Laboratory) -> None:
-    laboratory.issue("mail.a.test")
-    laboratory.issue("mail.b.test")
-    deployed_again(laboratory)
-    source = laboratory.directory / "mailsni"
-    text = laboratory.map.read_text()
+def test_entries_too_many_and_too_few(mail_host: MailHost) -> None:
+    mail_host.issue("mail.a.test")
+    mail_host.issue("mail.b.test")
+    deployed_again(mail_host)
+    source = mail_host.directory / "mailsni"
+    text = mail_host.map.read_text()
     source.write_text(text.replace("\nmail.b.test ", "\nmail.stranger.test "))
     source.chmod(0o600)
-    postmap(laboratory, f"cdb:{source}", "-F")
-    shutil.copy(source.with_name("mailsni.cdb"), map_of(laboratory))
-    map_of(laboratory).chmod(0o600)
-    text = checked(laboratory, CRITICAL)
+    postmap(mail_host, f"cdb:{source}", "-F")
+    shutil.copy(source.with_name("mailsni.cdb"), map_of(mail_host))
+    map_of(mail_host).chmod(0o600)
+    text = checked(mail_host, CRITICAL)
     assert "lacks mail.b.test" in text
     assert "entries that nobody deployed: mail.stranger.test" in text
 
 
-def test_a_map_of_another_type_or_none(laboratory: Laboratory) -> None:
+def test_a_map_of_another_type_or_none(mail_host: MailHost) -> None:
     """Hash and btree share a suffix; each of these cuts off every client that sends a name."""
-    laboratory.issue("mail.a.test")
-    laboratory.configure(postfix={"map_type": "btree"})
-    main_cf(laboratory, f"btree:{laboratory.map}")
-    deployed_again(laboratory)
-    main_cf(laboratory, f"hash:{laboratory.map}")
-    assert "is of type btree, and main.cf says hash:" in checked(laboratory, CRITICAL)
-    main_cf(laboratory, f"lmdb:{laboratory.map}")
-    text = checked(laboratory, CRITICAL)
-    assert f"there is no {laboratory.map}.lmdb (there is mailsni.db, of another type)" in text
-    main_cf(laboratory, f"btree:{laboratory.map}, hash:{laboratory.directory}/mine")
-    assert f"there is no {laboratory.directory}/mine.db" in checked(laboratory, CRITICAL)
-    main_cf(laboratory, "")
-    assert "tls_server_sni_maps does not name" in checked(laboratory, CRITICAL)
+    mail_host.issue("mail.a.test")
+    mail_host.configure(postfix={"map_type": "btree"})
+    main_cf(mail_host, f"btree:{mail_host.map}")
+    deployed_again(mail_host)
+    main_cf(mail_host, f"hash:{mail_host.map}")
+    assert "is of type btree, and main.cf says hash:" in checked(mail_host, CRITICAL)
+    main_cf(mail_host, f"lmdb:{mail_host.map}")
+    text = checked(mail_host, CRITICAL)
+    assert f"there is no {mail_host.map}.lmdb (there is mailsni.db, of another type)" in text
+    main_cf(mail_host, f"btree:{mail_host.map}, hash:{mail_host.directory}/mine")
+    assert f"there is no {mail_host.directory}/mine.db" in checked(mail_host, CRITICAL)
+    main_cf(mail_host, "")
+    assert "tls_server_sni_maps does not name" in checked(mail_host, CRITICAL)
 
 
-def test_texthash_is_checked_by_the_files_that_it_names(laboratory: Laboratory) -> None:
-    laboratory.issue("mail.a.test")
-    laboratory.configure(postfix={"map_type": "texthash"})
-    main_cf(laboratory, f"texthash:{laboratory.map}")
-    deployed_again(laboratory)
-    checked(laboratory, OK)
-    laboratory.map.write_text(f"mail.a.test {laboratory.directory}/other.pem\nmail.c.test /c.pem\n")
-    text = checked(laboratory, CRITICAL)
+def test_texthash_is_checked_by_the_files_that_it_names(mail_host: MailHost) -> None:
+    mail_host.issue("mail.a.test")
+    mail_host.configure(postfix={"map_type": "texthash"})
+    main_cf(mail_host, f"texthash:{mail_host.map}")
+    deployed_again(mail_host)
+    checked(mail_host, OK)
+    mail_host.map.write_text(f"mail.a.test {mail_host.directory}/other.pem\nmail.c.test /c.pem\n")
+    text = checked(mail_host, CRITICAL)
     assert "another certificate than the deployed one for mail.a.test" in text
     assert "nobody deployed: mail.c.test" in text
 
 
-def pin(laboratory: Laboratory) -> Path:
-    return next(laboratory.pin_directory.glob("*.pem"))
+def pin(mail_host: MailHost) -> Path:
+    return next(mail_host.pin_directory.glob("*.pem"))
 
 
-def edited(laboratory: Laboratory, old: str, new: str) -> None:
-    text = laboratory.include_file.read_text()
+def edited(mail_host: MailHost, old: str, new: str) -> None:
+    text = mail_host.include_file.read_text()
     assert old in text
-    laboratory.include_file.write_text(text.replace(old, new))
+    mail_host.include_file.write_text(text.replace(old, new))
 
 
-def unwired(laboratory: Laboratory) -> None:
-    main = laboratory.dovecot.config_file
+def unwired(mail_host: MailHost) -> None:
+    main = mail_host.dovecot.config_file
     main.write_text(main.read_text().replace("!include_try conf.d/*.conf", ""))
 
 
@@ -249,11 +249,11 @@ def directory_in_place_of(path: Path) -> None:
     path.mkdir()
 
 
-def garbage(laboratory: Laboratory) -> None:
-    map_of(laboratory).write_bytes(os.urandom(5000))
+def garbage(mail_host: MailHost) -> None:
+    map_of(mail_host).write_bytes(os.urandom(5000))
 
 
-FAULTS: dict[str, tuple[Callable[[Laboratory], object], int, str]] = {
+FAULTS: dict[str, tuple[Callable[[MailHost], object], int, str]] = {
     "map loose": (lambda lab: map_of(lab).chmod(0o644), CRITICAL, "mailsni.cdb has mode 0644 instead of 0600"),
     "source loose": (lambda lab: lab.map.chmod(0o640), CRITICAL, "mailsni has mode 0640 instead of 0600"),
     "map of another": (lambda lab: os.chown(map_of(lab), NOBODY, 0), CRITICAL, "mailsni.cdb belongs to user 65534"),
@@ -294,120 +294,120 @@ FAULTS: dict[str, tuple[Callable[[Laboratory], object], int, str]] = {
 }
 
 
-def test_each_fault_is_named(laboratory: Laboratory) -> None:
+def test_each_fault_is_named(mail_host: MailHost) -> None:
     """One after the other on the same host; the next run mends each of them."""
-    laboratory.store.add("a.test", laboratory.authority.issue(["mail.a.test"]))
-    main = laboratory.dovecot.config_file.read_text()
+    mail_host.store.add("a.test", mail_host.authority.issue(["mail.a.test"]))
+    main = mail_host.dovecot.config_file.read_text()
     wrong = {}
     for fault, (plant, code, words) in FAULTS.items():
-        deployed_again(laboratory)
-        before = why_not(laboratory, OK, "1 name, expires in 89 days")
-        plant(laboratory)
-        wrong[fault] = before or why_not(laboratory, code, words)
-        laboratory.dovecot.config_file.write_text(main)
+        deployed_again(mail_host)
+        before = why_not(mail_host, OK, "1 name, expires in 89 days")
+        plant(mail_host)
+        wrong[fault] = before or why_not(mail_host, code, words)
+        mail_host.dovecot.config_file.write_text(main)
     assert wrong == dict.fromkeys(wrong)
 
 
 # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_what_expires_is_said_when_its_lifetime_says_so(laboratory: Laboratory) -> None:
+def test_what_expires_is_said_when_its_lifetime_says_so(mail_host: MailHost) -> None:
     """6-day certificates are renewed when half of their time is left; 90-day ones with 30 days left."""
     now = datetime.now(UTC)
 
     def lineage(name: str, lifetime: float, left: float) -> None:
         begin = now - timedelta(days=lifetime - left)
-        issued = laboratory.authority.issue([name], not_before=begin, not_after=now + timedelta(days=left))
-        laboratory.store.add(name, issued)
-        deployed_again(laboratory)
+        issued = mail_host.authority.issue([name], not_before=begin, not_after=now + timedelta(days=left))
+        mail_host.store.add(name, issued)
+        deployed_again(mail_host)
 
     lineage("mail.short.test", 6.6, 3)
-    checked(laboratory, OK)
-    text = checked(laboratory, WARNING, "--warning", "10", "--critical", "2.5")
+    checked(mail_host, OK)
+    text = checked(mail_host, WARNING, "--warning", "10", "--critical", "2.5")
     assert "mail.short.test: the deployed certificate expires in 3.0 days (" in text
-    checked(laboratory, CRITICAL, "--critical", "3.5")
+    checked(mail_host, CRITICAL, "--critical", "3.5")
     lineage("mail.long.test", 90, 13)
-    assert "mail.long.test: the deployed certificate expires in 13.0 days" in checked(laboratory, WARNING)
+    assert "mail.long.test: the deployed certificate expires in 13.0 days" in checked(mail_host, WARNING)
     lineage("mail.shorter.test", 6.6, 0.5)
-    text = checked(laboratory, CRITICAL)
+    text = checked(mail_host, CRITICAL)
     assert text.startswith("mail.shorter.test: the deployed certificate expires in 0.5 days")
-    checked(laboratory, OK, "--warning", "0.2", "--critical", "0.1")
+    checked(mail_host, OK, "--warning", "0.2", "--critical", "0.1")
 
 
-def test_what_is_deployed_expires_though_the_store_has_a_new_one(laboratory: Laboratory) -> None:
+def test_what_is_deployed_expires_though_the_store_has_a_new_one(mail_host: MailHost) -> None:
     """The reason why the program exists: renewed, and nobody was told."""
     now = datetime.now(UTC)
-    last = laboratory.authority.issue(["mail.a.test"], not_after=now + timedelta(seconds=3))
-    laboratory.store.add("mail.a.test", last)
-    laboratory.issue("mail.b.test")
-    deployed_again(laboratory)
-    laboratory.store.renew("mail.a.test", laboratory.authority.issue(["mail.a.test"]))
+    last = mail_host.authority.issue(["mail.a.test"], not_after=now + timedelta(seconds=3))
+    mail_host.store.add("mail.a.test", last)
+    mail_host.issue("mail.b.test")
+    deployed_again(mail_host)
+    mail_host.store.renew("mail.a.test", mail_host.authority.issue(["mail.a.test"]))
     while datetime.now(UTC) <= last.not_after:
         time.sleep(0.1)
-    text = checked(laboratory, CRITICAL)
+    text = checked(mail_host, CRITICAL)
     assert re.match(r"mail\.a\.test: the deployed certificate expired 0\.0 days ago \([0-9 :-]+ UTC\)", text)
     assert "mail.a.test: renewed, but not deployed yet" in text
-    deployed_again(laboratory)
-    checked(laboratory, OK)
+    deployed_again(mail_host)
+    checked(mail_host, OK)
 
 
-def test_what_waits_and_what_cannot_be_served(laboratory: Laboratory) -> None:
+def test_what_waits_and_what_cannot_be_served(mail_host: MailHost) -> None:
     for name in ("mail.a.test", "mail.b.test", "mail.c.test"):
-        laboratory.issue(name)
-    deployed_again(laboratory)
-    laboratory.store.renew("mail.a.test", laboratory.authority.issue(["mail.a.test"]))
-    laboratory.issue("mail.d.test")
-    laboratory.store.delete("mail.b.test")
-    key = laboratory.store.path("mail.c.test", "privkey").resolve()
-    key.write_bytes(laboratory.authority.issue(["mail.x.test"]).key_pem)
-    text = checked(laboratory, WARNING)
+        mail_host.issue(name)
+    deployed_again(mail_host)
+    mail_host.store.renew("mail.a.test", mail_host.authority.issue(["mail.a.test"]))
+    mail_host.issue("mail.d.test")
+    mail_host.store.delete("mail.b.test")
+    key = mail_host.store.path("mail.c.test", "privkey").resolve()
+    key.write_bytes(mail_host.authority.issue(["mail.x.test"]).key_pem)
+    text = checked(mail_host, WARNING)
     assert "mail.a.test: renewed, but not deployed yet" in text
     assert "mail.d.test: new, but not deployed yet" in text
     assert "mail.b.test: its lineage is gone: the next run removes it" in text
     assert "mail.c.test: key_mismatch: the private key is not the key of the certificate" in text
     assert "mail.c.test: kept_last_good: its last good certificate, valid until 20" in text
 
-    applied(laboratory, "--no-reload", "--no-verify", code=4)
-    text = checked(laboratory, WARNING)
+    applied(mail_host, "--no-reload", "--no-verify", code=4)
+    text = checked(mail_host, WARNING)
     assert "mail.b.test: not served any more: its lineage is gone, and was removed on 20" in text
     assert "not deployed yet" not in text
     assert "kept_last_good" in text
-    laboratory.store.renew("mail.c.test", laboratory.authority.issue(["mail.c.test"]))
-    laboratory.issue("mail.b.test")
-    applied(laboratory, "--no-reload", "--no-verify")
-    checked(laboratory, OK)
+    mail_host.store.renew("mail.c.test", mail_host.authority.issue(["mail.c.test"]))
+    mail_host.issue("mail.b.test")
+    applied(mail_host, "--no-reload", "--no-verify")
+    checked(mail_host, OK)
 
 
 # ── runs, and what they left ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_run_that_failed_is_told_until_one_works(laboratory: Laboratory) -> None:
-    laboratory.issue("mail.a.test")
-    deployed_again(laboratory)
-    laboratory.configure(dovecot={"action": ["/bin/false"]})
+def test_a_run_that_failed_is_told_until_one_works(mail_host: MailHost) -> None:
+    mail_host.issue("mail.a.test")
+    deployed_again(mail_host)
+    mail_host.configure(dovecot={"action": ["/bin/false"]})
     hook = {**environment(), "MAILSNI_STARTED_BY": "certbot-post"}
-    words = [sys.executable, "-m", "mailsni", "--config", str(laboratory.config), "apply", "--force"]
+    words = [sys.executable, "-m", "mailsni", "--config", str(mail_host.config), "apply", "--force"]
     assert subprocess.run(words, env=hook, capture_output=True, check=False).returncode == 1
-    text = checked(laboratory, WARNING)
+    text = checked(mail_host, WARNING)
     assert re.search(r"the hook certbot-post failed, on 20[0-9 :-]+ UTC: .*/bin/false.* \(exit code 1\)", text)
-    laboratory.configure(names={"include": ["mail.*"]}, dovecot={"acton": "none"})
-    assert laboratory.mailsni("apply").returncode == 78
-    assert "unknown key" in checked(laboratory, UNKNOWN)
-    laboratory.settings["dovecot"].pop("acton")
-    laboratory.configure(dovecot={"action": "none"})
-    text = checked(laboratory, WARNING)
+    mail_host.configure(names={"include": ["mail.*"]}, dovecot={"acton": "none"})
+    assert mail_host.mailsni("apply").returncode == 78
+    assert "unknown key" in checked(mail_host, UNKNOWN)
+    mail_host.settings["dovecot"].pop("acton")
+    mail_host.configure(dovecot={"action": "none"})
+    text = checked(mail_host, WARNING)
     assert "the last run failed, started by unattended with a wrong configuration, on 20" in text
-    applied(laboratory)
-    checked(laboratory, OK)
+    applied(mail_host)
+    checked(mail_host, OK)
 
 
-def test_what_was_rolled_back_is_critical(laboratory: Laboratory) -> None:
-    laboratory.issue("mail.a.test")
-    deployed_again(laboratory)
-    state = laboratory.directory / "state"
+def test_what_was_rolled_back_is_critical(mail_host: MailHost) -> None:
+    mail_host.issue("mail.a.test")
+    deployed_again(mail_host)
+    state = mail_host.directory / "state"
     now = datetime.now(UTC)
     history.record(state, history.Run(now, now, 5, "dovecot: mail.a.test: cut off", "timer", error="cut off"))
-    text = checked(laboratory, CRITICAL)
+    text = checked(mail_host, CRITICAL)
     assert "started by timer, on 20" in text
     assert text.endswith("UTC: dovecot: mail.a.test: cut off (exit code 5)")
 
@@ -462,46 +462,46 @@ STATES: dict[str, tuple[str, Callable[[Path], object], int, str]] = {
 }
 
 
-def test_each_state_of_the_records_is_a_clear_line(laboratory: Laboratory) -> None:
-    laboratory.issue("mail.a.test")
-    state = laboratory.directory / "state"
+def test_each_state_of_the_records_is_a_clear_line(mail_host: MailHost) -> None:
+    mail_host.issue("mail.a.test")
+    state = mail_host.directory / "state"
     wrong = {}
     for name, (file, plant, code, words) in STATES.items():
         shutil.rmtree(state) if state.is_dir() else state.unlink(missing_ok=True)
-        deployed_again(laboratory)
+        deployed_again(mail_host)
         if not (state / "runs.json").exists():
             (state / "runs.json").write_text("{}")
         plant(state / file)
-        wrong[name] = why_not(laboratory, code, words)
+        wrong[name] = why_not(mail_host, code, words)
     assert wrong == dict.fromkeys(wrong)
 
 
-def test_a_run_that_goes_on_is_no_fault(laboratory: Laboratory) -> None:
+def test_a_run_that_goes_on_is_no_fault(mail_host: MailHost) -> None:
     """It has its journal, and holds the lock: what it has not published yet is not wrong."""
-    laboratory.issue("mail.a.test")
-    deployed_again(laboratory)
-    laboratory.store.renew("mail.a.test", laboratory.authority.issue(["mail.a.test"]))
-    witness = laboratory.directory / "reloading"
-    laboratory.configure(
+    mail_host.issue("mail.a.test")
+    deployed_again(mail_host)
+    mail_host.store.renew("mail.a.test", mail_host.authority.issue(["mail.a.test"]))
+    witness = mail_host.directory / "reloading"
+    mail_host.configure(
         dovecot={"action": ["/bin/sh", "-c", f"touch {witness}; while test -e {witness}; do sleep 0.1; done"]}
     )
-    words = [sys.executable, "-m", "mailsni", "--config", str(laboratory.config), "apply", "--no-verify"]
+    words = [sys.executable, "-m", "mailsni", "--config", str(mail_host.config), "apply", "--no-verify"]
     with subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL) as run_that_goes_on:
         while not witness.exists():
             assert run_that_goes_on.poll() is None
             time.sleep(0.05)
-        checked(laboratory, OK)
+        checked(mail_host, OK)
         witness.unlink()
         assert run_that_goes_on.wait(30) == 0
-    checked(laboratory, OK)
+    checked(mail_host, OK)
 
 
 # ── who asks, and how ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def as_nobody(laboratory: Laboratory, *words: str) -> subprocess.CompletedProcess[str]:
-    config = laboratory.postfix.directory.parent / "config.toml"
-    config.write_bytes(laboratory.config.read_bytes())
+def as_nobody(mail_host: MailHost, *words: str) -> subprocess.CompletedProcess[str]:
+    config = mail_host.postfix.directory.parent / "config.toml"
+    config.write_bytes(mail_host.config.read_bytes())
     config.chmod(0o644)
     return subprocess.run(
         [sys.executable, "-m", "mailsni", "--config", str(config), "check", *words],
@@ -516,12 +516,12 @@ def as_nobody(laboratory: Laboratory, *words: str) -> subprocess.CompletedProces
 
 
 @pytest.mark.on_both
-def test_anybody_sees_the_public_parts(laboratory: Laboratory) -> None:
+def test_anybody_sees_the_public_parts(mail_host: MailHost) -> None:
     now = datetime.now(UTC)
-    issued = laboratory.authority.issue(["mail.a.test", "imap.a.test"], not_after=now + timedelta(days=20))
-    laboratory.store.add("a.test", issued)
-    deployed_again(laboratory)
-    done = as_nobody(laboratory)
+    issued = mail_host.authority.issue(["mail.a.test", "imap.a.test"], not_after=now + timedelta(days=20))
+    mail_host.store.add("a.test", issued)
+    deployed_again(mail_host)
+    done = as_nobody(mail_host)
     assert done.returncode == OK, done.stdout
     assert done.stderr == ""
     text, _, data = done.stdout.partition(" | ")
@@ -531,19 +531,19 @@ def test_anybody_sees_the_public_parts(laboratory: Laboratory) -> None:
     assert "the record of what is deployed" in text
     assert "the entries of the map" in text
     assert re.match(r"'expiry'=(19\.9|20\.0)", data)
-    assert as_nobody(laboratory, "--warning", "21").returncode == WARNING
-    map_of(laboratory).chmod(0o640)
-    done = as_nobody(laboratory)
+    assert as_nobody(mail_host, "--warning", "21").returncode == WARNING
+    map_of(mail_host).chmod(0o640)
+    done = as_nobody(mail_host)
     assert done.returncode == CRITICAL
-    assert f"{map_of(laboratory)} has mode 0640 instead of 0600" in done.stdout
-    map_of(laboratory).chmod(0o600)
-    laboratory.include_file.chmod(0o600)
-    done = as_nobody(laboratory)
+    assert f"{map_of(mail_host)} has mode 0640 instead of 0600" in done.stdout
+    map_of(mail_host).chmod(0o600)
+    mail_host.include_file.chmod(0o600)
+    done = as_nobody(mail_host)
     assert done.returncode == UNKNOWN
     assert "nothing of what is deployed can be seen by this user" in done.stdout
 
 
-def test_a_wrong_command_line_is_unknown(laboratory: Laboratory) -> None:
+def test_a_wrong_command_line_is_unknown(mail_host: MailHost) -> None:
     for words in (
         ["--warning", "soon"],
         ["--warning", "nan"],
@@ -552,33 +552,33 @@ def test_a_wrong_command_line_is_unknown(laboratory: Laboratory) -> None:
         ["one", "more"],
         ["--warning", "1", "--critical", "2"],
     ):
-        assert "usage: " in checked(laboratory, UNKNOWN, *words)
-    done = laboratory.mailsni("--bogus", "check")
+        assert "usage: " in checked(mail_host, UNKNOWN, *words)
+    done = mail_host.mailsni("--bogus", "check")
     assert (done.returncode, done.stdout[:27]) == (UNKNOWN, "MAILSNI UNKNOWN - usage: No")
     with Path("/dev/full").open("w") as full:
-        words = [sys.executable, "-m", "mailsni", "--config", str(laboratory.config), "check"]
+        words = [sys.executable, "-m", "mailsni", "--config", str(mail_host.config), "check"]
         assert subprocess.run(words, env=environment(), stdout=full, check=False).returncode == UNKNOWN
 
 
 @pytest.mark.on_both
-def test_on_the_wire(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
-    trusted = laboratory.directory / "root.pem"
-    trusted.write_bytes(laboratory.authority.root_pem)
+def test_on_the_wire(mail_host: MailHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    trusted = mail_host.directory / "root.pem"
+    trusted.write_bytes(mail_host.authority.root_pem)
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
-    issued = laboratory.issue("mail.a.test")
-    with laboratory.postfix, laboratory.dovecot:
-        applied(laboratory)
-        assert checked(laboratory, OK, "--wire").endswith(" answers as intended")
-        laboratory.store.renew("mail.a.test", laboratory.authority.issue(["mail.a.test"]))
-        text = checked(laboratory, WARNING, "--wire")
+    issued = mail_host.issue("mail.a.test")
+    with mail_host.postfix, mail_host.dovecot:
+        applied(mail_host)
+        assert checked(mail_host, OK, "--wire").endswith(" answers as intended")
+        mail_host.store.renew("mail.a.test", mail_host.authority.issue(["mail.a.test"]))
+        text = checked(mail_host, WARNING, "--wire")
         assert text == "mail.a.test: renewed, but not deployed yet"
-        laboratory.map.write_text("")
-        postmap(laboratory, f"cdb:{laboratory.map}", "-F")
-        text = checked(laboratory, CRITICAL, "--wire")
+        mail_host.map.write_text("")
+        postmap(mail_host, f"cdb:{mail_host.map}", "-F")
+        text = checked(mail_host, CRITICAL, "--wire")
         assert re.search(r"postfix on the wire: mail\.a\.test at smtp://.*: other certificate \(shows ", text)
-        assert issued.fingerprint == laboratory.served("imaps", "mail.a.test")
-        laboratory.dovecot.stop()
-        text = checked(laboratory, CRITICAL, "--wire")
+        assert issued.fingerprint == mail_host.served("imaps", "mail.a.test")
+        mail_host.dovecot.stop()
+        text = checked(mail_host, CRITICAL, "--wire")
         assert re.search(
             r"dovecot on the wire: imap://[^ ]+, imaps://[^ ]+, pop3://[^ ]+ and 2 more: not listening", text
         )

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.clients import SERVERS, Crowd, Visit
 
 from mailsni.sandbox.servers import PrivateDovecot
-from tests.support.mail_host import Laboratory
+from tests.support.mail_host import MailHost
 
 NAMES = tuple(f"mail.d{number}.test" for number in range(6))
 RENEWED_AT_ONCE = 2
@@ -54,24 +54,24 @@ def allowed(visit: Visit, first: str, renewals: list[Renewal]) -> set[str]:
 
 
 @pytest.mark.shared("bookworm")
-def test_clients_never_notice_an_apply(laboratory: Laboratory, figures: list[str]) -> None:
+def test_clients_never_notice_an_apply(mail_host: MailHost, figures: list[str]) -> None:
     """Zero failed or refused, never a certificate that is neither old nor new, after each apply the new one."""
-    first = {name: laboratory.issue(name).fingerprint for name in NAMES}
-    assert laboratory.mailsni("apply").returncode == 0
+    first = {name: mail_host.issue(name).fingerprint for name in NAMES}
+    assert mail_host.mailsni("apply").returncode == 0
     services = [service for names in SERVERS.values() for service in names]
-    ports = {service: laboratory.endpoints[service] for service in services}
+    ports = {service: mail_host.endpoints[service] for service in services}
     current = dict(first)
     renewals: dict[str, list[Renewal]] = {name: [] for name in NAMES}
     applies = 0
     deadline = time.monotonic() + TIME_LIMIT
-    with Crowd(laboratory.directory, ports, NAMES, laboratory.authority.root_pem, pause=PAUSE) as crowd:
+    with Crowd(mail_host.directory, ports, NAMES, mail_host.authority.root_pem, pause=PAUSE) as crowd:
         while applies < APPLIES and time.monotonic() < deadline:
             chosen = [NAMES[(applies * RENEWED_AT_ONCE + at) % len(NAMES)] for at in range(RENEWED_AT_ONCE)]
-            renewed = {name: laboratory.authority.issue([name]) for name in chosen}
+            renewed = {name: mail_host.authority.issue([name]) for name in chosen}
             for name, issued in renewed.items():
-                laboratory.store.renew(name, issued)
+                mail_host.store.renew(name, issued)
             begun = time.monotonic()
-            done = laboratory.mailsni("apply")
+            done = mail_host.mailsni("apply")
             ended = time.monotonic()
             assert done.returncode == 0, done.stdout + done.stderr
             for name, issued in renewed.items():

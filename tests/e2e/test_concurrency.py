@@ -19,7 +19,7 @@ import pytest
 from mailsni.host.commands import environment, require_tool, run
 from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import PrivateDovecot
-from tests.support.mail_host import Laboratory
+from tests.support.mail_host import MailHost
 
 pytestmark = pytest.mark.shared
 
@@ -36,18 +36,18 @@ def dovecot(lasting_dovecot: PrivateDovecot) -> PrivateDovecot:
 
 
 @pytest.fixture
-def deployed(laboratory: Laboratory) -> dict[str, Issued]:
+def deployed(mail_host: MailHost) -> dict[str, Issued]:
     """Two names that are served."""
-    issued = {name: laboratory.issue(name) for name in (FIRST, SECOND)}
-    done = laboratory.mailsni("apply")
+    issued = {name: mail_host.issue(name) for name in (FIRST, SECOND)}
+    done = mail_host.mailsni("apply")
     assert done.returncode == 0, done.stdout + done.stderr
     return issued
 
 
-def start(laboratory: Laboratory, *arguments: str) -> subprocess.Popen[str]:
+def start(mail_host: MailHost, *arguments: str) -> subprocess.Popen[str]:
     """Start the program and do not wait for it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "mailsni", "--config", str(laboratory.config), *arguments],
+        [sys.executable, "-m", "mailsni", "--config", str(mail_host.config), *arguments],
         env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -65,80 +65,80 @@ def ended(*runs: subprocess.Popen[str]) -> list[tuple[int, str, str]]:
     return results
 
 
-def renew(laboratory: Laboratory, name: str) -> Issued:
+def renew(mail_host: MailHost, name: str) -> Issued:
     """Put another certificate into the lineage of a name."""
-    issued = laboratory.authority.issue([name])
-    laboratory.store.renew(name, issued)
+    issued = mail_host.authority.issue([name])
+    mail_host.store.renew(name, issued)
     return issued
 
 
-def reloads(laboratory: Laboratory) -> int:
+def reloads(mail_host: MailHost) -> int:
     """How often Dovecot was told to read its configuration: once for each publish."""
-    return laboratory.dovecot.log.read_text().count("SIGHUP received")
+    return mail_host.dovecot.log.read_text().count("SIGHUP received")
 
 
-def assert_in_order(laboratory: Laboratory, wanted: dict[str, Issued]) -> None:
+def assert_in_order(mail_host: MailHost, wanted: dict[str, Issued]) -> None:
     """What lies there and what is served is what one run alone would have left."""
     for name, issued in wanted.items():
-        assert laboratory.served_everywhere(name) == dict.fromkeys(laboratory.endpoints, issued.fingerprint)
-    assert laboratory.map.read_text() == laboratory.mailsni("render", "postfix").stdout
-    assert laboratory.include_file.read_text() == laboratory.mailsni("render", "dovecot").stdout
-    pins = sorted(path.name.partition("-")[0] for path in laboratory.pin_directory.iterdir())
+        assert mail_host.served_everywhere(name) == dict.fromkeys(mail_host.endpoints, issued.fingerprint)
+    assert mail_host.map.read_text() == mail_host.mailsni("render", "postfix").stdout
+    assert mail_host.include_file.read_text() == mail_host.mailsni("render", "dovecot").stdout
+    pins = sorted(path.name.partition("-")[0] for path in mail_host.pin_directory.iterdir())
     assert pins == sorted(issued.fingerprint for issued in wanted.values())
-    assert {stat.S_IMODE(path.stat().st_mode) for path in laboratory.pin_directory.iterdir()} == {0o600}
-    places = (laboratory.postfix.config_directory, laboratory.dovecot.config_directory)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in mail_host.pin_directory.iterdir()} == {0o600}
+    places = (mail_host.postfix.config_directory, mail_host.dovecot.config_directory)
     assert [path for place in places for path in place.rglob(".mailsni*")] == []
-    kept = {path.name for path in (laboratory.directory / "state").iterdir()}
+    kept = {path.name for path in (mail_host.directory / "state").iterdir()}
     assert kept == {"deployment.json", "readings.json", "runs.json"}
-    complaint = run([require_tool("doveconf"), "-c", laboratory.dovecot.config_file, "-n", "-x"], discard=True)
+    complaint = run([require_tool("doveconf"), "-c", mail_host.dovecot.config_file, "-n", "-x"], discard=True)
     assert complaint.returncode == 0, complaint.stderr
-    assert laboratory.mailsni("plan", "--detailed-exitcode").returncode == 0
+    assert mail_host.mailsni("plan", "--detailed-exitcode").returncode == 0
 
 
 @pytest.mark.on_both
 @pytest.mark.parametrize("count", [2, 10])
 @pytest.mark.parametrize("waits", [False, True], ids=["at once or never", "waiting"])
-def test_runs_at_once(laboratory: Laboratory, deployed: dict[str, Issued], count: int, *, waits: bool) -> None:
+def test_runs_at_once(mail_host: MailHost, deployed: dict[str, Issued], count: int, *, waits: bool) -> None:
     """One publishes; the others find the lock held (75), or nothing left to do (0)."""
-    renewed = renew(laboratory, FIRST)
-    before = reloads(laboratory)
-    results = ended(*(start(laboratory, "apply", "--json", *(WAIT if waits else ())) for _ in range(count)))
+    renewed = renew(mail_host, FIRST)
+    before = reloads(mail_host)
+    results = ended(*(start(mail_host, "apply", "--json", *(WAIT if waits else ())) for _ in range(count)))
     codes = [code for code, _, _ in results]
     assert set(codes) <= ({0} if waits else {0, 75}), results
     assert 0 in codes
     documents = [json.loads(output) for code, output, _ in results if code == 0]
     assert sum(bool(one["published"]) for one in documents) == 1
-    assert reloads(laboratory) - before == 1
+    assert reloads(mail_host) - before == 1
     for code, _, talk in results:
         assert ("another run holds the lock" in talk) == (code == 75), talk
-    assert_in_order(laboratory, {**deployed, FIRST: renewed})
+    assert_in_order(mail_host, {**deployed, FIRST: renewed})
 
 
-def test_many_hooks_in_a_row_make_at_most_two_publishes(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+def test_many_hooks_in_a_row_make_at_most_two_publishes(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """Certbot calls a deploy hook for each lineage: here twelve are started, and a renewal comes in the middle."""
-    before = reloads(laboratory)
-    wanted = {**deployed, FIRST: renew(laboratory, FIRST)}
-    runs = [start(laboratory, "apply", "--quiet", *WAIT) for _ in range(6)]
-    wanted[SECOND] = renew(laboratory, SECOND)
-    runs += [start(laboratory, "apply", "--quiet", *WAIT) for _ in range(6)]
+    before = reloads(mail_host)
+    wanted = {**deployed, FIRST: renew(mail_host, FIRST)}
+    runs = [start(mail_host, "apply", "--quiet", *WAIT) for _ in range(6)]
+    wanted[SECOND] = renew(mail_host, SECOND)
+    runs += [start(mail_host, "apply", "--quiet", *WAIT) for _ in range(6)]
     assert [(code, output) for code, output, _ in ended(*runs)] == [(0, "")] * len(runs)
-    assert 1 <= reloads(laboratory) - before <= 2
-    assert_in_order(laboratory, wanted)
+    assert 1 <= reloads(mail_host) - before <= 2
+    assert_in_order(mail_host, wanted)
 
 
 class Gate:
     """Makes runs stay, lock in hand and files published, where they tell Dovecot; then it is told."""
 
-    def __init__(self, laboratory: Laboratory) -> None:
-        self.entered, self._open = laboratory.directory / "entered", laboratory.directory / "open"
-        reload = f"{require_tool('doveadm')} -c {laboratory.dovecot.config_file} reload"
+    def __init__(self, mail_host: MailHost) -> None:
+        self.entered, self._open = mail_host.directory / "entered", mail_host.directory / "open"
+        reload = f"{require_tool('doveadm')} -c {mail_host.dovecot.config_file} reload"
         # Not for ever, should the test end early.
         turns = int(LIMIT * 20)
         script = (
             f"echo $$ >> {self.entered}; n=0; "
             f"while [ ! -e {self._open} ] && [ $n -lt {turns} ]; do sleep 0.05; n=$((n+1)); done; exec {reload}"
         )
-        laboratory.configure(dovecot={"action": ["/bin/sh", "-c", script]})
+        mail_host.configure(dovecot={"action": ["/bin/sh", "-c", script]})
 
     def wait_for_entry(self) -> int:
         """The process id of the command that the first run has started."""
@@ -154,10 +154,10 @@ class Gate:
 
 
 @contextmanager
-def held_run(laboratory: Laboratory) -> Iterator[tuple[subprocess.Popen[str], Gate, int]]:
+def held_run(mail_host: MailHost) -> Iterator[tuple[subprocess.Popen[str], Gate, int]]:
     """A run that is in the middle of it, from a moment at which it has published."""
-    gate = Gate(laboratory)
-    process = start(laboratory, "apply")
+    gate = Gate(mail_host)
+    process = start(mail_host, "apply")
     try:
         yield process, gate, gate.wait_for_entry()
     finally:
@@ -167,32 +167,32 @@ def held_run(laboratory: Laboratory) -> Iterator[tuple[subprocess.Popen[str], Ga
 
 
 @pytest.mark.on_both
-def test_a_killed_holder_frees_the_lock_at_once(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+def test_a_killed_holder_frees_the_lock_at_once(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """Also when a command that it started lives on: no child inherits the lock."""
-    renewed = renew(laboratory, FIRST)
-    with held_run(laboratory) as (process, gate, child):
-        assert laboratory.mailsni("apply").returncode == 75
+    renewed = renew(mail_host, FIRST)
+    with held_run(mail_host) as (process, gate, child):
+        assert mail_host.mailsni("apply").returncode == 75
         process.kill()
         assert process.wait() == -signal.SIGKILL
         os.kill(child, 0)
-        laboratory.configure(dovecot={"action": "reload"})
-        done = laboratory.mailsni("apply")
+        mail_host.configure(dovecot={"action": "reload"})
+        done = mail_host.mailsni("apply")
         assert done.returncode == 0, done.stderr
         os.kill(child, 0)
         gate.open()
-    assert_in_order(laboratory, {**deployed, FIRST: renewed})
+    assert_in_order(mail_host, {**deployed, FIRST: renewed})
 
 
-def test_who_waits_is_served_when_the_holder_is_killed(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
-    renewed = renew(laboratory, FIRST)
-    with held_run(laboratory) as (process, gate, _):
-        waiting = start(laboratory, "apply", *WAIT)
+def test_who_waits_is_served_when_the_holder_is_killed(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
+    renewed = renew(mail_host, FIRST)
+    with held_run(mail_host) as (process, gate, _):
+        waiting = start(mail_host, "apply", *WAIT)
         time.sleep(1)
         assert waiting.poll() is None
         process.kill()
         gate.open()
         assert [code for code, _, _ in ended(waiting)] == [0]
-    assert_in_order(laboratory, {**deployed, FIRST: renewed})
+    assert_in_order(mail_host, {**deployed, FIRST: renewed})
 
 
 def remove_it(lock: Path) -> None:
@@ -207,16 +207,16 @@ def replace_it(lock: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [remove_it, replace_it])
 def test_a_lock_that_is_taken_away_while_it_is_held(
-    laboratory: Laboratory, deployed: dict[str, Issued], spoil: Callable[[Path], None]
+    mail_host: MailHost, deployed: dict[str, Issued], spoil: Callable[[Path], None]
 ) -> None:
     """Somebody tidied up /run. Whatever the two runs do to each other, no server is hurt, and the next run mends it."""
-    held = renew(laboratory, FIRST)
-    with held_run(laboratory) as (process, gate, _):
-        spoil(laboratory.directory / "mailsni.lock")
-        later = renew(laboratory, SECOND)
-        other = start(laboratory, "apply")
+    held = renew(mail_host, FIRST)
+    with held_run(mail_host) as (process, gate, _):
+        spoil(mail_host.directory / "mailsni.lock")
+        later = renew(mail_host, SECOND)
+        other = start(mail_host, "apply")
         time.sleep(3)
-        complaint = run([require_tool("doveconf"), "-c", laboratory.dovecot.config_file, "-n", "-x"], discard=True)
+        complaint = run([require_tool("doveconf"), "-c", mail_host.dovecot.config_file, "-n", "-x"], discard=True)
         assert complaint.returncode == 0, complaint.stderr
         gate.open()
         results = ended(process, other)
@@ -224,53 +224,53 @@ def test_a_lock_that_is_taken_away_while_it_is_held(
         assert code in (0, 1, 5, 75), talk
         assert "Traceback" not in talk
     for name, options in ((FIRST, (deployed[FIRST], held)), (SECOND, (deployed[SECOND], later))):
-        served = set(laboratory.served_everywhere(name).values())
+        served = set(mail_host.served_everywhere(name).values())
         assert served <= {one.fingerprint for one in options}, results
-    done = laboratory.mailsni("apply")
+    done = mail_host.mailsni("apply")
     assert done.returncode == 0, done.stderr
-    assert_in_order(laboratory, {FIRST: held, SECOND: later})
+    assert_in_order(mail_host, {FIRST: held, SECOND: later})
 
 
-def test_looking_on_during_a_run(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+def test_looking_on_during_a_run(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """In the very middle of one: status, plan and the others need no lock, and tell both names."""
-    renewed = renew(laboratory, FIRST)
-    with held_run(laboratory) as (process, gate, _):
+    renewed = renew(mail_host, FIRST)
+    with held_run(mail_host) as (process, gate, _):
         for words in (("status",), ("plan",), ("explain", FIRST), ("render", "postfix"), ("render", "dovecot")):
-            done = laboratory.mailsni(*words)
+            done = mail_host.mailsni(*words)
             assert (done.returncode, done.stderr) == (0, ""), words
-        state = json.loads(laboratory.mailsni("status", "--json").stdout)
+        state = json.loads(mail_host.mailsni("status", "--json").stdout)
         assert {one["name"] for one in state["names"]} == {FIRST, SECOND}
         gate.open()
         assert [code for code, _, _ in ended(process)] == [0]
-    assert_in_order(laboratory, {**deployed, FIRST: renewed})
+    assert_in_order(mail_host, {**deployed, FIRST: renewed})
 
 
-def test_looking_on_while_everything_changes(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+def test_looking_on_while_everything_changes(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """Runs with renewals, a new name and a deletion, one after the other, beside an endless look."""
     over = threading.Event()
     looks: list[subprocess.CompletedProcess[str]] = []
 
     def look() -> None:
         while not over.is_set():
-            looks.extend(laboratory.mailsni(word) for word in ("status", "plan"))
+            looks.extend(mail_host.mailsni(word) for word in ("status", "plan"))
 
     onlooker = threading.Thread(target=look)
     onlooker.start()
     try:
         wanted = dict(deployed)
         for turn in range(6):
-            wanted[FIRST] = renew(laboratory, FIRST)
+            wanted[FIRST] = renew(mail_host, FIRST)
             name = f"mail.turn{turn}.test"
-            wanted[name] = laboratory.issue(name)
+            wanted[name] = mail_host.issue(name)
             if turn:
                 gone = f"mail.turn{turn - 1}.test"
-                laboratory.store.delete(gone)
+                mail_host.store.delete(gone)
                 del wanted[gone]
-            done = laboratory.mailsni("apply")
+            done = mail_host.mailsni("apply")
             assert done.returncode == 0, done.stderr
     finally:
         over.set()
         onlooker.join()
     assert len(looks) > 2
     assert [(done.returncode, done.stderr) for done in looks if done.returncode or done.stderr] == []
-    assert_in_order(laboratory, wanted)
+    assert_in_order(mail_host, wanted)

@@ -1,6 +1,6 @@
 """Each mistake that `mailsni doctor` knows, planted on a real Postfix and a certbot directory: named, placed, mended.
 
-One laboratory is made and applied for all of them, and put back as it was after each. Its parts that the doctor reads
+One mail host is made and applied for all of them, and put back as it was after each. Its parts that the doctor reads
 lie where everybody can pass through, because who can read what is among the questions.
 """
 
@@ -29,7 +29,7 @@ from mailsni.host.commands import environment, find_tool
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, workspace
-from tests.support.mail_host import DEFAULT_NAME, Laboratory, require
+from tests.support.mail_host import DEFAULT_NAME, MailHost, require
 
 PROGRAMS = Path(sys.executable).parent
 NAME, OTHER = "mail.one.test", "mail.two.test"
@@ -39,13 +39,13 @@ _LONG_AGO = 1_000_000_000
 
 @dataclass
 class Host:
-    """The laboratory with a system's root of its own, and copies of everything a mistake may be planted in.
+    """The mail_host with a system's root of its own, and copies of everything a mistake may be planted in.
 
     Attributes:
         root: where cron's tables and units are looked for.
     """
 
-    laboratory: Laboratory
+    mail_host: MailHost
     directory: Path
     root: Path
     _kept: Path = field(init=False)
@@ -55,10 +55,10 @@ class Host:
         self._kept.mkdir()
         for name, path in self._places().items():
             shutil.copytree(path, self._kept / name, symlinks=True)
-        self._configuration = self.laboratory.config.read_bytes()
+        self._configuration = self.mail_host.config.read_bytes()
 
     def _places(self) -> dict[str, Path]:
-        lab = self.laboratory
+        lab = self.mail_host
         return {
             "postfix": lab.postfix.config_directory,
             "dovecot": lab.dovecot.config_directory,
@@ -72,12 +72,12 @@ class Host:
         for name, path in self._places().items():
             shutil.rmtree(path)
             shutil.copytree(self._kept / name, path, symlinks=True)
-        self.laboratory.config.write_bytes(self._configuration)
+        self.mail_host.config.write_bytes(self._configuration)
 
     @property
     def etc(self) -> Path:
         """Postfix's directory."""
-        return self.laboratory.postfix.config_directory
+        return self.mail_host.postfix.config_directory
 
     @property
     def main_cf(self) -> Path:
@@ -92,22 +92,22 @@ class Host:
     @property
     def live(self) -> Path:
         """The store."""
-        return self.laboratory.store.live
+        return self.mail_host.store.live
 
     @property
     def archive(self) -> Path:
         """Where the store's files lie."""
-        return self.laboratory.store.archive
+        return self.mail_host.store.archive
 
     @property
     def hooks(self) -> Path:
         """The directories of certbot's hooks."""
-        return self.laboratory.store.root / "renewal-hooks"
+        return self.mail_host.store.root / "renewal-hooks"
 
     def find(self) -> dict[str, Finding]:
         """What the doctor finds, by its code. Dovecot's looks have tests of their own, and take most of the time."""
         with mock.patch.object(dovecot, "findings", return_value=()):
-            found = examine(parser.load(self.laboratory.config, required=True), datetime.now(UTC), root=self.root)
+            found = examine(parser.load(self.mail_host.config, required=True), datetime.now(UTC), root=self.root)
         return {one.code: one for one in found}
 
     def shell(self, line: str) -> str:
@@ -122,7 +122,7 @@ class Host:
             env={
                 **environment(),
                 "PATH": path,
-                "MAILSNI_CONFIG": str(self.laboratory.config),
+                "MAILSNI_CONFIG": str(self.mail_host.config),
                 "MAILSNI_STARTED_BY": "cron",
             },
             stdin=subprocess.DEVNULL,
@@ -148,7 +148,7 @@ class Host:
 
     def option(self, service: int, option: str) -> str:
         """Give one of the three services of master.cf an option; tells its line."""
-        port = list(self.laboratory.postfix.endpoints.values())[service]
+        port = list(self.mail_host.postfix.endpoints.values())[service]
         text = self.master_cf.read_text().split("\n")
         at = next(number for number, line in enumerate(text) if line.startswith(f"127.0.0.1:{port} "))
         text.insert(at + 1, f"  -o {option}")
@@ -162,7 +162,7 @@ class Host:
         source.chmod(mode)
         if compiled:
             self.shell(f"postmap -c {self.etc} {compiled if compiled != 'plain' else ''} {kind}:{source}")
-        self.postconf("-e", f"tls_server_sni_maps={kind}:{source}, cdb:{self.laboratory.map}")
+        self.postconf("-e", f"tls_server_sni_maps={kind}:{source}, cdb:{self.mail_host.map}")
         return source
 
     def pair(self, lineage: str) -> str:
@@ -183,27 +183,27 @@ class Host:
 
 @pytest.fixture(scope="module")
 def made(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """The laboratory in order, applied by what would apply it on a host."""
+    """The mail_host in order, applied by what would apply it on a host."""
     require(PrivatePostfix.unavailable())
     require(PrivateDovecot.unavailable())
     default = authority.issue([DEFAULT_NAME])
     directory = tmp_path_factory.mktemp("doctor")
-    with workspace() as rooms:
+    with workspace() as shared_tmp:
         for name in ("postfix", "dovecot"):
-            (rooms / name).mkdir(mode=0o755)
-        store = CertbotDirectory(rooms / "letsencrypt")
+            (shared_tmp / name).mkdir(mode=0o755)
+        store = CertbotDirectory(shared_tmp / "letsencrypt")
         for kind in ("pre", "deploy", "post"):
             (store.root / "renewal-hooks" / kind).mkdir(parents=True)
         store.add(DEFAULT_NAME, default)
         for name in ("one.test", "two.test"):
             store.add(name, authority.issue([f"mail.{name}", f"imap.{name}"]))
-        dovecot = PrivateDovecot(rooms / "dovecot", default)  # asked by its tools only
-        etc = rooms / "postfix" / "etc"
-        with PrivatePostfix(rooms / "postfix", default, sni_map=f"cdb:{etc}/mailsni") as postfix:
-            laboratory = Laboratory(directory, authority, store, postfix, dovecot, default)
-            laboratory.configure(names={"include": list(INCLUDE)})
+        dovecot = PrivateDovecot(shared_tmp / "dovecot", default)  # asked by its tools only
+        etc = shared_tmp / "postfix" / "etc"
+        with PrivatePostfix(shared_tmp / "postfix", default, sni_map=f"cdb:{etc}/mailsni") as postfix:
+            mail_host = MailHost(directory, authority, store, postfix, dovecot, default)
+            mail_host.configure(names={"include": list(INCLUDE)})
             done = subprocess.run(
-                [sys.executable, "-m", "mailsni", "--config", str(laboratory.config), "apply"],
+                [sys.executable, "-m", "mailsni", "--config", str(mail_host.config), "apply"],
                 env={**environment(), "MAILSNI_STARTED_BY": "cron"},
                 capture_output=True,
                 text=True,
@@ -211,9 +211,9 @@ def made(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iter
                 check=False,
             )
             assert done.returncode == 0, done.stdout + done.stderr
-            root = rooms / "root"
+            root = shared_tmp / "root"
             (root / "etc/cron.d").mkdir(parents=True)
-            yield Host(laboratory, directory, root)
+            yield Host(mail_host, directory, root)
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def host(made: Host) -> Iterator[Host]:
 
 
 def test_where_everything_is_in_order_nothing_is_found(host: Host) -> None:
-    said = host.laboratory.mailsni("doctor")
+    said = host.mail_host.mailsni("doctor")
     assert (said.returncode, said.stdout, said.stderr) == (0, "nothing found\n", "")
 
 
@@ -315,18 +315,18 @@ def _back_again(host: Host, finding: Finding) -> None:
 
 def _renamed(host: Host, finding: Finding) -> None:
     assert "name files that exist" in edit_of(finding)
-    host.postconf("-e", f"smtpd_tls_chain_files={host.laboratory.postfix.default_file}")
+    host.postconf("-e", f"smtpd_tls_chain_files={host.mail_host.postfix.default_file}")
 
 
 def _name_left_out(host: Host) -> str:
-    host.laboratory.configure(names={"include": ["mail.*", "imap.*"]})
+    host.mail_host.configure(names={"include": ["mail.*", "imap.*"]})
     host.shell("mailsni apply --no-reload")
     return host.line(host.main_cf, "smtpd_tls_chain_files")
 
 
 def _included(host: Host, finding: Finding) -> None:
     include = edit_of(finding).partition("include = ")[2]
-    host.laboratory.configure(names={"include": json.loads(include)})
+    host.mail_host.configure(names={"include": json.loads(include)})
     run_fix(host, finding)
 
 
@@ -344,23 +344,23 @@ def _tls_off(host: Host) -> str:
 
 
 def _type_not_built(host: Host) -> str:
-    host.postconf("-e", f"tls_server_sni_maps = gdbm:{host.laboratory.map}")
+    host.postconf("-e", f"tls_server_sni_maps = gdbm:{host.mail_host.map}")
     return host.line(host.main_cf, "tls_server_sni_maps")
 
 
 def _others_type_not_built(host: Host) -> str:
     host.table(host.entry("extra.test"))
     text = host.main_cf.read_text()
-    written = f"hash:{host.etc}/theirs, cdb:{host.laboratory.map}"
+    written = f"hash:{host.etc}/theirs, cdb:{host.mail_host.map}"
     host.main_cf.write_text(
-        text.replace(written, f"\n  gdbm:{host.etc}/theirs\n# a comment\n  cdb:{host.laboratory.map}")
+        text.replace(written, f"\n  gdbm:{host.etc}/theirs\n# a comment\n  cdb:{host.mail_host.map}")
     )
     host.postconf()
     return host.line(host.main_cf, "gdbm:")
 
 
 def _own_map_gone(host: Host) -> str:
-    host.laboratory.map.with_name("mailsni.cdb").unlink()
+    host.mail_host.map.with_name("mailsni.cdb").unlink()
     return host.line(host.main_cf, "tls_server_sni_maps")
 
 
@@ -428,7 +428,7 @@ def _dead_file(host: Host) -> str:
 
 
 def _old_copy(host: Host) -> str:
-    old = host.laboratory.authority.issue(["extra.test"], not_before=datetime.now(UTC) - timedelta(days=100))
+    old = host.mail_host.authority.issue(["extra.test"], not_before=datetime.now(UTC) - timedelta(days=100))
     pem = host.etc / "old.pem"
     pem.touch(mode=0o600)
     pem.write_bytes(old.key_pem + old.fullchain_pem)
@@ -436,7 +436,7 @@ def _old_copy(host: Host) -> str:
 
 
 def _renewed_copy(host: Host, finding: Finding) -> None:
-    new = host.laboratory.authority.issue(["extra.test"])
+    new = host.mail_host.authority.issue(["extra.test"])
     (host.etc / "old.pem").write_bytes(new.key_pem + new.fullchain_pem)
     run_fix(host, finding)
 
@@ -457,17 +457,17 @@ def _not_named(host: Host) -> str:
 
 def _named(host: Host, finding: Finding) -> None:
     assert finding.fix == Fix("mailsni setup")
-    host.postconf("-e", f"tls_server_sni_maps=cdb:{host.laboratory.map}")
+    host.postconf("-e", f"tls_server_sni_maps=cdb:{host.mail_host.map}")
 
 
 def _misspelt(host: Host) -> str:
     host.postconf("-X", "tls_server_sni_maps")
-    host.postconf("-e", f"tls_server_chain_sni_maps=cdb:{host.laboratory.map}")
+    host.postconf("-e", f"tls_server_chain_sni_maps=cdb:{host.mail_host.map}")
     return host.line(host.main_cf, "tls_server_chain_sni_maps")
 
 
 def _readable(host: Host) -> str:
-    path = host.laboratory.map.with_name("mailsni.cdb")
+    path = host.mail_host.map.with_name("mailsni.cdb")
     path.chmod(0o644)
     return str(path)
 
@@ -491,19 +491,19 @@ def _somebodys(host: Host) -> str:
 
 def _typeless(host: Host) -> str:
     host.table(host.entry("extra.test"))
-    host.postconf("-e", f"tls_server_sni_maps={host.etc}/theirs, cdb:{host.laboratory.map}")
+    host.postconf("-e", f"tls_server_sni_maps={host.etc}/theirs, cdb:{host.mail_host.map}")
     return host.line(host.main_cf, "tls_server_sni_maps")
 
 
 def _proxied(host: Host) -> str:
     host.table(host.entry("extra.test"))
-    host.postconf("-e", f"tls_server_sni_maps=proxy:hash:{host.etc}/theirs, cdb:{host.laboratory.map}")
+    host.postconf("-e", f"tls_server_sni_maps=proxy:hash:{host.etc}/theirs, cdb:{host.mail_host.map}")
     return host.line(host.main_cf, "tls_server_sni_maps")
 
 
 def _with_type(host: Host, finding: Finding) -> None:
     assert f"hash:{host.etc}/theirs" in edit_of(finding)
-    host.postconf("-e", f"tls_server_sni_maps=hash:{host.etc}/theirs, cdb:{host.laboratory.map}")
+    host.postconf("-e", f"tls_server_sni_maps=hash:{host.etc}/theirs, cdb:{host.mail_host.map}")
 
 
 def _open_service(host: Host) -> str:
@@ -521,14 +521,14 @@ def _corrected(host: Host, finding: Finding) -> None:
 
 
 def _own_without_f(host: Host) -> str:
-    host.shell(f"postmap -c {host.etc} cdb:{host.laboratory.map}")
-    return f"{host.laboratory.map}.cdb"
+    host.shell(f"postmap -c {host.etc} cdb:{host.mail_host.map}")
+    return f"{host.mail_host.map}.cdb"
 
 
 def _other_kind(host: Host) -> str:
     """A btree table under the name of a hash one: both are called .db."""
     source = host.table(host.entry("extra.test"), kind="btree")
-    host.postconf("-e", f"tls_server_sni_maps=hash:{source}, cdb:{host.laboratory.map}")
+    host.postconf("-e", f"tls_server_sni_maps=hash:{source}, cdb:{host.mail_host.map}")
     return f"{source}.db"
 
 
@@ -568,16 +568,16 @@ def _default_of(host: Host, issued: Issued) -> str:
 
 def _expired_default(host: Host) -> str:
     old = datetime.now(UTC) - timedelta(days=100)
-    return _default_of(host, host.laboratory.authority.issue([DEFAULT_NAME], not_before=old))
+    return _default_of(host, host.mail_host.authority.issue([DEFAULT_NAME], not_before=old))
 
 
 def _new_default(host: Host, finding: Finding) -> None:
     assert (finding.fix.command or "").startswith("certbot renew && ")
-    (host.etc / "default.pem").write_bytes(host.laboratory.default.key_pem + host.laboratory.default.fullchain_pem)
+    (host.etc / "default.pem").write_bytes(host.mail_host.default.key_pem + host.mail_host.default.fullchain_pem)
 
 
 def _snake_oil(host: Host) -> str:
-    return _default_of(host, host.laboratory.authority.issue([DEFAULT_NAME], self_signed=True))
+    return _default_of(host, host.mail_host.authority.issue([DEFAULT_NAME], self_signed=True))
 
 
 def _once(host: Host, finding: Finding) -> None:
@@ -640,7 +640,7 @@ POSTFIX = [
     Case(
         "parameter_misspelt",
         WARNING,
-        lambda host: host.option(1, f"tls_server_sni_map=cdb:{host.laboratory.map}"),
+        lambda host: host.option(1, f"tls_server_sni_map=cdb:{host.mail_host.map}"),
         _corrected,
     ),
     Case("map_readable", ERROR, _readable, run_fix),
@@ -673,7 +673,7 @@ def _loose_key(host: Host) -> str:
 
 
 def _open_pin(host: Host) -> str:
-    pins = host.laboratory.pin_directory
+    pins = host.mail_host.pin_directory
     pins.chmod(0o755)
     pin = min(pins.iterdir())
     pin.chmod(0o644)
@@ -687,9 +687,9 @@ def _open_archive(host: Host) -> str:
 
 
 def _leaf_alone(host: Host) -> str:
-    issued = host.laboratory.authority.issue(["mail.alone.test"])
+    issued = host.mail_host.authority.issue(["mail.alone.test"])
     alone = Issued(issued.key_pem, issued.leaf_pem, b"", issued.leaf_pem, issued.fingerprint, *_rest(issued))
-    host.laboratory.store.add("alone.test", alone)
+    host.mail_host.store.add("alone.test", alone)
     return str(host.live / "alone.test" / "fullchain.pem")
 
 
@@ -699,13 +699,13 @@ def _rest(issued: Issued) -> tuple[tuple[str, ...], datetime, datetime]:
 
 def _completed(host: Host, finding: Finding) -> None:
     assert "--cert-name alone.test" in (finding.fix.command or "")
-    host.laboratory.store.renew("alone.test", host.laboratory.authority.issue(["mail.alone.test"]))
+    host.mail_host.store.renew("alone.test", host.mail_host.authority.issue(["mail.alone.test"]))
 
 
 def _default_alone(host: Host) -> str:
     pem = host.etc / "alone.pem"
     pem.touch(mode=0o600)
-    pem.write_bytes(host.laboratory.default.key_pem + host.laboratory.default.leaf_pem)
+    pem.write_bytes(host.mail_host.default.key_pem + host.mail_host.default.leaf_pem)
     host.postconf("-e", f"smtpd_tls_chain_files={pem}")
     return host.line(host.main_cf, "smtpd_tls_chain_files")
 
@@ -713,47 +713,47 @@ def _default_alone(host: Host) -> str:
 def _issuer_added(host: Host, finding: Finding) -> None:
     assert "append the issuer's certificate" in (finding.fix.note or "")
     with (host.etc / "alone.pem").open("ab") as pem:
-        pem.write(host.laboratory.default.chain_pem)
+        pem.write(host.mail_host.default.chain_pem)
 
 
 def _two_for_a_name(host: Host) -> str:
-    issued = host.laboratory.authority.issue([NAME, "imap.one.test"], not_before=datetime.now(UTC) - timedelta(days=9))
-    host.laboratory.store.add("one.test-0001", issued)
-    return str(host.laboratory.store.renewal / "one.test-0001.conf")
+    issued = host.mail_host.authority.issue([NAME, "imap.one.test"], not_before=datetime.now(UTC) - timedelta(days=9))
+    host.mail_host.store.add("one.test-0001", issued)
+    return str(host.mail_host.store.renewal / "one.test-0001.conf")
 
 
 def _deleted(host: Host, finding: Finding) -> None:
     assert finding.fix.command == "certbot delete --cert-name one.test-0001"
-    host.laboratory.store.delete("one.test-0001")
+    host.mail_host.store.delete("one.test-0001")
 
 
 def _forgotten(host: Host) -> str:
-    (host.laboratory.store.renewal / "one.test.conf").unlink()
+    (host.mail_host.store.renewal / "one.test.conf").unlink()
     return str(host.live / "one.test")
 
 
 def _remembered(host: Host, finding: Finding) -> None:
-    assert str(host.laboratory.store.renewal / "one.test.conf") in edit_of(finding)
-    host.laboratory.store._write_renewal("one.test")
+    assert str(host.mail_host.store.renewal / "one.test.conf") in edit_of(finding)
+    host.mail_host.store._write_renewal("one.test")
 
 
 def _dead_lineage(host: Host) -> str:
-    old = host.laboratory.authority.issue(["www.old.test"], not_before=datetime.now(UTC) - timedelta(days=100))
-    host.laboratory.store.add("old.test", old)
-    (host.laboratory.store.renewal / "old.test.conf").unlink()
+    old = host.mail_host.authority.issue(["www.old.test"], not_before=datetime.now(UTC) - timedelta(days=100))
+    host.mail_host.store.add("old.test", old)
+    (host.mail_host.store.renewal / "old.test.conf").unlink()
     return str(host.live / "old.test")
 
 
 def _torn(host: Host) -> str:
     key = host.archive / "one.test" / "privkey1.pem"
-    key.write_bytes(host.laboratory.authority.issue(["x.test"]).key_pem)
+    key.write_bytes(host.mail_host.authority.issue(["x.test"]).key_pem)
     os.utime(key, (_LONG_AGO, _LONG_AGO))
     return str(host.live / "one.test")
 
 
 def _renewed(host: Host, finding: Finding) -> None:
     assert "certbot renew --cert-name one.test" in (finding.fix.command or "")
-    host.laboratory.store.renew("one.test", host.laboratory.authority.issue([NAME, "imap.one.test"]))
+    host.mail_host.store.renew("one.test", host.mail_host.authority.issue([NAME, "imap.one.test"]))
 
 
 def _no_store(host: Host) -> str:
@@ -812,7 +812,7 @@ def _link(host: Host) -> str:
 
 
 def _in_cli_ini(host: Host) -> str:
-    path = host.laboratory.store.root / "cli.ini"
+    path = host.mail_host.store.root / "cli.ini"
     path.write_text("# certbot's\nmax-log-backups = 0\ndeploy-hook = systemctl restart dovecot.service\n")
     return at_line(path)
 
@@ -824,14 +824,14 @@ def _fifo(host: Host) -> str:
 
 
 def _in_renewal(host: Host) -> str:
-    path = host.laboratory.store.renewal / "one.test.conf"
+    path = host.mail_host.store.renewal / "one.test.conf"
     path.write_text(path.read_text() + "renew_hook = systemctl restart postfix dovecot\n")
     return host.line(path, "renew_hook")
 
 
 def _renewal_hook_gone(host: Host, finding: Finding) -> None:
     assert "reload" in edit_of(finding)
-    host.laboratory.store._write_renewal("one.test")
+    host.mail_host.store._write_renewal("one.test")
 
 
 def _cron(text: str) -> Plant:
@@ -853,7 +853,7 @@ def _cron_script(host: Host) -> str:
 
 
 def _nothing_starts(host: Host) -> str:
-    record = host.laboratory.directory / "state/runs.json"
+    record = host.mail_host.directory / "state/runs.json"
     record.write_text(record.read_text().replace('"cron"', '"terminal"'))
     return str(host.hooks / "post")
 
@@ -921,7 +921,7 @@ def test_a_main_cf_that_does_not_parse_is_a_finding_and_the_stores_are_looked_at
     _loose_key(host)
     host.main_cf.write_bytes(host.main_cf.read_bytes() + b"smtpd_tls\xff\x1b[31m thing\n")
     broken = f"{host.main_cf}:{len(host.main_cf.read_bytes().splitlines())}"
-    said = host.laboratory.mailsni("doctor", "--json")
+    said = host.mail_host.mailsni("doctor", "--json")
     assert said.returncode == 4
     document = json.loads(said.stdout)
     found = {one["code"]: one for one in document["findings"]}
@@ -955,7 +955,7 @@ def test_hostile_sources_hooks_and_tables_end_in_findings(host: Host) -> None:
     (host.hooks / "deploy" / "garbage").chmod(0o755)
     strange = os.fsencode(host.hooks / "deploy") + b"/a\x1b[2J\n\xff"
     Path(os.fsdecode(strange)).touch(mode=0o600)
-    said = host.laboratory.mailsni("doctor")
+    said = host.mail_host.mailsni("doctor")
     assert said.returncode == 4
     assert "\x1b" not in said.stdout
     assert said.stderr == ""
@@ -967,16 +967,16 @@ def test_hostile_sources_hooks_and_tables_end_in_findings(host: Host) -> None:
 def test_no_key_is_in_any_output(host: Host) -> None:
     host.table(host.entry("extra.test"), compiled="plain", mode=0o644)
     _open_key(host)
-    said = host.laboratory.mailsni("doctor", "--json")
+    said = host.mail_host.mailsni("doctor", "--json")
     lines = [line for key in host.archive.rglob("privkey*.pem") for line in key.read_text().splitlines()[1:-1]]
     assert lines
     assert not any(line in said.stdout + said.stderr for line in lines)
 
 
 def test_an_unprivileged_user_is_told_what_was_not_seen(host: Host) -> None:
-    host.laboratory.config.chmod(0o644)
+    host.mail_host.config.chmod(0o644)
     copy = host.root / "config.toml"
-    copy.write_bytes(host.laboratory.config.read_bytes())
+    copy.write_bytes(host.mail_host.config.read_bytes())
     copy.chmod(0o644)
     command = [sys.executable, "-m", "mailsni", "--config", str(copy), "doctor"]
     done = subprocess.run(
@@ -1000,13 +1000,13 @@ def test_an_unprivileged_user_is_told_what_was_not_seen(host: Host) -> None:
 def test_what_is_said_and_the_exit_code(host: Host) -> None:
     _never_compiled(host)
     _forgotten(host)
-    said = host.laboratory.mailsni("doctor")
+    said = host.mail_host.mailsni("doctor")
     assert said.returncode == 4
     assert said.stdout.startswith(
         f"error: hash:{host.etc}/theirs: {host.etc}/theirs.db does not exist\n  where: {host.etc}"
     )
     assert said.stdout.endswith("1 error, 1 warning\n")
-    quiet = host.laboratory.mailsni("doctor", "-q")
+    quiet = host.mail_host.mailsni("doctor", "-q")
     assert quiet.returncode == 4
     assert "warning" not in quiet.stdout
     assert quiet.stdout.startswith("error: ")
@@ -1014,6 +1014,6 @@ def test_what_is_said_and_the_exit_code(host: Host) -> None:
 
 def test_notes_alone_leave_the_exit_code_0(host: Host) -> None:
     host.hook("true", name="theirs~")
-    said = host.laboratory.mailsni("doctor")
+    said = host.mail_host.mailsni("doctor")
     assert (said.returncode, said.stdout.splitlines()[-1]) == (0, "1 note")
-    assert host.laboratory.mailsni("doctor", "-q").stdout == ""
+    assert host.mail_host.mailsni("doctor", "-q").stdout == ""

@@ -28,7 +28,7 @@ from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, dovecot_version
 from mailsni.targets.dovecot.parser import DEPTH_LIMIT
 from tests.support.doctor_facts import facts_of
-from tests.support.mail_host import ABORTED, Laboratory, require, served
+from tests.support.mail_host import ABORTED, MailHost, require, served
 
 NAME, OTHER, UNKNOWN = "mail.one.test", "mail.two.test", "nobody.test"
 WILDCARD = "*.one.test"
@@ -117,9 +117,9 @@ class Host:
 
 
 @pytest.fixture
-def host(rooms: Path, authority: Authority, default: Issued) -> Iterator[Host]:
+def host(shared_tmp: Path, authority: Authority, default: Issued) -> Iterator[Host]:
     require(PrivateDovecot.unavailable())
-    directory = rooms / "dovecot"
+    directory = shared_tmp / "dovecot"
     directory.mkdir(mode=0o755)
     server = PrivateDovecot(directory, default)
     settings = Settings(
@@ -157,14 +157,14 @@ def silences(host: Host, finding: Finding) -> None:
     assert host.findings() == []
 
 
-def test_a_healthy_dovecot_after_apply_gives_nothing(laboratory: Laboratory) -> None:
-    laboratory.issue("mail.a.test", "imap.a.test")
-    laboratory.issue("*.b.test", "b.test")
-    laboratory.configure(names={"include": ["*"]})
-    done = laboratory.mailsni("apply")
+def test_a_healthy_dovecot_after_apply_gives_nothing(mail_host: MailHost) -> None:
+    mail_host.issue("mail.a.test", "imap.a.test")
+    mail_host.issue("*.b.test", "b.test")
+    mail_host.configure(names={"include": ["*"]})
+    done = mail_host.mailsni("apply")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(laboratory.include_file.read_text().splitlines()) > 10
-    assert list(findings(facts_of(load(laboratory.config, required=True)))) == []
+    assert len(mail_host.include_file.read_text().splitlines()) > 10
+    assert list(findings(facts_of(load(mail_host.config, required=True)))) == []
 
 
 def test_no_dovecot_gives_nothing() -> None:

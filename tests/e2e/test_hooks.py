@@ -34,7 +34,7 @@ from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import free_ports
 from tests.e2e.test_certbot import leaf
 from tests.e2e.test_concurrency import reloads
-from tests.support.mail_host import Certbot, Laboratory, require
+from tests.support.mail_host import Certbot, MailHost, require
 
 pytestmark = pytest.mark.shared
 
@@ -81,9 +81,9 @@ def all_done() -> None:
     until(lambda: not working(), "the end of what goes on in the background")
 
 
-def last_run(laboratory: Laboratory) -> Run:
+def last_run(mail_host: MailHost) -> Run:
     """The record of the last run."""
-    found = history.load(laboratory.directory / "state").last
+    found = history.load(mail_host.directory / "state").last
     assert found is not None
     return found
 
@@ -100,9 +100,9 @@ class Spy:
     directory: Path
     log: Path
 
-    def environment(self, laboratory: Laboratory) -> dict[str, str]:
+    def environment(self, mail_host: MailHost) -> dict[str, str]:
         """What a hook needs to know that runs on a host with another configuration and installation."""
-        return {"PATH": f"{self.directory}:/usr/bin:/bin", "MAILSNI_CONFIG": str(laboratory.config)}
+        return {"PATH": f"{self.directory}:/usr/bin:/bin", "MAILSNI_CONFIG": str(mail_host.config)}
 
     def calls(self) -> list[list[str]]:
         """The arguments of each call."""
@@ -172,14 +172,14 @@ class Client:
     """
 
     def __init__(
-        self, laboratory: Laboratory, name: str, hook: Path, environment: Mapping[str, str], *leaked: int
+        self, mail_host: MailHost, name: str, hook: Path, environment: Mapping[str, str], *leaked: int
     ) -> None:
-        self.laboratory = laboratory
-        script = laboratory.directory / "client" / name
+        self.mail_host = mail_host
+        script = mail_host.directory / "client" / name
         script.parent.mkdir(exist_ok=True)
         script.write_text(CLIENT)
         script.chmod(0o755)
-        self.said = laboratory.directory / "said"
+        self.said = mail_host.directory / "said"
         self.process = subprocess.Popen(
             [str(script)],
             env={**environment, "HOOK": str(hook), "SAID": str(self.said)},
@@ -191,8 +191,8 @@ class Client:
 
     def renew(self, name: str) -> Issued:
         """Renew the lineage of a name, and call the hook."""
-        issued = self.laboratory.authority.issue([name])
-        self.laboratory.store.renew(name, issued)
+        issued = self.mail_host.authority.issue([name])
+        self.mail_host.store.renew(name, issued)
         assert self.call() == 0, self.said.read_text()
         assert self.said.read_text() == ""
         return issued
@@ -212,18 +212,18 @@ class Client:
 
 
 @pytest.fixture
-def deployed(laboratory: Laboratory) -> dict[str, Issued]:
+def deployed(mail_host: MailHost) -> dict[str, Issued]:
     """Names that are served."""
-    issued = {name: laboratory.issue(name) for name in NAMES}
-    done = laboratory.mailsni("apply")
+    issued = {name: mail_host.issue(name) for name in NAMES}
+    done = mail_host.mailsni("apply")
     assert done.returncode == 0, done.stdout + done.stderr
     return issued
 
 
 @contextlib.contextmanager
-def client(laboratory: Laboratory, spy: Spy, name: str, hook: Path, *leaked: int) -> Iterator[Client]:
+def client(mail_host: MailHost, spy: Spy, name: str, hook: Path, *leaked: int) -> Iterator[Client]:
     """A running :class:`Client`, which may have descriptors open that its hooks inherit."""
-    made = Client(laboratory, name, hook, spy.environment(laboratory), *leaked)
+    made = Client(mail_host, name, hook, spy.environment(mail_host), *leaked)
     with made.process:
         try:
             yield made
@@ -232,41 +232,41 @@ def client(laboratory: Laboratory, spy: Spy, name: str, hook: Path, *leaked: int
                 made.process.kill()
 
 
-def assert_served(laboratory: Laboratory, wanted: Mapping[str, Issued]) -> None:
+def assert_served(mail_host: MailHost, wanted: Mapping[str, Issued]) -> None:
     for name, issued in wanted.items():
-        assert laboratory.served("imaps", name) == laboratory.served("smtp", name) == issued.fingerprint, name
+        assert mail_host.served("imaps", name) == mail_host.served("smtp", name) == issued.fingerprint, name
 
 
 @pytest.mark.on_both
 @pytest.mark.parametrize(("program", "hook"), [("certbot", "certbot-deploy"), ("lego", "lego"), ("acme.sh", "acme.sh")])
 def test_a_hook_for_each_certificate_is_one_publish(
-    laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy, program: str, hook: str
+    mail_host: MailHost, deployed: dict[str, Issued], spy: Spy, program: str, hook: str
 ) -> None:
-    before = reloads(laboratory)
-    with client(laboratory, spy, program, HOOKS / hook) as running:
+    before = reloads(mail_host)
+    with client(mail_host, spy, program, HOOKS / hook) as running:
         wanted = {name: running.renew(name) for name in NAMES}
         assert len(working()) == 1, "one waits"
-        assert_served(laboratory, deployed)
+        assert_served(mail_host, deployed)
         running.end()
         all_done()
-    assert reloads(laboratory) - before == 1
+    assert reloads(mail_host) - before == 1
     assert len(spy.calls()) == len(NAMES)
-    assert_served(laboratory, wanted)
-    assert (last_run(laboratory).trigger, last_run(laboratory).exit_code) == (hook, 0)
+    assert_served(mail_host, wanted)
+    assert (last_run(mail_host).trigger, last_run(mail_host).exit_code) == (hook, 0)
 
 
-def test_what_waits_holds_nothing_of_its_caller(laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy) -> None:
+def test_what_waits_holds_nothing_of_its_caller(mail_host: MailHost, deployed: dict[str, Issued], spy: Spy) -> None:
     """No pipe, no terminal, no directory, no session: certbot waits for all that holds its pipes."""
     del deployed
     reading, writing = os.pipe()
-    with client(laboratory, spy, "certbot", HOOKS / "certbot-deploy", writing) as running:
+    with client(mail_host, spy, "certbot", HOOKS / "certbot-deploy", writing) as running:
         running.renew(NAMES[0])
         (waiting,) = working()
         process = Path(f"/proc/{waiting}")
         open_files = {int(path.name): str(path.readlink()) for path in (process / "fd").iterdir()}
         assert [open_files.pop(number) for number in (0, 1, 2)] == [os.devnull] * 3
         assert sorted(open_files.values()) == [
-            str(laboratory.directory / "mailsni.lock.waiting"),
+            str(mail_host.directory / "mailsni.lock.waiting"),
             *(one for one in open_files.values() if "pidfd" in one),
         ]
         assert (process / "cwd").readlink() == Path("/")
@@ -279,49 +279,49 @@ def test_what_waits_holds_nothing_of_its_caller(laboratory: Laboratory, deployed
 
 
 def test_a_renewal_while_the_last_one_is_published_is_not_lost(
-    laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy
+    mail_host: MailHost, deployed: dict[str, Issued], spy: Spy
 ) -> None:
     """Clients follow each other closely: what waited for one is still at work, and has looked, when the next calls."""
-    reached, go_on = laboratory.directory / "reached", laboratory.directory / "go-on"
-    reload = f"doveadm -c {laboratory.dovecot.config_file} reload"
+    reached, go_on = mail_host.directory / "reached", mail_host.directory / "go-on"
+    reload = f"doveadm -c {mail_host.dovecot.config_file} reload"
     script = f"touch {reached}; while [ ! -e {go_on} ]; do sleep 0.1; done; {reload}"
-    laboratory.configure(dovecot={"action": ["/bin/sh", "-c", script]})
+    mail_host.configure(dovecot={"action": ["/bin/sh", "-c", script]})
     wanted = dict(deployed)
-    before = reloads(laboratory)
-    with client(laboratory, spy, "certbot", HOOKS / "certbot-deploy") as running:
+    before = reloads(mail_host)
+    with client(mail_host, spy, "certbot", HOOKS / "certbot-deploy") as running:
         wanted[NAMES[0]] = running.renew(NAMES[0])
         running.end()
     until(reached.exists, "the publication of the first renewal")
-    with client(laboratory, spy, "certbot", HOOKS / "certbot-deploy") as running:
+    with client(mail_host, spy, "certbot", HOOKS / "certbot-deploy") as running:
         wanted[NAMES[1]] = running.renew(NAMES[1])
         wanted[NAMES[2]] = running.renew(NAMES[2])
         assert len(working()) == 2, "one is at work, one waits"
         running.end()
     go_on.touch()
     all_done()
-    assert_served(laboratory, wanted)
-    assert reloads(laboratory) - before == 2
+    assert_served(mail_host, wanted)
+    assert reloads(mail_host) - before == 2
 
 
 def test_a_client_that_goes_on_for_long_is_not_waited_for(
-    laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy
+    mail_host: MailHost, deployed: dict[str, Issued], spy: Spy
 ) -> None:
     del deployed
-    hook = installed("certbot-deploy", laboratory.directory / "hook", ("--settle 600", "--settle 0.5"))
-    with client(laboratory, spy, "certbot", hook) as running:
+    hook = installed("certbot-deploy", mail_host.directory / "hook", ("--settle 600", "--settle 0.5"))
+    with client(mail_host, spy, "certbot", hook) as running:
         for name in NAMES[:2]:
             issued = running.renew(name)
             all_done()
-            assert_served(laboratory, {name: issued})
+            assert_served(mail_host, {name: issued})
         assert running.process.poll() is None
 
 
 def test_a_service_manager_that_ends_what_is_left_does_not_lose_it(
-    laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy
+    mail_host: MailHost, deployed: dict[str, Issued], spy: Spy
 ) -> None:
     """Systemd sends SIGTERM to what certbot.service leaves behind, and waits: here the client goes on meanwhile."""
     del deployed
-    with client(laboratory, spy, "certbot", HOOKS / "certbot-deploy") as running:
+    with client(mail_host, spy, "certbot", HOOKS / "certbot-deploy") as running:
         for number, name in ((signal.SIGTERM, NAMES[0]), (signal.SIGHUP, NAMES[1])):
             issued = running.renew(name)
             (waiting,) = working()
@@ -330,8 +330,8 @@ def test_a_service_manager_that_ends_what_is_left_does_not_lose_it(
                     os.kill(waiting, number)
                 time.sleep(0.05)
             assert running.process.poll() is None
-            assert_served(laboratory, {name: issued})
-            assert last_run(laboratory).exit_code == 0
+            assert_served(mail_host, {name: issued})
+            assert last_run(mail_host).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -339,55 +339,55 @@ def test_a_service_manager_that_ends_what_is_left_does_not_lose_it(
     [("certbot-deploy", "lego"), ("lego", "certbot"), ("acme.sh", "cron"), ("certbot-post", "certbot")],
 )
 def test_a_hook_that_somebody_else_calls_does_it_at_once(
-    laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy, hook: str, program: str
+    mail_host: MailHost, deployed: dict[str, Issued], spy: Spy, hook: str, program: str
 ) -> None:
     """A person who tries it out sees how it ends; the post hook is called once, and certbot shows what it says."""
     del deployed
-    with client(laboratory, spy, program, HOOKS / hook) as running:
+    with client(mail_host, spy, program, HOOKS / hook) as running:
         issued = running.renew(NAMES[0])
         assert working() == []
-        assert_served(laboratory, {NAMES[0]: issued})
-        shutil.rmtree(laboratory.store.live)
+        assert_served(mail_host, {NAMES[0]: issued})
+        shutil.rmtree(mail_host.store.live)
         assert running.call() == 1
-        assert running.said.read_text().startswith(f"mailsni: error: {laboratory.store.live}: cannot be read: ")
-    assert last_run(laboratory).trigger == hook
+        assert running.said.read_text().startswith(f"mailsni: error: {mail_host.store.live}: cannot be read: ")
+    assert last_run(mail_host).trigger == hook
 
 
 def test_what_is_wrong_before_the_wait_is_said_to_the_caller(
-    laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy
+    mail_host: MailHost, deployed: dict[str, Issued], spy: Spy
 ) -> None:
     del deployed
-    laboratory.config.write_text(laboratory.config.read_text() + "[postfx]\n")
-    with client(laboratory, spy, "certbot", HOOKS / "certbot-deploy") as running:
+    mail_host.config.write_text(mail_host.config.read_text() + "[postfx]\n")
+    with client(mail_host, spy, "certbot", HOOKS / "certbot-deploy") as running:
         assert running.call() == 78
         assert re.match(r"mailsni: error: \S+: line \d+: postfx: unknown key\n", running.said.read_text())
         assert working() == []
-    assert last_run(laboratory).exit_code == 78
-    (laboratory.directory / "mailsni.lock.waiting").mkdir()
-    laboratory.configure()
-    with client(laboratory, spy, "certbot", HOOKS / "certbot-deploy") as running:
+    assert last_run(mail_host).exit_code == 78
+    (mail_host.directory / "mailsni.lock.waiting").mkdir()
+    mail_host.configure()
+    with client(mail_host, spy, "certbot", HOOKS / "certbot-deploy") as running:
         assert running.call() == 1
         assert "mailsni.lock.waiting: " in running.said.read_text()
 
 
 @IN_LAB
 def test_a_failure_in_the_background_is_known_to_everybody_who_asks(
-    laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy, tmp_path: Path
+    mail_host: MailHost, deployed: dict[str, Issued], spy: Spy, tmp_path: Path
 ) -> None:
     """The system log, the alert, the status."""
     del deployed
     told = tmp_path / "told"
     command = ["/bin/sh", "-c", f'echo "$MAILSNI_SUMMARY" >> {told}; cat >> {told}']
-    laboratory.configure(alerts={"on_failure": command})
-    why = f"{laboratory.store.live}: cannot be read: No such file or directory"
+    mail_host.configure(alerts={"on_failure": command})
+    why = f"{mail_host.store.live}: cannot be read: No such file or directory"
     line = rf"<19>.+ mailsni\[\d+\]: error: {re.escape(why)}\0?"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind("/dev/log")
         log.settimeout(LIMIT)
         try:
-            with client(laboratory, spy, "certbot", HOOKS / "certbot-deploy") as running:
+            with client(mail_host, spy, "certbot", HOOKS / "certbot-deploy") as running:
                 running.renew(NAMES[0])
-                shutil.rmtree(laboratory.store.live)
+                shutil.rmtree(mail_host.store.live)
                 running.end()
                 # Other programs of other tests write to this log too; without the line it runs into its time limit.
                 while not re.fullmatch(line, log.recv(4096).decode()):
@@ -399,29 +399,29 @@ def test_a_failure_in_the_background_is_known_to_everybody_who_asks(
     summary, document = told.read_text().split("\n", 1)
     assert summary == f"mailsni: {host}: failed (exit code 1): {why}"[:200] + (" […]" if len(why) > 160 else "")
     assert json.loads(document)["error"] == why
-    status = json.loads(laboratory.mailsni("status", "--json").stdout or "{}")
+    status = json.loads(mail_host.mailsni("status", "--json").stdout or "{}")
     assert status["schema"] == "mailsni.error/1", "the store is still away"
-    laboratory.store.live.mkdir()
-    last = json.loads(laboratory.mailsni("status", "--json").stdout)["last_run"]
+    mail_host.store.live.mkdir()
+    last = json.loads(mail_host.mailsni("status", "--json").stdout)["last_run"]
     assert (last["exit_code"], last["by"], last["error"]) == (1, "certbot-deploy", why)
-    shown = laboratory.mailsni("status").stdout.splitlines()[-1]
+    shown = mail_host.mailsni("status").stdout.splitlines()[-1]
     assert re.fullmatch(
         rf"last run: \S+ \S+ UTC by certbot-deploy: {re.escape(why)} \(exit code 1\); the last good one: .+ UTC", shown
     )
 
 
 def test_caddy_calls_in_the_background_for_each_certificate(
-    laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy
+    mail_host: MailHost, deployed: dict[str, Issued], spy: Spy
 ) -> None:
     """``events { on cert_obtained exec … }``: Caddy's environment, all at once, and Caddy goes on for ever."""
     del deployed
-    hook = installed("caddy", laboratory.directory / "hook", ("--settle 30", "--settle 1"))
-    before = reloads(laboratory)
+    hook = installed("caddy", mail_host.directory / "hook", ("--settle 30", "--settle 1"))
+    before = reloads(mail_host)
     wanted = {}
     for name in NAMES:
-        wanted[name] = laboratory.authority.issue([name])
-        laboratory.store.renew(name, wanted[name])
-    environment = spy.environment(laboratory) | {"HOME": "/var/lib/caddy", "XDG_DATA_HOME": "/var/lib"}
+        wanted[name] = mail_host.authority.issue([name])
+        mail_host.store.renew(name, wanted[name])
+    environment = spy.environment(mail_host) | {"HOME": "/var/lib/caddy", "XDG_DATA_HOME": "/var/lib"}
     calls = [
         subprocess.Popen(
             [str(hook)],
@@ -435,9 +435,9 @@ def test_caddy_calls_in_the_background_for_each_certificate(
     ]
     assert [(one.communicate(timeout=LIMIT)[0], one.returncode) for one in calls] == [("", 0)] * len(NAMES)
     all_done()
-    assert_served(laboratory, wanted)
-    assert 1 <= reloads(laboratory) - before <= 2
-    assert last_run(laboratory).trigger == "caddy"
+    assert_served(mail_host, wanted)
+    assert 1 <= reloads(mail_host) - before <= 2
+    assert last_run(mail_host).trigger == "caddy"
 
 
 ACME_SH = """\
@@ -456,25 +456,25 @@ done
 """
 
 
-def test_acme_sh_reloads_once(laboratory: Laboratory, deployed: dict[str, Issued], spy: Spy, tmp_path: Path) -> None:
+def test_acme_sh_reloads_once(mail_host: MailHost, deployed: dict[str, Issued], spy: Spy, tmp_path: Path) -> None:
     """Called by cron, with the environment that acme.sh documents; the file of the hook has the client's name."""
     del deployed
     script = tmp_path / ".acme.sh" / "acme.sh"
     script.parent.mkdir()
     script.write_text(ACME_SH)
     script.chmod(0o755)
-    renewed = laboratory.authority.issue([NAMES[0]])
-    laboratory.store.renew(NAMES[0], renewed)
-    before = reloads(laboratory)
+    renewed = mail_host.authority.issue([NAMES[0]])
+    mail_host.store.renew(NAMES[0], renewed)
+    before = reloads(mail_host)
     more = {"DOMAIN_PATH": str(script.parent), "Le_ReloadCmd": str(HOOKS / "acme.sh")}
     line = f'"{script.parent}"/acme.sh --cron --home "{script.parent}"'
     done = subprocess.run(
-        ["/bin/sh", "-c", line], env=spy.environment(laboratory) | more, capture_output=True, text=True, check=False
+        ["/bin/sh", "-c", line], env=spy.environment(mail_host) | more, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "Reload success\n" * 3, "")
     all_done()
-    assert_served(laboratory, {NAMES[0]: renewed})
-    assert reloads(laboratory) - before == 1
+    assert_served(mail_host, {NAMES[0]: renewed})
+    assert reloads(mail_host) - before == 1
     assert [one["Le_Domain"] for one in spy.environments()] == ["first", "second", "third"]
 
 
@@ -486,23 +486,23 @@ class TestCertbot:
 
     @pytest.fixture
     def store(self, certbot: Certbot) -> CertbotDirectory:
-        """The laboratory reads certbot's own directory."""
+        """The mail_host reads certbot's own directory."""
         return CertbotDirectory(certbot.config_directory)
 
     @pytest.mark.parametrize("both", [False, True], ids=["deploy hook", "deploy and post hook"])
     def test_renewals_reach_the_wire_through_the_deploy_hook_at_once(
-        self, certbot: Certbot, laboratory: Laboratory, spy: Spy, *, both: bool
+        self, certbot: Certbot, mail_host: MailHost, spy: Spy, *, both: bool
     ) -> None:
         """Alone, and beside the post hook, which comes before what waits."""
         lineages = {name: certbot.issue(name, lineage=f"any-{name[5:7]}") for name in NAMES[:4]}
-        assert laboratory.mailsni("apply").returncode == 0
+        assert mail_host.mailsni("apply").returncode == 0
         old = {name: leaf(lineage) for name, lineage in lineages.items()}
         hooks = certbot.config_directory / "renewal-hooks"
         installed("certbot-deploy", hooks / "deploy")
         if both:
             installed("certbot-post", hooks / "post")
-        before = reloads(laboratory)
-        certbot.renew(hook_environment=spy.environment(laboratory))
+        before = reloads(mail_host)
+        certbot.renew(hook_environment=spy.environment(mail_host))
         all_done()
         calls = [call["MAILSNI_STARTED_BY"] for call in spy.environments()]
         assert calls == ["certbot-deploy"] * 4 + ["certbot-post"] * both
@@ -510,47 +510,47 @@ class TestCertbot:
         assert lineage_of == sorted(map(str, lineages.values()))
         for name, lineage in lineages.items():
             assert leaf(lineage) != old[name]
-            assert laboratory.served_everywhere(name) == dict.fromkeys(laboratory.endpoints, leaf(lineage))
-        assert reloads(laboratory) - before == 1
-        assert last_run(laboratory).exit_code == 0
+            assert mail_host.served_everywhere(name) == dict.fromkeys(mail_host.endpoints, leaf(lineage))
+        assert reloads(mail_host) - before == 1
+        assert last_run(mail_host).exit_code == 0
 
     def test_what_the_post_hook_says_is_shown_by_certbot_and_remembered(
-        self, certbot: Certbot, laboratory: Laboratory, spy: Spy
+        self, certbot: Certbot, mail_host: MailHost, spy: Spy
     ) -> None:
         """Certbot ends with 0 all the same."""
         certbot.issue(NAMES[0])
         installed("certbot-post", certbot.config_directory / "renewal-hooks" / "post")
-        laboratory.configure(verify={"endpoints": "wrong"})
+        mail_host.configure(verify={"endpoints": "wrong"})
         words = ("renew", "--force-renewal", "--no-random-sleep-on-renew")
-        said = certbot.run(*words, hook_environment=spy.environment(laboratory))
+        said = certbot.run(*words, hook_environment=spy.environment(mail_host))
         assert "mailsni: error: " in said
         assert len(spy.calls()) == 1
 
     def test_a_post_hook_without_anything_new_touches_nothing_and_says_nothing(
-        self, certbot: Certbot, laboratory: Laboratory, spy: Spy
+        self, certbot: Certbot, mail_host: MailHost, spy: Spy
     ) -> None:
         """As certbot calls it: ``sh -c PATH``."""
         certbot.issue(NAMES[0])
-        assert laboratory.mailsni("apply").returncode == 0
+        assert mail_host.mailsni("apply").returncode == 0
         hook = installed("certbot-post", certbot.config_directory / "renewal-hooks" / "post")
-        before = reloads(laboratory)
+        before = reloads(mail_host)
         done = subprocess.run(
             ["/bin/sh", "-c", shlex.quote(str(hook))],
-            env=spy.environment(laboratory),
+            env=spy.environment(mail_host),
             capture_output=True,
             text=True,
             check=False,
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert reloads(laboratory) == before
-        assert (last_run(laboratory).trigger, last_run(laboratory).names) == ("certbot-post", 1)
+        assert reloads(mail_host) == before
+        assert (last_run(mail_host).trigger, last_run(mail_host).names) == ("certbot-post", 1)
 
 
-def test_dehydrated_calls_it_once_for_all(certbot: Certbot, laboratory: Laboratory, spy: Spy, tmp_path: Path) -> None:
+def test_dehydrated_calls_it_once_for_all(certbot: Certbot, mail_host: MailHost, spy: Spy, tmp_path: Path) -> None:
     """The real dehydrated, two certificates, against the real ACME server."""
     tool = find_tool("dehydrated")
     require(None if tool else "dehydrated: not installed")
-    laboratory.issue(NAMES[0])
+    mail_host.issue(NAMES[0])
     directory = tmp_path / "dehydrated"
     (directory / "well-known").mkdir(parents=True)
     (directory / "domains.txt").write_text("mail.a.test imap.a.test\nmail.b.test\n")
@@ -565,7 +565,7 @@ CURL_OPTS="--cacert {certbot.trusted}"
 HOOK={installed("dehydrated", directory / "hook")}
 """
     )
-    environment = spy.environment(laboratory) | {"PATH": f"{spy.directory}:/usr/sbin:/usr/bin:/sbin:/bin"}
+    environment = spy.environment(mail_host) | {"PATH": f"{spy.directory}:/usr/sbin:/usr/bin:/sbin:/bin"}
 
     def dehydrated(*words: str) -> str:
         done = subprocess.run(
@@ -588,27 +588,27 @@ HOOK={installed("dehydrated", directory / "hook")}
     assert spy.calls() == [["apply", "--quiet", "--wait", "300"]]
     (environment_seen,) = spy.environments()
     assert environment_seen["MAILSNI_STARTED_BY"] == "dehydrated"
-    assert environment_seen["MAILSNI_CONFIG"] == str(laboratory.config)
-    assert (last_run(laboratory).trigger, last_run(laboratory).exit_code) == ("dehydrated", 0)
+    assert environment_seen["MAILSNI_CONFIG"] == str(mail_host.config)
+    assert (last_run(mail_host).trigger, last_run(mail_host).exit_code) == ("dehydrated", 0)
     dehydrated("--cron")
     assert len(spy.calls()) == 2, "nothing to renew, and the hook is called all the same"
 
 
 def test_lego_calls_it_for_a_new_certificate_and_a_renewed_one(
-    certbot: Certbot, laboratory: Laboratory, spy: Spy, tmp_path: Path
+    certbot: Certbot, mail_host: MailHost, spy: Spy, tmp_path: Path
 ) -> None:
     """The real lego 4, against the real ACME server; its hooks return before it ends."""
     tool = find_tool("lego")
     require(None if tool else "lego: not installed")
-    issued = laboratory.issue(NAMES[0])
+    issued = mail_host.issue(NAMES[0])
     (port,) = free_ports(1)
     common = ["--server", certbot.server, "--accept-tos", "--email", "root@a.test", "--path", str(tmp_path / "lego")]
     common += ["--domains", "mail.a.test", "--http", "--http.port", f"127.0.0.1:{port}"]
-    environment = spy.environment(laboratory) | {"LEGO_CA_CERTIFICATES": str(certbot.trusted)}
+    environment = spy.environment(mail_host) | {"LEGO_CA_CERTIFICATES": str(certbot.trusted)}
     for words in (["run", "--run-hook"], ["renew", "--no-random-sleep", "--days", "9999", "--renew-hook"]):
         if "renew" in words:
-            issued = laboratory.authority.issue([NAMES[0]])
-            laboratory.store.renew(NAMES[0], issued)
+            issued = mail_host.authority.issue([NAMES[0]])
+            mail_host.store.renew(NAMES[0], issued)
         done = subprocess.run(
             [str(tool), *common, *words, str(HOOKS / "lego")],
             env=environment,
@@ -620,8 +620,8 @@ def test_lego_calls_it_for_a_new_certificate_and_a_renewed_one(
         )
         assert done.returncode == 0, done.stdout + done.stderr
         all_done()
-        assert_served(laboratory, {NAMES[0]: issued})
-        assert last_run(laboratory).trigger == "lego"
+        assert_served(mail_host, {NAMES[0]: issued})
+        assert last_run(mail_host).trigger == "lego"
     assert len(spy.calls()) == 2
     for seen in spy.environments():
         assert seen["LEGO_CERT_DOMAIN"] == "mail.a.test"
@@ -632,15 +632,15 @@ def test_lego_calls_it_for_a_new_certificate_and_a_renewed_one(
 
 
 @IN_LAB
-def test_the_program_is_found_where_installers_put_it(laboratory: Laboratory) -> None:
+def test_the_program_is_found_where_installers_put_it(mail_host: MailHost) -> None:
     """With nothing in the environment but the configuration, and as cron and systemd call it."""
-    laboratory.issue(NAMES[0])
+    mail_host.issue(NAMES[0])
     surroundings: list[list[str]] = [[], ["PATH=/usr/bin:/bin", "HOME=/root", "LOGNAME=root", "SHELL=/bin/sh"]]
     for place in ("/usr/local/bin", "/usr/bin", "/root/.local/bin", "/opt/mailsni/bin", "/usr/local/sbin"):
         link = Path(place) / "mailsni"
         link.parent.mkdir(parents=True, exist_ok=True)
         for variables in surroundings:
-            words = ["env", "-i", f"MAILSNI_CONFIG={laboratory.config}", *variables, str(HOOKS / "certbot-post")]
+            words = ["env", "-i", f"MAILSNI_CONFIG={mail_host.config}", *variables, str(HOOKS / "certbot-post")]
             for there in (True, False):
                 if there:
                     link.symlink_to(PROGRAM)
@@ -650,30 +650,30 @@ def test_the_program_is_found_where_installers_put_it(laboratory: Laboratory) ->
                     words, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=LIMIT
                 )
                 assert (done.returncode, done.stdout, bool(done.stderr)) == (int(not there), "", not there), done.stderr
-    assert last_run(laboratory).trigger == "certbot-post"
+    assert last_run(mail_host).trigger == "certbot-post"
 
 
 @pytest.mark.real_host
 @IN_LAB
-def test_cron_itself_calls_it(laboratory: Laboratory, spy: Spy) -> None:
+def test_cron_itself_calls_it(mail_host: MailHost, spy: Spy) -> None:
     """A real cron: its environment, no terminal, and what is said would be mailed."""
-    issued = laboratory.issue(NAMES[0])
+    issued = mail_host.issue(NAMES[0])
     table = Path("/etc/cron.d/mailsni-hook")
-    lines = [f"{key}={value}" for key, value in spy.environment(laboratory).items()]
+    lines = [f"{key}={value}" for key, value in spy.environment(mail_host).items()]
     table.write_text("\n".join([*lines, f"@reboot root {HOOKS}/certbot-post", ""]))
     Path("/run/crond.reboot").unlink(missing_ok=True)
     cron = subprocess.Popen(
         [str(find_tool("cron")), "-f"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        until(lambda: history.load(laboratory.directory / "state").last, "a run that cron started")
+        until(lambda: history.load(mail_host.directory / "state").last, "a run that cron started")
         all_done()
     finally:
         cron.terminate()
         cron.wait()
         table.unlink()
-    assert (last_run(laboratory).trigger, last_run(laboratory).exit_code) == ("certbot-post", 0)
-    assert_served(laboratory, {NAMES[0]: issued})
+    assert (last_run(mail_host).trigger, last_run(mail_host).exit_code) == ("certbot-post", 0)
+    assert_served(mail_host, {NAMES[0]: issued})
 
 
 # ── alerts in one line each ──────────────────────────────────────────────────────────────────────────────────────────
@@ -705,17 +705,17 @@ def receiver() -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
         server.shutdown()
 
 
-def alerted(laboratory: Laboratory, line: str) -> None:
+def alerted(mail_host: MailHost, line: str) -> None:
     """A failure twice, then a run that works twice, by a timer, with a line of the README in the configuration."""
-    laboratory.config.write_text(laboratory.config.read_text() + f"[alerts]\n{line}\n")
-    laboratory.issue(NAMES[0])
-    key = laboratory.store.path(NAMES[0], "privkey").resolve()
+    mail_host.config.write_text(mail_host.config.read_text() + f"[alerts]\n{line}\n")
+    mail_host.issue(NAMES[0])
+    key = mail_host.store.path(NAMES[0], "privkey").resolve()
     content = key.read_bytes()
     for intact in (False, False, True, True):
         key.write_bytes(content if intact else b"")
         done = subprocess.run(
             [str(PROGRAM), "apply", "--quiet"],
-            env={"MAILSNI_CONFIG": str(laboratory.config), "MAILSNI_STARTED_BY": "timer"},
+            env={"MAILSNI_CONFIG": str(mail_host.config), "MAILSNI_STARTED_BY": "timer"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -734,7 +734,7 @@ PAGER = (
 
 
 @IN_LAB
-def test_mail_is_one_line(laboratory: Laboratory, tmp_path: Path) -> None:
+def test_mail_is_one_line(mail_host: MailHost, tmp_path: Path) -> None:
     box = tmp_path / "box"
     stand_in = Path("/usr/local/bin/mail")
     stand_in.write_text(
@@ -743,7 +743,7 @@ def test_mail_is_one_line(laboratory: Laboratory, tmp_path: Path) -> None:
     )
     stand_in.chmod(0o755)
     try:
-        alerted(laboratory, MAIL)
+        alerted(mail_host, MAIL)
     finally:
         stand_in.unlink()
     first, second = box.read_text().removesuffix(".\n").split("\n.\n")
@@ -758,11 +758,11 @@ def test_mail_is_one_line(laboratory: Laboratory, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("line", [NTFY, PAGER], ids=["ntfy", "pager"])
 def test_a_web_service_is_one_line(
-    laboratory: Laboratory, receiver: tuple[str, list[tuple[dict[str, str], bytes]]], line: str
+    mail_host: MailHost, receiver: tuple[str, list[tuple[dict[str, str], bytes]]], line: str
 ) -> None:
     require(None if find_tool("curl") else "curl: not installed")
     address, posted = receiver
-    alerted(laboratory, re.sub(r"https://[a-z.]+", address, line))
+    alerted(mail_host, re.sub(r"https://[a-z.]+", address, line))
     assert len(posted) == 2, "a failure, and that it works again"
     (headers, first), (_, second) = posted
     if line == NTFY:

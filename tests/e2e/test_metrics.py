@@ -16,7 +16,7 @@ from mailsni.core.model import Reason
 from mailsni.host.commands import find_tool, require_tool, run
 from mailsni.sandbox.authority import Issued
 from mailsni.verify.model import Concern
-from tests.support.mail_host import Laboratory, require
+from tests.support.mail_host import MailHost, require
 
 NAME = "mail.a.test"
 MONITORING = Path(__file__).resolve().parents[2] / "monitoring"
@@ -49,16 +49,16 @@ def samples(text: str) -> Samples:
     return found
 
 
-def measured(laboratory: Laboratory, *words: str, code: int = 0) -> Samples:
-    done = laboratory.mailsni("metrics", *words)
+def measured(mail_host: MailHost, *words: str, code: int = 0) -> Samples:
+    done = mail_host.mailsni("metrics", *words)
     assert done.returncode == code, done.stdout + done.stderr
     return samples(done.stdout)
 
 
 @pytest.fixture
-def deployed(laboratory: Laboratory) -> Issued:
-    issued = laboratory.issue(NAME)
-    assert laboratory.mailsni("apply").returncode == 0
+def deployed(mail_host: MailHost) -> Issued:
+    issued = mail_host.issue(NAME)
+    assert mail_host.mailsni("apply").returncode == 0
     return issued
 
 
@@ -66,18 +66,18 @@ def of(name: str, **labels: str) -> frozenset[tuple[str, str]]:
     return frozenset({"name": name, **labels}.items())
 
 
-def test_what_is_in_the_stores_deployed_and_served(laboratory: Laboratory, deployed: Issued) -> None:
-    found = measured(laboratory)
+def test_what_is_in_the_stores_deployed_and_served(mail_host: MailHost, deployed: Issued) -> None:
+    found = measured(mail_host)
     key = of(NAME, algorithm="ecdsa")
     assert found["mailsni_up"] == found["mailsni_wire_up"] == {frozenset(): 1}
     assert found["mailsni_deployed_not_after_timestamp_seconds"] == {key: deployed.not_after.timestamp()}
     assert found["mailsni_deployed_not_before_timestamp_seconds"] == {key: deployed.not_before.timestamp()}
-    in_store = of(NAME, algorithm="ecdsa", source=str(laboratory.store.live / NAME))
+    in_store = of(NAME, algorithm="ecdsa", source=str(mail_host.store.live / NAME))
     assert found["mailsni_store_not_after_timestamp_seconds"] == {in_store: deployed.not_after.timestamp()}
     assert found["mailsni_names"][frozenset({("state", "deployed")})] == 1
     assert found["mailsni_name_state"] == {of(NAME, state="deployed"): 1}
     served = found["mailsni_served_as_intended"]
-    assert {dict(one)["port"] for one in served} == {str(port) for port in laboratory.endpoints.values()}
+    assert {dict(one)["port"] for one in served} == {str(port) for port in mail_host.endpoints.values()}
     assert set(served.values()) == {1}
     assert set(found["mailsni_served_to_others"].values()) == {1}
     assert {dict(one)["reason"] for one in found["mailsni_skipped"]} == {str(one) for one in Reason}
@@ -87,14 +87,14 @@ def test_what_is_in_the_stores_deployed_and_served(laboratory: Laboratory, deplo
     assert found["mailsni_last_success_timestamp_seconds"] == found["mailsni_last_run_timestamp_seconds"]
 
 
-def test_what_goes_wrong_is_seen(laboratory: Laboratory, deployed: Issued) -> None:
+def test_what_goes_wrong_is_seen(mail_host: MailHost, deployed: Issued) -> None:
     """Renewed and not deployed, one server stopped, a lineage broken, a run that failed."""
-    renewed = laboratory.authority.issue([NAME], not_before=deployed.not_before.replace(microsecond=0))
-    laboratory.store.renew(NAME, renewed)
-    laboratory.issue("mail.broken.test")
-    laboratory.store.path("mail.broken.test", "privkey").unlink()
-    laboratory.dovecot.stop()
-    found = measured(laboratory)
+    renewed = mail_host.authority.issue([NAME], not_before=deployed.not_before.replace(microsecond=0))
+    mail_host.store.renew(NAME, renewed)
+    mail_host.issue("mail.broken.test")
+    mail_host.store.path("mail.broken.test", "privkey").unlink()
+    mail_host.dovecot.stop()
+    found = measured(mail_host)
     assert found["mailsni_pending"] == {frozenset(): 1}
     assert found["mailsni_skipped"][frozenset({("reason", "key_missing")})] == 1
     assert {key: value for key, value in found["mailsni_problems"].items() if value} == {
@@ -105,51 +105,51 @@ def test_what_goes_wrong_is_seen(laboratory: Laboratory, deployed: Issued) -> No
     by_server = {dict(one)["server"]: value for one, value in found["mailsni_served_as_intended"].items()}
     assert by_server == {"postfix": 0, "dovecot": 0}
     answers = {(dict(one)["server"], dict(one)["concern"]): value for one, value in found["mailsni_answers"].items()}
-    assert answers["dovecot", "not_listening"] == 3 * len(laboratory.dovecot.endpoints)
-    assert answers["postfix", "other_certificate"] == len(laboratory.postfix.endpoints)
-    laboratory.configure(postfix={"action": ["/bin/false"]})
-    assert laboratory.mailsni("apply").returncode == 1
-    found = measured(laboratory, "--no-wire")
+    assert answers["dovecot", "not_listening"] == 3 * len(mail_host.dovecot.endpoints)
+    assert answers["postfix", "other_certificate"] == len(mail_host.postfix.endpoints)
+    mail_host.configure(postfix={"action": ["/bin/false"]})
+    assert mail_host.mailsni("apply").returncode == 1
+    found = measured(mail_host, "--no-wire")
     assert found["mailsni_last_run_success"] == {frozenset(): 0}
     assert found["mailsni_last_run_exit_code"] == {frozenset(): 1}
     assert found.keys().isdisjoint({"mailsni_served_as_intended", "mailsni_answers", "mailsni_wire_up"})
 
 
 @pytest.mark.shared
-def test_it_comes_out_when_nothing_can_be_read(laboratory: Laboratory, deployed: Issued) -> None:
+def test_it_comes_out_when_nothing_can_be_read(mail_host: MailHost, deployed: Issued) -> None:
     del deployed
-    laboratory.store.live.rename(laboratory.store.live.with_name("elsewhere"))
-    done = laboratory.mailsni("metrics")
+    mail_host.store.live.rename(mail_host.store.live.with_name("elsewhere"))
+    done = mail_host.mailsni("metrics")
     assert done.returncode == 1
-    assert done.stderr.startswith(f"mailsni: error: {laboratory.store.live}: ")
+    assert done.stderr.startswith(f"mailsni: error: {mail_host.store.live}: ")
     found = samples(done.stdout)
     assert found["mailsni_up"] == {frozenset(): 0}
     assert found["mailsni_last_run_success"] == {frozenset(): 1}
-    document = json.loads(laboratory.mailsni("metrics", "--json").stdout)
+    document = json.loads(mail_host.mailsni("metrics", "--json").stdout)
     assert document["schema"] == "mailsni.metrics/1"
     assert {"name": "mailsni_up", "labels": {}, "value": 0} in document["samples"]
 
 
 @pytest.mark.shared
-def test_hostile_directories_do_not_break_the_format(laboratory: Laboratory, deployed: Issued) -> None:
+def test_hostile_directories_do_not_break_the_format(mail_host: MailHost, deployed: Issued) -> None:
     r"""``"``, ``\`` and a newline in a label would end it."""
     del deployed
     for number, lineage in enumerate(('a"} 1', "b\\", "c\nmailsni_up 0", 'd{e="f"}')):
-        laboratory.store.add(lineage, laboratory.authority.issue([f"mail.h{number}.test"]))
-    found = measured(laboratory, "--no-wire")
+        mail_host.store.add(lineage, mail_host.authority.issue([f"mail.h{number}.test"]))
+    found = measured(mail_host, "--no-wire")
     assert found["mailsni_up"] == {frozenset(): 1}
     assert found["mailsni_skipped"][frozenset({("reason", "bad_name")})] == 4
 
 
 @pytest.mark.shared
-def test_a_textfile(laboratory: Laboratory, deployed: Issued) -> None:
+def test_a_textfile(mail_host: MailHost, deployed: Issued) -> None:
     del deployed
-    directory = laboratory.directory / "node-exporter"
+    directory = mail_host.directory / "node-exporter"
     directory.mkdir()
     file = directory / "mailsni.prom"
 
     def write(code: int = 0) -> str:
-        done = laboratory.mailsni("metrics", "--textfile", str(file), "--no-wire")
+        done = mail_host.mailsni("metrics", "--textfile", str(file), "--no-wire")
         assert (done.returncode, done.stdout) == (code, ""), done.stderr
         return done.stderr
 
@@ -163,18 +163,18 @@ def test_a_textfile(laboratory: Laboratory, deployed: Issued) -> None:
 
 
 @pytest.fixture
-def textfile(laboratory: Laboratory, deployed: Issued) -> Path:
+def textfile(mail_host: MailHost, deployed: Issued) -> Path:
     """One that was written."""
     del deployed
-    file = laboratory.directory / "node-exporter" / "mailsni.prom"
+    file = mail_host.directory / "node-exporter" / "mailsni.prom"
     file.parent.mkdir()
-    assert laboratory.mailsni("metrics", "--textfile", str(file), "--no-wire").returncode == 0
+    assert mail_host.mailsni("metrics", "--textfile", str(file), "--no-wire").returncode == 0
     return file
 
 
-def refusal(laboratory: Laboratory, file: Path, code: int = 1) -> str:
+def refusal(mail_host: MailHost, file: Path, code: int = 1) -> str:
     """What is said when it cannot be written, in one line and perhaps a hint."""
-    done = laboratory.mailsni("metrics", "--textfile", str(file), "--no-wire")
+    done = mail_host.mailsni("metrics", "--textfile", str(file), "--no-wire")
     assert (done.returncode, done.stdout) == (code, "")
     said, *hint = done.stderr.splitlines()
     assert [one[:15] for one in hint] in ([], ["mailsni: hint: "])
@@ -182,14 +182,12 @@ def refusal(laboratory: Laboratory, file: Path, code: int = 1) -> str:
 
 
 @pytest.mark.shared
-def test_what_lies_at_the_place_of_the_textfile_and_is_no_file_is_refused(
-    laboratory: Laboratory, textfile: Path
-) -> None:
-    victim = laboratory.directory / "victim"
+def test_what_lies_at_the_place_of_the_textfile_and_is_no_file_is_refused(mail_host: MailHost, textfile: Path) -> None:
+    victim = mail_host.directory / "victim"
     victim.write_text("mine")
     traps: dict[str, Callable[[], object]] = {
         "link": lambda: textfile.symlink_to(victim),
-        "dangling link": lambda: textfile.symlink_to(laboratory.directory / "nowhere"),
+        "dangling link": lambda: textfile.symlink_to(mail_host.directory / "nowhere"),
         "pipe": lambda: os.mkfifo(textfile),
         "directory": textfile.mkdir,
     }
@@ -197,31 +195,31 @@ def test_what_lies_at_the_place_of_the_textfile_and_is_no_file_is_refused(
         textfile.unlink()
         lay()
         before = textfile.lstat()
-        assert refusal(laboratory, textfile) == f"mailsni: error: {textfile}: is no regular file", trap
+        assert refusal(mail_host, textfile) == f"mailsni: error: {textfile}: is no regular file", trap
         assert (textfile.lstat().st_ino, textfile.lstat().st_mode) == (before.st_ino, before.st_mode)
         assert list(textfile.parent.iterdir()) == [textfile], trap
         if trap == "directory":
             textfile.rmdir()
             textfile.touch()
     assert victim.read_text() == "mine"
-    assert not (laboratory.directory / "nowhere").exists()
-    assert refusal(laboratory, textfile.parent / "no" / "such.prom").endswith("/node-exporter/no: is no directory")
+    assert not (mail_host.directory / "nowhere").exists()
+    assert refusal(mail_host, textfile.parent / "no" / "such.prom").endswith("/node-exporter/no: is no directory")
 
 
 @pytest.mark.shared
-def test_a_link_at_the_name_that_is_staged_is_not_followed(laboratory: Laboratory, textfile: Path) -> None:
-    victim = laboratory.directory / "victim"
+def test_a_link_at_the_name_that_is_staged_is_not_followed(mail_host: MailHost, textfile: Path) -> None:
+    victim = mail_host.directory / "victim"
     victim.write_text("mine")
     (textfile.parent / ".mailsni.prom.new").symlink_to(victim)
     textfile.write_text("old")
-    assert laboratory.mailsni("metrics", "--textfile", str(textfile), "--no-wire").returncode == 0
+    assert mail_host.mailsni("metrics", "--textfile", str(textfile), "--no-wire").returncode == 0
     assert samples(textfile.read_text())["mailsni_up"] == {frozenset(): 1}
     assert victim.read_text() == "mine"
     assert list(textfile.parent.iterdir()) == [textfile]
 
 
 @pytest.mark.shared
-def test_the_old_textfile_stays_when_a_new_one_cannot_be_written(laboratory: Laboratory, textfile: Path) -> None:
+def test_the_old_textfile_stays_when_a_new_one_cannot_be_written(mail_host: MailHost, textfile: Path) -> None:
     """A full disk, from no page left to as many as it takes; a read-only one; something where it is staged."""
     mount, umount = require_tool("mount"), require_tool("umount")
     place = textfile.parent
@@ -232,7 +230,7 @@ def test_the_old_textfile_stays_when_a_new_one_cannot_be_written(laboratory: Lab
             textfile.write_text("old")
             with (place / "ballast").open("wb", buffering=0) as ballast:
                 ballast.write(b"\0" * 4096 * (os.statvfs(place).f_bavail - pages))
-            done = laboratory.mailsni("metrics", "--textfile", str(textfile), "--no-wire")
+            done = mail_host.mailsni("metrics", "--textfile", str(textfile), "--no-wire")
             failed.append(done.returncode)
             if done.returncode:
                 assert done.stderr == f"mailsni: error: {place}/.mailsni.prom.new: cannot be written: {_NO_SPACE}\n"
@@ -244,34 +242,34 @@ def test_the_old_textfile_stays_when_a_new_one_cannot_be_written(laboratory: Lab
         assert set(failed) == {0, 1}, "the disk was never full, or always"
         textfile.write_text("old")
         (place / ".mailsni.prom.new").mkdir()
-        assert refusal(laboratory, textfile).startswith(f"mailsni: error: {place}/.mailsni.prom.new: ")
+        assert refusal(mail_host, textfile).startswith(f"mailsni: error: {place}/.mailsni.prom.new: ")
         run([str(mount), "-o", "remount,ro", str(place)], timeout=10)
-        assert refusal(laboratory, textfile) == f"mailsni: error: {place}: cannot be written, not even by root"
+        assert refusal(mail_host, textfile) == f"mailsni: error: {place}: cannot be written, not even by root"
         assert textfile.read_text() == "old"
     finally:
         run([str(umount), str(place)], timeout=10)
 
 
 @pytest.mark.shared
-def test_a_textfile_says_so_when_nothing_can_be_read(laboratory: Laboratory, textfile: Path) -> None:
+def test_a_textfile_says_so_when_nothing_can_be_read(mail_host: MailHost, textfile: Path) -> None:
     """Else the last one would go on to say that all is well."""
-    laboratory.store.live.rename(laboratory.store.live.with_name("elsewhere"))
-    assert refusal(laboratory, textfile).startswith(f"mailsni: error: {laboratory.store.live}: ")
+    mail_host.store.live.rename(mail_host.store.live.with_name("elsewhere"))
+    assert refusal(mail_host, textfile).startswith(f"mailsni: error: {mail_host.store.live}: ")
     assert samples(textfile.read_text())["mailsni_up"] == {frozenset(): 0}
-    laboratory.store.live.with_name("elsewhere").rename(laboratory.store.live)
-    assert laboratory.mailsni("metrics", "--textfile", str(textfile), "--no-wire").returncode == 0
-    laboratory.config.write_text("[names]\nincluded = []\n")
-    assert "included" in refusal(laboratory, textfile, 78)
+    mail_host.store.live.with_name("elsewhere").rename(mail_host.store.live)
+    assert mail_host.mailsni("metrics", "--textfile", str(textfile), "--no-wire").returncode == 0
+    mail_host.config.write_text("[names]\nincluded = []\n")
+    assert "included" in refusal(mail_host, textfile, 78)
     assert samples(textfile.read_text())["mailsni_up"] == {frozenset(): 0}
-    laboratory.configure()
-    assert laboratory.mailsni("metrics", "--textfile", str(textfile), "--no-wire").returncode == 0
+    mail_host.configure()
+    assert mail_host.mailsni("metrics", "--textfile", str(textfile), "--no-wire").returncode == 0
     assert samples(textfile.read_text())["mailsni_up"] == {frozenset(): 1}
 
 
 @pytest.mark.shared
-def test_servers_that_cannot_be_asked_and_runs_that_never_were(laboratory: Laboratory) -> None:
-    laboratory.configure(verify={"endpoints": []})
-    done = laboratory.mailsni("metrics")
+def test_servers_that_cannot_be_asked_and_runs_that_never_were(mail_host: MailHost) -> None:
+    mail_host.configure(verify={"endpoints": []})
+    done = mail_host.mailsni("metrics")
     assert done.returncode == 1
     assert done.stderr.startswith("mailsni: error: ")
     found = samples(done.stdout)
@@ -317,9 +315,9 @@ def test_prometheus_understands_what_the_dashboard_asks(tmp_path: Path) -> None:
 
 
 @pytest.mark.shared
-def test_rules_and_dashboard_use_what_is_printed(laboratory: Laboratory, deployed: Issued) -> None:
+def test_rules_and_dashboard_use_what_is_printed(mail_host: MailHost, deployed: Issued) -> None:
     del deployed
-    printed = measured(laboratory)
+    printed = measured(mail_host)
     labels = {name: {key for one in found for key, _ in one} for name, found in printed.items()}
     used = {name for query in _queries() for name in re.findall(r"\bmailsni_\w+", query)}
     assert used - printed.keys() == set()

@@ -17,7 +17,7 @@ import pytest
 
 from mailsni.host.commands import environment
 from mailsni.sandbox.authority import Issued
-from tests.support.mail_host import Laboratory, run_mailsni
+from tests.support.mail_host import MailHost, run_mailsni
 
 pytestmark = pytest.mark.shared
 
@@ -27,27 +27,27 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def deployed(laboratory: Laboratory) -> dict[str, str]:
+def deployed(mail_host: MailHost) -> dict[str, str]:
     """Two names that are served; their fingerprints."""
-    issued = {name: laboratory.issue(name).fingerprint for name in (FIRST, SECOND)}
-    done = laboratory.mailsni("apply")
+    issued = {name: mail_host.issue(name).fingerprint for name in (FIRST, SECOND)}
+    done = mail_host.mailsni("apply")
     assert done.returncode == 0, done.stdout + done.stderr
     return issued
 
 
-def served(laboratory: Laboratory) -> dict[str, str]:
+def served(mail_host: MailHost) -> dict[str, str]:
     """What both servers present for the two names; they must agree."""
-    answers = {name: set(laboratory.served_everywhere(name).values()) for name in (FIRST, SECOND)}
+    answers = {name: set(mail_host.served_everywhere(name).values()) for name in (FIRST, SECOND)}
     assert all(len(found) == 1 for found in answers.values()), answers
     return {name: found.pop() for name, found in answers.items()}
 
 
-def artifacts(laboratory: Laboratory) -> dict[str, tuple[int, int, bytes]]:
+def artifacts(mail_host: MailHost) -> dict[str, tuple[int, int, bytes]]:
     """Everything that servers read or the program keeps: i-node, mode, content. Not times: staging comes and goes."""
     roots = (
-        laboratory.postfix.config_directory,
-        laboratory.dovecot.config_directory,
-        laboratory.directory / "state",
+        mail_host.postfix.config_directory,
+        mail_host.dovecot.config_directory,
+        mail_host.directory / "state",
     )
     found = {}
     for path in sorted(path for root in roots for path in root.rglob("*")):
@@ -63,26 +63,26 @@ def artifacts(laboratory: Laboratory) -> dict[str, tuple[int, int, bytes]]:
 # An empty result
 
 
-def delete_every_lineage(laboratory: Laboratory) -> None:
+def delete_every_lineage(mail_host: MailHost) -> None:
     for name in (FIRST, SECOND):
-        laboratory.store.delete(name)
+        mail_host.store.delete(name)
 
 
-def replace_live_by_an_empty_directory(laboratory: Laboratory) -> None:
-    shutil.rmtree(laboratory.store.live)
-    laboratory.store.live.mkdir(mode=0o700)
+def replace_live_by_an_empty_directory(mail_host: MailHost) -> None:
+    shutil.rmtree(mail_host.store.live)
+    mail_host.store.live.mkdir(mode=0o700)
 
 
-def leave_only_web_sites(laboratory: Laboratory) -> None:
-    delete_every_lineage(laboratory)
-    laboratory.issue("www.first.test")
+def leave_only_web_sites(mail_host: MailHost) -> None:
+    delete_every_lineage(mail_host)
+    mail_host.issue("www.first.test")
 
 
-def leave_only_broken_lineages(laboratory: Laboratory) -> None:
+def leave_only_broken_lineages(mail_host: MailHost) -> None:
     """Of other names than those that are served, so there is no last good certificate for them."""
-    delete_every_lineage(laboratory)
-    laboratory.issue("mail.third.test")
-    laboratory.store.path("mail.third.test", "privkey").unlink()
+    delete_every_lineage(mail_host)
+    mail_host.issue("mail.third.test")
+    mail_host.store.path("mail.third.test", "privkey").unlink()
 
 
 EMPTY = [
@@ -95,50 +95,50 @@ EMPTY = [
 
 @pytest.mark.parametrize("spoil", EMPTY)
 def test_an_empty_result_is_published_only_when_asked_for(
-    laboratory: Laboratory, deployed: dict[str, str], spoil: Callable[[Laboratory], None]
+    mail_host: MailHost, deployed: dict[str, str], spoil: Callable[[MailHost], None]
 ) -> None:
-    spoil(laboratory)
-    before = artifacts(laboratory)
+    spoil(mail_host)
+    before = artifacts(mail_host)
     for words in (["apply"], ["apply", "--force"], ["apply", "--dry-run"]):
-        done = laboratory.mailsni(*words)
+        done = mail_host.mailsni(*words)
         assert done.returncode == 1, words
         assert "2 names are served now" in done.stderr
         assert "--allow-empty" in done.stderr
-    assert artifacts(laboratory) == before
-    assert served(laboratory) == deployed
-    done = laboratory.mailsni("apply", "--allow-empty")
+    assert artifacts(mail_host) == before
+    assert served(mail_host) == deployed
+    done = mail_host.mailsni("apply", "--allow-empty")
     assert done.returncode == (4 if spoil is leave_only_broken_lineages else 0), done.stderr
-    assert served(laboratory) == dict.fromkeys((FIRST, SECOND), laboratory.default.fingerprint)
-    assert list(laboratory.pin_directory.iterdir()) == []
+    assert served(mail_host) == dict.fromkeys((FIRST, SECOND), mail_host.default.fingerprint)
+    assert list(mail_host.pin_directory.iterdir()) == []
 
 
-def test_a_store_that_is_not_there_is_not_an_empty_one(laboratory: Laboratory, deployed: dict[str, str]) -> None:
+def test_a_store_that_is_not_there_is_not_an_empty_one(mail_host: MailHost, deployed: dict[str, str]) -> None:
     """It may only not be mounted, so ``--allow-empty`` does not help here."""
-    laboratory.store.live.rename(laboratory.store.root / "elsewhere")
-    before = artifacts(laboratory)
+    mail_host.store.live.rename(mail_host.store.root / "elsewhere")
+    before = artifacts(mail_host)
     for options in ([], ["--force"], ["--allow-empty"]):
-        done = laboratory.mailsni("apply", *options)
+        done = mail_host.mailsni("apply", *options)
         assert done.returncode == 1, options
-        assert f"{laboratory.store.live}: cannot be read: No such file or directory" in done.stderr
-    assert artifacts(laboratory) == before
-    assert served(laboratory) == deployed
+        assert f"{mail_host.store.live}: cannot be read: No such file or directory" in done.stderr
+    assert artifacts(mail_host) == before
+    assert served(mail_host) == deployed
 
 
 def test_an_empty_result_is_not_published_without_the_record_either(
-    laboratory: Laboratory, deployed: dict[str, str]
+    mail_host: MailHost, deployed: dict[str, str]
 ) -> None:
     """The state directory may be deleted at any time: what is deployed is also seen in the servers' files."""
-    shutil.rmtree(laboratory.directory / "state")
-    delete_every_lineage(laboratory)
-    done = laboratory.mailsni("apply")
-    assert served(laboratory) == deployed
+    shutil.rmtree(mail_host.directory / "state")
+    delete_every_lineage(mail_host)
+    done = mail_host.mailsni("apply")
+    assert served(mail_host) == deployed
     assert done.returncode == 1
 
 
-def test_one_of_two_names_may_go(laboratory: Laboratory, deployed: dict[str, str]) -> None:
-    laboratory.store.delete(FIRST)
-    assert laboratory.mailsni("apply").returncode == 0
-    assert served(laboratory) == {FIRST: laboratory.default.fingerprint, SECOND: deployed[SECOND]}
+def test_one_of_two_names_may_go(mail_host: MailHost, deployed: dict[str, str]) -> None:
+    mail_host.store.delete(FIRST)
+    assert mail_host.mailsni("apply").returncode == 0
+    assert served(mail_host) == {FIRST: mail_host.default.fingerprint, SECOND: deployed[SECOND]}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -220,16 +220,16 @@ def listing(*roots: Path) -> list[tuple[str, int, int, int, int]]:
     return [(path, one.st_mode, one.st_ino, one.st_size, one.st_mtime_ns) for path, one in states]
 
 
-def assert_nobody_may(laboratory: Laboratory, rooms: Path) -> None:
+def assert_nobody_may(mail_host: MailHost, shared_tmp: Path) -> None:
     """Every command that reads keys or writes ends with exit code 77, and nothing has changed."""
-    config = rooms / "config.toml"  # where that user can read it
-    shutil.copy(laboratory.config, config)
+    config = shared_tmp / "config.toml"  # where that user can read it
+    shutil.copy(mail_host.config, config)
     config.chmod(0o644)
     places = (
-        rooms / "own",
-        laboratory.directory,
-        laboratory.postfix.config_directory,
-        laboratory.dovecot.config_directory,
+        shared_tmp / "own",
+        mail_host.directory,
+        mail_host.postfix.config_directory,
+        mail_host.dovecot.config_directory,
     )
     before = listing(*places)
     for words in (["apply"], ["apply", "--force", "--allow-empty"], ["apply", "--dry-run"], ["status"], ["plan"]):
@@ -241,107 +241,109 @@ def assert_nobody_may(laboratory: Laboratory, rooms: Path) -> None:
 
 @pytest.mark.parametrize("before", ["nothing is deployed", "two names are deployed"])
 def test_another_user_than_root_is_told_so_before_anything_is_touched(
-    laboratory: Laboratory, rooms: Path, before: str
+    mail_host: MailHost, shared_tmp: Path, before: str
 ) -> None:
-    laboratory.configure(state={"directory": str(rooms / "own/state"), "lock": str(rooms / "own/lock")})
-    (rooms / "own").mkdir(mode=0o755)
+    mail_host.configure(state={"directory": str(shared_tmp / "own/state"), "lock": str(shared_tmp / "own/lock")})
+    (shared_tmp / "own").mkdir(mode=0o755)
     for name in (FIRST, SECOND):
-        laboratory.issue(name)
+        mail_host.issue(name)
     if before == "two names are deployed":
-        assert laboratory.mailsni("apply").returncode == 0
-    assert_nobody_may(laboratory, rooms)
+        assert mail_host.mailsni("apply").returncode == 0
+    assert_nobody_may(mail_host, shared_tmp)
 
 
-def test_another_user_than_root_is_told_so_where_even_a_look_is_forbidden(laboratory: Laboratory, rooms: Path) -> None:
+def test_another_user_than_root_is_told_so_where_even_a_look_is_forbidden(
+    mail_host: MailHost, shared_tmp: Path
+) -> None:
     """Some directory on the way to the state is closed to that user."""
-    (rooms / "own").mkdir(mode=0o755)
-    (rooms / "own/closed").mkdir(mode=0o700)
-    laboratory.configure(state={"directory": str(rooms / "own/closed/state"), "lock": str(rooms / "own/lock")})
-    laboratory.issue(FIRST)
-    assert_nobody_may(laboratory, rooms)
+    (shared_tmp / "own").mkdir(mode=0o755)
+    (shared_tmp / "own/closed").mkdir(mode=0o700)
+    mail_host.configure(state={"directory": str(shared_tmp / "own/closed/state"), "lock": str(shared_tmp / "own/lock")})
+    mail_host.issue(FIRST)
+    assert_nobody_may(mail_host, shared_tmp)
 
 
-def test_a_lock_that_is_held(laboratory: Laboratory, deployed: dict[str, str]) -> None:
+def test_a_lock_that_is_held(mail_host: MailHost, deployed: dict[str, str]) -> None:
     """Exit code 75 at once, or after the time that was asked for; looking needs no lock."""
-    laboratory.store.renew(FIRST, laboratory.authority.issue([FIRST]))
-    before = artifacts(laboratory)
-    with (laboratory.directory / "mailsni.lock").open("r+") as lock:
+    mail_host.store.renew(FIRST, mail_host.authority.issue([FIRST]))
+    before = artifacts(mail_host)
+    with (mail_host.directory / "mailsni.lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert laboratory.mailsni("apply").returncode == 75
+        assert mail_host.mailsni("apply").returncode == 75
         began = time.monotonic()
-        done = laboratory.mailsni("apply", "--wait", "1.5")
+        done = mail_host.mailsni("apply", "--wait", "1.5")
         assert done.returncode == 75
         assert time.monotonic() - began >= 1.5
         assert "another run holds the lock" in done.stderr
-        assert laboratory.mailsni("status").returncode == 0
-        assert laboratory.mailsni("plan", "--detailed-exitcode").returncode == 3
-    assert artifacts(laboratory) == before
-    assert served(laboratory) == deployed
+        assert mail_host.mailsni("status").returncode == 0
+        assert mail_host.mailsni("plan", "--detailed-exitcode").returncode == 3
+    assert artifacts(mail_host) == before
+    assert served(mail_host) == deployed
 
 
-def test_a_lock_that_is_given_up_in_time(laboratory: Laboratory, deployed: dict[str, str]) -> None:
-    renewed = laboratory.authority.issue([FIRST])
-    laboratory.store.renew(FIRST, renewed)
-    with (laboratory.directory / "mailsni.lock").open("r+") as lock:
+def test_a_lock_that_is_given_up_in_time(mail_host: MailHost, deployed: dict[str, str]) -> None:
+    renewed = mail_host.authority.issue([FIRST])
+    mail_host.store.renew(FIRST, renewed)
+    with (mail_host.directory / "mailsni.lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         timer = threading.Timer(1.5, fcntl.flock, (lock, fcntl.LOCK_UN))
         timer.start()
         began = time.monotonic()
-        done = laboratory.mailsni("apply", "--wait", "30")
+        done = mail_host.mailsni("apply", "--wait", "30")
         assert done.returncode == 0, done.stderr
         assert time.monotonic() - began >= 1.5
         timer.join()
-    assert served(laboratory) == {**deployed, FIRST: renewed.fingerprint}
+    assert served(mail_host) == {**deployed, FIRST: renewed.fingerprint}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Somebody else's mistakes in the servers' configuration
 
 
-def test_a_main_cf_that_cannot_be_parsed(laboratory: Laboratory, deployed: dict[str, str]) -> None:
-    main_cf = laboratory.postfix.config_file
+def test_a_main_cf_that_cannot_be_parsed(mail_host: MailHost, deployed: dict[str, str]) -> None:
+    main_cf = mail_host.postfix.config_file
     whole = main_cf.read_text()
-    laboratory.store.renew(FIRST, laboratory.authority.issue([FIRST]))
+    mail_host.store.renew(FIRST, mail_host.authority.issue([FIRST]))
     for line in ("this is no setting", "= value"):
         main_cf.write_text(f"{whole}\n{line}\n")
-        before = artifacts(laboratory)
-        done = laboratory.mailsni("apply")
+        before = artifacts(mail_host)
+        done = mail_host.mailsni("apply")
         assert done.returncode == 1, (line, done.stdout, done.stderr)
         assert f"mailsni: error: {main_cf}: postconf cannot read the configuration" in done.stderr
-        assert artifacts(laboratory) == before
+        assert artifacts(mail_host) == before
     main_cf.write_text(whole)
-    assert served(laboratory) == deployed
+    assert served(mail_host) == deployed
 
 
-def a_block_whose_file_is_gone(laboratory: Laboratory) -> str:
+def a_block_whose_file_is_gone(mail_host: MailHost) -> str:
     """Dovecot runs on with it, and would not start again."""
-    if laboratory.dovecot.version >= (2, 4):
+    if mail_host.dovecot.version >= (2, 4):
         lines = ["ssl_server_cert_file = /nowhere/c.pem", "ssl_server_key_file = /nowhere/k.pem"]
     else:
         lines = ["ssl_cert = </nowhere/c.pem", "ssl_key = </nowhere/k.pem"]
     return "\n  ".join(["local_name own.test {", *lines]) + "\n}\n"
 
 
-def an_unknown_setting(laboratory: Laboratory) -> str:  # noqa: ARG001
+def an_unknown_setting(mail_host: MailHost) -> str:  # noqa: ARG001
     return "no_such_setting = yes\n"
 
 
 @pytest.mark.parametrize("mistake", [a_block_whose_file_is_gone, an_unknown_setting])
 def test_a_dovecot_configuration_that_is_broken_already(
-    laboratory: Laboratory, deployed: dict[str, str], mistake: Callable[[Laboratory], str]
+    mail_host: MailHost, deployed: dict[str, str], mistake: Callable[[MailHost], str]
 ) -> None:
-    laboratory.store.renew(FIRST, laboratory.authority.issue([FIRST]))
-    own = laboratory.dovecot.include_directory / "10-own.conf"
-    own.write_text(mistake(laboratory))
-    before = artifacts(laboratory)
-    done = laboratory.mailsni("apply")
-    after = artifacts(laboratory)
+    mail_host.store.renew(FIRST, mail_host.authority.issue([FIRST]))
+    own = mail_host.dovecot.include_directory / "10-own.conf"
+    own.write_text(mistake(mail_host))
+    before = artifacts(mail_host)
+    done = mail_host.mailsni("apply")
+    after = artifacts(mail_host)
     own.unlink()  # or Dovecot cannot be told to stop
     assert done.returncode == 1, done.stdout + done.stderr
-    assert f"{laboratory.dovecot.config_file}: Dovecot's configuration is broken already" in done.stderr
+    assert f"{mail_host.dovecot.config_file}: Dovecot's configuration is broken already" in done.stderr
     assert "10-own.conf" in done.stderr or "/nowhere/" in done.stderr
     assert after == before
-    assert served(laboratory) == deployed
+    assert served(mail_host) == deployed
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -405,143 +407,139 @@ def assert_unharmed(victim: Path) -> None:
 @pytest.mark.parametrize(
     "trap", [a_link, a_dangling_link, a_link_to_a_directory, a_fifo, a_file, a_strangers_directory]
 )
-def test_a_trap_at_the_name_of_a_staging_directory(laboratory: Laboratory, victim: Path, trap: Trap) -> None:
+def test_a_trap_at_the_name_of_a_staging_directory(mail_host: MailHost, victim: Path, trap: Trap) -> None:
     """Refused, and neither followed nor removed."""
-    laboratory.pin_directory.mkdir(mode=0o700)
-    laboratory.issue(FIRST)
-    for directory in (laboratory.map.parent, laboratory.include_file.parent, laboratory.pin_directory):
+    mail_host.pin_directory.mkdir(mode=0o700)
+    mail_host.issue(FIRST)
+    for directory in (mail_host.map.parent, mail_host.include_file.parent, mail_host.pin_directory):
         place = directory / STAGING
         trap(place, victim)
         laid = place.lstat()
-        done = laboratory.mailsni("apply", timeout=20)
+        done = mail_host.mailsni("apply", timeout=20)
         assert done.returncode == 1, done.stdout + done.stderr
         assert f"{place}: is not the staging directory of this program" in done.stderr
         assert (place.lstat().st_ino, place.lstat().st_mode) == (laid.st_ino, laid.st_mode)
         assert_unharmed(victim)
         place.rename(victim.parent.with_name(f"trap-{laid.st_ino}"))
-    assert not laboratory.include_file.exists()
-    assert laboratory.served_everywhere(FIRST) == dict.fromkeys(laboratory.endpoints, laboratory.default.fingerprint)
-    assert laboratory.mailsni("apply").returncode == 0
+    assert not mail_host.include_file.exists()
+    assert mail_host.served_everywhere(FIRST) == dict.fromkeys(mail_host.endpoints, mail_host.default.fingerprint)
+    assert mail_host.mailsni("apply").returncode == 0
 
 
-def test_traps_at_the_name_of_the_lock(laboratory: Laboratory, victim: Path) -> None:
-    lock = laboratory.directory / "mailsni.lock"
-    laboratory.issue(FIRST)
+def test_traps_at_the_name_of_the_lock(mail_host: MailHost, victim: Path) -> None:
+    lock = mail_host.directory / "mailsni.lock"
+    mail_host.issue(FIRST)
     for trap in (a_link, a_dangling_link, a_link_to_a_directory, a_fifo, a_hard_link, a_directory):
         trap(lock, victim)
-        done = laboratory.mailsni("apply", timeout=20)
+        done = mail_host.mailsni("apply", timeout=20)
         assert done.returncode == 1, (trap, done.stdout, done.stderr)
         assert f"mailsni: error: {lock}: " in done.stderr
         lock.rename(victim.parent.with_name(f"trap-{trap.__name__}"))
         assert_unharmed(victim)
-    assert not laboratory.include_file.exists()
+    assert not mail_host.include_file.exists()
 
 
-def test_what_an_interrupted_run_left_in_its_staging_directory_is_removed(laboratory: Laboratory) -> None:
-    for directory in (laboratory.map.parent, laboratory.include_file.parent):
+def test_what_an_interrupted_run_left_in_its_staging_directory_is_removed(mail_host: MailHost) -> None:
+    for directory in (mail_host.map.parent, mail_host.include_file.parent):
         (directory / STAGING).mkdir(mode=0o700)
         (directory / STAGING / "half-written").write_text("debris\n")
-    laboratory.issue(FIRST)
-    assert laboratory.mailsni("apply").returncode == 0
-    for directory in (laboratory.map.parent, laboratory.include_file.parent, laboratory.pin_directory):
+    mail_host.issue(FIRST)
+    assert mail_host.mailsni("apply").returncode == 0
+    for directory in (mail_host.map.parent, mail_host.include_file.parent, mail_host.pin_directory):
         assert not (directory / STAGING).exists()
 
 
 @pytest.mark.parametrize("artifact", ["map", "compiled map", "include", "pin"])
-def test_traps_at_the_name_of_an_artifact_are_replaced(laboratory: Laboratory, victim: Path, artifact: str) -> None:
+def test_traps_at_the_name_of_an_artifact_are_replaced(mail_host: MailHost, victim: Path, artifact: str) -> None:
     """By rename, so that nothing is written through them: what lies there afterwards is the program's own file."""
-    issued = laboratory.issue(FIRST)
+    issued = mail_host.issue(FIRST)
     if artifact == "pin":
-        assert laboratory.mailsni("apply").returncode == 0
-        (place,) = laboratory.pin_directory.iterdir()
+        assert mail_host.mailsni("apply").returncode == 0
+        (place,) = mail_host.pin_directory.iterdir()
     else:
-        place = _places(laboratory)[artifact]
+        place = _places(mail_host)[artifact]
     if artifact == "compiled map":
-        laboratory.postfix.stop()  # or it fails at the trap, and waits a minute before it tries again
+        mail_host.postfix.stop()  # or it fails at the trap, and waits a minute before it tries again
     for trap in (a_link, a_dangling_link, a_fifo, a_file, a_hard_link):
         place.unlink(missing_ok=True)
         trap(place, victim)
-        done = laboratory.mailsni("apply", timeout=20)
+        done = mail_host.mailsni("apply", timeout=20)
         assert done.returncode == 0, (trap, done.stdout, done.stderr)
         status = place.lstat()
         assert stat.S_ISREG(status.st_mode), trap
         assert stat.S_IMODE(status.st_mode) == (0o644 if artifact == "include" else 0o600), trap
         assert status.st_nlink == 1, trap
         assert_unharmed(victim)
-    laboratory.postfix.start()
-    assert laboratory.served_everywhere(FIRST) == dict.fromkeys(laboratory.endpoints, issued.fingerprint)
+    mail_host.postfix.start()
+    assert mail_host.served_everywhere(FIRST) == dict.fromkeys(mail_host.endpoints, issued.fingerprint)
 
 
-def _places(laboratory: Laboratory) -> dict[str, Path]:
+def _places(mail_host: MailHost) -> dict[str, Path]:
     return {
-        "map": laboratory.map,
-        "compiled map": laboratory.map.with_name("mailsni.cdb"),
-        "include": laboratory.include_file,
+        "map": mail_host.map,
+        "compiled map": mail_host.map.with_name("mailsni.cdb"),
+        "include": mail_host.include_file,
     }
 
 
 @pytest.mark.parametrize("artifact", ["map", "compiled map", "include"])
-def test_a_directory_at_the_name_of_an_artifact(laboratory: Laboratory, artifact: str) -> None:
+def test_a_directory_at_the_name_of_an_artifact(mail_host: MailHost, artifact: str) -> None:
     """It cannot be replaced by rename: a failure that leaves everything as it was."""
-    laboratory.issue(FIRST)
-    laboratory.postfix.stop()
-    place = _places(laboratory)[artifact]
+    mail_host.issue(FIRST)
+    mail_host.postfix.stop()
+    place = _places(mail_host)[artifact]
     place.unlink(missing_ok=True)
     place.mkdir()
-    before = artifacts(laboratory)
-    done = laboratory.mailsni("apply")
+    before = artifacts(mail_host)
+    done = mail_host.mailsni("apply")
     assert done.returncode == 1, done.stdout + done.stderr
     assert f"mailsni: error: {place}: " in done.stderr
-    kept = (laboratory.pin_directory, laboratory.directory / "state")
-    after = {path: one for path, one in artifacts(laboratory).items() if not path.startswith(tuple(map(str, kept)))}
+    kept = (mail_host.pin_directory, mail_host.directory / "state")
+    after = {path: one for path, one in artifacts(mail_host).items() if not path.startswith(tuple(map(str, kept)))}
     # What was published before it failed has been put back, as a copy: another i-node.
     assert {path: one[1:] for path, one in after.items()} == {path: one[1:] for path, one in before.items()}
 
 
-def test_an_old_map_with_a_loose_mode_is_replaced_and_never_written_into(
-    laboratory: Laboratory, default: Issued
-) -> None:
+def test_an_old_map_with_a_loose_mode_is_replaced_and_never_written_into(mail_host: MailHost, default: Issued) -> None:
     """Whoever opened the old files before sees no key through them; the new ones are 0600 from the first byte."""
-    issued = laboratory.issue(FIRST)
-    old = [laboratory.map, laboratory.map.with_name("mailsni.cdb")]
+    issued = mail_host.issue(FIRST)
+    old = [mail_host.map, mail_host.map.with_name("mailsni.cdb")]
     old[0].write_text("# an old source\n")
     for path in old:
         path.chmod(0o644)
     with old[0].open("rb") as source, old[1].open("rb") as compiled:
         contents = [source.read(), compiled.read()]
         inodes = [path.stat().st_ino for path in old]
-        done = laboratory.mailsni("apply")
+        done = mail_host.mailsni("apply")
         assert done.returncode == 0, done.stdout + done.stderr
         for stream in (source, compiled):
             stream.seek(0)
         assert [source.read(), compiled.read()] == contents
         assert all(path.stat().st_ino not in inodes for path in old)
     assert [stat.S_IMODE(path.stat().st_mode) for path in old] == [0o600, 0o600]
-    assert laboratory.served_everywhere(FIRST) == dict.fromkeys(laboratory.endpoints, issued.fingerprint)
-    assert laboratory.served_everywhere(None) == dict.fromkeys(laboratory.endpoints, default.fingerprint)
+    assert mail_host.served_everywhere(FIRST) == dict.fromkeys(mail_host.endpoints, issued.fingerprint)
+    assert mail_host.served_everywhere(None) == dict.fromkeys(mail_host.endpoints, default.fingerprint)
 
 
-def test_a_published_map_that_somebody_opened_up_is_closed_again(
-    laboratory: Laboratory, deployed: dict[str, str]
-) -> None:
-    paths = [laboratory.map, laboratory.map.with_name("mailsni.cdb"), *laboratory.pin_directory.iterdir()]
+def test_a_published_map_that_somebody_opened_up_is_closed_again(mail_host: MailHost, deployed: dict[str, str]) -> None:
+    paths = [mail_host.map, mail_host.map.with_name("mailsni.cdb"), *mail_host.pin_directory.iterdir()]
     for path in paths:
         path.chmod(0o644)
-    assert laboratory.mailsni("apply").returncode == 0
+    assert mail_host.mailsni("apply").returncode == 0
     assert [path for path in paths if stat.S_IMODE(path.stat().st_mode) != 0o600] == []
-    assert served(laboratory) == deployed
+    assert served(mail_host) == deployed
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077, 0o777])
-def test_modes_do_not_depend_on_the_umask(laboratory: Laboratory, umask: int) -> None:
-    laboratory.issue(FIRST)
+def test_modes_do_not_depend_on_the_umask(mail_host: MailHost, umask: int) -> None:
+    mail_host.issue(FIRST)
     previous = os.umask(umask)
     try:
-        done = laboratory.mailsni("apply")
+        done = mail_host.mailsni("apply")
     finally:
         os.umask(previous)
     assert done.returncode == 0, done.stdout + done.stderr
-    private = [laboratory.map, laboratory.map.with_name("mailsni.cdb"), *laboratory.pin_directory.iterdir()]
+    private = [mail_host.map, mail_host.map.with_name("mailsni.cdb"), *mail_host.pin_directory.iterdir()]
     assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
-    assert stat.S_IMODE(laboratory.include_file.stat().st_mode) == 0o644
-    assert stat.S_IMODE(laboratory.pin_directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE(mail_host.include_file.stat().st_mode) == 0o644
+    assert stat.S_IMODE(mail_host.pin_directory.stat().st_mode) == 0o700

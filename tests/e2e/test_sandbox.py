@@ -1,4 +1,4 @@
-"""The sandbox and the laboratory themselves: what every other end-to-end test takes for granted."""
+"""The sandbox and the mail host themselves: what every other end-to-end test takes for granted."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mailsni.errors import HostError
 from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
-from tests.support.mail_host import ABORTED, Certbot, Laboratory, require, served
+from tests.support.mail_host import ABORTED, Certbot, MailHost, require, served
 
 pytestmark = pytest.mark.shared
 
@@ -59,11 +59,11 @@ def test_postfix_serves_a_hand_made_map(postfix: PrivatePostfix, default: Issued
 
 
 @pytest.mark.parametrize("kind", ["hash", "btree", "lmdb", "cdb"])
-def test_every_type_of_map_is_there_from_the_start(rooms: Path, default: Issued, kind: str) -> None:
+def test_every_type_of_map_is_there_from_the_start(shared_tmp: Path, default: Issued, kind: str) -> None:
     require(PrivatePostfix.unavailable())
-    with PrivatePostfix(rooms, default, sni_map=f"{kind}:{rooms}/mailsni") as server:
+    with PrivatePostfix(shared_tmp, default, sni_map=f"{kind}:{shared_tmp}/mailsni") as server:
         assert served(server.endpoints["smtp"], NAME, "smtp") == default.fingerprint
-    left = [path.name for path in rooms.iterdir() if "empty" in path.name]
+    left = [path.name for path in shared_tmp.iterdir() if "empty" in path.name]
     assert left == []
 
 
@@ -74,12 +74,12 @@ def test_a_stale_process_number_is_not_taken_for_the_server(postfix: PrivatePost
     postfix.stop()
 
 
-def test_a_closed_directory_is_refused(rooms: Path, default: Issued) -> None:
+def test_a_closed_directory_is_refused(shared_tmp: Path, default: Issued) -> None:
     require(PrivatePostfix.unavailable())
-    (rooms / "closed").mkdir(mode=0o700)
-    (rooms / "closed/inner").mkdir(mode=0o755)
+    (shared_tmp / "closed").mkdir(mode=0o700)
+    (shared_tmp / "closed/inner").mkdir(mode=0o755)
     with pytest.raises(HostError, match=r"cannot pass through .*/closed$"):
-        PrivatePostfix(rooms / "closed/inner", default)
+        PrivatePostfix(shared_tmp / "closed/inner", default)
 
 
 def test_postfix_serves_two_algorithms_for_one_name(postfix: PrivatePostfix, authority: Authority) -> None:
@@ -143,22 +143,22 @@ def state_of(*roots: str) -> dict[str, int]:
 @pytest.mark.real_host
 def test_the_hosts_own_configuration_is_left_alone(request: pytest.FixtureRequest) -> None:
     before = state_of("/etc", "/var/lib", "/var/spool")
-    laboratory: Laboratory = request.getfixturevalue("laboratory")
-    for server in (laboratory.postfix, laboratory.dovecot):
+    mail_host: MailHost = request.getfixturevalue("mail_host")
+    for server in (mail_host.postfix, mail_host.dovecot):
         server.reload()
         server.restart()
         server.stop()
     assert state_of("/etc", "/var/lib", "/var/spool") == before
 
 
-def test_the_laboratory_is_described_by_its_configuration_file(laboratory: Laboratory) -> None:
-    laboratory.configure(names={"include": ["*"]}, dovecot={"certificates": "live"})
-    settings = tomllib.loads(laboratory.config.read_text())
-    assert settings["sources"] == [{"type": "certbot", "path": str(laboratory.store.live)}]
+def test_the_laboratory_is_described_by_its_configuration_file(mail_host: MailHost) -> None:
+    mail_host.configure(names={"include": ["*"]}, dovecot={"certificates": "live"})
+    settings = tomllib.loads(mail_host.config.read_text())
+    assert settings["sources"] == [{"type": "certbot", "path": str(mail_host.store.live)}]
     assert settings["dovecot"]["certificates"] == "live"
-    assert settings["dovecot"]["config_file"] == str(laboratory.dovecot.config_file)
-    assert len(settings["verify"]["endpoints"]) == len(laboratory.endpoints)
-    assert laboratory.served_everywhere(NAME) == dict.fromkeys(laboratory.endpoints, laboratory.default.fingerprint)
+    assert settings["dovecot"]["config_file"] == str(mail_host.dovecot.config_file)
+    assert len(settings["verify"]["endpoints"]) == len(mail_host.endpoints)
+    assert mail_host.served_everywhere(NAME) == dict.fromkeys(mail_host.endpoints, mail_host.default.fingerprint)
 
 
 def test_certbot_issues_renews_and_deletes(certbot: Certbot) -> None:
@@ -173,13 +173,13 @@ def test_certbot_issues_renews_and_deletes(certbot: Certbot) -> None:
 
 
 def test_the_sandbox_lays_a_lineage_out_as_certbot_does(
-    certbot: Certbot, laboratory: Laboratory, authority: Authority
+    certbot: Certbot, mail_host: MailHost, authority: Authority
 ) -> None:
     certbot.issue(NAME)
     certbot.renew()
-    laboratory.issue(NAME)
-    laboratory.store.renew(NAME, authority.issue([NAME]))
-    assert _shape(laboratory.store.root) == _shape(certbot.config_directory)
+    mail_host.issue(NAME)
+    mail_host.store.renew(NAME, authority.issue([NAME]))
+    assert _shape(mail_host.store.root) == _shape(certbot.config_directory)
 
 
 def _shape(root: Path) -> dict[str, tuple[int, str]]:

@@ -20,7 +20,7 @@ from mailsni.config.settings import DovecotSettings
 from mailsni.host.commands import environment, find_tool, require_tool
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from mailsni.targets.reload import ReloadResult, reload_dovecot
-from tests.support.mail_host import ABORTED, Laboratory, require
+from tests.support.mail_host import ABORTED, MailHost, require
 
 pytestmark = pytest.mark.shared
 
@@ -78,47 +78,47 @@ def supervised(
 
 @pytest.mark.on_both
 @pytest.mark.parametrize("name", SUPERVISORS)
-def test_a_supervised_server_is_restarted_by_its_supervisor(laboratory: Laboratory, name: str) -> None:
+def test_a_supervised_server_is_restarted_by_its_supervisor(mail_host: MailHost, name: str) -> None:
     supervisor = SUPERVISORS[name]
     require(None if find_tool(supervisor) else f"{name}: not installed")
-    postfix = f"{require_tool('postfix')} -c {laboratory.postfix.config_directory} start-fg"
-    dovecot = f"{require_tool('dovecot')} -F -c {laboratory.dovecot.config_file}"
-    laboratory.configure(postfix={"action": "restart"}, dovecot={"action": "restart"})
-    issued = laboratory.issue(NAME)
+    postfix = f"{require_tool('postfix')} -c {mail_host.postfix.config_directory} start-fg"
+    dovecot = f"{require_tool('dovecot')} -F -c {mail_host.dovecot.config_file}"
+    mail_host.configure(postfix={"action": "restart"}, dovecot={"action": "restart"})
+    issued = mail_host.issue(NAME)
     with (
-        supervised(supervisor, laboratory.directory / "postfix", laboratory.postfix, postfix),
-        supervised(supervisor, laboratory.directory / "dovecot", laboratory.dovecot, dovecot),
+        supervised(supervisor, mail_host.directory / "postfix", mail_host.postfix, postfix),
+        supervised(supervisor, mail_host.directory / "dovecot", mail_host.dovecot, dovecot),
     ):
-        until(lambda: ABORTED not in laboratory.served_everywhere(None).values(), "nothing is served")
-        masters = {laboratory.postfix.pid(), laboratory.dovecot.pid()}
-        done = laboratory.mailsni("apply")
+        until(lambda: ABORTED not in mail_host.served_everywhere(None).values(), "nothing is served")
+        masters = {mail_host.postfix.pid(), mail_host.dovecot.pid()}
+        done = mail_host.mailsni("apply")
         assert done.returncode == 0, done.stdout + done.stderr
         assert "restarted" in done.stdout
-        until(lambda: laboratory.postfix.running() and laboratory.dovecot.running(), "one of them is not restarted")
-        after = {laboratory.postfix.pid(), laboratory.dovecot.pid()}
+        until(lambda: mail_host.postfix.running() and mail_host.dovecot.running(), "one of them is not restarted")
+        after = {mail_host.postfix.pid(), mail_host.dovecot.pid()}
         assert masters.isdisjoint(after)
         assert all(supervisor in above(number) for number in after)
-        wanted = dict.fromkeys(laboratory.endpoints, issued.fingerprint)
-        until(lambda: laboratory.served_everywhere(NAME) == wanted, "not everything is served")
-        laboratory.configure(postfix={"action": "auto"}, dovecot={"action": "auto"})
-        renewed = laboratory.authority.issue([NAME])
-        laboratory.store.renew(NAME, renewed)
-        done = laboratory.mailsni("apply")
+        wanted = dict.fromkeys(mail_host.endpoints, issued.fingerprint)
+        until(lambda: mail_host.served_everywhere(NAME) == wanted, "not everything is served")
+        mail_host.configure(postfix={"action": "auto"}, dovecot={"action": "auto"})
+        renewed = mail_host.authority.issue([NAME])
+        mail_host.store.renew(NAME, renewed)
+        done = mail_host.mailsni("apply")
         assert done.returncode == 0, done.stdout + done.stderr
-        assert laboratory.served_everywhere(NAME) == dict.fromkeys(laboratory.endpoints, renewed.fingerprint)
-        assert {laboratory.postfix.pid(), laboratory.dovecot.pid()} == after
+        assert mail_host.served_everywhere(NAME) == dict.fromkeys(mail_host.endpoints, renewed.fingerprint)
+        assert {mail_host.postfix.pid(), mail_host.dovecot.pid()} == after
 
 
-def test_a_server_that_does_not_run_is_not_started(laboratory: Laboratory) -> None:
-    laboratory.configure(postfix={"action": "restart"}, dovecot={"action": "restart"})
-    laboratory.issue(NAME)
-    laboratory.postfix.stop()
-    laboratory.dovecot.stop()
-    done = laboratory.mailsni("apply")
+def test_a_server_that_does_not_run_is_not_started(mail_host: MailHost) -> None:
+    mail_host.configure(postfix={"action": "restart"}, dovecot={"action": "restart"})
+    mail_host.issue(NAME)
+    mail_host.postfix.stop()
+    mail_host.dovecot.stop()
+    done = mail_host.mailsni("apply")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("not running") == 2
-    assert not laboratory.postfix.running()
-    assert not laboratory.dovecot.running()
+    assert not mail_host.postfix.running()
+    assert not mail_host.dovecot.running()
 
 
 @contextmanager
@@ -133,15 +133,15 @@ def stand_in(path: Path, witness: Path) -> Iterator[Path]:
         path.unlink()
 
 
-def test_a_command_of_the_administrators(laboratory: Laboratory) -> None:
-    witness = laboratory.directory / "calls"
+def test_a_command_of_the_administrators(mail_host: MailHost) -> None:
+    witness = mail_host.directory / "calls"
     with stand_in(Path("/usr/local/bin/docker"), witness) as docker:
-        laboratory.configure(
+        mail_host.configure(
             postfix={"action": [str(docker), "exec", "mail", "postfix", "reload"]},
             dovecot={"action": [str(docker), "restart", "dovecot"]},
         )
-        laboratory.issue(NAME)
-        done = laboratory.mailsni("apply", "--no-verify")
+        mail_host.issue(NAME)
+        done = mail_host.mailsni("apply", "--no-verify")
     assert done.returncode == 0, done.stderr
     assert sorted(witness.read_text().splitlines()) == ["docker exec mail postfix reload", "docker restart dovecot"]
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.clients import LASTING_LOGINS, visit
+from benchmarks.clients import visit
 from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -47,9 +47,9 @@ from mailsni.host import files, lock
 from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
-from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version, workspace
+from mailsni.sandbox.servers import LASTING_LOGINS, PrivateDovecot, PrivatePostfix, dovecot_version, workspace
 from mailsni.sources import certbot
-from tests.support.mail_host import DEFAULT_NAME, Laboratory, require
+from tests.support.mail_host import DEFAULT_NAME, MailHost, require
 
 pytestmark = pytest.mark.shared("trixie")
 
@@ -176,10 +176,10 @@ class Story(RuleBasedStateMachine):
         # Lasting login processes also let it stop at once; those that serve one client each take seconds.
         dovecot = PrivateDovecot(places[1], self.default, settings=LASTING_LOGINS[dovecot_version()])
         self.store = CertbotDirectory(own / "letsencrypt")
-        self.laboratory = Laboratory(own, self.authority, self.store, postfix, dovecot, self.default)
-        self.laboratory.configure(
+        self.mail_host = MailHost(own, self.authority, self.store, postfix, dovecot, self.default)
+        self.mail_host.configure(
             verify={
-                "endpoints": [url for url in self.laboratory.urls() if url.startswith(("smtps:", "imap:", "imaps:"))]
+                "endpoints": [url for url in self.mail_host.urls() if url.startswith(("smtps:", "imap:", "imaps:"))]
             }
         )
         self.now = datetime.now(UTC).replace(microsecond=0)
@@ -299,17 +299,17 @@ class Story(RuleBasedStateMachine):
     def plan(self) -> None:
         """A plan, which touches nothing."""
         before = self.files()
-        note(self.laboratory.mailsni("plan").stdout)
+        note(self.mail_host.mailsni("plan").stdout)
         assert self.files() == before
 
     def apply_with_a_broken_dovecot(self) -> None:
         """Somebody broke Dovecot's configuration: nothing is published, what was live is live, and it is mended."""
-        main = self.laboratory.dovecot.config_file
+        main = self.mail_host.dovecot.config_file
         good = main.read_text()
         served = self.served()
         main.write_text(good + "no_such_setting = 1\n")
         try:
-            outcome = run_in_child(self.laboratory.config, self.now, allow_empty=True)
+            outcome = run_in_child(self.mail_host.config, self.now, allow_empty=True)
         finally:
             main.write_text(good)
         note(f"against a broken Dovecot: {outcome}")
@@ -323,7 +323,7 @@ class Story(RuleBasedStateMachine):
         """A run, and what must be true after it."""
         expected = self.expected()
         served = self.served()
-        outcome = run_in_child(self.laboratory.config, self.now, allow_empty=allow_empty, dies_before=dies_before)
+        outcome = run_in_child(self.mail_host.config, self.now, allow_empty=allow_empty, dies_before=dies_before)
         note(f"apply: {outcome}")
         self.tally["killed" if outcome.killed else "refused" if outcome.refused else "applied"] += 1
         self.announced |= outcome.removals
@@ -348,7 +348,7 @@ class Story(RuleBasedStateMachine):
         if served["dovecot"] and not found:
             assert allow_empty, "everything was taken away, and nobody asked for it"
         self.check_debris()
-        if self.laboratory.dovecot.running():
+        if self.mail_host.dovecot.running():
             self.check_wire(found, found)
 
     # ── what the host does ───────────────────────────────────────────────────────────────────────────────────────
@@ -370,13 +370,13 @@ class Story(RuleBasedStateMachine):
 
     def reboot(self, *, while_off: bool) -> None:
         """Both servers are stopped and started, and serve what their files say; perhaps a run comes in between."""
-        self.laboratory.postfix.stop()
-        self.laboratory.dovecot.stop()
+        self.mail_host.postfix.stop()
+        self.mail_host.dovecot.stop()
         if while_off:
             self.run()
         self.check()
-        self.laboratory.postfix.start()
-        self.laboratory.dovecot.start()
+        self.mail_host.postfix.start()
+        self.mail_host.dovecot.start()
         served = self.served()
         self.check_wire(served["postfix"], served["dovecot"])
 
@@ -398,7 +398,7 @@ class Story(RuleBasedStateMachine):
             assert lost <= self.announced, f"{server}: {lost} lost, and no plan said so"
         self.last_seen = served
         self.announced &= {name for found in served.values() for name in found}
-        words: list[str | Path] = [require_tool("doveconf"), "-c", self.laboratory.dovecot.config_file, "-n", "-x"]
+        words: list[str | Path] = [require_tool("doveconf"), "-c", self.mail_host.dovecot.config_file, "-n", "-x"]
         complaint = run(words, discard=True)
         assert complaint.returncode == 0, complaint.stderr
 
@@ -408,9 +408,9 @@ class Story(RuleBasedStateMachine):
 
     def in_map(self) -> dict[str, str]:
         """What the live map holds."""
-        postfix = self.laboratory.postfix
+        postfix = self.mail_host.postfix
         asked = "".join(f"{name}\n" for name in NAMES).encode()
-        table = f"cdb:{self.laboratory.map}"
+        table = f"cdb:{self.mail_host.map}"
         done = run([require_tool("postmap"), "-c", postfix.config_directory, "-q", "-", table], stdin=asked)
         assert done.returncode in (0, 1), done.stderr
         assert not done.stderr
@@ -421,7 +421,7 @@ class Story(RuleBasedStateMachine):
         """What the live include names."""
         with suppress(FileNotFoundError):
             found: dict[str, str] = {}
-            for block in _BLOCK.finditer(self.laboratory.include_file.read_text()):
+            for block in _BLOCK.finditer(self.mail_host.include_file.read_text()):
                 paths = set(_PATH.findall(block["settings"]))
                 assert len(paths) == 1, "one file holds the key and the chain"
                 content = Path(paths.pop()).read_bytes()
@@ -445,28 +445,28 @@ class Story(RuleBasedStateMachine):
         self.tally["handshakes"] += 2 * len(NAMES)
         for service, files_say in (("smtps", postfix), ("imaps", dovecot)):
             for name in NAMES:
-                shown = visit(service, self.laboratory.endpoints[service], name, context)
+                shown = visit(service, self.mail_host.endpoints[service], name, context)
                 wanted = files_say.get(name, self.default.fingerprint)
                 assert shown.fingerprint == wanted, f"{service}: {name}: {shown}"
 
     def check_debris(self) -> None:
         """Nothing is left of runs that were cut off."""
-        places = (self.laboratory.postfix.config_directory, self.laboratory.dovecot.config_directory)
+        places = (self.mail_host.postfix.config_directory, self.mail_host.dovecot.config_directory)
         debris = [path for place in places for path in place.rglob(".*")]
-        debris += list((self.laboratory.directory / "state").glob("*journal*"))
+        debris += list((self.mail_host.directory / "state").glob("*journal*"))
         assert debris == []
-        pins = {path.stat().st_mode & 0o7777 for path in self.laboratory.pin_directory.iterdir()}
+        pins = {path.stat().st_mode & 0o7777 for path in self.mail_host.pin_directory.iterdir()}
         assert pins <= {0o600}
         served = {found for options in self.deployed.values() for found in options if found}
-        held = {path.name.partition("-")[0] for path in self.laboratory.pin_directory.iterdir()}
+        held = {path.name.partition("-")[0] for path in self.mail_host.pin_directory.iterdir()}
         assert held >= served
 
     def files(self) -> dict[str, tuple[int, int, int]]:
         """What tells of any write, but for the record of the last run and the time of its directory."""
         places = (
-            self.laboratory.postfix.config_directory,
-            self.laboratory.dovecot.config_directory,
-            self.laboratory.directory / "state",
+            self.mail_host.postfix.config_directory,
+            self.mail_host.dovecot.config_directory,
+            self.mail_host.directory / "state",
         )
         paths = [path for place in places if place.exists() for path in (place, *place.rglob("*"))]
         looked_at = [path for path in paths if path.name != "runs.json" and path != places[2]]

@@ -21,7 +21,7 @@ from mailsni.host.commands import environment, find_tool, run
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version, workspace
-from tests.support.mail_host import Laboratory, require
+from tests.support.mail_host import MailHost, require
 
 pytestmark = pytest.mark.shared
 
@@ -72,7 +72,7 @@ def call_by_shell(config: Path, words: str, *, before: str = "") -> subprocess.C
 
 
 @pytest.fixture(scope="module")
-def laboratory(authority: Authority, default: Issued, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laboratory]:
+def mail_host(authority: Authority, default: Issued, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MailHost]:
     """One for all tests of this file, so that the servers are started once."""
     require(PrivatePostfix.unavailable() or PrivateDovecot.unavailable())
     own = tmp_path_factory.mktemp("surroundings")
@@ -85,35 +85,35 @@ def laboratory(authority: Authority, default: Issued, tmp_path_factory: pytest.T
             PrivateDovecot(room / "dovecot", default) as dovecot,
         ):
             store = CertbotDirectory(own / "letsencrypt")
-            yield Laboratory(own, authority, store, postfix, dovecot, default)
+            yield MailHost(own, authority, store, postfix, dovecot, default)
 
 
 @pytest.fixture
-def deployed(laboratory: Laboratory) -> Iterator[dict[str, Issued]]:
+def deployed(mail_host: MailHost) -> Iterator[dict[str, Issued]]:
     """Two names that are served; the configuration is put back afterwards."""
-    settings = dict(laboratory.settings)
-    issued = {name: renew(laboratory, name) for name in (NAME, OTHER)}
-    done = laboratory.mailsni("apply")
+    settings = dict(mail_host.settings)
+    issued = {name: renew(mail_host, name) for name in (NAME, OTHER)}
+    done = mail_host.mailsni("apply")
     assert done.returncode == 0, done.stdout + done.stderr
     yield issued
-    laboratory.settings = settings
-    laboratory.configure()
+    mail_host.settings = settings
+    mail_host.configure()
 
 
-def renew(laboratory: Laboratory, name: str = NAME) -> Issued:
+def renew(mail_host: MailHost, name: str = NAME) -> Issued:
     """Put another certificate into the lineage of a name, or its first one."""
-    issued = laboratory.authority.issue([name])
-    known = (laboratory.store.live / name).exists()
-    (laboratory.store.renew if known else laboratory.store.add)(name, issued)
+    issued = mail_host.authority.issue([name])
+    known = (mail_host.store.live / name).exists()
+    (mail_host.store.renew if known else mail_host.store.add)(name, issued)
     return issued
 
 
-def places(laboratory: Laboratory) -> list[Path]:
+def places(mail_host: MailHost) -> list[Path]:
     """Every directory that the program writes into, but for that of its lock."""
     return [
-        laboratory.postfix.config_directory,
-        laboratory.dovecot.config_directory,
-        laboratory.directory / "state",
+        mail_host.postfix.config_directory,
+        mail_host.dovecot.config_directory,
+        mail_host.directory / "state",
     ]
 
 
@@ -132,9 +132,9 @@ def listing(*roots: Path) -> dict[str, tuple[int, int, int, int, int]]:
     }
 
 
-def assert_served(laboratory: Laboratory, name: str, issued: Issued) -> None:
+def assert_served(mail_host: MailHost, name: str, issued: Issued) -> None:
     """Both servers show a certificate for a name."""
-    shown = {service: laboratory.served(service, name) for service in ("smtp", "imaps")}
+    shown = {service: mail_host.served(service, name) for service in ("smtp", "imaps")}
     assert shown == dict.fromkeys(shown, issued.fingerprint)
 
 
@@ -165,7 +165,7 @@ def read_only(*directories: Path) -> Iterator[None]:
         yield
 
 
-PLACES: Mapping[str, Callable[[Laboratory], Path]] = {
+PLACES: Mapping[str, Callable[[MailHost], Path]] = {
     "postfix": lambda lab: lab.postfix.config_directory,
     "include": lambda lab: lab.dovecot.include_directory,
     "pins": lambda lab: lab.pin_directory,
@@ -176,37 +176,37 @@ PLACES: Mapping[str, Callable[[Laboratory], Path]] = {
 
 @pytest.mark.parametrize("chosen", [*([place] for place in PLACES), list(PLACES)], ids=" ".join)
 def test_a_read_only_directory_is_said_and_nothing_has_changed(
-    laboratory: Laboratory, deployed: dict[str, Issued], chosen: list[str]
+    mail_host: MailHost, deployed: dict[str, Issued], chosen: list[str]
 ) -> None:
     """One of the places at a time, then all of them; looking needs none of them writable."""
-    (laboratory.directory / "lock").mkdir(exist_ok=True)
-    laboratory.configure(state={"lock": str(laboratory.directory / "lock/mailsni.lock")})
-    renewed = renew(laboratory)
-    before = listing(*places(laboratory))
-    with read_only(*(PLACES[place](laboratory) for place in chosen)):
+    (mail_host.directory / "lock").mkdir(exist_ok=True)
+    mail_host.configure(state={"lock": str(mail_host.directory / "lock/mailsni.lock")})
+    renewed = renew(mail_host)
+    before = listing(*places(mail_host))
+    with read_only(*(PLACES[place](mail_host) for place in chosen)):
         for words in (["apply"], ["apply", "--force"]):
-            done = laboratory.mailsni(*words)
+            done = mail_host.mailsni(*words)
             assert done.returncode == 1, done.stdout + done.stderr
             assert re.fullmatch(r"mailsni: error: /\S+: .+\nmailsni: hint: .*read-only.*\n", done.stderr), done.stderr
-            assert any(str(PLACES[place](laboratory)) in done.stderr for place in chosen)
-        assert laboratory.mailsni("status").returncode == 0
-        assert laboratory.mailsni("plan", "--detailed-exitcode").returncode == 3
-        assert laboratory.mailsni("apply", "--dry-run").returncode == 0
-    assert listing(*places(laboratory)) == before
+            assert any(str(PLACES[place](mail_host)) in done.stderr for place in chosen)
+        assert mail_host.mailsni("status").returncode == 0
+        assert mail_host.mailsni("plan", "--detailed-exitcode").returncode == 3
+        assert mail_host.mailsni("apply", "--dry-run").returncode == 0
+    assert listing(*places(mail_host)) == before
     for name, one in deployed.items():
-        assert_served(laboratory, name, one)
-    assert laboratory.mailsni("apply").returncode == 0
-    assert_served(laboratory, NAME, renewed)
+        assert_served(mail_host, name, one)
+    assert mail_host.mailsni("apply").returncode == 0
+    assert_served(mail_host, NAME, renewed)
 
 
-def test_a_read_only_store_is_enough(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+def test_a_read_only_store_is_enough(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """Certbot's directory is only ever read."""
-    renewed = renew(laboratory)
-    with read_only(laboratory.store.root):
-        done = laboratory.mailsni("apply")
+    renewed = renew(mail_host)
+    with read_only(mail_host.store.root):
+        done = mail_host.mailsni("apply")
         assert done.returncode == 0, done.stderr
-    assert_served(laboratory, NAME, renewed)
-    assert_served(laboratory, OTHER, deployed[OTHER])
+    assert_served(mail_host, NAME, renewed)
+    assert_served(mail_host, OTHER, deployed[OTHER])
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -229,26 +229,26 @@ def test_a_read_only_store_is_enough(laboratory: Laboratory, deployed: dict[str,
     ],
 )
 def test_every_command_as_nobody(
-    laboratory: Laboratory, rooms: Path, deployed: dict[str, Issued], words: str, code: int
+    mail_host: MailHost, shared_tmp: Path, deployed: dict[str, Issued], words: str, code: int
 ) -> None:
     """Not permitted, in one line and a hint, where keys would have to be read; and nothing has changed."""
     del deployed
-    config = rooms / "config.toml"
-    shutil.copy(laboratory.config, config)
+    config = shared_tmp / "config.toml"
+    shutil.copy(mail_host.config, config)
     config.chmod(0o644)
-    before = listing(*places(laboratory), laboratory.directory)
+    before = listing(*places(mail_host), mail_host.directory)
     done = call(config, *words.split(), cwd=Path("/"), as_nobody=True)
     assert done.returncode == code, done.stdout + done.stderr
     if code:
         assert done.stdout == ""
         assert re.fullmatch(r"mailsni: error: .+\n(mailsni: hint: .+\n)?", done.stderr), done.stderr
-    assert listing(*places(laboratory), laboratory.directory) == before
+    assert listing(*places(mail_host), mail_host.directory) == before
 
 
-def test_a_user_with_directories_of_his_own_needs_no_root(rooms: Path, authority: Authority) -> None:
+def test_a_user_with_directories_of_his_own_needs_no_root(shared_tmp: Path, authority: Authority) -> None:
     """Everything lies in a place of his: the map and the include are made, and no server runs."""
     require(PrivatePostfix.unavailable() or PrivateDovecot.unavailable())
-    own = rooms / "own"
+    own = shared_tmp / "own"
     store = CertbotDirectory(own / "letsencrypt")
     issued = authority.issue([NAME])
     store.add(NAME, issued)
@@ -289,23 +289,23 @@ def test_a_user_with_directories_of_his_own_needs_no_root(rooms: Path, authority
 # The umask
 
 
-def test_the_modes_are_the_same_whatever_the_umask(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+def test_the_modes_are_the_same_whatever_the_umask(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """Everything that two runs make, one with umask 000 and one with 077."""
     del deployed
     found = []
     for umask in (0o000, 0o077):
-        own = (laboratory.include_file, laboratory.map, laboratory.map.with_name("mailsni.cdb"))
-        for path in (*own, laboratory.directory / "mailsni.lock"):
+        own = (mail_host.include_file, mail_host.map, mail_host.map.with_name("mailsni.cdb"))
+        for path in (*own, mail_host.directory / "mailsni.lock"):
             path.unlink()
-        shutil.rmtree(laboratory.pin_directory)
-        shutil.rmtree(laboratory.directory / "state")
+        shutil.rmtree(mail_host.pin_directory)
+        shutil.rmtree(mail_host.directory / "state")
         previous = os.umask(umask)
         try:
-            done = laboratory.mailsni("apply")
+            done = mail_host.mailsni("apply")
         finally:
             os.umask(previous)
         assert done.returncode == 0, done.stderr
-        made = [*places(laboratory), laboratory.directory / "mailsni.lock"]
+        made = [*places(mail_host), mail_host.directory / "mailsni.lock"]
         paths = {str(path): path for root in made for path in (root, *root.rglob("*"))}
         found.append({path: stat.S_IMODE(one.lstat().st_mode) for path, one in paths.items()})
     assert found[0] == found[1]
@@ -358,18 +358,18 @@ ENVIRONMENTS: Mapping[str, Mapping[str, str]] = {
 
 @pytest.mark.parametrize("kind", ENVIRONMENTS)
 def test_the_environment_changes_nothing(
-    laboratory: Laboratory, deployed: dict[str, Issued], evil: Path, kind: str
+    mail_host: MailHost, deployed: dict[str, Issued], evil: Path, kind: str
 ) -> None:
     """The same plan, the same result, and nothing of the environment's is run or written."""
     env = {key: value.replace("{evil}", str(evil)) for key, value in ENVIRONMENTS[kind].items()}
-    config = laboratory.config
-    renewed = renew(laboratory)
+    config = mail_host.config
+    renewed = renew(mail_host)
     assert call(config, "plan", "--json", env=env).stdout == call(config, "plan", "--json").stdout
     done = call(config, "apply", env=env, cwd=evil)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert NAME in done.stdout
-    assert_served(laboratory, NAME, renewed)
-    assert_served(laboratory, OTHER, deployed[OTHER])
+    assert_served(mail_host, NAME, renewed)
+    assert_served(mail_host, OTHER, deployed[OTHER])
     for words in (["status", "--skipped"], ["--help"]):
         done = call(config, *words, env=env)
         assert (done.returncode, done.stderr) == (0, ""), words
@@ -381,55 +381,55 @@ def test_the_environment_changes_nothing(
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_standard_descriptors(laboratory: Laboratory, deployed: dict[str, Issued], closed: str) -> None:
+def test_closed_standard_descriptors(mail_host: MailHost, deployed: dict[str, Issued], closed: str) -> None:
     """What takes the place of a closed descriptor is not written to by accident."""
-    renewed = renew(laboratory)
-    done = call_by_shell(laboratory.config, f"apply {closed}")
+    renewed = renew(mail_host)
+    done = call_by_shell(mail_host.config, f"apply {closed}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    assert_served(laboratory, NAME, renewed)
-    assert_served(laboratory, OTHER, deployed[OTHER])
-    assert (laboratory.directory / "mailsni.lock").read_bytes() == b""
-    assert laboratory.mailsni("plan", "--detailed-exitcode").returncode == 0
+    assert_served(mail_host, NAME, renewed)
+    assert_served(mail_host, OTHER, deployed[OTHER])
+    assert (mail_host.directory / "mailsni.lock").read_bytes() == b""
+    assert mail_host.mailsni("plan", "--detailed-exitcode").returncode == 0
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
-def test_looking_with_closed_descriptors(laboratory: Laboratory, deployed: dict[str, Issued], closed: str) -> None:
+def test_looking_with_closed_descriptors(mail_host: MailHost, deployed: dict[str, Issued], closed: str) -> None:
     del deployed
     for words in ("status", "plan", "apply --dry-run", "render postfix", f"explain {NAME}"):
-        done = call_by_shell(laboratory.config, f"{words} {closed}")
+        done = call_by_shell(mail_host.config, f"{words} {closed}")
         assert (done.returncode, done.stderr) == (0, ""), words
 
 
-def test_an_output_that_is_full_takes_nothing_back(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+def test_an_output_that_is_full_takes_nothing_back(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """What was done is done, even if it cannot be told."""
-    renewed = renew(laboratory)
-    done = call_by_shell(laboratory.config, "apply >/dev/full")
+    renewed = renew(mail_host)
+    done = call_by_shell(mail_host.config, "apply >/dev/full")
     assert done.stderr == "mailsni: warning: standard output: No space left on device\n"
     assert done.returncode == 0
-    assert_served(laboratory, NAME, renewed)
-    assert_served(laboratory, OTHER, deployed[OTHER])
-    assert laboratory.mailsni("plan", "--detailed-exitcode").returncode == 0
-    done = call_by_shell(laboratory.config, "status >/dev/full")
+    assert_served(mail_host, NAME, renewed)
+    assert_served(mail_host, OTHER, deployed[OTHER])
+    assert mail_host.mailsni("plan", "--detailed-exitcode").returncode == 0
+    done = call_by_shell(mail_host.config, "status >/dev/full")
     assert (done.returncode, done.stderr) == (1, "mailsni: error: standard output: No space left on device\n")
 
 
-def test_children_get_nothing_but_what_they_need(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+def test_children_get_nothing_but_what_they_need(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """No descriptor, no environment, no core image, no directory of the caller's."""
     del deployed
-    witness = laboratory.directory / "witness"
+    witness = mail_host.directory / "witness"
     script = (
         f"exec > {witness}; ls /proc/$$/fd; echo; readlink /proc/$$/fd/0; pwd; ulimit -c; echo; cat /proc/$$/environ"
     )
-    laboratory.configure(postfix={"action": ["/bin/sh", "-c", script]})
-    renew(laboratory)
+    mail_host.configure(postfix={"action": ["/bin/sh", "-c", script]})
+    renew(mail_host)
     with ExitStack() as stack:
-        opened = [stack.enter_context(laboratory.config.open()) for _ in range(3)]
+        opened = [stack.enter_context(mail_host.config.open()) for _ in range(3)]
         done = call(
-            laboratory.config,
+            mail_host.config,
             "apply",
             env={"SECRET": "x", "LD_DEBUG_OUTPUT": "/nowhere", "TZ": "UTC"},
-            cwd=laboratory.directory,
+            cwd=mail_host.directory,
             descriptors=[one.fileno() for one in opened],
         )
     assert done.returncode == 0, done.stderr
@@ -444,33 +444,33 @@ def test_children_get_nothing_but_what_they_need(laboratory: Laboratory, deploye
 
 
 @pytest.mark.parametrize("way", ["option", "environment"])
-def test_a_relative_path_of_the_configuration(laboratory: Laboratory, deployed: dict[str, Issued], way: str) -> None:
+def test_a_relative_path_of_the_configuration(mail_host: MailHost, deployed: dict[str, Issued], way: str) -> None:
     """Also the administrator's templates beside it are found."""
-    templates = laboratory.directory / "templates"
+    templates = mail_host.directory / "templates"
     templates.mkdir()
     (templates / "postfix-sni.j2").write_text(
         "# mine\n{% for entry in entries %}{{ entry.key }} {{ entry.certificates[0].pinned_path }}\n{% endfor %}"
     )
-    renewed = renew(laboratory)
-    below = laboratory.directory / "below"
+    renewed = renew(mail_host)
+    below = mail_host.directory / "below"
     below.mkdir()
     if way == "option":
         done = call(Path("../config.toml"), "apply", cwd=below)
     else:
         done = call(None, "apply", cwd=below, env={"MAILSNI_CONFIG": "../config.toml"})
     assert (done.returncode, done.stderr) == (0, "")
-    assert laboratory.map.read_text().startswith("# mine\n")
-    assert_served(laboratory, NAME, renewed)
-    assert_served(laboratory, OTHER, deployed[OTHER])
+    assert mail_host.map.read_text().startswith("# mine\n")
+    assert_served(mail_host, NAME, renewed)
+    assert_served(mail_host, OTHER, deployed[OTHER])
     shutil.rmtree(templates)
     shutil.rmtree(below)
 
 
-def test_a_current_directory_that_is_gone(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+def test_a_current_directory_that_is_gone(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     del deployed
-    renewed = renew(laboratory)
-    gone = laboratory.directory / "gone"
+    renewed = renew(mail_host)
+    gone = mail_host.directory / "gone"
     gone.mkdir()
-    done = call_by_shell(laboratory.config, "apply", before=f"cd {gone} && rmdir {gone} && ")
+    done = call_by_shell(mail_host.config, "apply", before=f"cd {gone} && rmdir {gone} && ")
     assert (done.returncode, done.stderr) == (0, "")
-    assert_served(laboratory, NAME, renewed)
+    assert_served(mail_host, NAME, renewed)

@@ -21,7 +21,7 @@ from mailsni.config import parser
 from mailsni.config.settings import Settings
 from mailsni.host.commands import environment, find_tool, parent, require_tool, run
 from mailsni.setup.units import Kind, render_cron, render_units
-from tests.support.mail_host import Laboratory, require
+from tests.support.mail_host import MailHost, require
 
 NAME = "mail.one.test"
 PROGRAM = Path(sys.executable).with_name("mailsni")
@@ -74,7 +74,7 @@ def test_the_timer_comes_every_hour(tmp_path: Path) -> None:
 
 
 SANDBOX = """
-# A private /tmp (the doveconf of Dovecot 2.4 writes there), in which the laboratory is still to be seen.
+# A private /tmp (the doveconf of Dovecot 2.4 writes there), in which the mail host is still to be seen.
 mkdir -p /run/private && mount -t tmpfs tmpfs /run/private
 for path in /tmp/*/; do mkdir "/run/private/${path#/tmp/}" && mount --rbind "$path" "/run/private/${path#/tmp/}"; done
 mount --move /run/private /tmp
@@ -96,56 +96,56 @@ exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all,$CAPABILITIES "$
 """
 
 
-def in_the_sandbox(laboratory: Laboratory, kind: Kind, *arguments: str) -> tuple[list[str], dict[str, str]]:
+def in_the_sandbox(mail_host: MailHost, kind: Kind, *arguments: str) -> tuple[list[str], dict[str, str]]:
     """The program as the rendered service would run it: a command, and its environment."""
-    settings = parser.load(laboratory.config, required=True)
-    service = render_units(PROGRAM, laboratory.config, settings, kind)[0].text
+    settings = parser.load(mail_host.config, required=True)
+    service = render_units(PROGRAM, mail_host.config, settings, kind)[0].text
     paths = [Path(path) for path in re.findall(r"^ReadWritePaths=-(.+)$", service, re.MULTILINE)]
     capabilities = re.findall(r"^CapabilityBoundingSet=(.+)$", service, re.MULTILINE)[0].lower().split()
     variables = {
         "WRITABLE": " ".join(str(path) for path in paths if path.exists()),
         "CAPABILITIES": ",".join(f"+{one.removeprefix('cap_')}" for one in capabilities),
     }
-    own = ["--config", str(laboratory.config), *arguments]
+    own = ["--config", str(mail_host.config), *arguments]
     words = ["unshare", "--mount", "--propagation", "private", "sh", "-c", SANDBOX, "sh", str(PROGRAM), *own]
     return words, environment() | variables
 
 
-def sandboxed(laboratory: Laboratory, *arguments: str) -> subprocess.CompletedProcess[str]:
+def sandboxed(mail_host: MailHost, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the program to its end as the service of the timer would."""
-    words, variables = in_the_sandbox(laboratory, "timer", *arguments)
+    words, variables = in_the_sandbox(mail_host, "timer", *arguments)
     return subprocess.run(words, env=variables, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_the_real_job_is_done_inside_the_sandbox_of_the_service(laboratory: Laboratory) -> None:
-    first = laboratory.issue(NAME)
-    done = sandboxed(laboratory, "apply", "--quiet")
+def test_the_real_job_is_done_inside_the_sandbox_of_the_service(mail_host: MailHost) -> None:
+    first = mail_host.issue(NAME)
+    done = sandboxed(mail_host, "apply", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done.stderr
-    assert laboratory.served_everywhere(NAME) == dict.fromkeys(laboratory.endpoints, first.fingerprint)
-    renewed = laboratory.authority.issue([NAME])
-    laboratory.store.renew(NAME, renewed)
-    done = sandboxed(laboratory, "apply", "--json")
+    assert mail_host.served_everywhere(NAME) == dict.fromkeys(mail_host.endpoints, first.fingerprint)
+    renewed = mail_host.authority.issue([NAME])
+    mail_host.store.renew(NAME, renewed)
+    done = sandboxed(mail_host, "apply", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"postfix": "reloaded"' in done.stdout
     assert '"dovecot": "reloaded"' in done.stdout
-    assert laboratory.served_everywhere(NAME) == dict.fromkeys(laboratory.endpoints, renewed.fingerprint)
+    assert mail_host.served_everywhere(NAME) == dict.fromkeys(mail_host.endpoints, renewed.fingerprint)
 
 
-def test_the_watcher_does_its_job_inside_the_sandbox_of_its_service(laboratory: Laboratory, tmp_path: Path) -> None:
-    issued = laboratory.issue(NAME)
-    words, variables = in_the_sandbox(laboratory, "watch", "watch")
+def test_the_watcher_does_its_job_inside_the_sandbox_of_its_service(mail_host: MailHost, tmp_path: Path) -> None:
+    issued = mail_host.issue(NAME)
+    words, variables = in_the_sandbox(mail_host, "watch", "watch")
     log = tmp_path / "log"
     with log.open("wb") as output:
         watcher = subprocess.Popen(words, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
         for _ in range(2):
             deadline = time.monotonic() + WATCH_LIMIT
-            while laboratory.served_everywhere(NAME) != dict.fromkeys(laboratory.endpoints, issued.fingerprint):
+            while mail_host.served_everywhere(NAME) != dict.fromkeys(mail_host.endpoints, issued.fingerprint):
                 assert watcher.poll() is None, log.read_text()
                 assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.5)
-            issued = laboratory.authority.issue([NAME])
-            laboratory.store.renew(NAME, issued)
+            issued = mail_host.authority.issue([NAME])
+            mail_host.store.renew(NAME, issued)
         watcher.terminate()
         assert watcher.wait(WATCH_LIMIT) == 0, log.read_text()
     finally:
@@ -153,8 +153,8 @@ def test_the_watcher_does_its_job_inside_the_sandbox_of_its_service(laboratory: 
         watcher.wait()
 
 
-def test_no_system_call_of_a_run_is_outside_the_filter_of_the_service(laboratory: Laboratory, tmp_path: Path) -> None:
-    laboratory.issue(NAME)
+def test_no_system_call_of_a_run_is_outside_the_filter_of_the_service(mail_host: MailHost, tmp_path: Path) -> None:
+    mail_host.issue(NAME)
     listed = analyze("syscall-filter", "--no-pager").stdout
     sets: dict[str, set[str]] = {}
     current: set[str] = set()
@@ -169,7 +169,7 @@ def test_no_system_call_of_a_run_is_outside_the_filter_of_the_service(laboratory
 
     log = tmp_path / "strace"
     tracing: list[str | Path] = [require_tool("strace"), "-f", "-qq", "-o", log, "-e", "signal=none"]
-    done = run([*tracing, PROGRAM, "--config", laboratory.config, "apply"], timeout=120)
+    done = run([*tracing, PROGRAM, "--config", mail_host.config, "apply"], timeout=120)
     assert done.returncode == 0, done.stderr
     made = set(re.findall(r"^\d+ +(\w+)\(", log.read_text(errors="replace"), re.MULTILINE))
     assert len(made) > 50
@@ -201,15 +201,15 @@ def is_at_work(number: int) -> bool:
 
 @pytest.mark.shared
 @pytest.mark.real_host
-def test_a_real_cron_runs_the_job_and_mails_only_when_it_fails(laboratory: Laboratory, tmp_path: Path) -> None:
-    issued = laboratory.issue(NAME)
+def test_a_real_cron_runs_the_job_and_mails_only_when_it_fails(mail_host: MailHost, tmp_path: Path) -> None:
+    issued = mail_host.issue(NAME)
     require(None if "MAILSNI_LAB_RELEASE" in os.environ else "/etc of this host is not to be written")
     require(None if find_tool("cron") else "cron: not installed")
     run([require_tool("postfix"), "check"], timeout=60)  # makes the directories of the queue
     mails = Path("/var/spool/postfix/maildrop")
     assert list(mails.iterdir()) == []
     missing = tmp_path / "missing.toml"
-    jobs = {Path("/etc/cron.d/mailsni"): laboratory.config, Path("/etc/cron.d/mailsni-fails"): missing}
+    jobs = {Path("/etc/cron.d/mailsni"): mail_host.config, Path("/etc/cron.d/mailsni-fails"): missing}
     for path, named in jobs.items():
         job = render_cron(PROGRAM, named)
         assert "\n*/15 * * * * root " in job
@@ -221,9 +221,7 @@ def test_a_real_cron_runs_the_job_and_mails_only_when_it_fails(laboratory: Labor
         )
     try:
         deadline = time.monotonic() + CRON_LIMIT
-        while (
-            laboratory.served("imaps", NAME) != issued.fingerprint or not any(mails.iterdir()) or is_at_work(cron.pid)
-        ):
+        while mail_host.served("imaps", NAME) != issued.fingerprint or not any(mails.iterdir()) or is_at_work(cron.pid):
             assert cron.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
             time.sleep(1)

@@ -14,25 +14,25 @@ import pytest
 
 from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Issued
-from tests.support.mail_host import DEFAULT_NAME, Laboratory, run_mailsni
+from tests.support.mail_host import DEFAULT_NAME, MailHost, run_mailsni
 
 A, B = "mail.a.test", "imap.b.test"
 
 
 @pytest.fixture
-def deployed(laboratory: Laboratory) -> Laboratory:
+def deployed(mail_host: MailHost) -> MailHost:
     """Two names are served, the second one with RSA and ECDSA."""
-    laboratory.issue(A)
+    mail_host.issue(A)
     for algorithm in ("ecdsa", "rsa"):
-        laboratory.store.add(f"b-{algorithm}", laboratory.authority.issue([B], algorithm=algorithm))
-    done = laboratory.mailsni("apply")
+        mail_host.store.add(f"b-{algorithm}", mail_host.authority.issue([B], algorithm=algorithm))
+    done = mail_host.mailsni("apply")
     assert done.returncode == 0, done.stdout + done.stderr
-    return laboratory
+    return mail_host
 
 
-def verified(laboratory: Laboratory, *words: str, code: int) -> list[dict[str, Any]]:
+def verified(mail_host: MailHost, *words: str, code: int) -> list[dict[str, Any]]:
     """What ``verify --json`` found."""
-    done = laboratory.mailsni("verify", "--json", *words)
+    done = mail_host.mailsni("verify", "--json", *words)
     assert done.returncode == code, done.stdout + done.stderr
     document = json.loads(done.stdout)
     assert document["exit_code"] == code
@@ -53,25 +53,25 @@ def wrong(answers: Sequence[dict[str, Any]]) -> set[tuple[str, str | None, str]]
     }
 
 
-def put_into_the_map(laboratory: Laboratory, name: str, issued: Issued, *chain: bytes) -> None:
+def put_into_the_map(mail_host: MailHost, name: str, issued: Issued, *chain: bytes) -> None:
     """What somebody's own script does: another certificate for one name, in the live map."""
-    laboratory.directory.chmod(0o755)
-    file = laboratory.directory / "by-hand.pem"
+    mail_host.directory.chmod(0o755)
+    file = mail_host.directory / "by-hand.pem"
     file.touch(mode=0o600)
     file.write_bytes(issued.key_pem + issued.leaf_pem + b"".join(chain))
-    lines = laboratory.map.read_text().splitlines()
+    lines = mail_host.map.read_text().splitlines()
     changed = [f"{name} {file}" if line.startswith(f"{name} ") else line for line in lines]
     assert changed != lines
-    source = laboratory.directory / "by-hand"
+    source = mail_host.directory / "by-hand"
     source.touch(mode=0o600)
     source.write_text("\n".join(changed) + "\n")
-    done = run([require_tool("postmap"), "-c", laboratory.postfix.config_directory, "-F", f"cdb:{source}"])
+    done = run([require_tool("postmap"), "-c", mail_host.postfix.config_directory, "-F", f"cdb:{source}"])
     assert (done.returncode, done.stderr) == (0, "")
-    shutil.move(f"{source}.cdb", laboratory.map.with_name("mailsni.cdb"))
+    shutil.move(f"{source}.cdb", mail_host.map.with_name("mailsni.cdb"))
 
 
 def test_every_name_is_asked_for_on_every_port(
-    deployed: Laboratory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    deployed: MailHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "root.pem"
     root.write_bytes(deployed.authority.root_pem)
@@ -100,13 +100,13 @@ def test_every_name_is_asked_for_on_every_port(
     )
 
 
-def test_listeners_are_found_in_the_servers_configurations(deployed: Laboratory) -> None:
+def test_listeners_are_found_in_the_servers_configurations(deployed: MailHost) -> None:
     deployed.configure(verify={"endpoints": "auto"})
     assert {one["endpoint"] for one in verified(deployed, A, code=0)} == set(deployed.urls())
     assert {one["name"] for one in verified(deployed, A, code=0)} == {A, None, "mailsni-unknown.invalid"}
 
 
-def test_an_authority_of_ones_own_is_a_warning(deployed: Laboratory) -> None:
+def test_an_authority_of_ones_own_is_a_warning(deployed: MailHost) -> None:
     done = deployed.mailsni("verify")
     assert done.returncode == 0
     assert (
@@ -115,7 +115,7 @@ def test_an_authority_of_ones_own_is_a_warning(deployed: Laboratory) -> None:
     assert "unable to get local issuer certificate" in done.stderr
 
 
-def test_another_certificate_on_one_of_two_servers(deployed: Laboratory) -> None:
+def test_another_certificate_on_one_of_two_servers(deployed: MailHost) -> None:
     old = deployed.authority.issue([A])
     put_into_the_map(deployed, A, old, old.chain_pem)
     answers = verified(deployed, code=5)
@@ -129,7 +129,7 @@ def test_another_certificate_on_one_of_two_servers(deployed: Laboratory) -> None
     assert f"shows another one, for {A}, by CN=Sandbox E1,O=mailsni sandbox, until {until}" in done.stdout
 
 
-def test_a_renewed_certificate_that_is_not_deployed(deployed: Laboratory) -> None:
+def test_a_renewed_certificate_that_is_not_deployed(deployed: MailHost) -> None:
     deployed.store.renew(A, deployed.authority.issue([A]))
     answers = verified(deployed, code=5)
     assert wrong(answers) == {(server, A, "other_certificate") for server in ("postfix", "dovecot")}
@@ -142,7 +142,7 @@ def test_a_renewed_certificate_that_is_not_deployed(deployed: Laboratory) -> Non
 
 
 @pytest.mark.shared
-def test_chains_dates_and_names(deployed: Laboratory) -> None:
+def test_chains_dates_and_names(deployed: MailHost) -> None:
     """Three mistakes of a map that was made by hand."""
     issued = deployed.authority.issue([A])
     deployed.store.renew(A, issued)
@@ -173,7 +173,7 @@ def test_chains_dates_and_names(deployed: Laboratory) -> None:
     assert wrong(verified(deployed, code=5)) == {(server, A, "expired") for server in ("postfix", "dovecot")}
 
 
-def test_servers_that_are_stopped_or_cut_off(deployed: Laboratory) -> None:
+def test_servers_that_are_stopped_or_cut_off(deployed: MailHost) -> None:
     deployed.dovecot.stop()
     deployed.map.with_name("mailsni.cdb").unlink()
     deployed.postfix.reload()
@@ -186,7 +186,7 @@ def test_servers_that_are_stopped_or_cut_off(deployed: Laboratory) -> None:
 
 
 @pytest.mark.shared
-def test_somebody_elses_servers(deployed: Laboratory) -> None:
+def test_somebody_elses_servers(deployed: MailHost) -> None:
     """No store, no configuration, no root: names and endpoints are enough."""
     nothing = deployed.directory / "nothing.toml"
     nothing.write_text(f'[[sources]]\ntype = "certbot"\npath = "{deployed.directory}/no-such-store"\n')
@@ -212,7 +212,7 @@ def test_somebody_elses_servers(deployed: Laboratory) -> None:
 
 
 @pytest.mark.shared
-def test_what_cannot_be_asked(deployed: Laboratory) -> None:
+def test_what_cannot_be_asked(deployed: MailHost) -> None:
     for words in (["not a name"], [A, "-e", "http://x.test"], [A, "-e", "imaps://x.test:0"], ["--timeout", "0"]):
         done = deployed.mailsni("verify", *words)
         assert done.returncode == 2, words

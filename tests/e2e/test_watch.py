@@ -20,7 +20,7 @@ from mailsni.host.commands import environment, require_tool, run
 from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot
-from tests.support.mail_host import Laboratory
+from tests.support.mail_host import MailHost
 
 pytestmark = pytest.mark.shared
 
@@ -40,8 +40,8 @@ def dovecot(lasting_dovecot: PrivateDovecot) -> PrivateDovecot:
 class Watching:
     """A watch that runs, with all that it says."""
 
-    def __init__(self, laboratory: Laboratory, process: subprocess.Popen[bytes], talk: Path) -> None:
-        self._laboratory = laboratory
+    def __init__(self, mail_host: MailHost, process: subprocess.Popen[bytes], talk: Path) -> None:
+        self._laboratory = mail_host
         self.process = process
         self._talk = talk
 
@@ -85,41 +85,41 @@ class Watching:
 
 
 @contextmanager
-def watching(laboratory: Laboratory, *options: str, also: dict[str, str] | None = None) -> Iterator[Watching]:
+def watching(mail_host: MailHost, *options: str, also: dict[str, str] | None = None) -> Iterator[Watching]:
     """Start a watch, with -v if no other options are given; killed at the end if it still runs."""
-    talk = laboratory.directory / "talk"
+    talk = mail_host.directory / "talk"
     with talk.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mailsni", "--config", str(laboratory.config), "watch", *(options or ("-v",))],
+            [sys.executable, "-m", "mailsni", "--config", str(mail_host.config), "watch", *(options or ("-v",))],
             env=environment() | (also or {}),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
         )
     try:
-        yield Watching(laboratory, process, talk)
+        yield Watching(mail_host, process, talk)
     finally:
         process.kill()
         process.wait()
 
 
 @pytest.fixture
-def deployed(laboratory: Laboratory) -> dict[str, Issued]:
+def deployed(mail_host: MailHost) -> dict[str, Issued]:
     """Two names, not yet served; only events tell of changes."""
-    laboratory.configure(watch=NO_LOOKS)
-    return {name: laboratory.issue(name) for name in (FIRST, SECOND)}
+    mail_host.configure(watch=NO_LOOKS)
+    return {name: mail_host.issue(name) for name in (FIRST, SECOND)}
 
 
-def renew(laboratory: Laboratory, name: str) -> Issued:
+def renew(mail_host: MailHost, name: str) -> Issued:
     """Put another certificate into the lineage of a name."""
-    issued = laboratory.authority.issue([name])
-    laboratory.store.renew(name, issued)
+    issued = mail_host.authority.issue([name])
+    mail_host.store.renew(name, issued)
     return issued
 
 
-def reloads(laboratory: Laboratory) -> int:
+def reloads(mail_host: MailHost) -> int:
     """How often Dovecot was told to read its configuration: once for each publish."""
-    return laboratory.dovecot.log.read_text().count("SIGHUP received")
+    return mail_host.dovecot.log.read_text().count("SIGHUP received")
 
 
 # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -127,16 +127,16 @@ def reloads(laboratory: Laboratory) -> int:
 
 @pytest.mark.on_both
 def test_a_renewal_reaches_both_wires(
-    laboratory: Laboratory, deployed: dict[str, Issued], capsys: pytest.CaptureFixture[str]
+    mail_host: MailHost, deployed: dict[str, Issued], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And the watch's own reads, and a file that is no certificate's, make no further apply."""
-    with watching(laboratory) as watch:
+    with watching(mail_host) as watch:
         for name, issued in deployed.items():
             watch.until_served(name, issued)
         watch.until_applied(1)
-        took = [watch.until_served(FIRST, renew(laboratory, FIRST)) for _ in range(3)]
+        took = [watch.until_served(FIRST, renew(mail_host, FIRST)) for _ in range(3)]
         watch.until_applied(4)
-        (laboratory.store.live / "README").write_text("another text\n")
+        (mail_host.store.live / "README").write_text("another text\n")
         time.sleep(4)
         assert watch.applies() == 4, watch.talk()
         assert watch.talk().count("1 name changed (mail.first.test); postfix reloaded, dovecot reloaded; ") == 3
@@ -145,46 +145,46 @@ def test_a_renewal_reaches_both_wires(
         sys.stdout.write(f"\n  renewal to both wires: {', '.join(f'{one:.2f}' for one in took)} s\n")
 
 
-def test_a_deleted_lineage_leaves(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
-    with watching(laboratory) as watch:
+def test_a_deleted_lineage_leaves(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
+    with watching(mail_host) as watch:
         watch.until_served(SECOND, deployed[SECOND])
-        laboratory.store.delete(SECOND)
-        watch.until(lambda: SECOND not in laboratory.map.read_text(), "deleted")
-        watch.until_served(SECOND, laboratory.default)
+        mail_host.store.delete(SECOND)
+        watch.until(lambda: SECOND not in mail_host.map.read_text(), "deleted")
+        watch.until_served(SECOND, mail_host.default)
         watch.until_served(FIRST, deployed[FIRST])
 
 
 @pytest.mark.on_both
-def test_a_burst_is_one_publish(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+def test_a_burst_is_one_publish(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """Three hundred renewals: two in each of a hundred and fifty lineages."""
-    laboratory.configure(watch={"quiet": 1.5})  # a busy machine may pause in the middle of it
+    mail_host.configure(watch={"quiet": 1.5})  # a busy machine may pause in the middle of it
     names = [f"mail.burst{number}.test" for number in range(150)]
-    issued = {name: laboratory.issue(name) for name in names}
-    renewals = {name: laboratory.authority.issue([name]) for name in names}
-    with watching(laboratory) as watch:
+    issued = {name: mail_host.issue(name) for name in names}
+    renewals = {name: mail_host.authority.issue([name]) for name in names}
+    with watching(mail_host) as watch:
         watch.until_served(names[-1], issued[names[-1]])
         watch.until_applied(1)
-        before = reloads(laboratory)
+        before = reloads(mail_host)
         for _ in range(2):
             for name in names:
-                laboratory.store.renew(name, renewals[name])
+                mail_host.store.renew(name, renewals[name])
         watch.until_served(names[-1], renewals[names[-1]])
         watch.until_served(names[0], renewals[names[0]])
-        assert 1 <= reloads(laboratory) - before <= 2, watch.talk()
+        assert 1 <= reloads(mail_host) - before <= 2, watch.talk()
         watch.until_served(FIRST, deployed[FIRST])
 
 
-def test_a_trickle_starves_nobody(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+def test_a_trickle_starves_nobody(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """Changes that never pause for as long as the quiet period: published while they go on."""
-    laboratory.configure(watch={"quiet": 30.0, "max_wait": 2.0})
-    with watching(laboratory) as watch:
+    mail_host.configure(watch={"quiet": 30.0, "max_wait": 2.0})
+    with watching(mail_host) as watch:
         watch.until_served(SECOND, deployed[SECOND])
         watch.until_applied(1)
-        issued = renew(laboratory, FIRST)
-        begin, before = time.monotonic(), reloads(laboratory)
-        while reloads(laboratory) == before:
+        issued = renew(mail_host, FIRST)
+        begin, before = time.monotonic(), reloads(mail_host)
+        while reloads(mail_host) == before:
             assert time.monotonic() - begin < LIMIT, watch.talk()
-            laboratory.store.renew(SECOND, deployed[SECOND])
+            mail_host.store.renew(SECOND, deployed[SECOND])
             time.sleep(0.2)
         watch.until_served(FIRST, issued)
 
@@ -192,50 +192,50 @@ def test_a_trickle_starves_nobody(laboratory: Laboratory, deployed: dict[str, Is
 # ── stores that come and go ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_store_that_is_not_there_yet(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
-    away = laboratory.directory / "away"
-    laboratory.store.root.rename(away)
-    with watching(laboratory) as watch:
+def test_a_store_that_is_not_there_yet(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
+    away = mail_host.directory / "away"
+    mail_host.store.root.rename(away)
+    with watching(mail_host) as watch:
         watch.until(lambda: "No such file or directory" in watch.talk(), "complaint")
         watch.until(lambda: "tried again in 60 seconds" in watch.talk(), "next try")
-        away.rename(laboratory.store.root)
+        away.rename(mail_host.store.root)
         watch.until_served(FIRST, deployed[FIRST])
 
 
-def test_a_store_that_is_replaced(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+def test_a_store_that_is_replaced(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """Renamed away and another put there: what then happens in the new one is seen too, in the old one not."""
-    with watching(laboratory) as watch:
+    with watching(mail_host) as watch:
         watch.until_served(FIRST, deployed[FIRST])
         watch.until_applied(1)
-        laboratory.store.root.rename(laboratory.directory / "old")
-        new = CertbotDirectory(laboratory.store.root)
-        third = laboratory.authority.issue([FIRST])
+        mail_host.store.root.rename(mail_host.directory / "old")
+        new = CertbotDirectory(mail_host.store.root)
+        third = mail_host.authority.issue([FIRST])
         new.add(FIRST, third)
         watch.until_served(FIRST, third)
-        fourth = laboratory.authority.issue([FIRST])
+        fourth = mail_host.authority.issue([FIRST])
         new.renew(FIRST, fourth)
         watch.until_served(FIRST, fourth)
-        watch.until_served(SECOND, laboratory.default)
+        watch.until_served(SECOND, mail_host.default)
 
 
-def test_a_store_that_is_unmounted_and_mounted(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+def test_a_store_that_is_unmounted_and_mounted(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """Mounts send no events: the looks find them. What was deployed stays while the store is away."""
-    laboratory.configure(watch={"scan": 1.0})
+    mail_host.configure(watch={"scan": 1.0})
     mount, umount = require_tool("mount"), require_tool("umount")
-    place = laboratory.store.root
-    place.rename(laboratory.directory / "aside")
+    place = mail_host.store.root
+    place.rename(mail_host.directory / "aside")
     place.mkdir()
     assert run([mount, "-t", "tmpfs", "store", place]).returncode == 0
     try:
         store = CertbotDirectory(place)
         store.add(FIRST, deployed[FIRST])
-        with watching(laboratory) as watch:
+        with watching(mail_host) as watch:
             watch.until_served(FIRST, deployed[FIRST])
             assert run([umount, place]).returncode == 0
             watch.until(lambda: "No such file or directory" in watch.talk(), "complaint")
-            assert laboratory.served("imaps", FIRST) == deployed[FIRST].fingerprint
+            assert mail_host.served("imaps", FIRST) == deployed[FIRST].fingerprint
             assert run([mount, "-t", "tmpfs", "store", place]).returncode == 0
-            again = laboratory.authority.issue([FIRST])
+            again = mail_host.authority.issue([FIRST])
             CertbotDirectory(place).add(FIRST, again)
             watch.until_served(FIRST, again)
             assert watch.end() == 0
@@ -247,30 +247,30 @@ def test_a_store_that_is_unmounted_and_mounted(laboratory: Laboratory, deployed:
 
 
 def test_sighup_reads_the_configuration_and_refuses_a_broken_one(
-    laboratory: Laboratory, deployed: dict[str, Issued]
+    mail_host: MailHost, deployed: dict[str, Issued]
 ) -> None:
-    other = laboratory.issue("web.other.test")
-    with watching(laboratory) as watch:
+    other = mail_host.issue("web.other.test")
+    with watching(mail_host) as watch:
         watch.until_served(FIRST, deployed[FIRST])
-        good = laboratory.config.read_text()
-        laboratory.config.write_text(good + "\n[postfx]\n")
+        good = mail_host.config.read_text()
+        mail_host.config.write_text(good + "\n[postfx]\n")
         watch.signal(signal.SIGHUP)
         watch.until(lambda: "the configuration is refused, the old one is kept" in watch.talk(), "refusal")
         assert "postfx" in watch.talk()
-        watch.until_served(FIRST, renew(laboratory, FIRST))  # by the old one, though the file is broken
-        laboratory.configure(names={"include": ["mail.*", "web.*"]})
+        watch.until_served(FIRST, renew(mail_host, FIRST))  # by the old one, though the file is broken
+        mail_host.configure(names={"include": ["mail.*", "web.*"]})
         watch.signal(signal.SIGHUP)
         watch.until_served("web.other.test", other)
         assert watch.end() == 0
 
 
-def test_sigterm_lets_an_apply_end(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+def test_sigterm_lets_an_apply_end(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """It has published, and is held in the middle of telling Dovecot."""
-    entered, gate = laboratory.directory / "entered", laboratory.directory / "gate"
-    reload = f"{require_tool('doveadm')} -c {laboratory.dovecot.config_file} reload"
+    entered, gate = mail_host.directory / "entered", mail_host.directory / "gate"
+    reload = f"{require_tool('doveadm')} -c {mail_host.dovecot.config_file} reload"
     script = f"echo > {entered}; n=0; while [ ! -e {gate} ] && [ $n -lt 1200 ]; do sleep 0.05; n=$((n+1)); done; "
-    laboratory.configure(dovecot={"action": ["/bin/sh", "-c", script + f"exec {reload}"]})
-    with watching(laboratory) as watch:
+    mail_host.configure(dovecot={"action": ["/bin/sh", "-c", script + f"exec {reload}"]})
+    with watching(mail_host) as watch:
         watch.until(entered.exists, "the middle of an apply")
         watch.signal(signal.SIGTERM)
         watch.until(lambda: "stopping" in watch.talk(), "stopping")
@@ -280,40 +280,38 @@ def test_sigterm_lets_an_apply_end(laboratory: Laboratory, deployed: dict[str, I
         assert watch.process.wait(LIMIT) == 0
         assert "published" in watch.talk()
     for name, issued in deployed.items():
-        assert laboratory.served("imaps", name) == issued.fingerprint
-    assert laboratory.mailsni("plan", "--detailed-exitcode").returncode == 0
+        assert mail_host.served("imaps", name) == issued.fingerprint
+    assert mail_host.mailsni("plan", "--detailed-exitcode").returncode == 0
 
 
-def test_a_second_sigterm_has_the_apply_take_back_what_it_did(
-    laboratory: Laboratory, deployed: dict[str, Issued]
-) -> None:
-    assert laboratory.mailsni("apply").returncode == 0
-    entered = laboratory.directory / "entered"
+def test_a_second_sigterm_has_the_apply_take_back_what_it_did(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
+    assert mail_host.mailsni("apply").returncode == 0
+    entered = mail_host.directory / "entered"
     script = f"[ -e {entered} ] && exit 0; echo > {entered}; sleep 300"
-    laboratory.configure(dovecot={"action": ["/bin/sh", "-c", script]})
-    renew(laboratory, FIRST)
-    with watching(laboratory) as watch:
+    mail_host.configure(dovecot={"action": ["/bin/sh", "-c", script]})
+    renew(mail_host, FIRST)
+    with watching(mail_host) as watch:
         watch.until(entered.exists, "the middle of an apply")
         watch.signal(signal.SIGTERM)
         watch.until(lambda: "stopping" in watch.talk(), "stopping")
         watch.signal(signal.SIGTERM)
         assert watch.process.wait(LIMIT) == 0
         assert "the apply that runs is told to end" in watch.talk()
-    assert laboratory.served("smtp", FIRST) == deployed[FIRST].fingerprint
-    laboratory.configure(dovecot={"action": "reload"})
-    assert laboratory.mailsni("apply").returncode == 0
+    assert mail_host.served("smtp", FIRST) == deployed[FIRST].fingerprint
+    mail_host.configure(dovecot={"action": "reload"})
+    assert mail_host.mailsni("apply").returncode == 0
 
 
 # ── the service manager ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_service_manager_is_told(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
-    address = laboratory.directory / "notify"
+def test_the_service_manager_is_told(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
+    address = mail_host.directory / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(address))
         manager.settimeout(LIMIT)
         also = {"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "400000"}
-        with watching(laboratory, also=also) as watch:
+        with watching(mail_host, also=also) as watch:
             assert manager.recv(4096).startswith(b"READY=1\nSTATUS=")
             watch.until_served(FIRST, deployed[FIRST])
             watch.signal(signal.SIGHUP)
@@ -330,12 +328,12 @@ def test_the_service_manager_is_told(laboratory: Laboratory, deployed: dict[str,
             assert watch.process.wait(LIMIT) == 0
 
 
-def test_lines_have_levels_where_the_journal_reads_them(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
-    talk = laboratory.directory / "talk"
+def test_lines_have_levels_where_the_journal_reads_them(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
+    talk = mail_host.directory / "talk"
     talk.touch()
     status = talk.stat()
-    (laboratory.store.live / SECOND / "privkey.pem").unlink()
-    with watching(laboratory, also={"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}) as watch:
+    (mail_host.store.live / SECOND / "privkey.pem").unlink()
+    with watching(mail_host, also={"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}) as watch:
         watch.until_served(FIRST, deployed[FIRST])
         watch.until_applied(0)
         watch.until(lambda: "key_missing" in watch.talk(), "the warning")
@@ -345,19 +343,19 @@ def test_lines_have_levels_where_the_journal_reads_them(laboratory: Laboratory, 
     assert [line[:30] for line in lines if "key_missing" in line] == ["<4>mailsni: warning: " + str(talk.parent)[:9]]
 
 
-def test_nothing_is_said_where_nothing_changed(laboratory: Laboratory, deployed: dict[str, Issued]) -> None:
+def test_nothing_is_said_where_nothing_changed(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """Three applies, one publish, and a line for each thing that happened."""
-    with watching(laboratory, "--config", str(laboratory.config)) as watch:
+    with watching(mail_host, "--config", str(mail_host.config)) as watch:
         watch.until_served(FIRST, deployed[FIRST])
         watch.until(lambda: "published" in watch.talk(), "the first apply")
-        laboratory.store.renew(SECOND, deployed[SECOND])  # the same certificate in other files
+        mail_host.store.renew(SECOND, deployed[SECOND])  # the same certificate in other files
         time.sleep(3)
         watch.signal(signal.SIGHUP)
         watch.until(lambda: "configuration read again" in watch.talk(), "the reload")
         time.sleep(3)
         assert watch.end() == 0
         lines = watch.talk().splitlines()
-    live = laboratory.store.live
+    live = mail_host.store.live
     assert [line.partition(";")[0] for line in lines] == [
         f"mailsni: watching {live}",
         f"mailsni: published: 2 names changed ({FIRST}, {SECOND})",
@@ -369,19 +367,19 @@ def test_nothing_is_said_where_nothing_changed(laboratory: Laboratory, deployed:
 # ── it goes on and on ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_nothing_grows(laboratory: Laboratory, deployed: dict[str, Issued], capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_grows(mail_host: MailHost, deployed: dict[str, Issued], capsys: pytest.CaptureFixture[str]) -> None:
     """Renewals, and stores that go and come back: no descriptor, no thread and hardly any memory stays."""
-    laboratory.configure(watch={"quiet": 0.05, "max_wait": 0.1})
-    with watching(laboratory) as watch:
+    mail_host.configure(watch={"quiet": 0.05, "max_wait": 0.1})
+    with watching(mail_host) as watch:
         watch.until_served(FIRST, deployed[FIRST])
 
         def turn(number: int) -> None:
             wanted = watch.applies() + 1
             if number % 5 == 4:
-                away = laboratory.directory / f"away{number}"
-                laboratory.store.root.rename(away)
-                away.rename(laboratory.store.root)
-            renew(laboratory, FIRST)
+                away = mail_host.directory / f"away{number}"
+                mail_host.store.root.rename(away)
+                away.rename(mail_host.store.root)
+            renew(mail_host, FIRST)
             watch.until_applied(wanted)
 
         for number in range(10):

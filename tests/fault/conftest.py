@@ -12,7 +12,7 @@ import pytest
 import mailsni
 from mailsni.sandbox.authority import Authority
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, workspace
-from tests.support.fault_host import Cast, strace_unavailable
+from tests.support.fault_host import FaultCertificates, strace_unavailable
 from tests.support.mail_host import DEFAULT_NAME, require
 
 
@@ -31,12 +31,12 @@ def authority() -> Authority:
 
 
 @pytest.fixture(scope="session")
-def cast(authority: Authority) -> Cast:
-    return Cast.of(authority, authority.issue([DEFAULT_NAME]))
+def certificates(authority: Authority) -> FaultCertificates:
+    return FaultCertificates.of(authority, authority.issue([DEFAULT_NAME]))
 
 
 @pytest.fixture
-def rooms() -> Iterator[Path]:
+def shared_tmp() -> Iterator[Path]:
     """A directory that the servers' users can pass through (they cannot pass through ``tmp_path``)."""
     with workspace() as directory:
         yield directory

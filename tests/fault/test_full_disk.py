@@ -16,7 +16,7 @@ import pytest
 
 from mailsni.host.commands import require_tool
 from mailsni.sandbox.authority import Authority
-from tests.support.fault_host import Cast, Ended, Scene
+from tests.support.fault_host import Ended, FaultCertificates, FaultHost
 
 pytestmark = pytest.mark.shared
 
@@ -52,44 +52,48 @@ def _fill(place: Path, pages: int) -> Path:
     return ballast
 
 
-def _try_every_filling(scene: Scene, place: Path) -> tuple[list[str], int]:
+def _try_every_filling(host: FaultHost, place: Path) -> tuple[list[str], int]:
     """Apply on a disk that is full to a different degree each time. Gives what went wrong, and how many runs failed."""
     wrong, failed = [], 0
     for pages in _PAGES_LEFT:
-        with _small_disk(place, scene.directory.with_name("aside")):
+        with _small_disk(place, host.directory.with_name("aside")):
             ballast = _fill(place, pages)
-            done = scene.laboratory.mailsni("apply")
+            done = host.mail_host.mailsni("apply")
             ended = Ended(done.returncode, done.stdout + done.stderr)
             failed += done.returncode != 0
-            found = scene.complaints(ended)
+            found = host.complaints(ended)
             ballast.unlink()
-            found += scene.convergence()
+            found += host.convergence()
             wrong += [f"{pages} pages left, exit {done.returncode}: {one} ({done.stderr.strip()})" for one in found]
-        scene.restore()
+        host.restore()
     return wrong, failed
 
 
 @pytest.mark.parametrize("map_type", _MAP_TYPES)
-def test_no_room_for_the_map(rooms: Path, authority: Authority, cast: Cast, figures: list[str], map_type: str) -> None:
-    scene = _scene(rooms, authority, cast, map_type)
-    _judge(scene, scene.laboratory.map.parent, f"full disk, {map_type} map", figures)
+def test_no_room_for_the_map(
+    shared_tmp: Path, authority: Authority, certificates: FaultCertificates, figures: list[str], map_type: str
+) -> None:
+    host = _scene(shared_tmp, authority, certificates, map_type)
+    _judge(host, host.mail_host.map.parent, f"full disk, {map_type} map", figures)
 
 
 @pytest.mark.parametrize("place", ["pins", "state", "include"])
-def test_no_room_for_the_rest(rooms: Path, authority: Authority, cast: Cast, figures: list[str], place: str) -> None:
-    scene = _scene(rooms, authority, cast, "cdb")
-    lab = scene.laboratory
-    where = {"pins": lab.pin_directory, "state": scene.state, "include": lab.include_file.parent}[place]
-    _judge(scene, where, f"full disk, {place}", figures)
+def test_no_room_for_the_rest(
+    shared_tmp: Path, authority: Authority, certificates: FaultCertificates, figures: list[str], place: str
+) -> None:
+    host = _scene(shared_tmp, authority, certificates, "cdb")
+    lab = host.mail_host
+    where = {"pins": lab.pin_directory, "state": host.state, "include": lab.include_file.parent}[place]
+    _judge(host, where, f"full disk, {place}", figures)
 
 
-def _scene(rooms: Path, authority: Authority, cast: Cast, map_type: str) -> Scene:
-    (rooms / "x").mkdir(mode=0o755)
-    return Scene.build(rooms / "x", authority, cast, map_type)
+def _scene(shared_tmp: Path, authority: Authority, certificates: FaultCertificates, map_type: str) -> FaultHost:
+    (shared_tmp / "x").mkdir(mode=0o755)
+    return FaultHost.build(shared_tmp / "x", authority, certificates, map_type)
 
 
-def _judge(scene: Scene, place: Path, what: str, figures: list[str]) -> None:
-    wrong, failed = _try_every_filling(scene, place)
+def _judge(host: FaultHost, place: Path, what: str, figures: list[str]) -> None:
+    wrong, failed = _try_every_filling(host, place)
     figures.append(f"{what}: {len(_PAGES_LEFT)} fillings, {failed} of them too full; {len(wrong)} complaints")
     assert not wrong, "\n".join(wrong)
     assert 0 < failed < len(_PAGES_LEFT), "the disk was never full, or always"

@@ -35,10 +35,10 @@ from tests.support.fault_host import (
     OPENING,
     OTHERS,
     Call,
-    Cast,
     Fault,
+    FaultCertificates,
+    FaultHost,
     Runner,
-    Scene,
 )
 from tests.support.mail_host import served
 from tests.support.release_split import own_part, share
@@ -57,20 +57,22 @@ _SERVICES = ("smtp", "imaps")
 
 @dataclass
 class Campaign:
-    """Scenes with the same cast, in which faults are tried side by side."""
+    """Scenes with the same certificates, in which faults are tried side by side."""
 
     runners: Sequence[Runner]
 
     @classmethod
     @contextmanager
-    def prepared(cls, directory: Path, authority: Authority, cast: Cast, map_type: str) -> Iterator[Campaign]:
-        """Build the scenes."""
-        rooms = [directory / f"{map_type}{number}" for number in range(WORKERS)]
-        for room in rooms:
-            room.mkdir(mode=0o755)
+    def prepared(
+        cls, directory: Path, authority: Authority, certificates: FaultCertificates, map_type: str
+    ) -> Iterator[Campaign]:
+        """Build the fault hosts."""
+        places = [directory / f"{map_type}{number}" for number in range(WORKERS)]
+        for place in places:
+            place.mkdir(mode=0o755)
         with ExitStack() as stack:
-            scenes = [Scene.build(room, authority, cast, map_type) for room in rooms]
-            yield cls([stack.enter_context(Runner(scene)) for scene in scenes])
+            hosts = [FaultHost.build(place, authority, certificates, map_type) for place in places]
+            yield cls([stack.enter_context(Runner(host)) for host in hosts])
 
     def run(self, faults: Sequence[Fault]) -> list[str]:
         """Try faults. Gives what is wrong after them, one line for each that is followed by something wrong."""
@@ -92,23 +94,23 @@ class Campaign:
 
 def _attempt(runner: Runner, fault: Fault, *, start: bool) -> str | None:
     ended = runner.hit(fault)
-    scene = runner.scene
-    wrong = scene.complaints(ended)
+    host = runner.host
+    wrong = host.complaints(ended)
     if not ended.hit and fault.call.name not in _VARYING:
         wrong.append("the fault did not happen")
     if start:
-        wrong += _started(scene)
-    wrong += scene.convergence()
+        wrong += _started(host)
+    wrong += host.convergence()
     if not wrong:
         return None
     return "\n    ".join([f"{fault} (exit {ended.status})", *wrong, *ended.talk.strip().splitlines()[-2:]])
 
 
-def _started(scene: Scene) -> list[str]:
+def _started(host: FaultHost) -> list[str]:
     """Start both servers and ask for every name: old for all of them, or new for all of them."""
-    lab = scene.laboratory
-    names = scene.cast.names
-    sides = [{name: scene.cast.fingerprint(name, new=new) for name in names} for new in (False, True)]
+    lab = host.mail_host
+    names = host.certificates.names
+    sides = [{name: host.certificates.fingerprint(name, new=new) for name in names} for new in (False, True)]
     with lab.postfix, lab.dovecot:
         answers = {one: {name: served(lab.endpoints[one], name, one) for name in names} for one in _SERVICES}
     return [f"{one} serves neither the old nor the new: {got}" for one, got in answers.items() if got not in sides]
@@ -143,9 +145,9 @@ def _report(what: str, faults: Sequence[Fault], wrong: Sequence[str], seconds: f
 
 
 def test_at_no_call_of_the_program_can_a_fault_hurt(
-    rooms: Path, authority: Authority, cast: Cast, figures: list[str]
+    shared_tmp: Path, authority: Authority, certificates: FaultCertificates, figures: list[str]
 ) -> None:
-    with Campaign.prepared(rooms, authority, cast, "cdb") as campaign:
+    with Campaign.prepared(shared_tmp, authority, certificates, "cdb") as campaign:
         begun = time.monotonic()
         calls = campaign.runners[0].calls((*MUTATING, *OPENING, *OTHERS))
         lock = next(at for at, call in enumerate(calls) if "mailsni.lock" in call.what)
@@ -157,13 +159,13 @@ def test_at_no_call_of_the_program_can_a_fault_hurt(
 
 @pytest.mark.parametrize("map_type", _MAP_TYPES)
 def test_at_no_call_of_postmap_can_a_fault_hurt(
-    rooms: Path, authority: Authority, cast: Cast, figures: list[str], map_type: str
+    shared_tmp: Path, authority: Authority, certificates: FaultCertificates, figures: list[str], map_type: str
 ) -> None:
     """Killed, failing, and failing without a word: what postmap leaves behind then is never published."""
     suffix = {"hash": "db", "btree": "db"}.get(map_type, map_type)
     made = (f"mailsni.{suffix}", f"mailsni.{suffix}.tmp", f"mailsni.{suffix}-lock", f"__db.mailsni.{suffix}")
     only = tuple(f"postfix/etc/{STAGING_NAME}/{name}" for name in made)
-    with Campaign.prepared(rooms, authority, cast, map_type) as campaign:
+    with Campaign.prepared(shared_tmp, authority, certificates, map_type) as campaign:
         begun = time.monotonic()
         calls = campaign.runners[0].calls((*MUTATING, *OPENING, "close", "fcntl"), only)
         first = next(call.process for call in calls if call.mutating)

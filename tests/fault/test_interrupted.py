@@ -16,7 +16,7 @@ import pytest
 from mailsni.host.commands import environment
 from mailsni.host.files import STAGING_NAME
 from mailsni.sandbox.authority import Authority
-from tests.support.fault_host import Cast, Ended, Fault, Runner, Scene, traced
+from tests.support.fault_host import Ended, Fault, FaultCertificates, FaultHost, Runner, traced
 
 pytestmark = pytest.mark.shared
 
@@ -27,14 +27,14 @@ _PROMPT = 10.0
 
 
 @pytest.fixture
-def scene(rooms: Path, authority: Authority, cast: Cast) -> Scene:
-    (rooms / "x").mkdir(mode=0o755)
-    return Scene.build(rooms / "x", authority, cast)
+def host(shared_tmp: Path, authority: Authority, certificates: FaultCertificates) -> FaultHost:
+    (shared_tmp / "x").mkdir(mode=0o755)
+    return FaultHost.build(shared_tmp / "x", authority, certificates)
 
 
-def _started(scene: Scene, *prefix: str) -> subprocess.Popen[str]:
+def _started(host: FaultHost, *prefix: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*prefix, sys.executable, "-m", "mailsni", "--config", str(scene.laboratory.config), "apply"],
+        [*prefix, sys.executable, "-m", "mailsni", "--config", str(host.mail_host.config), "apply"],
         env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -58,30 +58,32 @@ def _ended(process: subprocess.Popen[str]) -> Ended:
     return Ended(process.returncode if process.returncode >= 0 else None, talk)
 
 
-def _assert_as_before(scene: Scene, before: dict[str, int]) -> None:
-    assert scene.served() == (scene.cast.old, scene.cast.old)
-    assert scene.listing() == before, "something lies about"
+def _assert_as_before(host: FaultHost, before: dict[str, int]) -> None:
+    assert host.served() == (host.certificates.old, host.certificates.old)
+    assert host.listing() == before, "something lies about"
 
 
 # ── signals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("number", _SIGNALS)
-def test_a_signal_while_a_server_is_told_to_reload_takes_everything_back(scene: Scene, number: signal.Signals) -> None:
+def test_a_signal_while_a_server_is_told_to_reload_takes_everything_back(
+    host: FaultHost, number: signal.Signals
+) -> None:
     """Both servers' files are published then, and the command of the second is under way."""
-    flag = scene.laboratory.directory / "reloading"
+    flag = host.mail_host.directory / "reloading"
     command = ["/bin/sh", "-c", f"test -e {flag} && exit; touch {flag}; sleep {_HELD:.0f}"]
-    scene.laboratory.configure(dovecot={"action": command})
-    before = scene.listing()
-    process = _started(scene)
+    host.mail_host.configure(dovecot={"action": command})
+    before = host.listing()
+    process = _started(host)
     _until(flag.exists, "the command was never run")
-    assert scene.served() == (scene.cast.new, scene.cast.new)
+    assert host.served() == (host.certificates.new, host.certificates.new)
     process.send_signal(number)
     ended = _ended(process)
     assert ended.status == 128 + number, ended.talk
-    assert scene.complaints(ended) == []
-    _assert_as_before(scene, before)
-    assert scene.convergence() == []
+    assert host.complaints(ended) == []
+    _assert_as_before(host, before)
+    assert host.convergence() == []
 
 
 @pytest.mark.parametrize(
@@ -94,36 +96,36 @@ def test_a_signal_while_a_server_is_told_to_reload_takes_everything_back(scene: 
     ],
 )
 def test_a_signal_at_any_call_leaves_old_or_new_and_no_debris(
-    scene: Scene, moment: str, number: signal.Signals, figures: list[str]
+    host: FaultHost, moment: str, number: signal.Signals, figures: list[str]
 ) -> None:
     """The signal comes on entry of a call, as often as there are such calls."""
-    with Runner(scene) as runner:
+    with Runner(host) as runner:
         faults = [Fault(call, f"signal={number.name}") for call in runner.calls([moment])]
-        wrong = [line for fault in faults for line in _signalled(scene, runner, fault, number)]
+        wrong = [line for fault in faults for line in _signalled(host, runner, fault, number)]
     figures.append(f"{number.name} on entry of {moment}: {len(faults)} faults; {len(wrong)} complaints")
     assert faults
     assert not wrong, "\n".join(wrong)
 
 
-def _signalled(scene: Scene, runner: Runner, fault: Fault, number: signal.Signals) -> Iterator[str]:
+def _signalled(host: FaultHost, runner: Runner, fault: Fault, number: signal.Signals) -> Iterator[str]:
     ended = runner.hit(fault)
     if ended.status != 128 + number:
         yield f"{fault}: exit {ended.status}: {ended.talk}"
-    debris = [path for path in scene.listing() if STAGING_NAME in path or path.endswith(".new")]
-    for one in [*scene.complaints(ended), *(f"debris: {path}" for path in debris), *scene.convergence()]:
+    debris = [path for path in host.listing() if STAGING_NAME in path or path.endswith(".new")]
+    for one in [*host.complaints(ended), *(f"debris: {path}" for path in debris), *host.convergence()]:
         yield f"{fault} (exit {ended.status}): {one}"
 
 
 @pytest.mark.parametrize("number", _SIGNALS)
-def test_a_second_signal_on_the_way_back_loses_no_key(scene: Scene, number: signal.Signals) -> None:
+def test_a_second_signal_on_the_way_back_loses_no_key(host: FaultHost, number: signal.Signals) -> None:
     """The way back is cut off half-way: some of the live files name the new pinned files, which must stay then."""
-    with Runner(scene) as runner:
+    with Runner(host) as runner:
         calls = runner.calls(["rename", "fsync"])
         live = [at for at, call in enumerate(calls) if STAGING_NAME in call.what and "pem" not in call.what]
         renames = [calls[at] for at in live if calls[at].name == "rename"]
         after = next(call for call in calls[calls.index(renames[-1]) :] if call.name == "fsync")
         for second in range(renames[-1].number + 1, renames[-1].number + 1 + len(renames)):
-            scene.restore()
+            host.restore()
             # Once all is published the directory cannot be made durable: each rename of the way back is hit in turn.
             failing = ["-e", f"inject=fsync:error=EIO:when={after.number}"]
             cut_off = ["-e", f"inject=rename:signal={number.name}:when={second}"]
@@ -131,28 +133,28 @@ def test_a_second_signal_on_the_way_back_loses_no_key(scene: Scene, number: sign
             log = runner.log.read_text()
             assert "INJECTED" in log
             assert f"--- {number.name}" in log, f"it was not hit at rename {second}: {log}"
-            assert (scene.state / "journal.json").exists()
-            assert scene.complaints(ended) == []
-            assert scene.convergence() == []
+            assert (host.state / "journal.json").exists()
+            assert host.complaints(ended) == []
+            assert host.convergence() == []
     assert len(renames) == 3
 
 
-def test_a_run_that_is_killed_leaves_no_helper_behind_that_writes_later(scene: Scene) -> None:
+def test_a_run_that_is_killed_leaves_no_helper_behind_that_writes_later(host: FaultHost) -> None:
     """The helpers of a killed run may live on for a moment; the next run must not be disturbed by them."""
-    with Runner(scene) as runner:
+    with Runner(host) as runner:
         for call in runner.calls(["vfork", "clone", "clone3"]):
             ended = runner.hit(Fault(call, "signal=SIGKILL"))
-            assert scene.complaints(ended) == []
-            assert scene.convergence() == []
+            assert host.complaints(ended) == []
+            assert host.convergence() == []
 
 
 # ── too little of something ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _limited(scene: Scene, kind: int, limit: int) -> Ended:
+def _limited(host: FaultHost, kind: int, limit: int) -> Ended:
     """Run with a limit that its children inherit."""
     done = subprocess.run(
-        [sys.executable, "-m", "mailsni", "--config", str(scene.laboratory.config), "apply"],
+        [sys.executable, "-m", "mailsni", "--config", str(host.mail_host.config), "apply"],
         env=environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -164,32 +166,32 @@ def _limited(scene: Scene, kind: int, limit: int) -> Ended:
     return Ended(done.returncode if done.returncode >= 0 else None, done.stdout + done.stderr)
 
 
-def test_files_may_not_be_large_enough(scene: Scene, figures: list[str]) -> None:
+def test_files_may_not_be_large_enough(host: FaultHost, figures: list[str]) -> None:
     """RLIMIT_FSIZE: the kernel sends SIGXFSZ, which Python ignores and its children do not."""
     wrong, failed = [], 0
     limits = (0, 1000, 1400, 2000, 2800, 3200, 4000, 4600, 10_000, 19_000, 30_000, 2_000_000)
     for limit in limits:
-        scene.restore()
-        ended = _limited(scene, resource.RLIMIT_FSIZE, limit)
+        host.restore()
+        ended = _limited(host, resource.RLIMIT_FSIZE, limit)
         failed += ended.status != 0
-        found = scene.complaints(ended) + scene.convergence()
+        found = host.complaints(ended) + host.convergence()
         wrong += [f"{limit} bytes, exit {ended.status}: {one}" for one in found]
     figures.append(f"RLIMIT_FSIZE: {len(limits)} limits, {failed} of them too small; {len(wrong)} complaints")
     assert not wrong, "\n".join(wrong)
     assert 0 < failed < len(limits)
 
 
-def test_there_may_be_too_few_descriptors(scene: Scene, figures: list[str]) -> None:
+def test_there_may_be_too_few_descriptors(host: FaultHost, figures: list[str]) -> None:
     """RLIMIT_NOFILE, from what the interpreter needs to start upwards."""
     wrong, statuses = [], []
     limits = range(5, 24)
     for limit in limits:
-        scene.restore()
-        ended = _limited(scene, resource.RLIMIT_NOFILE, limit)
+        host.restore()
+        ended = _limited(host, resource.RLIMIT_NOFILE, limit)
         statuses.append(ended.status)
         if "mailsni" not in ended.talk.replace("No module named", ""):
             continue  # Python did not get as far as the program
-        found = scene.complaints(ended) + scene.convergence()
+        found = host.complaints(ended) + host.convergence()
         wrong += [f"{limit} descriptors, exit {ended.status}: {one}\n  {ended.talk[-300:]}" for one in found]
     figures.append(f"RLIMIT_NOFILE: {len(limits)} limits, exits {statuses}; {len(wrong)} complaints")
     assert not wrong, "\n".join(wrong)
@@ -199,88 +201,88 @@ def test_there_may_be_too_few_descriptors(scene: Scene, figures: list[str]) -> N
 # ── what a power cut leaves ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _pins(scene: Scene) -> list[Path]:
-    return sorted(scene.laboratory.pin_directory.glob("*.pem"))
+def _pins(host: FaultHost) -> list[Path]:
+    return sorted(host.mail_host.pin_directory.glob("*.pem"))
 
 
-def _empty_record(scene: Scene) -> None:
-    (scene.state / "deployment.json").write_bytes(b"")
+def _empty_record(host: FaultHost) -> None:
+    (host.state / "deployment.json").write_bytes(b"")
 
 
-def _cut_record(scene: Scene) -> None:
-    path = scene.state / "deployment.json"
+def _cut_record(host: FaultHost) -> None:
+    path = host.state / "deployment.json"
     path.write_bytes(path.read_bytes()[:200])
 
 
-def _no_state(scene: Scene) -> None:
-    for path in scene.state.iterdir():
+def _no_state(host: FaultHost) -> None:
+    for path in host.state.iterdir():
         path.unlink()
 
 
-def _empty_journal(scene: Scene) -> None:
-    (scene.state / "journal.json").write_bytes(b"")
+def _empty_journal(host: FaultHost) -> None:
+    (host.state / "journal.json").write_bytes(b"")
 
 
-def _journal_of_what_never_came(scene: Scene) -> None:
-    record = json.loads((scene.state / "deployment.json").read_bytes())
+def _journal_of_what_never_came(host: FaultHost) -> None:
+    record = json.loads((host.state / "deployment.json").read_bytes())
     record["names"]["mail.never.test"] = ["0" * 64 + "-" + "0" * 16]
-    (scene.state / "journal.json").write_text(json.dumps(record))
+    (host.state / "journal.json").write_text(json.dumps(record))
 
 
-def _journal_and_half_the_files(scene: Scene) -> None:
+def _journal_and_half_the_files(host: FaultHost) -> None:
     """Postfix's side was published, Dovecot's not yet."""
-    journal = (scene.state / "deployment.json").read_bytes()
-    (scene.state / "journal.json").write_bytes(journal)
-    lab = scene.laboratory
+    journal = (host.state / "deployment.json").read_bytes()
+    (host.state / "journal.json").write_bytes(journal)
+    lab = host.mail_host
     include, content = lab.include_file, lab.include_file.read_bytes()
-    pins = {path: path.read_bytes() for path in _pins(scene)}
-    scene.apply()
+    pins = {path: path.read_bytes() for path in _pins(host)}
+    host.apply()
     include.write_bytes(content)
     for path, material in pins.items():
         if not path.exists():
             path.touch(mode=0o600)
             path.write_bytes(material)
-    (scene.state / "journal.json").write_bytes(journal)
-    (scene.state / "deployment.json").write_bytes(journal)
+    (host.state / "journal.json").write_bytes(journal)
+    (host.state / "deployment.json").write_bytes(journal)
 
 
-def _staging_with_keys(scene: Scene) -> None:
-    for place in (scene.laboratory.map.parent, scene.laboratory.pin_directory, scene.laboratory.include_file.parent):
+def _staging_with_keys(host: FaultHost) -> None:
+    for place in (host.mail_host.map.parent, host.mail_host.pin_directory, host.mail_host.include_file.parent):
         staging = place / STAGING_NAME
         (staging / "deeper").mkdir(mode=0o700, parents=True)
         staging.chmod(0o700)
         for path in (staging / "mailsni.cdb", staging / "deeper" / "key.pem"):
             path.touch(mode=0o600)
-            path.write_bytes(scene.cast.before["stays"].key_pem)
+            path.write_bytes(host.certificates.before["stays"].key_pem)
 
 
-def _staged_state(scene: Scene) -> None:
+def _staged_state(host: FaultHost) -> None:
     for name in (".journal.json.new", ".deployment.json.new", ".readings.json.new"):
-        (scene.state / name).write_bytes(b"{")
+        (host.state / name).write_bytes(b"{")
 
 
-def _damaged_pins(scene: Scene) -> None:
+def _damaged_pins(host: FaultHost) -> None:
     """The right names, and in them: nothing, half, another certificate's material."""
-    before = scene.listing()
-    names = [path.name for path in _pins(scene)]
-    scene.apply()
-    new = [path for path in _pins(scene) if path.name not in names]
+    before = host.listing()
+    names = [path.name for path in _pins(host)]
+    host.apply()
+    new = [path for path in _pins(host) if path.name not in names]
     contents = [path.read_bytes() for path in new]
-    scene.restore()
+    host.restore()
     for number, (path, content) in enumerate(zip(new, contents, strict=True)):
         path.touch(mode=0o600)
         path.write_bytes([b"", content[: len(content) // 2], contents[0]][number % 3])
-    assert len(scene.listing()) == len(before) + len(new)
+    assert len(host.listing()) == len(before) + len(new)
 
 
-def _damaged_live_pin(scene: Scene) -> None:
+def _damaged_live_pin(host: FaultHost) -> None:
     """The disk lost what both servers read: the one thing that only a new run can mend."""
-    for path in _pins(scene):
+    for path in _pins(host):
         path.write_bytes(path.read_bytes()[:100])
 
 
-def _emptied_map(scene: Scene) -> None:
-    scene.laboratory.map.with_name("mailsni.cdb").write_bytes(b"")
+def _emptied_map(host: FaultHost) -> None:
+    host.mail_host.map.with_name("mailsni.cdb").write_bytes(b"")
 
 
 _LEFTOVERS = (
@@ -299,9 +301,9 @@ _LEFTOVERS = (
 
 
 @pytest.mark.parametrize("leave", _LEFTOVERS, ids=lambda leave: leave.__name__.strip("_"))
-def test_the_next_run_mends_what_a_power_cut_left(scene: Scene, leave: Callable[[Scene], None]) -> None:
-    leave(scene)
-    assert scene.convergence() == []
+def test_the_next_run_mends_what_a_power_cut_left(host: FaultHost, leave: Callable[[FaultHost], None]) -> None:
+    leave(host)
+    assert host.convergence() == []
 
 
 @pytest.mark.parametrize(
@@ -309,23 +311,23 @@ def test_the_next_run_mends_what_a_power_cut_left(scene: Scene, leave: Callable[
     [_staging_with_keys, _no_state, _empty_journal, _damaged_live_pin],
     ids=lambda leave: leave.__name__.strip("_"),
 )
-def test_the_next_run_mends_it_when_nothing_else_is_to_do(scene: Scene, leave: Callable[[Scene], None]) -> None:
+def test_the_next_run_mends_it_when_nothing_else_is_to_do(host: FaultHost, leave: Callable[[FaultHost], None]) -> None:
     """The same after a run that published everything: nothing has changed in the store since."""
-    scene.apply()
-    leave(scene)
-    assert scene.convergence() == []
+    host.apply()
+    leave(host)
+    assert host.convergence() == []
 
 
-def test_a_run_that_fails_after_one_that_was_cut_off_does_not_end_its_journal(scene: Scene) -> None:
+def test_a_run_that_fails_after_one_that_was_cut_off_does_not_end_its_journal(host: FaultHost) -> None:
     """What the killed run published and the failing one did not undo must not be believed afterwards."""
-    with Runner(scene) as runner:
+    with Runner(host) as runner:
         renames = [call for call in runner.calls(["rename"]) if STAGING_NAME in call.what and "pem" not in call.what]
         include = next(call for call in renames if "99-mailsni.conf" in call.what)
         ended = runner.hit(Fault(include, "signal=SIGKILL"))
         assert ended.killed == signal.SIGKILL
-        assert scene.served() == (scene.cast.new, scene.cast.old)
+        assert host.served() == (host.certificates.new, host.certificates.old)
         failing = runner.apply(traced("mkdir", "error=ENOSPC", 1))
         assert failing.status == 1, failing.talk
-        assert (scene.state / "journal.json").exists()
-        assert scene.served() == (scene.cast.new, scene.cast.old)
-        assert scene.convergence() == []
+        assert (host.state / "journal.json").exists()
+        assert host.served() == (host.certificates.new, host.certificates.old)
+        assert host.convergence() == []

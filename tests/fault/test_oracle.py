@@ -10,66 +10,66 @@ import pytest
 
 from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Authority
-from tests.support.fault_host import Cast, Ended, Scene
+from tests.support.fault_host import Ended, FaultCertificates, FaultHost
 
 pytestmark = pytest.mark.shared
 
 
 @pytest.fixture
-def scene(rooms: Path, authority: Authority, cast: Cast) -> Scene:
-    (rooms / "x").mkdir(mode=0o755)
-    return Scene.build(rooms / "x", authority, cast)
+def host(shared_tmp: Path, authority: Authority, certificates: FaultCertificates) -> FaultHost:
+    (shared_tmp / "x").mkdir(mode=0o755)
+    return FaultHost.build(shared_tmp / "x", authority, certificates)
 
 
-def _table(scene: Scene) -> Path:
-    return scene.laboratory.map.with_name("mailsni.cdb")
+def _table(host: FaultHost) -> Path:
+    return host.mail_host.map.with_name("mailsni.cdb")
 
 
-def _cut_map(scene: Scene) -> None:
-    _table(scene).write_bytes(_table(scene).read_bytes()[:1000])
+def _cut_map(host: FaultHost) -> None:
+    _table(host).write_bytes(_table(host).read_bytes()[:1000])
 
 
-def _no_map(scene: Scene) -> None:
-    _table(scene).unlink()
+def _no_map(host: FaultHost) -> None:
+    _table(host).unlink()
 
 
-def _map_built_in_place_from_half_the_source(scene: Scene) -> None:
+def _map_built_in_place_from_half_the_source(host: FaultHost) -> None:
     """What a postmap -F that is not looked after leaves: fewer names, and nobody is told."""
-    source = scene.laboratory.map
+    source = host.mail_host.map
     source.write_text("".join(source.read_text().splitlines(keepends=True)[:-1]))
     run([require_tool("postmap"), "-c", source.parent, "-F", f"cdb:{source}"])
 
 
-def _open_map(scene: Scene) -> None:
-    _table(scene).chmod(0o644)
+def _open_map(host: FaultHost) -> None:
+    _table(host).chmod(0o644)
 
 
-def _lost_pin(scene: Scene) -> None:
-    next(scene.laboratory.pin_directory.glob("*.pem")).unlink()
+def _lost_pin(host: FaultHost) -> None:
+    next(host.mail_host.pin_directory.glob("*.pem")).unlink()
 
 
-def _torn_pin(scene: Scene) -> None:
-    pins = sorted(scene.laboratory.pin_directory.glob("*.pem"))
+def _torn_pin(host: FaultHost) -> None:
+    pins = sorted(host.mail_host.pin_directory.glob("*.pem"))
     pins[0].write_bytes(pins[1].read_bytes())
 
 
-def _cut_include(scene: Scene) -> None:
-    include = scene.laboratory.include_file
+def _cut_include(host: FaultHost) -> None:
+    include = host.mail_host.include_file
     include.write_text(include.read_text()[:-4])
 
 
-def _key_elsewhere(scene: Scene) -> None:
-    path = scene.laboratory.directory / "backup"
+def _key_elsewhere(host: FaultHost) -> None:
+    path = host.mail_host.directory / "backup"
     path.touch(mode=0o600)
-    path.write_bytes(scene.cast.before["stays"].key_pem)
+    path.write_bytes(host.certificates.before["stays"].key_pem)
 
 
-def _map_copied_to_where_no_map_is(scene: Scene) -> None:
-    shutil.copy2(_table(scene), scene.laboratory.include_file.parent / "99-mailsni.conf~")
+def _map_copied_to_where_no_map_is(host: FaultHost) -> None:
+    shutil.copy2(_table(host), host.mail_host.include_file.parent / "99-mailsni.conf~")
 
 
-def _record_of_something_else(scene: Scene) -> None:
-    record = scene.state / "deployment.json"
+def _record_of_something_else(host: FaultHost) -> None:
+    record = host.state / "deployment.json"
     record.write_text(record.read_text().replace("mail.gone.test", "mail.other.test"))
 
 
@@ -87,17 +87,17 @@ _WRONGS = (
 )
 
 
-def test_a_sound_deployment_is_not_complained_of(scene: Scene) -> None:
-    assert scene.complaints(Ended(None, "")) == []
-    assert scene.complaints(Ended(1, "mailsni: error: something")) == []
-    assert scene.convergence() == []
-    assert scene.complaints(Ended(0, "")) == []
+def test_a_sound_deployment_is_not_complained_of(host: FaultHost) -> None:
+    assert host.complaints(Ended(None, "")) == []
+    assert host.complaints(Ended(1, "mailsni: error: something")) == []
+    assert host.convergence() == []
+    assert host.complaints(Ended(0, "")) == []
 
 
 @pytest.mark.parametrize("spoil", _WRONGS, ids=lambda spoil: spoil.__name__.strip("_"))
-def test_what_is_unsound_is_complained_of(scene: Scene, spoil: Callable[[Scene], None]) -> None:
-    spoil(scene)
-    assert scene.complaints(Ended(None, "")) != []
+def test_what_is_unsound_is_complained_of(host: FaultHost, spoil: Callable[[FaultHost], None]) -> None:
+    spoil(host)
+    assert host.complaints(Ended(None, "")) != []
 
 
 @pytest.mark.parametrize(
@@ -105,11 +105,11 @@ def test_what_is_unsound_is_complained_of(scene: Scene, spoil: Callable[[Scene],
     [Ended(0, ""), Ended(3, ""), Ended(99, ""), Ended(1, "Traceback (most recent call")],
     ids=["done", "pending", "no contract", "traceback"],
 )
-def test_an_end_that_does_not_fit_is_complained_of(scene: Scene, ended: Ended) -> None:
+def test_an_end_that_does_not_fit_is_complained_of(host: FaultHost, ended: Ended) -> None:
     """The old deployment is live here, so exit 0 is a lie."""
-    assert scene.complaints(ended) != []
+    assert host.complaints(ended) != []
 
 
-def test_debris_is_complained_of(scene: Scene) -> None:
-    (scene.laboratory.map.parent / "mailsni.cdb.old").touch(mode=0o600)
-    assert scene.convergence() != []
+def test_debris_is_complained_of(host: FaultHost) -> None:
+    (host.mail_host.map.parent / "mailsni.cdb.old").touch(mode=0o600)
+    assert host.convergence() != []

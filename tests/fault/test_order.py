@@ -10,7 +10,7 @@ import pytest
 
 from mailsni.host.files import STAGING_NAME
 from mailsni.sandbox.authority import Authority
-from tests.support.fault_host import MUTATING, OPENING, Call, Cast, Runner, Scene
+from tests.support.fault_host import MUTATING, OPENING, Call, FaultCertificates, FaultHost, Runner
 
 pytestmark = pytest.mark.shared
 
@@ -22,10 +22,10 @@ _SYNCS = ("fsync", "fdatasync", "syncfs")
 _CALLS = (*MUTATING, *OPENING)
 
 
-def _log(directory: Path, authority: Authority, cast: Cast, *, umask: int = -1) -> list[Call]:
+def _log(directory: Path, authority: Authority, certificates: FaultCertificates, *, umask: int = -1) -> list[Call]:
     """The calls of a run of the program; those of its children, which only write into staging, are not looked at."""
-    scene = Scene.build(directory, authority, cast)
-    with Runner(scene, umask=umask) as runner:
+    host = FaultHost.build(directory, authority, certificates)
+    with Runner(host, umask=umask) as runner:
         return runner.calls(_CALLS)
 
 
@@ -45,10 +45,10 @@ def _synced(calls: Sequence[Call], path: str) -> bool:
 
 
 def test_everything_is_durable_before_it_is_published_and_its_directory_afterwards(
-    rooms: Path, authority: Authority, cast: Cast
+    shared_tmp: Path, authority: Authority, certificates: FaultCertificates
 ) -> None:
-    (rooms / "x").mkdir(mode=0o755)
-    calls = _log(rooms / "x", authority, cast)
+    (shared_tmp / "x").mkdir(mode=0o755)
+    calls = _log(shared_tmp / "x", authority, certificates)
     renames = _renames(calls)
     published = [destination for _, _, destination in renames]
     last = {name: max(at for at, _, path in renames if path == name) for name in published}
@@ -82,9 +82,11 @@ def test_everything_is_durable_before_it_is_published_and_its_directory_afterwar
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
-def test_no_file_is_ever_wider_than_it_ends(rooms: Path, authority: Authority, cast: Cast, umask: int) -> None:
-    (rooms / "x").mkdir(mode=0o755)
-    calls = _log(rooms / "x", authority, cast, umask=umask)
+def test_no_file_is_ever_wider_than_it_ends(
+    shared_tmp: Path, authority: Authority, certificates: FaultCertificates, umask: int
+) -> None:
+    (shared_tmp / "x").mkdir(mode=0o755)
+    calls = _log(shared_tmp / "x", authority, certificates, umask=umask)
     modes: dict[str, int] = {}
     created = 0
     for call in calls:
@@ -107,11 +109,13 @@ def test_no_file_is_ever_wider_than_it_ends(rooms: Path, authority: Authority, c
     assert all("conf.d" in path for path in wide), wide
 
 
-def test_postmap_finds_the_mode_of_its_source_whatever_the_umask(rooms: Path, authority: Authority, cast: Cast) -> None:
+def test_postmap_finds_the_mode_of_its_source_whatever_the_umask(
+    shared_tmp: Path, authority: Authority, certificates: FaultCertificates
+) -> None:
     """It makes the map as open as its source is."""
-    (rooms / "x").mkdir(mode=0o755)
-    scene = Scene.build(rooms / "x", authority, cast, "hash")
-    with Runner(scene) as runner:
+    (shared_tmp / "x").mkdir(mode=0o755)
+    host = FaultHost.build(shared_tmp / "x", authority, certificates, "hash")
+    with Runner(host) as runner:
         calls = runner.calls(OPENING, [f"postfix/etc/{STAGING_NAME}/mailsni.db"])
     made = [match for call in calls if (match := _CREATED.search(call.what)) is not None]
     assert made

@@ -15,7 +15,7 @@ import pytest
 
 from mailsni.host.files import STAGING_NAME
 from mailsni.sandbox.authority import Authority
-from tests.support.fault_host import ALL, ERRORS, MUTATING, OPENING, Call, Cast, Fault, Runner, Scene
+from tests.support.fault_host import ALL, ERRORS, MUTATING, OPENING, Call, Fault, FaultCertificates, FaultHost, Runner
 from tests.support.mail_host import served
 from tests.support.release_split import share
 
@@ -29,26 +29,26 @@ Answers = Mapping[str, Mapping[str, str]]
 """By service, then by name."""
 
 
-def _answers(scene: Scene) -> Answers:
-    ports = scene.laboratory.endpoints
-    pairs = [(service, name) for service in _SERVICES for name in scene.cast.names]
+def _answers(host: FaultHost) -> Answers:
+    ports = host.mail_host.endpoints
+    pairs = [(service, name) for service in _SERVICES for name in host.certificates.names]
     with ThreadPoolExecutor(4) as pool:
         shown = dict(zip(pairs, pool.map(lambda pair: served(ports[pair[0]], pair[1], pair[0]), pairs), strict=True))
-    return {service: {name: shown[service, name] for name in scene.cast.names} for service in _SERVICES}
+    return {service: {name: shown[service, name] for name in host.certificates.names} for service in _SERVICES}
 
 
-def _expected(scene: Scene, *, new: bool) -> Answers:
-    names = {name: scene.cast.fingerprint(name, new=new) for name in scene.cast.names}
+def _expected(host: FaultHost, *, new: bool) -> Answers:
+    names = {name: host.certificates.fingerprint(name, new=new) for name in host.certificates.names}
     return dict.fromkeys(_SERVICES, names)
 
 
-def _restored(scene: Scene) -> None:
+def _restored(host: FaultHost) -> None:
     """Put the old deployment back under the running servers, and wait until they serve it."""
-    scene.restore()
-    scene.laboratory.postfix.reload()
-    scene.laboratory.dovecot.reload()
+    host.restore()
+    host.mail_host.postfix.reload()
+    host.mail_host.dovecot.reload()
     deadline = time.monotonic() + _SEEN_LIMIT
-    while _answers(scene) != _expected(scene, new=False):
+    while _answers(host) != _expected(host, new=False):
         assert time.monotonic() < deadline, "the servers do not go back to the old deployment"
         time.sleep(0.1)
 
@@ -63,34 +63,34 @@ def _faults(calls: list[Call]) -> Iterator[Fault]:
         yield from (Fault(call, f"error={error}") for error in errors)
 
 
-def _wrong_answers(scene: Scene) -> Iterator[str]:
-    old, new = _expected(scene, new=False), _expected(scene, new=True)
-    for service, names in _answers(scene).items():
+def _wrong_answers(host: FaultHost) -> Iterator[str]:
+    old, new = _expected(host, new=False), _expected(host, new=True)
+    for service, names in _answers(host).items():
         for name, answer in names.items():
             if answer not in (old[service][name], new[service][name]):
                 yield f"{service}: {name} is answered with {answer}, which is neither the old nor the new"
 
 
 def test_the_clients_of_running_servers_are_answered_whatever_happens(
-    rooms: Path, authority: Authority, cast: Cast, figures: list[str]
+    shared_tmp: Path, authority: Authority, certificates: FaultCertificates, figures: list[str]
 ) -> None:
-    (rooms / "x").mkdir(mode=0o755)
-    scene = Scene.build(rooms / "x", authority, cast)
-    lab = scene.laboratory
+    (shared_tmp / "x").mkdir(mode=0o755)
+    host = FaultHost.build(shared_tmp / "x", authority, certificates)
+    lab = host.mail_host
     wrong, begun = [], time.monotonic()
-    with lab.postfix, lab.dovecot, Runner(scene) as runner:
+    with lab.postfix, lab.dovecot, Runner(host) as runner:
         faults = share(_faults(runner.calls((*MUTATING, *OPENING))))
         for number, fault in enumerate(faults):
-            _restored(scene)
+            _restored(host)
             ended = runner.hit(fault, restored=True)
-            found = [*scene.complaints(ended), *_wrong_answers(scene)]
+            found = [*host.complaints(ended), *_wrong_answers(host)]
             if number % 8 == 0:
                 lab.postfix.restart()
                 lab.dovecot.restart()
-                found += [f"restarted: {one}" for one in _wrong_answers(scene)]
-            found += scene.convergence()
-            if _answers(scene) != _expected(scene, new=True):
-                found.append(f"after the next run not everything new is served: {_answers(scene)}")
+                found += [f"restarted: {one}" for one in _wrong_answers(host)]
+            found += host.convergence()
+            if _answers(host) != _expected(host, new=True):
+                found.append(f"after the next run not everything new is served: {_answers(host)}")
             wrong += [f"{fault} (exit {ended.status}): {one}" for one in found]
     seconds = time.monotonic() - begun
     figures.append(f"running servers: {len(faults)} faults in {seconds:.0f} s; {len(wrong)} complaints")

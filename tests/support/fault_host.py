@@ -1,8 +1,8 @@
-"""What the tests of faults stand on: a scene to break things in, strace(1) to break them with, an oracle.
+"""What the tests of faults stand on: a host to break things on, strace(1) to break them with, an oracle.
 
-A scene is a certbot directory, a Postfix and a Dovecot with an old deployment on them, and renewals that are waiting
-to be published. It is put back to that moment for each fault. The servers need not run: then ``apply`` neither reloads
-nor asks, and a fault costs a third of a second.
+A fault host is a certbot directory, a Postfix and a Dovecot with an old deployment on them, and renewals that are
+waiting to be published. It is put back to that moment for each fault. The servers need not run: then ``apply`` neither
+reloads nor asks, and a fault costs a third of a second.
 
 strace counts the calls of each process for itself: ``when=N`` is the Nth call of *every* process that it follows. So
 there are two ways to aim. At the program itself: its children are not followed. At a child: by the files that it
@@ -26,8 +26,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
-from benchmarks.clients import LASTING_LOGINS
-
 from mailsni.config import parser
 from mailsni.deploy import transaction
 from mailsni.deploy.transaction import ApplyResult, Options
@@ -36,8 +34,8 @@ from mailsni.host.commands import environment, find_tool, require_tool, run
 from mailsni.host.files import PRIVATE, PUBLIC, STAGING_NAME
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
-from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version
-from tests.support.mail_host import Laboratory
+from mailsni.sandbox.servers import LASTING_LOGINS, PrivateDovecot, PrivatePostfix, dovecot_version
+from tests.support.mail_host import MailHost
 
 ALL = os.environ.get("MAILSNI_FAULTS") == "all"
 """Every error at every call: thousands of faults, hours."""
@@ -91,8 +89,8 @@ def materials(pem: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Cast:
-    """The certificates of a scene; scenes with the same cast make the same calls in the same order."""
+class FaultCertificates:
+    """The certificates of a fault host; hosts with the same certificates make the same calls in the same order."""
 
     default: Issued
     before: Mapping[str, Issued]
@@ -101,7 +99,7 @@ class Cast:
     """What lies in the store when a fault happens."""
 
     @classmethod
-    def of(cls, authority: Authority, default: Issued) -> Cast:
+    def of(cls, authority: Authority, default: Issued) -> FaultCertificates:
         """A name for everything that can happen: it stays, is renewed, goes, comes; RSA, ECDSA, both."""
         before = {
             "stays": authority.issue(["mail.stays.test", "imap.stays.test"]),
@@ -162,7 +160,7 @@ def _by_name(lineages: Mapping[str, Issued]) -> Serving:
 
 
 @dataclass
-class Scene:
+class FaultHost:
     """A deployment with renewals waiting, which can be put back to that moment.
 
     Attributes:
@@ -171,56 +169,58 @@ class Scene:
     """
 
     directory: Path
-    cast: Cast
-    laboratory: Laboratory
+    certificates: FaultCertificates
+    mail_host: MailHost
     map_type: str
     finished: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def build(cls, directory: Path, authority: Authority, cast: Cast, map_type: str = "cdb") -> Scene:
+    def build(
+        cls, directory: Path, authority: Authority, certificates: FaultCertificates, map_type: str = "cdb"
+    ) -> FaultHost:
         """Deploy what is to be old, then renew, add and delete in the store, and keep a copy of that moment."""
         for name in ("postfix", "dovecot", "own"):
             (directory / name).mkdir(mode=0o755)
         postfix = directory / "postfix"
-        laboratory = Laboratory(
+        mail_host = MailHost(
             directory / "own",
             authority,
             CertbotDirectory(directory / "own/letsencrypt"),
-            PrivatePostfix(postfix, cast.default, sni_map=f"{map_type}:{postfix}/etc/mailsni"),
+            PrivatePostfix(postfix, certificates.default, sni_map=f"{map_type}:{postfix}/etc/mailsni"),
             # A reload of Dovecot's default login processes cuts off who connects at that moment: no fault of a run.
-            PrivateDovecot(directory / "dovecot", cast.default, settings=LASTING_LOGINS[dovecot_version()]),
-            cast.default,
+            PrivateDovecot(directory / "dovecot", certificates.default, settings=LASTING_LOGINS[dovecot_version()]),
+            certificates.default,
         )
-        scene = cls(directory, cast, laboratory, map_type)
-        for lineage, issued in cast.before.items():
-            laboratory.store.add(lineage, issued)
-        scene.apply()
-        assert scene.served() == (cast.old, cast.old)
-        for lineage in {*cast.before, *cast.after}:
-            if lineage not in cast.after:
-                laboratory.store.delete(lineage)
-            elif lineage not in cast.before:
-                laboratory.store.add(lineage, cast.after[lineage])
-            elif cast.before[lineage] is not cast.after[lineage]:
-                laboratory.store.renew(lineage, cast.after[lineage])
-        scene._keep()
-        scene.apply()
-        assert scene.served() == (cast.new, cast.new)
-        scene.finished = scene.listing()
-        scene.restore()
-        return scene
+        host = cls(directory, certificates, mail_host, map_type)
+        for lineage, issued in certificates.before.items():
+            mail_host.store.add(lineage, issued)
+        host.apply()
+        assert host.served() == (certificates.old, certificates.old)
+        for lineage in {*certificates.before, *certificates.after}:
+            if lineage not in certificates.after:
+                mail_host.store.delete(lineage)
+            elif lineage not in certificates.before:
+                mail_host.store.add(lineage, certificates.after[lineage])
+            elif certificates.before[lineage] is not certificates.after[lineage]:
+                mail_host.store.renew(lineage, certificates.after[lineage])
+        host._keep()
+        host.apply()
+        assert host.served() == (certificates.new, certificates.new)
+        host.finished = host.listing()
+        host.restore()
+        return host
 
     @property
     def state(self) -> Path:
         """The state directory."""
-        return self.laboratory.directory / "state"
+        return self.mail_host.directory / "state"
 
     @property
     def _places(self) -> dict[str, Path]:
         """The directories that ``apply`` writes in, and what their copies are called."""
         return {
-            "postfix": self.laboratory.postfix.config_directory,
-            "dovecot": self.laboratory.dovecot.config_directory,
+            "postfix": self.mail_host.postfix.config_directory,
+            "dovecot": self.mail_host.dovecot.config_directory,
             "state": self.state,
         }
 
@@ -244,7 +244,7 @@ class Scene:
 
         It may have to wait for the lock: a child that another thread is just starting has inherited it for a moment.
         """
-        settings = parser.load(self.laboratory.config, required=True)
+        settings = parser.load(self.mail_host.config, required=True)
         return transaction.run(settings, Options(force=force), wait=_LOCK_LIMIT)
 
     def listing(self) -> dict[str, int]:
@@ -273,8 +273,8 @@ class Scene:
             AssertionError: it cannot be read.
         """
         done = run(
-            [require_tool("postmap"), "-c", self.laboratory.postfix.config_directory, "-q", "-", self._table],
-            stdin="".join(f"{name}\n" for name in self.cast.names).encode(),
+            [require_tool("postmap"), "-c", self.mail_host.postfix.config_directory, "-q", "-", self._table],
+            stdin="".join(f"{name}\n" for name in self.certificates.names).encode(),
         )
         assert done.returncode == 0, f"postmap -q exited {done.returncode}: {done.stderr}"
         lines = (line.partition(b"\t") for line in done.stdout.splitlines())
@@ -285,7 +285,7 @@ class Scene:
 
     @property
     def _table(self) -> str:
-        return f"{self.map_type}:{self.laboratory.map}"
+        return f"{self.map_type}:{self.mail_host.map}"
 
     def served_by_dovecot(self) -> Serving:
         """What the files hold that the live include names; Dovecot reads its whole configuration.
@@ -293,10 +293,10 @@ class Scene:
         Raises:
             AssertionError: Dovecot would not start with it.
         """
-        main = self.laboratory.dovecot.config_file
+        main = self.mail_host.dovecot.config_file
         done = run([require_tool("doveconf"), "-c", main, "-n", "-x"], discard=True)
         assert done.returncode == 0, f"doveconf exited {done.returncode}: {done.stderr}"
-        text = self.laboratory.include_file.read_text()
+        text = self.mail_host.include_file.read_text()
         blocks = {names: _content(dict.fromkeys(_FILE.findall(body))) for names, body in _BLOCK.findall(text)}
         return {name: content for names, content in blocks.items() for name in names.split()}
 
@@ -304,7 +304,7 @@ class Scene:
 
     def complaints(self, ended: Ended) -> list[str]:
         """What is wrong after a run that was hit by a fault."""
-        found = [*ended.complaints(self.cast), *self._misplaced_keys(), *self._wrong_modes()]
+        found = [*ended.complaints(self.certificates), *self._misplaced_keys(), *self._wrong_modes()]
         live = {}
         for server, look in (("postfix", self.served_by_postfix), ("dovecot", self.served_by_dovecot)):
             try:
@@ -313,14 +313,18 @@ class Scene:
                 found.append(f"{server} could not be started: {error}")
                 continue
             if ended.status == Exit.SKIPPED:
-                if not self.cast.allows(live[server]):
-                    found.append(f"{server} would serve other than old or new: {_difference(self.cast, live[server])}")
+                if not self.certificates.allows(live[server]):
+                    found.append(
+                        f"{server} would serve other than old or new: {_difference(self.certificates, live[server])}"
+                    )
                 continue
-            if live[server] not in (self.cast.old, self.cast.new):
-                found.append(f"{server} would serve neither old nor new: {_difference(self.cast, live[server])}")
-            if ended.status == Exit.DONE and live[server] != self.cast.new:
+            if live[server] not in (self.certificates.old, self.certificates.new):
+                found.append(
+                    f"{server} would serve neither old nor new: {_difference(self.certificates, live[server])}"
+                )
+            if ended.status == Exit.DONE and live[server] != self.certificates.new:
                 found.append(f"exit {ended.status}, and {server} would not serve the new")
-            if ended.status in UNTOUCHED and live[server] != self.cast.old:
+            if ended.status in UNTOUCHED and live[server] != self.certificates.old:
                 found.append(f"exit {ended.status} says that the old is live, and {server} would not serve it")
         return found + self._wrong_record(live, ended)
 
@@ -344,15 +348,15 @@ class Scene:
         ]
 
     def _pinned(self, ident: str) -> tuple[str, ...]:
-        path = self.laboratory.pin_directory / f"{ident}.pem"
+        path = self.mail_host.pin_directory / f"{ident}.pem"
         return materials(path.read_text()) if path.exists() else (f"{path.name} is not there",)
 
     def _misplaced_keys(self, *, settled: bool = False) -> list[str]:
-        needles = self.cast.needles()
+        needles = self.certificates.needles()
         return [
             f"a key lies in {path.relative_to(self.directory)}, mode {stat.S_IMODE(path.stat().st_mode):04o}"
             for path in _regular_files(self.directory)
-            if not path.is_relative_to(self.laboratory.store.archive)
+            if not path.is_relative_to(self.mail_host.store.archive)
             and path.name != _OF_DOVECOT
             and any(needle in content for content in [path.read_bytes()] for needle in needles)
             and not self._may_hold_keys(path, settled=settled)
@@ -363,14 +367,14 @@ class Scene:
         private = stat.S_IMODE(status.st_mode) == PRIVATE and status.st_uid == os.geteuid()
         if path.parent.name.startswith(STAGING_NAME):
             return private and not settled and stat.S_IMODE(above.st_mode) == 0o700 and above.st_uid == os.geteuid()
-        compiled = path.parent == self.laboratory.map.parent and path.stem == self.laboratory.map.name
-        pinned = path.parent == self.laboratory.pin_directory and stat.S_IMODE(above.st_mode) == 0o700
+        compiled = path.parent == self.mail_host.map.parent and path.stem == self.mail_host.map.name
+        pinned = path.parent == self.mail_host.pin_directory and stat.S_IMODE(above.st_mode) == 0o700
         return private and (compiled or pinned)
 
     def _wrong_modes(self) -> list[str]:
-        wanted = {self.laboratory.map: PRIVATE, self.laboratory.include_file: PUBLIC}
+        wanted = {self.mail_host.map: PRIVATE, self.mail_host.include_file: PUBLIC}
         if self.map_type != "texthash":
-            wanted |= dict.fromkeys(self.laboratory.map.parent.glob("mailsni.*"), PRIVATE)
+            wanted |= dict.fromkeys(self.mail_host.map.parent.glob("mailsni.*"), PRIVATE)
         modes = {path: stat.S_IMODE(path.stat().st_mode) for path in wanted if path.exists()}
         return [f"{path.name} has mode {mode:04o}" for path, mode in modes.items() if mode != wanted[path]]
 
@@ -383,7 +387,7 @@ class Scene:
         except (MailsniError, OSError, AssertionError) as error:
             return [f"the next run failed: {error!r}"]
         found = [f"a key stays: {one}" for one in self._misplaced_keys(settled=True)]
-        if live != (self.cast.new, self.cast.new):
+        if live != (self.certificates.new, self.certificates.new):
             found.append("the next run did not make both servers serve the new")
         if again.reloads is not None or again.published:
             found.append("the run after the next did not find everything as it should be")
@@ -401,10 +405,14 @@ def _regular_files(directory: Path) -> Iterator[Path]:
     return (path for path in directory.rglob("*") if stat.S_ISREG(path.lstat().st_mode))
 
 
-def _difference(cast: Cast, served: Serving) -> str:
+def _difference(certificates: FaultCertificates, served: Serving) -> str:
     words = []
-    for name in cast.names:
-        states = [word for word, side in (("old", cast.old), ("new", cast.new)) if side.get(name) == served.get(name)]
+    for name in certificates.names:
+        states = [
+            word
+            for word, side in (("old", certificates.old), ("new", certificates.new))
+            if side.get(name) == served.get(name)
+        ]
         words.append(f"{name}: {'='.join(states) or ('missing' if name not in served else 'something else')}")
     return ", ".join(words)
 
@@ -429,7 +437,7 @@ class Ended:
     hit: bool = True
     mute: bool = False
 
-    def complaints(self, cast: Cast) -> list[str]:
+    def complaints(self, certificates: FaultCertificates) -> list[str]:
         """What is wrong with that alone."""
         found = []
         unheard = self.mute and self.status == _LOST_OUTPUT
@@ -437,7 +445,7 @@ class Ended:
             found.append(f"exit {self.status} is none of the contract's")
         if "Traceback" in self.talk:
             found.append(f"a traceback: {self.talk.strip().splitlines()[-1]}")
-        if "PRIVATE KEY" in self.talk or any(needle in self.talk.encode() for needle in cast.needles()):
+        if "PRIVATE KEY" in self.talk or any(needle in self.talk.encode() for needle in certificates.needles()):
             found.append("a key in what it said")
         return found
 
@@ -454,7 +462,7 @@ class Call:
         name: of the call.
         number: it is the how manieth of its name in its process, from 1.
         process: 0 for the program itself, 1 for its first child, and so on.
-        what: its arguments, as strace shows them, with paths relative to the scene.
+        what: its arguments, as strace shows them, with paths relative to the fault host.
     """
 
     name: str
@@ -482,7 +490,7 @@ class Fault:
         call: at which call.
         action: what strace does there, in its words: ``signal=SIGKILL``, ``error=EIO``.
         persistent: that call and every later one of its name.
-        only: files, relative to the scene; calls that touch none of them are not counted.
+        only: files, relative to the fault host; calls that touch none of them are not counted.
     """
 
     call: Call
@@ -495,10 +503,10 @@ class Fault:
         """Whether it kills the process that it hits."""
         return self.action == "signal=SIGKILL"
 
-    def options(self, scene: Scene) -> list[str]:
+    def options(self, host: FaultHost) -> list[str]:
         """What strace is told."""
         when = f"{self.call.number}{'+' if self.persistent else ''}"
-        return [*_aimed(scene, self.only), *traced(self.call.name, self.action, when)]
+        return [*_aimed(host, self.only), *traced(self.call.name, self.action, when)]
 
     def __str__(self) -> str:
         return f"{self.action}{' from then on' if self.persistent else ''} at {self.call}"
@@ -514,18 +522,18 @@ def traced(call: str, action: str, when: int | str) -> list[str]:
     return ["-e", f"trace={call}", "-e", f"inject={call}:{action}:when={when}"]
 
 
-def _aimed(scene: Scene, only: Sequence[str]) -> list[str]:
+def _aimed(host: FaultHost, only: Sequence[str]) -> list[str]:
     """How strace is told to follow children, where they touch these files. Without files: not to."""
-    return ["-f", *(word for path in only for word in ("-P", str(scene.directory / path)))] if only else []
+    return ["-f", *(word for path in only for word in ("-P", str(host.directory / path)))] if only else []
 
 
 class Runner:
     """A process that runs ``mailsni`` under strace: see runner.py."""
 
-    def __init__(self, scene: Scene, *, umask: int = -1) -> None:
-        self.scene = scene
-        self.log = scene.laboratory.directory / "strace.log"
-        self._output = scene.laboratory.directory / "output"
+    def __init__(self, host: FaultHost, *, umask: int = -1) -> None:
+        self.host = host
+        self.log = host.mail_host.directory / "strace.log"
+        self._output = host.mail_host.directory / "output"
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.fault_runner"],
             env=environment() | {"PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1", "COLUMNS": "120"},
@@ -547,7 +555,7 @@ class Runner:
         """Run ``mailsni apply`` with these options of strace around it; the calls are in the log."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        argv = ["mailsni", "--config", str(self.scene.laboratory.config), "apply", *arguments]
+        argv = ["mailsni", "--config", str(self.host.mail_host.config), "apply", *arguments]
         order = {"argv": argv, "strace": list(strace), "output": str(self._output), "log": str(self.log)}
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
@@ -559,33 +567,33 @@ class Runner:
 
         Args:
             names: of the calls.
-            only: files, relative to the scene: the calls that touch one of them, of the children too.
+            only: files, relative to the fault host: the calls that touch one of them, of the children too.
         """
-        self.scene.restore()
+        self.host.restore()
         trace = "trace=" + ",".join(f"?{name}" for name in names)
-        ended = self.apply([*_aimed(self.scene, only), "-e", trace])
+        ended = self.apply([*_aimed(self.host, only), "-e", trace])
         assert ended.status == 0, ended.talk
-        found = parse(self.log.read_text(errors="replace"), self.scene, followed=bool(only))
-        self.scene.restore()
+        found = parse(self.log.read_text(errors="replace"), self.host, followed=bool(only))
+        self.host.restore()
         return found
 
     def hit(self, fault: Fault, *, restored: bool = False) -> Ended:
-        """Restore the scene, if that has not been done, and run ``apply`` into a fault."""
+        """Restore the fault host, if that has not been done, and run ``apply`` into a fault."""
         if not restored:
-            self.scene.restore()
-        ended = self.apply(fault.options(self.scene))
+            self.host.restore()
+        ended = self.apply(fault.options(self.host))
         log = self.log.read_text(errors="replace")
         happened = "INJECTED" in log or _SIGNALLED.search(log) is not None
         mute = fault.persistent and fault.call.name == "write"
         return replace(ended, may_write=not fault.persistent, hit=happened, mute=mute)
 
 
-def parse(text: str, scene: Scene, *, followed: bool) -> list[Call]:
+def parse(text: str, host: FaultHost, *, followed: bool) -> list[Call]:
     """The calls in a log of strace; one that is cut in two by another process counts where it begins.
 
     Args:
         text: the log.
-        scene: whose paths are shortened.
+        host: whose paths are shortened.
         followed: each line begins with the number of a process.
     """
     processes: dict[str, int] = {}
@@ -599,6 +607,6 @@ def parse(text: str, scene: Scene, *, followed: bool) -> list[Call]:
             continue
         name = match["call"]
         counts[pid, name] = counts.get((pid, name), 0) + 1
-        what = match["what"].replace(f"{scene.directory}/", "").replace(str(scene.directory), ".")
+        what = match["what"].replace(f"{host.directory}/", "").replace(str(host.directory), ".")
         found.append(Call(name, counts[pid, name], processes[pid], what))
     return found

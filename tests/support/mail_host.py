@@ -1,4 +1,4 @@
-"""What the end-to-end tests stand on: an oracle for what is served, a laboratory of servers, an ACME authority.
+"""What the end-to-end tests stand on: an oracle for what is served, a mail host, an ACME authority.
 
 The oracle is ``openssl s_client`` and nothing of mailsni's, so that a mistake in mailsni's own probes cannot hide one
 in what it deployed.
@@ -92,7 +92,7 @@ def run_mailsni(config: Path, *arguments: str, timeout: float = 120) -> subproce
 
 
 @dataclass
-class Laboratory:
+class MailHost:
     """A certbot directory, both servers, and a configuration of mailsni that ties them together.
 
     Attributes:
@@ -171,7 +171,7 @@ class Laboratory:
         return issued
 
     def mailsni(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """Run the program with this laboratory's configuration."""
+        """Run the program with this mail host's configuration."""
         return run_mailsni(self.config, *arguments, timeout=timeout)
 
     def served(self, service: str, name: str | None, *, algorithm: Literal["rsa", "ecdsa"] | None = None) -> str:

@@ -38,6 +38,16 @@ START_LIMIT = 20.0
 """Seconds until a server that was started has to accept connections on all its ports."""
 STOP_LIMIT = 20.0
 """Seconds until a server that was told to stop has to be gone; then its master process is killed."""
+LASTING_LOGINS = {
+    (2, 3): "service imap-login {\n  service_count = 0\n  process_min_avail = 2\n}",
+    (2, 4): "service imap-login {\n  restart_request_count = unlimited\n  process_min_avail = 2\n}",
+}
+"""Dovecot's "high-performance" mode: login processes that serve many clients each.
+
+By default each serves one, and a reload, whoever asks for it, ends those that have just begun together with their
+client (2.4 says "Server shutting down (disconnected before auth was ready)"). Measured with a reload twice a second:
+2.3 one in 5,000 connections, 2.4 one in 400; with lasting processes none in 10,000.
+"""
 _OPEN_DIRECTORIES = ("/tmp", "/var/tmp")  # noqa: S108 - only mkdtemp makes something there
 _PAUSE = 0.02
 _IMPLICIT = ("smtps", "imaps", "pop3s")
