@@ -11,7 +11,7 @@ ROOT := $(filter 0,$(shell id -u))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint quick unit try lab fault lab-prepare lab-bookworm lab-trixie venv coverage coverage-bookworm \
-	coverage-trixie docs lock wheel clean
+	coverage-trixie docs transcripts lock wheel clean
 
 help:  ## This text
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1	\2/p' Makefile | expand -t 16
@@ -79,10 +79,13 @@ coverage-bookworm coverage-trixie: coverage-%:
 	$(LAB) run --output $(COVERAGE) $* -- python /src/scripts/measure.py /output \
 		$(LAB_PYTEST) -q -n 2 --dist loadfile /src/tests/e2e
 
-docs: venv  ## Write the generated blocks of README.md and docs/; as root also the transcripts, recorded in the lab
+docs: venv  ## Write the generated blocks of README.md and docs/
+	$(PYTHON) scripts/docs.py
+
+transcripts: venv  ## Record the transcripts in README.md and docs/ again, in the lab
 	rm -rf .build/transcripts && mkdir -p .build/transcripts
-	$(if $(ROOT),$(LAB) run --output .build/transcripts bookworm -- python /src/scripts/transcripts.py)
-	$(PYTHON) scripts/docs.py $(if $(ROOT),--transcripts .build/transcripts)
+	$(LAB) run --output .build/transcripts bookworm -- python /src/scripts/transcripts.py
+	$(PYTHON) scripts/docs.py --transcripts .build/transcripts
 
 lock: venv  ## Write constraints.txt: the newest versions of all that is installed here and in the lab
 	$(PYTHON) scripts/lock.py

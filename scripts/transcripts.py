@@ -3,8 +3,8 @@
 
     tests/lab/lab.py run --output DIRECTORY bookworm -- python /src/scripts/transcripts.py
 
-It leaves one text file for each transcript in DIRECTORY; scripts/docs.py puts them into the pages. `make docs` runs
-both.
+It leaves one text file for each transcript in DIRECTORY; scripts/docs.py puts them into the pages. `make
+transcripts` runs both.
 """
 
 from __future__ import annotations

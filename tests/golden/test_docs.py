@@ -12,7 +12,10 @@ from scripts import docs
 
 TOP = Path(__file__).resolve().parents[2]
 PAGES = (
-    *(TOP / name for name in ("README.md", "SECURITY.md", "monitoring/README.md")),
+    *(
+        TOP / name
+        for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "monitoring/README.md")
+    ),
     *sorted((TOP / "docs").glob("*.md")),
 )
 FENCE = re.compile(r"^```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -27,8 +30,7 @@ def page_id(page: Path) -> str:
 
 @pytest.mark.parametrize("page", docs.PAGES, ids=page_id)
 def test_generated_blocks_are_current(page: Path) -> None:
-    """Otherwise run `make docs`."""
-    assert docs.renewed(page.read_text(), None) == page.read_text()
+    assert docs.renewed(page.read_text(), None) == page.read_text(), "run: make docs"
 
 
 def shown_commands(text: str) -> Iterator[list[str]]:
@@ -52,6 +54,20 @@ def test_every_command_and_option_exists(page: Path) -> None:
         known = {option for parameter in commands[name].params for option in getattr(parameter, "opts", [])}
         given = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         assert given <= known | OPTIONS_OF_EVERY_COMMAND, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_make_target_exists(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+)(?= *[a-z-]*:)", (TOP / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.MULTILINE)) <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_path_of_the_repository_exists(page: Path) -> None:
+    named = re.findall(
+        r"`((?:src|tests|docs|scripts|hooks|templates|monitoring|benchmarks)/[^`\s:]*)`", page.read_text()
+    )
+    assert [path for path in named if not (TOP / path).exists()] == []
 
 
 def headings(page: Path) -> set[str]:
