@@ -1,4 +1,4 @@
-"""One look at everything that monitoring wants to know, as far as it can be seen."""
+"""Collects what monitoring wants to know, as far as this user can read it."""
 
 from __future__ import annotations
 
@@ -11,44 +11,43 @@ from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.errors import HostError, MailsniError
 from mailsni.runs import history as runs
 from mailsni.runs.history import History
-from mailsni.verify import audit
-from mailsni.verify.model import Inspection
+from mailsni.verify.audit import audit
+from mailsni.verify.model import Audit
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What was found out; what could not be is None, and what there is of it has a problem."""
+class MetricsInput:
+    """What the metrics are made of. A part that could not be collected is None, and ``problem`` says why."""
 
     history: History
     snapshot: Snapshot | None = None
-    inspection: Inspection | None = None
+    audit: Audit | None = None
     problem: MailsniError | None = None
-    """Why something could not be looked at."""
     wire: bool = False
-    """Whether the servers were to be asked."""
+    """Whether the servers were to be probed."""
 
 
-def look(settings: Settings, now: datetime, *, wire: bool, progress: Progress | None = None) -> Look:
-    """Look at the stores, the servers' configurations, what is deployed, and the servers themselves. Never raises.
+def collect(settings: Settings, now: datetime, *, wire: bool, progress: Progress | None = None) -> MetricsInput:
+    """Read the stores, the servers' configurations and the state, and probe the servers. Never raises.
 
     Args:
-        settings: where to look.
+        settings: where all of these are.
         now: with a time zone.
-        wire: ask the servers, too.
-        progress: told about what takes long.
+        wire: probe the servers, too.
+        progress: called while something takes long.
     """
     history = runs.load(settings.state.directory)
     try:
-        seen = take_snapshot(settings, now, progress=progress)
+        snapshot = take_snapshot(settings, now, progress=progress)
     except MailsniError as problem:
-        return Look(history, problem=problem, wire=wire)
+        return MetricsInput(history, problem=problem, wire=wire)
     except OSError as error:
-        return Look(history, problem=HostError.of(error), wire=wire)
+        return MetricsInput(history, problem=HostError.of(error), wire=wire)
     if not wire:
-        return Look(history, seen)
+        return MetricsInput(history, snapshot)
     try:
-        return Look(history, seen, audit.inspect(seen, progress=progress), wire=wire)
+        return MetricsInput(history, snapshot, audit(snapshot, progress=progress), wire=wire)
     except MailsniError as problem:
-        return Look(history, seen, problem=problem, wire=wire)
+        return MetricsInput(history, snapshot, problem=problem, wire=wire)
     except OSError as error:
-        return Look(history, seen, problem=HostError.of(error), wire=wire)
+        return MetricsInput(history, snapshot, problem=HostError.of(error), wire=wire)

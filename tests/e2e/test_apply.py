@@ -147,7 +147,7 @@ def test_rsa_and_ecdsa_of_one_name_are_served_together(mail_host: MailHost) -> N
     mail_host.store.add("a.test", ecdsa)
     mail_host.store.add("a.test-rsa", rsa)
     document = applied(mail_host)
-    assert {answer["verdict"] for survey in document["asked"] for answer in survey["answers"]} == {"right"}
+    assert {answer["problem"] for server in document["confirmations"] for answer in server["answers"]} == {None}
     for service in mail_host.endpoints:
         assert mail_host.served(service, "mail.a.test", algorithm="ecdsa") == ecdsa.fingerprint
         assert mail_host.served(service, "mail.a.test", algorithm="rsa") == rsa.fingerprint
@@ -309,7 +309,8 @@ def test_the_services_to_ask_are_found_in_the_running_configuration(mail_host: M
     mail_host.configure(verify={"endpoints": "auto"})
     mail_host.issue("mail.a.test")
     document = applied(mail_host)
-    asked = {answer["endpoint"].rpartition(":")[2] for survey in document["asked"] for answer in survey["answers"]}
+    probed = [answer for server in document["confirmations"] for answer in server["answers"]]
+    asked = {answer["endpoint"].rpartition(":")[2] for answer in probed}
     assert asked == {str(port) for port in mail_host.endpoints.values()}
 
 
@@ -433,7 +434,7 @@ def test_a_server_that_does_not_read_the_file_is_said_and_no_failure(mail_host: 
     mail_host.issue("mail.a.test")
     document = applied(mail_host)
     assert [note.partition(":")[0] for note in document["warnings"]] == ["postfix", "dovecot"]
-    assert document["asked"] == []
+    assert document["confirmations"] == []
     assert f"tls_server_sni_maps={'hash'}:{mail_host.map}" in document["warnings"][0]
     assert f"!include_try {mail_host.include_file}" in document["warnings"][1]
 
@@ -477,10 +478,10 @@ def test_no_reload_no_verify_and_force(mail_host: MailHost) -> None:
     mail_host.issue("mail.a.test")
     document = applied(mail_host, "--no-reload")
     assert document["servers"] == {"postfix": "left alone", "dovecot": "left alone"}
-    assert document["asked"] == []
+    assert document["confirmations"] == []
     document = applied(mail_host, "--force", "--no-verify")
     assert document["servers"] == {"postfix": "reloaded", "dovecot": "reloaded"}
-    assert document["asked"] == []
+    assert document["confirmations"] == []
 
 
 def test_a_restart_where_that_is_asked_for(mail_host: MailHost) -> None:

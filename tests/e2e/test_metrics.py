@@ -14,8 +14,8 @@ import pytest
 
 from mailsni.core.model import Reason
 from mailsni.host.commands import find_tool, require_tool, run
+from mailsni.probes.expectation import Problem
 from mailsni.sandbox.authority import Issued
-from mailsni.verify.model import Concern
 from tests.support.mail_host import MailHost, require
 
 NAME = "mail.a.test"
@@ -81,7 +81,7 @@ def test_what_is_in_the_stores_deployed_and_served(mail_host: MailHost, deployed
     assert set(served.values()) == {1}
     assert set(found["mailsni_served_to_others"].values()) == {1}
     assert {dict(one)["reason"] for one in found["mailsni_skipped"]} == {str(one) for one in Reason}
-    assert {dict(one)["concern"] for one in found["mailsni_answers"]} == {str(one) for one in Concern}
+    assert {dict(one)["problem"] for one in found["mailsni_answers"]} == {str(one) for one in Problem}
     assert found["mailsni_pending"] == {frozenset(): 0}
     assert found["mailsni_last_run_success"] == {frozenset(): 1}
     assert found["mailsni_last_success_timestamp_seconds"] == found["mailsni_last_run_timestamp_seconds"]
@@ -104,7 +104,7 @@ def test_what_goes_wrong_is_seen(mail_host: MailHost, deployed: Issued) -> None:
     assert found["mailsni_name_state"] == {of(NAME, state="pending"): 1}
     by_server = {dict(one)["server"]: value for one, value in found["mailsni_served_as_intended"].items()}
     assert by_server == {"postfix": 0, "dovecot": 0}
-    answers = {(dict(one)["server"], dict(one)["concern"]): value for one, value in found["mailsni_answers"].items()}
+    answers = {(dict(one)["server"], dict(one)["problem"]): value for one, value in found["mailsni_answers"].items()}
     assert answers["dovecot", "not_listening"] == 3 * len(mail_host.dovecot.endpoints)
     assert answers["postfix", "other_certificate"] == len(mail_host.postfix.endpoints)
     mail_host.configure(postfix={"action": ["/bin/false"]})

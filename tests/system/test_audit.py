@@ -15,11 +15,12 @@ import pytest
 from mailsni.core.x509 import chain_digests, flaw_in_order, look_at
 from mailsni.errors import UsageError
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.starttls import Outcome
+from mailsni.probes.expectation import Expectation, Problem
+from mailsni.probes.model import Outcome
 from mailsni.sandbox.authority import Authority, Issued, subject_alternative_names
-from mailsni.verify.audit import ask
-from mailsni.verify.expectations import Wish, intentions
-from mailsni.verify.model import Client, Concern, Inspection, Intention, Limits, Shown
+from mailsni.verify.audit import probe_and_assess
+from mailsni.verify.model import Assessment, Audit, Client, Limits
+from mailsni.verify.request import VerifyRequest, expected_certificates
 from tests.support.builders import certificate, deployment, snapshot
 from tests.support.fake_servers import peer, says, tls, waits
 
@@ -48,24 +49,27 @@ def serving(*contexts: ssl.SSLContext) -> Iterator[list[Endpoint]]:
         yield [Endpoint("imaps", "127.0.0.1", stack.enter_context(peer(tls(one)))) for one in contexts]
 
 
-def intention(issued: Issued) -> Intention:
-    return Intention(issued.fingerprint, "ecdsa", chain_digests(issued.fullchain_pem))
+def expect(issued: Issued, name: str = NAME) -> Expectation:
+    return Expectation(name, issued.fingerprint, None, chain_digests(issued.fullchain_pem))
 
 
-def asked(
-    endpoints: Sequence[Endpoint], wanted: Mapping[str, Sequence[Intention]], **more: datetime | dict[str, str]
-) -> Inspection:
-    found = ask(wanted, endpoints, LIMITS, **more)  # type: ignore[arg-type]
-    assert len(found.shown) == len(endpoints) * (sum(max(1, len(one)) for one in wanted.values()) + 2)
-    for one in found.shown:
-        assert one.detail.isascii() or "…" in one.detail
-        assert one.wrong is bool(set(one.concerns) - {Concern.UNTRUSTED})
-        assert bool(one.concerns) is bool(one.detail)
+def audited(
+    endpoints: Sequence[Endpoint],
+    *expected: Expectation,
+    now: datetime | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Audit:
+    found = probe_and_assess(expected, endpoints, LIMITS, now=now, labels=labels)
+    assert len(found.assessments) == len(endpoints) * (len(expected) + 2)
+    for one in found.assessments:
+        assert one.detail.isascii()
+        assert one.wrong is bool(set(one.problems) - {Problem.UNTRUSTED})
+        assert bool(one.problems) is bool(one.detail)
     return found
 
 
-def named(found: Inspection) -> list[Shown]:
-    return [one for one in found.shown if one.client is Client.NAMED]
+def named(found: Audit) -> list[Assessment]:
+    return [one for one in found.assessments if one.case.client is Client.NAMED]
 
 
 def test_what_is_meant_is_right_and_an_unknown_authority_is_only_a_warning(
@@ -73,15 +77,15 @@ def test_what_is_meant_is_right_and_an_unknown_authority_is_only_a_warning(
 ) -> None:
     issued = authority.issue([NAME])
     with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as endpoints:
-        found = asked(endpoints, {NAME: (intention(issued),)})
-    assert [(one.client, one.name, one.concerns) for one in found.shown] == [
-        (Client.NAMED, NAME, (Concern.UNTRUSTED,)),
-        (Client.WITHOUT_SNI, None, (Concern.UNTRUSTED,)),
-        (Client.UNKNOWN_NAME, "mailsni-unknown.invalid", (Concern.UNTRUSTED,)),
+        found = audited(endpoints, expect(issued))
+    assert [(one.case.client, one.case.name, one.problems) for one in found.assessments] == [
+        (Client.NAMED, NAME, (Problem.UNTRUSTED,)),
+        (Client.WITHOUT_SNI, None, (Problem.UNTRUSTED,)),
+        (Client.UNKNOWN_NAME, "mailsni-unknown.invalid", (Problem.UNTRUSTED,)),
     ]
     assert found.wrong == ()
-    assert "unable to get local issuer certificate" in found.shown[0].detail
-    assert found.shown[0].not_after == issued.not_after
+    assert "unable to get local issuer certificate" in found.assessments[0].detail
+    assert found.assessments[0].not_after == issued.not_after
 
 
 def test_a_trusted_authority(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,24 +100,24 @@ def test_a_trusted_authority(authority: Authority, tmp_path: Path, monkeypatch: 
     tls_client._context.cache_clear()  # it has read the store of the tests before
     try:
         with serving(made, context(tmp_path, issued.key_pem, issued.leaf_pem)) as endpoints:
-            found = asked(endpoints, {NAME: (intention(issued),)})
+            found = audited(endpoints, expect(issued))
     finally:
         tls_client._context.cache_clear()
     whole, alone = named(found)
-    assert whole.concerns == ()
-    assert alone.concerns == (Concern.OTHER_CHAIN, Concern.UNTRUSTED)
+    assert whole.problems == ()
+    assert alone.problems == (Problem.WRONG_CHAIN, Problem.UNTRUSTED)
 
 
 def test_another_certificate_is_called_by_what_is_known_of_it(authority: Authority, tmp_path: Path) -> None:
     meant, old, foreign = (authority.issue([NAME]) for _ in range(3))
     made = [context(tmp_path, one.key_pem, one.fullchain_pem) for one in (old, foreign)]
     with serving(*made) as endpoints:
-        found = asked(endpoints, {NAME: (intention(meant),)}, known={old.fingerprint: "that of /live/a"})
-    assert [one.concerns[0] for one in named(found)] == [Concern.OTHER_CERTIFICATE] * 2
-    assert named(found)[0].detail.startswith("shows that of /live/a; ")
+        found = audited(endpoints, expect(meant), labels={old.fingerprint: "the certificate of /live/a"})
+    assert [one.problems[0] for one in named(found)] == [Problem.WRONG_CERTIFICATE] * 2
+    assert named(found)[0].detail.startswith("serves the certificate of /live/a; ")
     until = f"{foreign.not_after:%Y-%m-%d}"
     assert named(found)[1].detail.startswith(
-        f"shows another one, for {NAME}, by CN=Sandbox E1,O=mailsni sandbox, until {until}; "
+        f"serves an unknown certificate for {NAME}, issued by CN=Sandbox E1,O=mailsni sandbox, until {until}; "
     )
 
 
@@ -121,9 +125,9 @@ def test_dates(authority: Authority, tmp_path: Path) -> None:
     issued = authority.issue([NAME])
     late, early = issued.not_after + timedelta(seconds=1), issued.not_before - timedelta(seconds=1)
     with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as endpoints:
-        for moment, concern in ((late, Concern.EXPIRED), (early, Concern.NOT_YET_VALID)):
-            found = asked(endpoints, {NAME: (intention(issued),)}, now=moment)
-            assert [one.concerns for one in found.shown] == [(concern,)] * 3
+        for moment, problem in ((late, Problem.EXPIRED), (early, Problem.NOT_YET_VALID)):
+            found = audited(endpoints, expect(issued), now=moment)
+            assert [one.problems for one in found.assessments] == [(problem,)] * 3
             assert len(found.wrong) == 3
 
 
@@ -131,15 +135,14 @@ def test_what_is_deployed_and_has_no_winner_any_more_is_meant_until_the_next_run
     """Its certificate has expired, or its lineage is gone: it is served all the same."""
     gone, renewed = certificate("gone.test", "mail.gone.test"), certificate("a.test", NAME)
     seen = snapshot(renewed, deployed=deployment(gone, certificate("a.test", NAME, age=60, left=30)))
-    found = intentions(seen)
-    assert {name: [one.fingerprint for one in meant] for name, meant in found.items()} == {
-        NAME: [renewed.fingerprint],
-        "mail.gone.test": [gone.fingerprint],
-    }
-    assert intentions(seen, ["mail.gone.test", "mail.x.test"]) == {
-        "mail.gone.test": (Intention(gone.fingerprint, gone.algorithm),),
-        "mail.x.test": (),
-    }
+    assert expected_certificates(seen) == (
+        Expectation(NAME, renewed.fingerprint),
+        Expectation("mail.gone.test", gone.fingerprint),
+    )
+    assert expected_certificates(seen, ["mail.gone.test", "mail.x.test"]) == (
+        Expectation("mail.gone.test", gone.fingerprint),
+        Expectation("mail.x.test"),
+    )
 
 
 def test_chains(authority: Authority, tmp_path: Path) -> None:
@@ -154,13 +157,13 @@ def test_chains(authority: Authority, tmp_path: Path) -> None:
     )
     made = [context(tmp_path, issued.key_pem, issued.leaf_pem, *chain) for chain in chains]
     with serving(*made) as endpoints:
-        meant = named(asked(endpoints, {NAME: (intention(issued),)}))
-        free = named(asked(endpoints, {NAME: ()}))
-    assert [Concern.OTHER_CHAIN in one.concerns for one in meant] == [False, True, True, True]
-    assert [len(one.served.chain) for one in meant] == [2, 1, 3, 3]
-    assert "1 certificate sent, 2 meant" in meant[1].detail
-    assert [Concern.OTHER_CHAIN in one.concerns for one in free] == [False, True, False, True]
-    assert "the leaf is sent without its intermediates" in free[1].detail
+        meant = named(audited(endpoints, expect(issued)))
+        free = named(audited(endpoints, Expectation(NAME)))
+    assert [Problem.WRONG_CHAIN in one.problems for one in meant] == [False, True, True, True]
+    assert [len(one.result.chain) for one in meant] == [2, 1, 3, 3]
+    assert "1 certificate sent, 2 expected" in meant[1].detail
+    assert [Problem.WRONG_CHAIN in one.problems for one in free] == [False, True, False, True]
+    assert "the server sends the leaf without its intermediates" in free[1].detail
     assert "certificate 1 of 3 is not issued by the one behind it" in free[3].detail
 
 
@@ -169,20 +172,20 @@ def test_names_that_nothing_is_known_of(authority: Authority, tmp_path: Path) ->
     first, second = authority.issue(["*.a.test"]), authority.issue([NAME])
     made = [context(tmp_path, one.key_pem, one.fullchain_pem) for one in (first, second)]
     with serving(*made) as endpoints:
-        for one in named(asked(endpoints[:1], {NAME: ()})):
-            assert one.concerns == (Concern.UNTRUSTED,)
-        for one in named(asked(endpoints, {NAME: ()})):
-            assert one.concerns == (Concern.UNTRUSTED, Concern.SERVERS_DISAGREE)
-        for one in named(asked(endpoints[:1], {"a.test": ()})):
-            assert one.concerns == (Concern.OTHER_NAME, Concern.UNTRUSTED)
-            assert "is for *.a.test" in one.detail
+        for one in named(audited(endpoints[:1], Expectation(NAME))):
+            assert one.problems == (Problem.UNTRUSTED,)
+        for one in named(audited(endpoints, Expectation(NAME))):
+            assert one.problems == (Problem.UNTRUSTED, Problem.SERVERS_DISAGREE)
+        for one in named(audited(endpoints[:1], Expectation("a.test"))):
+            assert one.problems == (Problem.NAME_MISMATCH, Problem.UNTRUSTED)
+            assert "the certificate is for *.a.test" in one.detail
 
 
 def test_a_wildcard_is_asked_for_by_a_name_below_it(authority: Authority, tmp_path: Path) -> None:
     issued = authority.issue(["*.a.test"])
     with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as endpoints:
-        (one,) = named(asked(endpoints, {"*.a.test": (intention(issued),)}))
-    assert (one.name, one.served.name, one.wrong) == ("*.a.test", "mailsni-probe.a.test", False)
+        (one,) = named(audited(endpoints, expect(issued, "*.a.test")))
+    assert (one.case.name, one.result.name, one.wrong) == ("*.a.test", "mailsni-probe.a.test", False)
 
 
 def test_servers_that_do_not_speak_tls_are_asked_once(authority: Authority, tmp_path: Path) -> None:
@@ -200,7 +203,7 @@ def test_servers_that_do_not_speak_tls_are_asked_once(authority: Authority, tmp_
         says(client, b"SSH-2.0-EVIL\r\n")
         waits(client)
 
-    wanted = {f"m{number}.a.test": (intention(issued),) for number in range(200)}
+    expected = [expect(issued, f"m{number}.a.test") for number in range(200)]
     with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as good, peer(hang) as one, peer(talk) as two:
         endpoints = [
             *good,
@@ -209,19 +212,25 @@ def test_servers_that_do_not_speak_tls_are_asked_once(authority: Authority, tmp_
             Endpoint("pop3", "127.0.0.1", gone.getsockname()[1]),
         ]
         gone.close()
-        found = ask(wanted, endpoints, Limits(timeout=1))
+        found = probe_and_assess(expected, endpoints, Limits(timeout=1))
     assert len(connections) == 2
-    by_port = {endpoint.port: [shown for shown in found.shown if shown.endpoint == endpoint] for endpoint in endpoints}
-    assert {len(shown) for shown in by_port.values()} == {202}
-    concerns = [{concern for shown in by_port[endpoint.port] for concern in shown.concerns} for endpoint in endpoints]
-    assert concerns == [
-        {Concern.UNTRUSTED},
-        {Concern.NO_ANSWER},
-        {Concern.NOT_UNDERSTOOD},
-        {Concern.NOT_LISTENING},
+    by_port = {
+        endpoint.port: [each for each in found.assessments if each.case.endpoint == endpoint] for endpoint in endpoints
+    }
+    assert {len(each) for each in by_port.values()} == {202}
+    problems = [{problem for each in by_port[endpoint.port] for problem in each.problems} for endpoint in endpoints]
+    assert problems == [
+        {Problem.UNTRUSTED},
+        {Problem.NO_ANSWER},
+        {Problem.PROTOCOL_ERROR},
+        {Problem.NOT_LISTENING},
     ]
-    assert all("EVIL" not in shown.detail for shown in found.shown)
-    assert {shown.name for shown in by_port[one]} == {*wanted, None, "mailsni-unknown.invalid"}
+    assert all("EVIL" not in each.detail for each in found.assessments)
+    assert {each.case.name for each in by_port[one]} == {
+        *(one.name for one in expected),
+        None,
+        "mailsni-unknown.invalid",
+    }
 
 
 def test_a_server_that_falls_silent_is_given_up(authority: Authority, tmp_path: Path) -> None:
@@ -237,12 +246,12 @@ def test_a_server_that_falls_silent_is_given_up(authority: Authority, tmp_path: 
             number = len(connections)
         (tls(made) if number == 1 else waits)(client)
 
-    wanted = {f"m{number}.a.test": (intention(issued),) for number in range(1500)}
+    expected = [expect(issued, f"m{number}.a.test") for number in range(1500)]
     with peer(script) as port:
-        found = ask(wanted, [Endpoint("imaps", "127.0.0.1", port)], Limits(timeout=0.2, concurrency=128))
-    assert len(found.shown) == 1502
+        found = probe_and_assess(expected, [Endpoint("imaps", "127.0.0.1", port)], Limits(timeout=0.2, concurrency=128))
+    assert len(found.assessments) == 1502
     assert len(connections) <= 1 + 512
-    assert {one.concerns for one in found.shown} == {(Concern.NO_ANSWER,)}
+    assert {one.problems for one in found.assessments} == {(Problem.NO_ANSWER,)}
 
 
 def test_hostile_certificates_are_shown_harmlessly(authority: Authority, tmp_path: Path) -> None:
@@ -254,11 +263,11 @@ def test_hostile_certificates_are_shown_harmlessly(authority: Authority, tmp_pat
         common_name=evil[:60],
         issuer_name=evil[:60],
     )
-    meant = Intention("0" * 64, "ecdsa")
+    meant = Expectation(NAME, "0" * 64)
     with serving(context(tmp_path, hostile.key_pem, hostile.fullchain_pem)) as endpoints:
-        found = asked(endpoints, {NAME: (meant,)})
+        found = audited(endpoints, meant)
     for one in named(found):
-        assert one.concerns[0] is Concern.OTHER_CERTIFICATE
+        assert one.problems[0] is Problem.WRONG_CERTIFICATE
         assert one.detail.isprintable()
         assert len(one.detail) < 700
 
@@ -271,8 +280,8 @@ def test_ipv6(authority: Authority, tmp_path: Path) -> None:
     except OSError:
         pytest.skip("no IPv6 here")
     with peer(tls(made), "::1") as port:
-        (one,) = named(asked([Endpoint.parse(f"imaps://[::1]:{port}")], {NAME: (intention(issued),)}))
-    assert (one.served.outcome, one.wrong) == (Outcome.SERVED, False)
+        (one,) = named(audited([Endpoint.parse(f"imaps://[::1]:{port}")], expect(issued)))
+    assert (one.result.outcome, one.wrong) == (Outcome.SERVED, False)
 
 
 @pytest.mark.parametrize(
@@ -284,13 +293,13 @@ def test_ipv6(authority: Authority, tmp_path: Path) -> None:
         ([], ["imaps://::1:993"], "IPv6 address goes in brackets"),
     ],
 )
-def test_what_cannot_be_asked(names: list[str], urls: list[str], said: str) -> None:
+def test_what_cannot_be_audited(names: list[str], urls: list[str], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        Wish.of(names, urls)
+        VerifyRequest.parse(names, urls)
 
 
 def test_a_wish() -> None:
-    assert Wish.of(["Mail.A.test", "mail.a.test"], ["imaps://a.test"]) == Wish(
+    assert VerifyRequest.parse(["Mail.A.test", "mail.a.test"], ["imaps://a.test"]) == VerifyRequest(
         ("mail.a.test",), (Endpoint("imaps", "a.test", 993),)
     )
 

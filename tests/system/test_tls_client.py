@@ -11,8 +11,8 @@ import pytest
 
 from mailsni.core.model import Algorithm
 from mailsni.probes.endpoint import Endpoint, Protocol
-from mailsni.probes.starttls import Outcome
-from mailsni.probes.tls_client import Question, Served, probe, probe_all
+from mailsni.probes.model import Outcome, Probe, ProbeResult
+from mailsni.probes.tls_client import run_probes
 from mailsni.sandbox.authority import Authority, Issued
 from tests.support.fake_servers import PLAIN, Script, dialogue, hears, peer, says, tls, waits
 
@@ -42,7 +42,12 @@ def contexts(
     return made
 
 
-def asks(protocol: Protocol, script: Script, *, timeout: float = 3, algorithm: Algorithm | None = None) -> Served:
+def probe(endpoint: Endpoint, name: str | None, *, timeout: float, algorithm: Algorithm | None = None) -> ProbeResult:
+    (result,) = run_probes([Probe(endpoint, name, algorithm)], timeout=timeout)
+    return result
+
+
+def asks(protocol: Protocol, script: Script, *, timeout: float = 3, algorithm: Algorithm | None = None) -> ProbeResult:
     """One probe, checked for what holds of every one."""
     with peer(script) as port:
         endpoint = Endpoint(protocol, "127.0.0.1", port)
@@ -58,7 +63,7 @@ def asks(protocol: Protocol, script: Script, *, timeout: float = 3, algorithm: A
     return served
 
 
-def told(protocol: Protocol, *answers: bytes) -> Served:
+def told(protocol: Protocol, *answers: bytes) -> ProbeResult:
     """What comes of a peer that gives these answers, whatever it hears, then waits."""
 
     def script(client: socket.socket) -> None:
@@ -98,7 +103,7 @@ def test_each_algorithm_of_a_server_with_both(
 
 def test_an_algorithm_that_the_server_has_not(contexts: dict[Algorithm | None, ssl.SSLContext]) -> None:
     served = asks("imaps", tls(contexts["ecdsa"]), algorithm="rsa")
-    assert (served.outcome, served.detail) == (Outcome.ABORTED, "TLS: sslv3 alert handshake failure")
+    assert (served.outcome, served.detail) == (Outcome.HANDSHAKE_FAILED, "TLS: sslv3 alert handshake failure")
 
 
 def test_the_name_is_sent(contexts: dict[Algorithm | None, ssl.SSLContext], issued: dict[Algorithm, Issued]) -> None:
@@ -121,7 +126,7 @@ def test_the_name_is_sent(contexts: dict[Algorithm | None, ssl.SSLContext], issu
 @pytest.mark.parametrize("protocol", PLAIN)
 def test_plaintext_after_starttls(protocol: Protocol, injected: bytes) -> None:
     served = asks(protocol, dialogue(protocol, waits, injected=injected))
-    assert (served.outcome, served.detail) == (Outcome.GARBAGE, "plaintext after STARTTLS")
+    assert (served.outcome, served.detail) == (Outcome.PROTOCOL_ERROR, "plaintext after STARTTLS")
 
 
 @pytest.mark.parametrize("protocol", [*PLAIN, "imaps"])
@@ -146,7 +151,7 @@ def test_drops_without_end(protocol: Protocol) -> None:
 
 @pytest.mark.parametrize("protocol", [*PLAIN, "imaps"])
 def test_close_at_once(protocol: Protocol) -> None:
-    assert asks(protocol, lambda _: None).outcome is Outcome.ABORTED
+    assert asks(protocol, lambda _: None).outcome is Outcome.HANDSHAKE_FAILED
 
 
 @pytest.mark.parametrize("protocol", PLAIN)
@@ -154,7 +159,7 @@ def test_close_in_the_handshake(protocol: Protocol) -> None:
     def close(client: socket.socket) -> None:
         client.recv(5)
 
-    assert asks(protocol, dialogue(protocol, close)).outcome is Outcome.ABORTED
+    assert asks(protocol, dialogue(protocol, close)).outcome is Outcome.HANDSHAKE_FAILED
 
 
 @pytest.mark.parametrize("protocol", PLAIN)
@@ -165,7 +170,7 @@ def test_alert_in_the_handshake(protocol: Protocol) -> None:
         waits(client)
 
     served = asks(protocol, dialogue(protocol, alert))
-    assert (served.outcome, served.detail) == (Outcome.ABORTED, "TLS: tlsv1 alert internal error")
+    assert (served.outcome, served.detail) == (Outcome.HANDSHAKE_FAILED, "TLS: tlsv1 alert internal error")
 
 
 @pytest.mark.parametrize("protocol", [*PLAIN, "smtps"])
@@ -179,7 +184,7 @@ def test_garbage(protocol: Protocol, garbage: bytes) -> None:
         says(client, garbage)
         waits(client)
 
-    expected = {Outcome.GARBAGE}
+    expected = {Outcome.PROTOCOL_ERROR}
     if protocol == "smtp" and garbage.startswith(b"220 "):
         expected = {Outcome.NO_STARTTLS}  # a good greeting, and an answer to EHLO that came before EHLO
     if protocol == "smtps" and garbage == b"\r\n":
@@ -198,33 +203,33 @@ def test_garbage(protocol: Protocol, garbage: bytes) -> None:
 )
 def test_greeting_of_100_kilobytes(protocol: Protocol, greeting: bytes) -> None:
     served = told(protocol, greeting)
-    assert (served.outcome, served.detail) == (Outcome.GARBAGE, "more than 65536 bytes before TLS")
+    assert (served.outcome, served.detail) == (Outcome.PROTOCOL_ERROR, "more than 65536 bytes before TLS")
 
 
 @pytest.mark.parametrize(
     ("protocol", "answers", "outcome"),
     [
-        ("smtp", [b"421 EVIL\r\n"], Outcome.ABORTED),
-        ("smtp", [b"554-EVIL\r\n554 go\r\n"], Outcome.ABORTED),
+        ("smtp", [b"421 EVIL\r\n"], Outcome.HANDSHAKE_FAILED),
+        ("smtp", [b"554-EVIL\r\n554 go\r\n"], Outcome.HANDSHAKE_FAILED),
         ("smtp", [b"220 a\r\n", b"250 a\r\n"], Outcome.NO_STARTTLS),
         ("smtp", [b"220 a\r\n", b"250-STARTTLS\r\n250 SIZE\r\n"], Outcome.NO_STARTTLS),
         ("smtp", [b"220 a\r\n", b"502 EVIL\r\n"], Outcome.NO_STARTTLS),
-        ("smtp", [b"220 a\r\n", b"421 EVIL\r\n"], Outcome.ABORTED),
+        ("smtp", [b"220 a\r\n", b"421 EVIL\r\n"], Outcome.HANDSHAKE_FAILED),
         ("smtp", [b"220 a\r\n", b"250-a\r\n250 STARTTLS\r\n", b"454 EVIL\r\n"], Outcome.NO_STARTTLS),
-        ("smtp", [b"220-a\r\n250 a\r\n"], Outcome.GARBAGE),
-        ("imap", [b"* BYE EVIL\r\n"], Outcome.ABORTED),
+        ("smtp", [b"220-a\r\n250 a\r\n"], Outcome.PROTOCOL_ERROR),
+        ("imap", [b"* BYE EVIL\r\n"], Outcome.HANDSHAKE_FAILED),
         ("imap", [b"* PREAUTH hi\r\n"], Outcome.NO_STARTTLS),
         ("imap", [b"* OK\r\n", b"a1 NO EVIL\r\n"], Outcome.NO_STARTTLS),
         ("imap", [b"* OK\r\n", b"* x\r\na1 BAD EVIL\r\n"], Outcome.NO_STARTTLS),
-        ("imap", [b"* OK\r\n", b"a2 OK\r\n"], Outcome.GARBAGE),
-        ("imap", [b"* OK\r\n", b"* BYE\r\n"], Outcome.ABORTED),
-        ("pop3", [b"-ERR EVIL\r\n"], Outcome.ABORTED),
+        ("imap", [b"* OK\r\n", b"a2 OK\r\n"], Outcome.PROTOCOL_ERROR),
+        ("imap", [b"* OK\r\n", b"* BYE\r\n"], Outcome.HANDSHAKE_FAILED),
+        ("pop3", [b"-ERR EVIL\r\n"], Outcome.HANDSHAKE_FAILED),
         ("pop3", [b"+OK\r\n", b"-ERR EVIL\r\n"], Outcome.NO_STARTTLS),
-        ("pop3", [b"+OK\r\n", b"EVIL\r\n"], Outcome.GARBAGE),
-        ("sieve", [b'BYE "EVIL"\r\n'], Outcome.ABORTED),
+        ("pop3", [b"+OK\r\n", b"EVIL\r\n"], Outcome.PROTOCOL_ERROR),
+        ("sieve", [b'BYE "EVIL"\r\n'], Outcome.HANDSHAKE_FAILED),
         ("sieve", [b'"SASL" "PLAIN"\r\nOK\r\n'], Outcome.NO_STARTTLS),
         ("sieve", [b'"STARTTLS"\r\nOK\r\n', b'NO "EVIL"\r\n'], Outcome.NO_STARTTLS),
-        ("sieve", [b'"STARTTLS"\r\nOK\r\n', b"EVIL\r\n"], Outcome.GARBAGE),
+        ("sieve", [b'"STARTTLS"\r\nOK\r\n', b"EVIL\r\n"], Outcome.PROTOCOL_ERROR),
     ],
 )
 def test_answers(protocol: Protocol, answers: list[bytes], outcome: Outcome) -> None:
@@ -241,27 +246,27 @@ def test_nobody_there(host: str) -> None:
 @pytest.mark.parametrize("name", ["127.0.0.1", "::1", "", "*.a.test", ".a.test", "a..test", "ä.test", "a" * 64, "a b"])
 def test_names_that_no_client_sends(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be sent as SNI"):
-        Question(Endpoint("smtp", "127.0.0.1", 25), name)
+        Probe(Endpoint("smtp", "127.0.0.1", 25), name)
 
 
-def test_probe_all_keeps_the_order(
+def test_the_results_come_in_the_order_of_the_probes(
     contexts: dict[Algorithm | None, ssl.SSLContext], issued: dict[Algorithm, Issued]
 ) -> None:
     counts: list[int] = []
     with peer(tls(contexts[None])) as port, peer(lambda _: None) as closed:
         good, bad = Endpoint("imaps", "127.0.0.1", port), Endpoint("imaps", "127.0.0.1", closed)
         algorithms: tuple[Algorithm, ...] = ("rsa", "ecdsa")
-        questions = [
-            Question(endpoint, f"mail{number}.test", algorithms[number % 2])
+        probes = [
+            Probe(endpoint, f"mail{number}.test", algorithms[number % 2])
             for number in range(20)
             for endpoint in (good, bad)
         ]
-        answers = probe_all(questions, timeout=5, concurrency=8, on_done=counts.append)
-    assert [(answer.endpoint, answer.name) for answer in answers] == [(q.endpoint, q.name) for q in questions]
+        answers = run_probes(probes, timeout=5, concurrency=8, on_done=counts.append)
+    assert [(answer.endpoint, answer.name) for answer in answers] == [(q.endpoint, q.name) for q in probes]
     assert [answer.fingerprint for answer in answers[::2]] == [issued[algorithms[n % 2]].fingerprint for n in range(20)]
-    assert {answer.outcome for answer in answers[1::2]} == {Outcome.ABORTED}
+    assert {answer.outcome for answer in answers[1::2]} == {Outcome.HANDSHAKE_FAILED}
     assert counts == list(range(1, 41))
 
 
-def test_probe_all_of_nothing() -> None:
-    assert probe_all([], timeout=1) == []
+def test_no_probes_give_no_results() -> None:
+    assert run_probes([], timeout=1) == []

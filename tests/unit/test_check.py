@@ -20,14 +20,14 @@ from mailsni.config.settings import Settings, StateSettings
 from mailsni.core.deployment import Deployment
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.starttls import Outcome
-from mailsni.probes.tls_client import Served
+from mailsni.probes.expectation import Expectation, Problem
+from mailsni.probes.model import Outcome, ProbeResult
 from mailsni.runs.history import Run
 from mailsni.sandbox.authority import Authority
 from mailsni.targets.dovecot.target import blocks_of
 from mailsni.targets.rendering import blocks, render_dovecot
 from mailsni.verify import audit
-from mailsni.verify.model import Client, Concern, Inspection, Shown
+from mailsni.verify.model import Assessment, Audit, Client, ProbeCase
 from tests.support.builders import EVERYTHING, NOW, PATHS, certificate, deployment, mixture, selection
 
 DAYS = st.floats(0.1, 4000)
@@ -134,33 +134,34 @@ def test_a_run_that_did_its_work_is_nothing_to_say(last: Run | None) -> None:
 # ── on the wire ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def shown(name: str | None, port: int, *concerns: Concern) -> Shown:
+def assessment(name: str | None, port: int, *problems: Problem) -> Assessment:
     endpoint = Endpoint.parse(f"imaps://127.0.0.1:{port}")
-    served = Served(endpoint, name, Outcome.SERVED, "a" * 64, "TLSv1.3")
+    result = ProbeResult(endpoint, name, Outcome.SERVED, "a" * 64, "TLSv1.3")
     client = Client.NAMED if name else Client.WITHOUT_SNI
-    return Shown(client, name, endpoint, None, "a" * 64, served, concerns, NOW, "why" if concerns else "")
+    case = ProbeCase(client, endpoint, Expectation(name, "a" * 64) if name else None)
+    return Assessment(case, result, problems, "why" if problems else "")
 
 
 def test_what_the_servers_show() -> None:
     answers = (
-        shown("a.test", 1),
-        shown("b.test", 1, Concern.OTHER_CERTIFICATE, Concern.UNTRUSTED),
-        shown("b.test", 2, Concern.OTHER_CERTIFICATE),
-        shown("c.test", 1, Concern.OTHER_CERTIFICATE),
-        shown(None, 2, Concern.UNTRUSTED),
-        shown(None, 2, Concern.EXPIRED),
-        shown("a.test", 3, Concern.NOT_LISTENING),
+        assessment("a.test", 1),
+        assessment("b.test", 1, Problem.WRONG_CERTIFICATE, Problem.UNTRUSTED),
+        assessment("b.test", 2, Problem.WRONG_CERTIFICATE),
+        assessment("c.test", 1, Problem.WRONG_CERTIFICATE),
+        assessment(None, 2, Problem.UNTRUSTED),
+        assessment(None, 2, Problem.EXPIRED),
+        assessment("a.test", 3, Problem.NOT_LISTENING),
     )
-    found = runner.of_inspection(Inspection(answers, ("postfix: nobody knows where",)), Deployment())
+    found = runner.of_inspection(Audit(answers, ("postfix: nobody knows where",)), Deployment())
     assert [(one.level, one.code, one.names) for one in found] == [
         (Level.UNKNOWN, "wire_not_asked", ()),
-        (Level.CRITICAL, "wire_other_certificate", ("b.test", "c.test")),
+        (Level.CRITICAL, "wire_wrong_certificate", ("b.test", "c.test")),
         (Level.WARNING, "wire_untrusted", ("b.test",)),
         (Level.CRITICAL, "wire_expired", ("(no name)",)),
         (Level.CRITICAL, "wire_not_listening", ("a.test",)),
     ]
     where = "imaps://127.0.0.1:1, imaps://127.0.0.1:2"
-    assert found[1].text == f"dovecot on the wire: b.test, c.test at {where}: other certificate (why)"
+    assert found[1].text == f"dovecot on the wire: b.test, c.test at {where}: wrong certificate (why)"
     assert found[4].text == "dovecot on the wire: imaps://127.0.0.1:3: not listening (why)"
 
 
@@ -169,19 +170,19 @@ def test_an_authority_of_ones_own_need_not_be_known_to_this_system(public: bool)
     """Only that of a public one tells something: an intermediate that is missing, a staging certificate, a fraud."""
     issued = Authority().issue(["a.test"], issuer_address=public)
     chain = (ssl.PEM_cert_to_DER_cert(issued.leaf_pem.decode()),)
-    answer = shown("a.test", 1, Concern.UNTRUSTED)
-    answer = replace(answer, served=replace(answer.served, chain=chain))
-    found = runner.of_inspection(Inspection((answer,)), Deployment())
+    answer = assessment("a.test", 1, Problem.UNTRUSTED)
+    answer = replace(answer, result=replace(answer.result, chain=chain))
+    found = runner.of_inspection(Audit((answer,)), Deployment())
     assert [one.code for one in found] == (["wire_untrusted"] if public else [])
 
 
 def test_that_what_is_deployed_is_served_on_is_no_fault_of_the_servers() -> None:
     """The store has a newer one: that it waits is a warning of another look."""
     old = certificate("a.test", "mail.a.test")
-    answer = shown("mail.a.test", 1, Concern.OTHER_CERTIFICATE)
-    answer = replace(answer, served=replace(answer.served, fingerprint=old.fingerprint))
-    assert runner.of_inspection(Inspection((answer,)), deployment(old)) == []
-    assert runner.of_inspection(Inspection((answer,)), Deployment())[0].level is Level.CRITICAL
+    answer = assessment("mail.a.test", 1, Problem.WRONG_CERTIFICATE)
+    answer = replace(answer, result=replace(answer.result, fingerprint=old.fingerprint))
+    assert runner.of_inspection(Audit((answer,)), deployment(old)) == []
+    assert runner.of_inspection(Audit((answer,)), Deployment())[0].level is Level.CRITICAL
 
 
 def nowhere(tmp_path: Path) -> Settings:
@@ -192,8 +193,8 @@ def nowhere(tmp_path: Path) -> Settings:
 @pytest.mark.parametrize(
     ("outcome", "level", "said"),
     [
-        (Inspection((shown("a.test", 1),)), None, "1"),
-        (Inspection((shown("a.test", 1, Concern.EXPIRED),)), Level.CRITICAL, "a.test at imaps://127.0.0.1:1: expired"),
+        (Audit((assessment("a.test", 1),)), None, "1"),
+        (Audit((assessment("a.test", 1, Problem.EXPIRED),)), Level.CRITICAL, "a.test at imaps://127.0.0.1:1: expired"),
         (HostError("nobody says where"), Level.UNKNOWN, "the servers were not asked: nobody says where"),
         (PermissionMissingError("no"), Level.UNKNOWN, "the servers were not asked: no"),
     ],
@@ -201,13 +202,13 @@ def nowhere(tmp_path: Path) -> Settings:
 def test_the_servers_are_asked_only_if_that_is_wanted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: object, level: Level | None, said: str
 ) -> None:
-    def inspect(*_words: object, **_more: object) -> Inspection:
+    def answer(*_words: object, **_more: object) -> Audit:
         if isinstance(outcome, Exception):
             raise outcome
-        assert isinstance(outcome, Inspection)
+        assert isinstance(outcome, Audit)
         return outcome
 
-    monkeypatch.setattr(audit, "inspect", inspect)
+    monkeypatch.setattr(audit, "audit", answer)
     settings = nowhere(tmp_path)
     offline = runner.check(settings, Thresholds(), NOW)
     found = runner.check(settings, Thresholds(), NOW, wire=True)

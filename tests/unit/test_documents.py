@@ -20,21 +20,22 @@ from mailsni.config.settings import Settings
 from mailsni.core.model import Algorithm, Reason
 from mailsni.core.plan import Kind
 from mailsni.core.selection import explain
-from mailsni.deploy.confirm import Answer, Expectation, Survey, Verdict
+from mailsni.core.x509 import Leaf
+from mailsni.deploy.confirm import Answer, Confirmation
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.deploy.transaction import ApplyResult
 from mailsni.doctor.finding import Finding, Fix, Severity
 from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, UsageError
-from mailsni.metrics import Look
+from mailsni.metrics import MetricsInput
 from mailsni.output import documents, prometheus, verify
 from mailsni.output.setup import Report
 from mailsni.probes.endpoint import Endpoint, Server
-from mailsni.probes.starttls import Outcome
-from mailsni.probes.tls_client import Served
+from mailsni.probes.expectation import Expectation, Problem
+from mailsni.probes.model import Outcome, ProbeResult
 from mailsni.runs.history import EMPTY_HISTORY, Run
 from mailsni.setup.model import SetupPlan
 from mailsni.targets.reload import ReloadResult
-from mailsni.verify.model import Client, Concern, Inspection, Shown
+from mailsni.verify.model import Assessment, Audit, Client, ProbeCase
 from tests.support.builders import (
     EVERYTHING,
     MAIL,
@@ -59,6 +60,15 @@ DOCUMENT_NAMES = (
 SCHEMA: Document = json.loads(resources.files("mailsni.output").joinpath("schema.json").read_text("utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
 MAIL_A = "mail.a.test"
+OF_VERIFY_ALONE = {
+    Problem.SERVERS_DISAGREE,
+    Problem.WRONG_CHAIN,
+    Problem.EXPIRED,
+    Problem.NOT_YET_VALID,
+    Problem.NAME_MISMATCH,
+    Problem.UNTRUSTED,
+}
+"""Problems that a confirmation after an apply does not look for."""
 
 
 def everything() -> Snapshot:
@@ -78,14 +88,12 @@ def everything() -> Snapshot:
     )
 
 
-def survey(verdict: Verdict) -> Survey:
-    good, other = "a" * 64, "b" * 64
-    intended = None if verdict is Verdict.SILENT else good
-    expected = Expectation(MAIL_A, intended, "rsa" if verdict is Verdict.WRONG else None)
-    shown = {Verdict.RIGHT: good, Verdict.WRONG: other}.get(verdict)
+def confirmation(outcome: Outcome, served: str = "a" * 64) -> Confirmation:
+    expected = Expectation(MAIL_A, "a" * 64, "rsa" if served != "a" * 64 else None)
     endpoint = Endpoint.parse("imaps://127.0.0.1:993")
-    served = Served(endpoint, MAIL_A, Outcome.SERVED if shown else Outcome.ABORTED, shown, "TLSv1.3")
-    return Survey("dovecot", (Answer(expected, expected.question(endpoint), served, verdict),), 1, 1)
+    fingerprint = served if outcome is Outcome.SERVED else None
+    result = ProbeResult(endpoint, MAIL_A, outcome, fingerprint, "TLSv1.3")
+    return Confirmation("dovecot", (Answer(expected, result),), 1, 1)
 
 
 def applied() -> ApplyResult:
@@ -93,7 +101,7 @@ def applied() -> ApplyResult:
         everything(),
         tuple(path for _, path in PUBLISHED),
         {"postfix": ReloadResult.RELOADED, "dovecot": ReloadResult.NOT_RUNNING},
-        (*map(survey, Verdict), Survey("postfix", (), 1, 1)),
+        (*map(confirmation, Outcome), confirmation(Outcome.SERVED, "b" * 64), Confirmation("postfix", (), 1, 1)),
         ("something that is no fault of a certificate",),
     )
 
@@ -127,9 +135,9 @@ DOCUMENTS: dict[str, Callable[[], Document]] = {
     "explain a stranger": lambda: documents.explanation("*.b.test", ()),
     "render": lambda: documents.rendering("postfix", b"# text\n"),
     "setup": lambda: Report(SetupPlan(Settings(), (), ("found",)), remove=False).document("in_place", Exit.DONE),
-    "verify": lambda: verify.document(inspection()),
-    "verify nothing": lambda: verify.document(Inspection((), ("postfix: no service with TLS was found",))),
-    "metrics": lambda: prometheus.document(Look(EMPTY_HISTORY, everything(), inspection())),
+    "verify": lambda: verify.document(audit()),
+    "verify nothing": lambda: verify.document(Audit((), ("postfix: no service with TLS was found",))),
+    "metrics": lambda: prometheus.document(MetricsInput(EMPTY_HISTORY, everything(), audit())),
     "doctor": lambda: documents.doctor([Finding("x", one, "what", "/x:1", "why", Fix("fix")) for one in Severity]),
     "doctor who finds nothing": lambda: documents.doctor(()),
     "error": lambda: documents.error(LockedError("/run/lock: another run holds the lock", hint="wait")),
@@ -137,16 +145,18 @@ DOCUMENTS: dict[str, Callable[[], Document]] = {
 }
 
 
-def inspection() -> Inspection:
+def audit() -> Audit:
     """An answer of each kind."""
     endpoint = Endpoint("imaps", "127.0.0.1", 993)
-    good = Served(endpoint, MAIL_A, Outcome.SERVED, "0" * 64, "TLSv1.3", (b"leaf", b"issuer"))
-    silent = Served(endpoint, None, Outcome.REFUSED, None, "connection refused")
-    return Inspection(
+    leaf = Leaf((MAIL_A,), NOW, NOW, "CN=x", self_signed=False, has_issuer_address=False)
+    good = ProbeResult(endpoint, MAIL_A, Outcome.SERVED, "0" * 64, "TLSv1.3", (b"leaf", b"issuer"))
+    refused = ProbeResult(endpoint, None, Outcome.REFUSED, None, "connection refused")
+    named = ProbeCase(Client.NAMED, endpoint, Expectation(MAIL_A, "0" * 64, "rsa"))
+    return Audit(
         (
-            Shown(Client.NAMED, MAIL_A, endpoint, "rsa", "0" * 64, good, (Concern.UNTRUSTED,), NOW, "not trusted"),
-            Shown(Client.NAMED, "*.a.test", endpoint, None, None, good, (), NOW),
-            Shown(Client.WITHOUT_SNI, None, endpoint, None, None, silent, (Concern.NOT_LISTENING,), None, "refused"),
+            Assessment(named, good, (Problem.UNTRUSTED,), "not trusted", leaf),
+            Assessment(ProbeCase(Client.NAMED, endpoint, Expectation("*.a.test")), good, leaf=leaf),
+            Assessment(ProbeCase(Client.WITHOUT_SNI, endpoint), refused, (Problem.NOT_LISTENING,), "refused"),
         )
     )
 
@@ -239,9 +249,8 @@ def words(name: str) -> list[object]:
     [
         ("reason", Reason),
         ("kind", Kind),
-        ("verdict", Verdict),
         ("reload_result", ReloadResult),
-        ("concern", Concern),
+        ("problem", Problem),
         ("severity", Severity),
     ],
 )
@@ -276,7 +285,8 @@ def test_every_kind_and_every_reason_was_among_the_documents() -> None:
     seen = everything()
     assert {change.kind for change in seen.plan.changes} == set(Kind)
     assert {one.reason for one in seen.selection.skipped} == set(Reason)
-    assert {answer.verdict for one in applied().surveys for answer in one.answers} == set(Verdict)
+    verdicts = {answer.problem for one in applied().confirmations for answer in one.answers}
+    assert verdicts == {None, *Problem} - OF_VERIFY_ALONE
 
 
 def test_an_unknown_word_is_an_error() -> None:

@@ -10,21 +10,21 @@ import pytest
 
 from mailsni.core.model import Reason
 from mailsni.errors import HostError
-from mailsni.metrics import Look
+from mailsni.metrics import MetricsInput
 from mailsni.output import prometheus
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.starttls import Outcome
-from mailsni.probes.tls_client import Served
+from mailsni.probes.expectation import Expectation, Problem
+from mailsni.probes.model import Outcome, ProbeResult
 from mailsni.runs.history import EMPTY_HISTORY, History, Run
-from mailsni.verify.model import Client, Concern, Inspection, Shown
+from mailsni.verify.model import Assessment, Audit, Client, ProbeCase
 from tests.support.builders import NOW, certificate, deployment, skipped, snapshot
 
 IMAPS, SMTP = Endpoint("imaps", "127.0.0.1", 993), Endpoint("smtp", "::1", 25)
 NAME = "mail.a.test"
 
 
-def lines(look: Look) -> set[str]:
-    text = prometheus.exposition(look).decode()
+def lines(given: MetricsInput) -> set[str]:
+    text = prometheus.exposition(given).decode()
     assert text.endswith("\n")
     return {one for one in text.splitlines() if not one.startswith("#")}
 
@@ -35,19 +35,21 @@ def line(family: str, value: float, /, **labels: str) -> str:
     return f"mailsni_{family}{{{inner}}} {value:.1f}"
 
 
-def shown(endpoint: Endpoint, *concerns: Concern, client: Client = Client.NAMED, name: str | None = NAME) -> Shown:
-    served = Served(endpoint, name, Outcome.SERVED, "0" * 64, "TLSv1.3")
-    return Shown(client, name, endpoint, None, "0" * 64, served, concerns, NOW)
+def assessment(
+    endpoint: Endpoint, *problems: Problem, client: Client = Client.NAMED, name: str | None = NAME
+) -> Assessment:
+    result = ProbeResult(endpoint, name, Outcome.SERVED, "0" * 64, "TLSv1.3")
+    return Assessment(ProbeCase(client, endpoint, Expectation(name, "0" * 64) if name else None), result, problems)
 
 
 def test_nothing_is_known() -> None:
-    assert lines(Look(EMPTY_HISTORY)) == {"mailsni_up 0.0", 'mailsni_build_info{version="0.1.0"} 1.0'}
+    assert lines(MetricsInput(EMPTY_HISTORY)) == {"mailsni_up 0.0", 'mailsni_build_info{version="0.1.0"} 1.0'}
 
 
 def test_runs() -> None:
     good = Run(NOW - timedelta(seconds=3), NOW, 4, "done", "timer")
     bad = Run(NOW, NOW + timedelta(seconds=2), 143, "ended", "certbot-post")
-    found = lines(Look(History(last=bad, last_good=good)))
+    found = lines(MetricsInput(History(last=bad, last_good=good)))
     assert {
         "mailsni_last_run_success 0.0",
         "mailsni_last_run_exit_code 143.0",
@@ -62,7 +64,7 @@ def test_runs() -> None:
 def test_names_and_reasons() -> None:
     old, new = certificate("a.test", NAME, age=60, left=30), certificate("a.test", NAME)
     seen = snapshot(new, deployed=deployment(old), skipped=[skipped("b.test", Reason.BAD_PEM, "mail.b.test")])
-    found = lines(Look(EMPTY_HISTORY, seen))
+    found = lines(MetricsInput(EMPTY_HISTORY, seen))
     labels = f'algorithm="{new.algorithm}",name="{NAME}"'
     values = dict(one.rsplit(" ", 1) for one in found)
     store = values[f'mailsni_store_not_after_timestamp_seconds{{{labels},source="{new.source}"}}']
@@ -93,15 +95,15 @@ def test_names_and_reasons() -> None:
 
 
 def test_the_wire() -> None:
-    inspection = Inspection(
+    inspection = Audit(
         (
-            shown(IMAPS, Concern.UNTRUSTED),
-            shown(SMTP, Concern.EXPIRED, Concern.UNTRUSTED),
-            shown(IMAPS, client=Client.WITHOUT_SNI, name=None),
-            shown(SMTP, Concern.CUT_OFF, client=Client.UNKNOWN_NAME, name="x.invalid"),
+            assessment(IMAPS, Problem.UNTRUSTED),
+            assessment(SMTP, Problem.EXPIRED, Problem.UNTRUSTED),
+            assessment(IMAPS, client=Client.WITHOUT_SNI, name=None),
+            assessment(SMTP, Problem.HANDSHAKE_FAILED, client=Client.UNKNOWN_NAME, name="x.invalid"),
         )
     )
-    found = lines(Look(EMPTY_HISTORY, snapshot(), inspection))
+    found = lines(MetricsInput(EMPTY_HISTORY, snapshot(), inspection))
     imaps = {"server": "dovecot", "protocol": "imaps", "host": "127.0.0.1", "port": "993"}
     smtp = {"server": "postfix", "protocol": "smtp", "host": "::1", "port": "25"}
     assert {
@@ -109,32 +111,32 @@ def test_the_wire() -> None:
         line("served_as_intended", 0, name=NAME, algorithm="", **smtp),
         line("served_to_others", 1, client="without_sni", **imaps),
         line("served_to_others", 0, client="unknown_name", **smtp),
-        line("answers", 1, server="postfix", concern="expired"),
-        line("answers", 0, server="dovecot", concern="expired"),
-        line("answers", 1, server="dovecot", concern="untrusted"),
+        line("answers", 1, server="postfix", problem="expired"),
+        line("answers", 0, server="dovecot", problem="expired"),
+        line("answers", 1, server="dovecot", problem="untrusted"),
     } <= found
-    assert len([one for one in found if one.startswith("mailsni_answers")]) == 2 * len(Concern)
+    assert len([one for one in found if one.startswith("mailsni_answers")]) == 2 * len(Problem)
 
 
-def test_every_concern_is_there_before_anybody_answered() -> None:
-    found = lines(Look(EMPTY_HISTORY, snapshot(), Inspection(()), wire=True))
+def test_every_problem_is_there_before_anybody_answered() -> None:
+    found = lines(MetricsInput(EMPTY_HISTORY, snapshot(), Audit(()), wire=True))
     assert {one for one in found if one.startswith("mailsni_answers")} == {
-        line("answers", 0, server=server, concern=concern) for server in ("dovecot", "postfix") for concern in Concern
+        line("answers", 0, server=server, problem=problem) for server in ("dovecot", "postfix") for problem in Problem
     }
 
 
 def test_whether_the_servers_could_be_asked_is_said_when_they_were_to_be() -> None:
     problem = HostError("no service with TLS was found")
-    assert "mailsni_wire_up 1.0" in lines(Look(EMPTY_HISTORY, snapshot(), Inspection(()), wire=True))
-    assert "mailsni_wire_up 0.0" in lines(Look(EMPTY_HISTORY, snapshot(), problem=problem, wire=True))
-    assert "mailsni_wire_up 0.0" in lines(Look(EMPTY_HISTORY, problem=problem, wire=True))
-    assert not [one for one in lines(Look(EMPTY_HISTORY, snapshot())) if one.startswith("mailsni_wire_up")]
+    assert "mailsni_wire_up 1.0" in lines(MetricsInput(EMPTY_HISTORY, snapshot(), Audit(()), wire=True))
+    assert "mailsni_wire_up 0.0" in lines(MetricsInput(EMPTY_HISTORY, snapshot(), problem=problem, wire=True))
+    assert "mailsni_wire_up 0.0" in lines(MetricsInput(EMPTY_HISTORY, problem=problem, wire=True))
+    assert not [one for one in lines(MetricsInput(EMPTY_HISTORY, snapshot())) if one.startswith("mailsni_wire_up")]
 
 
 def test_the_worst_of_two_equal_questions_counts_and_comes_once() -> None:
-    for order in ((), (Concern.EXPIRED,)), ((Concern.EXPIRED,), ()):
-        inspection = Inspection(tuple(shown(IMAPS, *concerns) for concerns in order))
-        text = prometheus.exposition(Look(EMPTY_HISTORY, snapshot(), inspection)).decode()
+    for order in ((), (Problem.EXPIRED,)), ((Problem.EXPIRED,), ()):
+        inspection = Audit(tuple(assessment(IMAPS, *problems) for problems in order))
+        text = prometheus.exposition(MetricsInput(EMPTY_HISTORY, snapshot(), inspection)).decode()
         served = [one for one in text.splitlines() if one.startswith("mailsni_served_as_intended{")]
         assert [one[-4:] for one in served] == [" 0.0"]
 
@@ -142,24 +144,24 @@ def test_the_worst_of_two_equal_questions_counts_and_comes_once() -> None:
 @pytest.mark.parametrize("by", ["\ud800", 'x"} 1', "a\nmailsni_up 1", "back\\slash", "é"])
 def test_no_text_breaks_the_format(by: str) -> None:
     """A record that was damaged, or written by somebody else."""
-    (found,) = (one for one in lines(Look(History(last=Run(NOW, NOW, 0, "", by)))) if "last_run_info" in one)
+    (found,) = (one for one in lines(MetricsInput(History(last=Run(NOW, NOW, 0, "", by)))) if "last_run_info" in one)
     assert re.fullmatch(r'mailsni_last_run_info\{by="(?:[^"\\\n]|\\["\\n])*"\} 1\.0', found)
 
 
 def test_a_number_that_no_exit_code_is_does_not_end_it() -> None:
-    assert "mailsni_last_run_exit_code 0.0" in lines(Look(History(last=Run(NOW, NOW, 1 << 4000, "", "timer"))))
+    assert "mailsni_last_run_exit_code 0.0" in lines(MetricsInput(History(last=Run(NOW, NOW, 1 << 4000, "", "timer"))))
 
 
 def test_two_names_that_look_alike_once_they_can_be_written_are_one_sample() -> None:
     old = certificate("a.test", NAME)
     names = {"\ud800" * 40 + end: (old.ident,) for end in "ab"}
     seen = snapshot(deployed=replace(deployment(old), names=names))
-    text = prometheus.exposition(Look(EMPTY_HISTORY, seen)).decode()
+    text = prometheus.exposition(MetricsInput(EMPTY_HISTORY, seen)).decode()
     assert len([one for one in text.splitlines() if one.startswith("mailsni_deployed_not_after")]) == 1
 
 
 def test_the_document_has_the_same_samples() -> None:
-    look = Look(EMPTY_HISTORY, snapshot(certificate("a.test", NAME)))
-    samples = prometheus.document(look)["samples"]
-    assert len(samples) == len(lines(look))
+    given = MetricsInput(EMPTY_HISTORY, snapshot(certificate("a.test", NAME)))
+    samples = prometheus.document(given)["samples"]
+    assert len(samples) == len(lines(given))
     assert {"name": "mailsni_up", "labels": {}, "value": 1} in samples

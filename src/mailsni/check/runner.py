@@ -43,7 +43,7 @@ from mailsni.targets.postfix.target import Postfix
 from mailsni.targets.rendering import postfix_key
 
 if TYPE_CHECKING:
-    from mailsni.verify.model import Inspection, Shown
+    from mailsni.verify.model import Assessment, Audit
 
 WARNING_DAYS, CRITICAL_DAYS = 14.0, 7.0
 """Before the end of a certificate: by then its renewal has failed for weeks."""
@@ -247,43 +247,44 @@ def of_run(last: runs.Run | None) -> Finding | None:
     )
 
 
-def of_inspection(found: Inspection, deployed: Deployment) -> list[Finding]:
+def of_inspection(found: Audit, deployed: Deployment) -> list[Finding]:
     """What there is to say of what the running servers show: one finding for each server and kind of trouble.
 
     Args:
         found: held against what the stores have.
         deployed: what servers may show until the next run; that it waits is said by another look.
     """
-    from mailsni.verify.model import Client, Concern
+    from mailsni.probes.expectation import Problem
+    from mailsni.verify.model import Client
 
-    groups: dict[tuple[Level, str, Concern], list[Shown]] = defaultdict(list)
-    for one in found.shown:
-        for concern in one.concerns:
+    groups: dict[tuple[Level, str, Problem], list[Assessment]] = defaultdict(list)
+    for one in found.assessments:
+        for concern in one.problems:
             # Whoever sends no name, or one that nobody has, cannot expect more of the default certificate.
-            if concern is Concern.UNTRUSTED and (one.client is not Client.NAMED or _is_of_ones_own_authority(one)):
+            if concern is Problem.UNTRUSTED and (one.case.client is not Client.NAMED or _is_of_ones_own_authority(one)):
                 continue
-            current = {known.fingerprint for known in deployed.certificates_for(one.name or "")}
-            if concern is Concern.OTHER_CERTIFICATE and one.served.fingerprint in current:
+            current = {known.fingerprint for known in deployed.certificates_for(one.case.name or "")}
+            if concern is Problem.WRONG_CERTIFICATE and one.result.fingerprint in current:
                 continue
-            level = Level.WARNING if concern is Concern.UNTRUSTED else Level.CRITICAL
-            groups[level, one.endpoint.server, concern].append(one)
+            level = Level.WARNING if concern is Problem.UNTRUSTED else Level.CRITICAL
+            groups[level, one.case.endpoint.server, concern].append(one)
     result = [Finding(Level.UNKNOWN, "wire_not_asked", f"on the wire: {note}") for note in found.notes]
     for (level, server, trouble), answers in groups.items():
-        where = listed(sorted({str(one.endpoint) for one in answers}))
-        names = tuple(dict.fromkeys(one.name or "(no name)" for one in answers))
-        about = where if trouble is Concern.NOT_LISTENING else f"{listed(names)} at {where}"
+        where = listed(sorted({str(one.case.endpoint) for one in answers}))
+        names = tuple(dict.fromkeys(one.case.name or "(no name)" for one in answers))
+        about = where if trouble is Problem.NOT_LISTENING else f"{listed(names)} at {where}"
         why = f" ({answers[0].detail})" if answers[0].detail else ""
         text = f"{server} on the wire: {about}: {trouble.replace('_', ' ')}{why}"
         result.append(Finding(level, f"wire_{trouble}", text, names))
     return result
 
 
-def _is_of_ones_own_authority(one: Shown) -> bool:
+def _is_of_ones_own_authority(one: Assessment) -> bool:
     """Whether a certificate comes from an authority of a company, which this system need not know.
 
     Those of public authorities say where their issuer's certificate can be fetched (Baseline Requirements, 7.1.2.7.7).
     """
-    leaf = look_at(one.served.chain[0]) if one.served.chain else None
+    leaf = look_at(one.result.chain[0]) if one.result.chain else None
     return leaf is not None and not leaf.self_signed and not leaf.has_issuer_address
 
 
@@ -786,17 +787,17 @@ class _Wire:
 
     def take(self) -> Checked:
         """The same with what the running servers show."""
-        from mailsni.verify.audit import inspect
-        from mailsni.verify.expectations import Wish
+        from mailsni.verify.audit import audit
+        from mailsni.verify.request import VerifyRequest
 
         try:
             seen = take_snapshot(self.settings, self.now, progress=self.progress)
             deployed = seen.record.deployment
-            found = inspect(seen, Wish(tuple(deployed.names)), progress=self.progress)
+            found = audit(seen, VerifyRequest(tuple(deployed.names)), progress=self.progress)
         except MailsniError as problem:
             text = f"the servers were not asked: {problem.message}"
             return self._with([Finding(Level.UNKNOWN, "wire_not_asked", text)], None)
-        return self._with(of_inspection(found, deployed), len(found.shown))
+        return self._with(of_inspection(found, deployed), len(found.assessments))
 
     def _with(self, findings: Sequence[Finding], answers: int | None) -> Checked:
         one = self.offline

@@ -458,9 +458,10 @@ def verify(
     With names and endpoints no store and no root is needed: then any valid certificate for the name will do.
     """
     from mailsni.output import verify as verification
-    from mailsni.verify import audit, expectations
+    from mailsni.verify.audit import audit
+    from mailsni.verify.request import VerifyRequest
 
-    asked = expectations.Wish.of(names or (), endpoint or ())
+    asked = VerifyRequest.parse(names or (), endpoint or ())
     seen = None
     try:
         seen = common.observed()
@@ -469,7 +470,7 @@ def verify(
             raise
         console.log(Level.WARNING, f"what is meant to be served is not known: {problem.message}")
     with console.progress(quiet=common.quiet) as progress:
-        found = audit.inspect(seen, asked, timeout=timeout, concurrency=concurrency, progress=progress)
+        found = audit(seen, asked, timeout=timeout, concurrency=concurrency, progress=progress)
     if common.as_json:
         _print_json(verification.document(found))
     else:
@@ -505,17 +506,17 @@ def metrics(
     try:
         settings = common.settings()
     except ConfigurationError as problem:  # the file of an hour ago would say that all is well
-        look = monitoring.Look(runs.EMPTY_HISTORY, problem=problem, wire=not no_wire)
+        look = monitoring.MetricsInput(runs.EMPTY_HISTORY, problem=problem, wire=not no_wire)
     else:
         with console.progress(quiet=common.quiet) as progress:
-            look = monitoring.look(settings, datetime.now(UTC), wire=not no_wire, progress=progress)
+            look = monitoring.collect(settings, datetime.now(UTC), wire=not no_wire, progress=progress)
     if textfile is not None:
         files.replace(textfile, prometheus.exposition(look), files.PUBLIC)
     if common.as_json:
         _print_json(prometheus.document(look))
     elif textfile is None:
         sys.stdout.write(prometheus.exposition(look).decode())
-    for note in look.inspection.notes if look.inspection is not None else ():
+    for note in look.audit.notes if look.audit is not None else ():
         console.log(Level.WARNING, f"{note}")
     if look.problem is not None:
         console.log_error(look.problem)

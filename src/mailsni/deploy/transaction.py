@@ -19,12 +19,13 @@ from mailsni.core import file_identity
 from mailsni.core.deployment import Deployment
 from mailsni.core.model import Certificate, Progress
 from mailsni.deploy import confirm
-from mailsni.deploy.confirm import Answer, Expectation, Survey, Verdict
+from mailsni.deploy.confirm import Answer, Confirmation
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.deploy.state_directory import State
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
 from mailsni.host import files, lock, permissions
 from mailsni.probes.endpoint import Endpoint
+from mailsni.probes.expectation import Expectation, expectations, sni_name
 from mailsni.sources import scan_cache
 from mailsni.targets.base import MapEntry, Staged, Target
 from mailsni.targets.dovecot import target as dovecot
@@ -56,16 +57,14 @@ class ApplyResult:
     published: tuple[Path, ...] = ()
     reloads: Mapping[str, ReloadResult] | None = None
     """What was done to each server that has new artifacts; None when nothing was to do at all."""
-    surveys: tuple[Survey, ...] = ()
+    confirmations: tuple[Confirmation, ...] = ()
     warnings: tuple[str, ...] = ()
     """Things a person should know that are no fault of a certificate."""
 
     @property
     def wrong(self) -> tuple[Answer, ...]:
-        """The answers of running servers that are not what was meant."""
-        return tuple(
-            answer for survey in self.surveys for answer in survey.of(Verdict.WRONG, Verdict.CUT_OFF, Verdict.SILENT)
-        )
+        """The answers of running servers that are not as expected."""
+        return tuple(answer for confirmation in self.confirmations for answer in confirmation.wrong)
 
 
 def run(settings: Settings, options: Options, *, wait: float = 0.0, progress: Progress | None = None) -> ApplyResult:
@@ -276,15 +275,15 @@ class _Transaction:
         if not said:
             self._warnings.append(f"{target.name}: no service with TLS was found, so nothing was asked")
             return None
-        good, odd = confirm.answering(said, confirm.asked_for(names[0]), timeout=self._settings.verify.timeout)
+        good, odd = confirm.responsive_endpoints(said, sni_name(names[0]), timeout=self._settings.verify.timeout)
         self._warnings += [f"{one.endpoint}: not asked: {one.detail}" for one in odd]
         return tuple(good) if good or not odd else None
 
     # ── from the first rename on ─────────────────────────────────────────────────────────────────────────────────
 
     def _publish(self, staged: Sequence[Staged], listening: _Listening) -> ApplyResult:
-        expected = confirm.expectations(self._names_to_ask())
-        before = self._ask(listening, expected, patience=0.0)
+        expected = expectations(self._names_to_ask())
+        before = self._probe(listening, expected, patience=0.0)
         self._torn = True
         published: list[Staged] = []
         try:
@@ -297,7 +296,7 @@ class _Transaction:
                     raise
             files.fsync_all(sorted({part.destination.parent for part in staged}))
             reloads = self._signal()
-            after = self._ask(listening, expected, patience=self._patience)
+            after = self._probe(listening, expected, patience=self._patience)
             self._judge(before, after)
         except BaseException as error:
             self._roll_back(published, listening, before, error)
@@ -311,10 +310,14 @@ class _Transaction:
         reload = self._options.reload
         return {target.name: target.signal() if reload else ReloadResult.LEFT_ALONE for target in self._targets}
 
-    def _ask(self, listening: _Listening, expected: Sequence[Expectation], *, patience: float) -> tuple[Survey, ...]:
+    def _probe(
+        self, listening: _Listening, expected: Sequence[Expectation], *, patience: float
+    ) -> tuple[Confirmation, ...]:
         timeout = self._settings.verify.timeout
         return tuple(
-            confirm.ask(server, endpoints, expected, timeout=timeout, patience=patience, progress=self._progress)
+            confirm.probe_server(
+                server, endpoints, expected, timeout=timeout, patience=patience, progress=self._progress
+            )
             for server, endpoints in listening.items()
         )
 
@@ -330,25 +333,25 @@ class _Transaction:
             return changed
         return changed | {winner.name: winner.certificates for winner in self._seen.selection.winners}
 
-    def _judge(self, before: Sequence[Survey], after: Sequence[Survey]) -> None:
+    def _judge(self, before: Sequence[Confirmation], after: Sequence[Confirmation]) -> None:
         for old, new in zip(before, after, strict=True):
             cut_off = confirm.newly_cut_off(old, new)
             if cut_off:
                 raise RolledBackError(
                     f"{new.server}: {_listed(cut_off)}: answered before, and cut off with what was published: "
-                    f"{cut_off[0].served.detail}",
+                    f"{cut_off[0].result.detail}",
                     hint="the previous deployment is live again",
                 )
-        for survey in confirm.all_wrong(after):
-            answers = survey.of(Verdict.WRONG)
+        for confirmation in confirm.all_wrong(after):
+            names = _listed(confirmation.wrong_certificates)
             raise RolledBackError(
-                f"{survey.server}: {_listed(answers)}: not served with the certificate that was published, and neither "
+                f"{confirmation.server}: {names}: not served with the certificate that was published, and neither "
                 "is any other name that changed",
                 hint="the previous deployment is live again; is another configuration in front of this one?",
             )
 
     def _roll_back(
-        self, published: Sequence[Staged], listening: _Listening, before: Sequence[Survey], cause: BaseException
+        self, published: Sequence[Staged], listening: _Listening, before: Sequence[Confirmation], cause: BaseException
     ) -> None:
         try:
             for part in reversed(published):
@@ -364,8 +367,8 @@ class _Transaction:
             else:
                 self._signal()
                 # Whatever the certificate: only that there is an answer again.
-                anything = [replace(one, fingerprint=None) for one in confirm.expectations(self._names_to_ask())]
-                again = self._ask(listening, anything, patience=self._patience)
+                anything = [replace(one, fingerprint=None) for one in expectations(self._names_to_ask())]
+                again = self._probe(listening, anything, patience=self._patience)
                 lost = [one for old, new in zip(before, again, strict=True) for one in confirm.newly_cut_off(old, new)]
                 if lost:
                     raise HostError(f"{_listed(lost)}: still cut off")

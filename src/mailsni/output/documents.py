@@ -10,7 +10,7 @@ from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.model import Certificate, Skipped
 from mailsni.core.plan import Change, Kind, Plan
 from mailsni.core.selection import Candidate
-from mailsni.deploy.confirm import Answer, Survey
+from mailsni.deploy.confirm import Answer, Confirmation
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.deploy.transaction import ApplyResult
 from mailsni.doctor.finding import Finding, Severity
@@ -104,7 +104,7 @@ def apply(applied: ApplyResult, code: Exit) -> Document:
         "skipped": _skipped(applied.snapshot.selection.skipped),
         "published": [str(path) for path in applied.published],
         "servers": {server: str(done) for server, done in (applied.reloads or {}).items()},
-        "asked": [_survey(survey) for survey in applied.surveys],
+        "confirmations": [_confirmation(confirmation) for confirmation in applied.confirmations],
         "warnings": list(applied.warnings),
     }
 
@@ -221,24 +221,24 @@ def _run(run: Run) -> Document:
     }
 
 
-def _survey(survey: Survey) -> Document:
+def _confirmation(confirmation: Confirmation) -> Document:
     return {
-        "server": survey.server,
-        "names": survey.names,
-        "names_asked": survey.names_asked,
-        "answers": [_answer(answer) for answer in survey.answers],
+        "server": confirmation.server,
+        "names": confirmation.names,
+        "names_probed": confirmation.names_probed,
+        "answers": [_answer(answer) for answer in confirmation.answers],
     }
 
 
 def _answer(answer: Answer) -> Document:
     return {
         "name": answer.expectation.name,
-        "endpoint": str(answer.served.endpoint),
+        "endpoint": str(answer.result.endpoint),
         "algorithm": answer.expectation.algorithm,
-        "intended": answer.expectation.fingerprint,
-        "served": answer.served.fingerprint,
-        "verdict": str(answer.verdict),
-        "detail": answer.served.detail,
+        "expected": answer.expectation.fingerprint,
+        "served": answer.result.fingerprint,
+        "problem": answer.problem,
+        "detail": answer.result.detail,
     }
 
 

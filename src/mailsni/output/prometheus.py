@@ -16,57 +16,58 @@ from mailsni.core.model import Reason
 from mailsni.core.names import shown
 from mailsni.core.plan import Kind
 from mailsni.deploy.snapshot import Snapshot
-from mailsni.metrics import Look
+from mailsni.metrics import MetricsInput
 from mailsni.output import documents
 from mailsni.probes.endpoint import Server
+from mailsni.probes.expectation import Problem
 from mailsni.runs.history import History
-from mailsni.verify.model import Client, Concern, Inspection, Shown
+from mailsni.verify.model import Assessment, Audit, Client
 
 _STATES = ("deployed", "pending", "kept", "leaving")
 _ENDPOINT = ("server", "protocol", "host", "port")
 
 
-def exposition(look: Look) -> bytes:
+def exposition(given: MetricsInput) -> bytes:
     """The text format of Prometheus, version 0.0.4."""
-    return generate_latest(_registry(look))
+    return generate_latest(_registry(given))
 
 
-def document(look: Look) -> dict[str, Any]:
+def document(given: MetricsInput) -> dict[str, Any]:
     """The same samples as a JSON document."""
     return {
         "schema": "mailsni.metrics/1",
         "samples": [
             {"name": sample.name, "labels": dict(sample.labels), "value": sample.value}
-            for metric in _registry(look).collect()
+            for metric in _registry(given).collect()
             for sample in metric.samples
         ],
     }
 
 
-def _registry(look: Look) -> CollectorRegistry:
+def _registry(given: MetricsInput) -> CollectorRegistry:
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(look))
+    registry.register(_Collector(given))
     return registry
 
 
 class _Collector(Collector):
-    def __init__(self, look: Look) -> None:
-        self._look = look
+    def __init__(self, given: MetricsInput) -> None:
+        self._given = given
 
     def collect(self) -> Iterator[Metric]:
         """All families, each with its samples."""
-        look = self._look
+        given = self._given
         yield _gauge("build_info", "The version that made these metrics.", {(("version", __version__),): 1})
-        worked = look.snapshot is not None
+        worked = given.snapshot is not None
         yield _gauge("up", "Whether the stores, the servers' configurations and the state could be read.", {(): worked})
-        if look.wire:
+        if given.wire:
             about = "Whether the servers could be asked; missing when they were not to be."
-            yield _gauge("wire_up", about, {(): look.inspection is not None})
-        yield from _of_runs(look.history)
-        if look.snapshot is not None:
-            yield from _of_names(look.snapshot)
-        if look.inspection is not None:
-            yield from _of_the_wire(look.inspection)
+            yield _gauge("wire_up", about, {(): given.audit is not None})
+        yield from _of_runs(given.history)
+        if given.snapshot is not None:
+            yield from _of_names(given.snapshot)
+        if given.audit is not None:
+            yield from _of_the_wire(given.audit)
 
 
 _Labels = tuple[tuple[str, str], ...]
@@ -160,28 +161,31 @@ def _of_names(seen: Snapshot) -> Iterator[Metric]:
     )
 
 
-def _of_the_wire(inspection: Inspection) -> Iterator[Metric]:
-    named = [one for one in inspection.shown if one.client is Client.NAMED]
-    others = [one for one in inspection.shown if one.client is not Client.NAMED]
+def _of_the_wire(audit: Audit) -> Iterator[Metric]:
+    named = [each for each in audit.assessments if each.case.client is Client.NAMED]
+    others = [each for each in audit.assessments if each.case.client is not Client.NAMED]
     yield _gauge(
         "served_as_intended",
-        "Whether a server shows what is meant, for a name at a port; algorithm: the only kind that the client takes.",
-        _worst(((*_of(one.name or "", one.algorithm or ""), *_endpoint(one)), not one.wrong) for one in named),
+        "Whether a server sends the right certificate, for a name at a port; algorithm: the only kind it accepts.",
+        _worst(
+            ((*_of(each.case.name or "", each.case.algorithm or ""), *_endpoint(each)), not each.wrong)
+            for each in named
+        ),
     )
     yield _gauge(
         "served_to_others",
-        "Whether a server shows any valid certificate to a client without SNI, or with a name that nobody has.",
-        _worst(((("client", str(one.client)), *_endpoint(one)), not one.wrong) for one in others),
+        "Whether a server sends a valid certificate to a client without SNI, or with a name that nobody has.",
+        _worst(((("client", str(each.case.client)), *_endpoint(each)), not each.wrong) for each in others),
     )
-    yield _gauge("answers", "How many answers have something wrong with them, by what it is.", _concerns(inspection))
+    yield _gauge("answers", "How many answers of a server have a problem, by problem.", _problems(audit))
 
 
-def _concerns(inspection: Inspection) -> dict[_Labels, float]:
-    found = Counter((one.endpoint.server, concern) for one in inspection.shown for concern in one.concerns)
+def _problems(audit: Audit) -> dict[_Labels, float]:
+    counts = Counter((each.case.endpoint.server, problem) for each in audit.assessments for problem in each.problems)
     return {
-        (("server", server), ("concern", str(concern))): found[server, concern]
+        (("server", server), ("problem", str(problem))): counts[server, problem]
         for server in get_args(Server)
-        for concern in Concern
+        for problem in Problem
     }
 
 
@@ -189,8 +193,8 @@ def _of(name: str, algorithm: str) -> _Labels:
     return (("name", name), ("algorithm", algorithm))
 
 
-def _endpoint(one: Shown) -> _Labels:
-    endpoint = one.endpoint
+def _endpoint(assessment: Assessment) -> _Labels:
+    endpoint = assessment.case.endpoint
     values: Iterable[str] = (endpoint.server, endpoint.protocol, endpoint.host, str(endpoint.port))
     return tuple(zip(_ENDPOINT, values, strict=True))
 

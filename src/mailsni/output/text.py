@@ -12,7 +12,7 @@ from mailsni.core.model import Certificate, Skipped
 from mailsni.core.names import listed
 from mailsni.core.plan import SYMBOLS, Change, Kind, Plan
 from mailsni.core.selection import Candidate
-from mailsni.deploy.confirm import Survey, Verdict
+from mailsni.deploy.confirm import Confirmation
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.deploy.transaction import ApplyResult
 from mailsni.doctor.finding import Finding, Severity
@@ -152,8 +152,8 @@ def applied(done: ApplyResult, *, verbose: bool) -> None:
     for server, outcome in done.reloads.items():
         paths = ", ".join(str(path) for path in done.published if _belongs(path, server, snapshot))
         print_line(f"{server}: {paths or 'nothing'} published, {outcome}")
-    for survey in done.surveys:
-        _survey(survey, verbose=verbose)
+    for confirmation in done.confirmations:
+        _confirmation(confirmation, verbose=verbose)
 
 
 def applied_in_a_line(done: ApplyResult) -> str:
@@ -164,9 +164,9 @@ def applied_in_a_line(done: ApplyResult) -> str:
     names = [change.name for change in snapshot.plan.effective]
     changed = f"{counted(len(names), 'name')} changed ({listed(names, _NAMES_SHOWN)})" if names else "no name changed"
     servers = ", ".join(f"{server} {outcome}" for server, outcome in done.reloads.items())
-    answers = [answer for survey in done.surveys for answer in survey.answers]
-    right = sum(answer.verdict is Verdict.RIGHT for answer in answers)
-    asked = f"; {right} of {counted(len(answers), 'answer')} as intended" if answers else ""
+    answers = sum(len(confirmation.answers) for confirmation in done.confirmations)
+    right = answers - len(done.wrong)
+    asked = f"; {right} of {counted(answers, 'answer')} as intended" if answers else ""
     return f"published: {changed}; {servers}{asked}"
 
 
@@ -174,20 +174,21 @@ def _belongs(path: object, server: str, snapshot: Snapshot) -> bool:
     return (path == snapshot.settings.dovecot.include_file) == (server == "dovecot")
 
 
-def _survey(survey: Survey, *, verbose: bool) -> None:
-    if survey.silent:
-        print_line(f"{survey.server}: nobody listens, so nothing was asked; it will serve this when it starts")
+def _confirmation(confirmation: Confirmation, *, verbose: bool) -> None:
+    server, answers = confirmation.server, confirmation.answers
+    if not answers:
+        print_line(f"{server}: does not listen, so there is nothing to verify; it serves this when it starts")
         return
-    endpoints = sorted({str(answer.served.endpoint) for answer in survey.answers})
-    right = survey.of(Verdict.RIGHT)
-    sampled = "" if survey.names == survey.names_asked else f" (a sample: {survey.names} names changed)"
+    endpoints = sorted({str(answer.result.endpoint) for answer in answers})
+    names = confirmation.names_probed
+    sampled = "" if names == confirmation.names else f" (a sample: {confirmation.names} names changed)"
     print_line(
-        f"{survey.server}: {len(right)} of {counted(len(survey.answers), 'answer')} as intended, "
-        f"for {counted(survey.names_asked, 'name')}{sampled} at {', '.join(endpoints)}"
+        f"{server}: {len(confirmation.right)} of {counted(len(answers), 'answer')} as intended, "
+        f"for {counted(names, 'name')}{sampled} at {', '.join(endpoints)}"
     )
-    for answer in survey.answers if verbose else survey.of(Verdict.WRONG, Verdict.CUT_OFF, Verdict.SILENT):
-        served = answer.served.fingerprint or answer.served.detail
-        print_line(f"  {answer.verdict}: {answer.expectation.name} at {answer.served.endpoint}: {served}")
+    for answer in answers if verbose else confirmation.wrong:
+        served = answer.result.fingerprint or answer.result.detail
+        print_line(f"  {answer.problem or 'ok'}: {answer.expectation.name} at {answer.result.endpoint}: {served}")
 
 
 def problems(found: Sequence[Skipped]) -> None:

@@ -1,123 +1,122 @@
-"""What the servers show, as text and as a JSON document."""
+"""The result of `mailsni verify`, as text and as a JSON document."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
 
 from mailsni.core.log import Level
 from mailsni.errors import Exit
 from mailsni.output import console, documents, text
 from mailsni.probes.endpoint import Endpoint
-from mailsni.verify.assess import called
-from mailsni.verify.model import Client, Concern, Inspection, Shown
+from mailsni.probes.expectation import Problem
+from mailsni.verify.assess import describe_names
+from mailsni.verify.model import Assessment, Audit, Client
 
 _TABLE_LIMIT = 50
-"""Rows up to which the table has all of them, not only those with something wrong."""
-_CLIENTS = {Client.WITHOUT_SNI: "(no SNI)", Client.UNKNOWN_NAME: "(unknown name)"}
-_WORDS = {
-    Concern.NOT_LISTENING: "not listening",
-    Concern.NO_ANSWER: "no answer",
-    Concern.NO_STARTTLS: "no STARTTLS",
-    Concern.NOT_UNDERSTOOD: "not understood",
-    Concern.CUT_OFF: "CUT OFF",
-    Concern.OTHER_CERTIFICATE: "OTHER CERTIFICATE",
-    Concern.SERVERS_DISAGREE: "SERVERS DISAGREE",
-    Concern.OTHER_CHAIN: "OTHER CHAIN",
-    Concern.EXPIRED: "EXPIRED",
-    Concern.NOT_YET_VALID: "NOT YET VALID",
-    Concern.OTHER_NAME: "OTHER NAME",
-    Concern.UNTRUSTED: "(untrusted)",
+"""The table has a row for every name up to so many; beyond, only those with something wrong."""
+_CLIENTS: Final[Mapping[Client, str]] = {Client.WITHOUT_SNI: "(no SNI)", Client.UNKNOWN_NAME: "(unknown name)"}
+_LOUD: Final = frozenset(Problem) - {
+    Problem.NOT_LISTENING,
+    Problem.NO_ANSWER,
+    Problem.NO_STARTTLS,
+    Problem.PROTOCOL_ERROR,
 }
+"""Problems that say something about a certificate."""
 
 
-def exit_code(inspection: Inspection) -> Exit:
+def exit_code(audit: Audit) -> Exit:
     """Of a ``verify``: whether somebody must act."""
-    return Exit.SERVED_WRONG if inspection.wrong else Exit.DONE
+    return Exit.SERVED_WRONG if audit.wrong else Exit.DONE
 
 
-def document(inspection: Inspection) -> dict[str, Any]:
+def document(audit: Audit) -> dict[str, Any]:
     """All answers."""
     return {
         "schema": "mailsni.verify/1",
-        "exit_code": int(exit_code(inspection)),
-        "asked": len(inspection.shown),
-        "wrong": len(inspection.wrong),
-        "answers": [_answer(one) for one in inspection.shown],
-        "notes": list(inspection.notes),
+        "exit_code": int(exit_code(audit)),
+        "probed": len(audit.assessments),
+        "wrong": len(audit.wrong),
+        "answers": [_answer(assessment) for assessment in audit.assessments],
+        "notes": list(audit.notes),
     }
 
 
-def _answer(one: Shown) -> dict[str, Any]:
+def _answer(assessment: Assessment) -> dict[str, Any]:
+    case, result, not_after = assessment.case, assessment.result, assessment.not_after
     return {
-        "client": str(one.client),
-        "name": one.name,
-        "endpoint": str(one.endpoint),
-        "server": one.endpoint.server,
-        "algorithm": one.algorithm,
-        "intended": one.intended,
-        "served": one.served.fingerprint,
-        "certificates_sent": len(one.served.chain),
-        "served_names": list(one.served_names),
-        "not_after": None if one.not_after is None else documents.time(one.not_after),
-        "wrong": one.wrong,
-        "concerns": [str(concern) for concern in one.concerns],
-        "detail": one.detail or one.served.detail,
+        "client": str(case.client),
+        "name": case.name,
+        "endpoint": str(case.endpoint),
+        "server": case.endpoint.server,
+        "algorithm": case.algorithm,
+        "expected": case.fingerprint,
+        "served": result.fingerprint,
+        "certificates_sent": len(result.chain),
+        "served_names": list(assessment.served_names),
+        "not_after": None if not_after is None else documents.time(not_after),
+        "wrong": assessment.wrong,
+        "problems": [str(problem) for problem in assessment.problems],
+        "detail": assessment.detail or result.detail,
     }
 
 
-def show(inspection: Inspection, *, verbose: bool, quiet: bool = False) -> None:
-    """A table of names and ports, what is wrong with each answer that is, and a sum.
+def show(audit: Audit, *, verbose: bool, quiet: bool = False) -> None:
+    """Print a table of names and ports, a line for each wrong answer, and totals.
 
     Args:
-        inspection: what was found.
-        verbose: the table has every name, however many there are, and warnings are told one by one.
-        quiet: only what is wrong.
+        audit: the result.
+        verbose: the table has every name, however many there are, and each warning has a line.
+        quiet: only the lines for wrong answers.
     """
-    told = [one for one in inspection.shown if one.wrong or (verbose and one.concerns)]
+    lines = [each for each in audit.assessments if each.wrong or (verbose and each.problems)]
     if not quiet:
-        _table(inspection, everything=verbose)
-        for line in _defaults(inspection):
+        _table(audit, all_names=verbose)
+        for line in _defaults(audit):
             console.print_line(line)
-        if told:
+        if lines:
             console.print_line()
-    for one in told:
-        kind = f", {one.algorithm.upper()} only" if one.algorithm else ""
-        word = "wrong" if one.wrong else "warning"
-        console.print_line(f"{word}: {_called(one)} at {one.endpoint}{kind}: {', '.join(one.concerns)}: {one.detail}")
+    for assessment in lines:
+        case = assessment.case
+        kind = f", {case.algorithm.upper()} only" if case.algorithm else ""
+        level = "wrong" if assessment.wrong else "warning"
+        problems = ", ".join(assessment.problems)
+        console.print_line(f"{level}: {_client(assessment)} at {case.endpoint}{kind}: {problems}: {assessment.detail}")
     if quiet:
         return
     console.print_line()
-    for line in _sums(inspection):
+    for line in _totals(audit):
         console.print_line(line)
 
 
-def warn(inspection: Inspection) -> None:
-    """What could not be asked, and what is only a warning, on standard error."""
-    for note in inspection.notes:
+def warn(audit: Audit) -> None:
+    """Print what could not be probed, and what is only a warning, on standard error."""
+    for note in audit.notes:
         console.log(Level.WARNING, f"{note}")
-    untrusted = [one for one in inspection.shown if Concern.UNTRUSTED in one.concerns]
+    untrusted = [each for each in audit.assessments if Problem.UNTRUSTED in each.problems]
     if untrusted:
         first = untrusted[0]
         console.log(
             Level.WARNING,
-            f"{text.counted(len(untrusted), 'answer')} with a certificate that this system does not trust, "
-            f"the first: {_called(first)} at {first.endpoint}: {first.detail}",
+            f"this system does not trust the certificate of {text.counted(len(untrusted), 'answer')}, "
+            f"the first: {_client(first)} at {first.case.endpoint}: {first.detail}",
         )
 
 
-def _called(one: Shown) -> str:
-    return one.name or "(no SNI)" if one.client is Client.NAMED else _CLIENTS[one.client]
+def _client(assessment: Assessment) -> str:
+    case = assessment.case
+    return case.name or "(no SNI)" if case.client is Client.NAMED else _CLIENTS[case.client]
 
 
-def _table(inspection: Inspection, *, everything: bool) -> None:
-    rows: dict[str, dict[str, list[Shown]]] = {}
-    for one in inspection.shown:
-        rows.setdefault(_called(one), {}).setdefault(_port(one.endpoint), []).append(one)
-    ports = list(dict.fromkeys(_port(one.endpoint) for one in inspection.shown))
-    wrong = {_called(one) for one in inspection.wrong}
-    everything = everything or len(rows) <= _TABLE_LIMIT
-    shown = {name: cells for name, cells in rows.items() if everything or name in wrong or name in _CLIENTS.values()}
+def _table(audit: Audit, *, all_names: bool) -> None:
+    rows: dict[str, dict[str, list[Assessment]]] = {}
+    for assessment in audit.assessments:
+        port = _port(assessment.case.endpoint)
+        rows.setdefault(_client(assessment), {}).setdefault(port, []).append(assessment)
+    ports = list(dict.fromkeys(_port(assessment.case.endpoint) for assessment in audit.assessments))
+    wrong = {_client(assessment) for assessment in audit.wrong}
+    all_names = all_names or len(rows) <= _TABLE_LIMIT
+    shown = {name: cells for name, cells in rows.items() if all_names or name in wrong or name in _CLIENTS.values()}
     table = [[name, *(_cell(cells.get(port, ())) for port in ports)] for name, cells in shown.items()]
     console.table(["NAME", *ports], table, ["red" if name in wrong else "" for name in shown])
     if len(shown) < len(rows):
@@ -128,42 +127,52 @@ def _port(endpoint: Endpoint) -> str:
     return f"{endpoint.protocol}:{endpoint.port}"
 
 
-def _defaults(inspection: Inspection) -> Iterator[str]:
-    """What clients without a known name are shown: a line for each server and certificate."""
+def _defaults(audit: Audit) -> Iterator[str]:
+    """What clients without a known name get: a line for each server and certificate."""
     clients: dict[tuple[str, str, str], dict[str, None]] = {}
-    for one in inspection.shown:
-        if one.client is not Client.NAMED and one.not_after is not None:
-            certificate = f"a certificate for {called(one.served_names)}, until {one.not_after:%Y-%m-%d}"
-            key = (one.endpoint.server, certificate, one.served.fingerprint or "")
-            clients.setdefault(key, {})[_CLIENTS[one.client]] = None
-    for (server, certificate, _), asked in clients.items():
-        yield f"{' and '.join(asked)}: {server} shows {certificate}"
+    for assessment in audit.assessments:
+        case, not_after = assessment.case, assessment.not_after
+        if case.client is not Client.NAMED and not_after is not None:
+            certificate = f"a certificate for {describe_names(assessment.served_names)}, until {not_after:%Y-%m-%d}"
+            key = (case.endpoint.server, certificate, assessment.result.fingerprint or "")
+            clients.setdefault(key, {})[_CLIENTS[case.client]] = None
+    for (server, certificate, _), kinds in clients.items():
+        yield f"{' and '.join(kinds)}: {server} serves {certificate}"
 
 
-def _cell(found: Sequence[Shown]) -> str:
+def _cell(assessments: Sequence[Assessment]) -> str:
     """The answers of a port for a name, of all addresses and kinds of client; with the address where they differ."""
     by_host: dict[str, dict[str, None]] = {}
-    for one in found:
-        by_host.setdefault(one.endpoint.host, {}).update(dict.fromkeys(_words(one)))
+    for assessment in assessments:
+        by_host.setdefault(assessment.case.endpoint.host, {}).update(dict.fromkeys(_words(assessment)))
     texts = {host: " ".join(words) for host, words in by_host.items()}
     if len(set(texts.values())) == 1:
         return next(iter(texts.values()))
     return ", ".join(f"{host} {words}" for host, words in texts.items()) or "-"
 
 
-def _words(one: Shown) -> Iterator[str]:
-    if not one.wrong:
+def _words(assessment: Assessment) -> Iterator[str]:
+    if not assessment.wrong:
         yield "ok"
-    for concern in one.concerns:
-        yield _WORDS[concern]
+    for problem in assessment.problems:
+        yield _word(problem)
 
 
-def _sums(inspection: Inspection) -> Iterator[str]:
-    for server in dict.fromkeys(one.endpoint.server for one in inspection.shown):
-        of_it = [one for one in inspection.shown if one.endpoint.server == server]
-        right = sum(not one.wrong for one in of_it)
-        names = len({one.name for one in of_it if one.client is Client.NAMED})
+def _word(problem: Problem) -> str:
+    """How a cell names a problem: loud where it is about a certificate, in brackets where it is only a warning."""
+    words = problem.replace("_", " ")
+    if problem is Problem.UNTRUSTED:
+        return f"({words})"
+    return words.upper() if problem in _LOUD else words
+
+
+def _totals(audit: Audit) -> Iterator[str]:
+    for server in dict.fromkeys(assessment.case.endpoint.server for assessment in audit.assessments):
+        answers = [assessment for assessment in audit.assessments if assessment.case.endpoint.server == server]
+        right = sum(not answer.wrong for answer in answers)
+        names = len({answer.case.name for answer in answers if answer.case.client is Client.NAMED})
+        endpoints = len({answer.case.endpoint for answer in answers})
         yield (
-            f"{server}: {right} of {text.counted(len(of_it), 'answer')} as intended, "
-            f"for {text.counted(names, 'name')} at {text.counted(len({one.endpoint for one in of_it}), 'endpoint')}"
+            f"{server}: {right} of {text.counted(len(answers), 'answer')} as intended, "
+            f"for {text.counted(names, 'name')} at {text.counted(endpoints, 'endpoint')}"
         )

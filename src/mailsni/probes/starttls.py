@@ -1,43 +1,24 @@
-"""The plain-text dialogues that lead to TLS: SMTP, IMAP, POP3, ManageSieve."""
+"""STARTTLS in plain text: SMTP, IMAP, POP3, ManageSieve."""
 
 from __future__ import annotations
 
-import enum
 import re
 import socket
 import time
 from collections.abc import Callable
 from typing import Final, NoReturn
 
+from mailsni.probes.endpoint import Protocol
+from mailsni.probes.model import Outcome
+
 LINE_LIMIT: Final = 8 * 1024
 """Bytes of a line; the longest that a mail protocol promises to take is 8,192 (RFC 9051, section 4)."""
-
-
 DIALOGUE_LIMIT: Final = 64 * 1024
-"""Bytes that a server may say before TLS starts."""
+"""Bytes that a server may send before TLS starts."""
 
 
-class Outcome(enum.StrEnum):
-    """How a probe ended."""
-
-    SERVED = "served"
-    """A certificate was shown."""
-    REFUSED = "refused"
-    """Nobody listens: connection refused, host unreachable or unknown."""
-    ABORTED = "aborted"
-    """The server ended the conversation: a TLS alert, a close, a greeting that says no; or no TLS in common."""
-    NO_STARTTLS = "no_starttls"
-    """The server speaks its protocol, and does not start TLS."""
-    TIMEOUT = "timeout"
-    """The deadline passed."""
-    GARBAGE = "garbage"
-    """The server broke the protocol, or speaks another."""
-    UNTRUSTED = "untrusted"
-    """A certificate was shown that the system's trust store does not lead to; only when that is asked for."""
-
-
-class _EndedError(Exception):
-    """The probe cannot go on."""
+class ProbeEndedError(Exception):
+    """The probe ended before a certificate was read."""
 
     def __init__(self, outcome: Outcome, detail: str) -> None:
         super().__init__(detail)
@@ -45,7 +26,9 @@ class _EndedError(Exception):
         self.detail = detail
 
 
-class _Deadline:
+class Deadline:
+    """The end of a probe."""
+
     def __init__(self, seconds: float) -> None:
         self._end = time.monotonic() + seconds
 
@@ -60,7 +43,7 @@ class _Deadline:
 class _Dialogue:
     """Lines to and from a server, before TLS."""
 
-    def __init__(self, connection: socket.socket, deadline: _Deadline) -> None:
+    def __init__(self, connection: socket.socket, deadline: Deadline) -> None:
         self._connection = connection
         self._deadline = deadline
         self._received = bytearray()
@@ -81,7 +64,7 @@ class _Dialogue:
                 break
             self._receive()
         if not 0 <= end <= LINE_LIMIT:
-            _garbage(f"a line of more than {LINE_LIMIT} bytes")
+            _protocol_error(f"a line of more than {LINE_LIMIT} bytes")
         line = self._take(end + 1)
         return line[:-1].removesuffix(b"\r")
 
@@ -97,7 +80,7 @@ class _Dialogue:
         (CVE-2011-0411 and its kin: read as if it had come under TLS).
         """
         if self._received:
-            _garbage("plaintext after STARTTLS")
+            _protocol_error("plaintext after STARTTLS")
 
     def _take(self, count: int) -> bytes:
         taken = bytes(self._received[:count])
@@ -108,23 +91,23 @@ class _Dialogue:
         self._connection.settimeout(self._deadline.left())
         received = self._connection.recv(4096)
         if not received:
-            raise _EndedError(Outcome.ABORTED, "closed before TLS")
+            raise ProbeEndedError(Outcome.HANDSHAKE_FAILED, "closed before TLS")
         self._total += len(received)
         if self._total > DIALOGUE_LIMIT:
-            _garbage(f"more than {DIALOGUE_LIMIT} bytes before TLS")
+            _protocol_error(f"more than {DIALOGUE_LIMIT} bytes before TLS")
         self._received += received
 
 
-def _garbage(detail: str) -> NoReturn:
-    raise _EndedError(Outcome.GARBAGE, detail)
+def _protocol_error(detail: str) -> NoReturn:
+    raise ProbeEndedError(Outcome.PROTOCOL_ERROR, detail)
 
 
-def _aborted(detail: str) -> NoReturn:
-    raise _EndedError(Outcome.ABORTED, detail)
+def _turned_away(detail: str) -> NoReturn:
+    raise ProbeEndedError(Outcome.HANDSHAKE_FAILED, detail)
 
 
 def _no_starttls(detail: str) -> NoReturn:
-    raise _EndedError(Outcome.NO_STARTTLS, detail)
+    raise ProbeEndedError(Outcome.NO_STARTTLS, detail)
 
 
 _SMTP_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
@@ -134,12 +117,12 @@ def _smtp(server: _Dialogue) -> None:
     """RFC 5321 and 3207. The client calls itself by its address, the one name that it has for certain (4.1.3)."""
     code, _ = _smtp_reply(server)
     if code != 220:
-        _aborted(f"greeted with {code}")
+        _turned_away(f"greeted with {code}")
     own = server.own_address
     server.send(b"EHLO " + (f"[IPv6:{own}]" if ":" in own else f"[{own}]").encode("ascii"))
     code, lines = _smtp_reply(server)
     if code == 421:
-        _aborted("EHLO was answered with 421")
+        _turned_away("EHLO was answered with 421")
     if code != 250:
         _no_starttls(f"EHLO was answered with {code}")
     if not any(line.strip().upper() == b"STARTTLS" for line in lines[1:]):
@@ -158,12 +141,12 @@ def _smtp_reply(server: _Dialogue) -> tuple[int, list[bytes]]:
     while True:
         match = _SMTP_LINE.fullmatch(server.line())
         if match is None:
-            _garbage("a line that is no SMTP reply")
+            _protocol_error("a line that is no SMTP reply")
         code, separator, text = match.groups()
         codes.add(code)
         texts.append(text or b"")
         if len(codes) > 1:
-            _garbage("an SMTP reply with two codes")
+            _protocol_error("an SMTP reply with two codes")
         if separator != b"-":
             return int(code), texts
 
@@ -176,14 +159,14 @@ def _imap(server: _Dialogue) -> None:
         case [b"*", b"PREAUTH", *_]:
             _no_starttls("greeted with PREAUTH, which rules out STARTTLS")
         case [b"*", b"BYE", *_]:
-            _aborted("greeted with BYE")
+            _turned_away("greeted with BYE")
         case _:
-            _garbage("a greeting that is not of IMAP")
+            _protocol_error("a greeting that is not of IMAP")
     server.send(b"a1 STARTTLS")
     while True:
         match _words(server.line()):
             case [b"*", b"BYE", *_]:
-                _aborted("STARTTLS was answered with BYE")
+                _turned_away("STARTTLS was answered with BYE")
             case [b"*", *_]:
                 continue
             case [b"A1", b"OK", *_]:
@@ -191,7 +174,7 @@ def _imap(server: _Dialogue) -> None:
             case [b"A1", b"NO" | b"BAD" as word, *_]:
                 _no_starttls(f"STARTTLS was answered with {word.decode('ascii')}")
             case _:
-                _garbage("a line that is no IMAP response")
+                _protocol_error("a line that is no IMAP response")
 
 
 def _pop3(server: _Dialogue) -> None:
@@ -200,9 +183,9 @@ def _pop3(server: _Dialogue) -> None:
         case [b"+OK", *_]:
             pass
         case [b"-ERR", *_]:
-            _aborted("greeted with -ERR")
+            _turned_away("greeted with -ERR")
         case _:
-            _garbage("a greeting that is not of POP3")
+            _protocol_error("a greeting that is not of POP3")
     server.send(b"STLS")
     match _words(server.line()):
         case [b"+OK", *_]:
@@ -210,7 +193,7 @@ def _pop3(server: _Dialogue) -> None:
         case [b"-ERR", *_]:
             _no_starttls("STLS was answered with -ERR")
         case _:
-            _garbage("a line that is no POP3 response")
+            _protocol_error("a line that is no POP3 response")
 
 
 _LITERAL = re.compile(rb"\{([0-9]{1,9})\+?\}\Z")
@@ -228,9 +211,9 @@ def _sieve(server: _Dialogue) -> None:
             case [b"OK", *_]:
                 break
             case [b"NO" | b"BYE" as word, *_]:
-                _aborted(f"greeted with {word.decode('ascii')}")
+                _turned_away(f"greeted with {word.decode('ascii')}")
             case _:
-                _garbage("a greeting that is not of ManageSieve")
+                _protocol_error("a greeting that is not of ManageSieve")
     if not offered:
         _no_starttls("STARTTLS is not offered")
     server.send(b"STARTTLS")
@@ -240,7 +223,7 @@ def _sieve(server: _Dialogue) -> None:
         case [b"NO" | b"BYE" as word, *_]:
             _no_starttls(f"STARTTLS was answered with {word.decode('ascii')}")
         case _:
-            _garbage("a line that is no ManageSieve response")
+            _protocol_error("a line that is no ManageSieve response")
 
 
 def _sieve_line(server: _Dialogue) -> bytes:
@@ -256,10 +239,21 @@ def _words(line: bytes) -> list[bytes]:
     return line.upper().split(maxsplit=2)
 
 
-_DIALOGUES: Final[dict[str, Callable[[_Dialogue], None]]] = {
+_DIALOGUES: Final[dict[Protocol, Callable[[_Dialogue], None]]] = {
     "smtp": _smtp,
     "imap": _imap,
     "pop3": _pop3,
     "sieve": _sieve,
 }
-"""The protocols that start TLS by command; on the others the handshake comes first."""
+
+
+def start_tls(protocol: Protocol, connection: socket.socket, deadline: Deadline) -> None:
+    """Bring a connection to where the TLS handshake begins; at once where the protocol has implicit TLS.
+
+    Raises:
+        ProbeEndedError: the server does not start TLS, or breaks its protocol.
+        TimeoutError: the deadline has passed.
+        OSError: the connection broke.
+    """
+    if protocol in _DIALOGUES:
+        _DIALOGUES[protocol](_Dialogue(connection, deadline))

@@ -1,166 +1,97 @@
-"""The proof on the wire: which certificate a port of a mail server shows to a client that asks for a name.
+"""Runs probes: connects to a port, starts TLS, and reads the certificates that the server sends.
 
-A probe trusts nothing that it is told: one deadline for the whole conversation, bounded lines, nothing of what the
-server says is quoted, no certificate is checked (what it is is the question, whether it is valid is asked elsewhere).
+A probe trusts nothing that it receives: one deadline for the whole conversation, bounded lines, and no word of the
+server in a result. It verifies no certificate unless the probe requires trust.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import ipaddress
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 from mailsni.core.model import Algorithm
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.starttls import _DIALOGUES, Outcome, _Deadline, _Dialogue, _EndedError
+from mailsni.probes.model import Outcome, Probe, ProbeResult
+from mailsni.probes.starttls import Deadline, ProbeEndedError, start_tls
 
 DETAIL_LIMIT: Final = 200
-
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*")
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What to ask.
-
-    Attributes:
-        endpoint: whom.
-        name: the SNI name, A-labels; None sends no SNI, as many SMTP clients do.
-        algorithm: the only kind of certificate to accept; None leaves the choice to the server.
-        trusting: only a chain that the system's trust store leads to is accepted, as by a mail client. (The name is
-            not looked at: whether a certificate is for a name can be seen without asking.)
-
-    Raises:
-        ValueError: the name cannot be sent as SNI: an address, a wildcard, not ASCII (RFC 6066, section 3).
-    """
-
-    endpoint: Endpoint
-    name: str | None = None
-    algorithm: Algorithm | None = None
-    trusting: bool = False
-
-    def __post_init__(self) -> None:
-        if self.name is not None and not _can_be_sent(self.name):
-            raise ValueError(f"{self.name[:80]!a} cannot be sent as SNI")
+"""Characters of a result's detail."""
+CONCURRENCY: Final = 32
+"""Connections at a time: probes wait for the network, and both servers take 100 clients by default."""
 
 
-def _can_be_sent(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return len(name) <= 253 and _NAME.fullmatch(name) is not None
-    return False
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """The answer.
-
-    Attributes:
-        endpoint: who was asked.
-        name: the SNI name that was sent, or None.
-        outcome: how it ended.
-        fingerprint: SHA-256 of the leaf in DER, lower-case hexadecimal, when the outcome is ``served``; else None.
-        detail: for people: the TLS version, or what went wrong. Printable ASCII, at most 200 characters, in the
-            words of this program or of OpenSSL, never the server's.
-        chain: the certificates in DER as the server sent them, the leaf first; none where no handshake ended.
-    """
-
-    endpoint: Endpoint
-    name: str | None
-    outcome: Outcome
-    fingerprint: str | None
-    detail: str
-    chain: tuple[bytes, ...] = field(default=(), repr=False)
-
-
-def probe_all(
-    questions: Sequence[Question],
+def run_probes(
+    probes: Sequence[Probe],
     *,
     timeout: float,
-    concurrency: int = 32,
+    concurrency: int = CONCURRENCY,
     on_done: Callable[[int], None] | None = None,
-) -> list[Served]:
-    """Ask many questions at once.
+) -> list[ProbeResult]:
+    """Run many probes at once.
+
+    Nothing that a server or the network does raises. Each conversation ends with a close right after the handshake,
+    without a word of farewell: Postfix logs it at level info as "lost connection after STARTTLS" ("after CONNECT"
+    where TLS came first), Dovecot as a disconnect without a login attempt (measured, 3.7, 3.10, 2.3, 2.4).
 
     Args:
-        questions: what to ask; a question may be asked more than once.
-        timeout: seconds for each one.
-        concurrency: how many connections are open at a time. Both servers take 100 by default.
-        on_done: called in the caller's thread with the number of answers so far, after each one.
+        probes: the same one may stand there more than once.
+        timeout: seconds for each one, from the connect to the end of the handshake. Only the resolver, when the host
+            of the endpoint is a name, has limits of its own.
+        concurrency: how many connections are open at a time.
+        on_done: called in the caller's thread after each probe, with the number of those done so far.
 
     Returns:
-        the answers, in the order of the questions.
+        the results, in the order of the probes.
 
     Raises:
-        HostError: there are no threads to ask with.
+        HostError: the system starts no more threads.
     """
     with ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix="probe") as pool:
         try:
-            asked = [pool.submit(_ask, question, timeout) for question in questions]
-        except RuntimeError as error:  # no more threads to be had
+            futures = [pool.submit(_run, probe, timeout) for probe in probes]
+        except RuntimeError as error:
             pool.shutdown(wait=False, cancel_futures=True)
-            raise HostError(f"the servers cannot be asked: {error}") from error
+            raise HostError(f"the servers cannot be probed: {error}") from error
         try:
-            for done, _ in enumerate(as_completed(asked), start=1):
+            for done, _ in enumerate(as_completed(futures), start=1):
                 if on_done is not None:
                     on_done(done)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-        return [answer.result() for answer in asked]
+        return [future.result() for future in futures]
 
 
-def probe(endpoint: Endpoint, name: str | None, *, timeout: float, algorithm: Algorithm | None = None) -> Served:
-    """Ask one endpoint which certificate it shows.
-
-    Nothing that the server or the network does raises. The conversation ends with a close right after the handshake,
-    without a word of farewell: Postfix notes it at level info as "lost connection after STARTTLS" ("after CONNECT"
-    where TLS came first), Dovecot as a disconnect without a login attempt (measured, 3.7, 3.10, 2.3, 2.4).
-
-    Args:
-        endpoint: whom to ask.
-        name: the SNI name, A-labels; None sends no SNI.
-        timeout: seconds for everything from the connect to the end of the handshake. Only the resolver, when the host
-            of the endpoint is a name, has limits of its own.
-        algorithm: accept only this kind of certificate; a server that has only the other aborts the handshake. It is
-            asked for through the cipher suites of TLS 1.2 (those of 1.3 do not name a kind).
-
-    Raises:
-        ValueError: the name cannot be sent as SNI (see :class:`Question`).
-    """
-    return _ask(Question(endpoint, name, algorithm), timeout)
-
-
-def _ask(question: Question, timeout: float) -> Served:
-    endpoint = question.endpoint
+def _run(probe: Probe, timeout: float) -> ProbeResult:
     stage = "connecting"
     try:
-        deadline = _Deadline(timeout)
-        with _connection(endpoint, deadline) as connection:
-            if endpoint.protocol in _DIALOGUES:
-                stage = "asking for STARTTLS"
-                _DIALOGUES[endpoint.protocol](_Dialogue(connection, deadline))
+        deadline = Deadline(timeout)
+        with _connect(probe.endpoint, deadline) as connection:
+            stage = "asking for STARTTLS"
+            start_tls(probe.endpoint.protocol, connection, deadline)
             stage = "in the handshake"
-            chain, detail = _handshake(connection, question, deadline)
-    except _EndedError as ended:
-        return Served(endpoint, question.name, ended.outcome, None, _safe(ended.detail))
+            chain, tls_version = _handshake(connection, probe, deadline)
+    except ProbeEndedError as ended:
+        return _failure(probe, ended.outcome, ended.detail)
     except TimeoutError:
-        return Served(endpoint, question.name, Outcome.TIMEOUT, None, f"no end within {timeout:g} s, {stage}")
+        return _failure(probe, Outcome.TIMEOUT, f"no end within {timeout:g} s, {stage}")
     except OSError as error:
         # The connection, once made, broke: reset, broken pipe. (ssl.SSLError is an OSError too, told apart earlier.)
-        return Served(endpoint, question.name, Outcome.ABORTED, None, _safe(f"{_why(error)}, {stage}"))
+        return _failure(probe, Outcome.HANDSHAKE_FAILED, f"{_why(error)}, {stage}")
     fingerprint = hashlib.sha256(chain[0]).hexdigest()
-    return Served(endpoint, question.name, Outcome.SERVED, fingerprint, _safe(detail), tuple(map(_one_copy, chain)))
+    shared_chain = tuple(map(_one_copy, chain))
+    return ProbeResult(probe.endpoint, probe.name, Outcome.SERVED, fingerprint, _printable(tls_version), shared_chain)
+
+
+def _failure(probe: Probe, outcome: Outcome, detail: str) -> ProbeResult:
+    return ProbeResult(probe.endpoint, probe.name, outcome, None, _printable(detail))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -169,7 +100,7 @@ def _one_copy(der: bytes) -> bytes:
     return der
 
 
-def _safe(detail: str) -> str:
+def _printable(detail: str) -> str:
     return re.sub(r"[^\x20-\x7e]", "?", detail)[:DETAIL_LIMIT]
 
 
@@ -177,19 +108,12 @@ def _why(error: OSError) -> str:
     return (error.strerror or type(error).__name__).lower()
 
 
-@contextmanager
-def _connection(endpoint: Endpoint, deadline: _Deadline) -> Iterator[socket.socket]:
-    connection = _connect(endpoint, deadline)
-    with connection:
-        yield connection
-
-
-def _connect(endpoint: Endpoint, deadline: _Deadline) -> socket.socket:
+def _connect(endpoint: Endpoint, deadline: Deadline) -> socket.socket:
     """Connect to the first address of the host that answers."""
     try:
         addresses = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise _EndedError(Outcome.REFUSED, "the host name does not resolve") from error
+        raise ProbeEndedError(Outcome.REFUSED, "the host name does not resolve") from error
     why = "no address"
     for family, kind, number, _, address in addresses:
         connection = None
@@ -200,31 +124,28 @@ def _connect(endpoint: Endpoint, deadline: _Deadline) -> socket.socket:
         except OSError as error:
             if connection is not None:
                 connection.close()
-            # The same class, for our own deadline and for ETIMEDOUT, by which the kernel says: nobody there.
+            # TimeoutError stands for our own deadline, and for ETIMEDOUT, with which the kernel says: nobody there.
             if isinstance(error, TimeoutError) and error.errno is None:
                 raise
             why = _why(error)
         else:
             return connection
-    raise _EndedError(Outcome.REFUSED, why)
-
-
-# TLS
+    raise ProbeEndedError(Outcome.REFUSED, why)
 
 
 @functools.cache
-def _context(algorithm: Algorithm | None, *, trusting: bool) -> ssl.SSLContext:
+def _context(algorithm: Algorithm | None, *, require_trust: bool) -> ssl.SSLContext:
     """Settings of a client from TLS 1.2 up, which takes any certificate, or any of one kind, or only trusted ones.
 
-    Level 0 lets OpenSSL read what it otherwise refuses to look at, such as a key of 1,024 bits; a client that trusts
-    is as strict as this system's OpenSSL is by default. No session is ever resumed: a resumed one shows no certificate.
+    Level 0 lets OpenSSL read what it otherwise refuses, such as a key of 1,024 bits; a client that requires trust is as
+    strict as this system's OpenSSL is by default. No session is ever resumed: a resumed one carries no certificate.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_mode = ssl.CERT_REQUIRED if trusting else ssl.CERT_NONE
-    level = "" if trusting else ":@SECLEVEL=0"
-    if trusting:
+    context.verify_mode = ssl.CERT_REQUIRED if require_trust else ssl.CERT_NONE
+    level = "" if require_trust else ":@SECLEVEL=0"
+    if require_trust:
         context.load_default_certs()
     if algorithm is None:
         context.set_ciphers(f"DEFAULT{level}")
@@ -239,42 +160,39 @@ _DER: Final = 2
 _NOT_TLS: Final = frozenset(
     {"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNEXPECTED_MESSAGE"}
 )
-"""What OpenSSL 1.1 and 3 say to bytes that are no TLS."""
+"""The reasons that OpenSSL 1.1 and 3 give for bytes that are no TLS."""
 
 
-def _handshake(connection: socket.socket, question: Question, deadline: _Deadline) -> tuple[Sequence[bytes], str]:
-    """The certificates that the server shows, in DER, the leaf first, and the version of TLS."""
+def _handshake(connection: socket.socket, probe: Probe, deadline: Deadline) -> tuple[Sequence[bytes], str]:
+    """The certificates that the server sends, in DER, the leaf first, and the version of TLS."""
     connection.settimeout(deadline.left())
-    context = _context(question.algorithm, trusting=question.trusting)
+    context = _context(probe.algorithm, require_trust=probe.require_trust)
     try:
-        tls = context.wrap_socket(connection, server_hostname=question.name, do_handshake_on_connect=False)
-    except OSError as error:  # it looks at the socket first; the server may have closed it
-        raise _EndedError(Outcome.ABORTED, f"{_why(error)}, before the handshake") from error
+        tls = context.wrap_socket(connection, server_hostname=probe.name, do_handshake_on_connect=False)
+    except OSError as error:  # wrap_socket inspects the socket first; the server may have closed it
+        raise ProbeEndedError(Outcome.HANDSHAKE_FAILED, f"{_why(error)}, before the handshake") from error
     with tls:
         try:
             tls.settimeout(deadline.left())
             tls.do_handshake()  # the timeout is one for the whole handshake, not for each read (Modules/_ssl.c)
         except ssl.SSLEOFError as error:
-            raise _EndedError(Outcome.ABORTED, "closed in the handshake") from error
+            raise ProbeEndedError(Outcome.HANDSHAKE_FAILED, "closed in the handshake") from error
         except ssl.SSLCertVerificationError as error:
-            raise _EndedError(Outcome.UNTRUSTED, error.verify_message) from error
+            raise ProbeEndedError(Outcome.UNTRUSTED, error.verify_message) from error
         except ssl.SSLError as error:
             reason = error.reason or "unknown"
-            outcome = Outcome.GARBAGE if reason in _NOT_TLS else Outcome.ABORTED
-            raise _EndedError(outcome, f"TLS: {reason.lower().replace('_', ' ')}") from error
+            outcome = Outcome.PROTOCOL_ERROR if reason in _NOT_TLS else Outcome.HANDSHAKE_FAILED
+            raise ProbeEndedError(outcome, f"TLS: {reason.lower().replace('_', ' ')}") from error
         chain = _chain(tls)
         if not chain:
-            raise _EndedError(Outcome.ABORTED, "the server showed no certificate")
+            raise ProbeEndedError(Outcome.HANDSHAKE_FAILED, "the server sent no certificate")
         return chain, tls.version() or "TLS"
 
 
 def _chain(tls: ssl.SSLSocket) -> Sequence[bytes]:
-    """The certificates in DER, as they were sent (Python has a public way to them from 3.13 on)."""
+    """The certificates in DER, as they were sent. Python's public way to them is new in 3.13."""
     public = getattr(tls, "get_unverified_chain", None)
     if public is not None:
         return cast("Sequence[bytes]", public())
     inner: Any = getattr(tls, "_sslobj", None)
-    return [one.public_bytes(_DER) for one in inner.get_unverified_chain() or ()]
-
-
-# The dialogues that lead to TLS
+    return [certificate.public_bytes(_DER) for certificate in inner.get_unverified_chain() or ()]

@@ -177,7 +177,7 @@ def _ended(started_at: datetime, code: int, line: str, trigger: Trigger, error: 
 def _failure(done: ApplyResult) -> str:
     """What tells the problems of a run from those of another."""
     skipped = (f"{one.source} {one.reason}" for one in done.snapshot.selection.problems)
-    wrong = (f"{one.expectation.name} {one.served.endpoint} {one.verdict}" for one in done.wrong)
+    wrong = (f"{one.expectation.name} {one.result.endpoint} {one.problem}" for one in done.wrong)
     return "\n".join(sorted((*skipped, *wrong)))
 
 

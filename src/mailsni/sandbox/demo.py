@@ -23,8 +23,8 @@ from mailsni.host.commands import find_tool
 from mailsni.host.commands import run as run_tool
 from mailsni.output import console
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.starttls import Outcome
-from mailsni.probes.tls_client import Question, probe_all
+from mailsni.probes.model import Outcome, Probe
+from mailsni.probes.tls_client import run_probes
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, PrivatePostfix, PrivateServer, workspace
@@ -236,11 +236,11 @@ def _ask_servers(sandbox: _Sandbox) -> bool:
     console.print_line()
     endpoints = list(_endpoints(sandbox))
     expected = {**dict(sorted(sandbox.expected.items())), "": sandbox.default.fingerprint}
-    questions = [Question(endpoint, name or None) for name in expected for endpoint in endpoints]
-    answers = iter(probe_all(questions, timeout=_TIMEOUT))
+    probes = [Probe(endpoint, name or None) for name in expected for endpoint in endpoints]
+    results = iter(run_probes(probes, timeout=_TIMEOUT))
     rows, right = [], True
     for name, fingerprint in expected.items():
-        served = [next(answers) for _ in endpoints]
+        served = [next(results) for _ in endpoints]
         good = all(one.outcome is Outcome.SERVED and one.fingerprint == fingerprint for one in served)
         right = right and good
         shown = [sandbox.lineages.get(one.fingerprint or "", one.detail) for one in served]

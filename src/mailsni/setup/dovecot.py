@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.config.settings import Settings
-from mailsni.deploy.confirm import Expectation
 from mailsni.errors import HostError, PermissionMissingError, RefusedError
 from mailsni.host import files
+from mailsni.probes.expectation import Expectation
 from mailsni.setup.model import Part, SetupOptions, is_published
 from mailsni.setup.record import Record
 from mailsni.setup.steps import ChangeFile, ChangeServer, Step

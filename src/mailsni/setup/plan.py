@@ -17,11 +17,11 @@ from mailsni.core import file_identity
 from mailsni.core.names import NamePatterns, is_wildcard, listed
 from mailsni.core.x509 import Rejected, prove
 from mailsni.deploy import transaction
-from mailsni.deploy.confirm import Expectation, expectations
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.errors import HostError
 from mailsni.host import files, permissions
 from mailsni.host.commands import find_tool
+from mailsni.probes.expectation import Expectation, expectations
 from mailsni.setup import autostart, dovecot, postfix
 from mailsni.setup.model import Part, SetupOptions, SetupPlan, read_if_managed, require_managed
 from mailsni.setup.plan_removal import files_removal, plan_unpublishing

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from mailsni.config.settings import DEFAULT_PATH, Settings
-from mailsni.deploy.confirm import Expectation
 from mailsni.deploy.state_directory import State
 from mailsni.host import files
+from mailsni.probes.expectation import Expectation
 from mailsni.setup import autostart, dovecot, postfix, record
 from mailsni.setup.model import Part, SetupPlan, is_published, read_if_managed
 from mailsni.setup.steps import ChangeFile, Commands, Delete, Step
@@ -29,7 +29,7 @@ def plan_removal(settings: Settings) -> SetupPlan:
     settings = _nothing_switched_off(settings)
     known = record.load(settings.state.directory)
     names = State(settings.state.directory).load().deployment.names
-    expected = tuple(Expectation(name, None, None) for name in names)
+    expected = tuple(Expectation(name) for name in names)
     steps: list[Step] = []
     if _postfix_is_here(settings):
         steps += postfix.plan_removal(settings, known, expected)

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mailsni.config.settings import PostfixSettings, Settings
-from mailsni.deploy.confirm import Expectation
 from mailsni.deploy.state_directory import State
 from mailsni.errors import HostError, RefusedError
+from mailsni.probes.expectation import Expectation
 from mailsni.setup.model import Part, SetupOptions
 from mailsni.setup.record import Record
 from mailsni.setup.steps import ChangeFile, ChangeServer, Step

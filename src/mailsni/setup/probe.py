@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from mailsni.config.settings import Settings
 from mailsni.deploy import confirm
-from mailsni.deploy.confirm import Answer, Expectation, Survey
+from mailsni.deploy.confirm import Answer, Confirmation
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Endpoint
+from mailsni.probes.expectation import Expectation
 from mailsni.targets.base import Target
 
 _UNKNOWN_NAME = "mailsni-probe.invalid"
@@ -25,13 +26,13 @@ def listening(settings: Settings, target: Target) -> tuple[Endpoint, ...]:
         said = target.endpoints() if given == "auto" else tuple(one for one in given if one.server == target.name)
     except HostError:
         return ()
-    good, _ = confirm.answering(said, _UNKNOWN_NAME, timeout=settings.verify.timeout) if said else ([], [])
+    good, _ = confirm.responsive_endpoints(said, _UNKNOWN_NAME, timeout=settings.verify.timeout) if said else ([], [])
     return tuple(good)
 
 
 def ask(
     settings: Settings, target: Target, where: Sequence[Endpoint], expected: Iterable[Expectation], *, patient: bool
-) -> Survey:
+) -> Confirmation:
     """Ask a server for names, and for one that nobody has.
 
     Args:
@@ -42,13 +43,13 @@ def ask(
         patient: ask again for a while when an answer is not what is expected. Postfix's programs alone wait two
             seconds at their start when main.cf was changed within the last one (measured).
     """
-    wanted = [*expected, Expectation(_UNKNOWN_NAME, None, None)]
+    wanted = [*expected, Expectation(_UNKNOWN_NAME)]
     patience = settings.verify.timeout + confirm.PATIENCE_PER_NAME * len(wanted) if patient else 0.0
-    return confirm.ask(target.name, where, wanted, timeout=settings.verify.timeout, patience=patience)
+    return confirm.probe_server(target.name, where, wanted, timeout=settings.verify.timeout, patience=patience)
 
 
 def story(answers: Sequence[Answer]) -> str:
     """Some answers in words."""
     first = answers[0]
     more = f" and {len(answers) - 1} more" if len(answers) > 1 else ""
-    return f"{first.expectation.name} at {first.question.endpoint}{more}: {first.served.detail}"
+    return f"{first.expectation.name} at {first.result.endpoint}{more}: {first.result.detail}"

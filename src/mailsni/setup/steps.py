@@ -16,13 +16,14 @@ from typing import Protocol
 
 from mailsni.config.settings import Settings
 from mailsni.deploy import transaction
-from mailsni.deploy.confirm import Expectation, Verdict, newly_cut_off
+from mailsni.deploy.confirm import newly_cut_off
 from mailsni.deploy.snapshot import take_snapshot
 from mailsni.deploy.state_directory import State
 from mailsni.deploy.transaction import Options
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
 from mailsni.host import files
 from mailsni.host.commands import require_tool, run
+from mailsni.probes.expectation import Expectation
 from mailsni.setup import probe
 from mailsni.setup.record import Edit, Record, digest
 from mailsni.targets.base import Target
@@ -273,7 +274,7 @@ class ChangeServer:
                     hint="look at the server now",
                 ) from error
             raise
-        if odd := after.of(Verdict.WRONG):
+        if odd := after.wrong_certificates:
             return (f"{self.target.name}: {probe.story(odd)}: is shown another certificate than mailsni's",)
         return ()
 

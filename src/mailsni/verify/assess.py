@@ -1,127 +1,107 @@
-"""Compares an answer with what was expected."""
+"""Compares the result of a probe with what was expected. No I/O."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from mailsni.core import x509
 from mailsni.core.names import listed, stand_for
-from mailsni.deploy.confirm import asked_for
-from mailsni.probes.starttls import Outcome
-from mailsni.probes.tls_client import Served
-from mailsni.verify.model import _NAMES_SHOWN, Client, Concern, Shown, _Case
+from mailsni.core.x509 import Leaf
+from mailsni.probes.expectation import Problem, problem_of, sni_name
+from mailsni.probes.model import Outcome, ProbeResult
+from mailsni.verify.model import Assessment, Client, ProbeCase
 
-_CONCERNS: Mapping[Outcome, Concern] = {
-    Outcome.REFUSED: Concern.NOT_LISTENING,
-    Outcome.TIMEOUT: Concern.NO_ANSWER,
-    Outcome.NO_STARTTLS: Concern.NO_STARTTLS,
-    Outcome.GARBAGE: Concern.NOT_UNDERSTOOD,
-    Outcome.ABORTED: Concern.CUT_OFF,
-}
+_NAMES_SHOWN = 3
 
 
-@dataclass(frozen=True, slots=True)
-class _Judge:
-    """Says what is wrong with answers."""
+def assess(
+    case: ProbeCase, result: ProbeResult, trust_error: str | None, *, now: datetime, labels: Mapping[str, str]
+) -> Assessment:
+    """What is wrong with one result.
 
-    now: datetime
-    known: Mapping[str, str]
-    """What to call a certificate, by fingerprint."""
-
-    def of(self, case: _Case, served: Served, untrusted: str | None) -> Shown:
-        """What is wrong with one answer.
-
-        Args:
-            case: what was asked.
-            served: the answer.
-            untrusted: why a mail client would not trust the chain; None when it would.
-        """
-        leaf = x509.look_at(served.chain[0]) if served.chain else None
-        found = list(self._of_the_answer(case, served, leaf, untrusted))
-        return Shown(
-            case.client,
-            case.name,
-            case.endpoint,
-            case.algorithm,
-            None if case.intention is None else case.intention.fingerprint,
-            served,
-            tuple(dict.fromkeys(concern for concern, _ in found)),
-            None if leaf is None else leaf.not_after,
-            "; ".join(text for _, text in found),
-            () if leaf is None else leaf.names,
-        )
-
-    def _of_the_answer(
-        self, case: _Case, served: Served, leaf: x509.Leaf | None, untrusted: str | None
-    ) -> Iterator[tuple[Concern, str]]:
-        if served.outcome is not Outcome.SERVED:
-            yield _CONCERNS.get(served.outcome, Concern.CUT_OFF), served.detail
-            return
-        if case.intention is not None and served.fingerprint != case.intention.fingerprint:
-            yield Concern.OTHER_CERTIFICATE, f"shows {self._called(served, leaf)}"
-        if leaf is None:
-            yield Concern.OTHER_CERTIFICATE, "shows a certificate that cannot be decoded"
-            return
-        if self.now < leaf.not_before:
-            yield Concern.NOT_YET_VALID, f"not valid before {leaf.not_before:%Y-%m-%d %H:%M} UTC"
-        if self.now >= leaf.not_after:
-            yield Concern.EXPIRED, f"expired on {leaf.not_after:%Y-%m-%d %H:%M} UTC"
-        if case.client is Client.NAMED and case.name is not None and not _is_for(case.name, leaf):
-            yield Concern.OTHER_NAME, f"is for {called(leaf.names)}"
-        yield from self._of_the_chain(case, served, leaf, untrusted)
-
-    def _of_the_chain(
-        self, case: _Case, served: Served, leaf: x509.Leaf, untrusted: str | None
-    ) -> Iterator[tuple[Concern, str]]:
-        digests = tuple(hashlib.sha256(der).hexdigest() for der in served.chain)
-        meant = case.intention.chain if case.intention is not None else ()
-        flaw = x509.flaw_in_order(served.chain)
-        if flaw is not None:
-            yield Concern.OTHER_CHAIN, f"the chain is out of order: {flaw}"
-        elif meant and digests[0] == meant[0] and digests != meant:
-            sent = f"{len(digests)} certificate{'' if len(digests) == 1 else 's'} sent, {len(meant)} meant"
-            yield Concern.OTHER_CHAIN, f"the chain is another one ({sent})"
-        elif untrusted and len(digests) == 1 and leaf.has_issuer_address and not leaf.self_signed:
-            yield Concern.OTHER_CHAIN, "the leaf is sent without its intermediates"
-        if untrusted is not None and leaf.not_before <= self.now < leaf.not_after:  # else the dates are all it says
-            yield Concern.UNTRUSTED, f"not trusted by this system: {untrusted}"
-
-    def _called(self, served: Served, leaf: x509.Leaf | None) -> str:
-        known = self.known.get(served.fingerprint or "")
-        if known is not None:
-            return known
-        if leaf is None:
-            return f"another one ({served.fingerprint})"
-        return f"another one, for {called(leaf.names)}, by {leaf.issuer}, until {leaf.not_after:%Y-%m-%d}"
+    Args:
+        case: the client, the endpoint and the expectation.
+        result: what came of the probe.
+        trust_error: why the system's trust store does not lead to the chain; None when it does.
+        now: the moment at which the certificate must be valid, with a time zone.
+        labels: what to call a certificate, by fingerprint.
+    """
+    leaf = x509.look_at(result.chain[0]) if result.chain else None
+    problem = problem_of(result, case.fingerprint)
+    found: list[tuple[Problem, str]] = []
+    if problem is Problem.WRONG_CERTIFICATE:
+        found.append((problem, f"serves {labels.get(result.fingerprint or '') or _unknown_certificate(result, leaf)}"))
+    elif problem is not None:
+        found.append((problem, result.detail))
+    if leaf is not None:
+        found += _leaf_problems(case, leaf, now)
+        found += _chain_problems(case, result.chain, leaf, trust_error)
+        if trust_error is not None and leaf.not_before <= now < leaf.not_after:  # else it only repeats the dates
+            found.append((Problem.UNTRUSTED, f"this system does not trust it: {trust_error}"))
+    elif result.outcome is Outcome.SERVED:
+        found.append((Problem.WRONG_CERTIFICATE, "serves a certificate that cannot be decoded"))
+    problems = tuple(dict.fromkeys(problem for problem, _ in found))
+    return Assessment(case, result, problems, "; ".join(text for _, text in found), leaf)
 
 
-def _is_for(name: str, leaf: x509.Leaf) -> bool:
-    return stand_for(leaf.names, asked_for(name))
+def _leaf_problems(case: ProbeCase, leaf: Leaf, now: datetime) -> Iterator[tuple[Problem, str]]:
+    if now < leaf.not_before:
+        yield Problem.NOT_YET_VALID, f"not valid before {leaf.not_before:%Y-%m-%d %H:%M} UTC"
+    if now >= leaf.not_after:
+        yield Problem.EXPIRED, f"expired on {leaf.not_after:%Y-%m-%d %H:%M} UTC"
+    if case.client is Client.NAMED and case.name is not None and not stand_for(leaf.names, sni_name(case.name)):
+        yield Problem.NAME_MISMATCH, f"the certificate is for {describe_names(leaf.names)}"
 
 
-def called(names: Sequence[str]) -> str:
+def _chain_problems(
+    case: ProbeCase, chain: Sequence[bytes], leaf: Leaf, trust_error: str | None
+) -> Iterator[tuple[Problem, str]]:
+    digests = tuple(hashlib.sha256(der).hexdigest() for der in chain)
+    expected = case.expectation.chain if case.expectation is not None else ()
+    order_problem = x509.flaw_in_order(chain)
+    if order_problem is not None:
+        yield Problem.WRONG_CHAIN, f"the chain is out of order: {order_problem}"
+    elif expected and digests[0] == expected[0] and digests != expected:
+        sent = f"{len(digests)} certificate{'' if len(digests) == 1 else 's'} sent, {len(expected)} expected"
+        yield Problem.WRONG_CHAIN, f"the chain is not the expected one ({sent})"
+    elif trust_error and len(digests) == 1 and leaf.has_issuer_address and not leaf.self_signed:
+        yield Problem.WRONG_CHAIN, "the server sends the leaf without its intermediates"
+
+
+def _unknown_certificate(result: ProbeResult, leaf: Leaf | None) -> str:
+    if leaf is None:
+        return f"an unknown certificate ({result.fingerprint})"
+    until = f"until {leaf.not_after:%Y-%m-%d}"
+    return f"an unknown certificate for {describe_names(leaf.names)}, issued by {leaf.issuer}, {until}"
+
+
+def describe_names(names: Sequence[str]) -> str:
     """The names of a certificate, for people."""
     return listed(names, _NAMES_SHOWN) or "no name"
 
 
-def _with_disagreements(shown: Sequence[Shown]) -> Iterator[Shown]:
-    """Where nothing is known of what is meant, all endpoints must show the same."""
-    free: dict[str, set[str]] = defaultdict(set)
-    for one in shown:
-        if _is_free(one):
-            free[one.name or ""].add(one.served.fingerprint or "")
-    for one in shown:
-        if _is_free(one) and len(free[one.name or ""]) > 1:
-            concerns = (*one.concerns, Concern.SERVERS_DISAGREE)
-            text = f"not every endpoint shows the same: {(one.served.fingerprint or '')[:16]}… here"
-            yield replace(one, concerns=concerns, detail="; ".join(filter(None, (one.detail, text))))
+def with_disagreements(assessments: Sequence[Assessment]) -> Iterator[Assessment]:
+    """The same, with a problem where nobody knows which leaf to expect, and the endpoints send different ones."""
+    served: dict[str | None, set[str | None]] = defaultdict(set)
+    for assessment in assessments:
+        if _has_no_expectation(assessment):
+            served[assessment.case.name].add(assessment.result.fingerprint)
+    for assessment in assessments:
+        if _has_no_expectation(assessment) and len(served[assessment.case.name]) > 1:
+            problems = (*assessment.problems, Problem.SERVERS_DISAGREE)
+            here = (assessment.result.fingerprint or "")[:16]
+            text = f"the endpoints serve different certificates: {here}... here"
+            detail = "; ".join(filter(None, (assessment.detail, text)))
+            yield replace(assessment, problems=problems, detail=detail)
         else:
-            yield one
+            yield assessment
 
 
-def _is_free(one: Shown) -> bool:
-    return one.client is Client.NAMED and one.intended is None and one.served.outcome is Outcome.SERVED
+def _has_no_expectation(assessment: Assessment) -> bool:
+    case = assessment.case
+    served = assessment.result.outcome is Outcome.SERVED
+    return served and case.client is Client.NAMED and case.fingerprint is None

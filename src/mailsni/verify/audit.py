@@ -1,193 +1,182 @@
-"""What the running servers show, name by name and port by port, held against what they should show.
+"""Audits the running servers: probes every name at every port, as every kind of client, and assesses the results.
 
-Where :mod:`mailsni.deploy.confirm` asks for the names that were just published, this asks for every name, on every
-port, as
-every kind of client, and looks at all that was sent: the leaf, the chain behind it, the dates, the names, and whether
-the system's trust store leads to it. Nothing is changed, whatever is found.
+Where :mod:`mailsni.deploy.confirm` probes the names that were just published, an audit covers everything that a server
+sends: the leaf, the chain behind it, the dates, the names, and whether the system trusts it. It changes nothing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from mailsni.config.settings import VerifySettings
-from mailsni.core.model import Algorithm, Progress
+from mailsni.core.model import Progress
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Endpoint, resolved
-from mailsni.probes.starttls import Outcome
-from mailsni.probes.tls_client import Question, Served, probe_all
-from mailsni.verify.assess import _Judge, _with_disagreements
-from mailsni.verify.expectations import EVERYTHING, Wish, _known, intentions, listeners
-from mailsni.verify.model import CONCURRENCY, UNKNOWN_NAME, Client, Inspection, Intention, Limits, _Case
+from mailsni.probes.expectation import Expectation
+from mailsni.probes.model import Outcome, Probe, ProbeResult
+from mailsni.probes.tls_client import CONCURRENCY, run_probes
+from mailsni.verify.assess import assess, with_disagreements
+from mailsni.verify.model import UNKNOWN_NAME, Audit, Client, Limits, ProbeCase
+from mailsni.verify.request import (
+    EVERYTHING,
+    VerifyRequest,
+    certificate_labels,
+    endpoints_to_probe,
+    expected_certificates,
+)
 
 _BATCH = 512
-"""Questions after which is looked whether an endpoint still answers."""
-_TRIES = 3
-"""Clients that are asked for a verdict on a chain, until one has seen it."""
-_PATIENCE = 16
-"""Questions that an endpoint may leave unanswered, each to its time limit, until it is not asked any more."""
+"""Probes between two decisions whether an endpoint still responds."""
+_TRUST_ATTEMPTS = 3
+"""Clients that ask for the verdict on a chain, until one of them gets that chain."""
+_TIMEOUTS_ALLOWED = 16
+"""Probes of an endpoint that may time out until the rest of them is left out."""
 
 
-def inspect(
+def audit(
     snapshot: Snapshot | None,
-    wish: Wish = EVERYTHING,
+    request: VerifyRequest = EVERYTHING,
     *,
     timeout: float | None = None,
     concurrency: int = CONCURRENCY,
     progress: Progress | None = None,
-) -> Inspection:
-    """Ask the servers of this host, or others, for what is to be served here.
+) -> Audit:
+    """Probe the servers of this host, or others, for what this host should serve.
 
     Args:
-        snapshot: of this host; None where it is not known what is to be served: then the wish has all.
-        wish: what to ask for and whom.
-        timeout: seconds for each question; the configuration's, else 10, when None.
-        concurrency: questions at a time.
-        progress: told about the answers.
+        snapshot: of this host; None where nobody knows what to expect: then the request has names and endpoints.
+        request: the names and endpoints.
+        timeout: seconds for each probe; None: as in the configuration, else 10.
+        concurrency: connections at a time.
+        progress: called after each probe.
 
     Raises:
-        HostError: nobody is known who could be asked.
+        HostError: there is no endpoint to probe.
     """
     if snapshot is None:
         limits = Limits(timeout or VerifySettings().timeout, concurrency)
-        return ask(dict.fromkeys(wish.names, ()), wish.endpoints, limits, progress=progress)
+        return probe_and_assess(list(map(Expectation, request.names)), request.endpoints, limits, progress=progress)
     settings = snapshot.settings
-    found, notes = (wish.endpoints, ()) if wish.endpoints else listeners(settings, snapshot.targets)
-    if not found:
+    endpoints, notes = (request.endpoints, ()) if request.endpoints else endpoints_to_probe(settings, snapshot.targets)
+    if not endpoints:
         raise HostError(
-            "; ".join(notes) or "no service with TLS was found in the servers' configurations",
-            hint="[verify] endpoints in the configuration, or --endpoint, says where to ask",
+            "; ".join(notes) or "the servers' configurations have no service with TLS",
+            hint="name the ports with [verify] endpoints in the configuration, or with --endpoint",
         )
     limits = Limits(timeout or settings.verify.timeout, concurrency)
-    wanted = intentions(snapshot, wish.names)
-    inspection = ask(wanted, found, limits, now=snapshot.now, known=_known(snapshot), progress=progress)
-    return replace(inspection, notes=(*notes, *inspection.notes))
+    expected, labels = expected_certificates(snapshot, request.names), certificate_labels(snapshot)
+    result = probe_and_assess(expected, endpoints, limits, now=snapshot.now, labels=labels, progress=progress)
+    return replace(result, notes=notes)
 
 
-def ask(
-    wanted: Mapping[str, Sequence[Intention]],
+def probe_and_assess(
+    expected: Sequence[Expectation],
     endpoints: Sequence[Endpoint],
     limits: Limits,
     *,
     now: datetime | None = None,
-    known: Mapping[str, str] | None = None,
+    labels: Mapping[str, str] | None = None,
     progress: Progress | None = None,
-) -> Inspection:
-    """Ask endpoints for names, and judge the answers.
+) -> Audit:
+    """Probe endpoints for names, and assess the results.
 
     Args:
-        wanted: each name with what it is to be served; nothing: any valid certificate for it will do, if only all
-            endpoints show the same.
-        endpoints: whom. One whose host is a name is asked at each address of it.
+        expected: what a client should get for each name. Where that is any certificate, it must be valid, cover the
+            name, and be the same at all endpoints.
+        endpoints: each one whose host is a name stands for all addresses of that name.
         limits: of time and number.
-        now: the moment at which certificates must be valid, with a time zone; the present one when None.
-        known: what to call a certificate, by fingerprint.
-        progress: told about the answers.
+        now: the moment at which certificates must be valid, with a time zone; None: the present.
+        labels: what to call a certificate, by fingerprint.
+        progress: called after each probe.
     """
-    asked = list(dict.fromkeys(address for endpoint in endpoints for address in resolved(endpoint)))
-    judge = _Judge(now or datetime.now(UTC), known or {})
-    first = {
-        one.endpoint: one
-        for one in probe_all(
-            [Question(endpoint) for endpoint in asked], timeout=limits.timeout, concurrency=limits.concurrency
-        )
-    }
-    # One that does not get as far as TLS would cost a time limit for each name, and tells nothing of certificates.
-    given_up = {one.endpoint: one for one in first.values() if one.outcome not in (Outcome.SERVED, Outcome.ABORTED)}
-    cases = [_Case(Client.NAMED, name, endpoint, *meant) for name, endpoint, meant in _cases(wanted, asked)]
-    cases += [
-        _Case(client, name, endpoint)
-        for client, name in ((Client.WITHOUT_SNI, None), (Client.UNKNOWN_NAME, UNKNOWN_NAME))
-        for endpoint in asked
+    addresses = list(dict.fromkeys(address for endpoint in endpoints for address in resolved(endpoint)))
+    cases = [
+        *(  # the names first, so that concurrent probes spread over all endpoints
+            ProbeCase(Client.NAMED, address, expectation)
+            for expectation in sorted(expected, key=lambda expectation: expectation.name)
+            for address in addresses
+        ),
+        *(ProbeCase(Client.WITHOUT_SNI, address) for address in addresses),
+        *(ProbeCase(Client.UNKNOWN_NAME, address, Expectation(UNKNOWN_NAME)) for address in addresses),
     ]
-    answers = _answers(cases, given_up, limits, progress)
-    trust = _trust(cases, answers, limits, progress)
-    shown = [judge.of(case, answer, trust.get(answer.chain)) for case, answer in zip(cases, answers, strict=True)]
-    return Inspection(tuple(_with_disagreements(shown)))
+    results = _run_cases(cases, _unresponsive(addresses, limits), limits, progress)
+    trust_errors = _trust_errors(cases, results, limits, progress)
+    moment, known = now or datetime.now(UTC), labels or {}
+    assessments = [
+        assess(case, result, trust_errors.get(result.chain), now=moment, labels=known)
+        for case, result in zip(cases, results, strict=True)
+    ]
+    return Audit(tuple(with_disagreements(assessments)))
 
 
-def _cases(
-    wanted: Mapping[str, Sequence[Intention]], endpoints: Sequence[Endpoint]
-) -> Iterator[tuple[str, Endpoint, tuple[Intention | None, Algorithm | None]]]:
-    """Names first, so that what is asked at one time is spread over all endpoints."""
-    for name in sorted(wanted):
-        meant = wanted[name]
-        for endpoint in endpoints:
-            if not meant:
-                yield name, endpoint, (None, None)
-            for one in meant:
-                yield name, endpoint, (one, one.algorithm if len(meant) > 1 else None)
+def _unresponsive(endpoints: Sequence[Endpoint], limits: Limits) -> dict[Endpoint, ProbeResult]:
+    """The endpoints that do not get as far as TLS. They would cost a timeout for each name, and show no certificate."""
+    probes = [Probe(endpoint) for endpoint in endpoints]
+    results = run_probes(probes, timeout=limits.timeout, concurrency=limits.concurrency)
+    return {result.endpoint: result for result in results if not result.outcome.reached_tls}
 
 
-def _answers(
-    cases: Sequence[_Case], given_up: Mapping[Endpoint, Served], limits: Limits, progress: Progress | None
-) -> list[Served]:
-    """The answers in the order of the cases; an endpoint that hangs is given up after a while."""
-    stopped = dict(given_up)
-    silences: Counter[Endpoint] = Counter()
-    answers: list[Served] = []
-    for at in range(0, len(cases), _BATCH):
-        batch = cases[at : at + _BATCH]
-        open_ones = [case for case in batch if case.endpoint not in stopped]
+def _run_cases(
+    cases: Sequence[ProbeCase],
+    unresponsive: Mapping[Endpoint, ProbeResult],
+    limits: Limits,
+    progress: Progress | None,
+) -> list[ProbeResult]:
+    """The results in the order of the cases. An endpoint that hangs is left out after a while.
 
-        def on_done(done: int, before: int = at) -> None:
-            if progress is not None:
-                progress("asking the servers", before + done, len(cases))
-
-        got = iter(
-            probe_all(
-                [case.question() for case in open_ones],
-                timeout=limits.timeout,
-                concurrency=limits.concurrency,
-                on_done=on_done,
-            )
-        )
-        asked = set(map(id, open_ones))
-        answers += [next(got) if id(case) in asked else _not_asked(case, stopped[case.endpoint]) for case in batch]
-        for one in answers[at:]:
-            silences[one.endpoint] += one.outcome is Outcome.TIMEOUT
-            if silences[one.endpoint] >= _PATIENCE:
-                stopped.setdefault(one.endpoint, one)
-    return answers
-
-
-def _not_asked(case: _Case, instead: Served) -> Served:
-    """An endpoint that did not answer before is taken to answer the same again."""
-    return replace(instead, name=case.name)
-
-
-def _trust(
-    cases: Sequence[_Case], answers: Sequence[Served], limits: Limits, progress: Progress | None
-) -> dict[tuple[bytes, ...], str | None]:
-    """For each chain that was shown, what a mail client says that trusts as this system does; None: nothing.
-
-    Asked once for each chain, in a handshake of its own: Python's ssl has no other way to OpenSSL's verdict.
+    An endpoint that is left out counts as if it had given its last result again.
     """
-    by_chain: dict[tuple[bytes, ...], list[_Case]] = {}
-    for case, answer in zip(cases, answers, strict=True):
-        if answer.outcome is Outcome.SERVED:
-            by_chain.setdefault(answer.chain, []).append(case)
+    left_out = dict(unresponsive)
+    timeouts: Counter[Endpoint] = Counter()
+    results: list[ProbeResult] = []
+    for start in range(0, len(cases), _BATCH):
+        batch = cases[start : start + _BATCH]
+        probes = [case.probe() for case in batch if case.endpoint not in left_out]
+        new = iter(_run(probes, limits, progress, "probing the servers", start, len(cases)))
+        results += [
+            replace(left_out[case.endpoint], name=case.name) if case.endpoint in left_out else next(new)
+            for case in batch
+        ]
+        for result in results[start:]:
+            timeouts[result.endpoint] += result.outcome is Outcome.TIMEOUT
+            if timeouts[result.endpoint] >= _TIMEOUTS_ALLOWED:
+                left_out.setdefault(result.endpoint, result)
+    return results
+
+
+def _trust_errors(
+    cases: Sequence[ProbeCase], results: Sequence[ProbeResult], limits: Limits, progress: Progress | None
+) -> dict[tuple[bytes, ...], str | None]:
+    """For each chain, why a client that trusts as this system does rejects it; None: it accepts it.
+
+    Each chain takes a handshake of its own: Python's ssl has no other way to OpenSSL's verdict.
+    """
+    by_chain: dict[tuple[bytes, ...], list[ProbeCase]] = {}
+    for case, result in zip(cases, results, strict=True):
+        if result.outcome is Outcome.SERVED:
+            by_chain.setdefault(result.chain, []).append(case)
     verdicts: dict[tuple[bytes, ...], str | None] = {}
-    # A server that shows something else now, or nothing, says nothing of the chain that it showed before.
-    for attempt in range(_TRIES):
-        asked = [(chain, several[attempt::_TRIES][:1]) for chain, several in by_chain.items() if chain not in verdicts]
-        open_ones = [(chain, several[0]) for chain, several in asked if several]
-        total = len(open_ones)
-        said = probe_all(
-            [case.question(trusting=True) for _, case in open_ones],
-            timeout=limits.timeout,
-            concurrency=limits.concurrency,
-            on_done=None if progress is None else _counting(progress, total),
-        )
-        for (chain, _), one in zip(open_ones, said, strict=True):
-            if one.outcome is Outcome.UNTRUSTED or (one.outcome is Outcome.SERVED and one.chain == chain):
-                verdicts[chain] = one.detail if one.outcome is Outcome.UNTRUSTED else None
+    # A server that sends something else now, or nothing, says nothing about the chain that it sent before.
+    for attempt in range(_TRUST_ATTEMPTS):
+        pending = [
+            (chain, candidates[attempt])
+            for chain, candidates in by_chain.items()
+            if chain not in verdicts and attempt < len(candidates)
+        ]
+        probes = [case.probe(require_trust=True) for _, case in pending]
+        trusted = _run(probes, limits, progress, "verifying trust", 0, len(probes))
+        for (chain, _), result in zip(pending, trusted, strict=True):
+            if result.outcome is Outcome.UNTRUSTED or (result.outcome is Outcome.SERVED and result.chain == chain):
+                verdicts[chain] = result.detail if result.outcome is Outcome.UNTRUSTED else None
     return verdicts
 
 
-def _counting(progress: Progress, total: int) -> Callable[[int], None]:
-    return lambda done: progress("asking for trust", done, total)
+def _run(
+    probes: Sequence[Probe], limits: Limits, progress: Progress | None, stage: str, done_before: int, total: int
+) -> list[ProbeResult]:
+    on_done = (lambda done: progress(stage, done_before + done, total)) if progress is not None else None
+    return run_probes(probes, timeout=limits.timeout, concurrency=limits.concurrency, on_done=on_done)

@@ -1,4 +1,4 @@
-"""What `verify` asks and answers."""
+"""What `verify` probes, and what it finds."""
 
 from __future__ import annotations
 
@@ -7,125 +7,102 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mailsni.core.model import Algorithm
-from mailsni.deploy.confirm import asked_for
+from mailsni.core.x509 import Leaf
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.tls_client import Question, Served
+from mailsni.probes.expectation import Expectation, Problem, sni_name
+from mailsni.probes.model import Probe, ProbeResult
+from mailsni.probes.tls_client import CONCURRENCY
 
 UNKNOWN_NAME = "mailsni-unknown.invalid"
 """A name that nobody can have (RFC 6761, 6.4)."""
 
 
-CONCURRENCY = 32
-"""Connections at a time: probes wait for the network, and both servers take 100 clients by default."""
-
-
-_NAMES_SHOWN = 3
-
-
 class Client(enum.StrEnum):
-    """What kind of client asks."""
+    """What kind of client a probe plays."""
 
     NAMED = "named"
-    """It sends a name that is to be served."""
+    """It sends a name that should be served."""
     WITHOUT_SNI = "without_sni"
     UNKNOWN_NAME = "unknown_name"
-    """It sends a name that no certificate is for."""
-
-
-class Concern(enum.StrEnum):
-    """What is wrong with an answer."""
-
-    NOT_LISTENING = "not_listening"
-    NO_ANSWER = "no_answer"
-    """Nothing within the time limit."""
-    NO_STARTTLS = "no_starttls"
-    NOT_UNDERSTOOD = "not_understood"
-    """The server breaks its protocol, or speaks another."""
-    CUT_OFF = "cut_off"
-    """No handshake."""
-    OTHER_CERTIFICATE = "other_certificate"
-    """Not the intended one."""
-    SERVERS_DISAGREE = "servers_disagree"
-    """Nothing is known of what is meant, and not all endpoints show the same."""
-    OTHER_CHAIN = "other_chain"
-    """The chain behind the leaf is not the intended one, or incomplete, or out of order."""
-    EXPIRED = "expired"
-    NOT_YET_VALID = "not_yet_valid"
-    OTHER_NAME = "other_name"
-    """The certificate is not for the name that the client asked for."""
-    UNTRUSTED = "untrusted"
-    """The system's trust store does not lead to it: a warning only, for a company may have an authority of its own."""
+    """It sends a name that no certificate covers."""
 
 
 @dataclass(frozen=True, slots=True)
-class Intention:
-    """A certificate that a name is to be served."""
-
-    fingerprint: str
-    """SHA-256 of the leaf, hexadecimal."""
-    algorithm: Algorithm
-    chain: tuple[str, ...] = ()
-    """SHA-256 of each certificate of the chain, the leaf first; none when it is not known."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """One answer and what is wrong with it."""
+class ProbeCase:
+    """One client at one endpoint, and what it should get."""
 
     client: Client
-    name: str | None
-    """The name that was asked for; a wildcard stands as ``*.example.com``. None: the client sent none."""
     endpoint: Endpoint
-    algorithm: Algorithm | None
-    """The only kind of certificate that the client takes, where the name has two; else None."""
-    intended: str | None
-    """SHA-256 of the leaf that is meant, hexadecimal; None: any valid one."""
-    served: Served
-    concerns: tuple[Concern, ...]
-    not_after: datetime | None
-    """Of the leaf that was shown."""
+    expectation: Expectation | None = None
+    """None: the client sends no name."""
+
+    @property
+    def name(self) -> str | None:
+        """The name as it is deployed; a wildcard stands as ``*.example.com``."""
+        return None if self.expectation is None else self.expectation.name
+
+    @property
+    def algorithm(self) -> Algorithm | None:
+        """The only kind of certificate that the client accepts, where the name has two; else None."""
+        return None if self.expectation is None else self.expectation.algorithm
+
+    @property
+    def fingerprint(self) -> str | None:
+        """SHA-256 of the expected leaf, hexadecimal; None: any valid certificate."""
+        return None if self.expectation is None else self.expectation.fingerprint
+
+    def probe(self, *, require_trust: bool = False) -> Probe:
+        """The probe that tests it."""
+        return Probe(self.endpoint, None if self.name is None else sni_name(self.name), self.algorithm, require_trust)
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What is wrong with the result of one probe."""
+
+    case: ProbeCase
+    result: ProbeResult
+    problems: tuple[Problem, ...] = ()
     detail: str = ""
-    """What is wrong, and what is shown instead, for people: printable, bounded."""
-    served_names: tuple[str, ...] = ()
-    """Of the leaf that was shown, as far as they are of the grammar."""
+    """What is wrong, and what the server sends instead, for people: printable, bounded."""
+    leaf: Leaf | None = None
+    """What the server sent; None where it is nothing, or cannot be decoded."""
 
     @property
     def wrong(self) -> bool:
-        """Whether somebody must act: there is a concern that is more than a warning."""
-        return any(concern is not Concern.UNTRUSTED for concern in self.concerns)
+        """Whether somebody must act: there is a problem that is more than a warning."""
+        return any(problem is not Problem.UNTRUSTED for problem in self.problems)
+
+    @property
+    def not_after(self) -> datetime | None:
+        """Of the leaf that the server sent."""
+        return None if self.leaf is None else self.leaf.not_after
+
+    @property
+    def served_names(self) -> tuple[str, ...]:
+        """Of the leaf that the server sent, as far as they are of the grammar."""
+        return () if self.leaf is None else self.leaf.names
 
 
 @dataclass(frozen=True, slots=True)
-class Inspection:
-    """All answers, ordered by name and endpoint; the clients without a known name come last."""
+class Audit:
+    """All assessments, ordered by name; the clients without a known name come last."""
 
-    shown: tuple[Shown, ...]
+    assessments: tuple[Assessment, ...]
     notes: tuple[str, ...] = ()
-    """What could not be asked, and why."""
+    """What could not be probed, and why."""
 
     @property
-    def wrong(self) -> tuple[Shown, ...]:
-        """The answers that somebody must look at."""
-        return tuple(one for one in self.shown if one.wrong)
+    def wrong(self) -> tuple[Assessment, ...]:
+        """Those that somebody must act on."""
+        return tuple(assessment for assessment in self.assessments if assessment.wrong)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How servers are asked."""
+    """How much at a time, and how long."""
 
     timeout: float
-    """Seconds for each question."""
+    """Seconds for each probe."""
     concurrency: int = CONCURRENCY
-
-
-@dataclass(frozen=True, slots=True)
-class _Case:
-    client: Client
-    name: str | None
-    endpoint: Endpoint
-    intention: Intention | None = None
-    algorithm: Algorithm | None = None
-
-    def question(self, *, trusting: bool = False) -> Question:
-        name = None if self.name is None else asked_for(self.name)
-        return Question(self.endpoint, name, self.algorithm, trusting)
+    """Connections at a time."""

@@ -1,0 +1,105 @@
+"""What a client should get from a port, and what is wrong when it gets something else."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from mailsni.core.deployment import DeployedCertificate
+from mailsni.core.model import Algorithm, Certificate
+from mailsni.core.names import is_wildcard
+from mailsni.probes.endpoint import Endpoint
+from mailsni.probes.model import Outcome, Probe, ProbeResult
+
+_PROBE_LABEL: Final = "mailsni-probe"
+
+
+class Problem(enum.StrEnum):
+    """What is wrong with the result of a probe."""
+
+    NOT_LISTENING = "not_listening"
+    NO_ANSWER = "no_answer"
+    """The deadline passed."""
+    NO_STARTTLS = "no_starttls"
+    PROTOCOL_ERROR = "protocol_error"
+    """The server breaks its protocol, or speaks another."""
+    HANDSHAKE_FAILED = "handshake_failed"
+    WRONG_CERTIFICATE = "wrong_certificate"
+    """Not the expected leaf."""
+    SERVERS_DISAGREE = "servers_disagree"
+    """Nobody knows which leaf to expect, and not all endpoints send the same one."""
+    WRONG_CHAIN = "wrong_chain"
+    """The chain behind the leaf is not the expected one, or incomplete, or out of order."""
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    NAME_MISMATCH = "name_mismatch"
+    """The certificate does not cover the name that the client sent."""
+    UNTRUSTED = "untrusted"
+    """The system's trust store does not lead to the chain: only a warning, for a company may run its own authority."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """The certificate that one kind of client should get for a name."""
+
+    name: str
+    """As it is deployed: a wildcard stands as ``*.example.com``."""
+    fingerprint: str | None = None
+    """SHA-256 of the leaf, hexadecimal; None: any certificate will do."""
+    algorithm: Algorithm | None = None
+    """The only kind that the client accepts, where the name has two; else None."""
+    chain: tuple[str, ...] = ()
+    """SHA-256 of each certificate of the chain, the leaf first; empty when it is not known."""
+
+    def probe(self, endpoint: Endpoint) -> Probe:
+        """The probe that tests it at an endpoint."""
+        return Probe(endpoint, sni_name(self.name), self.algorithm)
+
+    def problem(self, result: ProbeResult) -> Problem | None:
+        """What keeps a result from being the expected leaf; None when it is that."""
+        return problem_of(result, self.fingerprint)
+
+
+_PROBLEMS: Final[Mapping[Outcome, Problem]] = {
+    Outcome.REFUSED: Problem.NOT_LISTENING,
+    Outcome.TIMEOUT: Problem.NO_ANSWER,
+    Outcome.NO_STARTTLS: Problem.NO_STARTTLS,
+    Outcome.PROTOCOL_ERROR: Problem.PROTOCOL_ERROR,
+}
+
+
+def problem_of(result: ProbeResult, fingerprint: str | None) -> Problem | None:
+    """What is wrong with a result where a leaf is expected, or, with None, any certificate."""
+    if result.outcome is Outcome.SERVED:
+        return None if fingerprint in (None, result.fingerprint) else Problem.WRONG_CERTIFICATE
+    return _PROBLEMS.get(result.outcome, Problem.HANDSHAKE_FAILED)
+
+
+def sni_name(name: str) -> str:
+    """The name to send for a deployed one: for a wildcard, a name below it."""
+    return f"{_PROBE_LABEL}{name[1:]}" if is_wildcard(name) else name
+
+
+def expectations(
+    certificates: Mapping[str, Sequence[Certificate | DeployedCertificate]],
+    chain_of: Callable[[str], tuple[str, ...]] = lambda _: (),
+) -> tuple[Expectation, ...]:
+    """What clients should get: one expectation for each certificate of a name.
+
+    Args:
+        certificates: of each name; none: any will do.
+        chain_of: the SHA-256 of each certificate of a chain, by ident, where the chain matters too.
+    """
+    expected: list[Expectation] = []
+    for name, choices in certificates.items():
+        if not choices:
+            expected.append(Expectation(name))
+        expected += [
+            Expectation(
+                name, choice.fingerprint, choice.algorithm if len(choices) > 1 else None, chain_of(choice.ident)
+            )
+            for choice in choices
+        ]
+    return tuple(expected)

@@ -1,0 +1,93 @@
+"""One probe: what a client asks of one port, and what comes of it."""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import re
+from dataclasses import dataclass, field
+
+from mailsni.core.model import Algorithm
+from mailsni.probes.endpoint import Endpoint
+
+_SNI_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*")
+
+
+class Outcome(enum.StrEnum):
+    """How a probe ended."""
+
+    SERVED = "served"
+    """The server sent a certificate."""
+    REFUSED = "refused"
+    """No listener: connection refused, host unreachable or unknown."""
+    HANDSHAKE_FAILED = "handshake_failed"
+    """The server ended the conversation: a TLS alert, a close, a greeting that says no; or no TLS in common."""
+    NO_STARTTLS = "no_starttls"
+    """The server speaks its protocol, and does not start TLS."""
+    TIMEOUT = "timeout"
+    """The deadline passed."""
+    PROTOCOL_ERROR = "protocol_error"
+    """The server broke the protocol, or speaks another."""
+    UNTRUSTED = "untrusted"
+    """The system's trust store does not lead to the chain; only where the probe requires trust."""
+
+    @property
+    def reached_tls(self) -> bool:
+        """Whether the server began a TLS handshake, or turned the client away before it."""
+        return self in (Outcome.SERVED, Outcome.HANDSHAKE_FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One TLS connection to make.
+
+    Attributes:
+        endpoint: the port to connect to.
+        name: the SNI name, A-labels; None sends no SNI, as many SMTP clients do.
+        algorithm: the only kind of certificate to accept; None leaves the choice to the server. Such a probe speaks
+            TLS 1.2, whose cipher suites name the kind (those of 1.3 do not).
+        require_trust: accept only a chain that the system's trust store leads to, as a mail client does. (The name is
+            not compared: whether a certificate covers a name is visible without a probe.)
+
+    Raises:
+        ValueError: the name is none that SNI carries: an address, a wildcard, not ASCII (RFC 6066, section 3).
+    """
+
+    endpoint: Endpoint
+    name: str | None = None
+    algorithm: Algorithm | None = None
+    require_trust: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name is not None and not _is_sni_name(self.name):
+            raise ValueError(f"{self.name[:80]!a} cannot be sent as SNI")
+
+
+def _is_sni_name(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return len(name) <= 253 and _SNI_NAME.fullmatch(name) is not None
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What came of a probe.
+
+    Attributes:
+        endpoint: the port.
+        name: the SNI name that was sent, or None.
+        outcome: how it ended.
+        fingerprint: SHA-256 of the leaf in DER, lower-case hexadecimal, when the outcome is ``served``; else None.
+        detail: for people: the TLS version, or what went wrong. Printable ASCII, at most 200 characters, in the
+            words of this program or of OpenSSL, never the server's.
+        chain: the certificates in DER as the server sent them, the leaf first; none where no handshake ended.
+    """
+
+    endpoint: Endpoint
+    name: str | None
+    outcome: Outcome
+    fingerprint: str | None
+    detail: str
+    chain: tuple[bytes, ...] = field(default=(), repr=False)
