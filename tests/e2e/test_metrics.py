@@ -106,7 +106,7 @@ def test_what_goes_wrong_is_seen(mail_host: MailHost, deployed: Issued) -> None:
     assert by_server == {"postfix": 0, "dovecot": 0}
     answers = {(dict(one)["server"], dict(one)["problem"]): value for one, value in found["mailsni_answers"].items()}
     assert answers["dovecot", "not_listening"] == 3 * len(mail_host.dovecot.endpoints)
-    assert answers["postfix", "other_certificate"] == len(mail_host.postfix.endpoints)
+    assert answers["postfix", "wrong_certificate"] == len(mail_host.postfix.endpoints)
     mail_host.configure(postfix={"action": ["/bin/false"]})
     assert mail_host.mailsni("apply").returncode == 1
     found = measured(mail_host, "--no-wire")
