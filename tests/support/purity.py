@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 PURE = ("unit", "property", "golden")
 """Directories of tests that start no process, open no port and do not wait."""
-_PROCESSES_AND_WAITS = frozenset({"subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec", "time.sleep"})
+_PROCESSES_AND_WAITS = frozenset(
+    {"subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec", "time.sleep", "socket.getaddrinfo"}
+)
 _SOCKETS = frozenset({"socket.bind", "socket.connect"})
 _recorders: list[list[str]] = []
 
