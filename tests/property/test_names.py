@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 
 from mailsni.config.settings import MAIL_NAMES
-from mailsni.core.names import NamePatterns, RefusedNameError, covers, host_name, is_wildcard, safe_path, shown
+from mailsni.core.names import NamePatterns, RefusedNameError, host_name, is_wildcard, safe_path, wildcard_matches
+from mailsni.core.text import printable_name
 from tests.support.strategies import HOSTILE, effort, names, paths
 
 DIGITS = frozenset("0123456789")
@@ -82,8 +83,8 @@ def test_a_path_is_accepted_exactly_when_it_is_of_the_grammar(text: str) -> None
 @effort(300)
 @given(names)
 def test_anything_can_be_shown(text: str) -> None:
-    assert fits_a_line(shown(text))
-    assert fits_a_line(shown(text.encode("utf-8", "surrogatepass")))
+    assert fits_a_line(printable_name(text))
+    assert fits_a_line(printable_name(text.encode("utf-8", "surrogatepass")))
 
 
 @effort(500)
@@ -91,7 +92,7 @@ def test_anything_can_be_shown(text: str) -> None:
 def test_a_wildcard_stands_for_exactly_one_label(first: str, second: str) -> None:
     wildcard, name = checked(f"*.{first}"), checked(f"{second}.{first}")
     if wildcard is not None and name is not None:
-        assert covers(wildcard, name) == ("." not in second and second != "*")
+        assert wildcard_matches(wildcard, name) == ("." not in second and second != "*")
 
 
 @effort(300)
@@ -104,4 +105,4 @@ def test_the_names_that_are_served_are_of_the_grammar_and_asked_for(text: str) -
         for served in patterns.served_names([name]):
             assert checked(served) == served
             assert patterns.match(served)
-            assert served == name or covers(name, served)
+            assert served == name or wildcard_matches(name, served)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailsni.core.x509 import Proven, Rejected, prove, prove_pinned
+from mailsni.core.x509 import InvalidPair, ValidPair, validate_pair, validate_pinned
 from mailsni.sandbox.authority import Algorithm, Issued
 from tests.support.builders import authority
 from tests.support.strategies import effort
@@ -26,14 +26,14 @@ def pair(algorithm: Algorithm) -> Issued:
     return authority().issue(["mail.a.test", "*.a.test"], algorithm=algorithm, common_name="mail.a.test")
 
 
-def material(outcome: Proven | Rejected) -> bytes | None:
-    return outcome.certificate.material.pem if isinstance(outcome, Proven) else None
+def material(outcome: ValidPair | InvalidPair) -> bytes | None:
+    return outcome.certificate.material.pem if isinstance(outcome, ValidPair) else None
 
 
 @functools.cache
 def whole(algorithm: Algorithm) -> bytes:
     issued = pair(algorithm)
-    found = material(prove("/live/a", issued.fullchain_pem, issued.key_pem))
+    found = material(validate_pair("/live/a", issued.fullchain_pem, issued.key_pem))
     assert found is not None
     return found
 
@@ -70,11 +70,11 @@ anything = st.one_of(st.binary(max_size=200), st.lists(st.one_of(pieces, st.bina
 @effort(500)
 @given(anything, st.one_of(st.none(), anything))
 def test_any_two_files_are_rejected_in_peace(chain: bytes, key: bytes | None) -> None:
-    outcome = prove("/live/a", chain, key)
-    assert isinstance(outcome, Rejected)
+    outcome = validate_pair("/live/a", chain, key)
+    assert isinstance(outcome, InvalidPair)
     assert outcome.detail.isascii()
     assert outcome.detail.isprintable()
-    assert isinstance(prove_pinned("/live/a", chain), Rejected)
+    assert isinstance(validate_pinned("/live/a", chain), InvalidPair)
 
 
 Change = Callable[[bytes], bytes]
@@ -130,7 +130,7 @@ few = st.lists(changes(), max_size=2)
 def test_a_damaged_pair_is_proven_or_rejected(for_chain: list[Change], for_key: list[Change], kind: Algorithm) -> None:
     issued = pair(kind)
     chain, key = apply(for_chain, issued.fullchain_pem), apply(for_key, issued.key_pem)
-    outcome = prove("/live/a", chain, key)
+    outcome = validate_pair("/live/a", chain, key)
     assert_says_nothing_of_the_key(outcome, issued)
     found = material(outcome)
     if found is not None and chain == issued.fullchain_pem:
@@ -143,7 +143,7 @@ def test_so_is_one_whose_der_is_damaged(for_chain: list[Change], for_key: list[C
     issued = pair(kind)
     chain = below_the_base64(for_chain, issued.fullchain_pem)
     key = below_the_base64(for_key, issued.key_pem)
-    assert_says_nothing_of_the_key(prove("/live/a", chain, key), issued)
+    assert_says_nothing_of_the_key(validate_pair("/live/a", chain, key), issued)
 
 
 # ── torn files ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -166,7 +166,7 @@ def test_a_torn_chain_is_whole_or_ends_between_blocks(algorithm: Algorithm) -> N
     leaf_alone = whole(algorithm).removesuffix(issued.chain_pem)
     (border,) = borders(issued.fullchain_pem)
     for at in cuts(issued.fullchain_pem):
-        found = material(prove("/live/a", issued.fullchain_pem[:at], issued.key_pem))
+        found = material(validate_pair("/live/a", issued.fullchain_pem[:at], issued.key_pem))
         if at == len(issued.fullchain_pem) - 1:
             assert found == whole(algorithm)
         else:
@@ -177,22 +177,22 @@ def test_a_torn_chain_is_whole_or_ends_between_blocks(algorithm: Algorithm) -> N
 def test_a_torn_key_is_whole_or_nothing(algorithm: Algorithm) -> None:
     issued = pair(algorithm)
     for at in cuts(issued.key_pem):
-        found = material(prove("/live/a", issued.fullchain_pem, issued.key_pem[:at]))
+        found = material(validate_pair("/live/a", issued.fullchain_pem, issued.key_pem[:at]))
         assert found == (whole(algorithm) if at == len(issued.key_pem) - 1 else None), at
 
 
 def test_a_torn_pinned_file_is_never_another_one() -> None:
     pinned = whole("ecdsa")
-    ident = prove_pinned("/live/a", pinned)
-    assert isinstance(ident, Proven)
+    ident = validate_pinned("/live/a", pinned)
+    assert isinstance(ident, ValidPair)
     (border,) = borders(pinned, first=2)
     for at in cuts(pinned):
-        outcome = prove_pinned("/live/a", pinned[:at])
+        outcome = validate_pinned("/live/a", pinned[:at])
         if at == len(pinned) - 1:
             assert outcome == ident
         else:
-            assert isinstance(outcome, Proven) == (at in border), at
-            assert not isinstance(outcome, Proven) or outcome.certificate.ident != ident.certificate.ident
+            assert isinstance(outcome, ValidPair) == (at in border), at
+            assert not isinstance(outcome, ValidPair) or outcome.certificate.ident != ident.certificate.ident
 
 
 # ── the same in other clothes ────────────────────────────────────────────────────────────────────────────────────────
@@ -211,14 +211,14 @@ def test_neither_order_nor_wrapping_changes_the_material(more: list[int], junk: 
     order = [*more, *(at for at in (0, 1) if at not in more)]
     chain = b"".join(before + blocks[at] for before, at in zip(junk, order, strict=False)) + junk[-1]
     key = junk[0] + issued.key_pem + junk[1]
-    assert material(prove("/live/a", chain.replace(b"\n", end), key.replace(b"\n", end))) == whole("ecdsa")
+    assert material(validate_pair("/live/a", chain.replace(b"\n", end), key.replace(b"\n", end))) == whole("ecdsa")
 
 
 def test_another_chain_is_another_pinned_file() -> None:
     issued = pair("ecdsa")
-    both = [prove("/live/a", chain, issued.key_pem) for chain in (issued.fullchain_pem, issued.leaf_pem)]
-    idents = {one.certificate.ident for one in both if isinstance(one, Proven)}
-    fingerprints = {one.certificate.fingerprint for one in both if isinstance(one, Proven)}
+    both = [validate_pair("/live/a", chain, issued.key_pem) for chain in (issued.fullchain_pem, issued.leaf_pem)]
+    idents = {one.certificate.ident for one in both if isinstance(one, ValidPair)}
+    fingerprints = {one.certificate.fingerprint for one in both if isinstance(one, ValidPair)}
     assert (len(idents), len(fingerprints)) == (2, 1)
 
 
@@ -228,8 +228,8 @@ def test_another_chain_is_another_pinned_file() -> None:
 @pytest.mark.parametrize("algorithm", ["ecdsa", "rsa"])
 def test_nothing_that_can_be_printed_holds_a_key(algorithm: Algorithm) -> None:
     issued = pair(algorithm)
-    outcome = prove("/live/a", issued.fullchain_pem, issued.key_pem)
-    assert isinstance(outcome, Proven)
+    outcome = validate_pair("/live/a", issued.fullchain_pem, issued.key_pem)
+    assert isinstance(outcome, ValidPair)
     for shown in (outcome, outcome.certificate, outcome.certificate.material, [outcome], {"x": outcome.certificate}):
         assert_says_nothing_of_the_key(shown, issued)
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mailsni.config.settings import MAIL_NAMES, Settings
 from mailsni.core import plan
-from mailsni.core.deployment import Deployment, Record
+from mailsni.core.deployment import Deployment, DeploymentRecord
 from mailsni.core.model import Algorithm, Certificate, Inventory, KeyAndChain, Reason, Skipped
 from mailsni.core.names import NamePatterns
 from mailsni.core.plan import ArtifactChange, Plan
@@ -130,7 +130,7 @@ def snapshot(
         tuple(ArtifactChange(server, path, "its content changes") for server, path in PUBLISHED if changes),
         tuple(one for one in winners.certificates if one.ident not in before.certificates),
     )
-    record = Record(before, trusted=deployed is not None)
+    record = DeploymentRecord(before, trusted=deployed is not None)
     return Snapshot(Settings(), NOW, found, winners, record, (), PINS, {}, difference)
 
 

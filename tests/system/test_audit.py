@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.core.x509 import chain_digests, flaw_in_order, look_at
+from mailsni.core.x509 import chain_digests, chain_order_problem, parse_leaf
 from mailsni.errors import UsageError
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Expectation, Problem
@@ -305,6 +305,6 @@ def test_a_wish() -> None:
 
 
 def test_what_is_seen_of_a_chain_that_is_no_certificate() -> None:
-    assert look_at(b"\x30\x03") is None
-    assert flaw_in_order([b"\x30\x03"]) == "a certificate of the chain cannot be decoded"
+    assert parse_leaf(b"\x30\x03") is None
+    assert chain_order_problem([b"\x30\x03"]) == "a certificate of the chain cannot be decoded"
     assert chain_digests(b"-----BEGIN CERTIFICATE-----\nno end") == ()

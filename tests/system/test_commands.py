@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from mailsni.core.text import printable
 from mailsni.errors import HostError
 from mailsni.host import commands
-from mailsni.host.commands import environment, find_tool, printable, require_tool, run
+from mailsni.host.commands import environment, find_tool, require_tool, run
 from mailsni.runs import daemonize
 from mailsni.watch.child import Child, start
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mailsni.config.settings import DovecotSettings, PostfixSettings, Settings, StateSettings
-from mailsni.core.x509 import Described, Rejected, describe
+from mailsni.core.x509 import ChainDescription, InvalidPair, describe
 from mailsni.doctor import helpers
 from mailsni.doctor.checks import hooks
 from mailsni.doctor.finding import Finding, Fix, Severity
@@ -191,16 +191,16 @@ def test_what_can_be_wrong_with_a_stored_value() -> None:
 def test_what_a_chain_file_says_without_its_key() -> None:
     issued = authority().issue(["mail.a.test"])
     whole, alone = describe(issued.fullchain_pem), describe(issued.key_pem + issued.leaf_pem)
-    assert isinstance(whole, Described)
-    assert isinstance(alone, Described)
+    assert isinstance(whole, ChainDescription)
+    assert isinstance(alone, ChainDescription)
     assert (whole.leaf.names, whole.leaf.not_after) == (("mail.a.test",), issued.not_after)
     assert (whole.alone, alone.alone) == (False, True)
     own = describe(authority().issue(["mail.a.test"], self_signed=True, common_name="x").leaf_pem)
-    assert isinstance(own, Described)
+    assert isinstance(own, ChainDescription)
     assert (own.leaf.self_signed, own.alone) == (True, False)
     for public in (True, False):
         told = describe(authority().issue(["mail.a.test"], issuer_address=public).fullchain_pem)
-        assert isinstance(told, Described)
+        assert isinstance(told, ChainDescription)
         assert told.leaf.has_issuer_address is public
     for garbage in (
         b"",
@@ -208,7 +208,7 @@ def test_what_a_chain_file_says_without_its_key() -> None:
         issued.leaf_pem[:-40],
         b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
     ):
-        assert isinstance(describe(garbage), Rejected)
+        assert isinstance(describe(garbage), InvalidPair)
 
 
 # ── reading what is somebody else's ──────────────────────────────────────────────────────────────────────────────────

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mailsni.config.settings import MAIL_NAMES
-from mailsni.core.names import NamePatterns, RefusedNameError, covers, host_name, safe_path, shown
+from mailsni.core.names import NamePatterns, RefusedNameError, host_name, safe_path, wildcard_matches
+from mailsni.core.text import printable_name
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_any_other_path_is_refused(path: str) -> None:
     ],
 )
 def test_a_wildcard_stands_for_one_label(wildcard: str, name: str, stands: bool) -> None:  # noqa: FBT001
-    assert covers(wildcard, name) == stands
+    assert wildcard_matches(wildcard, name) == stands
 
 
 def served(include: list[str], *names: str, exclude: tuple[str, ...] = ()) -> list[str]:
@@ -106,4 +107,4 @@ def test_a_pattern_that_no_name_can_match_is_refused(pattern: str) -> None:
     ],
 )
 def test_anything_is_shown_in_printable_ascii(text: str | bytes, printed: str) -> None:
-    assert shown(text) == printed
+    assert printable_name(text) == printed

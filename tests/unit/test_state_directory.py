@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mailsni.core import file_identity
-from mailsni.core.deployment import Deployment, Record
+from mailsni.core.deployment import Deployment, DeploymentRecord
 from mailsni.deploy.state_directory import State
 from mailsni.errors import PermissionMissingError
 from tests.support.builders import EVERYTHING, certificate, deployment, mixture, secret
@@ -38,13 +38,13 @@ def full(tmp_path: Path) -> Deployment:
 def test_what_was_committed_comes_back(state: State, tmp_path: Path) -> None:
     written = full(tmp_path)
     state.commit(written)
-    assert state.load() == Record(written, trusted=True)
+    assert state.load() == DeploymentRecord(written, trusted=True)
     assert written.certificates_for("mail.a.test")[1].algorithm == "rsa"
     assert written.certificates_for("nobody.test") == ()
 
 
 def test_no_record_is_an_empty_one_that_nobody_trusts(state: State) -> None:
-    assert state.load() == Record(Deployment(), trusted=False)
+    assert state.load() == DeploymentRecord(Deployment(), trusted=False)
 
 
 def test_the_record_is_nobody_elses_business(state: State) -> None:
@@ -75,7 +75,7 @@ def test_a_record_that_was_cut_off_is_none(state: State, tmp_path: Path) -> None
     content = path.read_bytes()
     for length in range(len(content) - 1):
         path.write_bytes(content[:length])
-        assert state.load() == Record(Deployment(), trusted=False), length
+        assert state.load() == DeploymentRecord(Deployment(), trusted=False), length
     path.write_bytes(content[:-1])
     assert state.load().deployment == written
 
@@ -107,14 +107,14 @@ def test_a_record_of_another_kind_is_none(state: State, damage: Callable[[dict[s
     state.commit(deployment(A))
     path = state.directory / "deployment.json"
     path.write_text(json.dumps(damage(json.loads(path.read_bytes()))))
-    assert state.load() == Record(Deployment(), trusted=False)
+    assert state.load() == DeploymentRecord(Deployment(), trusted=False)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 100, b"\xff\xfe", b"[" * 100_000])
 def test_so_is_one_that_is_no_document(state: State, content: bytes) -> None:
     state.commit(deployment(A))
     (state.directory / "deployment.json").write_bytes(content)
-    assert state.load() == Record(Deployment(), trusted=False)
+    assert state.load() == DeploymentRecord(Deployment(), trusted=False)
 
 
 def test_a_record_that_is_a_link_is_none(state: State, tmp_path: Path) -> None:
@@ -149,10 +149,10 @@ def test_a_journal_ends_by_commit_or_by_itself(state: State) -> None:
     state.commit(deployment(A))
     state.begin_journal(deployment(B))
     state.clear_journal()
-    assert state.load() == Record(deployment(A), trusted=True)
+    assert state.load() == DeploymentRecord(deployment(A), trusted=True)
     state.begin_journal(deployment(B))
     state.commit(deployment(B))
-    assert state.load() == Record(deployment(B), trusted=True)
+    assert state.load() == DeploymentRecord(deployment(B), trusted=True)
     assert [one.name for one in state.directory.iterdir()] == ["deployment.json"]
     state.clear_journal()
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 from mailsni.core.model import Certificate, Reason
-from mailsni.core.x509 import Proven, Rejected, prove, prove_pinned
+from mailsni.core.x509 import InvalidPair, ValidPair, validate_pair, validate_pinned
 from mailsni.sandbox.authority import Algorithm, Issued, subject_alternative_names
 from tests.support.builders import authority, secret
 
@@ -50,14 +50,14 @@ def armoured(der: bytes, label: bytes = b"CERTIFICATE") -> bytes:
 
 
 def proven(issued: Issued, key_pem: bytes | None = None) -> Certificate:
-    outcome = prove("/live/a", issued.fullchain_pem, key_pem or issued.key_pem)
-    assert isinstance(outcome, Proven), outcome
+    outcome = validate_pair("/live/a", issued.fullchain_pem, key_pem or issued.key_pem)
+    assert isinstance(outcome, ValidPair), outcome
     return outcome.certificate
 
 
-def rejected(chain: bytes, key: bytes | None) -> Rejected:
-    outcome = prove("/live/a", chain, key)
-    assert isinstance(outcome, Rejected)
+def rejected(chain: bytes, key: bytes | None) -> InvalidPair:
+    outcome = validate_pair("/live/a", chain, key)
+    assert isinstance(outcome, InvalidPair)
     return outcome
 
 
@@ -100,8 +100,8 @@ def test_a_whole_pair_is_proven(algorithm: Algorithm, kind: str) -> None:
 
 def test_a_pinned_file_gives_the_same_certificate_back() -> None:
     found = proven(pair())
-    outcome = prove_pinned("/live/a", secret(found))
-    assert isinstance(outcome, Proven)
+    outcome = validate_pinned("/live/a", secret(found))
+    assert isinstance(outcome, ValidPair)
     assert outcome.certificate == replace(found, kept=True)
 
 
@@ -126,8 +126,8 @@ def test_the_common_name_is_not_a_name() -> None:
 def test_names_outside_the_grammar_are_told_apart() -> None:
     raw = subject_alternative_names("mail.a.test", "mail b", "\n}\nssl = no", "192.0.2.1", "ä.test", b"a\0.test")
     issued = authority().issue([], raw_san=raw)
-    outcome = prove("/live/a", issued.fullchain_pem, issued.key_pem)
-    assert isinstance(outcome, Proven)
+    outcome = validate_pair("/live/a", issued.fullchain_pem, issued.key_pem)
+    assert isinstance(outcome, ValidPair)
     assert outcome.certificate.names == ("mail.a.test",)
     assert outcome.refused_names == ("mail b", r"'\n}\nssl = no'", r"'\xe4.test'", r"'a\x00.test'")
 
@@ -150,8 +150,8 @@ def test_the_name_of_an_issuer_alone_makes_nothing_self_signed() -> None:
     assert forged.issuer == forged.subject
     damaged = forged.public_bytes(Encoding.DER)
     damaged = damaged[:-1] + bytes([damaged[-1] ^ 1])
-    outcome = prove("/live/a", armoured(damaged), pem_of(key))
-    assert isinstance(outcome, Proven)
+    outcome = validate_pair("/live/a", armoured(damaged), pem_of(key))
+    assert isinstance(outcome, ValidPair)
     assert not outcome.certificate.self_signed
     assert not proven(other).self_signed
 
@@ -244,7 +244,7 @@ def test_a_weak_signature_is_refused_but_not_that_of_a_root() -> None:
     key = loaded(pair("rsa"))
     outcome = rejected(with_sha1(self_made(key, issuer="somebody")), pem_of(key))
     assert (outcome.reason, outcome.detail) == (Reason.UNSUPPORTED_KEY, "signed with SHA1, which the servers refuse")
-    assert isinstance(prove("/live/a", with_sha1(self_made(key)), pem_of(key)), Proven)
+    assert isinstance(validate_pair("/live/a", with_sha1(self_made(key)), pem_of(key)), ValidPair)
 
 
 def test_the_chain_of_another_certificate_is_refused() -> None:
@@ -303,7 +303,7 @@ def test_reading_an_odd_certificate_warns_of_nothing() -> None:
     longer = der_of(odd.leaf_pem).replace(COMMON_NAME.encode(), b"\0" * 60)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        prove("/live/a", armoured(longer) + odd.chain_pem, odd.key_pem)
+        validate_pair("/live/a", armoured(longer) + odd.chain_pem, odd.key_pem)
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mailsni.config.settings import Settings
 from mailsni.core import file_identity
-from mailsni.core.deployment import Deployment, Record
+from mailsni.core.deployment import Deployment, DeploymentRecord
 from mailsni.core.model import Progress
-from mailsni.core.names import RefusedNameError, shown
-from mailsni.core.names import listed as names_listed
+from mailsni.core.names import RefusedNameError
 from mailsni.core.plan import Kind
-from mailsni.core.x509 import look_at
+from mailsni.core.text import printable_name, summarize_names
+from mailsni.core.x509 import parse_leaf
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.deploy.state_directory import State
 from mailsni.errors import Exit, MailsniError, PermissionMissingError
@@ -53,7 +53,6 @@ PATIENCE = 5.0
 """Seconds to wait for the end of a run that goes on at this moment."""
 _PAUSE = 0.25
 _LONGEST_RUN = timedelta(minutes=15)
-_NAMES_SHOWN = 3
 _DAY = timedelta(days=1)
 _HOOKS = ("certbot-post", "certbot-deploy", "acme.sh", "lego", "caddy", "dehydrated")
 """What the hooks that come with this program call themselves."""
@@ -207,11 +206,6 @@ def _is_running(state: State, settings: Settings) -> bool:
     return journal is not None and lock.is_locked(settings.state.lock)
 
 
-def listed(names: Sequence[str]) -> str:
-    """The first of some names, and how many more there are."""
-    return names_listed([shown(name) for name in names], _NAMES_SHOWN)
-
-
 def expired(expiries: Iterable[Expiry], now: datetime) -> list[Finding]:
     """What there is to say of names whose certificates expire, in three findings at most."""
     groups: dict[tuple[Level, str, str], list[Expiry]] = defaultdict(list)
@@ -227,7 +221,10 @@ def expired(expiries: Iterable[Expiry], now: datetime) -> list[Finding]:
         when = f"{days:.1f} days ago" if word == "expired" else f"in {days:.1f} days"
         names = tuple(one.name for one in several)
         rest = ", the first of them" if len({one.not_after for one in several}) > 1 else ""
-        text = f"{listed(names)}: the deployed certificate {word}{rest} {when} ({first.not_after:%Y-%m-%d %H:%M} UTC)"
+        text = (
+            f"{summarize_names(names)}: the deployed certificate {word}{rest} {when} "
+            f"({first.not_after:%Y-%m-%d %H:%M} UTC)"
+        )
         found.append(Finding(level, code, text, names))
     return found
 
@@ -270,9 +267,9 @@ def of_inspection(found: Audit, deployed: Deployment) -> list[Finding]:
             groups[level, one.case.endpoint.server, concern].append(one)
     result = [Finding(Level.UNKNOWN, "wire_not_asked", f"on the wire: {note}") for note in found.notes]
     for (level, server, trouble), answers in groups.items():
-        where = listed(sorted({str(one.case.endpoint) for one in answers}))
+        where = summarize_names(sorted({str(one.case.endpoint) for one in answers}))
         names = tuple(dict.fromkeys(one.case.name or "(no name)" for one in answers))
-        about = where if trouble is Problem.NOT_LISTENING else f"{listed(names)} at {where}"
+        about = where if trouble is Problem.NOT_LISTENING else f"{summarize_names(names)} at {where}"
         why = f" ({answers[0].detail})" if answers[0].detail else ""
         text = f"{server} on the wire: {about}: {trouble.replace('_', ' ')}{why}"
         result.append(Finding(level, f"wire_{trouble}", text, names))
@@ -284,7 +281,7 @@ def _is_of_ones_own_authority(one: Assessment) -> bool:
 
     Those of public authorities say where their issuer's certificate can be fetched (Baseline Requirements, 7.1.2.7.7).
     """
-    leaf = look_at(one.result.chain[0]) if one.result.chain else None
+    leaf = parse_leaf(one.result.chain[0]) if one.result.chain else None
     return leaf is not None and not leaf.self_signed and not leaf.has_issuer_address
 
 
@@ -308,7 +305,7 @@ class _Look:
         self._expiries: dict[str, Expiry] = {}
         self._owner = self._whose()
         self._running = _is_running(self._state, settings)
-        self._record: Record | None = None
+        self._record: DeploymentRecord | None = None
         self._snapshot: Snapshot | None = None
         self._names: Mapping[str, tuple[str, ...]] | None = None
         """What is to be live: the idents of each name's certificates; None when that cannot be known."""
@@ -574,7 +571,10 @@ class _Look:
         pins = str(self._deployment.pin_directory or self._pin_directory())
         dead = [str(one) for one in named if str(one.parent) != pins and _absent(one)]
         if dead:
-            what = f"dovecot: {path} names files that are not there, so Dovecot does not start again: {listed(dead)}"
+            what = (
+                f"dovecot: {path} names files that are not there, so Dovecot does not start again: "
+                f"{summarize_names(dead)}"
+            )
             self._say(Level.CRITICAL, "include_dead_path", what)
 
     def _edits(self, path: Path, content: bytes, text: str, blocks: Sequence[dovecot.LiveBlock]) -> None:
@@ -595,10 +595,10 @@ class _Look:
         ]
         changed = f"dovecot: {path} was edited, or replaced: it is not as it was published"
         if lost:
-            text = f"{changed}, and has no block for {listed(lost)}"
+            text = f"{changed}, and has no block for {summarize_names(lost)}"
             self._say(Level.CRITICAL, "include_lacks_names", text, lost)
         if other:
-            text = f"{changed}, and names other files for {listed(other)}"
+            text = f"{changed}, and names other files for {summarize_names(other)}"
             self._say(Level.CRITICAL, "include_names_others", text, other)
         if not lost and not other:
             self._say(Level.WARNING, "include_edited", changed)
@@ -638,10 +638,10 @@ class _Look:
                         changed += names
         if missing:
             harm = ": Dovecot does not start again" if self._dovecot_reads_pins else ""
-            text = f"the pinned file of {listed(missing)} is gone from {directory}{harm}"
+            text = f"the pinned file of {summarize_names(missing)} is gone from {directory}{harm}"
             self._say(Level.CRITICAL, "pin_missing", text, missing)
         if changed:
-            text = f"the pinned file of {listed(changed)} in {directory} was changed"
+            text = f"the pinned file of {summarize_names(changed)} in {directory} was changed"
             self._say(Level.CRITICAL, "pin_changed", text, changed)
         self._damaged = self._damaged or bool(missing or changed)
 
@@ -661,7 +661,7 @@ class _Look:
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _served_by(self, name: str, leaf: bytes | None) -> None:
-        found = look_at(leaf) if leaf is not None else None
+        found = parse_leaf(leaf) if leaf is not None else None
         if found is not None:
             self._expires(name, found.not_before, found.not_after)
 
@@ -715,7 +715,7 @@ class _Look:
             if recent and name not in (self._names or ()) and self._settings.names.match(name):
                 gone[f"{one.why}, and was removed on {one.when:%Y-%m-%d}"].append(name)
         for why, names in gone.items():
-            text = f"{listed(names)}: not served any more: {shown(why)}"
+            text = f"{summarize_names(names)}: not served any more: {printable_name(why)}"
             self._say(Level.WARNING, "name_removed", text, names)
 
     def _plan(self) -> int | None:
@@ -729,11 +729,13 @@ class _Look:
         known = seen.record.trusted and not self._running
         for (kind, why), names in waiting.items() if known else ():
             if kind is Kind.REMOVE:
-                self._say(Level.WARNING, "leaving", f"{listed(names)}: {why}: the next run removes it", names)
+                self._say(Level.WARNING, "leaving", f"{summarize_names(names)}: {why}: the next run removes it", names)
             else:
-                self._say(Level.WARNING, "not_deployed_yet", f"{listed(names)}: {why}, but not deployed yet", names)
+                self._say(
+                    Level.WARNING, "not_deployed_yet", f"{summarize_names(names)}: {why}, but not deployed yet", names
+                )
         for one in seen.selection.problems:
-            about = f" ({listed(one.names)})" if one.names else ""
+            about = f" ({summarize_names(one.names)})" if one.names else ""
             self._say(Level.WARNING, one.reason, f"{one.source}: {one.reason}: {one.detail}{about}", one.names)
         if known and not waiting and not self._damaged:
             for artifact in seen.plan.artifacts:
@@ -759,7 +761,7 @@ def _others(table: Table) -> list[Path]:
 
 def _of_map(difference: Difference, file: Path, names: Collection[str], *, usable: bool) -> tuple[str, str]:
     """The code and the text for entries of a map; whether it has any that holds a key and a chain."""
-    several = listed(list(names))
+    several = summarize_names(list(names))
     match difference:
         case Difference.UNUSABLE if not usable:
             return "map_without_keys", (

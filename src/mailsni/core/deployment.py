@@ -76,7 +76,7 @@ class Deployment:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class DeploymentRecord:
     """What the state directory says."""
 
     deployment: Deployment

@@ -1,5 +1,7 @@
 """Host names, patterns and paths: the only place where a string becomes safe to write into a server's file.
 
+from mailsni.core.text import printable_name
+
 Nothing is escaped. A string that does not match the grammar is refused, because neither server can quote everything:
 a newline in a Dovecot ``local_name`` ends the name and the rest is read as configuration (measured: a subject
 alternative name with ``}`` and ``ssl = no`` in it turned TLS off for the whole server), and a file name with a space
@@ -20,6 +22,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from mailsni.core.text import printable_name
+
 NAME_LIMIT = 253
 """Octets in a host name, without the root's dot (RFC 1035, 2.3.4)."""
 
@@ -28,24 +32,10 @@ _HOST_NAME = re.compile(rf"(?:{_LABEL}\.)+(?!\d+\Z){_LABEL}\Z", re.ASCII)
 _PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._@+-]+)+\Z", re.ASCII)
 _ORIGIN = re.compile(r"(?:[a-z][a-z0-9+.-]*:/)?/[A-Za-z0-9._/@+:*#=-]+\Z", re.ASCII)
 _PATTERN = re.compile(r"[a-z0-9.*?\[\]!-]+\Z", re.ASCII)
-_SHOWN_LIMIT = 80
 
 
 class RefusedNameError(ValueError):
     """A string outside the grammar. The message shows it in printable ASCII, bounded."""
-
-
-def shown(text: str | bytes) -> str:
-    """Any string, fit for a terminal, a log line and a table: printable ASCII, quoted if it was not, bounded."""
-    decoded = text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text
-    plain = decoded if decoded.isascii() and decoded.isprintable() else ascii(decoded)
-    return plain if len(plain) <= _SHOWN_LIMIT else plain[: _SHOWN_LIMIT - 1] + "~"
-
-
-def listed(texts: Sequence[str], most: int) -> str:
-    """The first of some names or other texts, and how many more there are. They are taken as they are."""
-    more = f" and {len(texts) - most} more" if len(texts) > most else ""
-    return ", ".join(texts[:most]) + more
 
 
 def is_wildcard(name: str) -> bool:
@@ -62,7 +52,7 @@ def host_name(text: str) -> str:
     name = text.lower() if text.isascii() else text
     base = name[2:] if is_wildcard(name) else name
     if len(name) > NAME_LIMIT or not _HOST_NAME.match(base):
-        raise RefusedNameError(f"{shown(text)}: not a host name")
+        raise RefusedNameError(f"{printable_name(text)}: not a host name")
     return name
 
 
@@ -74,7 +64,9 @@ def safe_path(path: str | Path) -> str:
     """
     text = str(path)
     if not _PATH.match(text):
-        raise RefusedNameError(f"{shown(text)}: a path of other characters than A-Z a-z 0-9 . _ / @ + - cannot be used")
+        raise RefusedNameError(
+            f"{printable_name(text)}: a path of other characters than A-Z a-z 0-9 . _ / @ + - cannot be used"
+        )
     return text
 
 
@@ -85,18 +77,20 @@ def safe_origin(text: str) -> str:
         RefusedNameError: it is none of these, or has a character that could end the comment or the word.
     """
     if not _ORIGIN.match(text):
-        raise RefusedNameError(f"{shown(text)}: an origin of other characters than A-Z a-z 0-9 . _ / @ + : * # = -")
+        raise RefusedNameError(
+            f"{printable_name(text)}: an origin of other characters than A-Z a-z 0-9 . _ / @ + : * # = -"
+        )
     return text
 
 
-def covers(wildcard: str, name: str) -> bool:
+def wildcard_matches(wildcard: str, name: str) -> bool:
     """Whether a wildcard stands for a host name: exactly one label more (RFC 6125, 6.4.3)."""
     return is_wildcard(wildcard) and name.partition(".")[2] == wildcard[2:] and not is_wildcard(name)
 
 
-def stand_for(names: Iterable[str], asked: str) -> bool:
-    """Whether one of a certificate's names is the host name that a client asks for, or covers it."""
-    return any(asked == name or covers(name, asked) for name in names)
+def covered_by(asked: str, names: Iterable[str]) -> bool:
+    """Whether the host name that a client asks for is one of a certificate's names, or matches a wildcard of them."""
+    return any(asked == name or wildcard_matches(name, asked) for name in names)
 
 
 class NamePatterns:
@@ -116,7 +110,9 @@ class NamePatterns:
     def __init__(self, include: Sequence[str], exclude: Sequence[str] = ()) -> None:
         for pattern in (*include, *exclude):
             if not _PATTERN.match(pattern):
-                raise RefusedNameError(f"{shown(pattern)}: not a pattern for host names (lower case, shell style)")
+                raise RefusedNameError(
+                    f"{printable_name(pattern)}: not a pattern for host names (lower case, shell style)"
+                )
         self.include = tuple(include)
         self.exclude = tuple(exclude)
         self.real_wildcards = "*" in self.include

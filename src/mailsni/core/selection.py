@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from mailsni.core.model import Algorithm, Certificate, Inventory, Reason, Skipped
-from mailsni.core.names import NamePatterns, covers, is_wildcard, listed
+from mailsni.core.names import NamePatterns, is_wildcard, wildcard_matches
+from mailsni.core.text import summarize
 
 ALGORITHMS: tuple[Algorithm, ...] = ("ecdsa", "rsa")
 """In the order in which a name's certificates are listed and rendered."""
-_NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ def _serving(name: str, winning: Mapping[str, tuple[Certificate, ...]]) -> tuple
 
 
 def _fits(certificate: Certificate, name: str) -> bool:
-    return name in certificate.names or any(covers(one, name) for one in certificate.names)
+    return name in certificate.names or any(wildcard_matches(one, name) for one in certificate.names)
 
 
 def _rank(name: str, certificate: Certificate) -> tuple[bool, bool, bool, float, str, str]:
@@ -205,7 +205,7 @@ def _skips(
         yield Skipped(one.source, Reason.SELF_SIGNED, detail, served, information=True)
     if lost and not one.kept:
         to = sorted({winner.source for name in lost for winner in winning[name]})
-        detail = f"lost to {listed(to, _NAMES_SHOWN)}"
+        detail = f"lost to {summarize(to)}"
         yield Skipped(one.source, Reason.LOST_TO_OTHER, detail, lost, information=True)
 
 

@@ -28,7 +28,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from mailsni.core.model import Algorithm, Certificate, KeyAndChain, Reason
-from mailsni.core.names import RefusedNameError, host_name, shown
+from mailsni.core.names import RefusedNameError, host_name
+from mailsni.core.text import printable_name
 
 RSA_MINIMUM_BITS = 2048
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
@@ -46,7 +47,7 @@ _UNDECODABLE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
+class InvalidPair:
     """A pair of files that is no certificate to serve, and why. No content of the files is in it."""
 
     reason: Reason
@@ -56,7 +57,7 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
-class Proven:
+class ValidPair:
     """A certificate, and the SANs of its leaf that are outside the grammar (printable)."""
 
     certificate: Certificate
@@ -66,10 +67,12 @@ class Proven:
 class _RejectedError(Exception):
     def __init__(self, reason: Reason, detail: str, names: Sequence[str] = ()) -> None:
         super().__init__(detail)
-        self.rejected = Rejected(reason, detail, tuple(names))
+        self.rejected = InvalidPair(reason, detail, tuple(names))
 
 
-def prove(source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool = False) -> Proven | Rejected:
+def validate_pair(
+    source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool = False
+) -> ValidPair | InvalidPair:
     """Read a chain file and a key file, and prove that they belong together.
 
     Args:
@@ -83,12 +86,12 @@ def prove(source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool = 
     except _RejectedError as error:
         return error.rejected
     except _UNDECODABLE:
-        return Rejected(Reason.BAD_PEM, "a part of a certificate cannot be decoded")
+        return InvalidPair(Reason.BAD_PEM, "a part of a certificate cannot be decoded")
 
 
-def prove_pinned(source: str, pinned_pem: bytes) -> Proven | Rejected:
+def validate_pinned(source: str, pinned_pem: bytes) -> ValidPair | InvalidPair:
     """Read a pinned file (key first, leaf, intermediates) as the last good certificate of a lineage."""
-    return prove(source, pinned_pem, pinned_pem, kept=True)
+    return validate_pair(source, pinned_pem, pinned_pem, kept=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ class Leaf:
 
 
 @functools.lru_cache(maxsize=4096)
-def look_at(der: bytes) -> Leaf | None:
+def parse_leaf(der: bytes) -> Leaf | None:
     """A leaf as it came over the wire; None when it cannot be decoded."""
     try:
         return _leaf(_parsed(der))
@@ -129,7 +132,7 @@ def _leaf(parsed: _Parsed) -> Leaf:
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class ChainDescription:
     """What the certificates of a file say, without their key."""
 
     leaf: Leaf
@@ -137,21 +140,21 @@ class Described:
     """The leaf was issued by another certificate, which is not in the file."""
 
 
-def describe(pem: bytes) -> Described | Rejected:
+def describe(pem: bytes) -> ChainDescription | InvalidPair:
     """Read the first certificate of a PEM file, and see whether its issuer follows. Keys in it are not looked at."""
     try:
         certificates = _certificates(pem)
         first = certificates[0]
         leaf = _leaf(first)
         chain = _ordered_chain(first, certificates, leaf.names)
-        return Described(leaf, alone=len(chain) == 1 and not first.is_root)
+        return ChainDescription(leaf, alone=len(chain) == 1 and not first.is_root)
     except _RejectedError as error:
         return error.rejected
     except _UNDECODABLE:
-        return Rejected(Reason.BAD_PEM, "a part of a certificate cannot be decoded")
+        return InvalidPair(Reason.BAD_PEM, "a part of a certificate cannot be decoded")
 
 
-def flaw_in_order(chain: Sequence[bytes]) -> str | None:
+def chain_order_problem(chain: Sequence[bytes]) -> str | None:
     """Why a chain is not "each certificate is issued by the next" (RFC 5246, 7.4.2); None when it is.
 
     Args:
@@ -198,7 +201,7 @@ class _Parsed:
         return self.issuer == self.subject
 
 
-def _prove(source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool) -> Proven | Rejected:
+def _prove(source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool) -> ValidPair | InvalidPair:
     certificates = _certificates(chain_pem)
     try:
         label, key_der, key_public = _private_key(key_pem)
@@ -215,7 +218,7 @@ def _prove(source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool) 
     _refuse_weak_signatures(chain, names)
     pem = b"".join((_pem(label, key_der), _pem(b"CERTIFICATE", leaf.der), *(_issuer_pem(one.der) for one in chain[1:])))
     issuer = _issuer_text(leaf.issuer if len(chain) == 1 else chain[1].subject)
-    return Proven(
+    return ValidPair(
         Certificate(
             source=source,
             names=names,
@@ -353,7 +356,7 @@ def _names(leaf: _Parsed) -> tuple[tuple[str, ...], tuple[str, ...]]:
         try:
             good.add(host_name(text))
         except RefusedNameError:
-            refused.append(shown(text))
+            refused.append(printable_name(text))
     return tuple(sorted(good)), tuple(refused)
 
 
@@ -399,6 +402,6 @@ def _refuse_weak_signatures(chain: Sequence[_Parsed], names: Sequence[str]) -> N
 @functools.lru_cache(maxsize=256)
 def _issuer_text(name: x509.Name) -> str:
     try:
-        return shown(name.rfc4514_string())
+        return printable_name(name.rfc4514_string())
     except ValueError:
         return "?"

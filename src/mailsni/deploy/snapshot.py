@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mailsni.config.settings import Settings
 from mailsni.core import plan
-from mailsni.core.deployment import Deployment, Record
+from mailsni.core.deployment import Deployment, DeploymentRecord
 from mailsni.core.model import Certificate, Inventory, Progress, merged
 from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
@@ -34,7 +34,7 @@ class Snapshot:
     inventory: Inventory
     """With the last good certificates of broken lineages in it."""
     selection: Selection
-    record: Record
+    record: DeploymentRecord
     targets: tuple[Target, ...]
     pins: PinDirectory
     texts: Mapping[Server, bytes]

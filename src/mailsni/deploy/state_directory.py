@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.core import file_identity
-from mailsni.core.deployment import _SCHEMA, Deployment, Record, _decode, _encode
+from mailsni.core.deployment import _SCHEMA, Deployment, DeploymentRecord, _decode, _encode
 from mailsni.host import files, permissions
 
 
@@ -35,7 +35,7 @@ class State:
     def _journal(self) -> Path:
         return self.directory / "journal.json"
 
-    def load(self) -> Record:
+    def load(self) -> DeploymentRecord:
         """Read the record; one that is missing, cut off or of another version counts as none.
 
         Raises:
@@ -44,10 +44,10 @@ class State:
         recorded = _decode(files.read_private(self._deployment))
         journal = files.read_private(self._journal)
         if journal is None:
-            return Record(recorded or Deployment(), trusted=recorded is not None)
+            return DeploymentRecord(recorded or Deployment(), trusted=recorded is not None)
         intended = _decode(journal) or Deployment()
         before = recorded or Deployment()
-        return Record(
+        return DeploymentRecord(
             Deployment(
                 names={**before.names, **intended.names},
                 certificates={**before.certificates, **intended.certificates},

@@ -18,6 +18,7 @@ from mailsni.config.settings import Settings
 from mailsni.core import file_identity
 from mailsni.core.deployment import Deployment
 from mailsni.core.model import Certificate, Progress
+from mailsni.core.text import summarize
 from mailsni.deploy import confirm
 from mailsni.deploy.confirm import Answer, Confirmation
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
@@ -36,7 +37,6 @@ from mailsni.targets.reload import ReloadResult
 from mailsni.targets.rendering import postfix_key
 
 _IDENT = re.compile(rb"/([0-9a-f]{64}-[0-9a-f]{16})\.pem\b")
-_NAMES_IN_A_MESSAGE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,12 +338,12 @@ class _Transaction:
             cut_off = confirm.newly_cut_off(old, new)
             if cut_off:
                 raise RolledBackError(
-                    f"{new.server}: {_listed(cut_off)}: answered before, and cut off with what was published: "
+                    f"{new.server}: {_names_of(cut_off)}: answered before, and cut off with what was published: "
                     f"{cut_off[0].result.detail}",
                     hint="the previous deployment is live again",
                 )
         for confirmation in confirm.all_wrong(after):
-            names = _listed(confirmation.wrong_certificates)
+            names = _names_of(confirmation.wrong_certificates)
             raise RolledBackError(
                 f"{confirmation.server}: {names}: not served with the certificate that was published, and neither "
                 "is any other name that changed",
@@ -371,7 +371,7 @@ class _Transaction:
                 again = self._probe(listening, anything, patience=self._patience)
                 lost = [one for old, new in zip(before, again, strict=True) for one in confirm.newly_cut_off(old, new)]
                 if lost:
-                    raise HostError(f"{_listed(lost)}: still cut off")
+                    raise HostError(f"{_names_of(lost)}: still cut off")
         except (MailsniError, OSError) as error:
             raise RollbackFailedError(
                 f"the way back failed too: {error}; what led to it: {cause}",
@@ -408,7 +408,5 @@ class _Transaction:
                     files.remove(path)
 
 
-def _listed(answers: Sequence[Answer]) -> str:
-    names = list(dict.fromkeys(answer.expectation.name for answer in answers))
-    more = f" and {len(names) - _NAMES_IN_A_MESSAGE} more" if len(names) > _NAMES_IN_A_MESSAGE else ""
-    return ", ".join(names[:_NAMES_IN_A_MESSAGE]) + more
+def _names_of(answers: Iterable[Answer]) -> str:
+    return summarize(list(dict.fromkeys(answer.expectation.name for answer in answers)))

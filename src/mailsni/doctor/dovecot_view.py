@@ -6,18 +6,16 @@ import os
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 
 from mailsni.config.settings import DovecotSettings
-from mailsni.core import names
 from mailsni.core.model import Reason
-from mailsni.core.names import shown
+from mailsni.core.text import printable, printable_name, summarize_names
 from mailsni.doctor.finding import Fix
-from mailsni.host.commands import printable
 from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary
 from mailsni.targets.dovecot.parser import Block, Configuration, Setting
 from mailsni.targets.dovecot.precedence import LocalName, Scope
@@ -43,7 +41,6 @@ FROM_FILE = frozenset({"ssl_cert", "ssl_key", "ssl_alt_cert", "ssl_alt_key", "ss
 """Settings of 2.3 that are the content of a file, and so need ``<``."""
 FILE_SETTINGS = frozenset({FORMER[key] for key in FROM_FILE} | {"ssl_client_ca_file", "ssl_client_cert_file"})
 """Settings of 2.4 that name a file."""
-_LISTED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,22 +211,16 @@ def place_of(place: Block | Setting) -> str:
     return f"{printed(place.file)}:{place.line}"
 
 
-def listed(texts: Sequence[str]) -> str:
-    """The first few of them, and how many more there are."""
-    return names.listed(texts, _LISTED)
-
-
-def listed_names(names: Iterable[str]) -> str:
-    """Names as a block or a certificate has them, made printable; no more than a few."""
-    return listed([shown(name) for name in names])
-
-
 def owner(blocks: Sequence[Block]) -> str:
     """The innermost block with a name that says for whom a setting is."""
     for block in reversed(blocks):
         if block.kind in FILTERS:
-            return f"{block.kind} {listed_names(block.name.split())}"
-    return "the default certificate" if not blocks else f"{shown(blocks[-1].kind)} {shown(blocks[-1].name)}".strip()
+            return f"{block.kind} {summarize_names(block.name.split())}"
+    return (
+        "the default certificate"
+        if not blocks
+        else f"{printable_name(blocks[-1].kind)} {printable_name(blocks[-1].name)}".strip()
+    )
 
 
 def owner_of(pair: Pair) -> str:
@@ -257,8 +248,8 @@ def cut_off(blocks: Sequence[Block]) -> str:
     """Whose handshakes fail when a certificate cannot be loaded (measured)."""
     names = [block.name for block in blocks if block.kind == "local_name"]
     if names:
-        asked = listed_names(names[-1].split())
+        asked = summarize_names(names[-1].split())
         return f"clients that ask for {asked} are cut off, they do not get the default certificate"
     if blocks:
-        return f"clients of {blocks[0].kind} {shown(blocks[0].name)} are cut off"
+        return f"clients of {blocks[0].kind} {printable_name(blocks[0].name)} are cut off"
     return "every client is cut off, also those that ask for a name with a good block of its own"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from mailsni.core import names
+from mailsni.core.text import printable
 from mailsni.doctor.finding import Finding, Fix, Severity
 from mailsni.errors import HostError, MailsniError, PermissionMissingError
 from mailsni.host import permissions
-from mailsni.host.commands import printable
 
 SHOWN = 4
 """Names, lines or files that a finding lists."""
@@ -84,11 +83,6 @@ def _safe(text: str) -> str:
 def quoted(*words: str | Path) -> str:
     """Words of a command line, for a shell."""
     return " ".join(shlex.quote(str(word)) for word in words)
-
-
-def listed(texts: Sequence[str]) -> str:
-    """A few of them, and how many more there are."""
-    return names.listed(texts, SHOWN)
 
 
 def exposed(paths: Iterable[Path]) -> list[tuple[Path, str]]:

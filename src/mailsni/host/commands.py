@@ -17,14 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from mailsni.core.text import printable
 from mailsni.errors import HostError
 
 SEARCH_PATH = ("/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin")
 _PASSED_ON = ("TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
-_UNPRINTABLE = re.compile(r"[^\x20-\x7e\n]+")
-_PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL)
-MESSAGE_LIMIT = 2000
-"""Characters of another program's message that an error message quotes."""
 OUTPUT_LIMIT = 4 * 1024 * 1024
 """Bytes of a program's output that are parsed."""
 
@@ -37,7 +34,7 @@ class Completed:
     returncode: int
     stdout: bytes
     stderr: str
-    """:func:`printable`."""
+    """Made fit for a terminal: :func:`mailsni.core.text.printable`."""
 
 
 class Executor(Protocol):
@@ -75,13 +72,6 @@ def environment() -> dict[str, str]:
     """The environment that other programs see."""
     passed = {key: os.environ[key] for key in _PASSED_ON if key in os.environ}
     return passed | {"PATH": ":".join(SEARCH_PATH), "LC_ALL": "C", "LANG": "C", "HOME": "/"}
-
-
-def printable(text: str) -> str:
-    """Another program's message, safe for a terminal and a log: no control characters, no PEM block, bounded."""
-    redacted = _PEM.sub("[PEM removed]", text)
-    shown = _UNPRINTABLE.sub("?", redacted).strip()
-    return shown if len(shown) <= MESSAGE_LIMIT else shown[:MESSAGE_LIMIT] + " […]"
 
 
 class LocalExecutor:

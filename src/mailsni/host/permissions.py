@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from mailsni.core.file_identity import Identity
-from mailsni.core.names import shown
+from mailsni.core.text import printable_name
 from mailsni.errors import HostError, PermissionMissingError, RefusedError
 from mailsni.host import files
 from mailsni.host.files import as_host_error
@@ -127,5 +127,5 @@ def record_problem(path: Path, schema: str, decode: Callable[[bytes], object | N
     if found == schema:
         return f"{path} is damaged: not all that belongs to {schema} is there"
     if isinstance(found, str) and found.startswith("mailsni."):
-        return f"{path} is of another version of mailsni ({shown(found)} instead of {schema})"
+        return f"{path} is of another version of mailsni ({printable_name(found)} instead of {schema})"
     return f"{path} is not a record of mailsni"

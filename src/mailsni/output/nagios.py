@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 
-from mailsni.check.runner import Checked, Level, listed
+from mailsni.check.runner import Checked, Level
+from mailsni.core.text import counted, summarize_names
 
 TEXT_LIMIT = 700
 """Characters of the text in the first line: NRPE before 3.0 cuts its answers off at 1,024 bytes."""
@@ -60,13 +61,13 @@ def plain(text: str) -> str:
 
 
 def _healthy(found: Checked) -> str:
-    names = f"{found.names} {'name' if found.names == 1 else 'names'}"
+    names = counted(found.names, "name")
     asked = f", {found.on_the_wire} answers as intended" if found.on_the_wire is not None else ""
     if not found.expiries:
         return names + asked
     days = int((found.expiries[0].not_after - found.now) / timedelta(days=1))
     unit = "day" if days == 1 else "days"
-    word = "expires" if found.names == 1 else f"the first ({listed([found.expiries[0].name])}) expires"
+    word = "expires" if found.names == 1 else f"the first ({summarize_names([found.expiries[0].name])}) expires"
     return f"{names}, {word} in {days} {unit}{asked}"
 
 

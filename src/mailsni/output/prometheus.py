@@ -13,8 +13,8 @@ from prometheus_client.registry import Collector
 
 from mailsni import __version__
 from mailsni.core.model import Reason
-from mailsni.core.names import shown
 from mailsni.core.plan import Kind
+from mailsni.core.text import printable_name
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.metrics import MetricsInput
 from mailsni.output import documents
@@ -84,7 +84,7 @@ def _gauge(name: str, about: str, samples: Mapping[_Labels, float]) -> Metric:
 
 def _label(text: str) -> str:
     """As it is, if it can be written: half a surrogate pair of a damaged record cannot, and ends the whole scrape."""
-    return text if text.isprintable() else shown(text)
+    return text if text.isprintable() else printable_name(text)
 
 
 def _worst(samples: Iterable[tuple[tuple[Any, ...], float]]) -> dict[tuple[Any, ...], float]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from mailsni.core.log import Level
+from mailsni.core.text import counted
 from mailsni.errors import Exit
 from mailsni.output import console, text
 from mailsni.setup.model import SetupPlan
@@ -62,7 +63,7 @@ class Report:
         if quiet:
             return
         count = len(self._plan.steps)
-        steps = f"{count} {'step' if count == 1 else 'steps'}"
+        steps = counted(count, "step")
         match result:
             case "in_place" if self._remove:
                 console.print_line("nothing of mailsni is wired in here")

@@ -9,9 +9,9 @@ from datetime import datetime
 from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.log import Level
 from mailsni.core.model import Certificate, Skipped
-from mailsni.core.names import listed
 from mailsni.core.plan import SYMBOLS, Change, Kind, Plan
 from mailsni.core.selection import Candidate
+from mailsni.core.text import counted, summarize
 from mailsni.deploy.confirm import Confirmation
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.deploy.transaction import ApplyResult
@@ -22,7 +22,6 @@ from mailsni.output.documents import name_states
 from mailsni.runs.history import History, Run
 
 _COLOURS = {Kind.ADD: "green", Kind.RENEW: "yellow", Kind.REPLACE: "yellow", Kind.REMOVE: "red", Kind.KEEP: "magenta"}
-_NAMES_SHOWN = 4
 
 Anyone = Certificate | DeployedCertificate
 
@@ -67,10 +66,7 @@ def _skipped_table(found: Sequence[Skipped]) -> None:
     if not found:
         print_line("nothing is skipped")
         return
-    rows = [
-        (one.reason, "" if one.information else "!", one.source, listed(one.names, _NAMES_SHOWN), one.detail)
-        for one in found
-    ]
+    rows = [(one.reason, "" if one.information else "!", one.source, summarize(one.names), one.detail) for one in found]
     table(("REASON", "", "SOURCE", "NAMES", "WHY"), rows, ["" if one.information else "red" for one in found])
 
 
@@ -162,7 +158,7 @@ def applied_in_a_line(done: ApplyResult) -> str:
     if done.reloads is None:
         return f"nothing to do: {counted(len(snapshot.selection.winners), 'name')}"
     names = [change.name for change in snapshot.plan.effective]
-    changed = f"{counted(len(names), 'name')} changed ({listed(names, _NAMES_SHOWN)})" if names else "no name changed"
+    changed = f"{counted(len(names), 'name')} changed ({summarize(names)})" if names else "no name changed"
     servers = ", ".join(f"{server} {outcome}" for server, outcome in done.reloads.items())
     answers = sum(len(confirmation.answers) for confirmation in done.confirmations)
     right = answers - len(done.wrong)
@@ -194,7 +190,7 @@ def _confirmation(confirmation: Confirmation, *, verbose: bool) -> None:
 def problems(found: Sequence[Skipped]) -> None:
     """What a person should look at, on standard error."""
     for one in found:
-        names = f" ({listed(one.names, _NAMES_SHOWN)})" if one.names else ""
+        names = f" ({summarize(one.names)})" if one.names else ""
         log(Level.WARNING, f"{one.source}: {one.reason}: {one.detail}{names}")
 
 
@@ -240,8 +236,3 @@ def doctor(found: Sequence[Finding], *, errors_only: bool) -> None:
 def _until(one: Anyone, now: datetime) -> str:
     days = (one.not_after - now).days
     return f"{one.not_after:%Y-%m-%d} ({counted(days, 'day')})"
-
-
-def counted(number: int, noun: str) -> str:
-    """A number and its noun: ``1 name``, ``2 names``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from mailsni.core.log import Level
+from mailsni.core.text import counted
 from mailsni.errors import Exit
-from mailsni.output import console, documents, text
+from mailsni.output import console, documents
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Problem
 from mailsni.verify.assess import describe_names
@@ -98,7 +99,7 @@ def warn(audit: Audit) -> None:
         first = untrusted[0]
         console.log(
             Level.WARNING,
-            f"this system does not trust the certificate of {text.counted(len(untrusted), 'answer')}, "
+            f"this system does not trust the certificate of {counted(len(untrusted), 'answer')}, "
             f"the first: {_client(first)} at {first.case.endpoint}: {first.detail}",
         )
 
@@ -120,7 +121,7 @@ def _table(audit: Audit, *, all_names: bool) -> None:
     table = [[name, *(_cell(cells.get(port, ())) for port in ports)] for name, cells in shown.items()]
     console.table(["NAME", *ports], table, ["red" if name in wrong else "" for name in shown])
     if len(shown) < len(rows):
-        console.print_line(f"({text.counted(len(rows) - len(shown), 'name')} more, all as intended: -v shows them)")
+        console.print_line(f"({counted(len(rows) - len(shown), 'name')} more, all as intended: -v shows them)")
 
 
 def _port(endpoint: Endpoint) -> str:
@@ -173,6 +174,6 @@ def _totals(audit: Audit) -> Iterator[str]:
         names = len({answer.case.name for answer in answers if answer.case.client is Client.NAMED})
         endpoints = len({answer.case.endpoint for answer in answers})
         yield (
-            f"{server}: {right} of {text.counted(len(answers), 'answer')} as intended, "
-            f"for {text.counted(names, 'name')} at {text.counted(endpoints, 'endpoint')}"
+            f"{server}: {right} of {counted(len(answers), 'answer')} as intended, "
+            f"for {counted(names, 'name')} at {counted(endpoints, 'endpoint')}"
         )

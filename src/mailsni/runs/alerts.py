@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from mailsni.core.text import printable
 from mailsni.errors import Exit, HostError
-from mailsni.host.commands import printable, run
+from mailsni.host.commands import run
 from mailsni.runs.history import History, Run
 
 TOLD = frozenset(

@@ -20,6 +20,7 @@ from mailsni.config.settings import Settings
 from mailsni.core.log import Level, Log
 from mailsni.core.model import Progress
 from mailsni.core.plan import Kind
+from mailsni.core.text import counted
 from mailsni.deploy import transaction
 from mailsni.deploy.transaction import ApplyResult, Options
 from mailsni.errors import ConfigurationError, Exit, HostError, LockedError, MailsniError
@@ -155,19 +156,15 @@ def summary(done: ApplyResult) -> str:
     snapshot = done.snapshot
     names = len(snapshot.selection.winners)
     changed = len(snapshot.plan.effective)
-    what = "nothing to do" if done.reloads is None else f"published, {changed} {_plural('name', changed)} changed"
-    words = [what, f"{names} {_plural('name', names)} served"]
+    what = "nothing to do" if done.reloads is None else f"published, {counted(changed, 'name')} changed"
+    words = [what, f"{counted(names, 'name')} served"]
     problems = snapshot.selection.problems
     if problems:
         first = problems[0]
-        words.append(f"{len(problems)} {_plural('problem', len(problems))}: {first.source}: {first.reason}")
+        words.append(f"{counted(len(problems), 'problem')}: {first.source}: {first.reason}")
     if done.wrong:
-        words.append(f"{len(done.wrong)} wrong {_plural('answer', len(done.wrong))} on the wire")
+        words.append(f"{counted(len(done.wrong), 'wrong answer')} on the wire")
     return ", ".join(words)
-
-
-def _plural(noun: str, number: int) -> str:
-    return noun if number == 1 else f"{noun}s"
 
 
 def _ended(started_at: datetime, code: int, line: str, trigger: Trigger, error: str | None = None) -> Run:

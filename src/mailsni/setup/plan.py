@@ -14,8 +14,9 @@ from pathlib import Path
 
 from mailsni.config.settings import DEFAULT_PATH, Settings
 from mailsni.core import file_identity
-from mailsni.core.names import NamePatterns, is_wildcard, listed
-from mailsni.core.x509 import Rejected, prove
+from mailsni.core.names import NamePatterns, is_wildcard
+from mailsni.core.text import counted, summarize
+from mailsni.core.x509 import InvalidPair, validate_pair
 from mailsni.deploy import transaction
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.errors import HostError
@@ -29,7 +30,6 @@ from mailsni.setup.steps import ChangeFile, Commands, FirstApply, MakeDirectorie
 from mailsni.setup.units import Kind
 
 _LARGEST_PEM = 1 << 20
-_NAMES_LISTED = 5
 _CHANGES_LISTED = 20
 
 
@@ -125,7 +125,7 @@ def _serve_default_names(snapshot: Snapshot, options: SetupOptions) -> tuple[Sna
     strangers = [name for name in unserved if name not in stored]
     if strangers:
         notes.append(
-            f"the default certificate is also for {listed(strangers, _NAMES_LISTED)}, which no store has: "
+            f"the default certificate is also for {summarize(strangers)}, which no store has: "
             "clients that ask for it get the default certificate all the same"
         )
     names = tuple(name for name in unserved if name in stored)
@@ -137,7 +137,7 @@ def _serve_default_names(snapshot: Snapshot, options: SetupOptions) -> tuple[Sna
     patterns = NamePatterns(include, settings.names.exclude)
     if path.exists() or not all(patterns.match(name) for name in names):
         notes.append(
-            f"the default certificate is also for {listed(names, _NAMES_LISTED)}, which names.include leaves out: "
+            f"the default certificate is also for {summarize(names)}, which names.include leaves out: "
             f"to serve it by name, write into {path}, below [names]: {line}"
         )
         return snapshot, Part((), tuple(notes), tuple(warnings))
@@ -146,7 +146,7 @@ def _serve_default_names(snapshot: Snapshot, options: SetupOptions) -> tuple[Sna
         "# `mailsni setup --remove` takes the file away again unless it was edited.\n"
         f"[names]\n{line}\n"
     ).encode()
-    title = f"serve {listed(names, _NAMES_LISTED)} by name too: write {path}"
+    title = f"serve {summarize(names)} by name too: write {path}"
     steps: tuple[Step, ...] = (*MakeDirectories.up_to(path.parent), ChangeFile(title, path, None, text))
     return take_snapshot(replace(settings, names=patterns), snapshot.now), Part(steps, tuple(notes), tuple(warnings))
 
@@ -158,8 +158,8 @@ def _names_in(server: str, path: Path) -> tuple[tuple[str, ...], tuple[str, ...]
             content = file.read(_LARGEST_PEM)
     except OSError as error:
         return (), (f"{server}: the default certificate {path} cannot be read: {error.strerror}",)
-    outcome = prove(str(path), content, None)
-    names = outcome.names if isinstance(outcome, Rejected) else outcome.certificate.names
+    outcome = validate_pair(str(path), content, None)
+    names = outcome.names if isinstance(outcome, InvalidPair) else outcome.certificate.names
     return tuple(name for name in names if "." in name), ()
 
 
@@ -190,7 +190,7 @@ def _first_apply(snapshot: Snapshot) -> Part:
     )
     apply = FirstApply(
         settings,
-        f"mailsni apply: publish {names} {'name' if names == 1 else 'names'} before any server is told of them",
+        f"mailsni apply: publish {counted(names, 'name')} before any server is told of them",
         "\n".join((*changes, *artifacts)),
         map_type,
         fresh,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mailsni.config.settings import DEFAULT_PATH, Settings
+from mailsni.core.text import counted
 from mailsni.deploy.state_directory import State
 from mailsni.host import files
 from mailsni.probes.expectation import Expectation
@@ -118,7 +119,7 @@ def _published_files(settings: Settings) -> Iterator[Step]:
     pins = [path for directory in pin_directories for path in PinDirectory(directory).list_unused(())]
     present = tuple(directory for directory in pin_directories if directory.is_dir())
     if pins or present:
-        title = f"delete {len(pins)} pinned {'file' if len(pins) == 1 else 'files'}, keys and all"
+        title = f"delete {counted(len(pins), 'pinned file')}, keys and all"
         yield Delete(title, tuple(pins), present, present)
     source = settings.postfix.map
     text = files.read_private(source)

@@ -18,8 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mailsni.core.model import CachedLineage, Certificate, FileIdentity, Inventory, Progress, Reason, Skipped
-from mailsni.core.names import RefusedNameError, safe_path, shown
-from mailsni.core.x509 import Proven, prove
+from mailsni.core.names import RefusedNameError, safe_path
+from mailsni.core.text import printable_name
+from mailsni.core.x509 import ValidPair, validate_pair
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.sources.base import StoreFiles, WatchPath
 from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary, StoreFile, identity
@@ -213,7 +214,7 @@ def _read_lineage(live: Path, name: str, boundary: StoreBoundary) -> LineageRead
     except RefusedNameError as error:
         if _holds_no_certificate(Path(path)):
             return LineageRead(foreign=True)
-        return _refused(shown(path), Reason.BAD_NAME, str(error))
+        return _refused(printable_name(path), Reason.BAD_NAME, str(error))
     try:
         directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
@@ -278,13 +279,13 @@ def _pair(
     if isinstance(key, ReadRefusedError):
         # The leaf is read all the same: a lineage without a mail name is nobody's concern, whatever its key is like.
         return Skipped(source, key.reason, key.detail, _names_of(source, chain.content))
-    outcome = prove(source, chain.content, key.content)
-    if not isinstance(outcome, Proven):
+    outcome = validate_pair(source, chain.content, key.content)
+    if not isinstance(outcome, ValidPair):
         return Skipped(source, outcome.reason, outcome.detail, outcome.names)
     certificate = replace(outcome.certificate, chain_path=f"{source}/{_CHAIN}", key_path=f"{source}/{_KEY}")
     return CachedLineage((chain.identity, key.identity), certificate, outcome.refused_names)
 
 
 def _names_of(source: str, chain_pem: bytes) -> tuple[str, ...]:
-    outcome = prove(source, chain_pem, None)
-    return outcome.certificate.names if isinstance(outcome, Proven) else outcome.names
+    outcome = validate_pair(source, chain_pem, None)
+    return outcome.certificate.names if isinstance(outcome, ValidPair) else outcome.names

@@ -11,7 +11,7 @@ import stat
 from dataclasses import dataclass
 
 from mailsni.core.model import FileIdentity, Reason
-from mailsni.core.names import shown
+from mailsni.core.text import printable_name
 
 SIZE_LIMIT = 1 << 20
 """Bytes. An RSA-4096 key has 3 KB, a chain of a hundred names 10 KB."""
@@ -69,28 +69,32 @@ class StoreBoundary:
         try:
             handle = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=directory)
         except FileNotFoundError:
-            raise ReadRefusedError(missing, f"{shown(name)} is not there, or a link to nothing") from None
+            raise ReadRefusedError(missing, f"{printable_name(name)} is not there, or a link to nothing") from None
         except OSError as error:
-            raise ReadRefusedError(Reason.UNREADABLE, f"{shown(name)}: {error.strerror}") from None
+            raise ReadRefusedError(Reason.UNREADABLE, f"{printable_name(name)}: {error.strerror}") from None
         try:
             return self._read_handle(name, handle)
         except OSError as error:
-            raise ReadRefusedError(Reason.UNREADABLE, f"{shown(name)}: {error.strerror}") from None
+            raise ReadRefusedError(Reason.UNREADABLE, f"{printable_name(name)}: {error.strerror}") from None
         finally:
             os.close(handle)
 
     def _read_handle(self, name: str, handle: int) -> StoreFile:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise ReadRefusedError(Reason.NOT_A_REGULAR_FILE, f"{shown(name)} is not a regular file")
+            raise ReadRefusedError(Reason.NOT_A_REGULAR_FILE, f"{printable_name(name)} is not a regular file")
         if not self.contains(handle):
-            raise ReadRefusedError(Reason.SYMLINK_OUTSIDE_STORE, f"{shown(name)} is a link that leaves the store")
+            raise ReadRefusedError(
+                Reason.SYMLINK_OUTSIDE_STORE, f"{printable_name(name)} is a link that leaves the store"
+            )
         if status.st_size > SIZE_LIMIT:
-            detail = f"{shown(name)} has {status.st_size} bytes, more than {SIZE_LIMIT}"
+            detail = f"{printable_name(name)} has {status.st_size} bytes, more than {SIZE_LIMIT}"
             raise ReadRefusedError(Reason.TOO_LARGE, detail)
         reader = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         with os.fdopen(reader, "rb", buffering=0) as file:
             content = file.read(SIZE_LIMIT + 1)
         if content is None or len(content) > SIZE_LIMIT:
-            raise ReadRefusedError(Reason.TOO_LARGE, f"{shown(name)} grew over {SIZE_LIMIT} bytes while it was read")
+            raise ReadRefusedError(
+                Reason.TOO_LARGE, f"{printable_name(name)} grew over {SIZE_LIMIT} bytes while it was read"
+            )
         return StoreFile(content, identity(status))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mailsni.core.deployment import Record
+from mailsni.core.deployment import DeploymentRecord
 from mailsni.core.selection import Selection
 from mailsni.probes.endpoint import Endpoint, Server
 from mailsni.targets.reload import ReloadResult
@@ -61,7 +61,7 @@ class Target(Protocol):
     def render(self, selection: Selection, paths: Paths, templates: Path | None) -> bytes:
         """The text that it should have."""
 
-    def change_reason(self, record: Record, text: bytes) -> str | None:
+    def change_reason(self, record: DeploymentRecord, text: bytes) -> str | None:
         """Why what is live is not what should be; None when it is."""
 
     def stage(self, staging: Path, text: bytes, entries: Sequence[MapEntry]) -> Stage:

@@ -16,7 +16,7 @@ from pathlib import Path
 from mailsni.core import file_identity
 from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.model import Certificate
-from mailsni.core.x509 import Proven, prove_pinned
+from mailsni.core.x509 import ValidPair, validate_pinned
 from mailsni.errors import HostError
 from mailsni.host import files
 
@@ -63,8 +63,8 @@ class PinDirectory:
         content = files.read_private(self.path_of(deployed))
         if content is None:
             return None
-        outcome = prove_pinned(deployed.source, content)
-        if isinstance(outcome, Proven) and outcome.certificate.ident == deployed.ident:
+        outcome = validate_pinned(deployed.source, content)
+        if isinstance(outcome, ValidPair) and outcome.certificate.ident == deployed.ident:
             return outcome.certificate
         return None
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 from datetime import datetime
 
 from mailsni.core import x509
-from mailsni.core.names import listed, stand_for
+from mailsni.core.names import covered_by
+from mailsni.core.text import summarize
 from mailsni.core.x509 import Leaf
 from mailsni.probes.expectation import Problem, problem_of, sni_name
 from mailsni.probes.model import Outcome, ProbeResult
@@ -30,7 +31,7 @@ def assess(
         now: the moment at which the certificate must be valid, with a time zone.
         labels: what to call a certificate, by fingerprint.
     """
-    leaf = x509.look_at(result.chain[0]) if result.chain else None
+    leaf = x509.parse_leaf(result.chain[0]) if result.chain else None
     problem = problem_of(result, case.fingerprint)
     found: list[tuple[Problem, str]] = []
     if problem is Problem.WRONG_CERTIFICATE:
@@ -53,7 +54,7 @@ def _leaf_problems(case: ProbeCase, leaf: Leaf, now: datetime) -> Iterator[tuple
         yield Problem.NOT_YET_VALID, f"not valid before {leaf.not_before:%Y-%m-%d %H:%M} UTC"
     if now >= leaf.not_after:
         yield Problem.EXPIRED, f"expired on {leaf.not_after:%Y-%m-%d %H:%M} UTC"
-    if case.client is Client.NAMED and case.name is not None and not stand_for(leaf.names, sni_name(case.name)):
+    if case.client is Client.NAMED and case.name is not None and not covered_by(sni_name(case.name), leaf.names):
         yield Problem.NAME_MISMATCH, f"the certificate is for {describe_names(leaf.names)}"
 
 
@@ -62,7 +63,7 @@ def _chain_problems(
 ) -> Iterator[tuple[Problem, str]]:
     digests = tuple(hashlib.sha256(der).hexdigest() for der in chain)
     expected = case.expectation.chain if case.expectation is not None else ()
-    order_problem = x509.flaw_in_order(chain)
+    order_problem = x509.chain_order_problem(chain)
     if order_problem is not None:
         yield Problem.WRONG_CHAIN, f"the chain is out of order: {order_problem}"
     elif expected and digests[0] == expected[0] and digests != expected:
@@ -81,7 +82,7 @@ def _unknown_certificate(result: ProbeResult, leaf: Leaf | None) -> str:
 
 def describe_names(names: Sequence[str]) -> str:
     """The names of a certificate, for people."""
-    return listed(names, _NAMES_SHOWN) or "no name"
+    return summarize(names) or "no name"
 
 
 def with_disagreements(assessments: Sequence[Assessment]) -> Iterator[Assessment]:

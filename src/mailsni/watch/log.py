@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 
 from mailsni.core.log import Level, labelled, prefixed
-from mailsni.host.commands import printable
+from mailsni.core.text import printable
 
 
 class Journal:

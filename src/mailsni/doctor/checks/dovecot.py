@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mailsni.core.names import shown
+from mailsni.core.text import printable_name, summarize, summarize_names
 from mailsni.doctor.checks.dovecot_files import archived, bad_pairs, dead_paths, open_keys
 from mailsni.doctor.dovecot_view import (
     FILE_SETTINGS,
@@ -24,8 +24,6 @@ from mailsni.doctor.dovecot_view import (
     View,
     cut_off,
     key_of,
-    listed,
-    listed_names,
     place_of,
     printed,
     scope_of,
@@ -177,7 +175,7 @@ def _other_syntax(view: View) -> Iterator[Finding]:
     for settings in places.values():
         view.told.update((setting.file, setting.line) for setting in settings)
         first = settings[0]
-        told = listed([f"{setting.key} (line {setting.line})" for setting in settings])
+        told = summarize([f"{setting.key} (line {setting.line})" for setting in settings])
         nested = view.old and any(block.kind == "ssl_server" for block in first.blocks)
         yield Finding(
             "dovecot_syntax_of_other_release",
@@ -226,14 +224,14 @@ def _several_names(view: View) -> Iterator[Finding]:
             yield Finding(
                 "dovecot_several_names",
                 Severity.ERROR,
-                f"several names in one local_name block: {listed_names(one.names)}",
+                f"several names in one local_name block: {summarize_names(one.names)}",
                 place_of(one.block),
                 "2.4 takes one name for each block: it does not start again once it is stopped, and no reload takes "
                 "anything up",
                 Fix("mailsni apply")
                 if one.ours
                 else view.by_hand(
-                    f"write the block once for each name: `local_name {shown(one.names[0])} {{` and so on"
+                    f"write the block once for each name: `local_name {printable_name(one.names[0])} {{` and so on"
                 ),
             )
 
@@ -246,7 +244,7 @@ def _marks(view: View) -> Iterator[Finding]:
             yield Finding(
                 "dovecot_file_mark_forgotten",
                 Severity.ERROR,
-                f"{key} lacks the < before the path {shown(setting.value)}",
+                f"{key} lacks the < before the path {printable_name(setting.value)}",
                 place_of(setting),
                 "the path itself is taken for the PEM text: "
                 f"{cut_off(setting.blocks)}, and Dovecot starts without a complaint",
@@ -257,7 +255,7 @@ def _marks(view: View) -> Iterator[Finding]:
             yield Finding(
                 "dovecot_file_mark_superfluous",
                 Severity.ERROR,
-                f"{key} has a < before the path {shown(setting.value)}",
+                f"{key} has a < before the path {printable_name(setting.value)}",
                 place_of(setting),
                 "the content of the file is taken for a path: Dovecot does not start again once it is stopped, no "
                 "reload takes anything up, and the content, a key too, is written to its log",
@@ -277,14 +275,14 @@ def _misplaced(view: View) -> Iterator[Finding]:
             yield Finding(
                 "dovecot_local_name_in_protocol",
                 Severity.ERROR,
-                f"local_name {listed_names(one.names)} stands in protocol {shown(outside)}",
+                f"local_name {summarize_names(one.names)} stands in protocol {printable_name(outside)}",
                 place_of(one.block),
                 "Dovecot allows only the reverse: it does not start again once it is stopped, and no reload takes "
                 "anything up",
                 replace(
                     view.without(one.block),
                     note="instead of removing it, write the block outside of protocol, or as "
-                    f"local_name {shown(one.block.name)} {{ protocol {shown(outside)} {{ … }} }}",
+                    f"local_name {printable_name(one.block.name)} {{ protocol {printable_name(outside)} {{ … }} }}",
                 ),
             )
 
@@ -299,12 +297,12 @@ def _useless_names(view: View) -> Iterator[Finding]:
             yield Finding(
                 "dovecot_name_matches_nothing",
                 Severity.WARNING,
-                f"local_name {shown(name)} is for no name at all",
+                f"local_name {printable_name(name)} is for no name at all",
                 place_of(one.block),
                 "a * stands for one whole label or its end, before a dot: clients get the default certificate",
                 view.edit(one.block.file, f"{one.block.line}s/{sed_literally(name)}/{sed_literally(instead)}/I")
                 if _PLAIN.fullmatch(name)
-                else view.by_hand(f"write local_name {shown(instead)}, one block for each depth"),
+                else view.by_hand(f"write local_name {printable_name(instead)}, one block for each depth"),
             )
 
 
@@ -331,7 +329,7 @@ def case_findings(version: bytes, blocks: Sequence[LocalName], reload: str) -> I
         yield Finding(
             "dovecot_name_compared_exactly",
             Severity.ERROR,
-            f"Dovecot 2.4.0 takes local_name {shown(one.block.name)} letter by letter",
+            f"Dovecot 2.4.0 takes local_name {printable_name(one.block.name)} letter by letter",
             place_of(one.block),
             "clients ask in lower case and never for a *: they get the default certificate",
             Fix(edit="update Dovecot to 2.4.1 or later") if wildcard else Fix(reload, edit="write it in lower case"),
@@ -361,7 +359,7 @@ def _conflicts(view: View) -> Iterator[Finding]:
 def _conflict(view: View, found: Sequence[Conflict]) -> Finding:
     first = found[0]
     loser, winner = first.loser, first.winner
-    names = listed_names([conflict.name for conflict in found])
+    names = summarize_names([conflict.name for conflict in found])
     rule = _rule(view, first)
     if not loser.ours and not winner.ours:
         return Finding(
@@ -405,7 +403,7 @@ def _without_names(view: View, block: LocalName, found: Sequence[Conflict]) -> F
         return view.by_hand(f"move the block at {place_of(block.block)} {move} those for single names")
     if others and not found[0].same:
         place = f"line {block.block.line} of {printed(block.block.file)}"
-        return view.by_hand(f"remove {listed_names(sorted(names))} from {place}")
+        return view.by_hand(f"remove {summarize_names(sorted(names))} from {place}")
     return view.without(block.block)
 
 

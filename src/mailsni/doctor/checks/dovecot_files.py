@@ -10,16 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mailsni.core.model import Reason
-from mailsni.core.names import shown, stand_for
-from mailsni.core.x509 import Described, Rejected, describe, prove
+from mailsni.core.names import covered_by
+from mailsni.core.text import printable_name, summarize, summarize_names
+from mailsni.core.x509 import ChainDescription, InvalidPair, describe, validate_pair
 from mailsni.doctor.dovecot_view import (
     FILTERS,
     Pair,
     View,
     cut_off,
     key_of,
-    listed,
-    listed_names,
     owner,
     owner_of,
     path_of,
@@ -64,7 +63,7 @@ def dead_paths(view: View) -> Iterator[Finding]:
         yield Finding(
             "dovecot_dead_path",
             Severity.ERROR,
-            f"{owner(first.blocks)}: {keys}: {listed(list(dict.fromkeys(text for _, text in found)))}",
+            f"{owner(first.blocks)}: {keys}: {summarize(list(dict.fromkeys(text for _, text in found)))}",
             place_of(first),
             "Dovecot does not start again once it is stopped: all of IMAP, POP3 and authentication will be down; until "
             "then every reload fails without a word, and no renewed certificate is taken up",
@@ -111,8 +110,8 @@ def bad_pairs(view: View) -> Iterator[Finding]:
 
 
 def _judged(view: View, pair: Pair, chain_pem: bytes, key_pem: bytes) -> Iterator[Finding]:
-    outcome = prove(str(pair.certificate.file), chain_pem, key_pem)
-    if isinstance(outcome, Rejected):
+    outcome = validate_pair(str(pair.certificate.file), chain_pem, key_pem)
+    if isinstance(outcome, InvalidPair):
         encrypted = outcome.reason is Reason.ENCRYPTED_KEY and _has_password(view)
         if outcome.reason not in _UNEXAMINED and not encrypted:
             yield _bad_pair(view, pair, outcome.detail)
@@ -135,7 +134,7 @@ def _judged(view: View, pair: Pair, chain_pem: bytes, key_pem: bytes) -> Iterato
         )
     described = describe(chain_pem)
     # What lies in the stores, and is pinned from there, is another look's.
-    if isinstance(described, Described) and described.alone and pair.certificate.file != view.dovecot.path:
+    if isinstance(described, ChainDescription) and described.alone and pair.certificate.file != view.dovecot.path:
         yield Finding(
             "dovecot_chain_incomplete",
             # A public authority says where its intermediate is; a private one may well sign with its root.
@@ -150,17 +149,17 @@ def _judged(view: View, pair: Pair, chain_pem: bytes, key_pem: bytes) -> Iterato
         )
     names = [name for kind, name in pair.scope if kind == "local_name"]
     asked = [name for text in names for name in text.lower().split() if can_match(name)]
-    strange = [name for name in asked if not stand_for(certificate.names, name)]
+    strange = [name for name in asked if not covered_by(name, certificate.names)]
     if strange and certificate.names:
         yield Finding(
             "dovecot_certificate_of_other_name",
             Severity.ERROR,
-            f"the certificate for {listed_names(strange)} is one for {listed_names(certificate.names)}",
+            f"the certificate for {summarize_names(strange)} is one for {summarize_names(certificate.names)}",
             place_of(pair.own),
             "clients warn that it belongs to somebody else",
             _replaced(view, pair)
             if len(strange) == len(asked)
-            else view.by_hand(f"remove {listed_names(strange)} from the names of the block"),
+            else view.by_hand(f"remove {summarize_names(strange)} from the names of the block"),
         )
 
 
@@ -251,7 +250,7 @@ def archived(view: View) -> Iterator[Finding]:
         yield Finding(
             "dovecot_archive_path",
             Severity.WARNING,
-            f"{owner(first.blocks)}: names a file of certbot's archive: {shown(first.value)}",
+            f"{owner(first.blocks)}: names a file of certbot's archive: {printable_name(first.value)}",
             place_of(first),
             "that is one version: it is not renewed, and certbot deletes it five renewals later; then Dovecot does not "
             "start",

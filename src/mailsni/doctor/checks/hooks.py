@@ -16,10 +16,10 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from mailsni.core.names import shown
+from mailsni.core.text import printable_name, summarize
 from mailsni.doctor import helpers
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity
-from mailsni.doctor.helpers import listed, quoted
+from mailsni.doctor.helpers import quoted
 from mailsni.host import text_files
 from mailsni.host.commands import find_tool, run
 from mailsni.runs import history
@@ -330,7 +330,7 @@ class _Looks:
             yield Finding(
                 f"{kind}_compiles_in_place",
                 Severity.WARNING,
-                f"{found.path} compiles {shown(argument) or 'a table'} in place{by}",
+                f"{found.path} compiles {printable_name(argument) or 'a table'} in place{by}",
                 f"{found.path}:{number}",
                 "clients that connect while postmap writes wait, and some are cut off; it exits 0 after leaving lines "
                 "out; and what is killed half way (hash, btree) is no table any more",
@@ -343,7 +343,7 @@ class _Looks:
             yield Finding(
                 f"{kind}_compiles_without_f",
                 Severity.ERROR,
-                f"{found.path} compiles {shown(argument)} without -F{by}",
+                f"{found.path} compiles {printable_name(argument)} without -F{by}",
                 f"{found.path}:{number}",
                 "the table then holds the names of the files instead of keys and certificates: Postfix cuts off every "
                 "client that asks for one of its names",
@@ -403,7 +403,7 @@ class _Looks:
         yield Finding(
             "first_issuance_not_served",
             Severity.WARNING,
-            f"certbot {number} does not run {listed([str(one) for one in self._our_hooks]) or 'the hook'} for a "
+            f"certbot {number} does not run {summarize([str(one) for one in self._our_hooks]) or 'the hook'} for a "
             f"new certificate",
             str(self._our_hooks[0]) if self._our_hooks else str(places[0]),
             "hooks of renewal-hooks/deploy run on first issuance since certbot 5.3.0, those of post since 3.2.0: a "
@@ -435,7 +435,7 @@ class _Looks:
             yield Finding(
                 "leftover_map",
                 Severity.ERROR if opened else Severity.NOTE,
-                f"{listed([str(one) for one in found])}: {who}, and tls_server_sni_maps does not name it"
+                f"{summarize([str(one) for one in found])}: {who}, and tls_server_sni_maps does not name it"
                 + (f"; every user of this host can read it ({opened[0][1]})" if opened else ""),
                 str(found[0]),
                 "a compiled table holds private keys; otherwise it does nothing",

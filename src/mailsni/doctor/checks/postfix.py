@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mailsni.core.names import is_wildcard, shown
-from mailsni.core.x509 import Rejected, describe
+from mailsni.core.names import is_wildcard
+from mailsni.core.text import printable_name, summarize
+from mailsni.core.x509 import InvalidPair, describe
 from mailsni.doctor import helpers
 from mailsni.doctor.checks.postfix_maps import LIVE, Commands, TableLooks
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity
-from mailsni.doctor.helpers import listed, quoted
+from mailsni.doctor.helpers import quoted
 from mailsni.host import files
 from mailsni.targets.postfix import map_source, postconf
 from mailsni.targets.postfix.map_source import Mistake
@@ -94,7 +95,8 @@ class _Looks:
             yield Finding(
                 "tls_off",
                 Severity.ERROR if len(off) == len(services) else Severity.WARNING,
-                f"TLS is switched off in main.cf (smtpd_tls_security_level), for {listed([one.title for one in off])}",
+                "TLS is switched off in main.cf (smtpd_tls_security_level), for "
+                f"{summarize([one.title for one in off])}",
                 configuration.where("smtpd_tls_security_level"),
                 why,
                 Fix(self._then_reload(self._command("postconf", "-e", "smtpd_tls_security_level=may"))),
@@ -122,7 +124,7 @@ class _Looks:
             yield Finding(
                 "default_certificate_missing",
                 Severity.ERROR,
-                f"there is no default certificate for {listed([one.title for one in lacking])}",
+                f"there is no default certificate for {summarize([one.title for one in lacking])}",
                 configuration.where(given or CERTIFICATES[0]),
                 "without one Postfix switches TLS off and never looks into tls_server_sni_maps, so no name is served",
                 self._set_default(),
@@ -202,7 +204,7 @@ class _Looks:
             if b"-----BEGIN CERTIFICATE" not in content:
                 continue  # the key, in a file of its own
             described = describe(content)
-            if isinstance(described, Rejected):
+            if isinstance(described, InvalidPair):
                 yield Finding(
                     "default_certificate_unreadable",
                     Severity.ERROR,
@@ -254,7 +256,7 @@ class _Looks:
             yield Finding(
                 "parameter_misspelt",
                 Severity.ERROR if meant == PARAMETER and not self._written else Severity.WARNING,
-                f"{shown(name)} is no parameter of Postfix; {meant} is",
+                f"{printable_name(name)} is no parameter of Postfix; {meant} is",
                 where,
                 "Postfix ignores it and says so nowhere but in the warnings of postconf: what it says is not in force",
                 fix,
@@ -327,7 +329,7 @@ class _Looks:
             yield Finding(
                 "name_in_other_table",
                 Severity.WARNING,
-                f"{listed(taken)}: answered from {written}, which stands before mailsni's map",
+                f"{summarize(taken)}: answered from {written}, which stands before mailsni's map",
                 found.place_of(taken[0]),
                 "the first table with a name decides: a renewal is served only when somebody compiles that table again",
                 Fix("mailsni setup --take-over", note="or remove these lines and compile the table again"),
@@ -341,7 +343,7 @@ class _Looks:
         names: dict[str, None] = {}
         for path in paths:
             described = describe(files.read_untrusted(path, _LARGEST_PEM) or b"")
-            if not isinstance(described, Rejected):
+            if not isinstance(described, InvalidPair):
                 names |= dict.fromkeys(name for name in described.leaf.names if not is_wildcard(name))
         own = self._facts.settings.postfix.map
         wired = any(map_source.table(written).path == own for written in self._written)
@@ -358,7 +360,7 @@ class _Looks:
         yield Finding(
             "default_name_not_in_map",
             Severity.NOTE,
-            f"{listed(missing)}: in the default certificate, and in no table of {PARAMETER}",
+            f"{summarize(missing)}: in the default certificate, and in no table of {PARAMETER}",
             self._configuration.where(parameter),
             "clients that ask for it get the default certificate all the same; Postfix logs each of them as `not "
             "matched`, "

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mailsni.core.names import shown
+from mailsni.core.text import printable_name, summarize
 from mailsni.doctor import helpers
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity
-from mailsni.doctor.helpers import KEYS_EXPOSED, listed, quoted
+from mailsni.doctor.helpers import KEYS_EXPOSED, quoted
 from mailsni.host import files
 from mailsni.targets.postfix import map_source, postconf
 from mailsni.targets.postfix.map_source import Mistake, SourceLine, Table
@@ -183,11 +183,11 @@ class TableLooks:
     def _wildcards(self, path: Path, lines: Sequence[SourceLine]) -> Iterator[Finding]:
         found = [line for line in lines if line.key.startswith("*.")]
         if found:
-            key = shown(found[0].key)
+            key = printable_name(found[0].key)
             yield Finding(
                 "map_literal_wildcard",
                 Severity.WARNING,
-                f"{listed([shown(line.key) for line in found])}: a key that Postfix never looks up",
+                f"{summarize([printable_name(line.key) for line in found])}: a key that Postfix never looks up",
                 f"{path}:{found[0].number}",
                 "clients that ask for such a name get the default certificate",
                 Fix(self._rebuild(), edit=f"write {key[1:]} instead of {key}"),
@@ -205,7 +205,7 @@ class TableLooks:
             yield Finding(
                 "map_duplicate_key",
                 Severity.ERROR if whole else Severity.WARNING,
-                f"{listed([shown(line.key) for line in twice])}: in the source more than once",
+                f"{summarize([printable_name(line.key) for line in twice])}: in the source more than once",
                 f"{path}:{twice[0].number}",
                 "smtpd cannot use the table at all: every client that sends a name (SNI) is cut off"
                 if whole
@@ -223,14 +223,14 @@ class TableLooks:
             yield Finding(
                 "map_file_missing",
                 Severity.WARNING,
-                f"{listed([shown(one.key) for one, _ in missing])}: {why}",
+                f"{summarize([printable_name(one.key) for one, _ in missing])}: {why}",
                 f"{path}:{line.number}",
                 "postmap leaves such a line out and exits 0: clients that ask for the name get the default certificate",
                 Fix(self._rebuild(), edit="name files that exist, or remove the line"),
             )
 
     def _mistaken(self, mistake: Mistake, keys: Sequence[str], where: str) -> Finding:
-        right = f"{shown(keys[0])} {LIVE}/privkey.pem,{LIVE}/fullchain.pem"
+        right = f"{printable_name(keys[0])} {LIVE}/privkey.pem,{LIVE}/fullchain.pem"
         edits = {
             Mistake.CERTIFICATE_FIRST: f"name the key first: {right}",
             Mistake.KEY_MISSING: f"name the key, before the certificate: {right}",
@@ -254,7 +254,7 @@ class TableLooks:
         return Finding(
             codes[mistake],
             Severity.ERROR,
-            f"{listed([shown(key) for key in keys])}: the entry {mistake.value}",
+            f"{summarize([printable_name(key) for key in keys])}: the entry {mistake.value}",
             where,
             why,
             Fix(self._rebuild(), edit=edits.get(mistake), note=note),
@@ -310,7 +310,7 @@ class TableLooks:
             yield Finding(
                 "map_older_than_certificates",
                 Severity.ERROR,
-                f"{listed([shown(line.key) for line in late])}: renewed after {existing} was compiled",
+                f"{summarize([printable_name(line.key) for line in late])}: renewed after {existing} was compiled",
                 f"{path}:{late[0].number}",
                 "the table holds copies: clients are shown the old certificate until it expires, and after that",
                 Fix(self._rebuild(), note="mailsni does this by itself for the names in its own map"),

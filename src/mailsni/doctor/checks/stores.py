@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mailsni.core.model import Certificate, Reason
-from mailsni.core.x509 import Leaf, Rejected, describe
+from mailsni.core.text import counted, summarize
+from mailsni.core.x509 import InvalidPair, Leaf, describe
 from mailsni.doctor import helpers
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity
-from mailsni.doctor.helpers import KEYS_EXPOSED, listed, quoted
+from mailsni.doctor.helpers import KEYS_EXPOSED, quoted
 from mailsni.errors import MailsniError
 from mailsni.host import files, text_files
 from mailsni.targets.postfix.postconf import Configuration
@@ -61,8 +62,8 @@ def _keys(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "key_readable",
                 Severity.ERROR,
-                f"{_counted(open_ones, 'private key')} can be read by every user of this host: "
-                f"{listed([str(one) for one in open_ones])}",
+                f"{counted(len(open_ones), 'private key')} can be read by every user of this host: "
+                f"{summarize([str(one) for one in open_ones])}",
                 str(open_ones[0]),
                 "whoever has the key can pass for the server, until the certificate is revoked or expires",
                 _with_mode("o-rwx", open_ones, f"certbot copies the mode to the next key; {KEYS_EXPOSED}"),
@@ -71,8 +72,8 @@ def _keys(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "key_mode_loose",
                 Severity.WARNING,
-                f"{_counted(shielded, 'private key')} with a mode for everybody: "
-                f"{listed([str(one) for one in shielded])}",
+                f"{counted(len(shielded), 'private key')} with a mode for everybody: "
+                f"{summarize([str(one) for one in shielded])}",
                 str(shielded[0]),
                 "only the mode of a directory above keeps others from reading it; certbot copies the mode to the "
                 "next key",
@@ -90,8 +91,8 @@ def _pins(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "pin_readable",
                 Severity.ERROR,
-                f"{_counted(open_ones, 'pinned file')} can be read by every user of this host: "
-                f"{listed([path.name for path in open_ones])}",
+                f"{counted(len(open_ones), 'pinned file')} can be read by every user of this host: "
+                f"{summarize([path.name for path in open_ones])}",
                 str(open_ones[0]),
                 "it holds a private key: whoever has it can pass for the server",
                 _with_mode("600", open_ones, KEYS_EXPOSED),
@@ -136,7 +137,7 @@ def _broken(facts: Facts) -> Iterator[Finding]:
             Severity.WARNING,
             f"{one.source}: {one.detail}",
             one.source,
-            f"{listed(one.names) or 'no name'} is not served from it: the last good certificate is, then the "
+            f"{summarize(one.names) or 'no name'} is not served from it: the last good certificate is, then the "
             f"default one",
             _renewal_fix(one.reason, name),
         )
@@ -163,7 +164,7 @@ def _chains(facts: Facts) -> Iterator[Finding]:
         if content is None:
             continue
         described = describe(content)
-        if not isinstance(described, Rejected) and described.alone:
+        if not isinstance(described, InvalidPair) and described.alone:
             yield _alone(str(path), path, described.leaf)
 
 
@@ -181,8 +182,8 @@ def _default_alone(paths: Iterable[Path], where: str) -> Iterator[Finding]:
         described = describe(content)
         # smtpd_tls_chain_files may have the intermediates in a file of their own, after the leaf's.
         whole = describe(b"\n".join(content for _, content in with_certificates))
-        ends = not isinstance(whole, Rejected) and whole.alone
-        if not isinstance(described, Rejected) and described.alone and ends:
+        ends = not isinstance(whole, InvalidPair) and whole.alone
+        if not isinstance(described, InvalidPair) and described.alone and ends:
             yield _alone(where, path, described.leaf, "the default certificate ")
 
 
@@ -199,7 +200,7 @@ def _alone(where: str, path: Path, leaf: Leaf, title: str = "") -> Finding:
     return Finding(
         "leaf_alone",
         Severity.WARNING if public else Severity.NOTE,
-        f"{title}{path} has the leaf ({listed(leaf.names)}) without its issuer ({leaf.issuer})",
+        f"{title}{path} has the leaf ({summarize(leaf.names)}) without its issuer ({leaf.issuer})",
         where,
         "clients that do not happen to know the intermediate (Apple Mail, Android, other servers) refuse it"
         if public
@@ -231,7 +232,7 @@ def _fights(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "lineages_fight",
                 Severity.WARNING,
-                f"{listed(names)}: two lineages have it, {source} is served, {one.source} lost",
+                f"{summarize(names)}: two lineages have it, {source} is served, {one.source} lost",
                 _place(one),
                 "the one that was issued later wins, so the two take turns at each renewal (which breaks TLSA records "
                 "of the key), and both are renewed for nothing",
@@ -272,7 +273,7 @@ def _not_renewed(facts: Facts) -> Iterator[Finding]:
             one.source,
             "its names are not served from it any more"
             if expired
-            else f"it expires on {one.not_after:%Y-%m-%d}, and {listed(one.names)} with it",
+            else f"it expires on {one.not_after:%Y-%m-%d}, and {summarize(one.names)} with it",
             Fix(away, note=f"only when nothing needs it; otherwise move it away and get a new one: {again}")
             if expired
             else Fix(edit=f"restore {path}, or move {one.source} away and get a new one: {again}"),
@@ -284,7 +285,3 @@ def _mode(path: Path) -> int:
         return path.stat().st_mode
     except FileNotFoundError:
         return 0
-
-
-def _counted(found: list[Path], noun: str) -> str:
-    return f"{len(found)} {noun}" if len(found) == 1 else f"{len(found)} {noun}s"

@@ -18,7 +18,7 @@ from typing import Literal
 
 from mailsni.config.settings import DovecotSettings
 from mailsni.core import file_identity
-from mailsni.core.deployment import Record
+from mailsni.core.deployment import DeploymentRecord
 from mailsni.core.selection import Selection
 from mailsni.errors import HostError
 from mailsni.host import files, permissions
@@ -64,7 +64,7 @@ class Dovecot:
         """The include."""
         return rendering.render_dovecot(rendering.blocks(selection, paths, self.version), self.version, templates)
 
-    def change_reason(self, record: Record, text: bytes) -> str | None:
+    def change_reason(self, record: DeploymentRecord, text: bytes) -> str | None:
         """Why the live include is not what it should be; None when it is."""
         live = files.read_private(self.path)
         if live is None:

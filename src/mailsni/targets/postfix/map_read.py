@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.config.settings import MapType
-from mailsni.core.names import shown
+from mailsni.core.text import printable_name
 from mailsni.errors import HostError
 from mailsni.host.commands import Completed, require_tool, run
 from mailsni.targets.base import MapEntry
@@ -170,7 +170,7 @@ def discrepancies(
     compiled = Compiled(table.map_type, file, file.name.removeprefix(table.source.name))
     for key, value in _everything(compiled, list(missing), config_directory):
         entry = missing.pop(key, None)
-        found = _discrepancy(shown(key), value, entry, of_paths=table.map_type == "texthash")
+        found = _discrepancy(printable_name(key), value, entry, of_paths=table.map_type == "texthash")
         if found is not None:
             yield found
     yield from (Discrepancy(entry.key, Difference.MISSING) for entry in missing.values())

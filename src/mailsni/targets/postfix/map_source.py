@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mailsni.core.x509 import Described, describe
+from mailsni.core.x509 import ChainDescription, describe
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files, text_files
 from mailsni.host.commands import require_tool, run
@@ -153,7 +153,7 @@ def stored_mistake(value: bytes, now: datetime) -> Mistake | None:
     if mistake is not None:
         return mistake
     described = describe(content)
-    return Mistake.EXPIRED if isinstance(described, Described) and described.leaf.not_after <= now else None
+    return Mistake.EXPIRED if isinstance(described, ChainDescription) and described.leaf.not_after <= now else None
 
 
 def stored(

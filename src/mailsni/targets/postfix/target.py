@@ -16,7 +16,7 @@ from typing import Literal, cast, get_args
 
 from mailsni.config.settings import MapType, PostfixSettings
 from mailsni.core import file_identity
-from mailsni.core.deployment import Record
+from mailsni.core.deployment import DeploymentRecord
 from mailsni.core.selection import Selection
 from mailsni.host import files, permissions
 from mailsni.host.commands import LOCAL, Executor
@@ -59,7 +59,7 @@ class Postfix:
         """The source of the map."""
         return rendering.render_postfix(rendering.entries(selection, paths), templates)
 
-    def change_reason(self, record: Record, text: bytes) -> str | None:
+    def change_reason(self, record: DeploymentRecord, text: bytes) -> str | None:
         """Why the live map is not what it should be; None when it is.
 
         The source names files by what they hold, so an equal source means an equal map, if it is still the one that
