@@ -419,3 +419,37 @@ def test_order_is_that_of_the_names_whatever_was_looked_at_twice(store: CertbotD
     store.path("a", "fullchain").unlink()
     found = look(store, Pause(lambda: store.path("a", "fullchain").symlink_to(target)))
     assert [one.source for one in found.certificates] == [str(store.live / name) for name in sorted(names)]
+
+
+# ── change token ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def token(store: CertbotDirectory) -> bytes:
+    return CertbotStore(store.live).change_token()
+
+
+def test_the_change_token_changes_with_what_the_links_lead_to(tmp_path: Path) -> None:
+    store = CertbotDirectory(tmp_path / "le")
+    seen = [token(store)]
+    store.add("one", authority().issue(["mail.test"]))
+    seen.append(token(store))
+    store.renew("one", authority().issue(["mail.test"]))
+    seen.append(token(store))
+    store.path("one", "privkey").unlink()
+    seen.append(token(store))
+    store.path("one", "privkey").symlink_to("privkey.pem")  # a loop
+    seen.append(token(store))
+    store.root.rename(tmp_path / "gone")
+    seen.append(token(store))
+    assert len(set(seen)) == len(seen)
+    assert token(store) == seen[-1]
+
+
+def test_the_change_token_does_not_change_with_what_is_no_certificate(tmp_path: Path) -> None:
+    store = CertbotDirectory(tmp_path / "le")
+    store.add("one", authority().issue(["mail.test"]))
+    before = token(store)
+    (store.live / "README").write_text("other")
+    (store.live / "empty").mkdir()
+    store.path("one", "privkey").read_bytes()
+    assert token(store) == before

@@ -1,0 +1,27 @@
+"""What is watched of a store: its trees, and the names in the directories above it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sources.certbot import CertbotStore
+from mailsni.watch.events import to_watch
+
+
+def test_a_store_is_watched_from_the_nearest_directory_that_exists(tmp_path: Path) -> None:
+    live = tmp_path / "a" / "b" / "live"
+    paths = CertbotStore(live).watch_paths()
+    assert not to_watch(paths).trees
+    assert {(path, *sorted(names)) for path, _, _, names in to_watch(paths).parents} == {(str(tmp_path), "a")}
+    store = CertbotDirectory(live.parent)
+    found = to_watch([*paths, *paths])
+    assert [path for path, *_ in found.trees] == [str(store.archive), str(store.live)]
+    assert {path: set(names) for path, _, _, names in found.parents} == {
+        str(tmp_path / "a"): {"b"},
+        str(live.parent): {"archive", "live"},
+    }
+    assert to_watch(paths) == found
+    store.root.rename(tmp_path / "gone")
+    CertbotDirectory(live.parent)
+    assert to_watch(paths) != found
