@@ -1,8 +1,9 @@
 #!/bin/sh
-# acme.sh: `acme.sh --install-cert -d NAME … --reloadcmd /path/to/this`, after each certificate that was issued or
-# renewed; acme.sh keeps the command and sets Le_Domain, CERT_PATH, CERT_KEY_PATH, CA_CERT_PATH, CERT_FULLCHAIN_PATH.
-# `acme.sh --cron` calls it for one after the other: the first call leaves a process behind that waits for the end of
-# acme.sh (ten minutes at most) and then does it once for all. What goes wrong there: syslog, `mailsni status`.
+# acme.sh: `acme.sh --install-cert -d NAME … --reloadcmd /path/to/this` runs it after each certificate that is issued or
+# renewed. acme.sh remembers the command, and sets Le_Domain, CERT_PATH, CERT_KEY_PATH, CA_CERT_PATH and
+# CERT_FULLCHAIN_PATH. `acme.sh --cron` calls it for one certificate after another. Therefore the first call starts a
+# background process that waits for acme.sh to exit (at most ten minutes), then publishes once. Its errors go to syslog
+# and `mailsni status`.
 PATH=${PATH:+$PATH:}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/mailsni/bin:/root/.local/bin
 MAILSNI_STARTED_BY=acme.sh
 export PATH MAILSNI_STARTED_BY
