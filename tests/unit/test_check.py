@@ -24,7 +24,7 @@ from mailsni.probes.expectation import Expectation, Problem
 from mailsni.probes.model import Outcome, ProbeResult
 from mailsni.runs.history import Run
 from mailsni.sandbox.authority import Authority
-from mailsni.targets.dovecot.target import blocks_of
+from mailsni.targets.dovecot.live_include import blocks_of
 from mailsni.targets.rendering import blocks, render_dovecot
 from mailsni.verify import audit
 from mailsni.verify.model import Assessment, Audit, Client, ProbeCase
@@ -255,8 +255,8 @@ def test_an_include_is_read_as_it_was_written(version: Literal["2.3", "2.4"]) ->
     assert set(found) == {winner.name for winner in chosen.winners}
     for winner in chosen.winners:
         block = found[winner.name]
-        assert [one.fingerprint for one in block.stated] == [one.fingerprint for one in winner.certificates]
-        assert [one.not_after for one in block.stated] == [one.not_after for one in winner.certificates]
+        assert [one.fingerprint for one in block.certificates] == [one.fingerprint for one in winner.certificates]
+        assert [one.not_after for one in block.certificates] == [one.not_after for one in winner.certificates]
         assert set(block.paths) == {PATHS.pinned(one) for one in winner.certificates}
 
 
@@ -269,4 +269,4 @@ def test_whatever_else_lies_there_is_read_without_an_error(text: str) -> None:
 def test_of_an_include_with_an_impossible_date_nothing_is_believed() -> None:
     text = "# /a: RSA, valid until 2026-02-31 10:00 UTC\n# SHA-256 " + "a" * 64 + "\nlocal_name a.test {\n}\n"
     (block,) = blocks_of(text)
-    assert (block.names, block.paths, block.stated) == (("a.test",), (), ())
+    assert (block.names, block.paths, block.certificates) == (("a.test",), (), ())

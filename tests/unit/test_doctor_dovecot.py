@@ -13,16 +13,18 @@ from hypothesis import strategies as st
 from mailsni.config.settings import DovecotSettings, Settings
 from mailsni.doctor.checks.dovecot import case_findings, findings, size
 from mailsni.doctor.finding import Facts, Finding
+from mailsni.targets.dovecot.live_include import is_included, required_by, trial
 from mailsni.targets.dovecot.parser import (
     DEPTH_LIMIT,
     NESTING_LIMIT,
     Assignment,
     Block,
-    Closing,
-    Inclusion,
-    Opening,
-    lines,
+    BlockEnd,
+    BlockStart,
+    Comment,
+    Include,
     read,
+    statements,
 )
 from mailsni.targets.dovecot.precedence import LocalName, Precedence, can_match, pattern_matches
 from mailsni.targets.dovecot.target import Dovecot
@@ -57,22 +59,22 @@ def put(directory: Path, files: Mapping[str, str | bytes]) -> Path:
         (r'a = "say \"x\" \\"', [Assignment(1, "a", 'say "x" \\', from_file=False)]),
         ("a = 'it''", [Assignment(1, "a", "it'", from_file=False)]),
         ("a = x#y", [Assignment(1, "a", "x", from_file=False)]),
-        ("# a = b\n#", []),
+        ("# a = b\n  # c", [Comment(1, "# a = b"), Comment(2, "# c")]),
         ("a = b \\\n  c \\\n# between\n d\ne = f", [
             Assignment(1, "a", "b c d", from_file=False), Assignment(5, "e", "f", from_file=False)]),
-        ("local_name a.test {\n}", [Opening(1, "local_name", "a.test"), Closing(2)]),
-        ('local_name "a.test b.test" { # c', [Opening(1, "local_name", "a.test b.test")]),
-        ("ssl_server {", [Opening(1, "ssl_server", "")]),
+        ("local_name a.test {\n}", [BlockStart(1, "local_name", "a.test"), BlockEnd(2)]),
+        ('local_name "a.test b.test" { # c', [BlockStart(1, "local_name", "a.test b.test")]),
+        ("ssl_server {", [BlockStart(1, "ssl_server", "")]),
         ("service imap-login{", []),  # "Expecting '{'"
         ("local_name a { ssl = yes }", []),  # "Garbage after '{'"
-        ("!include conf.d/*.conf", [Inclusion(1, "conf.d/*.conf")]),
-        ("!include_try  /a b # c", [Inclusion(1, "/a b")]),
+        ("!include conf.d/*.conf", [Include(1, "conf.d/*.conf", optional=False)]),
+        ("!include_try  /a b # c", [Include(1, "/a b", optional=True)]),
         ("a = b\x0bc = d\x85e", [Assignment(1, "a", "b\x0bc = d\x85e", from_file=False)]),
         ("a = b\0c", [Assignment(1, "a", "b", from_file=False)]),
     ],
 )  # fmt: skip
 def test_lines_are_read_as_dovecot_does(text: str, expected: list[object]) -> None:
-    assert list(lines(text)) == expected
+    assert list(statements(text)) == expected
 
 
 WORDS = st.sampled_from(
@@ -102,7 +104,7 @@ WORDS = st.sampled_from(
 
 @given(st.lists(WORDS, max_size=60).map("".join))
 def test_any_text_can_be_read_and_numbers_do_not_fall(text: str) -> None:
-    found = list(lines(text))
+    found = list(statements(text))
     numbers = [one.line for one in found]
     assert numbers == sorted(set(numbers))
     assert all(1 <= number <= text.count("\n") + 1 for number in numbers)
@@ -111,7 +113,7 @@ def test_any_text_can_be_read_and_numbers_do_not_fall(text: str) -> None:
 @pytest.mark.parametrize("piece", ["x", '"', "\\", "'\"", "#", "{ ", "= ", '"\\', "<"])
 def test_a_line_of_ten_megabytes_is_read(piece: str) -> None:
     text = "a = " + piece * (10_000_000 // len(piece))
-    assert len(list(lines(f"{text}\nb = c"))) <= 2
+    assert len(list(statements(f"{text}\nb = c"))) <= 2
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -142,7 +144,7 @@ def test_settings_stand_where_they_stand(tmp_path: Path) -> None:
     ]
     opened = {block.kind: (block.line, found.ends[block]) for path in found.blocks for block in path}
     assert opened == {"local_name": (1, 5), "ssl_server": (2, 4), "protocol": (3, 5)}
-    assert found.unread == ()
+    assert found.unreadable == ()
 
 
 def test_patterns_with_braces_are_two_in_their_order(tmp_path: Path) -> None:
@@ -154,8 +156,8 @@ def test_loops_are_left(tmp_path: Path) -> None:
     main = put(tmp_path, {"dovecot.conf": "!include other.conf\na = 1", "other.conf": "b = 1\n!include dovecot.conf\n"})
     found = read(main)
     assert [one.key for one in found.settings] == ["b", "a"]
-    assert [(one.file.name, one.line) for one in found.unread] == [("other.conf", 2)]
-    assert "includes itself" in found.unread[0].why
+    assert [(one.file.name, one.line) for one in found.unreadable] == [("other.conf", 2)]
+    assert "includes itself" in found.unreadable[0].why
 
 
 def test_files_that_include_each_other_by_ever_new_names_come_to_an_end(tmp_path: Path) -> None:
@@ -163,14 +165,14 @@ def test_files_that_include_each_other_by_ever_new_names_come_to_an_end(tmp_path
     (tmp_path / "d").symlink_to(".")
     found = read(main)
     assert found.files == (main,)
-    assert ["includes itself" in one.why for one in found.unread] == [True, True]
+    assert ["includes itself" in one.why for one in found.unreadable] == [True, True]
 
 
 def test_files_within_files_come_to_an_end(tmp_path: Path) -> None:
     files = {f"{depth}.conf": f"!include {depth + 1}.conf\na = {depth}\n" for depth in range(DEPTH_LIMIT + 10)}
     found = read(put(tmp_path, files))
     assert len(found.files) == DEPTH_LIMIT
-    assert len(found.unread) == 1
+    assert len(found.unreadable) == 1
 
 
 def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
@@ -180,12 +182,12 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "c.x").symlink_to("nowhere")
     found = read(main)
     assert [one.key for one in found.settings] == ["a"]
-    assert [(one.line, one.irregular) for one in found.unread] == [(1, True), (1, True), (1, False)]
+    assert [(one.line, one.irregular) for one in found.unreadable] == [(1, True), (1, True), (1, False)]
 
 
 def test_a_missing_main_file_is_said(tmp_path: Path) -> None:
-    (unread,) = read(tmp_path / "none.conf").unread
-    assert (unread.file, unread.line) == (tmp_path / "none.conf", 1)
+    (unreadable,) = read(tmp_path / "none.conf").unreadable
+    assert (unreadable.file, unreadable.line) == (tmp_path / "none.conf", 1)
 
 
 def test_too_large_a_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,14 +195,14 @@ def test_too_large_a_file_is_not_read(tmp_path: Path, monkeypatch: pytest.Monkey
     main = put(tmp_path, {"dovecot.conf": "!include large.conf\na = 1\n", "large.conf": "b = 1\n" * 100})
     found = read(main)
     assert [one.key for one in found.settings] == ["a"]
-    assert "600 bytes" in found.unread[0].why
+    assert "more than 100 bytes" in found.unreadable[0].why
 
 
 def test_blocks_without_end_are_not_followed_without_end(tmp_path: Path) -> None:
     main = put(tmp_path, {"dovecot.conf": "a {\n" * 200_000})
     found = read(main)
     assert len(found.blocks) == NESTING_LIMIT
-    assert found.unread[0].line == NESTING_LIMIT + 1
+    assert found.unreadable[0].line == NESTING_LIMIT + 1
 
 
 @given(st.binary(max_size=200), st.lists(WORDS, max_size=40).map("".join))
@@ -220,6 +222,61 @@ def test_any_bytes_can_be_included(tmp_path_factory: pytest.TempPathFactory, con
 def test_any_pattern_comes_to_an_end(tmp_path: Path, pattern: str) -> None:
     main = put(tmp_path, {"dovecot.conf": f"!include {pattern}\na = 1\n"})
     assert [one.key for one in read(main).settings if one.file == main] == ["a"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The include among the files
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"main.conf": "a = 1 # b\n!include_try d/ours.conf\nz = 1\n"}, "a = 1 # b\n!include /staged\nz = 1\n"),
+        ({"main.conf": "a = 1"}, "a = 1\n!include /staged\n"),
+        (
+            {"main.conf": "!include d/*.conf # all\n", "d/aa.conf": "a = 1\n", "d/zz.conf": "z = 1\n"},
+            "!include DIR/d/aa.conf\n!include /staged\n!include DIR/d/zz.conf\n",
+        ),
+        (
+            {"main.conf": "!include_try {x,y}/*.conf\n!include x/no*\n", "y/a.conf": "!include DIR/d/*.conf\nb = 2\n"},
+            "!include /staged\nb = 2\n!include DIR/x/no*\n",
+        ),
+        (
+            {"main.conf": "ssl_cert = <c.pem\nssl_key = </k.pem\n!include \\\n  d/ours.conf\n# end"},
+            "ssl_cert = <DIR/c.pem\nssl_key = </k.pem\n!include /staged\n# end\n",
+        ),
+        (
+            {"main.conf": "!include loop.conf\n", "loop.conf": "!include loop.conf\n!include d/ours.conf\n"},
+            "!include DIR/loop.conf\n!include /staged\n",
+        ),
+    ],
+)
+def test_a_trial_reads_the_staged_include_in_the_place_of_the_live_one(
+    tmp_path: Path, files: dict[str, str], expected: str, *, exists: bool
+) -> None:
+    main = put(tmp_path, {name: text.replace("DIR", str(tmp_path)) for name, text in files.items()})
+    live = tmp_path / "d/ours.conf"
+    if exists:
+        put(tmp_path, {"d/ours.conf": "ours = 1\n"})
+    assert trial(main, live, Path("/staged")).replace(str(tmp_path), "DIR") == expected
+    assert is_included(read(main), live) is (files != {"main.conf": "a = 1"})
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("a = 1\n!include ours.conf\n", 2),
+        ("!include o*.conf\n", 1),
+        ("!include *.conf\n", None),
+        ("!include_try ours.conf\n", None),
+        ("# !include ours.conf\n", None),
+    ],
+)
+def test_an_include_that_matches_nothing_else_needs_the_file(tmp_path: Path, text: str, line: int | None) -> None:
+    main = put(tmp_path, {"dovecot.conf": text, "ours.conf": ""})
+    required = required_by(read(main), tmp_path / "ours.conf")
+    assert (required and required.line) == line
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ from mailsni.errors import Exit, MailsniError, PermissionMissingError
 from mailsni.host import files, lock, permissions
 from mailsni.runs import history as runs
 from mailsni.targets.base import MapEntry
+from mailsni.targets.dovecot import live_include
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot
 from mailsni.targets.postfix import map_read, map_types
@@ -558,11 +559,11 @@ class _Look:
                 self._say(Level.CRITICAL, "include_missing", text)
             return
         text = content.decode("utf-8", "replace")
-        blocks = dovecot.blocks_of(text)
+        blocks = live_include.blocks_of(text)
         for block in blocks:
             for name in block.names:
                 known = {ident.partition("-")[0] for ident in (self._names or {}).get(name, ())}
-                for one in block.stated:
+                for one in block.certificates:
                     if one.fingerprint not in known:
                         self._expires(name, None, one.not_after)
         if self._record is not None and not self._in_doubt:
@@ -577,7 +578,7 @@ class _Look:
             )
             self._say(Level.CRITICAL, "include_dead_path", what)
 
-    def _edits(self, path: Path, content: bytes, text: str, blocks: Sequence[dovecot.LiveBlock]) -> None:
+    def _edits(self, path: Path, content: bytes, text: str, blocks: Sequence[live_include.LiveBlock]) -> None:
         """Whether somebody else wrote the include. That it is to be another one is no edit."""
         if file_identity.Identity.of(path) == self._deployment.files.get(str(path)):
             return

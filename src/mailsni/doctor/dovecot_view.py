@@ -74,7 +74,7 @@ class View:
     @property
     def askable(self) -> bool:
         """Dovecot's own tools are there, and will not wait for ever for a FIFO among the files."""
-        return self.dovecot.installed and not any(one.irregular for one in self.configuration.unread)
+        return self.dovecot.installed and not any(one.irregular for one in self.configuration.unreadable)
 
     @property
     def old(self) -> bool:

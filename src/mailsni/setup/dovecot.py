@@ -13,7 +13,7 @@ from mailsni.probes.expectation import Expectation
 from mailsni.setup.model import Part, SetupOptions, is_published
 from mailsni.setup.record import Record
 from mailsni.setup.steps import ChangeFile, ChangeServer, Step
-from mailsni.targets.dovecot import conf_edit
+from mailsni.targets.dovecot import conf_edit, doveconf, live_include, parser
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot
 
@@ -38,13 +38,13 @@ class DovecotProblem:
 
     def __call__(self) -> str | None:
         """Its complaint; None when Dovecot would start."""
-        return dovecot.complaint_of(self.config_file)
+        return doveconf.startup_error(self.config_file)
 
 
 def default_certificate(settings: Settings) -> tuple[Path | None, tuple[str, ...]]:
     """The file with the certificate for clients without SNI, and warnings about what is missing for it."""
     version = _find(settings).version
-    path = dovecot.default_certificate(settings.dovecot.config_file, version)
+    path = doveconf.default_certificate(settings.dovecot.config_file, version)
     if path is not None:
         return path, ()
     certificate, key = _DEFAULTS[version]
@@ -117,10 +117,14 @@ def plan_include_removal(settings: Settings, expected: tuple[Expectation, ...]) 
     live = files.read_private(own.include_file)
     if live is None or not is_published(settings, own.include_file, live):
         return ()
-    if (needed := dovecot.required_by(own.config_file, own.include_file)) is not None:
+    configuration = parser.read(own.config_file, without=own.include_file)
+    if (required := live_include.required_by(configuration, own.include_file)) is not None:
         raise RefusedError(
-            f"{needed}: without {own.include_file} Dovecot would not start, so it is not removed",
-            hint="take that line out first, or write !include_try instead of !include",
+            f"{required.file}: line {required.line}: !include {required.pattern}: "
+            f"without {own.include_file} Dovecot would not start, so it is not removed",
+            hint="remove that line first, or write !include_try instead of !include",
+            path=required.file,
+            line=required.line,
         )
     change = ChangeFile(f"remove {own.include_file}, and reload Dovecot", own.include_file, live, None)
     return (_changed(settings, change, expected),)

@@ -33,9 +33,9 @@ from mailsni.doctor.dovecot_view import (
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity
 from mailsni.errors import HostError
 from mailsni.host.commands import require_tool, run
+from mailsni.targets.dovecot.doveconf import default_certificate, startup_error
 from mailsni.targets.dovecot.parser import Block, Setting, read
 from mailsni.targets.dovecot.precedence import Conflict, LocalName, Precedence, Scope, can_match
-from mailsni.targets.dovecot.target import complaint_of, default_certificate
 
 BLOCK_BYTES = 190_000
 """Bytes of its limit that Dovecot 2.3's config process needs for each block, beside the files that the block names.
@@ -100,7 +100,7 @@ def _bounded(found: Iterable[Finding]) -> Iterator[Finding]:
 
 
 def _unread(view: View) -> Iterator[Finding]:
-    for one in view.configuration.unread:
+    for one in view.configuration.unreadable:
         yield Finding(
             "dovecot_not_examined",
             Severity.WARNING,
@@ -413,9 +413,9 @@ def _without_names(view: View, block: LocalName, found: Sequence[Conflict]) -> F
 
 def _not_included(view: View) -> Iterator[Finding]:
     path = view.dovecot.path
-    if path in view.configuration.files or any(one.why.startswith(f"{path}: ") for one in view.configuration.unread):
+    if path in view.configuration.files or any(one.path == path for one in view.configuration.unreadable):
         return
-    if view.configuration.unread or view.dovecot.not_configured_reason("") is None:
+    if view.configuration.unreadable or view.dovecot.not_configured_reason("") is None:
         return
     main = view.settings.config_file
     there = os.access(path, os.F_OK)
@@ -545,7 +545,7 @@ def _refused(view: View) -> Iterator[Finding]:
     if not view.askable:
         return
     try:
-        complaint = complaint_of(main)
+        complaint = startup_error(main)
     except HostError as error:
         complaint = error.message
     if complaint is None or (os.geteuid() != 0 and "Permission denied" in complaint):

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from mailsni.host.commands import output_of, require_tool, run
-from mailsni.probes.endpoint import Endpoint, Protocol, _assignments, _connectable, _service_port, _unique
+from mailsni.probes.endpoint import Endpoint, Protocol, _connectable, _service_port, _unique
+from mailsni.targets.dovecot.parser import Assignment, BlockEnd, BlockStart, Comment, Include, statements
 
 _LOGIN_SERVICES: Final[Mapping[str, tuple[str, Protocol, Protocol]]] = {
     "imap-login": ("imap", "imap", "imaps"),
@@ -102,24 +103,24 @@ def _read_dovecot(text: str) -> tuple[dict[str, str], set[str], list[_Listener]]
     listeners: list[_Listener] = []
     blocks: list[tuple[str, str]] = []
     current: dict[str, str] = {}
-    for line in map(str.strip, text.splitlines()):
-        if line == "}":
-            if blocks:
-                blocks.pop()
-        elif line.endswith("{"):
-            kind, _, name = line[:-1].strip().partition(" ")
-            blocks.append((kind, name.strip().strip('"')))
-            match blocks:
-                case [("service", service), ("inet_listener", _)] if service in _LOGIN_SERVICES:
-                    current = {}
-                    listeners.append(_Listener(service, current))
-        else:
-            for name, value in _assignments([line]):
+    for statement in statements(text):
+        match statement:
+            case BlockStart(kind=kind, name=name):
+                blocks.append((kind, name))
+                match blocks:
+                    case [("service", service), ("inet_listener", _)] if service in _LOGIN_SERVICES:
+                        current = {}
+                        listeners.append(_Listener(service, current))
+            case BlockEnd():
+                del blocks[-1:]
+            case Assignment(key=key, value=value):
                 match blocks:
                     case []:
-                        top[name] = value
+                        top[key] = value
                     case [("protocols", _)]:
-                        protocols |= {name} if value == "yes" else set()
+                        protocols |= {key} if value == "yes" else set()
                     case [("service", service), ("inet_listener", _)] if service in _LOGIN_SERVICES:
-                        current[name] = value
+                        current[key] = value
+            case Include() | Comment():
+                pass
     return top, protocols | set(top.get("protocols", "").split()), listeners

@@ -1,39 +1,43 @@
 """Dovecot's configuration files as its own parser reads them, with the file and the line of everything.
 
-``doveconf`` tells what is in force and nothing of where it stands. The rules are those of Dovecot's ``config-parser.c``
-(2.3 and 2.4 agree on them): lines end with a line feed only; blanks are space and tab; ``#`` begins a comment but
-within quotes; a backslash at the end continues a line; ``key = value``, ``key = <file``, ``kind name {`` and ``}``
-stand on lines of their own; ``!include`` takes a glob(7) pattern, relative to the file it stands in.
+``doveconf`` tells the values in force, but not where they stand. The rules are those of Dovecot's ``config-parser.c``
+(2.3 and 2.4 agree on them): lines end with a line feed only; blanks are space and tab; ``#`` begins a comment outside
+of quotes; a backslash at the end continues a line; ``key = value``, ``key = <file``, ``kind name {`` and ``}`` stand
+on lines of their own; ``!include`` takes a glob(7) pattern, relative to the file it stands in. The output of
+``doveconf`` has the same grammar.
 
-Whatever the files hold, reading them ends: sizes, depth and number are bounded, a loop is left, nothing that is not a
-regular file is opened.
+Reading always ends, whatever the files hold: sizes, depth and number are bounded, a loop is left, and only regular
+files are opened.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from mailsni.errors import MailsniError
+from mailsni.host import files
+
 FILE_LIMIT = 32 << 20
-"""Bytes of one file that is read. The include for 10,000 names has 4 MB."""
+"""Bytes of one file. The include for 10,000 names has 4 MB."""
 TOTAL_LIMIT = 128 << 20
 """Bytes of all files together."""
 FILES_LIMIT = 20_000
 DEPTH_LIMIT = 20
 """Files within files."""
 NESTING_LIMIT = 64
-"""Blocks within blocks; Dovecot has use for four."""
+"""Blocks within blocks; Dovecot uses four."""
 _BLANKS = " \t"
 _CODE = re.compile(r"""(?:[^'"#]++|"(?:[^"\\]++|\\.?)*+(?:"|\Z)|'(?:[^'\\]++|\\.?)*+(?:'|\Z))*+""", re.DOTALL)
-"""What stands before a comment."""
+"""A line up to its comment."""
 _WORD = re.compile(r"([^ \t=]*)[ \t]*(.*)", re.DOTALL)
-_OPENING = re.compile(r'(?:"((?:[^"\\]++|\\.)*+)"?|([^ \t{][^ \t]*))?[ \t]*(.*)', re.DOTALL)
+_BLOCK_START = re.compile(r'(?:"((?:[^"\\]++|\\.)*+)"?|([^ \t{][^ \t]*))?[ \t]*(.*)', re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 _BRACES_LIMIT = 64
@@ -52,7 +56,7 @@ class Assignment:
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class BlockStart:
     """``kind name {``."""
 
     line: int
@@ -61,37 +65,54 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
-class Closing:
+class BlockEnd:
     """``}``."""
 
     line: int
 
 
 @dataclass(frozen=True, slots=True)
-class Inclusion:
+class Include:
     """``!include pattern``."""
 
     line: int
     pattern: str
+    optional: bool
+    """``!include_try``: Dovecot starts although nothing matches. (``!include`` is fatal then, measured on 2.3.19.)"""
 
 
-Line = Assignment | Opening | Closing | Inclusion
+@dataclass(frozen=True, slots=True)
+class Comment:
+    """A line that is nothing but a comment."""
+
+    line: int
+    text: str
+    """With the ``#``."""
 
 
-def lines(text: str) -> Iterator[Line]:
-    """What a file says, line by line; what Dovecot does not understand is left out (it refuses the file then).
+Statement = Assignment | BlockStart | BlockEnd | Include | Comment
 
-    Args:
-        text: all of the file.
 
-    Yields:
-        Everything but comments, with the number of the line on which it begins, from 1.
-    """
+@dataclass(frozen=True, slots=True)
+class LogicalLine:
+    """A line with those that continue it."""
+
+    first: int
+    """Number of the line on which it begins, from 1."""
+    last: int
+    text: str
+    """Without blanks around it, and without a comment after it."""
+
+
+def logical_lines(text: str) -> Iterator[LogicalLine]:
+    """The lines of a file; empty ones, and comments between the parts of a continued line, are left out."""
     pending: list[str] = []
     first = 0
     for number, raw in enumerate(text.split("\n"), 1):
         line = raw.partition("\0")[0].removesuffix("\r").lstrip(_BLANKS)
         if line.startswith("#"):
+            if not pending:
+                yield LogicalLine(number, number, line)
             continue
         if "#" in line and (code := _CODE.match(line)) is not None:
             line = code[0]
@@ -103,19 +124,21 @@ def lines(text: str) -> Iterator[Line]:
         if line.endswith("\\"):
             pending.append(line[:-1].rstrip(_BLANKS))
             continue
-        whole = " ".join([*pending, line]).strip(_BLANKS) if pending else line
+        yield LogicalLine(first, number, " ".join([*pending, line]).strip(_BLANKS) if pending else line)
         pending = []
-        if (found := _understood(first, whole)) is not None:
-            yield found
 
 
-def _understood(number: int, text: str) -> Line | None:
+def parse(line: LogicalLine) -> Statement | None:
+    """What a line says; None when Dovecot does not understand it (it refuses the file then)."""
+    number, text = line.first, line.text
+    if text.startswith("#"):
+        return Comment(number, text)
     if text == "}":
-        return Closing(number)
+        return BlockEnd(number)
     word = _WORD.match(text)
     key, rest = (word[1], word[2]) if word is not None else (text, "")
     if key in _INCLUDES:
-        return Inclusion(number, rest)
+        return Include(number, rest, optional=key != "!include")
     if rest.startswith("="):
         value = rest[1:].lstrip(_BLANKS)
         if value.startswith("<"):
@@ -123,15 +146,30 @@ def _understood(number: int, text: str) -> Line | None:
         if len(value) > 1 and value[0] in "'\"" and value.endswith(value[0]):
             value = _ESCAPED.sub(r"\1", value[1:-1])
         return Assignment(number, key, value, from_file=False)
-    opening = _OPENING.match(rest)
-    if opening is None or opening[3] != "{":
+    start = _BLOCK_START.match(rest)
+    if start is None or start[3] != "{":
         return None
-    return Opening(number, key, opening[2] or _ESCAPED.sub(r"\1", opening[1] or ""))
+    return BlockStart(number, key, start[2] or _ESCAPED.sub(r"\1", start[1] or ""))
+
+
+def statements(text: str) -> Iterator[Statement]:
+    """What a file says, in its order.
+
+    Args:
+        text: all of the file, or the output of ``doveconf``.
+
+    Yields:
+        Everything that Dovecot understands.
+    """
+    for line in logical_lines(text):
+        statement = parse(line)
+        if statement is not None:
+            yield statement
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block where it was opened. The same name in two places is two of them."""
+    """A block where it begins. The same name in two places is two of them."""
 
     kind: str
     """``local_name``, ``protocol``, ``service``, …"""
@@ -150,20 +188,42 @@ class Setting:
     from_file: bool
     """See :class:`Assignment`."""
     blocks: tuple[Block, ...]
-    """What it stands in, the outermost first."""
+    """The blocks around it, the outermost first."""
     file: Path
     line: int
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
-    """A part of the configuration that was not looked at."""
+class IncludedFiles:
+    """An ``!include`` where it stands, and the files that it takes in."""
+
+    file: Path
+    line: int
+    pattern: str
+    """As it is written."""
+    optional: bool
+    """See :class:`Include`."""
+    matches: tuple[Path, ...]
+    """In the order in which Dovecot reads them."""
+
+    def covers(self, path: Path) -> bool:
+        """Whether it takes a file in, or would if the file existed."""
+        return path in self.matches or any(
+            _would_match(path, Path(self.file.parent / pattern)) for pattern in _without_braces(self.pattern)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableInclude:
+    """A part of the configuration that was not read."""
 
     file: Path
     """Where the ``!include`` stands; the file itself when that is the main one."""
     line: int
+    path: Path
+    """The file that was not read."""
     why: str
-    """With the path that was not read; not yet printable."""
+    """With the path in it; not yet printable."""
     irregular: bool = False
     """No regular file: Dovecot and its tools would wait for ever to read a FIFO."""
 
@@ -174,27 +234,34 @@ class Configuration:
 
     settings: tuple[Setting, ...]
     blocks: tuple[tuple[Block, ...], ...]
-    """Every block, last, with those it stands in before it."""
+    """Every block, last, after the blocks around it."""
     ends: Mapping[Block, int]
     """The line of a block's ``}``, when it stands in the same file."""
     files: tuple[Path, ...]
-    """What was read; one that is included twice is there twice."""
-    unread: tuple[Unread, ...]
+    """The files that were read; one that is included twice is there twice."""
+    includes: tuple[IncludedFiles, ...]
+    unreadable: tuple[UnreadableInclude, ...]
 
 
-def read(main: Path) -> Configuration:
+def read(main: Path, *, without: Path | None = None) -> Configuration:
     """Read a configuration with all that it includes.
 
     Args:
         main: ``dovecot.conf``, an absolute path.
+        without: an included file that need not be opened, because nobody asks for what it says.
 
     Returns:
-        As much as can be read; the rest is in ``unread``. Text that is not UTF-8 has surrogates in it.
+        As much as can be read; the rest is in ``unreadable``. Text that is not UTF-8 has surrogates in it.
     """
-    reading = _Reading()
+    reading = _Reading(without)
     reading.include(main, (), (main, 1))
     return Configuration(
-        tuple(reading.settings), tuple(reading.blocks), reading.ends, tuple(reading.files), tuple(reading.unread)
+        tuple(reading.settings),
+        tuple(reading.blocks),
+        reading.ends,
+        tuple(reading.files),
+        tuple(reading.includes),
+        tuple(reading.unreadable),
     )
 
 
@@ -208,11 +275,13 @@ class _NotReadError(Exception):
 
 @dataclass
 class _Reading:
+    without: Path | None
     settings: list[Setting] = field(default_factory=list)
     blocks: list[tuple[Block, ...]] = field(default_factory=list)
     ends: dict[Block, int] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
-    unread: list[Unread] = field(default_factory=list)
+    includes: list[IncludedFiles] = field(default_factory=list)
+    unreadable: list[UnreadableInclude] = field(default_factory=list)
     open: list[str] = field(default_factory=list)
     total: int = 0
 
@@ -221,87 +290,89 @@ class _Reading:
         try:
             real = os.path.realpath(file)
             if real in self.open:
-                raise _NotReadError("includes itself")
+                raise _NotReadError(f"{file}: includes itself")
             if len(self.open) >= DEPTH_LIMIT:
-                raise _NotReadError(f"more than {DEPTH_LIMIT} files within files")
+                raise _NotReadError(f"{file}: more than {DEPTH_LIMIT} files within files")
             if len(self.files) >= FILES_LIMIT:
-                raise _NotReadError(f"more than {FILES_LIMIT} files")
+                raise _NotReadError(f"{file}: more than {FILES_LIMIT} files")
             content = _content(file, min(FILE_LIMIT, TOTAL_LIMIT - self.total))
         except _NotReadError as error:
-            self.unread.append(Unread(*at, f"{file}: {error}", error.irregular))
+            self.unreadable.append(UnreadableInclude(*at, file, str(error), error.irregular))
             return
         self.total += len(content)
         self.files.append(file)
         self.open.append(real)
-        self._take(file, outer, lines(content.decode("utf-8", "surrogateescape")))
+        self._take(file, outer, statements(content.decode("utf-8", "surrogateescape")))
         self.open.pop()
 
-    def _take(self, file: Path, outer: tuple[Block, ...], found: Iterator[Line]) -> None:
+    def _take(self, file: Path, outer: tuple[Block, ...], found: Iterator[Statement]) -> None:
         path = outer
-        for one in found:
-            match one:
+        for statement in found:
+            match statement:
                 case Assignment(line, key, value, from_file):
                     self.settings.append(Setting(key, value, from_file, path, file, line))
-                case Opening(line, kind, name):
+                case BlockStart(line, kind, name):
                     if len(path) >= NESTING_LIMIT:
                         why = f"{file}: more than {NESTING_LIMIT} blocks within blocks from line {line} on"
-                        self.unread.append(Unread(file, line, why))
+                        self.unreadable.append(UnreadableInclude(file, line, file, why))
                         return
                     path = (*path, Block(kind, name, file, line))
                     self.blocks.append(path)
-                case Closing(line):
-                    if len(path) > len(outer):  # Dovecot refuses one too many
+                case BlockEnd(line):
+                    if len(path) > len(outer):  # Dovecot refuses a superfluous one
                         self.ends[path[-1]] = line
                         path = path[:-1]
-                case Inclusion(line, pattern):
-                    for included in _matches(file.parent, pattern):
-                        self.include(included, path, (file, line))
+                case Include(line, pattern, optional):
+                    included = IncludedFiles(file, line, pattern, optional, _matches(file.parent, pattern))
+                    self.includes.append(included)
+                    for match in included.matches:
+                        if match != self.without:
+                            self.include(match, path, (file, line))
+                case Comment():
+                    pass
 
 
-def _matches(directory: Path, pattern: str) -> Sequence[Path]:
-    """The files of a pattern in the order of glob(7), which sorts those of each pattern in braces by itself."""
-    if not pattern:
-        return ()
+def _matches(directory: Path, pattern: str) -> tuple[Path, ...]:
+    """The files of a pattern in the order of glob(7), which sorts the files of each pattern in braces separately."""
     found: dict[Path, None] = {}
-    for one in _expanded(pattern):
+    for plain in _without_braces(pattern):
         try:
-            matches = list(islice(glob.iglob(str(directory / one)), FILES_LIMIT))  # noqa: PTH207  # as Dovecot does it
+            matches = list(islice(glob.iglob(str(directory / plain)), FILES_LIMIT))  # noqa: PTH207  # as Dovecot does it
         except (ValueError, OSError, re.error):
             continue
         found |= dict.fromkeys(map(Path, sorted(matches)))
     return tuple(found)
 
 
-def _expanded(pattern: str) -> list[str]:
-    """A pattern without its braces (GLOB_BRACE of glob(3))."""
+def _without_braces(pattern: str) -> Sequence[str]:
+    """The patterns that one with braces stands for (GLOB_BRACE of glob(3)); none for an empty one."""
     done: list[str] = []
-    todo = [pattern]
+    todo = [pattern] if pattern else []
     while todo and len(done) + len(todo) <= _BRACES_LIMIT:
-        one = todo.pop(0)
-        braces = _BRACES.search(one)
+        first = todo.pop(0)
+        braces = _BRACES.search(first)
         if braces is None:
-            done.append(one)
+            done.append(first)
         else:
-            todo = [one[: braces.start()] + part + one[braces.end() :] for part in braces[1].split(",")] + todo
+            todo = [first[: braces.start()] + part + first[braces.end() :] for part in braces[1].split(",")] + todo
     return done
 
 
+def _would_match(path: Path, pattern: Path) -> bool:
+    """Whether glob(7) would find a file by a pattern if the file existed."""
+    return len(path.parts) == len(pattern.parts) and all(
+        fnmatch.fnmatchcase(step, wanted) and (not step.startswith(".") or wanted.startswith("."))
+        for step, wanted in zip(path.parts, pattern.parts, strict=True)
+    )
+
+
 def _content(path: Path, limit: int) -> bytes:
-    """A regular file; opened without effect first, so that a FIFO or a device is never opened at all."""
     try:
-        handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except (OSError, ValueError) as error:
-        raise _NotReadError(getattr(error, "strerror", None) or "cannot be opened") from None
-    try:
-        status = os.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise _NotReadError("is not a regular file", irregular=True)
-        if status.st_size > limit:
-            raise _NotReadError(f"has {status.st_size} bytes, more than are looked at")
-        reader = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-        with os.fdopen(reader, "rb") as file:
-            return file.read(limit)
-    except OSError as error:
-        raise _NotReadError(error.strerror or "cannot be read") from None
-    finally:
-        os.close(handle)
+        content = files.read_untrusted(path, limit)
+    except (MailsniError, ValueError) as error:
+        raise _NotReadError(error.message if isinstance(error, MailsniError) else f"{path}: no path") from None
+    if content is not None:
+        return content
+    if os.path.exists(path):  # noqa: PTH110  # whatever the path, this raises nothing
+        raise _NotReadError(f"{path}: is not a regular file", irregular=True)
+    raise _NotReadError(f"{path}: does not exist")
