@@ -14,7 +14,7 @@ from mailsni.core.model import FileIdentity, Reason
 from mailsni.core.text import printable_name
 
 SIZE_LIMIT = 1 << 20
-"""Bytes. An RSA-4096 key has 3 KB, a chain of a hundred names 10 KB."""
+"""Bytes in one key or chain. An RSA-4096 key has 3 KB, a chain of a hundred names 10 KB."""
 
 
 class ReadRefusedError(Exception):
@@ -46,21 +46,24 @@ def identity(status: os.stat_result) -> FileIdentity:
 
 @dataclass(frozen=True, slots=True)
 class StoreBoundary:
-    """The directories (real paths) whose files belong to the store."""
+    """What belongs to a store, and how large its files may be."""
 
     roots: tuple[str, ...]
+    """Real paths of directories, with all below them, or of files."""
+    size_limit: int = SIZE_LIMIT
+    """Bytes in one file."""
 
     def contains(self, descriptor: int) -> bool:
         """Whether an open file lies in the store, by the path that the kernel knows for it (proc(5))."""
         real = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  # three times for every lineage
         return any(real == root or real.startswith(root + "/") for root in self.roots)
 
-    def read(self, name: str, directory: int, *, missing: Reason) -> StoreFile:
+    def read(self, name: str, directory: int | None, *, missing: Reason) -> StoreFile:
         """Read one file.
 
         Args:
             name: its name in the directory; links are followed.
-            directory: a descriptor of the directory.
+            directory: a descriptor of the directory; None when the name is an absolute path.
             missing: the reason to give when there is no such file, or a link to nothing.
 
         Raises:
@@ -87,14 +90,14 @@ class StoreBoundary:
             raise ReadRefusedError(
                 Reason.SYMLINK_OUTSIDE_STORE, f"{printable_name(name)} is a link that leaves the store"
             )
-        if status.st_size > SIZE_LIMIT:
-            detail = f"{printable_name(name)} has {status.st_size} bytes, more than {SIZE_LIMIT}"
+        if status.st_size > self.size_limit:
+            detail = f"{printable_name(name)} has {status.st_size} bytes, more than {self.size_limit}"
             raise ReadRefusedError(Reason.TOO_LARGE, detail)
         reader = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         with os.fdopen(reader, "rb", buffering=0) as file:
-            content = file.read(SIZE_LIMIT + 1)
-        if content is None or len(content) > SIZE_LIMIT:
+            content = file.read(self.size_limit + 1)
+        if content is None or len(content) > self.size_limit:
             raise ReadRefusedError(
-                Reason.TOO_LARGE, f"{printable_name(name)} grew over {SIZE_LIMIT} bytes while it was read"
+                Reason.TOO_LARGE, f"{printable_name(name)} grew over {self.size_limit} bytes while it was read"
             )
         return StoreFile(content, identity(status))

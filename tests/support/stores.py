@@ -1,0 +1,299 @@
+"""Stores of every kind, filled as their own tools fill them, for the contract that each source must pass.
+
+Beside certbot's there is a kind of the tests' own: many certificates in one JSON file, which is written in place. It
+shows that the protocol fits a store that is no directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mailsni.core.model import CachedLineage, Certificate, Inventory, Progress, Reason, Skipped
+from mailsni.core.names import RefusedNameError, safe_origin
+from mailsni.core.text import printable_name
+from mailsni.core.x509 import InvalidPair, validate_pair
+from mailsni.errors import HostError
+from mailsni.sandbox.authority import Issued
+from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sources.base import Source, SourceKey, SourceKind, SourceSettings, StoreFiles, WatchPath
+from mailsni.sources.certbot import CertbotStore
+from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary, StoreFile
+
+JSON_KIND = SourceKind("tests.support.stores:JsonStore", {"path": SourceKey("path")})
+_RETRIES = 3
+
+
+def no_pause(_seconds: float) -> None:
+    """Instead of waiting for a writer."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonStore:
+    """``[{"name": …, "chain": PEM, "key": PEM}, …]`` in one file; see :class:`mailsni.sources.base.Source`."""
+
+    path: Path
+    pause: Callable[[float], None] = no_pause
+
+    @property
+    def location(self) -> str:
+        """The file."""
+        return str(self.path)
+
+    @property
+    def certbot_directory(self) -> None:
+        """None: certbot has nothing to do with it."""
+
+    def scan(self, known: Mapping[str, CachedLineage], progress: Progress | None = None) -> Inventory:
+        """Read the file, and each certificate that it did not hold in an earlier scan."""
+        file, entries = self._read()
+        lineages: list[CachedLineage] = []
+        skipped: list[Skipped] = []
+        for done, entry in enumerate(entries, 1):
+            origin = f"{self.path}#{entry['name']}"
+            cached = known.get(origin)
+            outcome = cached if cached and cached.files == (file.identity,) else _lineage(origin, entry, file)
+            if isinstance(outcome, CachedLineage):
+                lineages.append(outcome)
+            else:
+                skipped.append(outcome)
+            if progress is not None:
+                progress("reading certificates", done, len(entries))
+        return Inventory(
+            tuple(lineage.certificate for lineage in lineages),
+            tuple(skipped),
+            frozenset([*(lineage.certificate.source for lineage in lineages), *(one.source for one in skipped)]),
+            tuple(lineages),
+        )
+
+    def owns(self, origin: str) -> bool:
+        """Whether an origin begins with this file's path."""
+        return origin.startswith(f"{self.path}#")
+
+    def reload(self, certificate: Certificate) -> Certificate | None:
+        """Read the whole file again."""
+        inventory = self.scan({})
+        same = (each for each in inventory.certificates if each.source == certificate.source)
+        return next((each for each in same if each.ident == certificate.ident), None)
+
+    def change_token(self) -> bytes:
+        """Which file it is."""
+        try:
+            return repr(os.stat(self.path)).encode()  # noqa: PTH116
+        except OSError as error:
+            return str(error.errno).encode()
+
+    def watch_paths(self) -> tuple[WatchPath, ...]:
+        """The file."""
+        return (WatchPath(self.path, self.path.name),)
+
+    def files(self) -> StoreFiles:
+        """The file and its directory."""
+        self._read()
+        return StoreFiles((self.path,), (self.path.parent,))
+
+    def _read(self) -> tuple[StoreFile, list[dict[str, Any]]]:
+        for _ in range(_RETRIES):
+            try:
+                boundary = StoreBoundary((os.path.realpath(self.path),))
+                file = boundary.read(str(self.path), None, missing=Reason.UNREADABLE)
+                return file, json.loads(file.content)
+            except ReadRefusedError as error:
+                raise HostError(f"{self.path}: {error}", path=self.path) from None
+            except ValueError:
+                self.pause(1.0)
+        raise HostError(f"{self.path}: is half written or damaged: no JSON", path=self.path)
+
+
+def _lineage(origin: str, entry: Mapping[str, str], file: StoreFile) -> CachedLineage | Skipped:
+    try:
+        source = safe_origin(origin)
+    except RefusedNameError as error:
+        return Skipped(printable_name(origin), Reason.BAD_NAME, str(error))
+    outcome = validate_pair(source, entry["chain"].encode(), entry["key"].encode())
+    if isinstance(outcome, InvalidPair):
+        return Skipped(source, outcome.reason, outcome.detail, outcome.names)
+    return CachedLineage((file.identity,), outcome.certificate, outcome.refused_names)
+
+
+class StoreBuilder(ABC):
+    """A store of one kind in a directory of its own, and what happens to it.
+
+    Args:
+        root: the directory; it need not exist.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @property
+    @abstractmethod
+    def settings(self) -> SourceSettings:
+        """What its ``[[sources]]`` table says."""
+
+    @abstractmethod
+    def source(self, pause: Callable[[float], None] = no_pause) -> Source:
+        """The store."""
+
+    @abstractmethod
+    def origin(self, name: str) -> str:
+        """Of a certificate."""
+
+    @abstractmethod
+    def put(self, name: str, issued: Issued) -> None:
+        """Issue or renew a certificate, to the end."""
+
+    @abstractmethod
+    def damage(self, name: str, *, chain: bytes | None = None, key: bytes | None = None) -> None:
+        """Replace one part of a certificate, or both."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Delete a certificate."""
+
+    @abstractmethod
+    def interrupt(self, name: str, issued: Issued) -> None:
+        """Begin a renewal and die in the middle of it."""
+
+    @abstractmethod
+    def point_outside(self, name: str, target: Path) -> None:
+        """Have the store name a file that lies outside of it as a certificate's key."""
+
+    @abstractmethod
+    def replace_file(self, name: str, make: Callable[[Path], object]) -> None:
+        """Remove the file with a certificate's key, and put something else in its place."""
+
+    def unmount(self) -> None:
+        """Take the store away."""
+        shutil.move(self.root, self.root.with_name("unmounted"))
+
+    def mount(self) -> None:
+        """Bring it back."""
+        shutil.move(self.root.with_name("unmounted"), self.root)
+
+
+class CertbotBuilder(StoreBuilder):
+    """certbot's directory."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._store = CertbotDirectory(root)
+
+    @property
+    def settings(self) -> SourceSettings:
+        """The ``live`` directory."""
+        return SourceSettings.of("certbot", path=self._store.live)
+
+    def source(self, pause: Callable[[float], None] = no_pause) -> Source:
+        """The ``live`` directory."""
+        return CertbotStore(self._store.live, pause)
+
+    def origin(self, name: str) -> str:
+        """Of a lineage."""
+        return f"{self._store.live}/{name}"
+
+    def put(self, name: str, issued: Issued) -> None:
+        """A new version."""
+        (self._store.renew if (self._store.live / name).exists() else self._store.add)(name, issued)
+
+    def damage(self, name: str, *, chain: bytes | None = None, key: bytes | None = None) -> None:
+        """Write into the files of the current version."""
+        for kind, content in (("fullchain", chain), ("privkey", key)):
+            if content is not None:
+                self._store.path(name, kind).write_bytes(content)
+
+    def remove(self, name: str) -> None:
+        """``certbot delete``."""
+        self._store.delete(name)
+
+    def interrupt(self, name: str, issued: Issued) -> None:
+        """The key is the new one, the chain is not there."""
+        for step in self._store.renewal_steps(name, issued):
+            if step == "unlink fullchain.pem":
+                return
+
+    def point_outside(self, name: str, target: Path) -> None:
+        """A link."""
+        self.replace_file(name, lambda path: path.symlink_to(target))
+
+    def replace_file(self, name: str, make: Callable[[Path], object]) -> None:
+        """The link in ``live``."""
+        self._store.path(name, "privkey").unlink()
+        make(self._store.path(name, "privkey"))
+
+
+class JsonBuilder(StoreBuilder):
+    """The tests' own kind."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        root.mkdir()
+        self._entries: dict[str, dict[str, str]] = {}
+        self._path = root / "certificates.json"
+        self._write()
+
+    @property
+    def settings(self) -> SourceSettings:
+        """The file."""
+        return SourceSettings.of("json", path=self._path)
+
+    def source(self, pause: Callable[[float], None] = no_pause) -> Source:
+        """The file."""
+        return JsonStore(self._path, pause)
+
+    def origin(self, name: str) -> str:
+        """Of an entry."""
+        return f"{self._path}#{name}"
+
+    def put(self, name: str, issued: Issued) -> None:
+        """An entry."""
+        self.damage(name, chain=issued.fullchain_pem, key=issued.key_pem)
+
+    def damage(self, name: str, *, chain: bytes | None = None, key: bytes | None = None) -> None:
+        """One part of an entry."""
+        given = (("chain", chain), ("key", key))
+        self._entries.setdefault(name, {}).update({part: pem.decode() for part, pem in given if pem is not None})
+        self._write()
+
+    def remove(self, name: str) -> None:
+        """An entry."""
+        del self._entries[name]
+        self._write()
+
+    def interrupt(self, name: str, issued: Issued) -> None:
+        """The file is truncated first, then written."""
+        self.put(name, issued)
+        os.truncate(self._path, self._path.stat().st_size // 2)
+
+    def point_outside(self, name: str, target: Path) -> None:
+        """A path instead of a key."""
+        self.damage(name, key=str(target).encode())
+
+    def replace_file(self, name: str, make: Callable[[Path], object]) -> None:
+        """All certificates are in the one file."""
+        del name
+        self._path.unlink()
+        make(self._path)
+
+    def _write(self) -> None:
+        self._path.write_text(json.dumps([{"name": name, **parts} for name, parts in self._entries.items()]))
+
+
+BUILDERS: Mapping[str, type[StoreBuilder]] = {"certbot": CertbotBuilder, "json": JsonBuilder}
+
+
+def digest_of_tree(root: Path) -> str:
+    """Everything in a directory: names, links, contents, modes and times of change."""
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        status = path.lstat()
+        content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+        digest.update(repr((path, status.st_mode, status.st_mtime_ns, status.st_ctime_ns, content)).encode())
+    return digest.hexdigest()

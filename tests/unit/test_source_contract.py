@@ -1,0 +1,366 @@
+"""What every kind of store must pass, whatever it looks like (:class:`mailsni.sources.base.Source`).
+
+A new kind needs a builder in ``tests/support/stores.py``, and passes these tests as they are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from mailsni.config import parser
+from mailsni.config.settings import DovecotSettings, PostfixSettings, Settings, StateSettings
+from mailsni.core.model import Certificate, Inventory, Reason
+from mailsni.core.names import safe_origin
+from mailsni.deploy.snapshot import take_snapshot
+from mailsni.errors import ConfigurationError, HostError, PermissionMissingError
+from mailsni.sandbox.authority import Issued, subject_alternative_names
+from mailsni.sources import base, scan_cache
+from mailsni.sources.safe_read import SIZE_LIMIT
+from tests.support.builders import authority
+from tests.support.stores import BUILDERS, JSON_KIND, StoreBuilder, digest_of_tree
+
+SECRET = "the content of a file that lies elsewhere"
+TORN = {Reason.KEY_MISMATCH, Reason.RENEWAL_IN_PROGRESS}
+
+
+@pytest.fixture(autouse=True)
+def _json_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(base.KINDS, "json", JSON_KIND)
+
+
+@pytest.fixture(params=BUILDERS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> StoreBuilder:
+    return BUILDERS[request.param](tmp_path / "store")
+
+
+def issue(name: str = "mail.a.test") -> Issued:
+    return authority().issue([name])
+
+
+def scan(store: StoreBuilder) -> Inventory:
+    return store.source().scan({})
+
+
+def only(store: StoreBuilder) -> Certificate:
+    (certificate,) = scan(store).certificates
+    return certificate
+
+
+def is_kept(store: StoreBuilder, name: str) -> bool:
+    """Whether what was deployed from a certificate stays deployed: it is there, or the whole store is not."""
+    try:
+        return store.origin(name) in scan(store).lineages
+    except HostError:
+        return True
+
+
+# ── the registry ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_kind_is_held_to_this_contract() -> None:
+    assert set(BUILDERS) == set(base.KINDS)
+
+
+def test_a_table_of_the_configuration_opens_the_store(store: StoreBuilder) -> None:
+    store.put("a", issue())
+    path = store.settings.values["path"]
+    text = f'[[sources]]\ntype = "{store.settings.type}"\npath = "{path}"\n'
+    (settings,) = parser.parse(text, "config.toml").sources
+    assert settings == store.settings
+    assert settings.open().location == str(path)
+    assert settings.open().scan({}) == scan(store)
+
+
+@pytest.mark.parametrize(
+    ("table", "message", "hint"),
+    [
+        ('type = "json"', '[[sources]]: type = "json" needs the key path', None),
+        ('type = "json"\npaht = "/a"', "[[sources]] paht: unknown key", "did you mean path?"),
+        ('type = "jsn"\npath = "/a"', '[[sources]] type: must be "certbot" or "json"; did you mean json?', None),
+        ('type = ["json"]', '[[sources]] type: must be "certbot" or "json"', None),
+    ],
+)
+def test_a_wrong_table_is_refused_with_the_keys_of_its_kind(table: str, message: str, hint: str | None) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parser.parse(f"[[sources]]\n{table}\n", "config.toml")
+    assert message in caught.value.message
+    assert caught.value.hint == hint
+
+
+# ── scan ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_each_certificate_has_an_origin_of_its_own_that_stays(store: StoreBuilder) -> None:
+    issued = {name: issue(f"mail.{at}.test") for at, name in enumerate(("a", "b-1", "c_2"))}
+    for name, one in issued.items():
+        store.put(name, one)
+    told: list[tuple[str, int, int]] = []
+    inventory = store.source().scan({}, lambda *news: told.append(news))
+    assert {one.source: one.fingerprint for one in inventory.certificates} == {
+        store.origin(name): issued[name].fingerprint for name in issued
+    }
+    assert inventory.skipped == ()
+    assert inventory.lineages == {store.origin(name) for name in issued}
+    assert all(store.source().owns(origin) for origin in inventory.lineages)
+    assert [(done, total) for _, done, total in told] == [(1, 3), (2, 3), (3, 3)]
+    assert scan(store) == inventory
+
+
+def test_another_store_owns_none_of_its_origins(store: StoreBuilder, tmp_path: Path) -> None:
+    for kind, builder in BUILDERS.items():
+        neighbour = builder(tmp_path / f"store-{kind}").source()
+        assert not neighbour.owns(store.origin("a"))
+    assert not store.source().owns(f"{store.origin('a')[:-2]}-2/a")
+
+
+def test_an_empty_store_is_an_empty_inventory(store: StoreBuilder) -> None:
+    assert scan(store) == Inventory((), (), frozenset())
+
+
+def test_a_scan_changes_nothing_and_shows_no_key(store: StoreBuilder) -> None:
+    store.put("a", issue())
+    before = digest_of_tree(store.root)
+    inventory = scan(store)
+    assert digest_of_tree(store.root) == before
+    assert "PRIVATE" not in repr(inventory)
+
+
+def test_a_scan_leaves_no_descriptor_open(store: StoreBuilder) -> None:
+    store.put("a", issue())
+    store.damage("a", key=b"")
+    before = set(Path("/proc/self/fd").iterdir())
+    scan(store)
+    assert set(Path("/proc/self/fd").iterdir()) == before
+
+
+# ── what is wrong with one certificate ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_new_key_beside_the_old_chain_is_not_used(store: StoreBuilder) -> None:
+    store.put("a", issue())
+    store.put("b", issue("mail.b.test"))
+    store.damage("a", key=issue().key_pem)
+    inventory = scan(store)
+    assert [one.source for one in inventory.certificates] == [store.origin("b")]
+    assert [(one.source, one.reason in TORN) for one in inventory.skipped] == [(store.origin("a"), True)]
+    assert is_kept(store, "a")
+
+
+def test_a_writer_is_waited_for(store: StoreBuilder) -> None:
+    old, new = issue(), issue()
+    store.put("a", old)
+    store.damage("a", key=new.key_pem)
+    waited: list[float] = []
+
+    def finish(seconds: float) -> None:
+        waited.append(seconds)
+        store.damage("a", chain=new.fullchain_pem)
+
+    fingerprints = {one.fingerprint for one in store.source(finish).scan({}).certificates}
+    assert fingerprints == ({new.fingerprint} if waited else set())
+
+
+def test_a_renewal_that_was_cut_off_drops_nothing(store: StoreBuilder) -> None:
+    store.put("a", issue())
+    store.interrupt("a", issue())
+    assert is_kept(store, "a")
+
+
+def test_a_chain_that_ends_in_its_second_certificate_is_recognised(store: StoreBuilder) -> None:
+    issued = issue()
+    store.put("a", issued)
+    store.damage("a", chain=issued.fullchain_pem[:-100])
+    inventory = scan(store)
+    assert inventory.certificates == ()
+    assert [one.reason for one in inventory.skipped] in ([Reason.BAD_PEM], [Reason.RENEWAL_IN_PROGRESS])
+    assert is_kept(store, "a")
+
+
+def test_a_certificate_that_is_deleted_is_gone(store: StoreBuilder) -> None:
+    store.put("a", issue())
+    store.put("b", issue("mail.b.test"))
+    certificates = {one.source: one for one in scan(store).certificates}
+    store.remove("a")
+    assert scan(store).lineages == {store.origin("b")}
+    assert store.source().reload(certificates[store.origin("a")]) is None
+
+
+def loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def sparse(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(SIZE_LIMIT + 1)
+
+
+@pytest.mark.parametrize("make", [loop, sparse, Path.mkdir, os.mkfifo], ids=["loop", "huge", "directory", "fifo"])
+def test_no_file_that_can_be_read_is_a_reason_or_an_error_and_drops_nothing(
+    store: StoreBuilder, make: Callable[[Path], object]
+) -> None:
+    store.put("a", issue())
+    store.replace_file("a", make)
+    assert is_kept(store, "a")
+    with suppress(HostError):
+        inventory = scan(store)
+        assert (len(inventory.certificates), len(inventory.skipped)) == (0, 1)
+
+
+def test_nothing_outside_of_the_store_is_read(store: StoreBuilder, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.pem").write_text(f"-----BEGIN {SECRET}-----\n")
+    store.put("a", issue())
+    store.point_outside("a", tmp_path / "elsewhere.pem")
+    inventory = scan(store)
+    assert inventory.certificates == ()
+    assert len(inventory.skipped) == 1
+    assert SECRET not in repr(inventory)
+
+
+@pytest.mark.parametrize("name", ["a b", "a\nssl = no", "a{b}", "$(id)", "ä", "x" * 200, "-rf"])
+def test_no_name_leaves_the_store_unsafe(store: StoreBuilder, name: str) -> None:
+    store.put(name, issue())
+    inventory = scan(store)
+    assert len(inventory.certificates) + len(inventory.skipped) == 1
+    for one in inventory.certificates:
+        assert safe_origin(one.source) == one.source
+    for skipped in inventory.skipped:
+        assert (skipped.source + skipped.detail).isascii()
+        assert (skipped.source + skipped.detail).isprintable()
+
+
+def test_a_hostile_name_in_a_certificate_is_reported_and_the_others_are_used(store: StoreBuilder) -> None:
+    names = subject_alternative_names("mail.a.test", "x\n}")
+    store.put("a", authority().issue([], raw_san=names))
+    inventory = scan(store)
+    assert [one.names for one in inventory.certificates] == [("mail.a.test",)]
+    assert "x\n" not in repr(inventory)
+
+
+# ── a store that is not there ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_store_that_is_not_mounted_is_an_error_and_drops_nothing(store: StoreBuilder) -> None:
+    store.put("a", issue())
+    certificate = only(store)
+    token = store.source().change_token()
+    store.unmount()
+    source = store.source()
+    for read in (lambda: source.scan({}), source.files):
+        with pytest.raises(HostError) as caught:
+            read()
+        assert caught.value.path == store.settings.values["path"]
+    assert source.owns(certificate.source)
+    gone = source.change_token()
+    assert gone != token
+    assert gone == source.change_token()
+    assert source.watch_paths()
+    store.mount()
+    assert only(store) == certificate
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_store_that_this_user_may_not_read_is_a_matter_of_permission(store: StoreBuilder) -> None:
+    store.root.chmod(0)
+    with pytest.raises(PermissionMissingError):
+        scan(store)
+
+
+# ── what is known, and what changed ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_known_is_not_read_again_and_what_changed_is(store: StoreBuilder, tmp_path: Path) -> None:
+    store.put("a", issue())
+    store.put("b", issue("mail.b.test"))
+    first = scan(store)
+    scan_cache.save(tmp_path / "cache", first.cached, datetime.now(UTC).replace(year=2099))
+    known = scan_cache.load(tmp_path / "cache")
+    assert set(known) == first.lineages
+    again = store.source().scan(known)
+    assert [one.material.pem for one in again.certificates] == [None, None]
+    assert [one.ident for one in again.certificates] == [one.ident for one in first.certificates]
+    renewed = issue()
+    store.put("a", renewed)
+    later = {one.source: one for one in store.source().scan(known).certificates}
+    assert later[store.origin("a")].fingerprint == renewed.fingerprint
+    assert later[store.origin("a")].material.pem is not None
+
+
+def test_reload_reads_the_same_certificate_and_no_other(store: StoreBuilder) -> None:
+    store.put("a", issue())
+    certificate = only(store)
+    assert store.source().reload(certificate) == certificate
+    store.put("a", issue())
+    assert store.source().reload(certificate) is None
+
+
+def test_the_change_token_tells_every_change_and_nothing_else(store: StoreBuilder) -> None:
+    source = store.source()
+    tokens = [source.change_token()]
+    for change in (
+        lambda: store.put("a", issue()),
+        lambda: store.put("b", issue("mail.b.test")),
+        lambda: store.put("a", issue()),
+        lambda: store.damage("a", key=issue().key_pem + b"\n"),
+        lambda: store.remove("b"),
+    ):
+        change()
+        tokens.append(source.change_token())
+    assert len(set(tokens)) == len(tokens)
+    source.scan({})
+    assert source.change_token() == tokens[-1]
+
+
+def test_what_holds_keys_is_watched_and_can_be_examined(store: StoreBuilder) -> None:
+    store.put("a", issue())
+    files = store.source().files()
+    watched = [place.path.resolve() for place in store.source().watch_paths()]
+    assert files.keys
+    for key in files.keys:
+        assert not key.is_symlink()
+        assert b"PRIVATE KEY" in key.read_bytes()
+        assert any(key.resolve().is_relative_to(place) for place in watched)
+        assert any(key.parent == directory for directory in files.directories)
+    assert all(directory.is_dir() for directory in files.directories)
+
+
+def test_paths_of_a_certificate_lead_to_its_chain_and_key(store: StoreBuilder) -> None:
+    issued = issue()
+    store.put("a", issued)
+    certificate = only(store)
+    assert bool(certificate.chain_path) == bool(certificate.key_path)
+    if certificate.chain_path:
+        assert Path(certificate.chain_path).read_bytes() == issued.fullchain_pem
+        assert Path(certificate.key_path).read_bytes() == issued.key_pem
+
+
+# ── several stores ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_selection_is_made_over_all_stores(tmp_path: Path) -> None:
+    stores = [builder(tmp_path / kind) for kind, builder in BUILDERS.items()]
+    for number, each in enumerate(stores):
+        each.put("own", issue(f"mail.{number}.test"))
+        each.put("shared", issue("mail.shared.test"))
+    settings = Settings(
+        sources=tuple(each.settings for each in stores),
+        postfix=PostfixSettings(enabled=False),
+        dovecot=DovecotSettings(enabled=False),
+        state=StateSettings(tmp_path / "state", tmp_path / "lock"),
+    )
+    first = take_snapshot(settings, datetime.now(UTC))
+    assert [winner.name for winner in first.selection.winners] == [
+        *(f"mail.{number}.test" for number in range(len(stores))),
+        "mail.shared.test",
+    ]
+    (tmp_path / "state").mkdir()
+    scan_cache.save(tmp_path / "state" / "readings.json", first.inventory.cached, datetime(2099, 1, 1, tzinfo=UTC))
+    again = take_snapshot(settings, datetime.now(UTC))
+    assert all(one.material.pem is None for one in again.inventory.certificates)
+    assert [one.ident for one in again.plan.pins] == [one.ident for one in first.plan.pins]
+    assert all(one.material.pem is not None for one in again.plan.pins), "each store reads its own again"
