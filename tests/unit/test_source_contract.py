@@ -302,13 +302,14 @@ def test_reload_reads_the_same_certificate_and_no_other(store: StoreBuilder) -> 
 def test_the_change_token_tells_every_change_and_nothing_else(store: StoreBuilder) -> None:
     source = store.source()
     tokens = [source.change_token()]
-    for change in (
+    changes: tuple[Callable[[], None], ...] = (
         lambda: store.put("a", issue()),
         lambda: store.put("b", issue("mail.b.test")),
         lambda: store.put("a", issue()),
         lambda: store.damage("a", key=issue().key_pem + b"\n"),
         lambda: store.remove("b"),
-    ):
+    )
+    for change in changes:
         change()
         tokens.append(source.change_token())
     assert len(set(tokens)) == len(tokens)
