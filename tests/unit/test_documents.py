@@ -18,7 +18,7 @@ from mailsni.check import runner
 from mailsni.check.runner import Checked, Expiry, Level, unknown
 from mailsni.config.settings import Settings
 from mailsni.core.model import Algorithm, Reason
-from mailsni.core.plan import Kind
+from mailsni.core.plan import Kind, name_states
 from mailsni.core.selection import explain
 from mailsni.core.x509 import Leaf
 from mailsni.deploy.confirm import Answer, Confirmation
@@ -277,7 +277,7 @@ def test_the_schema_has_the_exit_codes_of_all_errors() -> None:
 
 def test_the_schema_has_the_states_of_names() -> None:
     settled = snapshot(certificate("a", MAIL_A), deployed=deployment(certificate("a", MAIL_A)))
-    told = {state for seen in (everything(), settled) for _, state in documents.name_states(seen)}
+    told = {state for seen in (everything(), settled) for _, state in name_states(seen.selection, seen.plan)}
     assert set(words("state")) == told
 
 

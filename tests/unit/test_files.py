@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.core import file_identity
 from mailsni.errors import HostError, PermissionMissingError, RefusedError
-from mailsni.host import files, permissions
+from mailsni.host import file_identity, files, permissions
 from mailsni.host import lock as lock_module
 
 SECRET = b"-----BEGIN PRIVATE KEY-----\n"
@@ -253,14 +252,14 @@ def test_only_a_regular_file_is_read_or_known(victim: Path, trap: Trap) -> None:
     before = open_descriptors()
     assert files.read_private(path) is None
     assert open_descriptors() == before
-    assert file_identity.Identity.of(path) is None
+    assert file_identity.of_file(path) is None
     assert permissions.mode_problem(path, 0o600) is not None
 
 
 def test_what_is_not_there_is_nothing(victim: Path) -> None:
     for path in (victim.with_name("missing"), victim / "below"):
         assert files.read_private(path) is None
-        assert file_identity.Identity.of(path) is None
+        assert file_identity.of_file(path) is None
         assert permissions.mode_problem(path, 0o600) == f"{path} is gone, or is no regular file"
     assert files.read_private(victim) == b"precious"
 
@@ -268,12 +267,12 @@ def test_what_is_not_there_is_nothing(victim: Path) -> None:
 def test_an_identity_changes_with_the_file(tmp_path: Path) -> None:
     path = tmp_path / "x"
     files.create(path, b"x")
-    first = file_identity.Identity.of(path)
-    assert first == file_identity.Identity.of(path)
+    first = file_identity.of_file(path)
+    assert first == file_identity.of_file(path)
     assert first is not None
     assert (first.mode, first.owner, first.size) == (0o600, os.geteuid(), 1)
     files.replace(path, b"x")
-    assert file_identity.Identity.of(path) != first
+    assert file_identity.of_file(path) != first
 
 
 def test_a_loose_file_is_said_to_be_one(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from mailsni.core import file_identity
 from mailsni.core.deployment import Deployment, DeploymentRecord
 from mailsni.deploy.state_directory import State
 from mailsni.errors import PermissionMissingError
+from mailsni.host import file_identity
 from tests.support.builders import EVERYTHING, certificate, deployment, mixture, secret
 
 A, B = certificate("a", "mail.a.test"), certificate("b", "mail.b.test", algorithm="rsa")
@@ -29,7 +29,7 @@ def state(tmp_path: Path) -> State:
 def full(tmp_path: Path) -> Deployment:
     published = tmp_path / "published"
     published.write_bytes(b"x")
-    identity = file_identity.Identity.of(published)
+    identity = file_identity.of_file(published)
     assert identity is not None
     found = deployment(*mixture(), patterns=EVERYTHING)
     return replace(found, files={str(published): identity}, map_type="lmdb")

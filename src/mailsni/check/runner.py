@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mailsni.config.settings import Settings
-from mailsni.core import file_identity
 from mailsni.core.deployment import Deployment, DeploymentRecord
 from mailsni.core.model import Progress
 from mailsni.core.names import RefusedNameError
@@ -30,7 +29,7 @@ from mailsni.core.x509 import parse_leaf
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.deploy.state_directory import State
 from mailsni.errors import Exit, MailsniError, PermissionMissingError
-from mailsni.host import files, lock, permissions
+from mailsni.host import file_identity, files, lock, permissions
 from mailsni.runs import history as runs
 from mailsni.targets.base import MapEntry
 from mailsni.targets.dovecot import live_include
@@ -458,7 +457,7 @@ class _Look:
             text = f"postfix: {file} is no regular file: clients that send a name are cut off"
             self._say(Level.CRITICAL, "map_unreadable", text)
             return
-        if not self._nothing_deployed() and file_identity.Identity.of(source) is None:
+        if not self._nothing_deployed() and file_identity.of_file(source) is None:
             self._damaged = True
             self._say(Level.CRITICAL, "source_missing", f"postfix: {source} is gone, or is no regular file")
         says = map_read.type_of(file)
@@ -580,7 +579,7 @@ class _Look:
 
     def _edits(self, path: Path, content: bytes, text: str, blocks: Sequence[live_include.LiveBlock]) -> None:
         """Whether somebody else wrote the include. That it is to be another one is no edit."""
-        if file_identity.Identity.of(path) == self._deployment.files.get(str(path)):
+        if file_identity.of_file(path) == self._deployment.files.get(str(path)):
             return
         if self._snapshot is not None and content == self._snapshot.texts.get("dovecot"):
             return
@@ -628,7 +627,7 @@ class _Look:
         if self._deployment.names:
             for ident, names in using.items():
                 path = directory / f"{ident}.pem"
-                identity = file_identity.Identity.of(path)
+                identity = file_identity.of_file(path)
                 if identity is None:
                     missing += names
                     continue

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mailsni.core import file_identity
-from mailsni.core.model import Algorithm, Certificate
+from mailsni.core.model import Algorithm, Certificate, FileIdentity
 from mailsni.core.selection import Selection
 
-_SCHEMA = "mailsni.deployment/1"
+SCHEMA = "mailsni.deployment/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +51,9 @@ class Deployment:
     """Each name, and the idents of its certificates in the order in which they are rendered."""
     certificates: Mapping[str, DeployedCertificate] = field(default_factory=dict)
     """By ident."""
-    pins: Mapping[str, file_identity.Identity] = field(default_factory=dict)
+    pins: Mapping[str, FileIdentity] = field(default_factory=dict)
     """The pinned files, by ident, as they were when they were known to be whole."""
-    files: Mapping[str, file_identity.Identity] = field(default_factory=dict)
+    files: Mapping[str, FileIdentity] = field(default_factory=dict)
     """The published artifacts by path, but for the pinned files."""
     pin_directory: str = ""
     map_type: str = ""
@@ -90,9 +89,10 @@ class DeploymentRecord:
         return "the last run was cut off" if self.interrupted else "there is no record of what was published"
 
 
-def _encode(deployment: Deployment) -> bytes:
+def encode(deployment: Deployment) -> bytes:
+    """The JSON form: no keys, no certificates, only what they are."""
     document = {
-        "schema": _SCHEMA,
+        "schema": SCHEMA,
         "names": deployment.names,
         "certificates": [
             {
@@ -102,27 +102,28 @@ def _encode(deployment: Deployment) -> bytes:
             }
             for one in deployment.certificates.values()
         ],
-        "files": {path: astuple(identity) for path, identity in deployment.files.items()},
+        "files": dict(deployment.files),
         "pin_directory": deployment.pin_directory,
-        "pins": {ident: astuple(identity) for ident, identity in deployment.pins.items()},
+        "pins": dict(deployment.pins),
         "map_type": deployment.map_type,
     }
     return json.dumps(document, separators=(",", ":"), sort_keys=True).encode() + b"\n"
 
 
-def _decode(content: bytes | None) -> Deployment | None:
+def decode(content: bytes | None) -> Deployment | None:
+    """A deployment from its JSON form; None when there is none, or it is of another version or damaged."""
     if content is None:
         return None
     try:
         document = json.loads(content)
-        if document["schema"] != _SCHEMA:
+        if document["schema"] != SCHEMA:
             return None
         return Deployment(
             names={str(name): tuple(map(str, idents)) for name, idents in document["names"].items()},
             certificates={one.ident: one for one in _certificates(document["certificates"])},
-            files={path: file_identity.Identity(*identity) for path, identity in document["files"].items()},
+            files={path: FileIdentity(*identity) for path, identity in document["files"].items()},
             pin_directory=str(document["pin_directory"]),
-            pins={ident: file_identity.Identity(*identity) for ident, identity in document["pins"].items()},
+            pins={ident: FileIdentity(*identity) for ident, identity in document["pins"].items()},
             map_type=str(document["map_type"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Algorithm = Literal["ecdsa", "rsa"]
 Progress = Callable[[str, int, int], None]
@@ -100,8 +100,18 @@ class Skipped:
     """Nothing that a person must look at: the exit code stays 0."""
 
 
-FileIdentity = tuple[int, int, int, int, int]
-"""Device, inode, size, mtime and ctime (ns): another one is another file, or a changed one."""
+class FileIdentity(NamedTuple):
+    """Which file it is, and in which state: another one is another file, or a changed one."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    mode: int
+    """Permissions only."""
+    owner: int
+    """User id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,18 @@ class Kind(enum.StrEnum):
 SYMBOLS = {Kind.ADD: "+", Kind.RENEW: "~", Kind.REPLACE: "~", Kind.REMOVE: "-", Kind.KEEP: "!"}
 
 
+class NameState(enum.StrEnum):
+    """Where a name stands between what is deployed and what should be."""
+
+    DEPLOYED = "deployed"
+    KEPT = "kept"
+    """Its lineage is broken; it is served with its last good certificate."""
+    PENDING = "pending"
+    """The next ``apply`` changes what it is served."""
+    LEAVING = "leaving"
+    """The next ``apply`` removes it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A name whose certificates change, or that stays behind."""
@@ -116,3 +128,13 @@ def _why_gone(old: Sequence[DeployedCertificate], lineages: frozenset[str]) -> s
     if old and all(one.source not in lineages for one in old):
         return "its lineage is gone"
     return "no certificate can serve it any more"
+
+
+def name_states(selection: Selection, plan: Plan) -> list[tuple[str, NameState]]:
+    """Each name that is or will be served, ordered, with its state."""
+    states = {change.name: _STATES.get(change.kind, NameState.PENDING) for change in plan.changes}
+    names = sorted({winner.name for winner in selection.winners} | set(states))
+    return [(name, states.get(name, NameState.DEPLOYED)) for name in names]
+
+
+_STATES = {Kind.KEEP: NameState.KEPT, Kind.REMOVE: NameState.LEAVING}

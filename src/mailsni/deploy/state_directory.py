@@ -11,9 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni.core import file_identity
-from mailsni.core.deployment import _SCHEMA, Deployment, DeploymentRecord, _decode, _encode
-from mailsni.host import files, permissions
+from mailsni.core.deployment import SCHEMA, Deployment, DeploymentRecord, decode, encode
+from mailsni.core.model import FileIdentity
+from mailsni.host import file_identity, files, permissions
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,11 @@ class State:
         Raises:
             PermissionMissingError: this user may not read it.
         """
-        recorded = _decode(files.read_private(self._deployment))
+        recorded = decode(files.read_private(self._deployment))
         journal = files.read_private(self._journal)
         if journal is None:
             return DeploymentRecord(recorded or Deployment(), trusted=recorded is not None)
-        intended = _decode(journal) or Deployment()
+        intended = decode(journal) or Deployment()
         before = recorded or Deployment()
         return DeploymentRecord(
             Deployment(
@@ -64,28 +64,28 @@ class State:
             PermissionMissingError: this user may not read it.
             HostError: it cannot be read.
         """
-        found = [permissions.record_problem(self._deployment, _SCHEMA, _decode)]
+        found = [permissions.record_problem(self._deployment, SCHEMA, decode)]
         if files.read_private(self._journal) is None:
-            found.append(permissions.record_problem(self._journal, _SCHEMA, _decode))
+            found.append(permissions.record_problem(self._journal, SCHEMA, decode))
         return tuple(one for one in found if one is not None)
 
-    def change_token(self) -> tuple[file_identity.Identity | None, file_identity.Identity | None]:
+    def change_token(self) -> tuple[FileIdentity | None, FileIdentity | None]:
         """What tells that a run began, or ended with another deployment, between two looks.
 
         Raises:
             PermissionError: this user may not look.
         """
-        return file_identity.Identity.of(self._deployment), file_identity.Identity.of(self._journal)
+        return file_identity.of_file(self._deployment), file_identity.of_file(self._journal)
 
     def begin_journal(self, intended: Deployment) -> None:
         """Write the journal, durably, before the first file is published."""
         files.ensure_directory(self.directory, 0o700)
-        files.replace(self._journal, _encode(intended))
+        files.replace(self._journal, encode(intended))
 
     def commit(self, deployment: Deployment) -> None:
         """Record what is live now, and end the journal."""
         files.ensure_directory(self.directory, 0o700)
-        files.replace(self._deployment, _encode(deployment))
+        files.replace(self._deployment, encode(deployment))
         self.clear_journal()
 
     def clear_journal(self) -> None:

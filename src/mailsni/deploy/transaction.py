@@ -15,16 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mailsni.config.settings import Settings
-from mailsni.core import file_identity
 from mailsni.core.deployment import Deployment
-from mailsni.core.model import Certificate, Progress
+from mailsni.core.model import Certificate, FileIdentity, Progress
 from mailsni.core.text import summarize
 from mailsni.deploy import confirm
 from mailsni.deploy.confirm import Answer, Confirmation
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.deploy.state_directory import State
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
-from mailsni.host import files, lock, permissions
+from mailsni.host import file_identity, files, lock, permissions
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Expectation, expectations, sni_name
 from mailsni.sources import scan_cache
@@ -384,10 +383,10 @@ class _Transaction:
         pins = self._seen.pins.identities(self._seen.selection.certificates)
         self._state.commit(replace(self._new, files=self._recorded_files(published), pins=pins))
 
-    def _recorded_files(self, published: Sequence[Path]) -> dict[str, file_identity.Identity]:
+    def _recorded_files(self, published: Sequence[Path]) -> dict[str, FileIdentity]:
         replaced = {path for target in self._targets for path in (target.path, *map_files(target.path))}
         kept = {path: identity for path, identity in self._old.files.items() if Path(path) not in replaced}
-        found = {str(path): file_identity.Identity.of(path) for path in published}
+        found = {str(path): file_identity.of_file(path) for path in published}
         return kept | {path: identity for path, identity in found.items() if identity is not None}
 
     def _take_back_pins(self, added: Iterable[Certificate]) -> None:

@@ -8,16 +8,15 @@ import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from mailsni.core.file_identity import Identity
 from mailsni.core.text import printable_name
 from mailsni.errors import HostError, PermissionMissingError, RefusedError
-from mailsni.host import files
+from mailsni.host import file_identity, files
 from mailsni.host.files import as_host_error
 
 
 def mode_problem(path: Path, mode: int) -> str | None:
     """What is wrong with the owner or the mode of a file of ours; None when it is as it was made."""
-    identity = Identity.of(path)
+    identity = file_identity.of_file(path)
     if identity is None:
         return f"{path} is gone, or is no regular file"
     if identity.owner != os.geteuid():

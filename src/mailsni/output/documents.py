@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.model import Certificate, Skipped
-from mailsni.core.plan import Change, Kind, Plan
+from mailsni.core.plan import Change, Plan, name_states
 from mailsni.core.selection import Candidate
 from mailsni.deploy.confirm import Answer, Confirmation
 from mailsni.deploy.snapshot import Snapshot
@@ -21,14 +21,6 @@ if TYPE_CHECKING:
     from mailsni.check.runner import Checked
 
 Document = dict[str, Any]
-
-
-def name_states(snapshot: Snapshot) -> list[tuple[str, str]]:
-    """Each name that is or will be served, ordered, and its state: ``deployed``, ``kept``, ``pending``, ``leaving``."""
-    kinds = {change.name: change.kind for change in snapshot.plan.changes}
-    states = {Kind.KEEP: "kept", Kind.REMOVE: "leaving"}
-    names = sorted({winner.name for winner in snapshot.selection.winners} | set(kinds))
-    return [(name, states.get(kinds[name], "pending") if name in kinds else "deployed") for name in names]
 
 
 def status(snapshot: Snapshot, history: History = EMPTY_HISTORY) -> Document:
@@ -44,7 +36,7 @@ def status(snapshot: Snapshot, history: History = EMPTY_HISTORY) -> Document:
                 "certificates": [_certificate(one) for one in winners.get(name, ())],
                 "deployed": [_deployed(one) for one in deployed.certificates_for(name)],
             }
-            for name, state in name_states(snapshot)
+            for name, state in name_states(snapshot.selection, snapshot.plan)
         ],
         "skipped": _skipped(snapshot.selection.skipped),
         "pending": snapshot.plan.pending,

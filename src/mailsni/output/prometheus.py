@@ -13,17 +13,15 @@ from prometheus_client.registry import Collector
 
 from mailsni import __version__
 from mailsni.core.model import Reason
-from mailsni.core.plan import Kind
+from mailsni.core.plan import Kind, NameState, name_states
 from mailsni.core.text import printable_name
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.metrics import MetricsInput
-from mailsni.output import documents
 from mailsni.probes.endpoint import Server
 from mailsni.probes.expectation import Problem
 from mailsni.runs.history import History
 from mailsni.verify.model import Assessment, Audit, Client
 
-_STATES = ("deployed", "pending", "kept", "leaving")
 _ENDPOINT = ("server", "protocol", "host", "port")
 
 
@@ -110,10 +108,10 @@ def _of_runs(history: History) -> Iterator[Metric]:
 
 
 def _of_names(seen: Snapshot) -> Iterator[Metric]:
-    names = documents.name_states(seen)
+    names = name_states(seen.selection, seen.plan)
     states = Counter(state for _, state in names)
     yield _gauge(
-        "names", "How many names there are in each state.", {(("state", one),): states[one] for one in _STATES}
+        "names", "How many names there are in each state.", {(("state", one),): states[one] for one in NameState}
     )
     yield _gauge(
         "name_state",

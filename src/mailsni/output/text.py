@@ -9,7 +9,7 @@ from datetime import datetime
 from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.log import Level
 from mailsni.core.model import Certificate, Skipped
-from mailsni.core.plan import SYMBOLS, Change, Kind, Plan
+from mailsni.core.plan import SYMBOLS, Change, Kind, NameState, Plan, name_states
 from mailsni.core.selection import Candidate
 from mailsni.core.text import counted, summarize
 from mailsni.deploy.confirm import Confirmation
@@ -18,9 +18,14 @@ from mailsni.deploy.transaction import ApplyResult
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.host import files
 from mailsni.output.console import log, print_coloured, print_line, table
-from mailsni.output.documents import name_states
 from mailsni.runs.history import History, Run
 
+_STATE_COLOURS = {
+    NameState.KEPT: "magenta",
+    NameState.PENDING: "yellow",
+    NameState.LEAVING: "red",
+    NameState.DEPLOYED: "",
+}
 _COLOURS = {Kind.ADD: "green", Kind.RENEW: "yellow", Kind.REPLACE: "yellow", Kind.REMOVE: "red", Kind.KEEP: "magenta"}
 
 Anyone = Certificate | DeployedCertificate
@@ -31,12 +36,11 @@ def status(snapshot: Snapshot, history: History, *, skipped: bool) -> None:
     winners = {winner.name: winner.certificates for winner in snapshot.selection.winners}
     deployed = snapshot.record.deployment
     rows, colours = [], []
-    state_colours = {"kept": "magenta", "pending": "yellow", "leaving": "red", "deployed": ""}
-    for name, state in name_states(snapshot):
+    for name, state in name_states(snapshot.selection, snapshot.plan):
         certificates: Sequence[Anyone] = winners.get(name) or deployed.certificates_for(name)
         for one in certificates:
             rows.append((name, one.algorithm.upper(), _until(one, snapshot.now), state, one.source))
-            colours.append(state_colours[state])
+            colours.append(_STATE_COLOURS[state])
     if rows:
         table(("NAME", "KEY", "EXPIRES", "STATE", "SOURCE"), rows, colours)
     else:

@@ -13,14 +13,13 @@ from datetime import datetime
 from pathlib import Path
 
 from mailsni.config.settings import DEFAULT_PATH, Settings
-from mailsni.core import file_identity
 from mailsni.core.names import NamePatterns, is_wildcard
 from mailsni.core.text import counted, summarize
 from mailsni.core.x509 import InvalidPair, validate_pair
 from mailsni.deploy import transaction
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.errors import HostError
-from mailsni.host import files, permissions
+from mailsni.host import file_identity, files, permissions
 from mailsni.host.commands import find_tool
 from mailsni.probes.expectation import Expectation, expectations
 from mailsni.setup import autostart, dovecot, postfix
@@ -186,7 +185,7 @@ def _first_apply(snapshot: Snapshot) -> Part:
     fresh = (
         not snapshot.record.deployment.names
         and not snapshot.record.interrupted
-        and not any(file_identity.Identity.of(target.path) for target in snapshot.targets)
+        and not any(file_identity.of_file(target.path) for target in snapshot.targets)
     )
     apply = FirstApply(
         settings,

@@ -22,8 +22,9 @@ from mailsni.core.names import RefusedNameError, safe_path
 from mailsni.core.text import printable_name
 from mailsni.core.x509 import ValidPair, validate_pair
 from mailsni.errors import HostError, PermissionMissingError
+from mailsni.host import file_identity
 from mailsni.sources.base import StoreFiles, WatchPath
-from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary, StoreFile, identity
+from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary, StoreFile
 
 RETRIES = 5
 RETRY_PAUSE = 0.2
@@ -167,7 +168,7 @@ def _directories(root: Path) -> list[Path]:
 def _identity_of(path: str) -> FileIdentity | int | None:
     """Which file a path leads to; None when to none; an error's number where that cannot be told."""
     try:
-        return identity(os.stat(path))  # noqa: PTH116  # twice for every lineage
+        return file_identity.of_status(os.stat(path))  # noqa: PTH116  # twice for every lineage
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:
@@ -191,9 +192,10 @@ def _unchanged(lineage: CachedLineage | None) -> LineageRead | None:
         return None
     certificate = lineage.certificate
     try:
-        files = tuple(identity(os.stat(path)) for path in (certificate.chain_path, certificate.key_path))  # noqa: PTH116
+        chain, key = os.stat(certificate.chain_path), os.stat(certificate.key_path)  # noqa: PTH116
     except OSError:
         return None
+    files = (file_identity.of_status(chain), file_identity.of_status(key))
     return _accepted(lineage) if files == lineage.files else None
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from mailsni.core.model import FileIdentity, Reason
 from mailsni.core.text import printable_name
+from mailsni.host import file_identity
 
 SIZE_LIMIT = 1 << 20
 """Bytes in one key or chain. An RSA-4096 key has 3 KB, a chain of a hundred names 10 KB."""
@@ -36,12 +37,7 @@ class StoreFile:
     @property
     def changed(self) -> float:
         """When it last changed, seconds since the epoch."""
-        return self.identity[-1] / 1e9
-
-
-def identity(status: os.stat_result) -> FileIdentity:
-    """What tells a file from every other, and from itself before a change."""
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        return self.identity.ctime_ns / 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +96,4 @@ class StoreBoundary:
             raise ReadRefusedError(
                 Reason.TOO_LARGE, f"{printable_name(name)} grew over {self.size_limit} bytes while it was read"
             )
-        return StoreFile(content, identity(status))
+        return StoreFile(content, file_identity.of_status(status))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mailsni import __version__
-from mailsni.core.model import CachedLineage, Certificate, KeyAndChain
+from mailsni.core.model import CachedLineage, Certificate, FileIdentity, KeyAndChain
 from mailsni.host import files
 
 MIN_FILE_AGE = 2.0
@@ -47,7 +47,7 @@ def save(path: Path, lineages: Iterable[CachedLineage], now: datetime) -> None:
     items = [
         _encode(lineage)
         for lineage in lineages
-        if lineage.files and max(identity[-1] for identity in lineage.files) < latest
+        if lineage.files and max(identity.ctime_ns for identity in lineage.files) < latest
     ]
     document = {"schema": _SCHEMA, "readings": items}
     files.replace(path, json.dumps(document, separators=(",", ":")).encode())
@@ -66,7 +66,7 @@ def _encode(lineage: CachedLineage) -> dict[str, Any]:
 
 
 def _decode(item: dict[str, Any]) -> CachedLineage:
-    files: Any = tuple(tuple(identity) for identity in item["files"])
+    files = tuple(FileIdentity(*identity) for identity in item["files"])
     certificate = Certificate(
         names=tuple(item["names"]),
         not_before=datetime.fromtimestamp(item["not_before"], UTC),

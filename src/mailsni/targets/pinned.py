@@ -13,12 +13,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni.core import file_identity
 from mailsni.core.deployment import DeployedCertificate
-from mailsni.core.model import Certificate
+from mailsni.core.model import Certificate, FileIdentity
 from mailsni.core.x509 import ValidPair, validate_pinned
 from mailsni.errors import HostError
-from mailsni.host import files
+from mailsni.host import file_identity, files
 
 _NAME = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}\.pem\Z")
 
@@ -34,7 +33,7 @@ class PinDirectory:
         return self.path / f"{certificate.ident}.pem"
 
     def missing(
-        self, certificates: Iterable[Certificate], known: Mapping[str, file_identity.Identity]
+        self, certificates: Iterable[Certificate], known: Mapping[str, FileIdentity]
     ) -> tuple[Certificate, ...]:
         """The certificates whose pinned file is not there, or is not what it should be: content, mode, owner.
 
@@ -44,18 +43,18 @@ class PinDirectory:
         """
         return tuple(one for one in certificates if not self._whole(one, known.get(one.ident)))
 
-    def _whole(self, certificate: Certificate, known: file_identity.Identity | None) -> bool:
+    def _whole(self, certificate: Certificate, known: FileIdentity | None) -> bool:
         path = self.path_of(certificate)
-        identity = file_identity.Identity.of(path)
+        identity = file_identity.of_file(path)
         if identity is None or identity.mode != files.PRIVATE or identity.owner != os.geteuid():
             return False
         if identity == known:
             return True
         return hashlib.sha256(files.read_private(path) or b"").hexdigest() == certificate.material.digest
 
-    def identities(self, certificates: Iterable[Certificate]) -> dict[str, file_identity.Identity]:
+    def identities(self, certificates: Iterable[Certificate]) -> dict[str, FileIdentity]:
         """The pinned files as they are, by ident."""
-        found = ((one.ident, file_identity.Identity.of(self.path_of(one))) for one in certificates)
+        found = ((one.ident, file_identity.of_file(self.path_of(one))) for one in certificates)
         return {ident: identity for ident, identity in found if identity is not None}
 
     def last_good(self, deployed: DeployedCertificate) -> Certificate | None:

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Literal
 
 from mailsni.config.settings import DovecotSettings
-from mailsni.core import file_identity
 from mailsni.core.deployment import DeploymentRecord
 from mailsni.core.selection import Selection
 from mailsni.errors import HostError
-from mailsni.host import files, permissions
+from mailsni.host import file_identity, files, permissions
 from mailsni.host.commands import LOCAL, Executor
 from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import reload, rendering
@@ -69,7 +68,7 @@ class Dovecot:
         path = staging / self.path.name
         files.create(path, text, files.PUBLIC)
         previous = None
-        if file_identity.Identity.of(self.path) is not None:
+        if file_identity.of_file(self.path) is not None:
             previous = staging / "previous-include"
             files.copy_new(self.path, previous)
         self._validate(path)

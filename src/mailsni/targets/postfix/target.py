@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from mailsni.config.settings import MapType, PostfixSettings
-from mailsni.core import file_identity
 from mailsni.core.deployment import DeploymentRecord
+from mailsni.core.model import FileIdentity
 from mailsni.core.selection import Selection
-from mailsni.host import files, permissions
+from mailsni.host import file_identity, files, permissions
 from mailsni.host.commands import LOCAL, Executor
 from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import reload, rendering
@@ -92,7 +92,7 @@ class Postfix:
         )
         live = self.path.with_name(self.path.name + compiled.suffix)
         previous = staging / "previous"
-        if file_identity.Identity.of(live) is not None:
+        if file_identity.of_file(live) is not None:
             files.copy_new(live, previous)
         else:
             previous = empty_map(
@@ -101,7 +101,7 @@ class Postfix:
         staged = [Staged(compiled.path, live, previous)]
         if compiled.suffix:
             old_text = staging / "previous-source"
-            if file_identity.Identity.of(self.path) is not None:
+            if file_identity.of_file(self.path) is not None:
                 files.copy_new(self.path, old_text)
             staged.append(Staged(source, self.path, old_text if old_text.exists() else None))
         return Stage(tuple(staged), compiled.map_type)
@@ -125,9 +125,9 @@ class Postfix:
         return postfix_endpoints(self.settings.config_directory, every_family=every_family)
 
 
-def _why_changed(path: Path, published: Mapping[str, file_identity.Identity]) -> str | None:
+def _why_changed(path: Path, published: Mapping[str, FileIdentity]) -> str | None:
     why = permissions.mode_problem(path, files.PRIVATE)
-    if why is None and file_identity.Identity.of(path) != published.get(str(path)):
+    if why is None and file_identity.of_file(path) != published.get(str(path)):
         why = f"{path} is not as it was published"
     return why
 
