@@ -86,7 +86,8 @@ class JsonStore:
     def change_token(self) -> bytes:
         """Which file it is."""
         try:
-            return repr(os.stat(self.path)).encode()  # noqa: PTH116
+            status = self.path.stat()
+            return repr((status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)).encode()
         except OSError as error:
             return str(error.errno).encode()
 
