@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import configparser
 import enum
 import re
 from collections import defaultdict
@@ -26,7 +27,7 @@ from mailsni.doctor.finding import Severity
 from mailsni.errors import Exit
 
 TOP = Path(__file__).resolve().parents[1]
-PAGES = (TOP / "README.md", *sorted((TOP / "docs").glob("*.md")))
+PAGES = (TOP / "ARCHITECTURE.md", TOP / "README.md", *sorted((TOP / "docs").glob("*.md")))
 BLOCK = re.compile(r"<!-- begin (?P<name>[a-z :-]+) -->\n(?P<text>.*?)<!-- end (?P=name) -->\n", re.DOTALL)
 COMMON = ("config_file", "as_json", "verbose", "quiet")
 """Parameters that every command has."""
@@ -177,12 +178,24 @@ def alternatives(node: ast.expr, known: Mapping[str, ast.expr], *, named: bool =
             return ["…"]
 
 
+# ── architecture ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def layers() -> Iterator[str]:
+    """The layers of the import contract, the highest first."""
+    contracts = configparser.ConfigParser()
+    contracts.read(TOP / ".importlinter")
+    lines = contracts["importlinter:contract:layers"]["layers"].split("\n")
+    yield "```\n" + "\n".join(line.strip().replace("mailsni.", "") for line in lines if line.strip()) + "\n```\n"
+
+
 # ── blocks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 BLOCKS: Mapping[str, Callable[[], Iterator[str]]] = {
     "command table": command_table,
     "command reference": command_reference,
     "exit codes": exit_codes,
+    "layers": layers,
     "doctor codes": lambda: finding_table(Severity, TOP / "src/mailsni/doctor"),
 }
 

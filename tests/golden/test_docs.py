@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
 import shlex
 from collections.abc import Iterator
@@ -68,6 +69,13 @@ def test_every_path_of_the_repository_exists(page: Path) -> None:
         r"`((?:src|tests|docs|scripts|hooks|templates|monitoring|benchmarks)/[^`\s:]*)`", page.read_text()
     )
     assert [path for path in named if not (TOP / path).exists()] == []
+
+
+def test_every_dotted_name_of_the_architecture_exists() -> None:
+    text = (TOP / "ARCHITECTURE.md").read_text()
+    packages = "|".join(path.name for path in (TOP / "src/mailsni").iterdir() if (path / "__init__.py").exists())
+    for name in re.findall(rf"`((?:{packages})\.[\w.]+)`", text):
+        pkgutil.resolve_name(f"mailsni.{name}")
 
 
 def headings(page: Path) -> set[str]:
