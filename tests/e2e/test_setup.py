@@ -413,6 +413,39 @@ def test_an_existing_map_is_kept_and_goes_first(host: Host, first: Issued, their
     assert served(smtp, NAME, "smtp") == their_map.fingerprint
 
 
+@pytest.mark.on_both
+@pytest.mark.parametrize("record", ["kept", "lost"])
+def test_an_inline_map_stays_whole_and_is_served(
+    host: Host, first: Issued, their_map: Issued, tmp_path: Path, record: str
+) -> None:
+    inline_name = "mail.inline.test"
+    issued = host.authority.issue([inline_name])
+    key, chain = tmp_path / "key.pem", tmp_path / "chain.pem"
+    key.write_bytes(issued.key_pem)
+    chain.write_bytes(issued.fullchain_pem)
+    inline = f"inline:{{ {{{inline_name} = {key}, {chain}}}, {{{NAME} = {tmp_path}/theirs.pem}} }}"
+    theirs = f"{inline}, cdb:{ETC}/postfix/theirs"
+    kept = MAIN_CF.read_text().rpartition("tls_server_sni_maps =\n")[0]
+    MAIN_CF.write_text(f"{kept}tls_server_sni_maps = {theirs}\n")
+    assert run([str(find_tool("postfix")), "reload"]).returncode == 0
+    HOOKS.mkdir(parents=True)
+    before = tree(ETC)
+    host.setup(code=4)
+    assert f"tls_server_sni_maps = {theirs}, " in MAIN_CF.read_text()
+    smtp = SERVICES["smtp"]
+    assert served(smtp, inline_name, "smtp") == issued.fingerprint
+    assert served(smtp, NAME, "smtp") == their_map.fingerprint
+    assert served(smtp, OTHER, "smtp") == first.fingerprint
+    examined = json.loads(host.mailsni("doctor", "--json").stdout)
+    assert [one for one in examined["findings"] if "inline" in one["what"] and one["code"] != "name_in_other_table"] == []
+    assert host.mailsni("setup").returncode == 0
+    if record == "lost":
+        shutil.rmtree(STATE)
+    host.setup("--remove")
+    assert differences(before, tree(ETC)) == []
+    assert served(smtp, inline_name, "smtp") == issued.fingerprint
+
+
 @pytest.mark.parametrize("record", ["kept", "lost"])
 def test_a_map_is_taken_over_when_that_is_asked_for_and_given_back(
     host: Host, first: Issued, their_map: Issued, record: str
