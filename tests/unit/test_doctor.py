@@ -20,8 +20,9 @@ from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files, permissions
 from mailsni.output import documents, text
 from mailsni.sources.base import SourceSettings
-from mailsni.targets.postfix import lines, map_source, postconf
+from mailsni.targets.postfix import lines, map_source
 from mailsni.targets.postfix.map_source import Mistake
+from mailsni.targets.postfix.map_types import TableReference
 from mailsni.targets.postfix.postconf import Configuration, Override, Service
 from tests.support.builders import NOW, authority
 
@@ -117,30 +118,40 @@ def test_none_is_no_default_certificate() -> None:
         ("hash:/a, cdb:/b", ["hash:/a", "cdb:/b"]),
         ("hash:/a\tcdb:/b", ["hash:/a", "cdb:/b"]),
         ("inline:{ a=/x, b=/y } hash:/c", ["inline:{ a=/x, b=/y }", "hash:/c"]),
+        ("inline:{ {a = /x, /y}, { b = /z } }, hash:/c", ["inline:{ {a = /x, /y}, { b = /z } }", "hash:/c"]),
+        ("hash:/c,inline:{{a=/x}}\n cdb:/d", ["hash:/c", "inline:{{a=/x}}", "cdb:/d"]),
+        (
+            "pipemap:{hash:/a, inline:{ {a = /b} }},unionmap:{a:/b,c:/d}",
+            ["pipemap:{hash:/a, inline:{ {a = /b} }}", "unionmap:{a:/b,c:/d}"],
+        ),
+        ("${a?{hash:/a, hash:/b}:{}} $b", ["${a?{hash:/a, hash:/b}:{}}", "$b"]),
+        ('"hash:/a hash:/b"', ['"hash:/a', 'hash:/b"']),
+        ("inline:{ {a = /x} , hash:/c", ["inline:{ {a = /x} , hash:/c"]),
+        ("hash:/a} hash:/b", ["hash:/a}", "hash:/b"]),
     ],
 )
 def test_the_tables_in_a_value(value: str, found: Sequence[str]) -> None:
-    assert postconf.tables(value) == found
+    assert lines.split_tables(value) == found
 
 
 @pytest.mark.parametrize(
-    ("written", "kind", "path", "compiled"),
+    ("written", "map_type", "source", "file"),
     [
         ("hash:/etc/postfix/sni", "hash", "/etc/postfix/sni", "/etc/postfix/sni.db"),
         ("proxy:lmdb:/x", "lmdb", "/x", "/x.lmdb"),
         ("texthash:/x", "texthash", "/x", "/x"),
         ("/x", "", "/x", None),
         ("inline:{a=/b}", "inline", None, None),
+        ("inline:{ {a = hash:/b} }", "inline", None, None),
+        ("${type?{hash}:{cdb}}:/x", "${type?{hash}:{cdb}}", "/x", None),
         ("pcre:/x", "pcre", "/x", None),
     ],
 )
-def test_a_table_from_how_it_is_written(written: str, kind: str, path: str | None, compiled: str | None) -> None:
-    found = map_source.table(written)
-    assert (found.kind, found.path and str(found.path), found.compiled and str(found.compiled)) == (
-        kind,
-        path,
-        compiled,
-    )
+def test_a_table_from_how_it_is_written(written: str, map_type: str, source: str | None, file: str | None) -> None:
+    table = TableReference.parse(written)
+    assert (table.written, table.map_type, table.proxied) == (written, map_type, written.startswith("proxy:"))
+    assert table.source == (source and Path(source))
+    assert (table.map and table.map.file) == (file and Path(file))
 
 
 def test_the_lines_of_a_source() -> None:

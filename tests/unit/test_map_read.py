@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mailsni.errors import HostError
 from mailsni.targets.base import MapEntry
 from mailsni.targets.postfix.map_read import Difference, discrepancies, type_of
-from mailsni.targets.postfix.map_types import Table
+from mailsni.targets.postfix.map_types import PostfixMap
 from tests.support.builders import authority
 
 SOURCE = Path("/etc/postfix/mailsni")
@@ -39,7 +39,7 @@ def digest(content: bytes) -> str:
 def found(tmp_path: Path, records: Mapping[bytes, bytes], *entries: MapEntry) -> dict[str, Difference]:
     file = tmp_path / "mailsni.cdb"
     file.write_bytes(cdb(records))
-    table = Table("cdb", tmp_path / "mailsni")
+    table = PostfixMap("cdb", tmp_path / "mailsni")
     return {one.key: one.difference for one in discrepancies(table, file, entries, tmp_path)}
 
 
@@ -85,7 +85,9 @@ def test_what_a_stale_entry_holds_is_told(tmp_path: Path) -> None:
     content = old.key_pem + old.fullchain_pem
     file = tmp_path / "mailsni.cdb"
     file.write_bytes(cdb({b"a.test": base64.b64encode(content)}))
-    (one,) = discrepancies(Table("cdb", tmp_path / "mailsni"), file, [MapEntry("a.test", (), ("0" * 16,))], tmp_path)
+    (one,) = discrepancies(
+        PostfixMap("cdb", tmp_path / "mailsni"), file, [MapEntry("a.test", (), ("0" * 16,))], tmp_path
+    )
     assert one.leaf is not None
     assert hashlib.sha256(one.leaf).hexdigest() == old.fingerprint
     assert hashlib.sha256(content).hexdigest() in one.digests
@@ -99,7 +101,7 @@ def test_a_database_that_was_cut_off_is_an_error(tmp_path_factory: pytest.TempPa
     file = tmp_path_factory.getbasetemp() / "cut.cdb"
     file.write_bytes(WHOLE[:size])
     with pytest.raises(HostError, match="cannot be read back"):
-        list(discrepancies(Table("cdb", file.with_suffix("")), file, (), file.parent))
+        list(discrepancies(PostfixMap("cdb", file.with_suffix("")), file, (), file.parent))
 
 
 @given(st.binary(max_size=4000))
@@ -107,7 +109,7 @@ def test_so_is_anything_else(tmp_path_factory: pytest.TempPathFactory, content: 
     file = tmp_path_factory.getbasetemp() / "odd.cdb"
     file.write_bytes(content)
     try:
-        told = list(discrepancies(Table("cdb", file.with_suffix("")), file, (), file.parent))
+        told = list(discrepancies(PostfixMap("cdb", file.with_suffix("")), file, (), file.parent))
     except HostError:
         return
     assert {one.difference for one in told} <= {Difference.ADDITIONAL}
@@ -122,5 +124,5 @@ def test_a_map_says_its_type(tmp_path: Path) -> None:
     for other in (b"", bytes(30), WHOLE):
         file.write_bytes(other)
         assert type_of(file) is None
-    assert Table("hash", SOURCE).file == Path("/etc/postfix/mailsni.db")
-    assert Table("texthash", SOURCE).file == SOURCE
+    assert PostfixMap("hash", SOURCE).file == Path("/etc/postfix/mailsni.db")
+    assert PostfixMap("texthash", SOURCE).file == SOURCE

@@ -35,10 +35,10 @@ from mailsni.targets.base import MapEntry
 from mailsni.targets.dovecot import live_include
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot
-from mailsni.targets.postfix import map_read, map_types
+from mailsni.targets.postfix import map_read, map_types, postconf
 from mailsni.targets.postfix import target as postfix
 from mailsni.targets.postfix.map_read import Difference, Discrepancy
-from mailsni.targets.postfix.map_types import Table
+from mailsni.targets.postfix.map_types import PostfixMap
 from mailsni.targets.postfix.target import Postfix
 from mailsni.targets.rendering import postfix_key
 
@@ -433,16 +433,17 @@ class _Look:
         source, directory = server.path, server.settings.config_directory
         self._loose(source, *map_types.map_files(source))
         self._loose_directory(source.parent)
-        named = postfix.tables(directory) if server.installed else ()
+        tables = postconf.sni_tables(directory) if server.installed else ()
+        named = [table.map for table in tables if table.map is not None]
         for table in named:
-            if table.source != source and _absent(table.file) and not _others(table):
+            if table.source != source and _absent(table.file) and not table.other_files:
                 self._map_missing(table)
         ours = next((table for table in named if table.source == source), None)
         if ours is None:
             if self._nothing_deployed():
                 return
             kind = next((one for one in server.map_types if one == self._deployment.map_type), server.map_types[0])
-            ours = Table(kind, source)
+            ours = PostfixMap(kind, source)
             if server.installed and not server.wired:
                 self._say(Level.CRITICAL, "not_wired", server.not_configured_reason(kind) or "postfix: not wired")
         file = self._map_file(server, ours)
@@ -464,7 +465,7 @@ class _Look:
         wrong = says is not None and file == ours.file and says != ours.map_type
         # A texthash is opened by what lists it, and slowly while it is new (it waits for the clock's next second).
         asked = server.installed and not wrong and ours.map_type != "texthash"
-        complaint = map_read.complaint_of(ours, directory) if asked else None
+        complaint = map_read.open_error(ours, directory) if asked else None
         if wrong:
             text = f"postfix: {file} is of type {says}, and main.cf says {ours}: clients that send a name are cut off"
             self._say(Level.CRITICAL, "map_wrong_type", text)
@@ -476,26 +477,27 @@ class _Look:
         elif self._names is not None:
             self._entries(ours, file, directory)
 
-    def _map_file(self, server: Postfix, table: Table) -> Path | None:
+    def _map_file(self, server: Postfix, table: PostfixMap) -> Path | None:
         """What a server opens for our table."""
         if not _absent(table.file):
             return table.file
-        others = _others(table)
-        # Berkeley DB may be redirected to another type (NON_BERKELEYDB_README of Postfix 3.11).
-        able = bool(others) and server.installed and os.access(others[0], os.R_OK)
-        if able and map_read.complaint_of(table, server.settings.config_directory) is None:
-            return others[0]
+        directory = server.settings.config_directory
+        redirected = server.installed and postconf.redirects_berkeley_db(
+            postconf.parameters(directory, "non_bdb_migration_level")
+        )
+        if (file := table.existing_file(redirected=redirected)) is not None:
+            return file
         if server.wired or not self._nothing_deployed():
             self._map_missing(table)
         return None
 
-    def _map_missing(self, table: Table) -> None:
-        others = _others(table)
+    def _map_missing(self, table: PostfixMap) -> None:
+        others = table.other_files
         there = f" (there is {others[0].name}, of another type)" if others else ""
         text = f"postfix: {table} is named, and there is no {table.file}{there}: clients that send a name are cut off"
         self._say(Level.CRITICAL, "map_missing", text)
 
-    def _entries(self, table: Table, file: Path, directory: Path) -> None:
+    def _entries(self, table: PostfixMap, file: Path, directory: Path) -> None:
         found: dict[Difference, list[str]] = defaultdict(list)
         try:
             for one in map_read.discrepancies(table, file, self._intended(table), directory):
@@ -513,7 +515,7 @@ class _Look:
             self._damaged = True
             self._say(Level.CRITICAL, *_of_map(difference, file, several, usable=usable), several)
 
-    def _intended(self, table: Table) -> Iterator[MapEntry]:
+    def _intended(self, table: PostfixMap) -> Iterator[MapEntry]:
         """What the map should hold. Which files that came from matters only where the map itself names them."""
         pins = Path(self._deployment.pin_directory or self._pin_directory())
         for name, idents in (self._names or {}).items():
@@ -752,11 +754,6 @@ class _Look:
 def _absent(path: Path) -> bool:
     """Whether nothing is there; no, where this user cannot tell."""
     return not os.path.lexists(path) and os.access(path.parent, os.X_OK)
-
-
-def _others(table: Table) -> list[Path]:
-    """Compiled maps of other types than a table is of."""
-    return [path for path in map_types.map_files(table.source) if path != table.file and path.is_file()]
 
 
 def _of_map(difference: Difference, file: Path, names: Collection[str], *, usable: bool) -> tuple[str, str]:

@@ -10,7 +10,7 @@ import functools
 import ipaddress
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, cast, get_args
 
@@ -107,7 +107,7 @@ def _is_host_name(text: str) -> bool:
     return len(text) <= 253 and _HOST_NAME.fullmatch(text) is not None and not text.rpartition(".")[2].isdigit()
 
 
-def _connectable(listened: Sequence[str], *, every_family: bool = False) -> tuple[str, ...]:
+def connectable(listened: Sequence[str], *, every_family: bool = False) -> tuple[str, ...]:
     """The address to connect to, of those a server listens on: loopback where it can be, else the first.
 
     ``*``, ``0.0.0.0`` and ``::`` become the loopback address of their family. A socket on ``::`` takes no IPv4 here:
@@ -162,11 +162,8 @@ def _distance(host: str) -> int:
     return 1 if host == "::1" else 2
 
 
-def _unique(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
-    return tuple(dict.fromkeys(endpoints))
-
-
-def _service_port(service: str) -> int | None:
+def service_port(service: str) -> int | None:
+    """The TCP port of a service, which may be its number; None when nobody knows it."""
     if service.isascii() and service.isdigit():
         port = int(service[:6])
     else:
@@ -175,10 +172,3 @@ def _service_port(service: str) -> int | None:
         except (OSError, UnicodeError):
             port = _SERVICE_PORTS.get(service, 0)
     return port if 0 < port < 65536 else None
-
-
-def _assignments(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
-    for line in lines:
-        name, equals, value = line.partition("=")
-        if equals:
-            yield name.strip(), value.strip()

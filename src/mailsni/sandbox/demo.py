@@ -7,6 +7,7 @@ configuration is neither read nor written. The commands it shows are the program
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -28,7 +29,8 @@ from mailsni.probes.tls_client import run_probes
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, PrivatePostfix, PrivateServer, workspace
-from mailsni.targets.postfix.map_read import served_by_map
+from mailsni.targets.postfix import map_read
+from mailsni.targets.postfix.map_types import PostfixMap
 
 _TIMEOUT = 10.0
 _DEFAULT = "default certificate"
@@ -252,7 +254,11 @@ def _ask_servers(sandbox: _Sandbox) -> bool:
 def _read_map_back(sandbox: _Sandbox) -> bool:
     console.print_line("Read back from the compiled map of Postfix, entry by entry:")
     console.print_line()
-    found = served_by_map(_map_type(), sandbox.map, list(sandbox.expected), sandbox.map.parent)
+    table = PostfixMap(_map_type(), sandbox.map)
+    keys = [name.encode() for name in sandbox.expected]
+    records = map_read.records(table, table.existing_file(redirected=True) or table.file, keys, sandbox.map.parent)
+    leaves = {key.decode(): map_read.first_leaf(map_read.decoded(value)) for key, value in records}
+    found = {name: hashlib.sha256(leaf).hexdigest() for name, leaf in leaves.items() if leaf is not None}
     rows, right = [], True
     for name, fingerprint in sorted(sandbox.expected.items()):
         served = found.get(name, sandbox.default.fingerprint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.config.settings import PostfixSettings, Settings
@@ -14,35 +14,31 @@ from mailsni.setup.model import Part, SetupOptions
 from mailsni.setup.record import Record
 from mailsni.setup.steps import ChangeFile, ChangeServer, Step
 from mailsni.targets.postfix import main_cf, postconf
+from mailsni.targets.postfix.map_types import TableReference, parse_tables
 from mailsni.targets.postfix.target import Postfix, find
 
-_DEFAULT_CERTIFICATE = ("smtpd_tls_chain_files", "smtpd_tls_cert_file", "smtpd_tls_eccert_file", "smtpd_tls_dcert_file")
-_OVERRIDES = (main_cf.PARAMETER, "smtpd_tls_security_level", *_DEFAULT_CERTIFICATE)
+_OVERRIDES = (postconf.SNI_MAPS, postconf.SECURITY_LEVEL, *postconf.DEFAULT_CERTIFICATES)
 
 
 def default_certificate(settings: Settings) -> tuple[Path | None, tuple[str, ...]]:
     """The file with the certificate for clients without SNI, and warnings about what is missing for it."""
     directory = settings.postfix.config_directory
-    values = postconf.parameters(
-        directory, *_DEFAULT_CERTIFICATE, "smtpd_tls_security_level", "smtpd_use_tls", "smtpd_enforce_tls"
-    )
-    chain = next((values[name] for name in _DEFAULT_CERTIFICATE if values.get(name, "") not in ("", "none")), "")
+    configuration = postconf.read(directory)
+    parameter, paths = configuration.certificate()
     lacking = []
-    if not chain:
+    if not parameter:
         lacking.append(
             "smtpd_tls_chain_files=/etc/letsencrypt/live/NAME/privkey.pem,/etc/letsencrypt/live/NAME/fullchain.pem"
         )
-    off = values.get("smtpd_tls_security_level", "") in ("", "none")
-    if off and "yes" not in (values.get("smtpd_use_tls"), values.get("smtpd_enforce_tls")):
-        lacking.append("smtpd_tls_security_level=may")
+    if not configuration.offers_tls():
+        lacking.append(f"{postconf.SECURITY_LEVEL}=may")
     warnings: tuple[str, ...] = ()
     if lacking:
-        what = "has no default certificate" if not chain else "has TLS switched off in main.cf"
+        what = "has no default certificate" if not parameter else "has TLS switched off in main.cf"
         why = f"postfix: {what}: without it no service offers TLS that does not have it in master.cf"
         warnings = (f"{why}: postconf -c {directory} -e {' '.join(lacking)}",)
-    paths = [word for word in chain.replace(",", " ").split() if word.startswith("/")]
     # smtpd_tls_chain_files has the key first, in a file of its own or not.
-    return (Path(paths[-1]) if paths else None), warnings
+    return (paths[-1] if paths else None), warnings
 
 
 def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOptions) -> Part:
@@ -50,11 +46,11 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
     target = _find(settings)
     own = settings.postfix
     notes = [*_notes_on_instances(own), *_notes_on_services(own)]
-    tables = main_cf.tables(own, expanded=True)
-    theirs = [table for table in tables if not main_cf.is_ours(own, table)]
+    tables = postconf.sni_tables(own.config_directory)
+    theirs = [table.written for table in tables if not main_cf.is_ours(own, table)]
     if theirs and not options.take_over and not (target.wired and main_cf.is_ours(own, tables[0])):
         notes.append(
-            f"postfix: {main_cf.PARAMETER} names {', '.join(theirs)} already: it stays first, and a name that it has "
+            f"postfix: {postconf.SNI_MAPS} names {', '.join(theirs)} already: it stays first, and a name that it has "
             "is answered from it; --take-over makes mailsni's map the only one"
         )
     if target.wired and not (options.take_over and theirs):
@@ -63,7 +59,7 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
     value = ", ".join([table] if options.take_over else [*theirs, table])
     shown = repr(value) if " " in value else value
     change = ChangeFile(
-        f"postconf -e {main_cf.PARAMETER}={shown}, and reload Postfix",
+        f"postconf -e {postconf.SNI_MAPS}={shown}, and reload Postfix",
         main_cf.path_of(own),
         main_cf.text(own),
         main_cf.with_map(own, table, take_over=options.take_over),
@@ -79,16 +75,15 @@ def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation,
         RefusedError: a service of master.cf, or another instance, names the map: setup did not write that.
     """
     own = settings.postfix
-    for override in postconf.overrides(own.config_directory, (main_cf.PARAMETER,)):
-        if _names_our_map(own, override.value.replace(",", " ").split()):
+    for override in postconf.overrides(own.config_directory, postconf.SNI_MAPS):
+        if _names_our_map(own, parse_tables(override.value)):
             service, parameter = override.service, override.parameter
             raise RefusedError(
                 f"{own.config_directory}/master.cf: {service} names mailsni's map: {parameter} = {override.value}",
                 hint=f"take it out first: postconf -c {own.config_directory} -PX {service}/{parameter}",
             )
     for instance in _other_instances(own):
-        elsewhere = replace(own, config_directory=instance.config_directory)
-        if _names_our_map(own, main_cf.tables(elsewhere, expanded=True)):
+        if _names_our_map(own, postconf.sni_tables(instance.config_directory)):
             raise RefusedError(
                 f"{instance.config_directory}/main.cf: names mailsni's map too",
                 hint="take it out of that instance first",
@@ -99,7 +94,7 @@ def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation,
         return ()
     original = known.before(path, before)
     after = original if original is not None else main_cf.without_map(own)
-    title = f"take mailsni's map out of {main_cf.PARAMETER} in {path}, and reload Postfix"
+    title = f"take mailsni's map out of {postconf.SNI_MAPS} in {path}, and reload Postfix"
     change = ChangeFile(title, path, before, after, mode=None)
     return (ChangeServer(change, settings, target, expected, StillNamed(own)),)
 
@@ -122,8 +117,8 @@ class StillNamed:
 
     def __call__(self) -> str | None:
         """What is wrong; None when the map is not named."""
-        left = [table for table in main_cf.tables(self.own, expanded=True) if main_cf.is_ours(self.own, table)]
-        return f"{main_cf.PARAMETER} would still name {left[0]}" if left else None
+        left = [table for table in postconf.sni_tables(self.own.config_directory) if main_cf.is_ours(self.own, table)]
+        return f"{postconf.SNI_MAPS} would still name {left[0].written}" if left else None
 
 
 def _find(settings: Settings) -> Postfix:
@@ -133,7 +128,7 @@ def _find(settings: Settings) -> Postfix:
     return target
 
 
-def _names_our_map(own: PostfixSettings, tables: Sequence[str]) -> bool:
+def _names_our_map(own: PostfixSettings, tables: Sequence[TableReference]) -> bool:
     return any(main_cf.is_ours(own, table) for table in tables)
 
 
@@ -151,17 +146,17 @@ def _notes_on_instances(own: PostfixSettings) -> Iterator[str]:
 
 
 def _notes_on_services(own: PostfixSettings) -> Iterator[str]:
-    for override in postconf.overrides(own.config_directory, _OVERRIDES):
+    for override in postconf.overrides(own.config_directory, *_OVERRIDES):
         where = f"postfix: {override.service} has {override.parameter} = {override.value} in master.cf"
-        if override.parameter == main_cf.PARAMETER:
-            if _names_our_map(own, override.value.replace(",", " ").split()):
+        if override.parameter == postconf.SNI_MAPS:
+            if _names_our_map(own, parse_tables(override.value)):
                 yield f"{where}, which names mailsni's map"
             else:
                 yield (
                     f"{where}: it goes past main.cf, so mailsni's certificates are not served there; "
                     "take the line out to have them served"
                 )
-        elif override.parameter != "smtpd_tls_security_level":
+        elif override.parameter != postconf.SECURITY_LEVEL:
             yield f"{where}: a default of its own; names are served from the map there too"
         elif override.value == "none":
             yield f"{where}: no TLS there, so no certificate either"

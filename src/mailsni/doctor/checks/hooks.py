@@ -24,8 +24,7 @@ from mailsni.host import text_files
 from mailsni.host.commands import find_tool, run
 from mailsni.runs import history
 from mailsni.sources.base import certbot_directories
-from mailsni.targets.postfix import map_source, postconf
-from mailsni.targets.postfix.postconf import PARAMETER, Configuration
+from mailsni.targets.postfix.postconf import Configuration
 
 KINDS = ("pre", "deploy", "post")
 _DEPLOY_ON_FIRST = (5, 3, 0)
@@ -358,12 +357,8 @@ class _Looks:
 
     def _named_tables(self) -> set[str]:
         """The paths of the tables that Postfix is told of."""
-        found = self._configuration
-        if found is None:
-            return set()
-        own = [one.value for one in found.overrides if one.parameter == PARAMETER]
-        written = (one for value in (found.value(PARAMETER), *own) for one in postconf.tables(value))
-        return {str(map_source.table(one).path) for one in written}
+        configuration = self._configuration
+        return {str(table.source) for table in configuration.named_tables()} if configuration is not None else set()
 
     # ── what starts mailsni ──────────────────────────────────────────────────────────────────────────────────────
 

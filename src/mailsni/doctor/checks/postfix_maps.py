@@ -1,4 +1,4 @@
-"""Looks at one table of ``tls_server_sni_maps``: whether it is there, what it holds, how old it is, who can read it.
+"""Checks one table of ``tls_server_sni_maps``: whether it exists, what it holds, how old it is, who can read it.
 
 What each mistake does was measured with Postfix 3.7 and 3.10: the facts are those of mailsni's own map too.
 """
@@ -8,369 +8,448 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from mailsni.core.text import printable_name, summarize
 from mailsni.doctor import helpers
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity
 from mailsni.doctor.helpers import KEYS_EXPOSED, quoted
+from mailsni.errors import HostError, MailsniError
 from mailsni.host import files
-from mailsni.targets.postfix import map_source, postconf
-from mailsni.targets.postfix.map_source import Mistake, SourceLine, Table
-from mailsni.targets.postfix.postconf import PARAMETER, Configuration
+from mailsni.targets.postfix import map_read, map_source
+from mailsni.targets.postfix.map_source import Mistake, PemLabels, SourceLine
+from mailsni.targets.postfix.map_types import PostfixMap, TableReference
+from mailsni.targets.postfix.postconf import SNI_MAPS, Configuration, redirects_berkeley_db
 
 LIVE = "/etc/letsencrypt/live/NAME"
 """A lineage, for people to put theirs in."""
+_MAKEABLE = ("lmdb", "cdb", "hash", "btree")
 _WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _SLACK = 2.0
 """Seconds between a table and what it was made of that say nothing: file systems and copies round times."""
+_ALL_CUT_OFF = "every client that sends a name (SNI) is cut off, for every name; those that send none are served"
+_ABORTED = (
+    "Postfix aborts the handshake of each client that asks for such a name, and does not fall back to the default"
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Commands:
-    """The commands of this Postfix, to be shown."""
+class TableFacts:
+    """A table that Postfix asks for names, and what is in it."""
 
-    directory: Path
-
-    def __call__(self, program: str, *words: str | Path) -> str:
-        """A command line that asks this Postfix, whether it is the host's own or another instance."""
-        own = ("-c", self.directory) if self.directory != Path("/etc/postfix") else ()
-        return quoted(program, *own, *words)
-
-
-@dataclass(slots=True)
-class TableLooks:
-    """The looks at one table."""
-
-    _facts: Facts
-    _configuration: Configuration
-    _command: Commands
-    table: Table
+    reference: TableReference
     where: str
-    _lines: tuple[SourceLine, ...] | None = None
-    _keys: Mapping[str, Mistake | None] = field(default_factory=dict)
+    """The line that names it."""
+    configuration: Configuration
+    own: bool
+    """Whether it is mailsni's."""
+    file: Path | None
+    """The file that Postfix opens; None when there is none."""
+    source: tuple[SourceLine, ...] = ()
+    """Empty when mailsni rendered it just so: then there is nothing to check in it."""
+    labels: Mapping[Path, PemLabels | str] = field(default_factory=dict)
+    """Of the files that the source names."""
+    stored: Mapping[str, Mistake | None] = field(default_factory=dict)
+    """What is wrong with the value of each key."""
+    open_error: str | None = None
+    """Why Postfix cannot use the file."""
 
     @property
-    def _ours(self) -> bool:
-        return self.table.path == self._facts.settings.postfix.map
-
-    @property
-    def _existing(self) -> Path | None:
-        """The file of the table, if it is there."""
-        path = self.table.compiled
-        if path is None or self.table.path is None or path.is_file():
-            return path if path is not None and path.is_file() else None
-        # A build with Berkeley DB redirected to another type writes another suffix (NON_BERKELEYDB_README).
-        if self.table.kind in ("hash", "btree") and "redirect" in self._configuration.value("non_bdb_migration_level"):
-            other = (self.table.path.with_name(self.table.path.name + suffix) for suffix in (".lmdb", ".cdb"))
-            return next((one for one in other if one.is_file()), None)
-        return None
-
     def keys(self) -> set[str]:
         """What it has entries for, as far as that is known."""
-        return {*self._keys, *(line.key for line in self._lines or ())}
+        return {*self.stored, *(line.key for line in self.source)}
+
+    @property
+    def rebuild(self) -> str:
+        """The command that compiles it again and makes Postfix read it."""
+        if self.own:
+            return "mailsni apply --force"
+        if self.reference.map_type == "texthash":
+            return command(self.configuration, "postfix", "reload")
+        return then_reload(self.configuration, command(self.configuration, "postmap", "-F", str(self.reference.map)))
 
     def place_of(self, key: str) -> str:
         """The line of its source with a key, else where the table is named."""
-        found = next((line.number for line in self._lines or () if line.key == key), None)
-        return f"{self.table.path}:{found}" if found is not None else self.where
+        number = next((line.number for line in self.source if line.key == key), None)
+        return self.where if number is None else self.place(number)
 
-    def _rebuild(self) -> str:
-        if self.table.kind == "texthash" and not self._ours:
-            return self._command("postfix", "reload")
-        if self._ours:
-            return "mailsni apply --force"
-        return f"{self._command('postmap', '-F', self.table.name)} && {self._command('postfix', 'reload')}"
+    def place(self, number: int) -> str:
+        """A line of its source."""
+        return f"{self.reference.source}:{number}"
 
-    def findings(self) -> Iterator[Finding]:
-        """Everything that is wrong with the table."""
-        about = f"the table {self.table.written}"
-        yield from helpers.each(
-            (f"whether {about} is there", self._is_there),
-            (f"the source of {about}", self._source),
-            (f"what is stored in {about}", self._content),
-            (f"whether {about} is up to date", self._age),
-            (f"who can read {about}", self._modes),
-        )
 
-    def _is_there(self) -> Iterator[Finding]:
-        found, types = self.table, self._configuration.types
-        cut_off = "every client that sends a name (SNI) is cut off, for every name; those that send none are served"
-        if not found.kind:
-            kind = self._configuration.value("default_database_type")
-            fix = Fix(edit=f"write its type before it: {kind}:{found.written}")
-            yield Finding(
-                "map_without_type", Severity.ERROR, f"{found.written}: a table without a type", self.where, cut_off, fix
-            )
-            return
-        if found.kind not in types:
-            known = [one for one in ("lmdb", "cdb", "hash", "btree") if one in types]
-            kind = self._configuration.value("default_database_type")
-            kind = kind if kind in known else known[0] if known else "texthash"
-            others = [one for one in postconf.tables(self._configuration.value(PARAMETER)) if one != found.written]
-            value = (
-                ", ".join([*others, f"{kind}:{found.path}"])
-                if self._ours
-                else ", ".join([f"{kind}:{found.path}", *others])
-            )
-            compiled = "mailsni apply --force" if self._ours else self._command("postmap", "-F", f"{kind}:{found.path}")
-            yield Finding(
-                "map_type_unsupported",
-                Severity.ERROR,
-                f"{found.written}: this Postfix has no tables of type {found.kind} (it has "
-                f"{', '.join(known) or 'none'})",
-                self.where,
-                cut_off,
-                Fix(
-                    f"{self._command('postconf', '-e', f'{PARAMETER}={value}')} && {compiled}"
-                    f" && {self._command('postfix', 'reload')}",
-                    note=f"or install the package postfix-{found.kind}" if found.kind in ("lmdb", "cdb") else None,
-                ),
-            )
-            return
-        if found.compiled is not None and self._existing is None:
-            source = found.path is not None and found.path.is_file()
-            rest = [one for one in postconf.tables(self._configuration.value(PARAMETER)) if one != found.written]
-            take_out = self._command("postconf", "-e", f"{PARAMETER}={', '.join(rest)}")
-            yield Finding(
-                "map_missing",
-                Severity.ERROR,
-                f"{found.written}: {found.compiled} does not exist",
-                self.where,
-                cut_off,
-                Fix(self._rebuild() if source or self._ours else f"{take_out} && {self._command('postfix', 'reload')}"),
-            )
-        if found.proxied:
-            yield Finding(
-                "map_proxied",
-                Severity.WARNING,
-                f"{found.written}: asked through proxymap(8)",
-                self.where,
-                "proxymap runs as the user postfix, which then must be able to read every private key",
-                Fix(
-                    edit=f"write {found.name} instead of {found.written}",
-                    note="smtpd opens the table as root, before it drops that privilege",
-                ),
-            )
+def command(configuration: Configuration, program: str, *words: str | Path) -> str:
+    """A command line for this Postfix, whether it is the host's own or another instance."""
+    directory = configuration.directory
+    own = ("-c", directory) if directory != Path("/etc/postfix") else ()
+    return quoted(program, *own, *words)
 
-    def _source(self) -> Iterator[Finding]:
-        path = self.table.path
-        if path is None or self.table.compiled is None:
-            return
-        self._lines = map_source.read_source(path)
-        if self._lines is None or (self._ours and self._is_as_rendered()):
-            return
-        yield from self._wildcards(path, self._lines)
-        yield from self._duplicates(path, self._lines)
-        seen = map_source.Files({})
-        yield from self._missing_files(path, self._lines, seen)
-        for mistake in (Mistake.CERTIFICATE_FIRST, Mistake.KEY_MISSING, Mistake.NO_CONTENT):
-            found = [line for line in self._lines if seen.mistake(line) is mistake]
-            if found:
-                found.sort(key=lambda line: line.key)
-                yield self._mistaken(mistake, [line.key for line in found], f"{path}:{found[0].number}")
 
-    def _is_as_rendered(self) -> bool:
-        snapshot = self._facts.snapshot
-        return (
-            snapshot is not None
-            and self._ours
-            and files.read_private(self._facts.settings.postfix.map) == snapshot.texts.get("postfix")
-        )
+def then_reload(configuration: Configuration, first: str) -> str:
+    """A command line, and after it a reload of Postfix."""
+    return f"{first} && {command(configuration, 'postfix', 'reload')}"
 
-    def _wildcards(self, path: Path, lines: Sequence[SourceLine]) -> Iterator[Finding]:
-        found = [line for line in lines if line.key.startswith("*.")]
-        if found:
-            key = printable_name(found[0].key)
-            yield Finding(
-                "map_literal_wildcard",
-                Severity.WARNING,
-                f"{summarize([printable_name(line.key) for line in found])}: a key that Postfix never looks up",
-                f"{path}:{found[0].number}",
-                "clients that ask for such a name get the default certificate",
-                Fix(self._rebuild(), edit=f"write {key[1:]} instead of {key}"),
-            )
 
-    def _duplicates(self, path: Path, lines: Sequence[SourceLine]) -> Iterator[Finding]:
-        known: set[str] = set()
-        twice = []
-        for line in lines:
-            if line.key in known:
-                twice.append(line)
-            known.add(line.key)
-        if twice:
-            whole = self.table.kind == "texthash"
-            yield Finding(
-                "map_duplicate_key",
-                Severity.ERROR if whole else Severity.WARNING,
-                f"{summarize([printable_name(line.key) for line in twice])}: in the source more than once",
-                f"{path}:{twice[0].number}",
-                "smtpd cannot use the table at all: every client that sends a name (SNI) is cut off"
-                if whole
-                else "the first line wins, so this one does nothing; Dovecot takes the last of two blocks for a name",
-                Fix(self._rebuild(), edit="remove the line"),
-            )
+# ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _missing_files(self, path: Path, lines: Sequence[SourceLine], seen: map_source.Files) -> Iterator[Finding]:
-        problems = ((line, seen.problem(line)) for line in lines)
-        missing = [(line, why) for line, why in problems if why is not None]
-        if os.geteuid() != 0:  # this user cannot tell a file that postmap cannot read
-            missing = [(line, why) for line, why in missing if why.endswith("no such file")]
-        if missing:
-            line, why = missing[0]
-            yield Finding(
-                "map_file_missing",
-                Severity.WARNING,
-                f"{summarize([printable_name(one.key) for one, _ in missing])}: {why}",
-                f"{path}:{line.number}",
-                "postmap leaves such a line out and exits 0: clients that ask for the name get the default certificate",
-                Fix(self._rebuild(), edit="name files that exist, or remove the line"),
-            )
 
-    def _mistaken(self, mistake: Mistake, keys: Sequence[str], where: str) -> Finding:
-        right = f"{printable_name(keys[0])} {LIVE}/privkey.pem,{LIVE}/fullchain.pem"
-        edits = {
-            Mistake.CERTIFICATE_FIRST: f"name the key first: {right}",
-            Mistake.KEY_MISSING: f"name the key, before the certificate: {right}",
-            Mistake.EMPTY: "name files with a key and a certificate in them",
-            Mistake.EXPIRED: "renew the certificate (certbot renew)",
-        }
-        note = "-F stores what the files hold" if mistake is Mistake.NO_CONTENT else None
-        codes = {
-            Mistake.CERTIFICATE_FIRST: "map_certificate_first",
-            Mistake.KEY_MISSING: "map_key_missing",
-            Mistake.NO_CONTENT: "map_without_keys",
-            Mistake.EMPTY: "map_empty_value",
-            Mistake.EXPIRED: "map_expired",
-        }
-        why = (
-            "clients refuse it; without the entry they would get the default certificate"
-            if mistake is Mistake.EXPIRED
-            else "Postfix aborts the handshake of each client that asks for such a name: it is not given the "
-            "default certificate"
-        )
-        return Finding(
-            codes[mistake],
+def read_table(
+    reference: TableReference, where: str, facts: Facts, configuration: Configuration
+) -> tuple[TableFacts, tuple[Finding, ...]]:
+    """Read a table, its source and the files that it names; also gives a finding for each that cannot be read."""
+    table = reference.map
+    file = table.existing_file(redirected=redirects_berkeley_db(configuration.values)) if table is not None else None
+    own = reference.source == facts.settings.postfix.map
+    found = TableFacts(reference, where, configuration, own, file)
+    if table is None:
+        return found, ()
+    problems = []
+    lines: tuple[SourceLine, ...] = ()
+    try:
+        lines = map_source.read_source(table.source) or ()
+        if not (own and _is_as_rendered(table.source, facts)):
+            labels = map_source.read_labels(path for line in lines for path in line.files)
+            found = replace(found, source=lines, labels=labels)
+    except (MailsniError, OSError, ValueError, RecursionError) as problem:
+        problems.append(helpers.not_looked_at(f"the source of the table {reference.written}", problem))
+    try:
+        if file is not None and table.map_type != "texthash" and table.map_type in configuration.types:
+            stored, open_error = _read_stored(table, file, lines, configuration.directory, facts.now)
+            found = replace(found, stored=stored, open_error=open_error)
+    except (MailsniError, OSError, ValueError, RecursionError) as problem:
+        problems.append(helpers.not_looked_at(f"the content of the table {reference.written}", problem))
+    return found, tuple(problems)
+
+
+def _is_as_rendered(source: Path, facts: Facts) -> bool:
+    return facts.snapshot is not None and files.read_private(source) == facts.snapshot.texts.get("postfix")
+
+
+def _read_stored(
+    table: PostfixMap, file: Path, source: Sequence[SourceLine], config_directory: Path, now: datetime
+) -> tuple[dict[str, Mistake | None], str | None]:
+    """What is wrong with each stored value, and why Postfix cannot use the file at all."""
+    if not os.access(file, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+    stored: dict[str, Mistake | None] = {}
+    problem = map_read.open_error(table, config_directory)
+    if problem is not None:
+        return stored, problem
+    keys = [line.key.encode("utf-8", "surrogateescape") for line in source]
+    try:
+        for key, value in map_read.records(table, file, keys, config_directory):
+            stored[key.decode("ascii", "replace").lower()] = map_source.stored_mistake(value.strip(), now)
+    except HostError as error:
+        return {}, error.message
+    return stored, None
+
+
+# ── checks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def findings(table: TableFacts) -> Iterator[Finding]:
+    """Everything that is wrong with a table."""
+    written = table.reference.written
+    yield from helpers.each(*((f"{about} the table {written}", partial(check, table)) for about, check in _CHECKS))
+
+
+def _check_type(table: TableFacts) -> Iterator[Finding]:
+    written, configuration = table.reference.written, table.configuration
+    default = configuration.value("default_database_type")
+    if not table.reference.map_type:
+        fix = Fix(edit=f"write its type before it: {default}:{written}")
+        what = f"{written}: a table without a type"
+        yield Finding("map_without_type", Severity.ERROR, what, table.where, _ALL_CUT_OFF, fix)
+    elif table.reference.map_type not in configuration.types:
+        known = [map_type for map_type in _MAKEABLE if map_type in configuration.types]
+        map_type = default if default in known else next(iter(known), "texthash")
+        yield Finding(
+            "map_type_unsupported",
             Severity.ERROR,
-            f"{summarize([printable_name(key) for key in keys])}: the entry {mistake.value}",
-            where,
-            why,
-            Fix(self._rebuild(), edit=edits.get(mistake), note=note),
+            f"{written}: this Postfix has no tables of type {table.reference.map_type} (it has "
+            f"{', '.join(known) or 'none'})",
+            table.where,
+            _ALL_CUT_OFF,
+            _change_type(table, map_type),
         )
 
-    def _content(self) -> Iterator[Finding]:
-        existing = self._existing
-        if existing is None or self.table.kind in ("texthash", "") or self.table.kind not in self._configuration.types:
-            return
-        if not os.access(existing, os.R_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(existing))
-        by_key = {line.key: line for line in self._lines or ()}
-        self._keys, problem = map_source.stored(self.table, by_key, self._configuration.directory, self._facts.now)
-        if problem is not None:
-            yield Finding(
-                "map_unusable",
-                Severity.ERROR,
-                f"{self.table.written}: {problem}",
-                str(existing),
-                "every client that sends a name (SNI) is cut off, for every name",
-                Fix(self._rebuild())
-                if by_key or self._ours
-                else Fix(edit=f"remove {self.table.written} from {PARAMETER} ({self.where})"),
-            )
-            return
-        for mistake in Mistake:
-            keys = sorted(key for key, found in self._keys.items() if found is mistake)
-            if keys:
-                line = by_key.get(keys[0]) if mistake is not Mistake.NO_CONTENT else None
-                where = f"{self.table.path}:{line.number}" if line is not None else str(existing)
-                finding = self._mistaken(mistake, keys, where)
-                if mistake is Mistake.NO_CONTENT:
-                    finding = replace(finding, code="map_compiled_without_f")
-                yield finding
 
-    def _age(self) -> Iterator[Finding]:
-        existing, path = self._existing, self.table.path
-        if existing is None or path is None or self.table.kind == "texthash" or self._ours:
-            return
-        compiled = existing.stat().st_mtime
-        if path.is_file() and path.stat().st_mtime > compiled + _SLACK:
-            yield Finding(
-                "map_older_than_source",
-                Severity.WARNING,
-                f"{existing} is older than its source {path}",
-                str(path),
-                "what was changed in the source is not served",
-                Fix(self._rebuild()),
-            )
-        changed = map_source.newest(self._lines or ())
-        late = [line for line, time in changed.items() if time > compiled + _SLACK]
-        if late:
-            yield Finding(
-                "map_older_than_certificates",
-                Severity.ERROR,
-                f"{summarize([printable_name(line.key) for line in late])}: renewed after {existing} was compiled",
-                f"{path}:{late[0].number}",
-                "the table holds copies: clients are shown the old certificate until it expires, and after that",
-                Fix(self._rebuild(), note="mailsni does this by itself for the names in its own map"),
-            )
+def _change_type(table: TableFacts, map_type: str) -> Fix:
+    configuration, replacement = table.configuration, f"{map_type}:{table.reference.source}"
+    others = _other_tables(table)
+    value = ", ".join([*others, replacement] if table.own else [replacement, *others])
+    name_it = command(configuration, "postconf", "-e", f"{SNI_MAPS}={value}")
+    compile_it = table.rebuild if table.own else command(configuration, "postmap", "-F", replacement)
+    packaged = table.reference.map_type in ("lmdb", "cdb")
+    return Fix(
+        then_reload(configuration, f"{name_it} && {compile_it}"),
+        note=f"or install the package postfix-{table.reference.map_type}" if packaged else None,
+    )
 
-    def _modes(self) -> Iterator[Finding]:
-        path, existing = self.table.path, self._existing
-        if path is None or self.table.compiled is None:
-            return
-        compiled = existing if existing is not None and existing != path else None
-        opened = helpers.exposed([one for one in (compiled,) if one is not None])
-        both = [one for one in (path, compiled) if one is not None and one.exists()]
-        fix = Fix(quoted("chmod", "600", *both))
-        for found, mode in opened:
-            yield Finding(
-                "map_readable",
-                Severity.ERROR,
-                f"{found} can be read by every user of this host ({mode})",
-                str(found),
-                f"it holds the private key of every name in it: `postmap -F -s {self.table.name}` shows them all",
-                replace(fix, note=KEYS_EXPOSED),
-            )
-        if not opened and compiled is not None and path.is_file() and helpers.exposed([path]):
-            yield Finding(
-                "map_source_readable",
-                Severity.WARNING,
-                f"{path} can be read by others",
-                str(path),
-                "a table that postmap makes anew gets the mode of its source, and holds the private keys",
-                fix,
-            )
-        for one in both:
-            status = one.stat()
-            if status.st_mode & _WRITABLE_BY_OTHERS:
-                yield self._writable(one, f"mode {stat.S_IMODE(status.st_mode):04o}", fix)
-            if status.st_uid not in (0, os.geteuid()):
-                yield Finding(
-                    "map_owner",
-                    Severity.ERROR if one == path else Severity.WARNING,
-                    f"{one} belongs to user {status.st_uid}",
-                    str(one),
-                    "postmap gives up root for the owner of the source, who cannot read the keys: it leaves every "
-                    "line out "
-                    "and exits 0; and the owner can read or replace what is served",
-                    Fix(quoted("chown", "root", *both)),
-                )
-        directory = path.parent
-        if directory.is_dir():
-            status = directory.stat()
-            if status.st_mode & _WRITABLE_BY_OTHERS and not status.st_mode & stat.S_ISVTX:
-                yield self._writable(
-                    directory, f"mode {stat.S_IMODE(status.st_mode):04o}", Fix(quoted("chmod", "go-w", directory))
-                )
 
-    def _writable(self, path: Path, why: str, fix: Fix) -> Finding:
-        return Finding(
-            "map_writable",
+def _other_tables(table: TableFacts) -> list[str]:
+    """The tables that main.cf names beside this one."""
+    return [other.written for other in table.configuration.tables if other != table.reference]
+
+
+def _check_exists(table: TableFacts) -> Iterator[Finding]:
+    expected = table.reference.map
+    if expected is None or table.file is not None or expected.map_type not in table.configuration.types:
+        return
+    rest = f"{SNI_MAPS}={', '.join(_other_tables(table))}"
+    remove_it = then_reload(table.configuration, command(table.configuration, "postconf", "-e", rest))
+    yield Finding(
+        "map_missing",
+        Severity.ERROR,
+        f"{table.reference.written}: {expected.file} does not exist",
+        table.where,
+        _ALL_CUT_OFF,
+        Fix(table.rebuild if table.own or expected.source.is_file() else remove_it),
+    )
+
+
+def _check_proxied(table: TableFacts) -> Iterator[Finding]:
+    if table.reference.proxied and table.reference.map_type in table.configuration.types:
+        written = table.reference.written
+        yield Finding(
+            "map_proxied",
+            Severity.WARNING,
+            f"{written}: asked through proxymap(8)",
+            table.where,
+            "proxymap runs as the user postfix, which then must be able to read every private key",
+            Fix(
+                edit=f"write {written.removeprefix('proxy:')} instead of {written}",
+                note="smtpd opens the table as root, before it drops that privilege",
+            ),
+        )
+
+
+def _check_wildcards(table: TableFacts) -> Iterator[Finding]:
+    literal = [line for line in table.source if line.key.startswith("*.")]
+    if literal:
+        key = printable_name(literal[0].key)
+        yield Finding(
+            "map_literal_wildcard",
+            Severity.WARNING,
+            f"{_keys(literal)}: a key that Postfix never looks up",
+            table.place(literal[0].number),
+            "clients that ask for such a name get the default certificate",
+            Fix(table.rebuild, edit=f"write {key[1:]} instead of {key}"),
+        )
+
+
+def _check_duplicates(table: TableFacts) -> Iterator[Finding]:
+    first = {line.key: line for line in reversed(table.source)}
+    repeated = [line for line in table.source if first[line.key] != line]
+    if repeated:
+        texthash = table.reference.map_type == "texthash"
+        yield Finding(
+            "map_duplicate_key",
+            Severity.ERROR if texthash else Severity.WARNING,
+            f"{_keys(repeated)}: in the source more than once",
+            table.place(repeated[0].number),
+            "smtpd cannot use the table at all: every client that sends a name (SNI) is cut off"
+            if texthash
+            else "the first line wins, so this one does nothing; Dovecot takes the last of two blocks for a name",
+            Fix(table.rebuild, edit="remove the line"),
+        )
+
+
+def _check_named_files(table: TableFacts) -> Iterator[Finding]:
+    problems = ((line, map_source.file_problem(line, table.labels)) for line in table.source)
+    missing = [(line, why) for line, why in problems if why is not None]
+    if os.geteuid() != 0:  # this user cannot tell a file that postmap cannot read
+        missing = [(line, why) for line, why in missing if why.endswith("no such file")]
+    if missing:
+        line, why = missing[0]
+        yield Finding(
+            "map_file_missing",
+            Severity.WARNING,
+            f"{_keys([line for line, _ in missing])}: {why}",
+            table.place(line.number),
+            "postmap leaves such a line out and exits 0: clients that ask for the name get the default certificate",
+            Fix(table.rebuild, edit="name files that exist, or remove the line"),
+        )
+
+
+def _check_source_content(table: TableFacts) -> Iterator[Finding]:
+    mistakes = {line: map_source.file_mistake(line.files, table.labels) for line in table.source}
+    for mistake in (Mistake.CERTIFICATE_FIRST, Mistake.KEY_MISSING, Mistake.NO_CONTENT):
+        lines = sorted((line for line in mistakes if mistakes[line] is mistake), key=lambda line: line.key)
+        if lines:
+            yield _mistaken(table, mistake, [line.key for line in lines], table.place(lines[0].number))
+
+
+def _check_usable(table: TableFacts) -> Iterator[Finding]:
+    if table.open_error is not None:
+        written = table.reference.written
+        yield Finding(
+            "map_unusable",
             Severity.ERROR,
-            f"{path} can be written by others than its owner ({why})",
+            f"{written}: {table.open_error}",
+            str(table.file),
+            "every client that sends a name (SNI) is cut off, for every name",
+            Fix(table.rebuild)
+            if table.source or table.own
+            else Fix(edit=f"remove {written} from {SNI_MAPS} ({table.where})"),
+        )
+
+
+def _check_stored_content(table: TableFacts) -> Iterator[Finding]:
+    numbers = {line.key: line.number for line in table.source}
+    for mistake in Mistake:
+        keys = sorted(key for key, problem in table.stored.items() if problem is mistake)
+        if keys and mistake is Mistake.NO_CONTENT:
+            yield replace(_mistaken(table, mistake, keys, str(table.file)), code="map_compiled_without_f")
+        elif keys:
+            number = numbers.get(keys[0])
+            yield _mistaken(table, mistake, keys, table.place(number) if number is not None else str(table.file))
+
+
+def _mistaken(table: TableFacts, mistake: Mistake, keys: Sequence[str], where: str) -> Finding:
+    right = f"{printable_name(keys[0])} {LIVE}/privkey.pem,{LIVE}/fullchain.pem"
+    codes = {
+        Mistake.CERTIFICATE_FIRST: "map_certificate_first",
+        Mistake.KEY_MISSING: "map_key_missing",
+        Mistake.NO_CONTENT: "map_without_keys",
+        Mistake.EMPTY: "map_empty_value",
+        Mistake.EXPIRED: "map_expired",
+    }
+    edits = {
+        Mistake.CERTIFICATE_FIRST: f"name the key first: {right}",
+        Mistake.KEY_MISSING: f"name the key, before the certificate: {right}",
+        Mistake.EMPTY: "name files with a key and a certificate in them",
+        Mistake.EXPIRED: "renew the certificate (certbot renew)",
+    }
+    expired = "clients refuse it; without the entry they would get the default certificate"
+    return Finding(
+        codes[mistake],
+        Severity.ERROR,
+        f"{summarize([printable_name(key) for key in keys])}: the entry {mistake.value}",
+        where,
+        expired if mistake is Mistake.EXPIRED else _ABORTED,
+        Fix(
+            table.rebuild,
+            edit=edits.get(mistake),
+            note="-F stores what the files hold" if mistake is Mistake.NO_CONTENT else None,
+        ),
+    )
+
+
+def _check_age(table: TableFacts) -> Iterator[Finding]:
+    file, source = table.file, table.reference.source
+    if file is None or source is None or file == source or table.own:
+        return
+    compiled = file.stat().st_mtime
+    if source.is_file() and source.stat().st_mtime > compiled + _SLACK:
+        yield Finding(
+            "map_older_than_source",
+            Severity.WARNING,
+            f"{file} is older than its source {source}",
+            str(source),
+            "Postfix does not serve what was changed in the source",
+            Fix(table.rebuild),
+        )
+    changes = map_source.newest_changes(table.source)
+    late = [line for line, time in changes.items() if time > compiled + _SLACK]
+    if late:
+        yield Finding(
+            "map_older_than_certificates",
+            Severity.ERROR,
+            f"{_keys(late)}: renewed after {file} was compiled",
+            table.place(late[0].number),
+            "the table holds copies: clients get the old certificate until it expires, and after that",
+            Fix(table.rebuild, note="mailsni does this by itself for the names in its own map"),
+        )
+
+
+def _check_readers(table: TableFacts) -> Iterator[Finding]:
+    source, file = table.reference.source, table.file
+    if source is None or file is None or file == source:
+        return
+    fix = Fix(quoted("chmod", "600", *_files(table)))
+    exposed = helpers.exposed([file])
+    for path, mode in exposed:
+        yield Finding(
+            "map_readable",
+            Severity.ERROR,
+            f"{path} can be read by every user of this host ({mode})",
             str(path),
-            "they can put a certificate and a key of theirs in the place of yours",
+            f"it holds the private key of every name in it: `postmap -F -s {table.reference.map}` prints them all",
+            replace(fix, note=KEYS_EXPOSED),
+        )
+    if not exposed and source.is_file() and helpers.exposed([source]):
+        yield Finding(
+            "map_source_readable",
+            Severity.WARNING,
+            f"{source} can be read by others",
+            str(source),
+            "a table that postmap makes anew gets the mode of its source, and holds the private keys",
             fix,
         )
+
+
+def _check_writers(table: TableFacts) -> Iterator[Finding]:
+    paths = _files(table)
+    for path in paths:
+        status = path.stat()
+        if status.st_mode & _WRITABLE_BY_OTHERS:
+            yield _writable(path, status.st_mode, quoted("chmod", "600", *paths))
+        if status.st_uid not in (0, os.geteuid()):
+            yield Finding(
+                "map_owner",
+                Severity.ERROR if path == table.reference.source else Severity.WARNING,
+                f"{path} belongs to user {status.st_uid}",
+                str(path),
+                "postmap gives up root for the owner of the source, who cannot read the keys: it leaves out every line "
+                "and exits 0; and the owner can read or replace what is served",
+                Fix(quoted("chown", "root", *paths)),
+            )
+    directory = table.reference.map.source.parent if table.reference.map is not None else None
+    if directory is not None and directory.is_dir():
+        mode = directory.stat().st_mode
+        if mode & _WRITABLE_BY_OTHERS and not mode & stat.S_ISVTX:
+            yield _writable(directory, mode, quoted("chmod", "go-w", directory))
+
+
+def _writable(path: Path, mode: int, fix: str) -> Finding:
+    return Finding(
+        "map_writable",
+        Severity.ERROR,
+        f"{path} can be written by others than its owner (mode {stat.S_IMODE(mode):04o})",
+        str(path),
+        "they can replace your certificates and keys with their own",
+        Fix(fix),
+    )
+
+
+def _files(table: TableFacts) -> list[Path]:
+    """The source and the compiled file, as far as they exist."""
+    if table.reference.map is None:
+        return []
+    paths = (table.reference.map.source, table.file)
+    return list(dict.fromkeys(path for path in paths if path is not None and path.exists()))
+
+
+def _keys(lines: Sequence[SourceLine]) -> str:
+    return summarize([printable_name(line.key) for line in lines])
+
+
+_CHECKS: tuple[tuple[str, Callable[[TableFacts], Iterator[Finding]]], ...] = (
+    ("the type of", _check_type),
+    ("the existence of", _check_exists),
+    ("the way to", _check_proxied),
+    ("wildcards in", _check_wildcards),
+    ("duplicates in", _check_duplicates),
+    ("the files named in", _check_named_files),
+    ("the source of", _check_source_content),
+    ("the format of", _check_usable),
+    ("the content of", _check_stored_content),
+    ("the age of", _check_age),
+    ("the readers of", _check_readers),
+    ("the writers of", _check_writers),
+)

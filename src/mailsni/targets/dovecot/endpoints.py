@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from mailsni.host.commands import output_of, require_tool, run
-from mailsni.probes.endpoint import Endpoint, Protocol, _connectable, _service_port, _unique
+from mailsni.probes.endpoint import Endpoint, Protocol, connectable, service_port
 from mailsni.targets.dovecot.parser import Assignment, BlockEnd, BlockStart, Comment, Include, statements
 
 _LOGIN_SERVICES: Final[Mapping[str, tuple[str, Protocol, Protocol]]] = {
@@ -70,11 +70,12 @@ def parse_dovecot(text: str, *, every_family: bool = False) -> tuple[Endpoint, .
     top, protocols, listeners = _read_dovecot(text)
     if top.get("ssl", "yes") == "no":
         return ()
-    return _unique(
+    found = (
         endpoint
         for listener in listeners
         for endpoint in _dovecot_listener(listener, protocols, top.get("listen", "*"), every_family=every_family)
     )
+    return tuple(dict.fromkeys(found))
 
 
 def _dovecot_listener(
@@ -84,7 +85,7 @@ def _dovecot_listener(
     settings = listener.settings
     if word not in protocols or settings.get("haproxy", "no") == "yes":
         return
-    port = _service_port(settings.get("port", "0"))
+    port = service_port(settings.get("port", "0"))
     # 2.3 calls the addresses of a listener `address`, 2.4 calls them `listen`.
     own = settings.get("address") or settings.get("listen") or listen
     if port is None:
@@ -92,7 +93,7 @@ def _dovecot_listener(
     implicit = settings.get("ssl", "no") == "yes"
     if implicit and word == "sieve":  # there is no implicit TLS for ManageSieve (RFC 5804), nor a probe for it
         return
-    for host in _connectable(re.split(r"[\s,]+", own.strip()), every_family=every_family):
+    for host in connectable(re.split(r"[\s,]+", own.strip()), every_family=every_family):
         yield Endpoint(wrapped if implicit else plain, host, port, "dovecot")
 
 

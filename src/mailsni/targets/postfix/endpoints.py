@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from mailsni.host.commands import output_of, require_tool, run
-from mailsni.probes.endpoint import Endpoint, _assignments, _connectable, _service_port, _unique
+from mailsni.host.commands import LOCAL, Executor, output_of, require_tool
+from mailsni.probes.endpoint import Endpoint, connectable, service_port
+from mailsni.targets.postfix.lines import split_words
+from mailsni.targets.postfix.postconf import offers_tls, parse_parameters
 
 _POSTFIX_PARAMETERS: Final = (
     "inet_interfaces",
@@ -23,24 +25,25 @@ _POSTFIX_PARAMETERS: Final = (
     "postscreen_enforce_tls",
     "postscreen_upstream_proxy_protocol",
 )
-
-
 _OPTION = re.compile(r"-o\s*(?:\{\s*([a-z0-9_]+)\s*=([^{}]*)\}|([a-z0-9_]+)=(\S*))")
 
 
-def postfix_endpoints(config_directory: Path, *, every_family: bool = False) -> tuple[Endpoint, ...]:
+def postfix_endpoints(
+    config_directory: Path, *, every_family: bool = False, executor: Executor = LOCAL
+) -> tuple[Endpoint, ...]:
     """The SMTP ports of a Postfix that offer TLS, in the order of master.cf.
 
     Args:
         config_directory: where its main.cf and master.cf are.
         every_family: on IPv4 and on IPv6, where it listens on both.
+        executor: where Postfix runs.
 
     Raises:
         HostError: there is no postconf, or it fails.
     """
-    postconf = require_tool("postconf")
-    services = output_of(run([postconf, "-c", config_directory, "-Mx"]))
-    parameters = output_of(run([postconf, "-c", config_directory, "-x", *_POSTFIX_PARAMETERS]))
+    postconf = require_tool("postconf", executor)
+    services = output_of(executor.run([postconf, "-c", config_directory, "-Mx"]))
+    parameters = output_of(executor.run([postconf, "-c", config_directory, "-x", *_POSTFIX_PARAMETERS]))
     return parse_postfix(services, parameters, every_family=every_family)
 
 
@@ -58,12 +61,13 @@ def parse_postfix(services: str, parameters: str, *, every_family: bool = False)
             in it.
         every_family: see :func:`postfix_endpoints`.
     """
-    main = dict(_assignments(parameters.splitlines()))
-    return _unique(
+    main = parse_parameters(parameters)
+    found = (
         endpoint
         for line in services.splitlines()
         for endpoint in _postfix_service(line.split(maxsplit=7), main, every_family=every_family)
     )
+    return tuple(dict.fromkeys(found))
 
 
 def _postfix_service(columns: Sequence[str], main: Mapping[str, str], *, every_family: bool) -> Iterator[Endpoint]:
@@ -79,27 +83,20 @@ def _postfix_service(columns: Sequence[str], main: Mapping[str, str], *, every_f
         for braced, braced_value, plain, plain_value in _OPTION.findall(arguments)
     }
     settings = {**main, **options}
-    wrapped = program == "smtpd" and settings.get("smtpd_tls_wrappermode", "").lower() == "yes"
-    if not (wrapped or _starts_tls(settings, program)) or settings.get(f"{program}_upstream_proxy_protocol"):
+    if not offers_tls(settings, program) or settings.get(f"{program}_upstream_proxy_protocol"):
         return
     listened, _, service = columns[0].removeprefix("inet:").rpartition(":")
-    port = _service_port(service)
+    port = service_port(service)
     if port is None:
         return
-    for host in _connectable([listened] if listened else _postfix_interfaces(main), every_family=every_family):
+    wrapped = program == "smtpd" and settings.get("smtpd_tls_wrappermode", "").lower() == "yes"
+    for host in connectable([listened] if listened else _postfix_interfaces(main), every_family=every_family):
         yield Endpoint("smtps" if wrapped else "smtp", host, port)
-
-
-def _starts_tls(settings: Mapping[str, str], program: str) -> bool:
-    level = settings.get(f"{program}_tls_security_level", "").lower()
-    if level:
-        return level != "none"
-    return any(settings.get(f"{program}_{older}", "").lower() == "yes" for older in ("use_tls", "enforce_tls"))
 
 
 def _postfix_interfaces(main: Mapping[str, str]) -> list[str]:
     """What ``inet_interfaces`` makes Postfix listen on."""
-    interfaces = re.split(r"[\s,]+", main.get("inet_interfaces", "all").strip())
+    interfaces = split_words(main.get("inet_interfaces", "all"))
     if {"all", "loopback-only"} & {word.lower() for word in interfaces}:
         protocols = main.get("inet_protocols", "all").lower()
         families = {"ipv4": "127.0.0.1", "ipv6": "::1"}

@@ -17,9 +17,9 @@ from mailsni.config.settings import PostfixSettings
 from mailsni.errors import HostError
 from mailsni.host import files
 from mailsni.host.commands import require_tool, run
-from mailsni.targets.postfix.postconf import parameters
+from mailsni.targets.postfix.map_types import TableReference
+from mailsni.targets.postfix.postconf import SNI_MAPS, parameters, sni_tables
 
-PARAMETER = "tls_server_sni_maps"
 _SAYS = "# mailsni: `mailsni setup --remove` takes "
 _OURS_ALONE = f"{_SAYS}the next line out again\n"
 _OURS_TOO = f"{_SAYS}its map out of the next line again\n"
@@ -35,21 +35,15 @@ def text(settings: PostfixSettings) -> bytes:
         HostError: it cannot be read.
     """
     path = path_of(settings)
-    found = files.read_private(path.resolve())
-    if found is None:
-        raise HostError(f"{path}: cannot be read: no such file")
-    return found
+    content = files.read_private(path.resolve())
+    if content is None:
+        raise HostError(f"{path}: cannot be read: no such file", path=path)
+    return content
 
 
 def path_of(settings: PostfixSettings) -> Path:
     """Where main.cf lies."""
     return settings.config_directory / "main.cf"
-
-
-def tables(settings: PostfixSettings, *, expanded: bool) -> list[str]:
-    """The maps that main.cf names, in order (as they are written, or with ``$name`` replaced)."""
-    value = parameters(settings.config_directory, PARAMETER, expanded=expanded).get(PARAMETER, "")
-    return [one for one in re.split(r"[,\s]+", value) if one]
 
 
 def with_map(settings: PostfixSettings, table: str, *, take_over: bool) -> bytes:
@@ -63,13 +57,13 @@ def with_map(settings: PostfixSettings, table: str, *, take_over: bool) -> bytes
     Raises:
         HostError: postconf(1) cannot do it.
     """
-    before = [one for one in tables(settings, expanded=False) if not is_ours(settings, one)]
+    before = _other_tables(settings)
     wanted = [table] if take_over or not before else [*before, table]
     edited = _edited(settings, _MARK.sub(b"", text(settings)), ", ".join(wanted))
     mark = f"{_TAKEN_OVER}{', '.join(before)}\n" if take_over else _OURS_TOO
     if not before:
         mark = _OURS_ALONE
-    return re.sub(rf"^(?={PARAMETER}\s*=)".encode(), mark.encode(), edited, count=1, flags=re.MULTILINE)
+    return re.sub(rf"^(?={SNI_MAPS}\s*=)".encode(), mark.encode(), edited, count=1, flags=re.MULTILINE)
 
 
 def without_map(settings: PostfixSettings) -> bytes:
@@ -78,17 +72,23 @@ def without_map(settings: PostfixSettings) -> bytes:
     Raises:
         HostError: it is named in a way that cannot be taken out.
     """
-    found = text(settings)
-    left = [one for one in tables(settings, expanded=False) if not is_ours(settings, one)]
-    previous = _PREVIOUS.search(found)
-    if not left and previous is not None:
-        left = previous[1].decode("utf-8", "surrogateescape").split(", ")
-    return _edited(settings, _MARK.sub(b"", found), ", ".join(left))
+    content = text(settings)
+    value = ", ".join(_other_tables(settings))
+    previous = _PREVIOUS.search(content)
+    if not value and previous is not None:
+        value = previous[1].decode("utf-8", "surrogateescape")
+    return _edited(settings, _MARK.sub(b"", content), value)
 
 
-def is_ours(settings: PostfixSettings, table: str) -> bool:
+def is_ours(settings: PostfixSettings, table: TableReference) -> bool:
     """Whether a table is our map."""
-    return table.rpartition(":")[2] == str(settings.map)
+    return table.source == settings.map
+
+
+def _other_tables(settings: PostfixSettings) -> list[str]:
+    """The tables that main.cf names beside ours, as they are written there."""
+    tables = sni_tables(settings.config_directory, expanded=False)
+    return [table.written for table in tables if not is_ours(settings, table)]
 
 
 def is_marked(content: bytes) -> bool:
@@ -104,14 +104,16 @@ def _edited(settings: PostfixSettings, content: bytes, value: str) -> bytes:
         # The services that a `-X` looks for stand there.
         services = files.read_private((settings.config_directory / "master.cf").resolve())
         files.create(copy / "master.cf", services or b"")
-        done = run([*postconf, "-e", f"{PARAMETER}={value}"] if value else [*postconf, "-X", PARAMETER])
+        done = run([*postconf, "-e", f"{SNI_MAPS}={value}"] if value else [*postconf, "-X", SNI_MAPS])
         edited = files.read_private(copy / "main.cf")
         if done.returncode != 0 or edited is None:
-            raise HostError(f"{path_of(settings)}: postconf cannot edit it: {done.stderr or 'no answer'}")
-        said = parameters(copy, PARAMETER, expanded=False).get(PARAMETER, "")
-    if said != value:
+            message = f"{path_of(settings)}: postconf cannot edit it: {done.stderr or 'no answer'}"
+            raise HostError(message, path=path_of(settings))
+        written = parameters(copy, SNI_MAPS, expanded=False).get(SNI_MAPS, "")
+    if written != value:
         raise HostError(
-            f"{path_of(settings)}: {PARAMETER} would be {said!r} instead of {value!r} after an edit by postconf",
-            hint=f"look at how {PARAMETER} is written there, and mend it by hand",
+            f"{path_of(settings)}: {SNI_MAPS} would be {written!r} instead of {value!r} after an edit by postconf",
+            hint=f"correct how {SNI_MAPS} is written there by hand",
+            path=path_of(settings),
         )
     return edited

@@ -1,26 +1,39 @@
-"""Postfix's configuration as its own tools tell it, and where in main.cf and master.cf each thing stands."""
+"""Postfix's configuration as its own tools print it, and where in main.cf and master.cf each parameter stands."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.errors import HostError
 from mailsni.host import text_files
-from mailsni.host.commands import Completed, find_tool, require_tool, run
+from mailsni.host.commands import LOCAL, Completed, Executor, require_tool
 from mailsni.targets.postfix import lines
 from mailsni.targets.postfix.lines import Entry
+from mailsni.targets.postfix.map_types import TableReference, parse_tables
 
-PARAMETER = "tls_server_sni_maps"
-CERTIFICATES = ("smtpd_tls_chain_files", "smtpd_tls_cert_file", "smtpd_tls_eccert_file", "smtpd_tls_dcert_file")
+SNI_MAPS = "tls_server_sni_maps"
+SECURITY_LEVEL = "smtpd_tls_security_level"
+DEFAULT_CERTIFICATES = ("smtpd_tls_chain_files", "smtpd_tls_cert_file", "smtpd_tls_eccert_file", "smtpd_tls_dcert_file")
 """Any of them is a default certificate; the first one overrides the others (postconf(5))."""
-KEYS = ("smtpd_tls_key_file", "smtpd_tls_eckey_file", "smtpd_tls_dkey_file")
-_SWITCHES = ("smtpd_tls_security_level", "smtpd_use_tls", "smtpd_enforce_tls", "smtpd_tls_wrappermode")
-_ASKED = (PARAMETER, *CERTIFICATES, *KEYS, *_SWITCHES, "default_database_type", "non_bdb_migration_level")
+DEFAULT_KEYS = ("smtpd_tls_key_file", "smtpd_tls_eckey_file", "smtpd_tls_dkey_file")
+"""The keys of all default certificates but the first."""
+_READ = (
+    SNI_MAPS,
+    *DEFAULT_CERTIFICATES,
+    *DEFAULT_KEYS,
+    SECURITY_LEVEL,
+    "smtpd_use_tls",
+    "smtpd_enforce_tls",
+    "smtpd_tls_wrappermode",
+    "default_database_type",
+    "non_bdb_migration_level",
+)
 _UNUSED = re.compile(r"warning: (/.*?): unused parameter: ([^=\s]+)=(.*)")
-_WORD = re.compile(r"(?:[^\s,{}]|\{[^{}]*\})+")
+_OVERRIDE = re.compile(r"^(\S+/\S+)/(\w+) = ?(.*)$", re.MULTILINE)
+_BLAMED_LINE = re.compile(r"(/[^\s,]+), line (\d+):")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +50,25 @@ class Service:
     def title(self) -> str:
         """As postconf(1) names it."""
         return f"{self.name}/{self.type}"
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A parameter that a service has for itself in master.cf (``-o name=value``), whatever main.cf says."""
+
+    service: str
+    """As postconf(1) writes it: ``submission/inet``."""
+    parameter: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One of several Postfix instances on a host (postmulti(1))."""
+
+    name: str
+    """Empty for one that has none."""
+    config_directory: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,38 +93,50 @@ class Configuration:
         """Where main.cf lies."""
         return self.directory / "main.cf"
 
+    @property
+    def tables(self) -> tuple[TableReference, ...]:
+        """The tables that main.cf names, in order."""
+        return parse_tables(self.value(SNI_MAPS))
+
+    def named_tables(self) -> dict[TableReference, str]:
+        """Every table that main.cf or a service names, each once, with the line that names it."""
+        places = {table: self.where(SNI_MAPS, table.written) for table in self.tables}
+        for override in self.overrides_of(SNI_MAPS):
+            for table in parse_tables(override.value):
+                places.setdefault(table, self.where_service(override.service, SNI_MAPS))
+        return places
+
+    def values_of(self, service: Service | None) -> Mapping[str, str]:
+        """All values for a service, or of main.cf."""
+        own = {one.parameter: one.value for one in self.overrides if service and one.service == service.title}
+        return {**self.values, **own}
+
     def value(self, parameter: str, service: Service | None = None) -> str:
         """What a parameter is for a service, or in main.cf; empty when it is not known."""
-        override = self.override(service, parameter) if service is not None else None
-        return override.value if override is not None else self.values.get(parameter, "")
+        return self.values_of(service).get(parameter, "")
 
-    def override(self, service: Service, parameter: str) -> Override | None:
-        """What a service has for itself."""
-        found = (one for one in self.overrides if (one.service, one.parameter) == (service.title, parameter))
-        return next(found, None)
+    def overrides_of(self, *parameters: str) -> tuple[Override, ...]:
+        """What services have for themselves of some parameters."""
+        return tuple(override for override in self.overrides if override.parameter in parameters)
 
     def offers_tls(self, service: Service | None = None) -> bool:
-        """Whether TLS is switched on: the level, or the older switches where there is none (postconf(5))."""
-        if service is not None and self.value("smtpd_tls_wrappermode", service).lower() == "yes":
-            return True
-        level = self.value("smtpd_tls_security_level", service).lower()
-        older = (self.value(name, service).lower() for name in ("smtpd_use_tls", "smtpd_enforce_tls"))
-        return level != "none" if level else "yes" in older
+        """Whether a service, or every one that does not say otherwise, offers TLS."""
+        return offers_tls(self.values_of(service), "smtpd")
 
     def certificate(self, service: Service | None = None) -> tuple[str, tuple[Path, ...]]:
         """The parameter with the default certificate, and its files; an empty name when there is none."""
-        for parameter in CERTIFICATES:
-            found = [Path(word) for word in re.split(r"[,\s]+", self.value(parameter, service)) if word.startswith("/")]
-            if found:
-                return parameter, tuple(found)
+        for parameter in DEFAULT_CERTIFICATES:
+            words = lines.split_words(self.value(parameter, service))
+            if paths := tuple(Path(word) for word in words if word.startswith("/")):
+                return parameter, paths
         return "", ()
 
     def where(self, parameter: str, word: str = "") -> str:
         """The line of main.cf where a parameter, or a word of its value, stands; main.cf when it is not there."""
-        found = self._entries_of(parameter)
-        if not found:
+        entries = self._entries_of(parameter)
+        if not entries:
             return str(self.main_cf)
-        number = found[-1].line_with(re.escape(word)) if word else found[-1].number
+        number = entries[-1].line_with(re.escape(word)) if word else entries[-1].number
         return f"{self.main_cf}:{number}"
 
     def lines_of(self, parameter: str) -> list[int]:
@@ -118,58 +162,130 @@ class Configuration:
         return str(self.directory / "master.cf")
 
 
-def read(directory: Path) -> Configuration:
-    """Ask postconf(1), once for each kind of thing, and read both files.
+def offers_tls(values: Mapping[str, str], program: str) -> bool:
+    """Whether a service has TLS switched on: the level, or the older switches where there is none (postconf(5)).
+
+    Args:
+        values: of its parameters.
+        program: ``smtpd`` or ``postscreen``, whose parameters they are.
+    """
+    if program == "smtpd" and values.get("smtpd_tls_wrappermode", "").lower() == "yes":
+        return True
+    level = values.get(f"{program}_tls_security_level", "").lower()
+    if level:
+        return level != "none"
+    return any(values.get(f"{program}_{switch}", "").lower() == "yes" for switch in ("use_tls", "enforce_tls"))
+
+
+def redirects_berkeley_db(values: Mapping[str, str]) -> bool:
+    """Whether a Postfix opens another type in place of Berkeley DB (3.11 and later, NON_BERKELEYDB_README).
+
+    Args:
+        values: ``non_bdb_migration_level`` among them, unless this Postfix does not know it.
+    """
+    return values.get("non_bdb_migration_level", "") in ("enable-redirect", "enable-reindex")
+
+
+def read(config_directory: Path, executor: Executor = LOCAL) -> Configuration:
+    """Everything about TLS, from postconf(1) and both files.
 
     Raises:
         HostError: postconf fails, or a file cannot be read.
         PermissionMissingError: this user may not read a file.
     """
-    postconf: list[str | Path] = [require_tool("postconf"), "-c", directory]
-    asked = _succeeded(run([*postconf, "-x", *_ASKED]), "main.cf", directory)
-    services = _succeeded(run([*postconf, "-M"]), "master.cf", directory)
-    options = _succeeded(run([*postconf, "-Px"]), "master.cf", directory)
-    types = run([require_tool("postconf"), "-m"])
-    pairs = (line.split(" =", 1) for line in _text(asked).splitlines() if " =" in line)
-    found = re.findall(r"^(\S+/\S+)/(\w+) = ?(.*)$", _text(options), re.MULTILINE)
+    main = _postconf(config_directory, "-x", *_READ, executor=executor)
+    services = _postconf(config_directory, "-M", file="master.cf", executor=executor)
     return Configuration(
-        directory=directory,
-        values={name: value.strip() for name, value in pairs},
+        directory=config_directory,
+        values=parse_parameters(_text(main)),
         services=tuple(_services(_text(services))),
-        overrides=tuple(Override(service, parameter, value.strip()) for service, parameter, value in found),
-        types=frozenset(_text(types).split()),
-        unused=tuple((Path(path), name, value) for path, name, value in dict.fromkeys(_UNUSED.findall(asked.stderr))),
-        main=tuple(lines.entries(text_files.text_of(directory / "main.cf") or "")),
-        master=tuple(lines.entries(text_files.text_of(directory / "master.cf") or "")),
+        overrides=overrides(config_directory, executor=executor),
+        types=supported_types(executor),
+        unused=tuple((Path(path), name, value) for path, name, value in dict.fromkeys(_UNUSED.findall(main.stderr))),
+        main=tuple(lines.entries(text_files.text_of(config_directory / "main.cf") or "")),
+        master=tuple(lines.entries(text_files.text_of(config_directory / "master.cf") or "")),
     )
 
 
-def tables(value: str) -> list[str]:
-    """The tables in the value of a parameter; ``inline:{…}`` is one of them."""
-    return _WORD.findall(value)
+def parameters(
+    config_directory: Path, *names: str, expanded: bool = True, executor: Executor = LOCAL
+) -> dict[str, str]:
+    """The values of parameters in main.cf; one that this Postfix does not know is not among them.
+
+    Args:
+        config_directory: of main.cf.
+        names: of the parameters.
+        expanded: with ``$name`` replaced, else as they are written.
+        executor: where Postfix runs.
+
+    Raises:
+        HostError: postconf(1) fails, for example because main.cf cannot be parsed.
+    """
+    flags = ["-x"] if expanded else []
+    return parse_parameters(_text(_postconf(config_directory, *flags, *names, executor=executor)))
 
 
-def _services(text: str) -> Iterator[Service]:
-    for line in text.splitlines():
-        columns = line.split(maxsplit=8)
-        if len(columns) >= 8 and (command := columns[7].rpartition("/")[2]) in {"smtpd", "postscreen", "tlsproxy"}:
-            yield Service(columns[0], columns[1], command)
+def sni_tables(
+    config_directory: Path, *, expanded: bool = True, executor: Executor = LOCAL
+) -> tuple[TableReference, ...]:
+    """The tables of ``tls_server_sni_maps`` in main.cf, in order; see :func:`parameters`."""
+    values = parameters(config_directory, SNI_MAPS, expanded=expanded, executor=executor)
+    return parse_tables(values.get(SNI_MAPS, ""))
 
 
-def _succeeded(done: Completed, file: str, directory: Path) -> Completed:
-    if done.returncode != 0:
-        raise _unreadable(directory / file, done)
-    return done
+def overrides(config_directory: Path, *names: str, executor: Executor = LOCAL) -> tuple[Override, ...]:
+    """The parameters that services have for themselves, in the order of postconf(1).
+
+    Args:
+        config_directory: of master.cf.
+        names: of the parameters; all of them when none is given.
+        executor: where Postfix runs.
+
+    Raises:
+        HostError: postconf(1) fails.
+    """
+    patterns = [f"*/*/{name}" for name in names]
+    done = _postconf(config_directory, "-Px", *patterns, file="master.cf", executor=executor)
+    return tuple(Override(service, name, value.strip()) for service, name, value in _OVERRIDE.findall(_text(done)))
 
 
-def _unreadable(file: Path, done: Completed, hint: str | None = None) -> HostError:
-    """The error that postconf(1) refuses a file; it names the line as ``/etc/postfix/main.cf, line 10:``."""
-    line = re.search(rf"{re.escape(str(file))}, line (\d+)", done.stderr)
-    return HostError(
-        f"{file}: postconf cannot read it: {done.stderr or 'no answer'}",
-        hint=hint,
-        path=file,
-        line=int(line[1]) if line is not None else None,
+def instances(config_directory: Path, executor: Executor = LOCAL) -> tuple[Instance, ...]:
+    """All instances that ``postmulti -l`` lists; none when a configuration directory is not one of them."""
+    program = executor.find_tool("postmulti")
+    if program is None:
+        return ()
+    done = executor.run([program, "-l"])
+    rows = (line.split() for line in _text(done).splitlines())
+    listed = tuple(Instance("" if row[0] == "-" else row[0], Path(row[3])) for row in rows if len(row) == 4)
+    # A private Postfix of another directory is none of the host's family.
+    is_listed = any(instance.config_directory == config_directory for instance in listed)
+    return listed if done.returncode == 0 and is_listed else ()
+
+
+def supported_types(executor: Executor = LOCAL) -> frozenset[str]:
+    """The map types of this Postfix (``postconf -m``)."""
+    return frozenset(_text(executor.run([require_tool("postconf", executor), "-m"])).split())
+
+
+def _postconf(config_directory: Path, *words: str, file: str = "main.cf", executor: Executor) -> Completed:
+    """Run postconf(1), which must succeed.
+
+    Args:
+        config_directory: of Postfix.
+        words: its options and arguments.
+        file: the one that it reads, to blame.
+        executor: where Postfix runs.
+    """
+    done = executor.run([require_tool("postconf", executor), "-c", config_directory, *words])
+    if done.returncode == 0:
+        return done
+    blamed = _BLAMED_LINE.search(done.stderr)
+    path = config_directory / file
+    raise HostError(
+        f"{path}: postconf cannot read it: {done.stderr or 'no answer'}",
+        hint="correct it, or set [postfix] enabled = false",
+        path=Path(blamed[1]) if blamed else path,
+        line=int(blamed[2]) if blamed else None,
     )
 
 
@@ -177,81 +293,14 @@ def _text(done: Completed) -> str:
     return done.stdout.decode("utf-8", "replace")
 
 
-@dataclass(frozen=True, slots=True)
-class Override:
-    """A parameter that a service has for itself in master.cf (``-o name=value``), whatever main.cf says."""
-
-    service: str
-    """As postconf(1) writes it: ``submission/inet``."""
-    parameter: str
-    value: str
-
-
-def overrides(config_directory: Path, parameters: Sequence[str]) -> tuple[Override, ...]:
-    """The services that have some of these parameters for themselves, in the order of postconf(1).
-
-    Raises:
-        HostError: postconf(1) fails.
-    """
-    wanted = [f"*/*/{name}" for name in parameters]
-    done = run([require_tool("postconf"), "-c", config_directory, "-Px", *wanted])
-    if done.returncode != 0:
-        raise _unreadable(config_directory / "master.cf", done)
-    found = re.findall(r"^(\S+/\S+)/(\w+) = ?(.*)$", done.stdout.decode("utf-8", "replace"), re.MULTILINE)
-    return tuple(Override(service, parameter, value.strip()) for service, parameter, value in found)
-
-
-@dataclass(frozen=True, slots=True)
-class Instance:
-    """One of several Postfix instances on a host (postmulti(1))."""
-
-    name: str
-    """Empty for one that has none."""
-    config_directory: Path
-
-
-def instances(config_directory: Path) -> tuple[Instance, ...]:
-    """All instances that ``postmulti -l`` tells of, the one of this directory included where it is one of them."""
-    program = find_tool("postmulti")
-    if program is None:
-        return ()
-    done = run([program, "-l"])
-    rows = (line.split() for line in done.stdout.decode("utf-8", "replace").splitlines())
-    found = (Instance("" if row[0] == "-" else row[0], Path(row[3])) for row in rows if len(row) == 4)
-    listed = tuple(found) if done.returncode == 0 else ()
-    # A private Postfix of another directory is none of the host's family.
-    return listed if any(one.config_directory == config_directory for one in listed) else ()
-
-
-def parameters(config_directory: Path, *names: str, expanded: bool = True) -> dict[str, str]:
-    """The values of parameters in main.cf; one that this Postfix does not know is not among them.
-
-    Args:
-        config_directory: of main.cf.
-        names: of the parameters.
-        expanded: with ``$name`` replaced, else as they are written.
-
-    Raises:
-        HostError: postconf(1) fails, for example because main.cf cannot be parsed.
-    """
-    flags = ["-x"] if expanded else []
-    done = run([require_tool("postconf"), "-c", config_directory, *flags, *names])
-    if done.returncode != 0:
-        raise _unreadable(config_directory / "main.cf", done)
-    pairs = (line.split(" =", 1) for line in done.stdout.decode("utf-8", "replace").splitlines() if " =" in line)
+def parse_parameters(text: str) -> dict[str, str]:
+    """The values of parameters from ``name = value`` lines, as postconf(1) prints them."""
+    pairs = (line.split(" =", 1) for line in text.splitlines() if " =" in line)
     return {name: value.strip() for name, value in pairs}
 
 
-def supported_types() -> frozenset[str]:
-    """The map types of this host's Postfix (``postconf -m``)."""
-    done = run([require_tool("postconf"), "-m"])
-    return frozenset(done.stdout.decode("ascii", "replace").split())
-
-
-def _parameters(postconf: Path, directory: Path) -> dict[str, str]:
-    names = ("tls_server_sni_maps", "default_database_type")
-    done = run([postconf, "-c", directory, "-x", *names])
-    values = dict(line.split(" =", 1) for line in done.stdout.decode("utf-8", "replace").splitlines() if " =" in line)
-    if done.returncode != 0 or not all(name in values for name in names):
-        raise _unreadable(directory / "main.cf", done, "mend it, or set [postfix] enabled = false")
-    return {name: value.strip() for name, value in values.items()}
+def _services(text: str) -> Iterator[Service]:
+    for line in text.splitlines():
+        columns = line.split(maxsplit=8)
+        if len(columns) >= 8 and (command := columns[7].rpartition("/")[2]) in {"smtpd", "postscreen", "tlsproxy"}:
+            yield Service(columns[0], columns[1], command)

@@ -8,29 +8,29 @@ were meant. What the live map becomes by rename(2) is only ever such a proven on
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 from mailsni.config.settings import MapType, PostfixSettings
 from mailsni.core.deployment import DeploymentRecord
 from mailsni.core.model import FileIdentity
 from mailsni.core.selection import Selection
+from mailsni.errors import HostError
 from mailsni.host import file_identity, files, permissions
 from mailsni.host.commands import LOCAL, Executor
 from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import reload, rendering
 from mailsni.targets.base import MapEntry, Stage, Staged
+from mailsni.targets.postfix import postconf
 from mailsni.targets.postfix.endpoints import postfix_endpoints
 from mailsni.targets.postfix.map_build import compile_map, empty_map
-from mailsni.targets.postfix.map_types import SUFFIX_OF, Table, map_files
-from mailsni.targets.postfix.postconf import _parameters, parameters
+from mailsni.targets.postfix.map_types import map_files, parse_tables
 from mailsni.targets.reload import ReloadResult
 from mailsni.targets.rendering import Paths
 
-_DEFAULT_TYPES: tuple[MapType, ...] = ("lmdb", "cdb", "hash", "btree")
+_DEFAULT_TYPES = ("lmdb", "cdb", "hash", "btree")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Postfix:
 
     settings: PostfixSettings
     installed: bool
-    map_types: tuple[MapType, ...]
+    map_types: tuple[str, ...]
     """The types to compile to, in the order in which to try them; more than one only when nothing decides it."""
     wired: bool
     """Whether the running configuration names the map."""
@@ -89,6 +89,7 @@ class Postfix:
             map_types=self.map_types,
             config_directory=config_directory,
             installed=self.installed,
+            executor=self.executor,
         )
         live = self.path.with_name(self.path.name + compiled.suffix)
         previous = staging / "previous"
@@ -96,7 +97,11 @@ class Postfix:
             files.copy_new(live, previous)
         else:
             previous = empty_map(
-                staging, map_type=compiled.map_type, config_directory=config_directory, installed=self.installed
+                staging,
+                map_type=compiled.map_type,
+                config_directory=config_directory,
+                installed=self.installed,
+                executor=self.executor,
             )
         staged = [Staged(compiled.path, live, previous)]
         if compiled.suffix:
@@ -122,7 +127,7 @@ class Postfix:
 
     def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
         """The services with TLS in master.cf."""
-        return postfix_endpoints(self.settings.config_directory, every_family=every_family)
+        return postfix_endpoints(self.settings.config_directory, every_family=every_family, executor=self.executor)
 
 
 def _why_changed(path: Path, published: Mapping[str, FileIdentity]) -> str | None:
@@ -130,21 +135,6 @@ def _why_changed(path: Path, published: Mapping[str, FileIdentity]) -> str | Non
     if why is None and file_identity.of_file(path) != published.get(str(path)):
         why = f"{path} is not as it was published"
     return why
-
-
-def tables(config_directory: Path) -> tuple[Table, ...]:
-    """The tables of ``tls_server_sni_maps`` in main.cf that are files, in their order.
-
-    Raises:
-        HostError: postconf(1) fails.
-    """
-    value = parameters(config_directory, "tls_server_sni_maps").get("tls_server_sni_maps", "")
-    words = (word.partition(":") for word in re.split(r"[,\s]+", value))
-    return tuple(
-        Table(cast("MapType", kind), Path(path))
-        for kind, _, path in words
-        if kind in SUFFIX_OF and path.startswith("/")
-    )
 
 
 def is_wanted(settings: PostfixSettings, executor: Executor = LOCAL) -> bool:
@@ -163,20 +153,26 @@ def find(settings: PostfixSettings, executor: Executor = LOCAL) -> Postfix | Non
     """
     if not is_wanted(settings, executor):
         return None
-    postconf = executor.find_tool("postconf")
     asked = settings.map_type
-    if postconf is None:
-        unknown: tuple[MapType, ...] = ("hash",) if asked == "auto" else (asked,)
+    if executor.find_tool("postconf") is None:
+        unknown = ("hash",) if asked == "auto" else (asked,)
         return Postfix(settings, installed=False, map_types=unknown, wired=False, executor=executor)
-    values = _parameters(postconf, settings.config_directory)
-    tables = re.split(r"[,\s]+", values["tls_server_sni_maps"])
-    named = [table.partition(":") for table in tables if table.rpartition(":")[2] == str(settings.map)]
-    if asked != "auto":
-        types: tuple[MapType, ...] = (asked,)
-    elif named and named[0][0] in get_args(MapType):
-        types = (cast("MapType", named[0][0]),)
-    else:
-        default = values["default_database_type"]
+    values = postconf.parameters(
+        settings.config_directory, postconf.SNI_MAPS, "default_database_type", executor=executor
+    )
+    if postconf.SNI_MAPS not in values:
+        main_cf = settings.config_directory / "main.cf"
+        raise HostError(
+            f"{main_cf}: {postconf.SNI_MAPS} is unknown to this Postfix: it is older than 3.4",
+            hint="upgrade Postfix, or set [postfix] enabled = false",
+            path=main_cf,
+        )
+    own = [table for table in parse_tables(values[postconf.SNI_MAPS]) if table.source == settings.map]
+    types: tuple[str, ...] = (asked,)
+    if asked == "auto" and own and own[0].map_type in get_args(MapType):
+        types = (own[0].map_type,)
+    elif asked == "auto":
+        default = values.get("default_database_type", "")
         first = (default,) if default in _DEFAULT_TYPES else ()
         types = tuple(dict.fromkeys((*first, *_DEFAULT_TYPES)))
-    return Postfix(settings, installed=True, map_types=types, wired=bool(named), executor=executor)
+    return Postfix(settings, installed=True, map_types=types, wired=bool(own), executor=executor)
