@@ -20,9 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import typer.main
-
-from mailsni.cli.main import app
+from mailsni.cli import main as program
 from mailsni.doctor.finding import Severity
 from mailsni.errors import Exit
 
@@ -38,9 +36,7 @@ COMMON = ("config_file", "as_json", "verbose", "quiet")
 
 def commands() -> Mapping[str, Any]:
     """Each command of the program by its name, in the order of `mailsni --help`."""
-    program: Any = typer.main.get_command(app)
-    context = program.context_class(program)
-    return {name: program.get_command(context, name) for name in program.list_commands(context)}
+    return {name: program.load(name) for name in program.MODULES}
 
 
 def summary(command: Any) -> str:  # noqa: ANN401  # typer's command classes moved between its versions
@@ -95,9 +91,7 @@ def parameter_table(parameters: list[Any]) -> Iterator[str]:
         else:
             value = "" if one.is_flag else f" {one.metavar or one.type.name.upper()}"
             written = ", ".join(f"`{word}{value}`" for word in one.opts)
-        default = "" if one.default in (None, False, 0) or callable(one.default) else f" Default: {one.default}."
-        text = f"{' '.join((one.help or '').split())}{default}"
-        yield f"| {written} | {cell(text)} |\n".replace("`postfix|dovecot`", r"`postfix\|dovecot`")
+        yield f"| {written} | {cell(' '.join((one.help or '').split()))} |\n".replace("`postfix|dovecot`", r"`postfix\|dovecot`")
 
 
 def cell(text: str) -> str:

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from mailsni.cli.main import app
 from mailsni.config.parser import load
 from mailsni.deploy import transaction
 from mailsni.host.commands import environment, require_tool, run
@@ -25,6 +23,8 @@ from mailsni.runs import history
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
+from tests.support import command_line
+from tests.support.command_line import Result
 from tests.support.mail_host import MailHost, require
 
 pytestmark = pytest.mark.shared
@@ -58,7 +58,7 @@ def settled(postfix: PrivatePostfix) -> None:
 
 def quickly(mail_host: MailHost, *words: str) -> Result:
     """A check in this process: to start another takes longer than what it does."""
-    return CliRunner().invoke(app, ["--config", str(mail_host.config), "check", *words])
+    return command_line.invoke("--config", str(mail_host.config), "check", *words)
 
 
 def checked(mail_host: MailHost, code: int, *words: str) -> str:

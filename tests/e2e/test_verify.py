@@ -194,9 +194,7 @@ def test_somebody_elses_servers(deployed: MailHost) -> None:
     urls = ["--endpoint", f"imaps://localhost:{port}", "-e", f"smtp://127.0.0.1:{deployed.postfix.endpoints['smtp']}"]
     done = run_mailsni(nothing, "verify", A, *urls)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (
-        f"mailsni: warning: what is meant to be served is not known: {deployed.directory}/no-such-store" in done.stderr
-    )
+    assert f"mailsni: warning: the expected certificates are unknown: {deployed.directory}/no-such-store" in done.stderr
     assert f"imaps:{port}" in done.stdout.splitlines()[0]
     other = deployed.authority.issue([A])
     put_into_the_map(deployed, A, other, other.chain_pem)

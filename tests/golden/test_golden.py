@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mailsni.cli import main
 from mailsni.config.settings import Settings, StateSettings
 from mailsni.core.model import Certificate, Reason
 from mailsni.core.selection import explain
@@ -20,6 +21,7 @@ from mailsni.deploy.snapshot import Snapshot
 from mailsni.output import text
 from mailsni.runs.history import EMPTY_HISTORY, Run
 from mailsni.setup.units import render_cron, render_openrc, render_units
+from tests.support import command_line
 from tests.support.builders import (
     EVERYTHING,
     MAIL,
@@ -160,3 +162,12 @@ def test_no_file_is_left_over() -> None:
     found = {path.name for path in HERE.iterdir() if path.is_file() and path.suffix != ".py"}
     assert found == known | set(STARTS) | {f"{name}.txt" for name in (*TEXTS, "problems")}
     assert str(PINS.path) in (HERE / "one.postfix-sni").read_text()
+
+
+def test_the_help_at_80_columns() -> None:
+    texts = []
+    for words in ((), *((name,) for name in main.MODULES)):
+        done = command_line.invoke(*words, "--help", environment={"COLUMNS": "80"})
+        assert (done.exit_code, done.stderr) == (0, "")
+        texts.append(f"$ {' '.join(('mailsni', *words, '--help'))}\n{done.stdout}")
+    compare("help.txt", "\n".join(texts).encode())

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from typer.testing import CliRunner, Result
 
-from mailsni.cli.main import app
 from mailsni.sandbox.lineages import CertbotDirectory
+from tests.support import command_line
 from tests.support.builders import authority
+from tests.support.command_line import Result
 
 SCHEMA = Draft202012Validator(json.loads(resources.files("mailsni.output").joinpath("schema.json").read_text("utf-8")))
 
@@ -41,7 +41,7 @@ HIDDEN = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM", "TERMINAL_WIDTH", "MAILS
 
 
 def invoke(*words: str, **environment: str) -> Result:
-    return CliRunner().invoke(app, list(words), env={key: environment.get(key) for key in {*HIDDEN, *environment}})
+    return command_line.invoke(*words, environment=dict.fromkeys(HIDDEN) | environment)
 
 
 def configuration(store: Path, root: Path) -> str:

@@ -12,16 +12,17 @@ signal that killed it. Nothing that a run did in its memory reaches the next one
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import typer.main
-
-from mailsni.cli.main import app, main
+import mailsni
+from mailsni.cli.main import load, main
 from mailsni.host.commands import require_tool
 
 PR_SET_CHILD_SUBREAPER = 36
@@ -64,7 +65,10 @@ def serve() -> bool:
 
 
 if __name__ == "__main__":
-    typer.main.get_command(app)  # imports what is imported late
+    load("apply")
+    for module in pkgutil.walk_packages(mailsni.__path__, "mailsni."):  # what is imported late
+        if module.name != "mailsni.__main__":
+            importlib.import_module(module.name)
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if serve():
         main()

@@ -181,6 +181,6 @@ def test_it_is_told_as_far_as_it_says_whom_to_tell(
     path.write_text(told + text)
     with pytest.raises(ConfigurationError) as caught:
         parser.load(path, required=True)
-    runner.record_config_failure(parser.remnant(path), caught.value, TIMER, Said())
+    runner.record_config_failure(parser.parse_partial(path), caught.value, TIMER, Said())
     assert [call["env"]["MAILSNI_EXIT_CODE"] for call in receiver.calls()] == (["78"] if known else [])
     assert (runs.load(tmp_path / "state").last is not None) is known

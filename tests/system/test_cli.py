@@ -42,6 +42,44 @@ def test_the_version() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"mailsni {__version__}\n", "")
 
 
+# ── start-up ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+HEAVY = {"cryptography", "jinja2", "watchdog", "rich", "prometheus_client", "ssl"}
+IMPORTED = """
+import atexit, sys
+atexit.register(lambda: print(*sys.modules, file=open(sys.argv.pop(1), "w")))
+from mailsni.cli import main
+sys.exit(main.run(sys.argv[2:]))
+"""
+
+
+def imported(tmp_path: Path, *words: str, before: Sequence[str] = ()) -> set[str]:
+    """The modules that a run imports."""
+    report = tmp_path / "modules"
+    done = outside([*before, sys.executable, "-c", IMPORTED, str(report), *words])
+    assert (done.returncode, done.stderr) == (0, "")
+    modules = set(report.read_text().split())
+    assert "mailsni.cli.main" in modules
+    return modules
+
+
+@pytest.mark.parametrize("word", ["--version", "--help"])
+def test_what_asks_for_no_work_imports_nothing_that_works(tmp_path: Path, word: str) -> None:
+    modules = imported(tmp_path, word)
+    assert not modules & {*HEAVY, "tomllib", "mailsni.config.parser", "mailsni.deploy", "mailsni.sources.certbot"}
+    assert ("mailsni.cli.apply" in modules) == (word == "--help")
+
+
+def test_a_hook_call_that_another_process_waits_for_imports_nothing_that_works(tmp_path: Path, host: CliHost) -> None:
+    holding = ["flock", str(host.config.with_name("lock.waiting"))]
+    modules = imported(tmp_path, "--config", str(host.config), "apply", "--settle", "9", before=holding)
+    assert "mailsni.runs.debounce" in modules
+    assert not modules & {*HEAVY, "mailsni.deploy", "mailsni.sources.certbot", "mailsni.targets", "mailsni.cli.queries"}
+
+
+# ── locks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 def test_a_lock_that_is_held_is_exit_code_75(host: CliHost) -> None:
     holding = ["flock", str(host.config.with_name("lock")), *PROGRAM, "--config", str(host.config), "apply", "--json"]
     done = outside(holding)

@@ -143,7 +143,7 @@ def test_every_end_is_remembered(
 
 
 def test_nothing_is_known_of_a_file_that_is_not_there(tmp_path: Path) -> None:
-    assert parser.remnant(tmp_path / "none") is None
+    assert parser.parse_partial(tmp_path / "none") is None
 
 
 @pytest.mark.parametrize("value", ['"mail root"', '["mail", "root"]', "[1]", "7", "true", r'["/bin/sh", "a\u0000b"]'])

@@ -6,17 +6,16 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer.main
+from typer._click.core import Command
 
-from mailsni.cli.main import app
+from mailsni.cli import main
 from mailsni.errors import Exit
 from tests.support.cli_host import CliHost, configuration, invoke, new_host
 
 WIDTH = 80
-COMMANDS: dict[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009  # typer's group has no type
+COMMANDS = {name: main.load(name) for name in main.MODULES}
 
 
 HIDDEN_OPTIONS = {"--settle", "--after"}
@@ -34,10 +33,10 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> CliHost:
 def helped(*words: str) -> str:
     done = invoke(*words, "--help", COLUMNS=str(WIDTH), TERMINAL_WIDTH=str(WIDTH))
     assert done.exit_code == 0
-    return done.output
+    return done.stdout
 
 
-def options(command: Any) -> set[str]:  # noqa: ANN401  # typer's commands have no type
+def options(command: Command) -> set[str]:
     return {max(one.opts, key=len) for one in command.params if one.opts[0].startswith("-")}
 
 
@@ -98,7 +97,6 @@ def test_a_command_has_the_options_of_the_contract(name: str, own: set[str]) -> 
 def test_a_wrong_command_line_is_exit_code_2_and_says_why(host: CliHost, line: str) -> None:
     done = host.run(*shlex.split(line))
     assert done.exit_code == Exit.USAGE
-    assert isinstance(done.exception, SystemExit)
     assert done.stderr or not line
 
 

@@ -82,16 +82,14 @@ def test_nor_does_an_error_break_it(why: str) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError("secret"), OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_an_error_of_its_own_is_unknown(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    from typer.testing import CliRunner
-
     from mailsni.check import runner
-    from mailsni.cli.main import app
+    from tests.support import command_line
 
     def fail(*_words: object, **_more: object) -> None:
         raise error
 
     monkeypatch.setattr(runner, "check", fail)
-    done = CliRunner().invoke(app, ["check"])
+    done = command_line.invoke("check")
     assert done.exit_code == 3
     assert re.fullmatch(r"MAILSNI UNKNOWN - [ -{}~]+\n", done.stdout)
     assert "secret" not in done.stdout

@@ -115,7 +115,7 @@ def parse(text: str, origin: str, templates: Path | None = None) -> Settings:
     )
 
 
-def remnant(path: Path) -> Settings | None:
+def parse_partial(path: Path) -> Settings | None:
     """What a configuration that is wrong elsewhere still says of whom to tell and where to write it down.
 
     Returns:

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mailsni.core import model
 from mailsni.core.log import LEVELS_WANTED, Level, labelled, prefixed
 from mailsni.errors import MailsniError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from mailsni.core import model
 
 
 PROGRESS_FROM = 200

@@ -138,17 +138,17 @@ def failed(settings: Settings, problem: MailsniError, started_at: datetime, trig
     _finish(settings, run, problem.message, lambda: documents.error(problem), trigger, log)
 
 
-def record_config_failure(remnant: Settings | None, problem: ConfigurationError, trigger: Trigger, log: Log) -> None:
+def record_config_failure(partial: Settings | None, problem: ConfigurationError, trigger: Trigger, log: Log) -> None:
     """Remember and tell that a run could not begin, because the configuration is wrong.
 
     Args:
-        remnant: what it still says (:func:`mailsni.config.parser.remnant`); without it nobody knows whom to tell.
+        partial: what it still says (:func:`mailsni.config.parser.parse_partial`); without it nobody knows whom to tell.
         problem: what is wrong.
         trigger: who started it.
         log: told when an alert cannot be delivered.
     """
-    if remnant is not None:
-        failed(remnant, problem, datetime.now(UTC), trigger, log)
+    if partial is not None:
+        failed(partial, problem, datetime.now(UTC), trigger, log)
 
 
 def summary(done: ApplyResult) -> str:

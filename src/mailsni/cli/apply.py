@@ -1,0 +1,116 @@
+"""``mailsni apply``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mailsni.cli.options import GlobalOptions, number, print_json
+from mailsni.core.log import Level
+from mailsni.errors import ConfigurationError, Exit
+from mailsni.output import console
+
+if TYPE_CHECKING:
+    from mailsni.config.settings import Settings
+    from mailsni.deploy.transaction import ApplyResult
+
+
+def apply(
+    context: typer.Context,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, like `plan`.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Publish and reload even if nothing has changed.")] = False,
+    no_reload: Annotated[bool, typer.Option("--no-reload", help="Publish, but do not reload the servers.")] = False,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not probe the servers afterwards.")] = False,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Remove all names when no certificate is left.")
+    ] = False,
+    wait: Annotated[
+        float,
+        typer.Option(
+            "--wait",
+            metavar="SECONDS",
+            parser=number,
+            show_default=False,
+            help="Wait so long for another run to end. Default: do not wait.",
+        ),
+    ] = 0.0,
+    settle_for: Annotated[float | None, typer.Option("--settle", metavar="SECONDS", parser=number, hidden=True)] = None,
+    after: Annotated[str | None, typer.Option("--after", metavar="PROGRAM", hidden=True)] = None,
+) -> int:
+    """Publish the current certificates to Postfix and Dovecot, reload them and verify the result.
+
+    Does nothing if nothing has changed. A broken certificate is skipped and reported, and its names keep their last
+    valid certificate; all other names are updated.
+    """
+    # Hooks call with --settle once for each certificate: return at once, and let one process in the background apply
+    # after so many seconds, or with --after as soon as the calling program has ended. Called by another, apply now.
+    options: GlobalOptions = context.obj
+    if dry_run:
+        return _dry_run(options, allow_empty=allow_empty)
+    settings = _settings(options)
+    if settle_for is not None:
+        from mailsni.runs import debounce
+
+        outcome = debounce.wait(settings.state.lock, settle_for, after)
+        if outcome is debounce.Debounced.ALREADY_PENDING:
+            return Exit.DONE
+        if outcome is debounce.Debounced.RUN_IN_BACKGROUND:
+            console.log_to_syslog()
+        settings = _settings(options)
+    from mailsni.deploy.transaction import Options
+    from mailsni.runs import runner
+
+    wanted = Options(force=force, reload=not no_reload, verify=not no_verify, allow_empty=allow_empty)
+    trigger = runner.Trigger.from_environment()
+    with console.progress(quiet=options.quiet) as progress:
+        result = runner.run_apply(settings, wanted, trigger, console.log, wait=wait, progress=progress)
+    code = runner.exit_code(result)
+    _show(options, result, code)
+    return code
+
+
+def _dry_run(options: GlobalOptions, *, allow_empty: bool) -> int:
+    from mailsni.cli.queries import show_plan
+    from mailsni.deploy.transaction import require_not_empty
+
+    snapshot = options.snapshot()
+    require_not_empty(snapshot, allow=allow_empty)
+    show_plan(options, snapshot, with_diff=False)
+    return Exit.DONE
+
+
+def _settings(options: GlobalOptions) -> Settings:
+    """The settings. Failing to read them is recorded and reported as a failed run."""
+    try:
+        return options.settings()
+    except ConfigurationError as error:
+        from mailsni.config import parser
+        from mailsni.runs import runner
+
+        partial = parser.parse_partial(options.configuration()[0])
+        runner.record_config_failure(partial, error, runner.Trigger.from_environment(), console.log)
+        raise
+
+
+def _show(options: GlobalOptions, result: ApplyResult, code: Exit) -> None:
+    from mailsni.output import documents, text
+
+    try:
+        if options.as_json:
+            print_json(documents.apply(result, code))
+        elif not options.quiet:
+            text.applied(result, verbose=options.verbose)
+        elif os.environ.get("MAILSNI_STARTED_BY") == "watch" and (result.reloads is not None or options.verbose):
+            console.log(Level.INFO, text.applied_in_a_line(result))
+        sys.stdout.flush()
+    except OSError as error:  # the exit code tells what was done, whether or not it can be printed
+        console.silence_output()
+        if not isinstance(error, BrokenPipeError):
+            console.log(Level.WARNING, f"standard output: {error.strerror}")
+    for warning in result.warnings:
+        console.log(Level.WARNING, warning)
+    text.problems(result.snapshot.selection.problems)

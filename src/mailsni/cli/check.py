@@ -1,0 +1,69 @@
+"""``mailsni check``."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from mailsni.cli import monitoring_plugin
+from mailsni.cli.options import GlobalOptions, number, print_json
+from mailsni.errors import MailsniError, UsageError
+from mailsni.output import console
+
+
+def check(
+    context: typer.Context,
+    *,
+    warning: Annotated[
+        float | None,
+        typer.Option(
+            "--warning",
+            metavar="DAYS",
+            parser=number,
+            help="WARNING if a deployed certificate expires sooner. Default: 14, or a quarter of its lifetime if that "
+            "is less.",
+        ),
+    ] = None,
+    critical: Annotated[
+        float | None,
+        typer.Option(
+            "--critical",
+            metavar="DAYS",
+            parser=number,
+            help="CRITICAL if it expires sooner. Default: 7, or an eighth of its lifetime if that is less.",
+        ),
+    ] = None,
+    wire: Annotated[bool, typer.Option("--wire", help="Also probe the running servers, like `verify`.")] = False,
+) -> int:
+    """Nagios-compatible check of the deployed certificates and files.
+
+    Prints one line, and with -v one more for each finding. Exit codes: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN. Writes
+    nothing, and probes nothing without --wire. Run by another user than root it names the parts it cannot read.
+    """
+    with monitoring_plugin.unknown_on_failure():
+        return _check(context.obj, warning, critical, wire=wire)
+
+
+def _check(options: GlobalOptions, warning: float | None, critical: float | None, *, wire: bool) -> int:
+    from mailsni.check import runner
+    from mailsni.output import documents, nagios
+
+    now = datetime.now(UTC)
+    try:
+        if warning is not None and critical is not None and warning < critical:
+            raise UsageError("usage: --warning: fewer days than --critical")
+        with (
+            monitoring_plugin.unknown_after(None if wire else monitoring_plugin.TIME_LIMIT),
+            console.progress(quiet=options.quiet) as progress,
+        ):
+            thresholds = runner.Thresholds(warning, critical)
+            result = runner.check(options.settings(), thresholds, now, wire=wire, progress=progress)
+    except (MailsniError, OSError) as error:
+        result = runner.unknown(now, error.message if isinstance(error, MailsniError) else str(error))
+    if options.as_json:
+        print_json(documents.check(result))
+    else:
+        console.print_line(nagios.output(result, verbose=options.verbose))
+    return result.level

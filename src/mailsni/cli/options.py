@@ -1,0 +1,109 @@
+"""The four options that every command takes, before its name and after it, and what they lead to."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperOption
+
+from mailsni.config import settings as settings_module
+from mailsni.output import console
+
+if TYPE_CHECKING:
+    from mailsni.config.settings import Settings
+    from mailsni.deploy.snapshot import Snapshot
+
+CONFIG_VARIABLE = "MAILSNI_CONFIG"
+
+
+@dataclass(slots=True)
+class GlobalOptions:
+    """The options that every command takes. The command line fills them in; the one that stands last wins."""
+
+    config_file: str | None = None
+    as_json: bool = False
+    verbose: bool = False
+    quiet: bool = False
+
+    def configuration(self) -> tuple[Path, bool]:
+        """The path of the configuration file, and whether the user named it."""
+        named = self.config_file or os.environ.get(CONFIG_VARIABLE)
+        return (Path(named), True) if named else (settings_module.DEFAULT_PATH, False)
+
+    def settings(self) -> Settings:
+        """The settings of the configuration file, or of standard input in a run that ``watch`` starts.
+
+        Raises:
+            ConfigurationError: the configuration is wrong, or a named file is missing.
+            PermissionMissingError: this user may not read it.
+        """
+        from mailsni.config import parser
+
+        path, named = self.configuration()
+        if os.environ.get(settings_module.FROM_STDIN):
+            return parser.parse_file(sys.stdin.buffer.read(), path)
+        return parser.load(path, required=named)
+
+    def snapshot(self) -> Snapshot:
+        """The stores, what is deployed, and the plan that follows from both."""
+        from mailsni.deploy.snapshot import take_snapshot
+
+        with console.progress(quiet=self.quiet) as progress:
+            return take_snapshot(self.settings(), datetime.now(UTC), progress=progress)
+
+
+def global_options() -> list[TyperOption]:
+    """The declaration of the options, for the parser of one command."""
+
+    def option(names: str, help_text: str, *, metavar: str | None = None) -> TyperOption:
+        return TyperOption(
+            param_decls=names.split(),
+            metavar=metavar,
+            is_flag=metavar is None,
+            default=None if metavar else False,
+            expose_value=False,
+            callback=_remember,
+            help=help_text,
+        )
+
+    return [
+        option(
+            "--config config_file",
+            f"Configuration file. Default: ${CONFIG_VARIABLE}, or {settings_module.DEFAULT_PATH} if it exists.",
+            metavar="PATH",
+        ),
+        option("--json as_json", "Print one JSON document instead of text."),
+        option("--verbose -v", "Verbose output."),
+        option("--quiet -q", "Only print warnings and errors."),
+    ]
+
+
+def _remember(context: typer.Context, parameter: typer.CallbackParam, value: str | bool | None) -> None:  # noqa: FBT001
+    if value:
+        setattr(context.obj, str(parameter.name), value)
+
+
+def number(text: str | float) -> float:
+    """A finite number that is not negative, for an option that takes seconds or days.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    value = float(text)
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(text)
+    return value
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print the document that is the whole result of a command with ``--json``."""
+    console.print_line(json.dumps(document, indent=2, ensure_ascii=True))

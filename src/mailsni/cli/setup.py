@@ -1,0 +1,121 @@
+"""``mailsni setup``."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from mailsni.cli.options import GlobalOptions, number, print_json
+from mailsni.core.log import Level
+from mailsni.errors import Exit, UsageError
+from mailsni.output import console
+
+if TYPE_CHECKING:
+    from mailsni.output.setup import Report, Result
+
+
+def setup(
+    context: typer.Context,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Undo the setup and remove everything but your configuration file.")
+    ] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over", help="Replace the maps in tls_server_sni_maps. Default: add mailsni's map after them."
+        ),
+    ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Install the service that runs `watch` instead of the timer.")
+    ] = False,
+    timer: Annotated[bool, typer.Option("--timer", help="Replace the service of --watch by the timer.")] = False,
+    wait: Annotated[
+        float,
+        typer.Option(
+            "--wait",
+            metavar="SECONDS",
+            parser=number,
+            show_default=False,
+            help="Wait so long for another run to end. Default: do not wait.",
+        ),
+    ] = 0.0,
+) -> int:
+    """Configure Postfix, Dovecot, certbot and the scheduler to use mailsni.
+
+    Shows every change, then asks. Changes nothing if a check fails. The steps, in this order:
+
+    1. Run `mailsni apply` to build the map: without it Postfix rejects clients.
+
+    2. Add the map to tls_server_sni_maps in main.cf.
+
+    3. Include mailsni's file in Dovecot's configuration, if no include does.
+
+    4. Install a hook for certbot, renewal-hooks/post/mailsni.
+
+    5. Install a systemd timer, an OpenRC service or a cron job as the fallback.
+
+    Probes both servers before and after each step. If a step fails, or a client that connected before no longer can,
+    every change is undone. Running it again changes nothing. It never replaces a file that it did not write.
+    """
+    from mailsni.deploy import transaction
+    from mailsni.host import permissions
+    from mailsni.output.setup import Report
+    from mailsni.setup import execute
+    from mailsni.setup.model import SetupOptions
+    from mailsni.setup.plan import plan_setup
+    from mailsni.setup.plan_removal import plan_removal
+
+    options: GlobalOptions = context.obj
+    if watch and timer:
+        raise UsageError("--watch and --timer: use only one of them")
+    if remove and (take_over or watch or timer):
+        raise UsageError("--remove: cannot be combined with --take-over, --watch or --timer")
+    path, named = options.configuration()
+    kind: Literal["timer", "watch"] | None = "watch" if watch else "timer" if timer else None
+    wanted = SetupOptions(path.absolute() if named else None, take_over, kind)
+    settings = options.settings()
+    if not dry_run:
+        permissions.require_writable(transaction.writable_directories(settings))
+    plan = plan_removal(settings) if remove else plan_setup(settings, wanted, datetime.now(UTC))
+    report = Report(plan, remove=remove)
+    changes = bool(plan.steps) and not dry_run
+    if not options.as_json:
+        report.plan(quiet=options.quiet and (yes or not changes))
+    if not changes:
+        return _end(options, report, "planned" if plan.steps else "in_place")
+    execute.require_permission(plan)
+    report.say_warnings()
+    if not yes and not _confirm(options):
+        console.log(Level.INFO, "nothing was changed")
+        return Exit.FAILED
+    on_step = None if options.as_json or options.quiet else report.step
+    report.done(execute.run(plan, remove=remove, wait=wait, on_step=on_step))
+    return _end(options, report, "done")
+
+
+def _confirm(options: GlobalOptions) -> bool:
+    if options.as_json or not sys.stdin.isatty():
+        raise UsageError(
+            "setup: cannot ask for confirmation: standard input is not a terminal; nothing was changed",
+            hint="--yes skips the question, --dry-run only shows the changes",
+        )
+    try:
+        return typer.confirm("\nMake these changes?", default=False, err=True)
+    except typer.Abort:
+        return False
+
+
+def _end(options: GlobalOptions, report: Report, result: Result) -> int:
+    code = Exit.SKIPPED if report.warnings else Exit.DONE
+    if options.as_json:
+        print_json(report.document(result, code))
+    else:
+        report.end(result, quiet=options.quiet)
+    report.say_warnings()
+    return code

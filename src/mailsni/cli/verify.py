@@ -1,0 +1,94 @@
+"""``mailsni verify``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mailsni.cli.options import GlobalOptions, number, print_json
+from mailsni.core.log import Level
+from mailsni.errors import HostError, PermissionMissingError
+from mailsni.output import console
+
+_SHORTEST_TIMEOUT = 0.1
+_MOST_CONNECTIONS = 512
+
+
+def _timeout(text: str) -> float:
+    value = number(text)
+    if value < _SHORTEST_TIMEOUT:
+        raise ValueError(text)
+    return value
+
+
+def _concurrency(text: str | int) -> int:
+    value = int(text)
+    if not 1 <= value <= _MOST_CONNECTIONS:
+        raise ValueError(text)
+    return value
+
+
+def verify(
+    context: typer.Context,
+    *,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Host names to probe. Default: every name that is served."),
+    ] = None,
+    endpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--endpoint",
+            "-e",
+            metavar="URL",
+            help="Endpoint to probe (repeatable), e.g. smtp://mx.example.com:25. Schemes: smtp, smtps, imap, imaps, "
+            "pop3, pop3s, sieve. Default: this host's listeners.",
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--timeout", metavar="SECONDS", parser=_timeout, help="Time limit of each probe. Default: [verify] timeout."
+        ),
+    ] = None,
+    concurrency: Annotated[
+        int,
+        typer.Option(
+            "--concurrency",
+            metavar="N",
+            parser=_concurrency,
+            show_default=False,
+            help="Number of simultaneous probes, 1 to 512. Default: 32.",
+        ),
+    ] = 32,
+) -> int:
+    """Probe the running servers and compare every answer with the expected certificate.
+
+    Probes every name at every port with TLS, on IPv4 and IPv6, as a client with RSA and as one with ECDSA where the
+    name has both, as a client without SNI, and as one with an unknown name. Compares the leaf, the chain, the dates and
+    the names. An untrusted public CA is a warning. Changes nothing.
+
+    With both names and endpoints it needs neither a store nor root, and accepts any valid certificate for the name.
+    """
+    from mailsni.output import verify as verification
+    from mailsni.verify.audit import audit
+    from mailsni.verify.request import VerifyRequest
+
+    options: GlobalOptions = context.obj
+    request = VerifyRequest.parse(names or (), endpoint or ())
+    snapshot = None
+    try:
+        snapshot = options.snapshot()
+    except (PermissionMissingError, HostError) as error:
+        if not (request.names and request.endpoints):
+            raise
+        console.log(Level.WARNING, f"the expected certificates are unknown: {error.message}")
+    with console.progress(quiet=options.quiet) as progress:
+        result = audit(snapshot, request, timeout=timeout, concurrency=concurrency, progress=progress)
+    if options.as_json:
+        print_json(verification.document(result))
+    else:
+        verification.show(result, verbose=options.verbose, quiet=options.quiet)
+    verification.warn(result)
+    return verification.exit_code(result)
