@@ -29,6 +29,8 @@ PAGES = (TOP / "ARCHITECTURE.md", TOP / "README.md", *sorted((TOP / "docs").glob
 BLOCK = re.compile(r"<!-- begin (?P<name>[a-z :-]+) -->\n(?P<text>.*?)<!-- end (?P=name) -->\n", re.DOTALL)
 COMMON = ("config_file", "as_json", "verbose", "quiet")
 """Parameters that every command has."""
+BAR = r"\|"
+"""A bar inside a table."""
 
 
 # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -83,7 +85,7 @@ def argument_name(parameter: Any) -> str:  # noqa: ANN401
 
 
 def parameter_table(parameters: list[Any]) -> Iterator[str]:
-    """One row for each argument or option: how to write it, what it does, its default."""
+    """One row for each argument or option: how to write it, and what it does."""
     yield "| option | meaning |\n| --- | --- |\n"
     for one in parameters:
         if one.param_type_name == "argument":
@@ -91,12 +93,14 @@ def parameter_table(parameters: list[Any]) -> Iterator[str]:
         else:
             value = "" if one.is_flag else f" {one.metavar or one.type.name.upper()}"
             written = ", ".join(f"`{word}{value}`" for word in one.opts)
-        yield f"| {written} | {cell(' '.join((one.help or '').split()))} |\n".replace("`postfix|dovecot`", r"`postfix\|dovecot`")
+        yield f"| {written} | {cell(' '.join((one.help or '').split()))} |\n".replace(
+            "`postfix|dovecot`", r"`postfix\|dovecot`"
+        )
 
 
 def cell(text: str) -> str:
     """Text inside a table."""
-    return text.replace("|", r"\|").replace("\n", " ")
+    return text.replace("|", BAR).replace("\n", " ")
 
 
 def exit_codes() -> Iterator[str]:

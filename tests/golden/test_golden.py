@@ -160,7 +160,7 @@ def test_no_file_is_left_over() -> None:
     servers = list(artifacts(selection()))
     known = {f"{name}.{server}" for name in ("one", "mixture", "mixture-live", "none") for server in servers}
     found = {path.name for path in HERE.iterdir() if path.is_file() and path.suffix != ".py"}
-    assert found == known | set(STARTS) | {f"{name}.txt" for name in (*TEXTS, "problems")}
+    assert found == known | set(STARTS) | {f"{name}.txt" for name in (*TEXTS, "problems", "help")}
     assert str(PINS.path) in (HERE / "one.postfix-sni").read_text()
 
 
