@@ -60,7 +60,7 @@ LINTERS = ("grimp", "import-linter", "mypy", "ruff", "types-")
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PASSED_ON = (
     *("TERM", "COLUMNS", "CI", "NO_COLOR", "FORCE_COLOR", "PYTEST_ADDOPTS"),
-    *("MAILSNI_FAULTS", "MAILSNI_SHARED"),
+    *("MAILSNI_FAULTS", "MAILSNI_SHARED", "MAILSNI_STORIES"),
 )
 LAB_FAILED = 125
 
