@@ -243,10 +243,9 @@ def test_a_map_made_without_postfix_is_read_by_postfix(map_type: str, mail_host:
     from mailsni.config.parser import load
     from mailsni.deploy.snapshot import take_snapshot
     from mailsni.host.commands import LocalExecutor
-    from mailsni.targets.base import MapEntry
     from mailsni.targets.postfix import map_build
     from mailsni.targets.postfix import target as target
-    from mailsni.targets.rendering import postfix_key
+    from mailsni.targets.postfix.entries import map_entries
 
     issued = mail_host.issue("mail.a.test")
     mail_host.configure(postfix={"map_type": map_type})
@@ -261,14 +260,7 @@ def test_a_map_made_without_postfix_is_read_by_postfix(map_type: str, mail_host:
     elsewhere = target.find(settings.postfix, WithoutTools())
     assert elsewhere is not None
     assert not elsewhere.installed
-    entries = [
-        MapEntry(
-            postfix_key(winner.name),
-            tuple(seen.pins.path_of(one) for one in winner.certificates),
-            tuple(one.material.digest for one in winner.certificates),
-        )
-        for winner in seen.selection.winners
-    ]
+    entries = map_entries(seen.selection, seen.pins)
     source = tmp_path / "built"
     source.write_bytes(b"")
     compiled = map_build.compile_map(

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.config.settings import DovecotSettings
+from mailsni.config.settings import Action, DovecotSettings
 from mailsni.host.commands import environment, find_tool, require_tool
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
-from mailsni.targets.reload import ReloadResult, reload_dovecot
+from mailsni.targets.dovecot.target import find
+from mailsni.targets.reload import ReloadResult
 from tests.support.mail_host import ABORTED, MailHost, require
 
 pytestmark = pytest.mark.shared
@@ -156,10 +157,16 @@ def installed_dovecot() -> Iterator[Path]:
     subprocess.run([str(require_tool("doveadm")), "stop"], env=environment(), check=False, timeout=LIMIT)
 
 
+def reload_dovecot(action: Action) -> ReloadResult:
+    dovecot = find(DovecotSettings(action=action))
+    assert dovecot is not None
+    return dovecot.reload()
+
+
 @pytest.mark.real_host
 def test_an_init_script_restarts_its_server(installed_dovecot: Path) -> None:
     before = int(installed_dovecot.read_text())
-    assert reload_dovecot(DovecotSettings(action="restart")) is ReloadResult.RESTARTED
+    assert reload_dovecot("restart") is ReloadResult.RESTARTED
 
     def is_another() -> bool:
         with contextlib.suppress(FileNotFoundError):  # it goes and comes
@@ -167,7 +174,7 @@ def test_an_init_script_restarts_its_server(installed_dovecot: Path) -> None:
         return False
 
     until(is_another, "no restart")
-    assert reload_dovecot(DovecotSettings()) is ReloadResult.RELOADED
+    assert reload_dovecot("auto") is ReloadResult.RELOADED
 
 
 @pytest.mark.real_host
@@ -178,8 +185,8 @@ def test_openrc_restarts_its_server(installed_dovecot: Path, tmp_path: Path) -> 
     try:
         level.write_text("default\n")
         with stand_in(Path("/usr/local/bin/rc-service"), tmp_path / "calls"):
-            assert reload_dovecot(DovecotSettings(action="restart")) is ReloadResult.RESTARTED
-            assert reload_dovecot(DovecotSettings()) is ReloadResult.RELOADED
+            assert reload_dovecot("restart") is ReloadResult.RESTARTED
+            assert reload_dovecot("auto") is ReloadResult.RELOADED
     finally:
         level.unlink()
         level.parent.rmdir()

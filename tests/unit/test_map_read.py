@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailsni.errors import HostError
-from mailsni.targets.base import MapEntry
+from mailsni.targets.postfix.entries import MapEntry
 from mailsni.targets.postfix.map_read import Difference, discrepancies, type_of
 from mailsni.targets.postfix.map_types import PostfixMap
 from tests.support.builders import authority

@@ -32,7 +32,7 @@ def full(tmp_path: Path) -> Deployment:
     identity = file_identity.of_file(published)
     assert identity is not None
     found = deployment(*mixture(), patterns=EVERYTHING)
-    return replace(found, files={str(published): identity}, map_type="lmdb")
+    return replace(found, files={str(published): identity}, memories={"postfix": {"map_type": "lmdb"}})
 
 
 def test_what_was_committed_comes_back(state: State, tmp_path: Path) -> None:
@@ -97,7 +97,8 @@ def change(key: str, value: object) -> Callable[[dict[str, Any]], object]:
         change("certificates", [{"not_before": 0, "not_after": 0, "more": 1}]),
         change("files", {"/x": {"inode": 1}}),
         change("files", None),
-        lambda document: {key: document[key] for key in document if key != "map_type"},
+        lambda document: {key: document[key] for key in document if key != "memories"},
+        change("memories", {"postfix": 1}),
         lambda document: [document],
         lambda _: None,
         lambda _: 7,

@@ -31,15 +31,16 @@ from mailsni.deploy.state_directory import State
 from mailsni.errors import Exit, MailsniError, PermissionMissingError
 from mailsni.host import file_identity, files, lock, permissions
 from mailsni.runs import history as runs
-from mailsni.targets.base import MapEntry
 from mailsni.targets.dovecot import live_include
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot
 from mailsni.targets.postfix import map_read, map_types, postconf
 from mailsni.targets.postfix import target as postfix
+from mailsni.targets.postfix.entries import MapEntry
 from mailsni.targets.postfix.map_read import Difference, Discrepancy
 from mailsni.targets.postfix.map_types import PostfixMap
 from mailsni.targets.postfix.target import Postfix
+from mailsni.targets.registry import NO_SERVER
 from mailsni.targets.rendering import postfix_key
 
 if TYPE_CHECKING:
@@ -389,7 +390,7 @@ class _Look:
                 if not server.installed:
                     self._say(Level.UNKNOWN, "server_not_found", f"{name} is not installed here")
         if not found and not failed:
-            text = "neither Postfix nor Dovecot is installed here, or both are switched off"
+            text = NO_SERVER
             self._say(Level.UNKNOWN, "server_not_found", text)
         return found
 
@@ -442,10 +443,11 @@ class _Look:
         if ours is None:
             if self._nothing_deployed():
                 return
-            kind = next((one for one in server.map_types if one == self._deployment.map_type), server.map_types[0])
+            memory = self._deployment.memories.get(server.name, {})
+            kind = server.recorded_map_type(memory) or server.map_types[0]
             ours = PostfixMap(kind, source)
-            if server.installed and not server.wired:
-                self._say(Level.CRITICAL, "not_wired", server.not_configured_reason(kind) or "postfix: not wired")
+            if server.installed and not server.is_configured:
+                self._say(Level.CRITICAL, "not_wired", server.not_configured_reason(memory) or "postfix: not wired")
         file = self._map_file(server, ours)
         if file is None:
             self._damaged = True
@@ -487,7 +489,7 @@ class _Look:
         )
         if (file := table.existing_file(redirected=redirected)) is not None:
             return file
-        if server.wired or not self._nothing_deployed():
+        if server.is_configured or not self._nothing_deployed():
             self._map_missing(table)
         return None
 
@@ -547,7 +549,7 @@ class _Look:
         main = server.settings.config_file
         if server.installed and not os.access(main, os.R_OK):
             self._unseen.append(f"whether {main} includes it")
-        elif server.installed and (unwired := server.not_configured_reason("")) is not None:
+        elif server.installed and (unwired := server.not_configured_reason({})) is not None:
             if self._record is None:  # one of the files between them may be one that this user may not read
                 self._unseen.append(f"whether {main} includes it")
             else:

@@ -111,6 +111,6 @@ def _show(options: GlobalOptions, result: ApplyResult, code: Exit) -> None:
         console.silence_output()
         if not isinstance(error, BrokenPipeError):
             console.log(Level.WARNING, f"standard output: {error.strerror}")
-    for warning in result.warnings:
+    for warning in (*result.not_configured, *result.warnings):
         console.log(Level.WARNING, warning)
     text.problems(result.snapshot.selection.problems)

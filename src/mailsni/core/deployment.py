@@ -56,17 +56,19 @@ class Deployment:
     files: Mapping[str, FileIdentity] = field(default_factory=dict)
     """The published artifacts by path, but for the pinned files."""
     pin_directory: str = ""
-    map_type: str = ""
-    """Of the compiled Postfix map; hash and btree share a suffix, so the file does not tell."""
+    memories: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """What each target remembers of what it published, by the server's name; only the target understands it."""
 
     @classmethod
-    def of(cls, selection: Selection, pin_directory: Path, map_type: str = "") -> Deployment:
+    def of(
+        cls, selection: Selection, pin_directory: Path, memories: Mapping[str, Mapping[str, str]] | None = None
+    ) -> Deployment:
         """What a selection is once it is deployed, still without the published files."""
         return cls(
             names={winner.name: tuple(one.ident for one in winner.certificates) for winner in selection.winners},
             certificates={one.ident: DeployedCertificate.of(one) for one in selection.certificates},
             pin_directory=str(pin_directory),
-            map_type=map_type,
+            memories=memories or {},
         )
 
     def certificates_for(self, name: str) -> tuple[DeployedCertificate, ...]:
@@ -105,7 +107,7 @@ def encode(deployment: Deployment) -> bytes:
         "files": dict(deployment.files),
         "pin_directory": deployment.pin_directory,
         "pins": dict(deployment.pins),
-        "map_type": deployment.map_type,
+        "memories": {name: dict(memory) for name, memory in deployment.memories.items()},
     }
     return json.dumps(document, separators=(",", ":"), sort_keys=True).encode() + b"\n"
 
@@ -124,7 +126,10 @@ def decode(content: bytes | None) -> Deployment | None:
             files={path: FileIdentity(*identity) for path, identity in document["files"].items()},
             pin_directory=str(document["pin_directory"]),
             pins={ident: FileIdentity(*identity) for ident, identity in document["pins"].items()},
-            map_type=str(document["map_type"]),
+            memories={
+                str(name): {str(key): str(value) for key, value in memory.items()}
+                for name, memory in document["memories"].items()
+            },
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None

@@ -19,10 +19,8 @@ from mailsni.probes.endpoint import Server
 from mailsni.sources import scan_cache
 from mailsni.sources.base import Source
 from mailsni.targets.base import Target
-from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.pinned import PinDirectory
-from mailsni.targets.postfix import target as postfix
-from mailsni.targets.rendering import Paths
+from mailsni.targets.registry import find_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +53,7 @@ def take_snapshot(settings: Settings, now: datetime, *, progress: Progress | Non
         PermissionMissingError: this user may not read what it takes.
         ConfigurationError: an administrator's template is wrong.
     """
-    targets = _targets(settings)
+    targets = find_all(settings)
     pins = PinDirectory(_pin_directory(settings, targets))
     state = State(settings.state.directory)
     record = state.load()
@@ -64,8 +62,7 @@ def take_snapshot(settings: Settings, now: datetime, *, progress: Progress | Non
     found = merged([source.scan(known, progress) for source in sources])
     inventory = replace(found, certificates=(*found.certificates, *_last_good(found, record.deployment, now)))
     selection = select(inventory, settings.names, now)
-    paths = Paths(pins.path_of, live=settings.dovecot.certificates == "live")
-    texts = {target.name: target.render(selection, paths, settings.templates) for target in targets}
+    texts = {target.name: target.render(selection, pins, settings.templates) for target in targets}
     reasons = ((target, target.change_reason(record, texts[target.name])) for target in targets)
     difference = Plan(
         changes=plan.changes(selection, record.deployment, inventory.lineages),
@@ -89,16 +86,9 @@ def _whole(certificates: Iterable[Certificate], sources: Iterable[Source]) -> tu
     return tuple(whole)
 
 
-def _targets(settings: Settings) -> tuple[Target, ...]:
-    found = (postfix.find(settings.postfix), dovecot.find(settings.dovecot))
-    return tuple(target for target in found if target is not None)
-
-
 def _pin_directory(settings: Settings, targets: Sequence[Target]) -> Path:
-    """Below /etc/dovecot, where SELinux and AppArmor let Dovecot read, if it is Dovecot that reads them."""
-    if any(target.name == "dovecot" for target in targets) and settings.dovecot.certificates == "pinned":
-        return settings.dovecot.pin_directory
-    return settings.state.directory / "pinned"
+    needed = (target.pin_directory for target in targets if target.pin_directory is not None)
+    return next(needed, settings.state.directory / "pinned")
 
 
 def _last_good(found: Inventory, deployed: Deployment, now: datetime) -> list[Certificate]:

@@ -27,13 +27,10 @@ from mailsni.host import file_identity, files, lock, permissions
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Expectation, expectations, sni_name
 from mailsni.sources import scan_cache
-from mailsni.targets.base import MapEntry, Staged, Target
-from mailsni.targets.dovecot import target as dovecot
+from mailsni.targets import registry
+from mailsni.targets.base import StagedFile, Target
 from mailsni.targets.pinned import PinDirectory
-from mailsni.targets.postfix import target as postfix
-from mailsni.targets.postfix.map_types import map_files
 from mailsni.targets.reload import ReloadResult
-from mailsni.targets.rendering import postfix_key
 
 _IDENT = re.compile(rb"/([0-9a-f]{64}-[0-9a-f]{16})\.pem\b")
 
@@ -57,8 +54,10 @@ class ApplyResult:
     reloads: Mapping[str, ReloadResult] | None = None
     """What was done to each server that has new artifacts; None when nothing was to do at all."""
     confirmations: tuple[Confirmation, ...] = ()
+    not_configured: tuple[str, ...] = ()
+    """Why servers do not read what was published."""
     warnings: tuple[str, ...] = ()
-    """Things a person should know that are no fault of a certificate."""
+    """What else a person should know that is no fault of a certificate."""
 
     @property
     def wrong(self) -> tuple[Answer, ...]:
@@ -91,12 +90,7 @@ def _require_permission(settings: Settings) -> None:
 
 def writable_directories(settings: Settings) -> tuple[Path, ...]:
     """The directories that a run writes into, those that it makes included."""
-    found = [settings.state.directory, settings.state.lock.parent]
-    if postfix.is_wanted(settings.postfix):
-        found.append(settings.postfix.map.parent)
-    if dovecot.is_wanted(settings.dovecot):
-        found += [settings.dovecot.include_file.parent, settings.dovecot.pin_directory]
-    return tuple(found)
+    return (settings.state.directory, settings.state.lock.parent, *registry.writable_directories(settings))
 
 
 def apply(snapshot: Snapshot, options: Options, *, progress: Progress | None = None) -> ApplyResult:
@@ -110,7 +104,7 @@ def apply(snapshot: Snapshot, options: Options, *, progress: Progress | None = N
     """
     if not snapshot.targets:
         raise HostError(
-            "neither Postfix nor Dovecot is installed here, or both are switched off",
+            registry.NO_SERVER,
             hint="[postfix] enabled = true in the configuration builds the map all the same",
         )
     if not snapshot.plan.pending and not options.force:
@@ -167,8 +161,8 @@ def _clear_up(seen: Snapshot) -> None:
 
 def _mentioned(settings: Settings) -> set[str]:
     """What the live files name: also those of a server that is switched off in the configuration now."""
-    live = (settings.dovecot.include_file, settings.postfix.map)
-    return {match.decode() for path in live for match in _IDENT.findall(files.read_private(path) or b"")}
+    live = (files.read_private(path) or b"" for path in registry.texts(settings))
+    return {match.decode() for text in live for match in _IDENT.findall(text)}
 
 
 _Listening = Mapping[str, tuple[Endpoint, ...]]
@@ -184,9 +178,10 @@ class _Transaction:
         self._state = State(self._settings.state.directory)
         self._old = snapshot.record.deployment
         self._warnings: list[str] = []
+        self._not_configured: list[str] = []
         changed = {change.server for change in snapshot.plan.artifacts}
         self._targets = [target for target in snapshot.targets if options.force or target.name in changed]
-        self._new = Deployment.of(snapshot.selection, snapshot.pins.path, self._old.map_type)
+        self._new = Deployment.of(snapshot.selection, snapshot.pins.path, self._old.memories)
         self._torn = False
         """Whether the live files may be neither all old nor all new."""
 
@@ -219,7 +214,7 @@ class _Transaction:
 
     # ── before any server can see anything ───────────────────────────────────────────────────────────────────────
 
-    def _stage(self, stack: ExitStack) -> list[Staged]:
+    def _stage(self, stack: ExitStack) -> list[StagedFile]:
         seen = self._seen
         opened: dict[Path, Path] = {}
 
@@ -229,22 +224,14 @@ class _Transaction:
             return opened[directory]
 
         seen.pins.publish(seen.plan.pins, staging(seen.pins.path))
-        entries = [
-            MapEntry(
-                postfix_key(winner.name),
-                tuple(seen.pins.path_of(one) for one in winner.certificates),
-                tuple(one.material.digest for one in winner.certificates),
-            )
-            for winner in seen.selection.winners
-        ]
-        staged: list[Staged] = []
+        staged: list[StagedFile] = []
         for target in self._targets:
             directory = target.path.parent
             if not directory.is_dir():
                 raise HostError(f"{directory}: no such directory: {target.path.name} cannot be written there")
-            stage = target.stage(staging(directory), seen.texts[target.name], entries)
+            stage = target.stage(staging(directory), seen.texts[target.name], seen.selection, seen.pins)
             staged += stage.files
-            self._new = replace(self._new, map_type=stage.map_type or self._new.map_type)
+            self._new = replace(self._new, memories={**self._new.memories, target.name: stage.memory})
         files.fsync_all([one for part in staged for one in (part.path, part.previous) if one is not None])
         return staged
 
@@ -257,13 +244,12 @@ class _Transaction:
         """Where a server answers; None when it is not to be asked."""
         if not target.installed:
             return None
-        if (unwired := target.not_configured_reason(self._new.map_type)) is not None:
-            self._warnings.append(unwired)
+        if (reason := target.not_configured_reason(self._new.memories.get(target.name, {}))) is not None:
+            self._not_configured.append(reason)
             return None
-        actions = {"postfix": self._settings.postfix.action, "dovecot": self._settings.dovecot.action}
         wanted = self._options.verify and self._settings.verify.after_apply and self._options.reload
         names = list(self._names_to_ask())
-        if not wanted or actions[target.name] == "none" or not names:
+        if not wanted or target.reload_action == "none" or not names:
             return None
         given = self._settings.verify.endpoints
         try:
@@ -280,11 +266,11 @@ class _Transaction:
 
     # ── from the first rename on ─────────────────────────────────────────────────────────────────────────────────
 
-    def _publish(self, staged: Sequence[Staged], listening: _Listening) -> ApplyResult:
+    def _publish(self, staged: Sequence[StagedFile], listening: _Listening) -> ApplyResult:
         expected = expectations(self._names_to_ask())
         before = self._probe(listening, expected, patience=0.0)
         self._torn = True
-        published: list[Staged] = []
+        published: list[StagedFile] = []
         try:
             for part in staged:
                 published.append(part)
@@ -302,12 +288,17 @@ class _Transaction:
             self._torn = False
             raise
         return ApplyResult(
-            self._seen, tuple(part.destination for part in staged), reloads, after, tuple(self._warnings)
+            self._seen,
+            tuple(part.destination for part in staged),
+            reloads,
+            after,
+            tuple(self._not_configured),
+            tuple(self._warnings),
         )
 
     def _signal(self) -> dict[str, ReloadResult]:
         reload = self._options.reload
-        return {target.name: target.signal() if reload else ReloadResult.LEFT_ALONE for target in self._targets}
+        return {target.name: target.reload() if reload else ReloadResult.LEFT_ALONE for target in self._targets}
 
     def _probe(
         self, listening: _Listening, expected: Sequence[Expectation], *, patience: float
@@ -350,7 +341,11 @@ class _Transaction:
             )
 
     def _roll_back(
-        self, published: Sequence[Staged], listening: _Listening, before: Sequence[Confirmation], cause: BaseException
+        self,
+        published: Sequence[StagedFile],
+        listening: _Listening,
+        before: Sequence[Confirmation],
+        cause: BaseException,
     ) -> None:
         try:
             for part in reversed(published):
@@ -384,7 +379,7 @@ class _Transaction:
         self._state.commit(replace(self._new, files=self._recorded_files(published), pins=pins))
 
     def _recorded_files(self, published: Sequence[Path]) -> dict[str, FileIdentity]:
-        replaced = {path for target in self._targets for path in (target.path, *map_files(target.path))}
+        replaced = {path for target in self._targets for path in target.artifacts}
         kept = {path: identity for path, identity in self._old.files.items() if Path(path) not in replaced}
         found = {str(path): file_identity.of_file(path) for path in published}
         return kept | {path: identity for path, identity in found.items() if identity is not None}
@@ -401,8 +396,8 @@ class _Transaction:
     def _remove_maps_of_other_types(self, published: Sequence[Path]) -> None:
         """Maps of a type that the running configuration does not name any more."""
         for target in self._targets:
-            stale = [path for path in map_files(target.path) if str(path) in self._old.files and path not in published]
-            if stale and target.not_configured_reason(self._new.map_type) is None:
+            stale = [path for path in target.artifacts if str(path) in self._old.files and path not in published]
+            if stale and target.is_configured:
                 for path in stale:
                     files.remove(path)
 

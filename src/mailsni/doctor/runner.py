@@ -25,6 +25,7 @@ from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.postfix import postconf
 from mailsni.targets.postfix import target as postfix
 from mailsni.targets.postfix.postconf import Configuration
+from mailsni.targets.registry import NO_SERVER
 
 _Found = TypeVar("_Found")
 _ORDER = list(Severity)
@@ -103,7 +104,7 @@ class _Inquiry:
                 Finding(
                     "no_server",
                     Severity.NOTE,
-                    "neither Postfix nor Dovecot is installed here, or both are switched off",
+                    NO_SERVER,
                     "[postfix] enabled, [dovecot] enabled",
                     "there is no server to look at, and none that is served",
                     Fix(edit="install one of them, or enable it in mailsni's configuration"),

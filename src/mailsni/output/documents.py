@@ -97,7 +97,7 @@ def apply(applied: ApplyResult, code: Exit) -> Document:
         "published": [str(path) for path in applied.published],
         "servers": {server: str(done) for server, done in (applied.reloads or {}).items()},
         "confirmations": [_confirmation(confirmation) for confirmation in applied.confirmations],
-        "warnings": list(applied.warnings),
+        "warnings": [*applied.not_configured, *applied.warnings],
     }
 
 

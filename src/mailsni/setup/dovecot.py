@@ -72,7 +72,7 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
             hint="mend that first: with it Dovecot does not start again once it is stopped",
         )
     target = _find(settings)
-    if target.not_configured_reason("") is None:
+    if target.is_configured:
         return Part()
     before = files.read_private(own.config_file.resolve())
     if before is None:

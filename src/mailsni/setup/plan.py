@@ -27,6 +27,7 @@ from mailsni.setup.model import Part, SetupOptions, SetupPlan, read_if_managed, 
 from mailsni.setup.plan_removal import files_removal, plan_unpublishing
 from mailsni.setup.steps import ChangeFile, Commands, FirstApply, MakeDirectories, Step
 from mailsni.setup.units import Kind
+from mailsni.targets.registry import NO_SERVER
 
 _LARGEST_PEM = 1 << 20
 _CHANGES_LISTED = 20
@@ -64,7 +65,7 @@ def plan_setup(settings: Settings, options: SetupOptions, now: datetime) -> Setu
     installed = _installed(snapshot)
     if not installed:
         raise HostError(
-            "neither Postfix nor Dovecot is installed here, or both are switched off",
+            NO_SERVER,
             hint="install one of them, or look at [postfix] enabled and [dovecot] enabled in the configuration",
         )
     program = autostart.program()
@@ -181,7 +182,6 @@ def _first_apply(snapshot: Snapshot) -> Part:
     artifacts = [f"write {change.path}: {change.why}" for change in snapshot.plan.artifacts]
     names = len(snapshot.selection.winners)
     map_type = postfix.map_type(settings) if "postfix" in installed else ""
-    unwired = (target.not_configured_reason(map_type) for target in snapshot.targets)
     fresh = (
         not snapshot.record.deployment.names
         and not snapshot.record.interrupted
@@ -194,7 +194,6 @@ def _first_apply(snapshot: Snapshot) -> Part:
         map_type,
         fresh,
         plan_unpublishing,
-        frozenset(why for why in unwired if why is not None),
     )
     none = "no certificate has a mail name yet: `mailsni status --skipped` says why; they are served as they come"
     return Part((*steps, apply), warnings=() if names else (none,))

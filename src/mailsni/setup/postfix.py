@@ -48,12 +48,12 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
     notes = [*_notes_on_instances(own), *_notes_on_services(own)]
     tables = postconf.sni_tables(own.config_directory)
     theirs = [table.written for table in tables if not main_cf.is_ours(own, table)]
-    if theirs and not options.take_over and not (target.wired and main_cf.is_ours(own, tables[0])):
+    if theirs and not options.take_over and not (target.is_configured and main_cf.is_ours(own, tables[0])):
         notes.append(
             f"postfix: {postconf.SNI_MAPS} names {', '.join(theirs)} already: it stays first, and a name that it has "
             "is answered from it; --take-over makes mailsni's map the only one"
         )
-    if target.wired and not (options.take_over and theirs):
+    if target.is_configured and not (options.take_over and theirs):
         return Part(notes=tuple(notes))
     table = f"{map_type(settings)}:{own.map}"
     value = ", ".join([table] if options.take_over else [*theirs, table])
@@ -90,7 +90,7 @@ def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation,
             )
     path, before = main_cf.path_of(own), main_cf.text(own)
     target = _find(settings)
-    if not target.wired and not main_cf.is_marked(before):
+    if not target.is_configured and not main_cf.is_marked(before):
         return ()
     original = known.before(path, before)
     after = original if original is not None else main_cf.without_map(own)
@@ -102,8 +102,9 @@ def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation,
 def map_type(settings: Settings) -> str:
     """The type that the map has, or is going to have."""
     target = _find(settings)
-    recorded = State(settings.state.directory).load().deployment.map_type
-    if recorded in target.map_types and not target.wired:
+    memories = State(settings.state.directory).load().deployment.memories
+    recorded = target.recorded_map_type(memories.get("postfix", {}))
+    if recorded is not None and not target.is_configured:
         return recorded
     supported = postconf.supported_types() | {"texthash"}
     return next((one for one in target.map_types if one in supported), target.map_types[0])

@@ -18,8 +18,7 @@ _UNKNOWN_NAME = "mailsni-probe.invalid"
 
 def listening(settings: Settings, target: Target) -> tuple[Endpoint, ...]:
     """Where a server answers now; nothing when it does not run, or is not to be asked."""
-    actions = {"postfix": settings.postfix.action, "dovecot": settings.dovecot.action}
-    if not target.installed or not settings.verify.after_apply or actions[target.name] == "none":
+    if not target.installed or not settings.verify.after_apply or target.reload_action == "none":
         return ()
     given = settings.verify.endpoints
     try:

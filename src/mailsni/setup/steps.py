@@ -27,6 +27,7 @@ from mailsni.probes.expectation import Expectation
 from mailsni.setup import probe
 from mailsni.setup.record import Edit, Record, digest
 from mailsni.targets.base import Target
+from mailsni.targets.postfix.target import map_type_in
 
 _TIMEOUT = 120.0
 
@@ -258,7 +259,7 @@ class ChangeServer:
         try:
             if (complaint := self.problem()) is not None:
                 raise HostError(f"{self.change.path}: {self.target.name} refuses it: {complaint}")
-            self.target.signal()
+            self.target.reload()
             after = probe.ask(self.settings, self.target, where, self.expected, patient=True)
             if lost := newly_cut_off(before, after):
                 raise RolledBackError(
@@ -281,7 +282,7 @@ class ChangeServer:
     def undo(self) -> None:
         """See :class:`Step`."""
         self.change.undo()
-        self.target.signal()
+        self.target.reload()
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,8 +298,6 @@ class FirstApply:
     """Whether nothing was deployed before."""
     unpublish: Callable[[Settings], Sequence[Step]]
     """Plans how to take away what a first deployment wrote."""
-    obsolete: frozenset[str] = frozenset()
-    """What ``apply`` would say about what setup is going to do."""
     reversible: bool = True
 
     @property
@@ -323,7 +322,7 @@ class FirstApply:
                 hint=f'[postfix] map_type = "{made}" in the configuration says so',
             )
         wrong = [f"{probe.story(done.wrong)}: is not what was meant"] if done.wrong else []
-        return (*(note for note in done.warnings if note not in self.obsolete), *wrong)
+        return (*done.warnings, *wrong)
 
     def undo(self) -> None:
         """See :class:`Step`. What an earlier deployment brought up to date stays: it was proven."""
@@ -334,7 +333,7 @@ class FirstApply:
 
 def deploy_type(settings: Settings) -> str:
     """The type of the deployed map, as the state directory says."""
-    return State(settings.state.directory).load().deployment.map_type
+    return map_type_in(State(settings.state.directory).load().deployment.memories.get("postfix", {}))
 
 
 @dataclass(frozen=True, slots=True)

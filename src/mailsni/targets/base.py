@@ -1,32 +1,23 @@
-"""The servers that take artifacts, one module each, and what both can do."""
+"""What every server that takes certificates can do: the seam behind which Postfix and Dovecot differ."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from mailsni.config.settings import Action
 from mailsni.core.deployment import DeploymentRecord
 from mailsni.core.selection import Selection
 from mailsni.probes.endpoint import Endpoint, Server
+from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.reload import ReloadResult
-from mailsni.targets.rendering import Paths
 
 
 @dataclass(frozen=True, slots=True)
-class MapEntry:
-    """A key of the Postfix map, and the pinned files whose content it must hold."""
-
-    key: str
-    pins: tuple[Path, ...]
-    digests: tuple[str, ...]
-    """SHA-256 of each, hexadecimal, or the first digits of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Staged:
-    """A finished file, the place it is to be published at, and what to put there again when it has to go back."""
+class StagedFile:
+    """A finished file, the place to publish it at, and what to put there again when it has to go back."""
 
     path: Path
     destination: Path
@@ -38,43 +29,74 @@ class Staged:
 class Stage:
     """Everything that a target publishes, proven, in the order in which to publish it."""
 
-    files: tuple[Staged, ...]
-    map_type: str = ""
-    """Of a compiled Postfix map."""
+    files: tuple[StagedFile, ...]
+    memory: Mapping[str, str] = field(default_factory=dict)
+    """What the target must know of this stage at the next run; only the target understands it. The deployment record
+    keeps it (:attr:`mailsni.core.deployment.Deployment.memories`)."""
 
 
 class Target(Protocol):
-    """A server that takes artifacts."""
+    """A server that takes certificates."""
 
     @property
     def name(self) -> Server:
-        """Of the server."""
+        """The server's name."""
 
     @property
     def path(self) -> Path:
-        """The text that is written for it."""
+        """The text file that is written for it."""
+
+    @property
+    def artifacts(self) -> tuple[Path, ...]:
+        """Every path at which a stage may publish a file, :attr:`path` among them."""
 
     @property
     def installed(self) -> bool:
         """Whether the server is on this host; its files can be made all the same."""
 
-    def render(self, selection: Selection, paths: Paths, templates: Path | None) -> bytes:
-        """The text that it should have."""
+    @property
+    def reload_action(self) -> Action:
+        """How :meth:`reload` makes the server read new files, as the configuration says."""
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether the server's configuration names the live files."""
+
+    @property
+    def pin_directory(self) -> Path | None:
+        """Where the pinned files must lie because the running server opens them; None when it does not."""
+
+    def render(self, selection: Selection, pins: PinDirectory, templates: Path | None) -> bytes:
+        """The text that it should have. The same selection gives the same bytes.
+
+        Raises:
+            ConfigurationError: the administrator's template is wrong.
+        """
 
     def change_reason(self, record: DeploymentRecord, text: bytes) -> str | None:
-        """Why what is live is not what should be; None when it is."""
+        """Why the live files must be published again; None when they are what they should be."""
 
-    def stage(self, staging: Path, text: bytes, entries: Sequence[MapEntry]) -> Stage:
+    def stage(self, staging: Path, text: bytes, selection: Selection, pins: PinDirectory) -> Stage:
         """Make everything in a private directory beside the live files, and prove it.
+
+        Args:
+            staging: the directory. Nothing outside of it is written.
+            text: what :meth:`render` gave for the same selection.
+            selection: the names and their certificates.
+            pins: the pinned files of all of these; they are in their places already.
 
         Raises:
             HostError: it cannot be made, or the server would not take it.
         """
 
-    def not_configured_reason(self, map_type: str) -> str | None:
-        """Why the running server does not read the live files, and what to do; None when it does."""
+    def not_configured_reason(self, memory: Mapping[str, str]) -> str | None:
+        """Why the running server does not read the live files, and what to do about it; None when it reads them.
 
-    def signal(self) -> ReloadResult:
+        Args:
+            memory: of the stage that is live, or about to be.
+        """
+
+    def reload(self) -> ReloadResult:
         """Make the running server read the live files, as the configuration says.
 
         Raises:

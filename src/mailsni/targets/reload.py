@@ -1,12 +1,12 @@
-"""Making a running server read what was published.
+"""Makes a running server read what was published.
 
-A reload goes through the server's own command, which works under every service manager. A manager matters for a
-restart: to stop and start a server behind the back of what keeps it running is to have two of it, or none. So what
-keeps it running is found out from the master process itself, not from what is installed.
+A reload goes through the server's own command, which works under every service manager. A restart does not: a server
+that is stopped and started behind the back of its service manager runs twice, or not at all. So the manager is detected
+from the master process itself, not from what is installed.
 
 The exit status of a reload proves nothing (``doveadm reload`` exits 0 when the new configuration is refused,
-measured): what is served is asked on the wire afterwards. A server that is not running is no failure; it will read
-the new files when it starts, and is not started here.
+measured): probes show afterwards what is served. A server that is not running is no failure: it reads the new files
+when it starts, and is not started here.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni.config.settings import Action, DovecotSettings, PostfixSettings
+from mailsni.config.settings import Action
 from mailsni.errors import HostError
-from mailsni.host.commands import LOCAL, Completed, Executor, parent, require_tool
+from mailsni.host.commands import Completed, Executor, parent, require_tool
 
-_TIMEOUT = 120.0
+TIMEOUT = 120.0
+"""Seconds for each command."""
 _SYSTEMD = Path("/run/systemd/system")
 """Exists exactly where systemd runs the system (sd_booted(3))."""
 _OPENRC = Path("/run/openrc/softlevel")
@@ -40,7 +41,7 @@ Command = tuple[str | Path, ...]
 
 
 class ReloadResult(enum.StrEnum):
-    """What was done to a server."""
+    """What a reload did to a server."""
 
     RELOADED = "reloaded"
     RESTARTED = "restarted"
@@ -51,12 +52,12 @@ class ReloadResult(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ServiceManager:
-    """What is known of that which keeps a server's master process running."""
+    """What keeps a server's master process running, as far as it can be detected."""
 
     unit: str | None = None
     """The systemd service that the process belongs to, where systemd runs the system."""
     supervisor_pid: int | None = None
-    """The number of the process, where a supervisor starts it again when it ends."""
+    """The number of the master process, where a supervisor starts it again when it ends."""
     openrc: bool = False
     """Whether OpenRC runs the system and has a script for the server."""
     init_script: Path | None = None
@@ -74,7 +75,7 @@ def restart_commands(manager: ServiceManager, own: Sequence[Command]) -> tuple[C
 
     Args:
         manager: what keeps it running.
-        own: its own commands to stop and to start, for where nobody does.
+        own: its own commands to stop and to start, for a server without a manager.
     """
     match manager:
         case ServiceManager(unit=str(unit)):
@@ -92,98 +93,31 @@ def restart_commands(manager: ServiceManager, own: Sequence[Command]) -> tuple[C
 
 
 @dataclass(frozen=True, slots=True)
-class _Server:
+class Controls:
+    """How a server is controlled."""
+
     name: str
     """Of its script in ``/etc/init.d``, which knows the default configuration only."""
     is_default: bool
+    """Whether the server runs with the default configuration."""
     is_running: Callable[[], bool]
     master: Callable[[], int | None]
+    """The number of its master process; None when it is unknown."""
     reload: Command
     own_restart: tuple[Command, ...]
+    """Its own commands to stop and to start."""
     executor: Executor
 
 
-def reload_postfix(settings: PostfixSettings, executor: Executor = LOCAL) -> ReloadResult:
-    """Make Postfix read its new map, as ``[postfix] action`` says.
-
-    Raises:
-        HostError: the command failed for another reason than that Postfix does not run.
-    """
-    if not isinstance(settings.action, tuple) and executor.find_tool("postfix") is None:
-        return ReloadResult.NOT_RUNNING
-    command = (executor.find_tool("postfix") or "postfix", "-c", settings.config_directory)
-    # `postfix reload` tells its log, not its caller, that the mail system is not running (measured).
-    server = _Server(
-        "postfix",
-        settings.config_directory == PostfixSettings().config_directory,
-        lambda: executor.run([*command, "status"], timeout=_TIMEOUT).returncode == 0,
-        lambda: _number_in(_queue_directory(settings.config_directory, executor), "pid/master.pid"),
-        (*command, "reload"),
-        ((*command, "stop"), (*command, "start")),
-        executor,
-    )
-    return _signal(server, settings.action)
-
-
-def reload_dovecot(settings: DovecotSettings, executor: Executor = LOCAL) -> ReloadResult:
-    """Make Dovecot read its new configuration, as ``[dovecot] action`` says.
-
-    Raises:
-        HostError: the command failed for another reason than that Dovecot does not run.
-    """
-    if not isinstance(settings.action, tuple) and executor.find_tool("doveadm") is None:
-        return ReloadResult.NOT_RUNNING
-    doveadm = (executor.find_tool("doveadm") or "doveadm", "-c", settings.config_file)
-    server = _Server(
-        "dovecot",
-        settings.config_file == DovecotSettings().config_file,
-        lambda: _dovecot_runs(settings.config_file, executor),
-        lambda: _number_in(_base_directory(settings.config_file, executor), "master.pid"),
-        (*doveadm, "reload"),
-        ((*doveadm, "stop"), (executor.find_tool("dovecot") or "dovecot", "-c", settings.config_file)),
-        executor,
-    )
-    return _signal(server, settings.action)
-
-
-def _dovecot_runs(config_file: Path, executor: Executor) -> bool:
-    """Whether the master process that a configuration's ``base_dir`` tells of is alive; when in doubt it is."""
-    base = _base_directory(config_file, executor)
-    if base is None:
-        return True
+def pid_in(file: Path) -> int | None:
+    """The number of the process that a file names; None when it names none."""
     try:
-        number = int((Path(base) / "master.pid").read_text())
-        os.kill(number, 0)
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    except (OSError, ValueError):
-        return True
-    return True
-
-
-def _queue_directory(config_directory: Path, executor: Executor) -> str | None:
-    return _said(executor, "postconf", "-c", config_directory, "-h", "queue_directory")
-
-
-def _base_directory(config_file: Path, executor: Executor) -> str | None:
-    return _said(executor, "doveconf", "-c", config_file, "-h", "base_dir")
-
-
-def _said(executor: Executor, tool: str, *words: str | Path) -> str | None:
-    """The line that a program prints; None when it fails."""
-    done = executor.run([require_tool(tool, executor), *words], timeout=_TIMEOUT)
-    return done.stdout.decode("utf-8", "replace").strip() if done.returncode == 0 else None
-
-
-def _number_in(directory: str | None, name: str) -> int | None:
-    """The number of a process that a file tells."""
-    try:
-        return int((Path(directory or "/nonexistent") / name).read_text())
+        return int(file.read_text())
     except (OSError, ValueError):
         return None
 
 
-def _detect_service_manager(server: _Server) -> ServiceManager:
+def _detect_service_manager(server: Controls) -> ServiceManager:
     script = _INIT_SCRIPTS / server.name
     installed = script if server.is_default and os.access(script, os.X_OK) else None
     number = server.master()
@@ -197,7 +131,7 @@ def _detect_service_manager(server: _Server) -> ServiceManager:
 
 
 def _is_supervised(number: int) -> bool:
-    """Whether a supervisor is among the nearest processes above one."""
+    """Whether a supervisor is among the nearest ancestors of a process."""
     with suppress(OSError, ValueError):
         for _ in range(_LEVELS):
             number = parent(number)
@@ -206,10 +140,15 @@ def _is_supervised(number: int) -> bool:
     return False
 
 
-def _signal(server: _Server, action: Action) -> ReloadResult:
+def perform(action: Action, server: Controls) -> ReloadResult:
+    """Reload a server, restart it, or run the administrator's command.
+
+    Raises:
+        HostError: a command failed.
+    """
     executor = server.executor
     if isinstance(action, tuple):
-        _checked(executor.run(action, timeout=_TIMEOUT))
+        _checked(executor.run(action, timeout=TIMEOUT))
         return ReloadResult.COMMANDED
     if action == "none":
         return ReloadResult.LEFT_ALONE
@@ -220,9 +159,9 @@ def _signal(server: _Server, action: Action) -> ReloadResult:
             # A daemon that is started by a command itself would keep a pipe of ours open for ever.
             detached = command[0] != "systemctl"
             argv = [_absolute(command[0], executor), *command[1:]]
-            _checked(executor.run(argv, timeout=_TIMEOUT, detached=detached))
+            _checked(executor.run(argv, timeout=TIMEOUT, detached=detached))
         return ReloadResult.RESTARTED
-    _checked(executor.run(server.reload, timeout=_TIMEOUT))
+    _checked(executor.run(server.reload, timeout=TIMEOUT))
     return ReloadResult.RELOADED
 
 

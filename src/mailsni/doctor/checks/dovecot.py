@@ -415,7 +415,7 @@ def _not_included(view: View) -> Iterator[Finding]:
     path = view.dovecot.path
     if path in view.configuration.files or any(one.path == path for one in view.configuration.unreadable):
         return
-    if view.configuration.unreadable or view.dovecot.not_configured_reason("") is None:
+    if view.configuration.unreadable or view.dovecot.is_configured:
         return
     main = view.settings.config_file
     there = os.access(path, os.F_OK)

@@ -7,24 +7,26 @@ missing stops the whole server at its next start, while ``doveadm reload`` exits
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mailsni.config.settings import DovecotSettings
+from mailsni.config.settings import Action, DovecotSettings
 from mailsni.core.deployment import DeploymentRecord
 from mailsni.core.selection import Selection
 from mailsni.errors import HostError
 from mailsni.host import file_identity, files, permissions
-from mailsni.host.commands import LOCAL, Executor
+from mailsni.host.commands import LOCAL, Executor, require_tool
 from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import reload, rendering
-from mailsni.targets.base import MapEntry, Stage, Staged
+from mailsni.targets.base import Stage, StagedFile
 from mailsni.targets.dovecot import doveconf, live_include, parser
 from mailsni.targets.dovecot.endpoints import dovecot_endpoints
-from mailsni.targets.reload import ReloadResult
+from mailsni.targets.pinned import PinDirectory
+from mailsni.targets.reload import Controls, ReloadResult
 from mailsni.targets.rendering import DovecotVersion, Paths
 
 
@@ -47,8 +49,24 @@ class Dovecot:
         """The include."""
         return self.settings.include_file
 
-    def render(self, selection: Selection, paths: Paths, templates: Path | None) -> bytes:
+    @property
+    def artifacts(self) -> tuple[Path, ...]:
+        """The include alone."""
+        return (self.path,)
+
+    @property
+    def reload_action(self) -> Action:
+        """``[dovecot] action``."""
+        return self.settings.action
+
+    @property
+    def pin_directory(self) -> Path | None:
+        """Below /etc/dovecot, where SELinux and AppArmor let Dovecot read; None when its blocks name the stores."""
+        return self.settings.pin_directory if self.settings.certificates == "pinned" else None
+
+    def render(self, selection: Selection, pins: PinDirectory, templates: Path | None) -> bytes:
         """The include."""
+        paths = Paths(pins.path_of, live=self.settings.certificates == "live")
         return rendering.render_dovecot(rendering.blocks(selection, paths, self.version), self.version, templates)
 
     def change_reason(self, record: DeploymentRecord, text: bytes) -> str | None:
@@ -62,9 +80,9 @@ class Dovecot:
             return "its content changes"
         return permissions.mode_problem(self.path, files.PUBLIC)
 
-    def stage(self, staging: Path, text: bytes, entries: Sequence[MapEntry]) -> Stage:
+    def stage(self, staging: Path, text: bytes, selection: Selection, pins: PinDirectory) -> Stage:
         """Write the include, let Dovecot read it in the place of the live one, and copy what it replaces."""
-        del entries
+        del selection, pins  # the text says it all
         path = staging / self.path.name
         files.create(path, text, files.PUBLIC)
         previous = None
@@ -72,7 +90,7 @@ class Dovecot:
             previous = staging / "previous-include"
             files.copy_new(self.path, previous)
         self._validate(path)
-        return Stage((Staged(path, self.path, previous),))
+        return Stage((StagedFile(path, self.path, previous),))
 
     def _validate(self, staged: Path) -> None:
         """Let Dovecot read its configuration with a staged include in the place of the live one."""
@@ -91,20 +109,59 @@ class Dovecot:
             )
         raise HostError(f"{self.path}: Dovecot refuses the new include: {error}")
 
-    def not_configured_reason(self, map_type: str) -> str | None:
+    @property
+    def is_configured(self) -> bool:
+        """Whether the configuration takes the include in."""
+        return live_include.is_included(parser.read(self.settings.config_file, without=self.path), self.path)
+
+    def not_configured_reason(self, memory: Mapping[str, str]) -> str | None:
         """Why the running Dovecot does not read the include, and what to do; None when it does."""
-        del map_type
-        main = self.settings.config_file
-        if live_include.is_included(parser.read(main, without=self.path), self.path):
+        del memory  # nothing is remembered
+        if self.is_configured:
             return None
         return (
-            f"dovecot: {main} does not include {self.path}, so nothing is served from it yet: "
+            f"dovecot: {self.settings.config_file} does not include {self.path}, so nothing is served from it yet: "
             f"`mailsni setup` wires it in, or the line `!include_try {self.path}` at its end"
         )
 
-    def signal(self) -> ReloadResult:
+    def reload(self) -> ReloadResult:
         """Reload, or what the configuration says."""
-        return reload.reload_dovecot(self.settings, self.executor)
+        if not isinstance(self.reload_action, tuple) and self.executor.find_tool("doveadm") is None:
+            return ReloadResult.NOT_RUNNING
+        config_file = self.settings.config_file
+        doveadm = (self.executor.find_tool("doveadm") or "doveadm", "-c", config_file)
+        controls = Controls(
+            "dovecot",
+            config_file == DovecotSettings().config_file,
+            self._is_running,
+            self._master,
+            (*doveadm, "reload"),
+            ((*doveadm, "stop"), (self.executor.find_tool("dovecot") or "dovecot", "-c", config_file)),
+            self.executor,
+        )
+        return reload.perform(self.reload_action, controls)
+
+    def _pid_file(self) -> Path | None:
+        doveconf = require_tool("doveconf", self.executor)
+        done = self.executor.run([doveconf, "-c", self.settings.config_file, "-h", "base_dir"], timeout=reload.TIMEOUT)
+        base = done.stdout.decode("utf-8", "replace").strip()
+        return Path(base) / "master.pid" if done.returncode == 0 else None
+
+    def _master(self) -> int | None:
+        file = self._pid_file()
+        return reload.pid_in(file) if file is not None else None
+
+    def _is_running(self) -> bool:
+        """Whether the master process that the configuration's ``base_dir`` tells of is alive; when in doubt it is."""
+        file = self._pid_file()
+        try:
+            if file is not None:
+                os.kill(int(file.read_text()), 0)
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        except (OSError, ValueError):
+            return True
+        return True
 
     def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
         """The listeners with TLS."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from mailsni.errors import HostError
 from mailsni.host import files
 from mailsni.host.commands import LOCAL, Executor, require_tool
-from mailsni.targets.base import MapEntry
+from mailsni.targets.postfix.entries import MapEntry
 from mailsni.targets.postfix.map_read import messages_of, verify_map
 from mailsni.targets.postfix.map_types import PostfixMap
 

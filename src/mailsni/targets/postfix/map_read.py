@@ -18,7 +18,7 @@ from pathlib import Path
 from mailsni.core.text import printable_name
 from mailsni.errors import HostError
 from mailsni.host.commands import LOCAL, Completed, Executor, require_tool
-from mailsni.targets.base import MapEntry
+from mailsni.targets.postfix.entries import MapEntry
 from mailsni.targets.postfix.lines import split_words
 from mailsni.targets.postfix.map_types import PostfixMap
 

@@ -8,28 +8,32 @@ were meant. What the live map becomes by rename(2) is only ever such a proven on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from mailsni.config.settings import MapType, PostfixSettings
+from mailsni.config.settings import Action, MapType, PostfixSettings
 from mailsni.core.deployment import DeploymentRecord
 from mailsni.core.model import FileIdentity
 from mailsni.core.selection import Selection
 from mailsni.errors import HostError
 from mailsni.host import file_identity, files, permissions
-from mailsni.host.commands import LOCAL, Executor
+from mailsni.host.commands import LOCAL, Executor, require_tool
 from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import reload, rendering
-from mailsni.targets.base import MapEntry, Stage, Staged
+from mailsni.targets.base import Stage, StagedFile
+from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.postfix import postconf
 from mailsni.targets.postfix.endpoints import postfix_endpoints
+from mailsni.targets.postfix.entries import map_entries
 from mailsni.targets.postfix.map_build import compile_map, empty_map
 from mailsni.targets.postfix.map_types import map_files, parse_tables
-from mailsni.targets.reload import ReloadResult
+from mailsni.targets.reload import Controls, ReloadResult
 from mailsni.targets.rendering import Paths
 
+_MAP_TYPE = "map_type"
+"""What a stage remembers."""
 _DEFAULT_TYPES = ("lmdb", "cdb", "hash", "btree")
 
 
@@ -41,7 +45,7 @@ class Postfix:
     installed: bool
     map_types: tuple[str, ...]
     """The types to compile to, in the order in which to try them; more than one only when nothing decides it."""
-    wired: bool
+    is_configured: bool
     """Whether the running configuration names the map."""
     executor: Executor = LOCAL
 
@@ -55,9 +59,23 @@ class Postfix:
         """The source of the map; the compiled one has a suffix more."""
         return self.settings.map
 
-    def render(self, selection: Selection, paths: Paths, templates: Path | None) -> bytes:
+    @property
+    def artifacts(self) -> tuple[Path, ...]:
+        """The source, and the compiled map by all the names that it may have."""
+        return (self.path, *map_files(self.path))
+
+    @property
+    def reload_action(self) -> Action:
+        """``[postfix] action``."""
+        return self.settings.action
+
+    @property
+    def pin_directory(self) -> None:
+        """None: the compiled map holds the keys and the chains themselves."""
+
+    def render(self, selection: Selection, pins: PinDirectory, templates: Path | None) -> bytes:
         """The source of the map."""
-        return rendering.render_postfix(rendering.entries(selection, paths), templates)
+        return rendering.render_postfix(rendering.entries(selection, Paths(pins.path_of)), templates)
 
     def change_reason(self, record: DeploymentRecord, text: bytes) -> str | None:
         """Why the live map is not what it should be; None when it is.
@@ -72,20 +90,20 @@ class Postfix:
             return record.why_untrusted
         if live != text:
             return "its source changes"
-        if record.deployment.map_type not in self.map_types:
+        if self.recorded_map_type(record.deployment.memories.get(self.name, {})) is None:
             return f"the map is to be of type {self.map_types[0]}"
         published = [one for one in map_files(self.path) if str(one) in record.deployment.files]
         reasons = (_why_changed(one, record.deployment.files) for one in (self.path, *published))
         return next((why for why in reasons if why is not None), None)
 
-    def stage(self, staging: Path, text: bytes, entries: Sequence[MapEntry]) -> Stage:
+    def stage(self, staging: Path, text: bytes, selection: Selection, pins: PinDirectory) -> Stage:
         """Compile the map, prove it entry by entry, and copy what it replaces."""
         source = staging / self.path.name
         files.create(source, text)
         config_directory = self.settings.config_directory
         compiled = compile_map(
             source,
-            entries,
+            map_entries(selection, pins),
             map_types=self.map_types,
             config_directory=config_directory,
             installed=self.installed,
@@ -103,31 +121,60 @@ class Postfix:
                 installed=self.installed,
                 executor=self.executor,
             )
-        staged = [Staged(compiled.path, live, previous)]
+        staged = [StagedFile(compiled.path, live, previous)]
         if compiled.suffix:
             old_text = staging / "previous-source"
             if file_identity.of_file(self.path) is not None:
                 files.copy_new(self.path, old_text)
-            staged.append(Staged(source, self.path, old_text if old_text.exists() else None))
-        return Stage(tuple(staged), compiled.map_type)
+            staged.append(StagedFile(source, self.path, old_text if old_text.exists() else None))
+        return Stage(tuple(staged), {_MAP_TYPE: compiled.map_type})
 
-    def not_configured_reason(self, map_type: str) -> str | None:
+    def not_configured_reason(self, memory: Mapping[str, str]) -> str | None:
         """Why the running Postfix does not read the map, and what to do; None when it does."""
-        if self.wired:
+        if self.is_configured:
             return None
-        table = f"{map_type}:{self.path}"
+        table = f"{self.recorded_map_type(memory) or self.map_types[0]}:{self.path}"
         return (
             f"postfix: tls_server_sni_maps does not name {table}, so nothing is served from it yet: "
             f"`mailsni setup` wires it in, or postconf -e tls_server_sni_maps={table}"
         )
 
-    def signal(self) -> ReloadResult:
+    def recorded_map_type(self, memory: Mapping[str, str]) -> str | None:
+        """The type of the map that is live; None when it is none of those that the map may have, or unknown."""
+        return next((kind for kind in self.map_types if kind == map_type_in(memory)), None)
+
+    def reload(self) -> ReloadResult:
         """Reload, or what the configuration says."""
-        return reload.reload_postfix(self.settings, self.executor)
+        if not isinstance(self.reload_action, tuple) and self.executor.find_tool("postfix") is None:
+            return ReloadResult.NOT_RUNNING
+        command = (self.executor.find_tool("postfix") or "postfix", "-c", self.settings.config_directory)
+        # `postfix reload` tells its log, not its caller, that the mail system is not running (measured).
+        controls = Controls(
+            "postfix",
+            self.settings.config_directory == PostfixSettings().config_directory,
+            lambda: self.executor.run([*command, "status"], timeout=reload.TIMEOUT).returncode == 0,
+            self._master,
+            (*command, "reload"),
+            ((*command, "stop"), (*command, "start")),
+            self.executor,
+        )
+        return reload.perform(self.reload_action, controls)
+
+    def _master(self) -> int | None:
+        program = require_tool("postconf", self.executor)
+        directory = self.settings.config_directory
+        done = self.executor.run([program, "-c", directory, "-h", "queue_directory"], timeout=reload.TIMEOUT)
+        queue = done.stdout.decode("utf-8", "replace").strip()
+        return reload.pid_in(Path(queue) / "pid/master.pid") if done.returncode == 0 else None
 
     def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
         """The services with TLS in master.cf."""
         return postfix_endpoints(self.settings.config_directory, every_family=every_family, executor=self.executor)
+
+
+def map_type_in(memory: Mapping[str, str]) -> str:
+    """The type of the map that a stage compiled: hash and btree share a suffix, so the file does not tell."""
+    return memory.get(_MAP_TYPE, "")
 
 
 def _why_changed(path: Path, published: Mapping[str, FileIdentity]) -> str | None:
@@ -156,7 +203,7 @@ def find(settings: PostfixSettings, executor: Executor = LOCAL) -> Postfix | Non
     asked = settings.map_type
     if executor.find_tool("postconf") is None:
         unknown = ("hash",) if asked == "auto" else (asked,)
-        return Postfix(settings, installed=False, map_types=unknown, wired=False, executor=executor)
+        return Postfix(settings, installed=False, map_types=unknown, is_configured=False, executor=executor)
     values = postconf.parameters(
         settings.config_directory, postconf.SNI_MAPS, "default_database_type", executor=executor
     )
@@ -175,4 +222,4 @@ def find(settings: PostfixSettings, executor: Executor = LOCAL) -> Postfix | Non
         default = values.get("default_database_type", "")
         first = (default,) if default in _DEFAULT_TYPES else ()
         types = tuple(dict.fromkeys((*first, *_DEFAULT_TYPES)))
-    return Postfix(settings, installed=True, map_types=types, wired=bool(own), executor=executor)
+    return Postfix(settings, installed=True, map_types=types, is_configured=bool(own), executor=executor)
