@@ -23,6 +23,7 @@ from typing import Any
 from mailsni.cli import main as program
 from mailsni.doctor.finding import Severity
 from mailsni.errors import Exit
+from mailsni.targets import registry
 
 TOP = Path(__file__).resolve().parents[1]
 PAGES = (TOP / "ARCHITECTURE.md", TOP / "README.md", *sorted((TOP / "docs").glob("*.md")))
@@ -170,6 +171,8 @@ def alternatives(node: ast.expr, known: Mapping[str, ast.expr], *, named: bool =
             return [f"<{name}>"]
         case ast.Name(id=name) | ast.Subscript(value=ast.Name(id=name)) if name in known:
             return alternatives(known[name], {key: known[key] for key in known if key != name}, named=named)
+        case ast.Name(id=name) if isinstance(shared := getattr(registry, name, None), str):
+            return [shared]  # a text that several commands share
         case ast.Dict(values=values):
             return [text for value in values for text in parts(value)]
         case _:
