@@ -179,7 +179,7 @@ def test_real_wildcards_give_way_to_exact_names_on_both_servers(mail_host: MailH
 
 
 @pytest.mark.parametrize("map_type", MAP_TYPES)
-def test_every_map_type(
+def test_every_map_type_is_served_and_renewed(
     map_type: str, shared_tmp: Path, tmp_path: Path, authority: Authority, default: Issued, dovecot: PrivateDovecot
 ) -> None:
     """The type is what the running configuration says; a renewal is served; an old loose map becomes private."""

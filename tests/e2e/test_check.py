@@ -561,7 +561,7 @@ def test_a_wrong_command_line_is_unknown(mail_host: MailHost) -> None:
 
 
 @pytest.mark.on_both
-def test_on_the_wire(mail_host: MailHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_wire_the_running_servers_are_probed(mail_host: MailHost, monkeypatch: pytest.MonkeyPatch) -> None:
     trusted = mail_host.directory / "root.pem"
     trusted.write_bytes(mail_host.authority.root_pem)
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted))

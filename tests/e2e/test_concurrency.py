@@ -98,7 +98,9 @@ def assert_in_order(mail_host: MailHost, wanted: dict[str, Issued]) -> None:
 @pytest.mark.on_both
 @pytest.mark.parametrize("count", [2, 10])
 @pytest.mark.parametrize("waits", [False, True], ids=["at once or never", "waiting"])
-def test_runs_at_once(mail_host: MailHost, deployed: dict[str, Issued], count: int, *, waits: bool) -> None:
+def test_of_runs_at_once_one_publishes_and_the_others_wait_or_give_up(
+    mail_host: MailHost, deployed: dict[str, Issued], count: int, *, waits: bool
+) -> None:
     """One publishes; the others find the lock held (75), or nothing left to do (0)."""
     renewed = renew(mail_host, FIRST)
     before = reloads(mail_host)

@@ -176,7 +176,7 @@ def test_no_dovecot_gives_nothing() -> None:
 
 
 @pytest.mark.shared
-def test_tls_switched_off(host: Host) -> None:
+def test_tls_that_is_switched_off_is_found_and_the_fix_mends_it(host: Host) -> None:
     line = host.append("ssl = no\n")
     finding = host.only()
     assert (finding.code, finding.where) == ("dovecot_tls_off", place(host.server.config_file, line))
@@ -184,7 +184,7 @@ def test_tls_switched_off(host: Host) -> None:
     assert host.served(UNKNOWN) == host.default.fingerprint
 
 
-def test_no_default_certificate(host: Host) -> None:
+def test_a_missing_default_certificate_is_found_and_the_fix_mends_it(host: Host) -> None:
     file = host.server.config_file
     kept = [
         line for line in file.read_text().splitlines() if not line.startswith(("ssl_cert", "ssl_key", "ssl_server"))

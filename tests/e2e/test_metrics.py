@@ -142,7 +142,7 @@ def test_hostile_directories_do_not_break_the_format(mail_host: MailHost, deploy
 
 
 @pytest.mark.shared
-def test_a_textfile(mail_host: MailHost, deployed: Issued) -> None:
+def test_a_textfile_is_replaced_whole_and_readable_by_the_exporter(mail_host: MailHost, deployed: Issued) -> None:
     del deployed
     directory = mail_host.directory / "node-exporter"
     directory.mkdir()

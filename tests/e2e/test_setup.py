@@ -666,7 +666,7 @@ def test_a_change_that_cuts_clients_off_goes_back(host: Host, tmp_path: Path) ->
     assert host.served(NAME) == host.served(None) == default
 
 
-def test_openrc(stopped: Host) -> None:
+def test_on_openrc_the_init_script_is_installed_and_removed(stopped: Host) -> None:
     before = tree(ETC)
     stopped.mounts.append("mount -t tmpfs none /mnt && mkdir /mnt/sbin && cp -a /usr/local/sbin/. /mnt/sbin/")
     calls = stopped.directory / "rc.calls"
@@ -694,7 +694,7 @@ def test_openrc(stopped: Host) -> None:
 # ── what is wrong is said, and nothing is changed ────────────────────────────────────────────────────────────────────
 
 
-def test_a_read_only_etc(stopped: Host) -> None:
+def test_a_read_only_etc_is_refused(stopped: Host) -> None:
     stopped.mounts.append("mount --bind /etc /etc && mount -o remount,bind,ro /etc")
     assert "not even by root" in stopped.refused()
 
@@ -739,7 +739,7 @@ def test_what_is_wrong_is_said_before_anything_is_changed(
     assert said in stopped.refused()
 
 
-def test_not_root(stopped: Host) -> None:
+def test_a_plain_user_is_refused_and_nothing_changes(stopped: Host) -> None:
     config = Path("/tmp/mailsni-open")
     config.mkdir()
     try:

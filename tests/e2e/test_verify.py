@@ -186,7 +186,7 @@ def test_servers_that_are_stopped_or_cut_off(deployed: MailHost) -> None:
 
 
 @pytest.mark.shared
-def test_somebody_elses_servers(deployed: MailHost) -> None:
+def test_servers_of_another_host_are_verified_by_names_and_endpoints_alone(deployed: MailHost) -> None:
     """No store, no configuration, no root: names and endpoints are enough."""
     nothing = deployed.directory / "nothing.toml"
     nothing.write_text(f'[[sources]]\ntype = "certbot"\npath = "{deployed.directory}/no-such-store"\n')

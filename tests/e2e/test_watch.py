@@ -367,7 +367,9 @@ def test_nothing_is_said_where_nothing_changed(mail_host: MailHost, deployed: di
 # ── it goes on and on ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_nothing_grows(mail_host: MailHost, deployed: dict[str, Issued], capsys: pytest.CaptureFixture[str]) -> None:
+def test_neither_descriptors_nor_threads_nor_memory_grow(
+    mail_host: MailHost, deployed: dict[str, Issued], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Renewals, and stores that go and come back: no descriptor, no thread and hardly any memory stays."""
     mail_host.configure(watch={"quiet": 0.05, "max_wait": 0.1})
     with watching(mail_host) as watch:

@@ -56,7 +56,7 @@ def compare(name: str, content: bytes) -> None:
     ("name", "certificates", "live"),
     [("one", ONE, False), ("mixture", mixture(), False), ("mixture-live", mixture(), True), ("none", (), False)],
 )
-def test_the_artifacts(name: str, certificates: tuple[Certificate, ...], live: bool) -> None:  # noqa: FBT001
+def test_the_artifacts_are_the_committed_ones(name: str, certificates: tuple[Certificate, ...], live: bool) -> None:  # noqa: FBT001
     winners = selection(*certificates, patterns=MAIL if certificates is ONE else EVERYTHING)
     for server, content in artifacts(winners, replace(PATHS, live=live)).items():
         compare(f"{name}.{server}", content)
@@ -126,14 +126,14 @@ TEXTS: dict[str, Callable[[], None]] = {
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_the_texts(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_command_prints_is_the_committed_text(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     TEXTS[name]()
     printed, talk = capsys.readouterr()
     assert talk == ""
     compare(f"{name}.txt", printed.encode())
 
 
-def test_the_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_go_to_standard_error_and_are_the_committed_ones(capsys: pytest.CaptureFixture[str]) -> None:
     text.problems(seen().selection.problems)
     printed, talk = capsys.readouterr()
     assert printed == ""

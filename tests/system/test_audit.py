@@ -12,16 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.core.x509 import chain_digests, chain_order_problem, parse_leaf
-from mailsni.errors import UsageError
+from mailsni.core.x509 import chain_digests
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Expectation, Problem
 from mailsni.probes.model import Outcome
 from mailsni.sandbox.authority import Authority, Issued, subject_alternative_names
 from mailsni.verify.audit import probe_and_assess
 from mailsni.verify.model import Assessment, Audit, Client, Limits
-from mailsni.verify.request import VerifyRequest, expected_certificates
-from tests.support.builders import certificate, deployment, snapshot
 from tests.support.fake_servers import peer, says, tls, waits
 
 NAME = "mail.a.test"
@@ -88,7 +85,9 @@ def test_what_is_meant_is_right_and_an_unknown_authority_is_only_a_warning(
     assert found.assessments[0].not_after == issued.not_after
 
 
-def test_a_trusted_authority(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_of_a_trusted_authority_has_no_problem(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As OpenSSL finds it: SSL_CERT_FILE in the place of the system's."""
     from mailsni.probes import tls_client
 
@@ -121,7 +120,7 @@ def test_another_certificate_is_called_by_what_is_known_of_it(authority: Authori
     )
 
 
-def test_dates(authority: Authority, tmp_path: Path) -> None:
+def test_a_certificate_outside_its_dates_is_expired_or_not_yet_valid(authority: Authority, tmp_path: Path) -> None:
     issued = authority.issue([NAME])
     late, early = issued.not_after + timedelta(seconds=1), issued.not_before - timedelta(seconds=1)
     with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as endpoints:
@@ -131,21 +130,7 @@ def test_dates(authority: Authority, tmp_path: Path) -> None:
             assert len(found.wrong) == 3
 
 
-def test_what_is_deployed_and_has_no_winner_any_more_is_meant_until_the_next_run() -> None:
-    """Its certificate has expired, or its lineage is gone: it is served all the same."""
-    gone, renewed = certificate("gone.test", "mail.gone.test"), certificate("a.test", NAME)
-    seen = snapshot(renewed, deployed=deployment(gone, certificate("a.test", NAME, age=60, left=30)))
-    assert expected_certificates(seen) == (
-        Expectation(NAME, renewed.fingerprint),
-        Expectation("mail.gone.test", gone.fingerprint),
-    )
-    assert expected_certificates(seen, ["mail.gone.test", "mail.x.test"]) == (
-        Expectation("mail.gone.test", gone.fingerprint),
-        Expectation("mail.x.test"),
-    )
-
-
-def test_chains(authority: Authority, tmp_path: Path) -> None:
+def test_a_chain_that_differs_from_the_expected_one_is_a_problem(authority: Authority, tmp_path: Path) -> None:
     """Whole; the leaf alone; with the root at its end; another intermediate in between."""
     issued = authority.issue([NAME])
     other = authority.issue(["x.test"], issuer_name="Sandbox E2").chain_pem
@@ -272,7 +257,7 @@ def test_hostile_certificates_are_shown_harmlessly(authority: Authority, tmp_pat
         assert len(one.detail) < 700
 
 
-def test_ipv6(authority: Authority, tmp_path: Path) -> None:
+def test_an_ipv6_endpoint_is_probed(authority: Authority, tmp_path: Path) -> None:
     issued = authority.issue([NAME])
     made = context(tmp_path, issued.key_pem, issued.fullchain_pem)
     try:
@@ -282,29 +267,3 @@ def test_ipv6(authority: Authority, tmp_path: Path) -> None:
     with peer(tls(made), "::1") as port:
         (one,) = named(audited([Endpoint.parse(f"imaps://[::1]:{port}")], expect(issued)))
     assert (one.result.outcome, one.wrong) == (Outcome.SERVED, False)
-
-
-@pytest.mark.parametrize(
-    ("names", "urls", "said"),
-    [
-        (["mail.a.test\n"], [], "not a host name"),
-        (["1.2.3.4"], [], "not a host name"),
-        ([], ["http://a.test"], "unknown protocol"),
-        ([], ["imaps://::1:993"], "IPv6 address goes in brackets"),
-    ],
-)
-def test_what_cannot_be_audited(names: list[str], urls: list[str], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        VerifyRequest.parse(names, urls)
-
-
-def test_a_wish() -> None:
-    assert VerifyRequest.parse(["Mail.A.test", "mail.a.test"], ["imaps://a.test"]) == VerifyRequest(
-        ("mail.a.test",), (Endpoint("imaps", "a.test", 993),)
-    )
-
-
-def test_what_is_seen_of_a_chain_that_is_no_certificate() -> None:
-    assert parse_leaf(b"\x30\x03") is None
-    assert chain_order_problem([b"\x30\x03"]) == "a certificate of the chain cannot be decoded"
-    assert chain_digests(b"-----BEGIN CERTIFICATE-----\nno end") == ()

@@ -172,7 +172,7 @@ def test_talk_is_made_fit_for_a_log(talk: str, shown: str) -> None:
     assert printable(talk) == shown
 
 
-def test_talk_is_bounded() -> None:
+def test_the_output_that_a_message_quotes_is_bounded() -> None:
     assert len(printable("x" * 10_000)) < 2100
     assert printable("x" * 2000) == "x" * 2000
 

@@ -47,7 +47,9 @@ def probe(endpoint: Endpoint, name: str | None, *, timeout: float, algorithm: Al
     return result
 
 
-def asks(protocol: Protocol, script: Script, *, timeout: float = 3, algorithm: Algorithm | None = None) -> ProbeResult:
+def probe_script(
+    protocol: Protocol, script: Script, *, timeout: float = 3, algorithm: Algorithm | None = None
+) -> ProbeResult:
     """One probe, checked for what holds of every one."""
     with peer(script) as port:
         endpoint = Endpoint(protocol, "127.0.0.1", port)
@@ -63,7 +65,7 @@ def asks(protocol: Protocol, script: Script, *, timeout: float = 3, algorithm: A
     return served
 
 
-def told(protocol: Protocol, *answers: bytes) -> ProbeResult:
+def probe_answers(protocol: Protocol, *answers: bytes) -> ProbeResult:
     """What comes of a peer that gives these answers, whatever it hears, then waits."""
 
     def script(client: socket.socket) -> None:
@@ -73,40 +75,44 @@ def told(protocol: Protocol, *answers: bytes) -> ProbeResult:
             says(client, answer)
         waits(client)
 
-    return asks(protocol, script, timeout=1)
+    return probe_script(protocol, script, timeout=1)
 
 
 @pytest.mark.parametrize("bytewise", [False, True])
 @pytest.mark.parametrize("protocol", PLAIN)
-def test_starttls(
+def test_starttls_leads_to_the_certificate_however_slowly_the_server_talks(
     protocol: Protocol, *, bytewise: bool, contexts: dict[Algorithm | None, ssl.SSLContext], issued: dict[str, Issued]
 ) -> None:
-    served = asks(protocol, dialogue(protocol, tls(contexts["ecdsa"]), bytewise=bytewise))
+    served = probe_script(protocol, dialogue(protocol, tls(contexts["ecdsa"]), bytewise=bytewise))
     assert (served.outcome, served.detail) == (Outcome.SERVED, "TLSv1.3")
     assert served.fingerprint == issued["ecdsa"].fingerprint
 
 
 @pytest.mark.parametrize("protocol", ["smtps", "imaps", "pop3s"])
-def test_implicit_tls(
+def test_implicit_tls_leads_to_the_certificate(
     protocol: Protocol, contexts: dict[Algorithm | None, ssl.SSLContext], issued: dict[str, Issued]
 ) -> None:
-    assert asks(protocol, tls(contexts["rsa"])).fingerprint == issued["rsa"].fingerprint
+    assert probe_script(protocol, tls(contexts["rsa"])).fingerprint == issued["rsa"].fingerprint
 
 
-def test_each_algorithm_of_a_server_with_both(
+def test_a_server_with_two_algorithms_is_probed_for_each(
     contexts: dict[Algorithm | None, ssl.SSLContext], issued: dict[Algorithm, Issued]
 ) -> None:
     for algorithm, certificate in issued.items():
-        served = asks("imaps", tls(contexts[None]), algorithm=algorithm)
+        served = probe_script("imaps", tls(contexts[None]), algorithm=algorithm)
         assert (served.fingerprint, served.detail) == (certificate.fingerprint, "TLSv1.2")
 
 
-def test_an_algorithm_that_the_server_has_not(contexts: dict[Algorithm | None, ssl.SSLContext]) -> None:
-    served = asks("imaps", tls(contexts["ecdsa"]), algorithm="rsa")
+def test_an_algorithm_that_the_server_lacks_fails_the_handshake(
+    contexts: dict[Algorithm | None, ssl.SSLContext],
+) -> None:
+    served = probe_script("imaps", tls(contexts["ecdsa"]), algorithm="rsa")
     assert (served.outcome, served.detail) == (Outcome.HANDSHAKE_FAILED, "TLS: sslv3 alert handshake failure")
 
 
-def test_the_name_is_sent(contexts: dict[Algorithm | None, ssl.SSLContext], issued: dict[Algorithm, Issued]) -> None:
+def test_the_name_is_sent_as_sni(
+    contexts: dict[Algorithm | None, ssl.SSLContext], issued: dict[Algorithm, Issued]
+) -> None:
     heard: list[str | None] = []
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 
@@ -124,52 +130,52 @@ def test_the_name_is_sent(contexts: dict[Algorithm | None, ssl.SSLContext], issu
 
 @pytest.mark.parametrize("injected", [b"X", b"250 EVIL\r\n"])
 @pytest.mark.parametrize("protocol", PLAIN)
-def test_plaintext_after_starttls(protocol: Protocol, injected: bytes) -> None:
-    served = asks(protocol, dialogue(protocol, waits, injected=injected))
+def test_plaintext_after_starttls_is_a_protocol_error(protocol: Protocol, injected: bytes) -> None:
+    served = probe_script(protocol, dialogue(protocol, waits, injected=injected))
     assert (served.outcome, served.detail) == (Outcome.PROTOCOL_ERROR, "plaintext after STARTTLS")
 
 
 @pytest.mark.parametrize("protocol", [*PLAIN, "imaps"])
-def test_silence(protocol: Protocol) -> None:
-    assert asks(protocol, waits, timeout=0.5).outcome is Outcome.TIMEOUT
+def test_a_silent_server_is_a_timeout(protocol: Protocol) -> None:
+    assert probe_script(protocol, waits, timeout=0.5).outcome is Outcome.TIMEOUT
 
 
 @pytest.mark.parametrize("protocol", PLAIN)
-def test_silence_in_the_handshake(protocol: Protocol) -> None:
-    assert asks(protocol, dialogue(protocol, waits), timeout=0.5).outcome is Outcome.TIMEOUT
+def test_a_server_that_falls_silent_in_the_handshake_is_a_timeout(protocol: Protocol) -> None:
+    assert probe_script(protocol, dialogue(protocol, waits), timeout=0.5).outcome is Outcome.TIMEOUT
 
 
 @pytest.mark.parametrize("protocol", PLAIN)
-def test_drops_without_end(protocol: Protocol) -> None:
+def test_a_server_that_sends_byte_by_byte_without_end_is_a_timeout(protocol: Protocol) -> None:
     def script(client: socket.socket) -> None:
         while True:
             says(client, b"\x00")
             time.sleep(0.05)
 
-    assert asks(protocol, script, timeout=0.5).outcome is Outcome.TIMEOUT
+    assert probe_script(protocol, script, timeout=0.5).outcome is Outcome.TIMEOUT
 
 
 @pytest.mark.parametrize("protocol", [*PLAIN, "imaps"])
-def test_close_at_once(protocol: Protocol) -> None:
-    assert asks(protocol, lambda _: None).outcome is Outcome.HANDSHAKE_FAILED
+def test_a_connection_that_is_closed_at_once_is_a_failed_handshake(protocol: Protocol) -> None:
+    assert probe_script(protocol, lambda _: None).outcome is Outcome.HANDSHAKE_FAILED
 
 
 @pytest.mark.parametrize("protocol", PLAIN)
-def test_close_in_the_handshake(protocol: Protocol) -> None:
+def test_a_connection_that_is_closed_in_the_handshake_is_a_failed_handshake(protocol: Protocol) -> None:
     def close(client: socket.socket) -> None:
         client.recv(5)
 
-    assert asks(protocol, dialogue(protocol, close)).outcome is Outcome.HANDSHAKE_FAILED
+    assert probe_script(protocol, dialogue(protocol, close)).outcome is Outcome.HANDSHAKE_FAILED
 
 
 @pytest.mark.parametrize("protocol", PLAIN)
-def test_alert_in_the_handshake(protocol: Protocol) -> None:
+def test_an_alert_in_the_handshake_is_a_failed_handshake_with_its_name(protocol: Protocol) -> None:
     def alert(client: socket.socket) -> None:
         client.recv(4096)
         says(client, b"\x15\x03\x03\x00\x02\x02\x50")  # fatal, internal_error: Postfix with an unusable chain
         waits(client)
 
-    served = asks(protocol, dialogue(protocol, alert))
+    served = probe_script(protocol, dialogue(protocol, alert))
     assert (served.outcome, served.detail) == (Outcome.HANDSHAKE_FAILED, "TLS: tlsv1 alert internal error")
 
 
@@ -179,7 +185,7 @@ def test_alert_in_the_handshake(protocol: Protocol) -> None:
     [b"EVIL\x1b[31m\r\n", b"SSH-2.0-EVIL\r\n", b"\xff\xfe\x00\r\n", b"E" * 100_000, b"\r\n", b"220 a\r\n" * 20_000],
     ids=["escape", "ssh", "binary", "long line", "empty", "many lines"],
 )
-def test_garbage(protocol: Protocol, garbage: bytes) -> None:
+def test_garbage_is_a_protocol_error_and_never_shown(protocol: Protocol, garbage: bytes) -> None:
     def script(client: socket.socket) -> None:
         says(client, garbage)
         waits(client)
@@ -189,7 +195,7 @@ def test_garbage(protocol: Protocol, garbage: bytes) -> None:
         expected = {Outcome.NO_STARTTLS}  # a good greeting, and an answer to EHLO that came before EHLO
     if protocol == "smtps" and garbage == b"\r\n":
         expected = {Outcome.TIMEOUT}  # too short to be told from the beginning of a TLS record
-    assert asks(protocol, script, timeout=1).outcome in expected
+    assert probe_script(protocol, script, timeout=1).outcome in expected
 
 
 @pytest.mark.parametrize(
@@ -201,8 +207,8 @@ def test_garbage(protocol: Protocol, garbage: bytes) -> None:
         ("sieve", b'"X" {999999999}\r\n' + b"y" * 100_000),
     ],
 )
-def test_greeting_of_100_kilobytes(protocol: Protocol, greeting: bytes) -> None:
-    served = told(protocol, greeting)
+def test_more_than_64_kilobytes_before_tls_is_a_protocol_error(protocol: Protocol, greeting: bytes) -> None:
+    served = probe_answers(protocol, greeting)
     assert (served.outcome, served.detail) == (Outcome.PROTOCOL_ERROR, "more than 65536 bytes before TLS")
 
 
@@ -232,19 +238,21 @@ def test_greeting_of_100_kilobytes(protocol: Protocol, greeting: bytes) -> None:
         ("sieve", [b'"STARTTLS"\r\nOK\r\n', b"EVIL\r\n"], Outcome.PROTOCOL_ERROR),
     ],
 )
-def test_answers(protocol: Protocol, answers: list[bytes], outcome: Outcome) -> None:
-    assert told(protocol, *answers).outcome is outcome
+def test_a_server_that_refuses_starttls_is_told_from_one_that_breaks_the_protocol(
+    protocol: Protocol, answers: list[bytes], outcome: Outcome
+) -> None:
+    assert probe_answers(protocol, *answers).outcome is outcome
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "no-such-host.invalid"])
-def test_nobody_there(host: str) -> None:
+def test_a_port_without_a_listener_is_refused(host: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     assert probe(Endpoint("smtp", host, port), None, timeout=5).outcome is Outcome.REFUSED
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "::1", "", "*.a.test", ".a.test", "a..test", "ä.test", "a" * 64, "a b"])
-def test_names_that_no_client_sends(name: str) -> None:
+def test_a_name_that_no_client_sends_as_sni_cannot_be_probed(name: str) -> None:
     with pytest.raises(ValueError, match="cannot be sent as SNI"):
         Probe(Endpoint("smtp", "127.0.0.1", 25), name)
 

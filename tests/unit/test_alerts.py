@@ -42,7 +42,7 @@ def told(history: History, code: int, at: datetime, failure: str = "x") -> tuple
 
 
 @pytest.mark.parametrize("code", [1, 4, 5, 6, 77, 78])
-def test_a_failure_that_a_person_should_know_of(code: int) -> None:
+def test_a_failure_that_a_person_should_know_of_alerts(code: int) -> None:
     alert = alerts.due(EMPTY_HISTORY, run(code), "x", "mx1")
     assert alert is not None
     what = "needs a look" if code == Exit.SKIPPED else "failed"
@@ -50,7 +50,7 @@ def test_a_failure_that_a_person_should_know_of(code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 2, 75, 130, 143])
-def test_and_one_that_is_none(code: int) -> None:
+def test_exit_codes_that_are_no_failure_alert_nobody(code: int) -> None:
     assert alerts.due(EMPTY_HISTORY, run(code), "x", "mx1") is None
 
 
@@ -171,7 +171,9 @@ def test_no_command_is_the_default() -> None:
         ("a\n", "unattended"),
     ],
 )
-def test_who_started_it(monkeypatch: pytest.MonkeyPatch, word: str, expected: str) -> None:
+def test_the_trigger_is_a_word_of_the_environment_or_unattended(
+    monkeypatch: pytest.MonkeyPatch, word: str, expected: str
+) -> None:
     monkeypatch.setenv("MAILSNI_STARTED_BY", word)
     with open(os.devnull, "w") as stream:  # noqa: PTH123
         monkeypatch.setattr(sys, "stderr", stream)

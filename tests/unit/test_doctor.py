@@ -371,7 +371,7 @@ FOUND = (
 )
 
 
-def test_findings_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_findings_are_printed_with_place_reason_and_fix(capsys: pytest.CaptureFixture[str]) -> None:
     text.doctor(FOUND, errors_only=False)
     first = "error: what one\n  where: /x:3\n  why:   why one\n  run:   fix one\n\n"
     second = "note: what two\n  where: /y\n  why:   why two\n  edit:  edit two\n  run:   run two\n  note:  note two\n\n"
@@ -382,7 +382,7 @@ def test_findings_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "nothing found\n"
 
 
-def test_findings_as_a_document() -> None:
+def test_a_document_counts_its_findings() -> None:
     document = documents.doctor(FOUND)
     assert document["counts"] == {"error": 1, "warning": 0, "note": 1}
     assert document["findings"][0]["where"] == "/x:3"

@@ -152,7 +152,7 @@ def test_patterns_with_braces_are_two_in_their_order(tmp_path: Path) -> None:
     assert [one.key for one in read(main).settings] == ["b", "a"]
 
 
-def test_loops_are_left(tmp_path: Path) -> None:
+def test_an_include_of_itself_is_read_once_and_reported(tmp_path: Path) -> None:
     main = put(tmp_path, {"dovecot.conf": "!include other.conf\na = 1", "other.conf": "b = 1\n!include dovecot.conf\n"})
     found = read(main)
     assert [one.key for one in found.settings] == ["b", "a"]
@@ -343,12 +343,14 @@ EXACT, WILD = "mail.x.test", "*.x.test"
         ((WILD, WILD, EXACT), [(WILD, 1, 2), (EXACT, 3, 2)], [(WILD, 1, 2)]),
     ],
 )
-def test_who_wins(texts: tuple[str, ...], old: list[object], new: list[object]) -> None:
+def test_the_block_that_wins_is_the_one_that_dovecot_serves(
+    texts: tuple[str, ...], old: list[object], new: list[object]
+) -> None:
     assert lost("2.3", *texts) == old
     assert lost("2.4", *texts) == new
 
 
-def test_who_wins_among_blocks_of_several_names() -> None:
+def test_a_block_of_several_names_loses_to_the_same_text_only() -> None:
     """Measured with handshakes on 2.3.19: the whole text is the name of a block."""
     both = "mail.x.test imap.x.test"
     assert lost("2.3", EXACT, both) == [(EXACT, 2, 1)]

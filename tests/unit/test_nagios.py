@@ -24,7 +24,7 @@ def expiry(name: str, left: float) -> Expiry:
     return Expiry(name, NOW + timedelta(days=left), 14, 7)
 
 
-def test_all_is_well() -> None:
+def test_ok_says_how_many_names_and_which_expires_first() -> None:
     found = Checked(NOW, (), (expiry("a.test", 45.5), expiry("b.test", 60)), 12, 0)
     assert nagios.output(found, verbose=True) == (
         "MAILSNI OK - 12 names, the first (a.test) expires in 45 days | "

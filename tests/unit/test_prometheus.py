@@ -42,11 +42,11 @@ def assessment(
     return Assessment(ProbeCase(client, endpoint, Expectation(name, "0" * 64) if name else None), result, problems)
 
 
-def test_nothing_is_known() -> None:
+def test_without_anything_known_only_that_and_the_version_are_exported() -> None:
     assert lines(MetricsInput(EMPTY_HISTORY)) == {"mailsni_up 0.0", 'mailsni_build_info{version="0.1.0"} 1.0'}
 
 
-def test_runs() -> None:
+def test_the_last_run_and_the_last_good_run_are_exported() -> None:
     good = Run(NOW - timedelta(seconds=3), NOW, 4, "done", "timer")
     bad = Run(NOW, NOW + timedelta(seconds=2), 143, "ended", "certbot-post")
     found = lines(MetricsInput(History(last=bad, last_good=good)))
@@ -61,7 +61,7 @@ def test_runs() -> None:
     assert float(values["mailsni_last_run_timestamp_seconds"]) == NOW.timestamp() + 2
 
 
-def test_names_and_reasons() -> None:
+def test_names_have_their_expiry_and_reasons_their_counts() -> None:
     old, new = certificate("a.test", NAME, age=60, left=30), certificate("a.test", NAME)
     seen = snapshot(new, deployed=deployment(old), skipped=[skipped("b.test", Reason.BAD_PEM, "mail.b.test")])
     found = lines(MetricsInput(EMPTY_HISTORY, seen))
@@ -94,7 +94,7 @@ def test_names_and_reasons() -> None:
     }
 
 
-def test_the_wire() -> None:
+def test_probes_are_counted_by_problem() -> None:
     inspection = Audit(
         (
             assessment(IMAPS, Problem.UNTRUSTED),

@@ -22,7 +22,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[st
         yield address, listening
 
 
-def test_each_message(manager: tuple[str, socket.socket]) -> None:
+def test_each_message_has_the_form_of_sd_notify(manager: tuple[str, socket.socket]) -> None:
     address, listening = manager
     told = Notifier.of({"NOTIFY_SOCKET": address}, os.getpid())
     told.ready("watching")

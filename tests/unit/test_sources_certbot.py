@@ -85,7 +85,7 @@ def test_each_whole_lineage_is_found(store: CertbotDirectory) -> None:
     assert (found.skipped, pause.waited) == ((), [])
 
 
-def test_progress_is_told(store: CertbotDirectory) -> None:
+def test_a_scan_reports_its_progress(store: CertbotDirectory) -> None:
     for name in ("a", "b"):
         store.add(name, issue())
     told: list[tuple[str, int, int]] = []

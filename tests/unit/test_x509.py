@@ -18,7 +18,15 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
 from mailsni.core.model import Certificate, Reason
-from mailsni.core.x509 import InvalidPair, ValidPair, validate_pair, validate_pinned
+from mailsni.core.x509 import (
+    InvalidPair,
+    ValidPair,
+    chain_digests,
+    chain_order_problem,
+    parse_leaf,
+    validate_pair,
+    validate_pinned,
+)
 from mailsni.sandbox.authority import Algorithm, Issued, subject_alternative_names
 from tests.support.builders import authority, secret
 
@@ -321,3 +329,9 @@ def test_a_file_at_the_size_limit_takes_no_time(unit: bytes) -> None:
     begin = time.process_time()
     rejected(content, content)
     assert time.process_time() - begin < 5
+
+
+def test_bytes_that_are_no_certificate_are_no_leaf_and_no_chain() -> None:
+    assert parse_leaf(b"\x30\x03") is None
+    assert chain_order_problem([b"\x30\x03"]) == "a certificate of the chain cannot be decoded"
+    assert chain_digests(b"-----BEGIN CERTIFICATE-----\nno end") == ()
