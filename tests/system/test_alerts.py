@@ -155,6 +155,7 @@ def test_a_command_that_fails_is_said_and_tried_again(
     monkeypatch.setattr(alerts, "TIMEOUT", 0.2 if "sleep 600" in command else 30.0)
     fail(replace(settings, alerts=AlertSettings(command)), talk=said)
     assert said == [f"warning: [alerts] on_failure: {command[0]}: {why}"]
+    monkeypatch.setattr(alerts, "TIMEOUT", 30.0)
     fail(settings)
     assert len(receiver.calls()) == 1
 
