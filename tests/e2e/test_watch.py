@@ -197,7 +197,7 @@ def test_a_store_that_is_not_there_yet(mail_host: MailHost, deployed: dict[str, 
     mail_host.store.root.rename(away)
     with watching(mail_host) as watch:
         watch.until(lambda: "No such file or directory" in watch.talk(), "complaint")
-        watch.until(lambda: "tried again in 60 seconds" in watch.talk(), "next try")
+        watch.until(lambda: "next try in 60 seconds" in watch.talk(), "next try")
         away.rename(mail_host.store.root)
         watch.until_served(FIRST, deployed[FIRST])
 
@@ -255,7 +255,7 @@ def test_sighup_reads_the_configuration_and_refuses_a_broken_one(
         good = mail_host.config.read_text()
         mail_host.config.write_text(good + "\n[postfx]\n")
         watch.signal(signal.SIGHUP)
-        watch.until(lambda: "the configuration is refused, the old one is kept" in watch.talk(), "refusal")
+        watch.until(lambda: "configuration refused, keeping the old one" in watch.talk(), "refusal")
         assert "postfx" in watch.talk()
         watch.until_served(FIRST, renew(mail_host, FIRST))  # by the old one, though the file is broken
         mail_host.configure(names={"include": ["mail.*", "web.*"]})
@@ -296,7 +296,7 @@ def test_a_second_sigterm_has_the_apply_take_back_what_it_did(mail_host: MailHos
         watch.until(lambda: "stopping" in watch.talk(), "stopping")
         watch.signal(signal.SIGTERM)
         assert watch.process.wait(LIMIT) == 0
-        assert "the apply that runs is told to end" in watch.talk()
+        assert "the running apply is out of time: sending SIGTERM" in watch.talk()
     assert mail_host.served("smtp", FIRST) == deployed[FIRST].fingerprint
     mail_host.configure(dovecot={"action": "reload"})
     assert mail_host.mailsni("apply").returncode == 0
@@ -351,7 +351,7 @@ def test_nothing_is_said_where_nothing_changed(mail_host: MailHost, deployed: di
         mail_host.store.renew(SECOND, deployed[SECOND])  # the same certificate in other files
         time.sleep(3)
         watch.signal(signal.SIGHUP)
-        watch.until(lambda: "configuration read again" in watch.talk(), "the reload")
+        watch.until(lambda: "configuration reloaded" in watch.talk(), "the reload")
         time.sleep(3)
         assert watch.end() == 0
         lines = watch.talk().splitlines()
@@ -359,8 +359,8 @@ def test_nothing_is_said_where_nothing_changed(mail_host: MailHost, deployed: di
     assert [line.partition(";")[0] for line in lines] == [
         f"mailsni: watching {live}",
         f"mailsni: published: 2 names changed ({FIRST}, {SECOND})",
-        f"mailsni: configuration read again, watching {live}",
-        "mailsni: ended",
+        f"mailsni: configuration reloaded, watching {live}",
+        "mailsni: stopped",
     ]
 
 

@@ -8,7 +8,7 @@ from math import inf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsni.watch.schedule import AT_ONCE, REFRESH, RETRIES, Schedule, Timing
+from mailsni.watch.schedule import BURST, REFRESH, RETRIES, Schedule, Timing
 from tests.support.strategies import effort
 
 TIMES = st.floats(0.01, 100).map(lambda seconds: round(seconds, 2))
@@ -33,7 +33,7 @@ class Host:
     """When each apply began."""
     read: list[int] = field(default_factory=list)
     """How many changes each of them saw."""
-    looks: int = 0
+    scans: int = 0
 
     def live(self, until: float) -> Schedule:
         """From moment 0 on."""
@@ -42,22 +42,22 @@ class Host:
         outcomes = iter(self.outcomes)
         pending = sorted(self.changes)
         while True:
-            now = max(now, min(schedule.look_at, end, pending[0][0] if pending else inf))
+            now = max(now, min(schedule.scan_at, end, pending[0][0] if pending else inf))
             if now > until:
                 return schedule
             while pending and pending[0][0] <= now:
                 _, announced = pending.pop(0)
                 changed += 1
                 if announced:
-                    schedule = schedule.touched(now, certain=False)
+                    schedule = schedule.event_seen(now, certain=False)
             if end <= now:
-                schedule, end = schedule.ended(now, good=next(outcomes, True)), inf
-            if now >= schedule.look_at:
-                self.looks += 1
-                assert self.looks < 100_000, "a busy loop"
-                schedule = schedule.saw(now, b"%d" % changed)
+                schedule, end = schedule.apply_ended(now, good=next(outcomes, True)), inf
+            if now >= schedule.scan_at:
+                self.scans += 1
+                assert self.scans < 100_000, "a busy loop"
+                schedule = schedule.scanned(now, b"%d" % changed)
                 if now >= schedule.apply_at:
-                    schedule = schedule.began(now, schedule.seen or b"")
+                    schedule = schedule.apply_started(now)
                     self.applied.append(now)
                     self.read.append(changed)
                     end = now + self.takes
@@ -120,7 +120,7 @@ def test_a_stream_of_single_changes_is_bounded(count: int, gap: float) -> None:
     host = Host(timing, [(100 + number * gap, True) for number in range(count)], takes=1)
     host.live(until=100 + count * gap + 100)
     assert host.read[-1] == count
-    assert len(host.applied) <= 2 + AT_ONCE + (count * gap + 100) / timing.max_wait
+    assert len(host.applied) <= 2 + BURST + (count * gap + 100) / timing.max_wait
 
 
 @effort(60)
@@ -151,14 +151,20 @@ def test_it_is_applied_now_and_then_though_nothing_happens() -> None:
 
 @effort(60)
 @given(st.booleans())
-def test_a_change_that_looks_cannot_show_is_applied_when_an_event_is_certain_of_it(certain: bool) -> None:  # noqa: FBT001
-    idle = Schedule(Timing(0.5, 30, 60), due=0).began(0, b"same").ended(1, good=True).saw(1, b"same")
-    then = idle.touched(10, certain=certain).saw(10.5, b"same")
+def test_a_change_that_scans_cannot_show_is_applied_when_an_event_is_certain_of_it(certain: bool) -> None:  # noqa: FBT001
+    idle = (
+        Schedule(Timing(0.5, 30, 60), due=0)
+        .scanned(0, b"same")
+        .apply_started(0)
+        .apply_ended(1, good=True)
+        .scanned(1, b"same")
+    )
+    then = idle.event_seen(10, certain=certain).scanned(10.5, b"same")
     assert (then.apply_at <= 10.5) == certain
 
 
 def test_what_is_asked_for_while_an_apply_runs_is_done_after_it() -> None:
-    running = Schedule(Timing(0.5, 30, 60), due=0).began(0, b"same")
-    then = running.asked(5, Timing(1, 30, 60)).ended(6, good=True).saw(6, b"same")
+    running = Schedule(Timing(0.5, 30, 60), due=0).scanned(0, b"same").apply_started(0)
+    then = running.apply_requested(5, Timing(1, 30, 60)).apply_ended(6, good=True).scanned(6, b"same")
     assert then.apply_at == 6
     assert then.timing.quiet == 1

@@ -302,7 +302,7 @@ def test_a_child_is_asked_to_end_and_killed_with_its_own(tmp_path: Path) -> None
     try:
         while not pids.exists() or not pids.read_text().endswith("\n"):
             time.sleep(0.01)
-        child.ask_to_end()
+        child.terminate()
         assert select.select([child.output], [], [], 10)[0]
         assert os.read(child.output, 100) == b"asked\n"
         assert child.returncode() is None

@@ -85,7 +85,7 @@ class Host:
         try:
             yield watch
         finally:
-            watch.stop()
+            watch.requests.stop()
             thread.join(LIMIT)
             assert not thread.is_alive()
 
@@ -125,7 +125,7 @@ def test_without_inotify_scans_find_every_change_and_one_warning_says_so(tmp_pat
         for turn in range(3):
             host.store.add(f"lineage{turn}", host.authority.issue(["mail.test"]))
             host.until(lambda wanted=turn + 2: host.count() == wanted)  # type: ignore[misc]
-    why = f"{os.strerror(number)}: changes are found by a look every 0.3 seconds"
+    why = f"{os.strerror(number)}: the stores are scanned every 0.3 seconds"
     assert host.log.lines.count(f"WARNING mailsni: warning: no file events: {why}") == 1
 
 
@@ -231,7 +231,7 @@ def test_what_an_apply_says_is_passed_on_and_a_warning_once(tmp_path: Path) -> N
         host.until(lambda: sum("failed" in line for line in host.log.lines) == 2)
     said = ["WARNING mailsni: warning: it is broken", "ERROR mailsni: error: no", "INFO half a line"]
     assert sorted(line for line in host.log.lines if line in said) == sorted([*said, *said[1:]])
-    again = "failed with exit code 1: tried again in 60 seconds, or when something changes"
+    again = "failed with exit code 1: next try in 60 seconds, or when something changes"
     assert f"WARNING mailsni: warning: apply: {again}" in host.log.lines
 
 
@@ -251,12 +251,12 @@ def test_a_configuration_reaches_the_apply_as_it_was_read(tmp_path: Path) -> Non
     with host.watching(Observer) as watch:
         host.until(lambda: (tmp_path / "environment").exists())
         host.config.write_text("[watch]\nquite = 1\n")
-        watch.reload()
+        watch.requests.reload()
         host.until(lambda: any("did you mean quiet?" in line for line in host.log.lines))
         host.store.add("lineage", host.authority.issue(["mail.test"]))
         host.until(lambda: host.count() == 2)
         host.until(lambda: (tmp_path / "given").read_text() == good)
-    refusal = "ERROR mailsni: error: the configuration is refused, the old one is kept: "
+    refusal = "ERROR mailsni: error: configuration refused, keeping the old one: "
     assert f"{refusal}{host.config}: line 2: [watch] quite: unknown key" in host.log.lines
     assert "MAILSNI_STARTED_BY=watch\n" in (tmp_path / "environment").read_text()
 

@@ -26,6 +26,7 @@ def watch(context: typer.Context) -> int:
     """
     from mailsni.watch import loop as watching
     from mailsni.watch.log import Journal
+    from mailsni.watch.requests import signals
     from mailsni.watch.sd_notify import Notifier
 
     options: GlobalOptions = context.obj
@@ -37,6 +38,6 @@ def watch(context: typer.Context) -> int:
         journal=Journal(least, prefixed=Journal.listens()),
         notifier=Notifier.of(os.environ, os.getpid()),
     )
-    with watching.signals(loop):
+    with signals(loop.requests):
         loop.run()
     return Exit.DONE

@@ -88,7 +88,7 @@ class WatchSettings:
     max_wait: float = 30.0
     """After the first change, though they go on."""
     scan: float = 60.0
-    """Between two looks at the stores, events or not."""
+    """Between two scans of the stores, events or not."""
 
 
 @dataclass(frozen=True, slots=True)

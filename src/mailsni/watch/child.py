@@ -1,4 +1,4 @@
-"""The apply that `watch` starts, as a child process."""
+"""A program of our own as a child process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Child:
     """A program of our own that runs beside us, in a session of its own so that Ctrl-C is ours alone.
 
     Attributes:
-        output: a descriptor that never blocks, of all it says on standard output and standard error.
+        output: a descriptor that never blocks, of its standard output and standard error.
         ending: a descriptor that becomes readable at its end (pidfd_open(2)); None where the kernel has none.
     """
 
@@ -33,8 +33,8 @@ class Child:
         """Its exit status (negative: the signal that ended it); None while it runs."""
         return self._process.poll()
 
-    def ask_to_end(self) -> None:
-        """SIGTERM: it takes back what it has begun."""
+    def terminate(self) -> None:
+        """SIGTERM: a run undoes what it has begun."""
         self._process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:

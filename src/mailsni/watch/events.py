@@ -1,10 +1,10 @@
 """File events of the stores: a hint that something may have changed, never more.
 
-They come from inotify through watchdog, and are not to be relied on: queues overflow, watches run out, network file
-systems and mounts send none, a link's watch stays with what the link led to. So what is watched is compared with what
-should be at every look, by the identity of the directories, and armed anew where they differ.
+They come from inotify through watchdog, and are not reliable: queues overflow, watches run out, network file systems
+and mounts send none, a link's watch stays with what the link led to. So each scan compares the watched directories with
+those that should be watched, by their identity, and renews the watches where they differ.
 
-Only events of changes are asked for: opening and reading files, as this program does, is none.
+Only changes are asked for: opening and reading files, as this program does, makes no event.
 """
 
 from __future__ import annotations
@@ -46,14 +46,13 @@ CHANGES: list[type[FileSystemEvent]] = [
     DirDeletedEvent,
 ]
 RETRY = 3600.0
-"""Seconds until events are asked for again after they could not be had: limits of the kernel do not change by the
-minute."""
+"""Seconds between two attempts to get events: limits of the kernel do not change by the minute."""
 
 _TURNS = 3
-"""How often watches are armed anew at once because the directories changed meanwhile: nothing tells of that."""
+"""How often the watches are renewed at once because the directories changed meanwhile: no event tells of that."""
 
 Touched = Callable[[bool], None]
-"""Told of an event, from a thread of its own: whether a key or a chain was changed for certain."""
+"""Called for each event, from a thread of its own; with True when a key or a chain was certainly changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,7 @@ def _names(event: FileSystemEvent) -> list[str]:
     return [os.path.basename(os.fsdecode(path)) for path in (event.src_path, event.dest_path)]  # noqa: PTH119
 
 
-class _InATree(FileSystemEventHandler):
+class _TreeHandler(FileSystemEventHandler):
     def __init__(self, touched: Touched, patterns: frozenset[str]) -> None:
         self._touched = touched
         self._patterns = patterns
@@ -119,7 +118,7 @@ class _InATree(FileSystemEventHandler):
         self._touched(any(fnmatchcase(name, pattern) for name in _names(event) for pattern in self._patterns))
 
 
-class _AmongParents(FileSystemEventHandler):
+class _ParentHandler(FileSystemEventHandler):
     def __init__(self, touched: Touched, names: frozenset[str]) -> None:
         self._touched = touched
         self._names = names
@@ -129,8 +128,8 @@ class _AmongParents(FileSystemEventHandler):
             self._touched(False)  # noqa: FBT003
 
 
-class _Complaints(logging.Handler):
-    """watchdog tells its log alone when the kernel's queue has overflowed: events are lost, so a look is due."""
+class _OverflowHandler(logging.Handler):
+    """watchdog tells its log alone when the kernel's queue has overflowed: events are lost, so a scan is due."""
 
     def __init__(self, touched: Touched) -> None:
         super().__init__(logging.WARNING)
@@ -145,9 +144,9 @@ class StoreEvents:
     """Keeps the watches in step with the stores.
 
     Args:
-        touched: told of each event.
-        unavailable: told, once, why there are no events.
-        observer: makes what watches.
+        touched: called for each event.
+        unavailable: called once with the reason why there are no events.
+        observer: makes the watcher.
     """
 
     def __init__(
@@ -161,59 +160,59 @@ class StoreEvents:
         self._make = observer
         self._observer: BaseObserver | None = None
         self._watched: Watched | None = None
-        self._again = 0.0
-        self._said = False
+        self._retry_at = 0.0
+        self._reported = False
         log = logging.getLogger("watchdog")
         log.propagate = False
-        log.handlers = [_Complaints(touched)]
+        log.handlers = [_OverflowHandler(touched)]
 
     def arm(self, paths: Iterable[WatchPath], now: float, *, anew: bool = False) -> None:
-        """Watch what should be watched now; nothing is done when that is so already.
+        """Watch some paths; nothing happens when they are watched already.
 
-        What changes after this call makes an event, so it comes before a look, not after it.
+        What changes after this call makes an event, so it comes before a scan, not after it.
 
         Args:
             paths: of the stores.
             now: a moment of a clock that never goes back.
-            anew: though it seems to be so: something happened that no event told.
+            anew: renew the watches even then: something happened that no event told.
         """
         places = tuple(paths)
         wanted = to_watch(places)
         if wanted == self._watched and not anew:
             return
-        if self._observer is None and now < self._again:
+        if self._observer is None and now < self._retry_at:
             return
         for _ in range(_TURNS):
             self._arm(wanted, now)
             before, wanted = wanted, to_watch(places)
             if wanted == before:
                 return
-        self._touched(False)  # they come and go all the time: look again soon  # noqa: FBT003
+        self._touched(False)  # they come and go all the time: scan again soon  # noqa: FBT003
 
     def _arm(self, wanted: Watched, now: float) -> None:
         self.disarm()
         try:
             self._observer = self._armed(wanted)
         except (FileNotFoundError, NotADirectoryError):
-            self._touched(False)  # it went in this very moment: look again soon  # noqa: FBT003
+            self._touched(False)  # it went in this very moment: scan again soon  # noqa: FBT003
         except (OSError, RuntimeError) as error:
-            self._again = now + RETRY
-            if not self._said:
-                self._said = True
+            self._retry_at = now + RETRY
+            if not self._reported:
+                self._reported = True
                 self._unavailable(getattr(error, "strerror", None) or str(error))
         else:
             self._watched = wanted
-            self._said = False
+            self._reported = False
 
     def _armed(self, wanted: Watched) -> BaseObserver:
         observer = self._make()
         try:
             observer.start()
             for path, _, _, patterns in wanted.trees:
-                observer.schedule(_InATree(self._touched, patterns), path, recursive=True, event_filter=CHANGES)
+                observer.schedule(_TreeHandler(self._touched, patterns), path, recursive=True, event_filter=CHANGES)
             for path, _, _, names in wanted.parents:
                 # One with a tree at the same place is told apart by watchdog through `recursive`.
-                above = _AmongParents(self._touched, names)
+                above = _ParentHandler(self._touched, names)
                 observer.schedule(above, path, recursive=False, event_filter=CHANGES)
         except BaseException:
             _stop(observer)

@@ -1,4 +1,4 @@
-"""Lines of a program that runs on: one for each event, with its level where standard error is the journal."""
+"""The log of a daemon: one line for each event, with its level where standard error is the journal."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Journal:
     """Writes lines to standard error.
 
     Args:
-        least: the least important level that is written.
+        threshold: the least important level that is written.
         prefixed: whether each line begins with its level, as the journal reads it (sd-daemon(3)).
     """
 
-    def __init__(self, least: Level = Level.INFO, *, prefixed: bool = False) -> None:
-        self._least = least
+    def __init__(self, threshold: Level = Level.INFO, *, prefixed: bool = False) -> None:
+        self._threshold = threshold
         self._prefixed = prefixed
 
     @staticmethod
@@ -32,12 +32,12 @@ class Journal:
         return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
     def say(self, level: Level, line: str) -> None:
-        """Write a line. That nobody can read it stops nothing."""
+        """Write a line. An error on the way is ignored: the work goes on."""
         self.pass_on(level, f"mailsni: {labelled(level, line)}")
 
     def pass_on(self, level: Level, line: str) -> None:
-        """Write a line of a run that this program has started."""
-        if level <= self._least:
+        """Write a line of a run that the watch has started."""
+        if level <= self._threshold:
             self._write(level, printable(line))
 
     def _write(self, level: Level, line: str) -> None:

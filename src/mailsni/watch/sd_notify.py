@@ -1,4 +1,4 @@
-"""Telling a service manager how a long-running program fares: sd_notify(3), which is one datagram to a socket."""
+"""sd_notify(3): tells a service manager the state of a long-running program, in one datagram to a socket."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Notifier:
-    """Where to tell, and how often a sign of life is wanted.
+    """Where the service manager listens, and how often it wants a sign of life.
 
     Attributes:
-        address: of the socket: a path, or an abstract name behind ``@``; None when nobody wants to be told.
+        address: of the socket: a path, or an abstract name behind ``@``; None: nobody listens.
         interval: seconds between two signs of life, half of what the service manager waits for one
-            (sd_watchdog_enabled(3)); None when it does not.
+            (sd_watchdog_enabled(3)); None when it waits for none.
     """
 
     address: str | None = None
@@ -29,33 +29,33 @@ class Notifier:
         address = environment.get("NOTIFY_SOCKET")
         if not address or address[0] not in "/@":
             return cls()
-        meant = environment.get("WATCHDOG_PID", str(pid)) == str(pid)
+        ours = environment.get("WATCHDOG_PID", str(pid)) == str(pid)
         usec = environment.get("WATCHDOG_USEC", "")
-        wanted = meant and usec.isascii() and usec.isdigit() and int(usec) > 0
+        wanted = ours and usec.isascii() and usec.isdigit() and int(usec) > 0
         return cls(address, int(usec) / 2_000_000 if wanted else None)
 
     def ready(self, status: str) -> None:
-        """It is started, or has taken its new configuration."""
-        self._tell("READY=1", f"STATUS={status}")
+        """The program has started, or has loaded its new configuration."""
+        self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
-        """It is reading its configuration again; :meth:`ready` follows."""
-        self._tell("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        """The program reads its configuration again; :meth:`ready` follows."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
     def stopping(self, status: str) -> None:
-        """It is about to end."""
-        self._tell("STOPPING=1", f"STATUS={status}")
+        """The program is about to end."""
+        self._send("STOPPING=1", f"STATUS={status}")
 
     def status(self, status: str) -> None:
-        """What it does, in a line for people."""
-        self._tell(f"STATUS={status}")
+        """What the program does, in a line for people."""
+        self._send(f"STATUS={status}")
 
     def alive(self) -> None:
         """A sign of life."""
-        self._tell("WATCHDOG=1")
+        self._send("WATCHDOG=1")
 
-    def _tell(self, *assignments: str) -> None:
-        """Send, and go on whatever comes of it: the work does not hang on who looks on."""
+    def _send(self, *assignments: str) -> None:
+        """Send; a failure is ignored: the work does not depend on who listens."""
         if self.address is None:
             return
         address = "\0" + self.address[1:] if self.address.startswith("@") else self.address
