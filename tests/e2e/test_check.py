@@ -130,7 +130,7 @@ def test_what_is_right_is_ok_and_what_was_never_done_is_not(mail_host: MailHost)
     counts = {"'names'": "2;;;0", "'pending'": "0;;;0", "'warning'": "0;;;0", "'critical'": "0;;;0"}
     assert values == counts
     found = document(mail_host)
-    assert (found["status"], found["exit_code"], found["findings"], found["unseen"]) == ("OK", 0, [], [])
+    assert (found["status"], found["exit_code"], found["findings"], found["unreadable"]) == ("OK", 0, [], [])
     assert [one["name"] for one in found["expiry"]] == ["imap.a.test", "mail.a.test"]
     assert "\n" not in data.rstrip("\n"), "-v has nothing to add"
 
@@ -526,7 +526,7 @@ def test_anybody_sees_the_public_parts(mail_host: MailHost) -> None:
     assert done.stderr == ""
     text, _, data = done.stdout.partition(" | ")
     assert text.startswith(
-        "MAILSNI OK - 2 names, the first (imap.a.test) expires in 19 days; public parts only: not seen: "
+        "MAILSNI OK - 2 names, the first (imap.a.test) expires in 19 days; public parts only, not readable: "
     )
     assert "the record of what is deployed" in text
     assert "the entries of the map" in text
@@ -540,7 +540,7 @@ def test_anybody_sees_the_public_parts(mail_host: MailHost) -> None:
     mail_host.include_file.chmod(0o600)
     done = as_nobody(mail_host)
     assert done.returncode == UNKNOWN
-    assert "nothing of what is deployed can be seen by this user" in done.stdout
+    assert "this user can read nothing of what is deployed" in done.stdout
 
 
 def test_a_wrong_command_line_is_unknown(mail_host: MailHost) -> None:
@@ -575,7 +575,7 @@ def test_with_wire_the_running_servers_are_probed(mail_host: MailHost, monkeypat
         mail_host.map.write_text("")
         postmap(mail_host, f"cdb:{mail_host.map}", "-F")
         text = checked(mail_host, CRITICAL, "--wire")
-        assert re.search(r"postfix on the wire: mail\.a\.test at smtp://.*: other certificate \(shows ", text)
+        assert re.search(r"postfix on the wire: mail\.a\.test at smtp://.*: wrong certificate \(serves ", text)
         assert issued.fingerprint == mail_host.served("imaps", "mail.a.test")
         mail_host.dovecot.stop()
         text = checked(mail_host, CRITICAL, "--wire")

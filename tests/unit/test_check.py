@@ -13,20 +13,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsni.check import runner
-from mailsni.check.runner import Checked, Expiry, Finding, Level, Thresholds
+from mailsni.check import runner, wire
+from mailsni.check.expiry import expiry_findings
+from mailsni.check.gather import gather
+from mailsni.check.model import CheckResult, Expiry, Finding, Level, Thresholds
+from mailsni.check.records import check_runs, failed_run
 from mailsni.config.parser import parse
 from mailsni.config.settings import Settings, StateSettings
+from mailsni.core import x509
 from mailsni.core.deployment import Deployment
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Expectation, Problem
 from mailsni.probes.model import Outcome, ProbeResult
+from mailsni.runs import history
 from mailsni.runs.history import Run
 from mailsni.sandbox.authority import Authority
 from mailsni.targets.dovecot.live_include import blocks_of
 from mailsni.targets.rendering import blocks, render_dovecot
-from mailsni.verify import audit
 from mailsni.verify.model import Assessment, Audit, Client, ProbeCase
 from tests.support.builders import EVERYTHING, NOW, PATHS, certificate, deployment, mixture, selection
 
@@ -84,7 +88,7 @@ def expiry(name: str, left: float) -> Expiry:
 
 def test_names_that_expire_are_said_together() -> None:
     names = [expiry(f"mail.{at}.test", 10) for at in range(9)]
-    found = runner.expired([*names, expiry("b.test", 20), expiry("c.test", 6.5), expiry("d.test", -3)], NOW)
+    found = expiry_findings([*names, expiry("b.test", 20), expiry("c.test", 6.5), expiry("d.test", -3)], NOW)
     assert [(one.level, one.code) for one in found] == [
         (Level.CRITICAL, "expired"),
         (Level.CRITICAL, "expires"),
@@ -96,10 +100,10 @@ def test_names_that_expire_are_said_together() -> None:
         "the deployed certificate expires in 10.0 days (2026-03-11 12:00 UTC)"
     )
     assert found[2].names == tuple(one.name for one in names)
-    two = runner.expired([expiry("a.test", 2), expiry("b.test", 1)], NOW)
+    two = expiry_findings([expiry("a.test", 2), expiry("b.test", 1)], NOW)
     assert two[0].text.startswith("b.test, a.test: the deployed certificate expires, the first of them in 1.0 days")
-    assert runner.expired([expiry("a.test", 0)], NOW)[0].code == "expired"
-    assert runner.expired([expiry("a.test", 14.01)], NOW) == []
+    assert expiry_findings([expiry("a.test", 0)], NOW)[0].code == "expired"
+    assert expiry_findings([expiry("a.test", 14.01)], NOW) == []
 
 
 # ── runs ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -120,15 +124,18 @@ GOOD = Run(NOW, NOW, 0, "nothing to do", "timer", 3)
     ],
 )
 def test_a_run_that_failed(code: int, by: str, level: Level, said: str) -> None:
-    found = runner.of_run(replace(GOOD, exit_code=code, trigger=by, summary="why"))
-    assert found is not None
+    found = failed_run(replace(GOOD, exit_code=code, trigger=by, summary="why"))
     assert found.level is level
     assert said in found.text
 
 
 @pytest.mark.parametrize("last", [None, GOOD, replace(GOOD, exit_code=4)])
-def test_a_run_that_did_its_work_is_nothing_to_say(last: Run | None) -> None:
-    assert runner.of_run(last) is None
+def test_a_run_that_did_its_work_is_nothing_to_say(tmp_path: Path, last: Run | None) -> None:
+    settings = nowhere(tmp_path)
+    settings.state.directory.mkdir()
+    if last is not None:
+        history.record(settings.state.directory, last)
+    assert list(check_runs(gather(settings, Thresholds(), NOW))) == []
 
 
 # ── on the wire ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -152,9 +159,9 @@ def test_what_the_servers_show() -> None:
         assessment(None, 2, Problem.EXPIRED),
         assessment("a.test", 3, Problem.NOT_LISTENING),
     )
-    found = runner.of_inspection(Audit(answers, ("postfix: nobody knows where",)), Deployment())
+    found = list(wire.wire_findings(Audit(answers, ("postfix: nobody knows where",)), Deployment()))
     assert [(one.level, one.code, one.names) for one in found] == [
-        (Level.UNKNOWN, "wire_not_asked", ()),
+        (Level.UNKNOWN, "wire_not_probed", ()),
         (Level.CRITICAL, "wire_wrong_certificate", ("b.test", "c.test")),
         (Level.WARNING, "wire_untrusted", ("b.test",)),
         (Level.CRITICAL, "wire_expired", ("(no name)",)),
@@ -171,8 +178,8 @@ def test_an_authority_of_ones_own_need_not_be_known_to_this_system(public: bool)
     issued = Authority().issue(["a.test"], issuer_address=public)
     chain = (ssl.PEM_cert_to_DER_cert(issued.leaf_pem.decode()),)
     answer = assessment("a.test", 1, Problem.UNTRUSTED)
-    answer = replace(answer, result=replace(answer.result, chain=chain))
-    found = runner.of_inspection(Audit((answer,)), Deployment())
+    answer = replace(answer, leaf=x509.parse_leaf(chain[0]))
+    found = wire.wire_findings(Audit((answer,)), Deployment())
     assert [one.code for one in found] == (["wire_untrusted"] if public else [])
 
 
@@ -181,8 +188,8 @@ def test_that_what_is_deployed_is_served_on_is_no_fault_of_the_servers() -> None
     old = certificate("a.test", "mail.a.test")
     answer = assessment("mail.a.test", 1, Problem.WRONG_CERTIFICATE)
     answer = replace(answer, result=replace(answer.result, fingerprint=old.fingerprint))
-    assert runner.of_inspection(Audit((answer,)), deployment(old)) == []
-    assert runner.of_inspection(Audit((answer,)), Deployment())[0].level is Level.CRITICAL
+    assert not list(wire.wire_findings(Audit((answer,)), deployment(old)))
+    assert [one.level for one in wire.wire_findings(Audit((answer,)), Deployment())] == [Level.CRITICAL]
 
 
 def nowhere(tmp_path: Path) -> Settings:
@@ -195,8 +202,8 @@ def nowhere(tmp_path: Path) -> Settings:
     [
         (Audit((assessment("a.test", 1),)), None, "1"),
         (Audit((assessment("a.test", 1, Problem.EXPIRED),)), Level.CRITICAL, "a.test at imaps://127.0.0.1:1: expired"),
-        (HostError("nobody says where"), Level.UNKNOWN, "the servers were not asked: nobody says where"),
-        (PermissionMissingError("no"), Level.UNKNOWN, "the servers were not asked: no"),
+        (HostError("nobody says where"), Level.UNKNOWN, "the servers were not probed: nobody says where"),
+        (PermissionMissingError("no"), Level.UNKNOWN, "the servers were not probed: no"),
     ],
 )
 def test_the_servers_are_asked_only_if_that_is_wanted(
@@ -208,14 +215,14 @@ def test_the_servers_are_asked_only_if_that_is_wanted(
         assert isinstance(outcome, Audit)
         return outcome
 
-    monkeypatch.setattr(audit, "audit", answer)
+    monkeypatch.setattr(wire, "audit", answer)
     settings = nowhere(tmp_path)
     offline = runner.check(settings, Thresholds(), NOW)
     found = runner.check(settings, Thresholds(), NOW, wire=True)
-    assert offline.on_the_wire is None
+    assert offline.probed is None
     more = [one for one in found.findings if one not in offline.findings]
     assert [one.level for one in more] == [one for one in (level,) if one is not None]
-    assert said in "".join(one.text for one in more) + str(found.on_the_wire)
+    assert said in "".join(one.text for one in more) + str(found.probed)
 
 
 def test_a_host_with_nothing_is_a_clear_line(tmp_path: Path) -> None:
@@ -241,7 +248,7 @@ def test_a_host_with_nothing_is_a_clear_line(tmp_path: Path) -> None:
     ],
 )
 def test_the_worst_of_all_counts(levels: Sequence[Level], worst: Level) -> None:
-    assert Checked(NOW, tuple(Finding(level, "x", "x") for level in levels)).level is worst
+    assert CheckResult(NOW, tuple(Finding(level, "x", "x") for level in levels)).level is worst
 
 
 # ── what an include says ─────────────────────────────────────────────────────────────────────────────────────────────

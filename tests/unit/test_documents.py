@@ -14,8 +14,8 @@ from typing import Any, get_args
 import pytest
 from jsonschema import Draft202012Validator
 
-from mailsni.check import runner
-from mailsni.check.runner import Checked, Expiry, Level, unknown
+from mailsni.check.model import CheckResult, Expiry, Level, unknown
+from mailsni.check.model import Finding as CheckFinding
 from mailsni.config.settings import Settings
 from mailsni.core.model import Algorithm, Reason
 from mailsni.core.plan import Kind, name_states
@@ -110,9 +110,9 @@ GOOD = Run(NOW, NOW, 4, "nothing to do", "certbot-post", 3, {str(reason): 1 for 
 FAILED = Run(NOW, NOW, 143, "ended by a signal", "timer", error="cut off")
 HISTORY = EMPTY_HISTORY.after(GOOD)
 
-CHECKED = Checked(
+CHECKED = CheckResult(
     NOW,
-    (runner.Finding(Level.CRITICAL, "map_stale", "postfix: another one for mail.a.test", (MAIL_A,)),),
+    (CheckFinding(Level.CRITICAL, "map_stale", "postfix: another one for mail.a.test", (MAIL_A,)),),
     (Expiry(MAIL_A, NOW, 14.0, 7.0),),
     1,
     0,

@@ -47,7 +47,7 @@ def check(
 
 
 def _check(options: GlobalOptions, warning: float | None, critical: float | None, *, wire: bool) -> int:
-    from mailsni.check import runner
+    from mailsni.check import model, runner
     from mailsni.output import documents, nagios
 
     now = datetime.now(UTC)
@@ -58,10 +58,10 @@ def _check(options: GlobalOptions, warning: float | None, critical: float | None
             monitoring_plugin.unknown_after(None if wire else monitoring_plugin.TIME_LIMIT),
             console.progress(quiet=options.quiet) as progress,
         ):
-            thresholds = runner.Thresholds(warning, critical)
+            thresholds = model.Thresholds(warning, critical)
             result = runner.check(options.settings(), thresholds, now, wire=wire, progress=progress)
     except (MailsniError, OSError) as error:
-        result = runner.unknown(now, error.message if isinstance(error, MailsniError) else str(error))
+        result = model.unknown(now, error.message if isinstance(error, MailsniError) else str(error))
     if options.as_json:
         print_json(documents.check(result))
     else:

@@ -18,7 +18,7 @@ from mailsni.errors import Exit, MailsniError
 from mailsni.runs.history import EMPTY_HISTORY, History, Run
 
 if TYPE_CHECKING:
-    from mailsni.check.runner import Checked
+    from mailsni.check.model import CheckResult
 
 Document = dict[str, Any]
 
@@ -45,7 +45,7 @@ def status(snapshot: Snapshot, history: History = EMPTY_HISTORY) -> Document:
     }
 
 
-def check(found: Checked) -> Document:
+def check(found: CheckResult) -> Document:
     """What a monitoring plugin has to say, in full."""
     from mailsni.output import nagios
 
@@ -71,8 +71,8 @@ def check(found: Checked) -> Document:
             for one in found.expiries
         ],
         "pending": found.pending,
-        "unseen": list(found.unseen),
-        "answers": found.on_the_wire,
+        "unreadable": list(found.unreadable),
+        "answers": found.probed,
     }
 
 

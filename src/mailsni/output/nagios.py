@@ -1,4 +1,4 @@
-"""A check as a monitoring plugin says it (Monitoring Plugins Development Guidelines, "Plugin Output").
+"""The result of ``mailsni check`` as one line (Monitoring Plugins Development Guidelines, "Plugin Output").
 
 ``MAILSNI STATUS - TEXT | PERFORMANCE DATA``, and with ``-v`` a line for each finding after it. Everything is printable
 ASCII; ``|`` ends the text, so none is in it, and no line ends within.
@@ -7,9 +7,8 @@ ASCII; ``|`` ends the text, so none is in it, and no line ends within.
 from __future__ import annotations
 
 import re
-from datetime import timedelta
 
-from mailsni.check.runner import Checked, Level
+from mailsni.check.model import DAY, CheckResult, Code, Level
 from mailsni.core.text import counted, summarize_names
 
 TEXT_LIMIT = 700
@@ -21,38 +20,36 @@ LINES = 100
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
-def output(found: Checked, *, verbose: bool = False) -> str:
-    """The first line, and further ones if they are asked for; without a line feed at the end."""
-    data = _performance_data(found)
-    first = f"MAILSNI {found.level.name} - {text(found)}" + (f" | {data}" if data else "")
+def output(result: CheckResult, *, verbose: bool = False) -> str:
+    """The first line, and with ``verbose`` further ones; without a line feed at the end."""
+    data = _performance_data(result)
+    first = f"MAILSNI {result.level.name} - {text(result)}" + (f" | {data}" if data else "")
     if not verbose:
         return first
-    lines = [_bounded(f"{one.level.name}: {plain(one.text)}", LINE_LIMIT) for one in found.findings[:LINES]]
-    if len(found.findings) > LINES:
-        lines.append(f"and {len(found.findings) - LINES} more: `mailsni check --json` has them all")
+    findings = result.findings
+    lines = [_bounded(f"{finding.level.name}: {plain(finding.text)}", LINE_LIMIT) for finding in findings[:LINES]]
+    if len(findings) > LINES:
+        lines.append(f"and {len(findings) - LINES} more: `mailsni check --json` has them all")
     return "\n".join([first, *lines])
 
 
 def unknown(why: str) -> str:
-    """The line for a check that could not be made."""
+    """The line when no check could run."""
     return f"MAILSNI {Level.UNKNOWN.name} - {_bounded(plain(why), TEXT_LIMIT)}"
 
 
-def text(found: Checked) -> str:
-    """What the line says after the status: the worst findings, or that all is well; bounded."""
-    partial = f"public parts only: not seen: {', '.join(found.unseen)}" if found.unseen else ""
-    room = TEXT_LIMIT - len(partial)
-    if not found.findings:
-        parts = [_healthy(found)]
-    else:
-        texts = [plain(one.text) for one in found.findings]
-        parts = [_bounded(texts[0], room // 2)]
-        for said in texts[1:]:
-            if sum(map(len, parts)) + len(said) + 2 * len(parts) > room - len("; … and 99999 more"):
-                parts.append(f"... and {len(texts) - len(parts)} more")
-                break
-            parts.append(said)
-    return "; ".join([*parts, *([plain(partial)] if partial else [])])
+def text(result: CheckResult) -> str:
+    """The text after the status: the worst findings, or that all is well; bounded."""
+    unreadable = plain(f"public parts only, not readable: {', '.join(result.unreadable)}") if result.unreadable else ""
+    room = TEXT_LIMIT - len(unreadable)
+    texts = [plain(finding.text) for finding in result.findings] or [_healthy(result)]
+    parts = [_bounded(texts[0], room // 2)]
+    for more in texts[1:]:
+        if sum(map(len, parts)) + len(more) + 2 * len(parts) > room - len("; ... and 99999 more"):
+            parts.append(f"... and {len(texts) - len(parts)} more")
+            break
+        parts.append(more)
+    return "; ".join([*parts, *filter(None, [unreadable])])
 
 
 def plain(text: str) -> str:
@@ -60,32 +57,28 @@ def plain(text: str) -> str:
     return _UNPRINTABLE.sub("?", " ".join(text.split())).replace("|", "/") or "?"
 
 
-def _healthy(found: Checked) -> str:
-    names = counted(found.names, "name")
-    asked = f", {found.on_the_wire} answers as intended" if found.on_the_wire is not None else ""
-    if not found.expiries:
-        return names + asked
-    days = int((found.expiries[0].not_after - found.now) / timedelta(days=1))
-    unit = "day" if days == 1 else "days"
-    word = "expires" if found.names == 1 else f"the first ({summarize_names([found.expiries[0].name])}) expires"
-    return f"{names}, {word} in {days} {unit}{asked}"
+def _healthy(result: CheckResult) -> str:
+    names = counted(result.names, "name")
+    answers = f", {result.probed} answers as intended" if result.probed is not None else ""
+    if not result.expiries:
+        return names + answers
+    days = int((result.expiries[0].not_after - result.now) / DAY)
+    word = "expires" if result.names == 1 else f"the first ({summarize_names([result.expiries[0].name])}) expires"
+    return f"{names}, {word} in {counted(days, 'day')}{answers}"
 
 
-def _performance_data(found: Checked) -> str:
+def _performance_data(result: CheckResult) -> str:
     """Label, value, unit (none of these has one) and thresholds: ``10:`` is "alert below 10"."""
-    values = []
-    if found.expiries:
-        first = found.expiries[0]
-        days = (first.not_after - found.now) / timedelta(days=1)
-        values.append(f"'expiry'={days:.2f};{first.warning:.6g}:;{first.critical:.6g}:")
-    if any(one.code == "not_checked" for one in found.findings):
+    if any(finding.code == Code.NOT_CHECKED for finding in result.findings):
         return ""
-    values.append(f"'names'={found.names};;;0")
-    if found.pending is not None:
-        values.append(f"'pending'={found.pending};;;0")
-    if found.on_the_wire is not None:
-        values.append(f"'answers'={found.on_the_wire};;;0")
-    values += [f"'{level.name.lower()}'={found.count(level)};;;0" for level in (Level.WARNING, Level.CRITICAL)]
+    values = []
+    if result.expiries:
+        first = result.expiries[0]
+        days = (first.not_after - result.now) / DAY
+        values.append(f"'expiry'={days:.2f};{first.warning:.6g}:;{first.critical:.6g}:")
+    counts = {"names": result.names, "pending": result.pending, "answers": result.probed}
+    counts |= {level.name.lower(): result.count(level) for level in (Level.WARNING, Level.CRITICAL)}
+    values += [f"'{label}'={count};;;0" for label, count in counts.items() if count is not None]
     return " ".join(values)
 
 

@@ -1,0 +1,165 @@
+"""Gathers what the checks start from, as far as this user can read it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from mailsni.check.model import Code, Finding, Level, Result, Thresholds, Unreadable
+from mailsni.config.settings import Settings
+from mailsni.core.deployment import Deployment, DeploymentRecord
+from mailsni.core.model import Progress
+from mailsni.deploy.snapshot import Snapshot, take_snapshot
+from mailsni.deploy.state_directory import State
+from mailsni.errors import MailsniError, PermissionMissingError
+from mailsni.host import lock
+from mailsni.targets.dovecot import target as dovecot
+from mailsni.targets.dovecot.target import Dovecot
+from mailsni.targets.postfix import target as postfix
+from mailsni.targets.postfix.target import Postfix
+from mailsni.targets.registry import NO_SERVER
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckContext:
+    """What the checks start from. A part that could not be read is None, and ``problems`` says why."""
+
+    settings: Settings
+    thresholds: Thresholds
+    now: datetime
+    """With a time zone."""
+    postfix: Postfix | None
+    dovecot: Dovecot | None
+    snapshot: Snapshot | None
+    """Needs root, a readable store and both servers' configurations in order."""
+    record: DeploymentRecord | None
+    running: bool
+    """Whether a run is publishing now."""
+    owner: int
+    """The user who must own the files: root, or the owner of the state directory."""
+    problems: tuple[Result, ...]
+
+    @property
+    def state(self) -> State:
+        """The state directory."""
+        return State(self.settings.state.directory)
+
+    @property
+    def deployment(self) -> Deployment:
+        """What the record says; empty when it could not be read."""
+        return self.record.deployment if self.record is not None else Deployment()
+
+    @property
+    def names(self) -> Mapping[str, tuple[str, ...]] | None:
+        """The idents of each name's certificates that should be live; None when nobody can tell."""
+        if self.record is None:
+            return None
+        if self.record.deployment.names or self.snapshot is None or self.record.trusted:
+            return self.record.deployment.names
+        winners = self.snapshot.selection.winners
+        return {winner.name: tuple(certificate.ident for certificate in winner.certificates) for winner in winners}
+
+    @property
+    def nothing_deployed(self) -> bool:
+        """Whether nothing was ever deployed: no record, and no file of either server."""
+        record = self.record
+        if record is None or record.deployment.names or record.trusted or record.interrupted:
+            return False
+        artifacts = (self.settings.postfix.map, self.settings.dovecot.include_file)
+        return not any(os.path.lexists(path) for path in artifacts)
+
+    @property
+    def publish_in_progress(self) -> bool:
+        """Whether the files may be those before a run or those after it."""
+        return self.running or (self.record is not None and self.record.interrupted)
+
+    @property
+    def pin_directory(self) -> Path:
+        """Where the pinned files of the deployment lie, or would."""
+        if self.deployment.pin_directory:
+            return Path(self.deployment.pin_directory)
+        return self.snapshot.pins.path if self.snapshot is not None else self.settings.dovecot.pin_directory
+
+
+def gather(settings: Settings, thresholds: Thresholds, now: datetime, progress: Progress | None = None) -> CheckContext:
+    """Read both servers' configurations, the stores and the record.
+
+    Args:
+        settings: where they are.
+        thresholds: when the check warns that a certificate expires.
+        now: the moment at which certificates must be valid, with a time zone.
+        progress: called while something takes long.
+    """
+    problems: list[Result] = []
+
+    def attempt(part: str, read: Callable[[], _Value]) -> _Value | None:
+        try:
+            return read()
+        except (MailsniError, OSError) as error:
+            problems.append(failure(part, error))
+            return None
+
+    running = is_publishing(settings)
+    postfix_target = attempt("Postfix", lambda: _find_postfix(settings))
+    dovecot_target = attempt("Dovecot", lambda: dovecot.find(settings.dovecot))
+    missing = [
+        target.name.capitalize() for target in (postfix_target, dovecot_target) if target and not target.installed
+    ]
+    problems += [Finding(Level.UNKNOWN, Code.SERVER_NOT_FOUND, f"{name} is not installed here") for name in missing]
+    if not problems and postfix_target is None and dovecot_target is None:
+        problems.append(Finding(Level.UNKNOWN, Code.SERVER_NOT_FOUND, NO_SERVER))
+    snapshot = attempt("the certificate stores", lambda: take_snapshot(settings, now, progress=progress))
+    if snapshot is not None:
+        record: DeploymentRecord | None = snapshot.record
+    else:
+        record = attempt("the record of what is deployed", State(settings.state.directory).load)
+    return CheckContext(
+        settings,
+        thresholds,
+        now,
+        postfix_target,
+        dovecot_target,
+        snapshot,
+        record,
+        running,
+        _owner(settings),
+        tuple(problems),
+    )
+
+
+def failure(part: str, error: MailsniError | OSError) -> Result:
+    """The result for a part that could not be read: this user may not, or something is in the way."""
+    if isinstance(error, PermissionMissingError):
+        return Unreadable(part)
+    if isinstance(error, MailsniError):
+        return Finding(Level.UNKNOWN, Code.CHECK_FAILED, f"{part}: {error.message}")
+    return Finding(Level.UNKNOWN, Code.CHECK_FAILED, f"{part}: {error.filename or ''}: {error.strerror or error}")
+
+
+def is_publishing(settings: Settings) -> bool:
+    """Whether a run is publishing: it has written its journal, and holds the lock."""
+    try:
+        journal = State(settings.state.directory).change_token()[1]
+    except OSError:
+        return False
+    return journal is not None and lock.is_locked(settings.state.lock)
+
+
+def _find_postfix(settings: Settings) -> Postfix | None:
+    main = settings.postfix.config_directory / "main.cf"
+    if main.exists() and not os.access(main, os.R_OK):
+        raise PermissionMissingError(str(main))
+    return postfix.find(settings.postfix)
+
+
+def _owner(settings: Settings) -> int:
+    try:
+        return os.geteuid() and settings.state.directory.stat().st_uid
+    except OSError:
+        return 0

@@ -1,0 +1,211 @@
+"""What a check yields: findings with a level and a code, expiries, and what this user cannot read."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Self
+
+WARNING_DAYS, CRITICAL_DAYS = 14.0, 7.0
+"""Before the end of a certificate: by then its renewal has failed for weeks."""
+WARNING_SHARE, CRITICAL_SHARE = 1 / 4, 1 / 8
+"""Of a certificate's lifetime, where that is less: certbot renews when a third, or a half, of it is left."""
+DAY: Final = timedelta(days=1)
+
+
+class Level(enum.IntEnum):
+    """How bad it is: the exit codes of a monitoring plugin (Monitoring Plugins Development Guidelines)."""
+
+    OK = 0
+    WARNING = 1
+    CRITICAL = 2
+    UNKNOWN = 3
+
+    @property
+    def weight(self) -> int:
+        """For the worst of several: what nobody can tell is less bad than what is known to be wrong."""
+        return (Level.OK, Level.UNKNOWN, Level.WARNING, Level.CRITICAL).index(self)
+
+
+class Code(enum.StrEnum):
+    """The kind of a finding, for programs, with its meaning for docs/monitoring.md. Added to, never renamed.
+
+    Two more families are codes: ``wire_PROBLEM`` for each :class:`mailsni.probes.expectation.Problem`, and the reason
+    codes of certificates that are skipped.
+    """
+
+    meaning: str
+
+    def __new__(cls, code: str, meaning: str) -> Self:
+        """A code that equals its text."""
+        member = str.__new__(cls, code)
+        member._value_ = code
+        member.meaning = meaning
+        return member
+
+    EXPIRED = "expired", "a deployed certificate has expired"
+    EXPIRES = "expires", "a deployed certificate expires soon"
+    NOT_DEPLOYED = "not_deployed", "nothing has ever been deployed"
+    NO_NAMES = "no_names", "the last run removed every name"
+    NOT_CONFIGURED = "not_configured", "the server's configuration does not name mailsni's file"
+    SERVER_NOT_FOUND = "server_not_found", "a server that is switched on, or both servers, are not installed"
+    MAP_MISSING = "map_missing", "main.cf names a map that is not there"
+    MAP_UNREADABLE = "map_unreadable", "Postfix cannot open the map, or its entries cannot be read"
+    MAP_SOURCE_MISSING = "map_source_missing", "the text from which the map is compiled is not there"
+    MAP_WRONG_TYPE = "map_wrong_type", "the map is of another type than main.cf says"
+    MAP_WITHOUT_KEYS = "map_without_keys", "the map was compiled without `postmap -F`"
+    MAP_ENTRY_UNUSABLE = "map_entry_unusable", "an entry of the map holds no key and chain"
+    MAP_STALE = "map_stale", "the map holds another certificate than the deployed one"
+    MAP_NAMES_MISSING = "map_names_missing", "deployed names are not in the map"
+    MAP_NAMES_UNKNOWN = "map_names_unknown", "the map has names that nobody deployed"
+    INCLUDE_MISSING = "include_missing", "Dovecot's include is not there"
+    INCLUDE_EDITED = "include_edited", "somebody changed Dovecot's include; every name still has its files"
+    INCLUDE_NAMES_MISSING = "include_names_missing", "somebody changed Dovecot's include; deployed names have no block"
+    INCLUDE_WRONG_FILES = "include_wrong_files", "somebody changed Dovecot's include; names have other files"
+    INCLUDE_DEAD_PATH = "include_dead_path", "Dovecot's include names files that are not there"
+    PINNED_FILE_MISSING = "pinned_file_missing", "the pinned file of a deployed certificate is not there"
+    PINNED_FILE_CHANGED = "pinned_file_changed", "the pinned file of a deployed certificate has another content"
+    INSECURE_FILE = "insecure_file", "the owner or the mode of a file lets others read its keys, or change it"
+    INSECURE_DIRECTORY = "insecure_directory", "the owner or the mode of a directory lets others change or list it"
+    RECORD_MISSING = "record_missing", "there is no record of what was published"
+    RECORD_DAMAGED = "record_damaged", "a record in the state directory is damaged, or of another version"
+    RUN_INTERRUPTED = "run_interrupted", "a run was cut off while it published"
+    RUN_HANGS = "run_hangs", "a run has been publishing for too long"
+    RUN_FAILED = "run_failed", "the last run failed"
+    HOOK_FAILED = "hook_failed", "the last run failed, and a hook of an ACME client had started it"
+    NAME_REMOVED = "name_removed", "a run of the last seven days removed a name"
+    DEPLOY_PENDING = "deploy_pending", "a name waits for the next run to deploy its certificate"
+    REMOVAL_PENDING = "removal_pending", "a name waits for the next run to remove it"
+    REWRITE_PENDING = "rewrite_pending", "files wait for the next run to write them again"
+    CHECK_FAILED = "check_failed", "a part of the check failed"
+    NOT_CHECKED = "not_checked", "the check failed as a whole"
+    NOTHING_READABLE = "nothing_readable", "this user can read nothing of what is deployed"
+    WIRE_NOT_PROBED = "wire_not_probed", "a server could not be probed"
+
+
+DAMAGE_CODES: Final = frozenset(
+    {
+        Code.MAP_MISSING,
+        Code.MAP_UNREADABLE,
+        Code.MAP_SOURCE_MISSING,
+        Code.MAP_WRONG_TYPE,
+        Code.MAP_WITHOUT_KEYS,
+        Code.MAP_ENTRY_UNUSABLE,
+        Code.MAP_STALE,
+        Code.MAP_NAMES_MISSING,
+        Code.MAP_NAMES_UNKNOWN,
+        Code.INCLUDE_MISSING,
+        Code.INCLUDE_EDITED,
+        Code.INCLUDE_NAMES_MISSING,
+        Code.INCLUDE_WRONG_FILES,
+        Code.PINNED_FILE_MISSING,
+        Code.PINNED_FILE_CHANGED,
+        Code.INSECURE_FILE,
+    }
+)
+"""Files are not as they were published. That they wait for the next run to write them again is then no news."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that a person should know. Its text is printable, and holds no content of a key."""
+
+    level: Level
+    code: str
+    """A :class:`Code`, or of one of the two families that stand there."""
+    text: str
+    """A sentence without a full stop that names its object."""
+    names: tuple[str, ...] = ()
+    """All names concerned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expiry:
+    """When a certificate of a name expires, and how long before that the check warns."""
+
+    name: str
+    not_after: datetime
+    warning: float
+    """Days before."""
+    critical: float
+
+    def level(self, now: datetime) -> Level:
+        """The level for the time that is left."""
+        left = (self.not_after - now) / DAY
+        if left <= self.critical:
+            return Level.CRITICAL
+        return Level.WARNING if left <= self.warning else Level.OK
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A part that this user may not read."""
+
+    part: str
+
+
+Result = Finding | Expiry | Unreadable
+"""What a check yields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """How many days before the end of a certificate the check warns; None: as its lifetime says."""
+
+    warning: float | None = None
+    critical: float | None = None
+
+    def expiry(self, name: str, not_before: datetime | None, not_after: datetime) -> Expiry:
+        """The expiry of one certificate.
+
+        Args:
+            name: that is served with it.
+            not_before: start of its validity; None: unknown, so it counts as long-lived.
+            not_after: end of its validity.
+        """
+        lifetime = (not_after - not_before) / DAY if not_before is not None else float("inf")
+        critical = min(CRITICAL_DAYS, lifetime * CRITICAL_SHARE) if self.critical is None else self.critical
+        warning = min(WARNING_DAYS, lifetime * WARNING_SHARE) if self.warning is None else self.warning
+        if self.critical is None:
+            critical = min(critical, warning)
+        return Expiry(name, not_after, max(warning, critical), critical)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What all checks add up to."""
+
+    now: datetime
+    findings: tuple[Finding, ...]
+    """The worst first."""
+    expiries: tuple[Expiry, ...] = ()
+    """Of each name that is deployed the first one, the next first."""
+    names: int = 0
+    """How many are deployed."""
+    pending: int | None = None
+    """How many names wait for the next run; None when this user cannot tell."""
+    unreadable: tuple[str, ...] = ()
+    """The parts that this user may not read."""
+    probed: int | None = None
+    """How many answers of servers were assessed; None without ``--wire``."""
+
+    @property
+    def level(self) -> Level:
+        """The worst of all."""
+        return max((finding.level for finding in self.findings), key=lambda level: level.weight, default=Level.OK)
+
+    def count(self, level: Level) -> int:
+        """How many findings there are of a level."""
+        return sum(finding.level is level for finding in self.findings)
+
+
+def unknown(now: datetime, why: str) -> CheckResult:
+    """The result when no check could run."""
+    return CheckResult(now, (Finding(Level.UNKNOWN, Code.NOT_CHECKED, why),))
+
+
+def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The same findings, ordered by level, each once."""
+    return tuple(sorted(dict.fromkeys(findings), key=lambda finding: -finding.level.weight))

@@ -1,0 +1,157 @@
+"""Checks the compiled map of Postfix: is it there, of the right type, and does each entry hold what is deployed."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from mailsni.check.access import check_directory, check_files, is_absent
+from mailsni.check.gather import CheckContext
+from mailsni.check.model import Code, Finding, Level, Result, Unreadable
+from mailsni.core.names import RefusedNameError
+from mailsni.core.text import summarize_names
+from mailsni.core.x509 import parse_leaf
+from mailsni.errors import MailsniError
+from mailsni.host import file_identity, files
+from mailsni.targets.postfix import map_read, postconf
+from mailsni.targets.postfix.entries import MapEntry
+from mailsni.targets.postfix.map_read import Difference, Discrepancy
+from mailsni.targets.postfix.map_types import PostfixMap, map_files
+from mailsni.targets.postfix.target import Postfix
+from mailsni.targets.rendering import postfix_key
+
+_CUT_OFF = "clients that send a name are cut off"
+
+
+def check_map(context: CheckContext) -> Iterator[Result]:
+    """The map and everything around it."""
+    server = context.postfix
+    if server is None:
+        return
+    source, directory = server.path, server.settings.config_directory
+    yield from check_files((source, *map_files(source)), files.PRIVATE, context.owner)
+    yield from check_directory(source.parent, context.owner)
+    references = postconf.sni_tables(directory) if server.installed else ()
+    tables = [reference.map for reference in references if reference.map is not None]
+    for table in tables:
+        if table.source != source and is_absent(table.file) and not table.other_files:
+            yield _missing(table)
+    ours = next((table for table in tables if table.source == source), None)
+    if ours is None:
+        if context.nothing_deployed:
+            return
+        memory = context.deployment.memories.get(server.name, {})
+        map_type = server.recorded_map_type(memory) or server.map_types[0]
+        ours = PostfixMap(map_type, source)
+        if server.installed and not server.is_configured:
+            reason = server.not_configured_reason(memory) or "postfix: not configured"
+            yield Finding(Level.CRITICAL, Code.NOT_CONFIGURED, reason)
+    file = _file_of(ours, server)
+    if file is None:
+        yield _missing(ours)
+    elif not os.access(file, os.R_OK):
+        yield Unreadable("the entries of the map")
+    else:
+        yield from _check_file(context, server, ours, file)
+
+
+def _check_file(context: CheckContext, server: Postfix, table: PostfixMap, file: Path) -> Iterator[Result]:
+    if not file.is_file():
+        yield Finding(Level.CRITICAL, Code.MAP_UNREADABLE, f"postfix: {file} is no regular file: {_CUT_OFF}")
+        return
+    if not context.nothing_deployed and file_identity.of_file(table.source) is None:
+        text = f"postfix: {table.source} is gone, or is no regular file"
+        yield Finding(Level.CRITICAL, Code.MAP_SOURCE_MISSING, text)
+    map_type = map_read.type_of(file)
+    if map_type is not None and file == table.file and map_type != table.map_type:
+        text = f"postfix: {file} is of type {map_type}, and main.cf says {table}: {_CUT_OFF}"
+        yield Finding(Level.CRITICAL, Code.MAP_WRONG_TYPE, text)
+        return
+    # Reading the entries opens a texthash anyway, and slowly while it is new (Postfix waits for the next second).
+    if server.installed and table.map_type != "texthash":
+        error = map_read.open_error(table, server.settings.config_directory)
+        if error is not None:
+            text = f"postfix: {table} cannot be opened, so {_CUT_OFF}: {error}"
+            yield Finding(Level.CRITICAL, Code.MAP_UNREADABLE, text)
+            return
+    yield from _check_entries(context, server, table, file)
+
+
+def _check_entries(context: CheckContext, server: Postfix, table: PostfixMap, file: Path) -> Iterator[Result]:
+    if context.names is None:
+        return
+    differing: dict[Difference, list[str]] = defaultdict(list)
+    entries = _expected_entries(context, table)
+    try:
+        for entry in map_read.discrepancies(table, file, entries, server.settings.config_directory):
+            if _is_expected_during_publish(context, entry):
+                continue
+            name = f"*{entry.key}" if entry.key.startswith(".") else entry.key
+            differing[entry.difference].append(name)
+            leaf = parse_leaf(entry.leaf) if entry.leaf is not None else None
+            if leaf is not None:
+                yield context.thresholds.expiry(name, leaf.not_before, leaf.not_after)
+    except MailsniError as problem:
+        yield Finding(Level.CRITICAL, Code.MAP_UNREADABLE, f"postfix: {problem.message}")
+    lacking = (*differing.get(Difference.MISSING, ()), *differing.get(Difference.UNUSABLE, ()))
+    without_keys = len(lacking) >= len(context.names)
+    for difference, unsorted_names in differing.items():
+        names = tuple(sorted(unsorted_names))
+        code, text = _code_and_text(difference, file, summarize_names(names), without_keys=without_keys)
+        yield Finding(Level.CRITICAL, code, f"postfix: {text}", names)
+
+
+def _expected_entries(context: CheckContext, table: PostfixMap) -> Iterator[MapEntry]:
+    """What the map should hold. The files behind an entry matter only where the map itself names them."""
+    for name, idents in (context.names or {}).items():
+        try:
+            key = postfix_key(name)
+        except RefusedNameError:
+            continue  # of a record that somebody damaged
+        paths = (context.pin_directory / f"{ident}.pem" for ident in idents if table.map_type == "texthash")
+        yield MapEntry(key, tuple(paths), tuple(ident.partition("-")[2] for ident in idents))
+
+
+def _is_expected_during_publish(context: CheckContext, entry: Discrepancy) -> bool:
+    """Whether an entry is as it may be while a run publishes, or after a run was cut off: the old or the new one."""
+    if not context.publish_in_progress:
+        return False
+    if entry.difference in (Difference.MISSING, Difference.ADDITIONAL):
+        return True
+    known = {ident.partition("-")[2] for ident in context.deployment.certificates}
+    recognized = not entry.digests or any(digest[:16] in known for digest in entry.digests)
+    return entry.difference is Difference.OTHER and recognized
+
+
+def _code_and_text(difference: Difference, file: Path, names: str, *, without_keys: bool) -> tuple[Code, str]:
+    """The finding for entries with the same difference; whether no entry at all holds a key and a chain."""
+    match difference:
+        case Difference.UNUSABLE if without_keys:
+            text = f"{file} was compiled without `postmap -F`: the handshakes of {names} are aborted"
+            return Code.MAP_WITHOUT_KEYS, text
+        case Difference.UNUSABLE:
+            return Code.MAP_ENTRY_UNUSABLE, f"{file} holds no key and chain for {names}: their handshakes are aborted"
+        case Difference.OTHER:
+            return Code.MAP_STALE, f"{file} holds another certificate than the deployed one for {names}"
+        case Difference.MISSING:
+            return Code.MAP_NAMES_MISSING, f"{file} lacks {names}: they get the default certificate"
+        case Difference.ADDITIONAL:
+            return Code.MAP_NAMES_UNKNOWN, f"{file} has entries that nobody deployed: {names}"
+
+
+def _file_of(table: PostfixMap, server: Postfix) -> Path | None:
+    """What the server opens for a table; None when there is nothing."""
+    if not is_absent(table.file):
+        return table.file
+    directory = server.settings.config_directory
+    values = postconf.parameters(directory, "non_bdb_migration_level") if server.installed else {}
+    return table.existing_file(redirected=postconf.redirects_berkeley_db(values))
+
+
+def _missing(table: PostfixMap) -> Finding:
+    others = table.other_files
+    there = f" (there is {others[0].name}, of another type)" if others else ""
+    text = f"postfix: main.cf names {table}, and there is no {table.file}{there}: {_CUT_OFF}"
+    return Finding(Level.CRITICAL, Code.MAP_MISSING, text)

@@ -1,0 +1,76 @@
+"""Checks the records in the state directory: what was published, how the last run ended, which names it removed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import timedelta
+
+from mailsni.check.gather import CheckContext
+from mailsni.check.model import Code, Finding, Level, Result
+from mailsni.core.text import printable_name, summarize_names
+from mailsni.errors import Exit
+from mailsni.runs import history as runs
+
+_LONGEST_RUN = timedelta(minutes=15)
+_HOOKS = ("certbot-post", "certbot-deploy", "acme.sh", "lego", "caddy", "dehydrated")
+"""What the hooks that come with this program call themselves."""
+
+
+def check_records(context: CheckContext) -> Iterator[Result]:
+    """The record of the deployment, and the journal of a run."""
+    record, problems = context.record, context.state.problems()
+    for problem in problems:
+        text = f"{problem}: the next run publishes everything again"
+        yield Finding(Level.WARNING, Code.RECORD_DAMAGED, text)
+    if record is None:
+        return
+    if record.interrupted:
+        yield from _check_journal(context)
+    elif not record.trusted and not context.nothing_deployed and not problems:
+        text = "there is no record of what was published: the next run publishes it again"
+        yield Finding(Level.WARNING, Code.RECORD_MISSING, text)
+    elif record.trusted and not record.deployment.names:
+        yield Finding(Level.WARNING, Code.NO_NAMES, "no name is served: the last run removed all of them")
+
+
+def _check_journal(context: CheckContext) -> Iterator[Result]:
+    journal = context.state.change_token()[1]
+    age = timedelta(seconds=max(0.0, context.now.timestamp() - (journal.mtime_ns if journal else 0) / 1e9))
+    since = f"{context.now - age:%Y-%m-%d %H:%M} UTC"
+    if not context.running:
+        text = f"a run was cut off while it published, on {since}: the next run repairs it"
+        yield Finding(Level.WARNING, Code.RUN_INTERRUPTED, text)
+    elif age > _LONGEST_RUN:
+        yield Finding(Level.WARNING, Code.RUN_HANGS, f"a run has been publishing since {since}")
+
+
+def check_runs(context: CheckContext) -> Iterator[Result]:
+    """The last run, and the names that runs of the last days removed."""
+    directory = context.settings.state.directory
+    if (problem := runs.complaint(directory)) is not None:
+        text = f"{problem}: nobody knows how the last run ended"
+        yield Finding(Level.WARNING, Code.RECORD_DAMAGED, text)
+    history = runs.load(directory)
+    if history.last is not None and not history.last.good:
+        yield failed_run(history.last)
+    removed: dict[str, list[str]] = defaultdict(list)
+    for name, removal in history.removed.items():
+        recent = timedelta() <= context.now - removal.when < runs.REMOVAL_RETENTION
+        if recent and name not in (context.names or ()) and context.settings.names.match(name):
+            removed[f"{removal.why}, and was removed on {removal.when:%Y-%m-%d}"].append(name)
+    for why, names in removed.items():
+        text = f"{summarize_names(names)}: not served any more: {printable_name(why)}"
+        yield Finding(Level.WARNING, Code.NAME_REMOVED, text, tuple(names))
+
+
+def failed_run(run: runs.Run) -> Finding:
+    """The finding for a run that failed."""
+    level = Level.CRITICAL if run.exit_code in (Exit.ROLLED_BACK, Exit.ROLLBACK_FAILED) else Level.WARNING
+    hook = run.trigger in _HOOKS
+    who = f"the hook {run.trigger} failed" if hook else f"the last run failed, started by {run.trigger}"
+    if run.exit_code == Exit.CONFIGURATION:
+        who += " with a wrong configuration"
+    when = f"{run.ended_at:%Y-%m-%d %H:%M} UTC"
+    text = f"{who}, on {when}: {run.summary} (exit code {run.exit_code})"
+    return Finding(level, Code.HOOK_FAILED if hook else Code.RUN_FAILED, text)
