@@ -15,7 +15,14 @@ TOP = Path(__file__).resolve().parents[2]
 PAGES = (
     *(
         TOP / name
-        for name in ("ARCHITECTURE.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "monitoring/README.md")
+        for name in (
+            "ARCHITECTURE.md",
+            "CONTRIBUTING.md",
+            "README.md",
+            "SECURITY.md",
+            "monitoring/README.md",
+            "tests/README.md",
+        )
     ),
     *sorted((TOP / "docs").glob("*.md")),
 )
