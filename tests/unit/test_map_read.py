@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mailsni.errors import HostError
 from mailsni.targets.postfix.entries import MapEntry
-from mailsni.targets.postfix.map_read import Difference, discrepancies, type_of
+from mailsni.targets.postfix.map_read import Difference, discrepancies, type_of, verify_map
 from mailsni.targets.postfix.map_types import PostfixMap
 from tests.support.builders import authority
 
@@ -126,3 +126,39 @@ def test_a_map_says_its_type(tmp_path: Path) -> None:
         assert type_of(file) is None
     assert PostfixMap("hash", SOURCE).file == Path("/etc/postfix/mailsni.db")
     assert PostfixMap("texthash", SOURCE).file == SOURCE
+
+
+def test_a_map_that_is_not_as_intended_says_what_is_wrong_first(tmp_path: Path) -> None:
+    good = pinned("mail.a.test")
+    file = tmp_path / "mailsni.cdb"
+    table = PostfixMap("cdb", tmp_path / "mailsni")
+    entries = [MapEntry(key, (), (digest(good),)) for key in ("a.test", "b.test")]
+    for records, message in (
+        ({b"a.test": base64.b64encode(good)}, "lacks 1 of the entries, the first of them b.test"),
+        ({b"a.test": b"", b"b.test": base64.b64encode(good)}, "a.test: does not hold the intended key and chain"),
+        ({b"a.test": base64.b64encode(good), b"c.test": b""}, "holds an entry that was not asked for"),
+    ):
+        file.write_bytes(cdb(records))
+        with pytest.raises(HostError, match=message) as raised:
+            verify_map(table, file, entries, tmp_path)
+        assert raised.value.path == file
+    file.write_bytes(cdb({entry.key.encode(): base64.b64encode(good) for entry in entries}))
+    verify_map(table, file, entries, tmp_path)
+
+
+def test_another_type_is_opened_only_in_place_of_berkeley_db_and_only_where_it_is_redirected(tmp_path: Path) -> None:
+    source = tmp_path / "mailsni"
+    other = tmp_path / "mailsni.lmdb"
+    other.touch()
+    for map_type, redirected, expected in (
+        ("hash", False, None),
+        ("hash", True, other),
+        ("btree", True, other),
+        ("cdb", True, None),
+        ("lmdb", False, other),
+    ):
+        assert PostfixMap(map_type, source).existing_file(redirected=redirected) == expected
+    own = tmp_path / "mailsni.db"
+    own.touch()
+    assert PostfixMap("hash", source).existing_file(redirected=True) == own
+    assert PostfixMap("hash", source).other_files == (other,)

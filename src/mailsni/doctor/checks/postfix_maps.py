@@ -104,25 +104,25 @@ def read_table(
     table = reference.map
     file = table.existing_file(redirected=redirects_berkeley_db(configuration.values)) if table is not None else None
     own = reference.source == facts.settings.postfix.map
-    found = TableFacts(reference, where, configuration, own, file)
+    table_facts = TableFacts(reference, where, configuration, own, file)
     if table is None:
-        return found, ()
+        return table_facts, ()
     problems = []
     lines: tuple[SourceLine, ...] = ()
     try:
         lines = map_source.read_source(table.source) or ()
         if not (own and _is_as_rendered(table.source, facts)):
             labels = map_source.read_labels(path for line in lines for path in line.files)
-            found = replace(found, source=lines, labels=labels)
+            table_facts = replace(table_facts, source=lines, labels=labels)
     except (MailsniError, OSError, ValueError, RecursionError) as problem:
         problems.append(helpers.not_looked_at(f"the source of the table {reference.written}", problem))
     try:
         if file is not None and table.map_type != "texthash" and table.map_type in configuration.types:
             stored, open_error = _read_stored(table, file, lines, configuration.directory, facts.now)
-            found = replace(found, stored=stored, open_error=open_error)
+            table_facts = replace(table_facts, stored=stored, open_error=open_error)
     except (MailsniError, OSError, ValueError, RecursionError) as problem:
         problems.append(helpers.not_looked_at(f"the content of the table {reference.written}", problem))
-    return found, tuple(problems)
+    return table_facts, tuple(problems)
 
 
 def _is_as_rendered(source: Path, facts: Facts) -> bool:

@@ -32,15 +32,15 @@ class Entry:
 
 def entries(text: str) -> list[Entry]:
     """The logical lines of a Postfix file: comments and empty lines are skipped and end nothing, blanks continue."""
-    found: list[list[tuple[int, str]]] = []
+    logical: list[list[tuple[int, str]]] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        if line[0].isspace() and found:
-            found[-1].append((number, line))
+        if line[0].isspace() and logical:
+            logical[-1].append((number, line))
         else:
-            found.append([(number, line)])
-    return [Entry(tuple(lines)) for lines in found]
+            logical.append([(number, line)])
+    return [Entry(tuple(lines)) for lines in logical]
 
 
 def split_words(value: str) -> list[str]:

@@ -81,10 +81,13 @@ def _labels_in(path: Path) -> PemLabels | str:
 
 def file_mistake(paths: Iterable[Path], labels: Mapping[Path, PemLabels | str]) -> Mistake | None:
     """What is wrong with what some files would store; None when all is well, or one cannot be read."""
-    known = [labels[path] for path in paths]
-    if any(isinstance(one, str) for one in known):
-        return None
-    return _mistake_of(label for one in known if not isinstance(one, str) for label in one)
+    content: list[bytes] = []
+    for path in paths:
+        in_file = labels[path]
+        if isinstance(in_file, str):
+            return None
+        content += in_file
+    return _mistake_of(content)
 
 
 def file_problem(line: SourceLine, labels: Mapping[Path, PemLabels | str]) -> str | None:
