@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mailsni.cli import main as program
+from mailsni.config.reference import default_configuration
 from mailsni.doctor.finding import Severity
 from mailsni.errors import Exit
 from mailsni.targets import registry
@@ -111,6 +112,11 @@ def exit_codes() -> Iterator[str]:
         yield f"| {int(code)} | {cell(code.meaning)} |\n"
 
 
+def configuration() -> Iterator[str]:
+    """The configuration file of the defaults."""
+    yield f"```toml\n{default_configuration()}```\n"
+
+
 # ── findings ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 CODE = re.compile(r"[a-z<][a-z0-9_<>]*")
@@ -196,6 +202,7 @@ BLOCKS: Mapping[str, Callable[[], Iterator[str]]] = {
     "command table": command_table,
     "command reference": command_reference,
     "exit codes": exit_codes,
+    "configuration": configuration,
     "layers": layers,
     "doctor codes": lambda: finding_table(Severity, TOP / "src/mailsni/doctor"),
 }

@@ -149,11 +149,11 @@ def test_nothing_is_known_of_a_file_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ['"mail root"', '["mail", "root"]', "[1]", "7", "true", r'["/bin/sh", "a\u0000b"]'])
 def test_a_command_is_a_list_that_begins_with_a_path(value: str) -> None:
     with pytest.raises(ConfigurationError, match=r"line 1: \[alerts\] on_failure: must be|whose first word is"):
-        parser.parse(f"alerts.on_failure = {value}\n", "x")
+        parser.parse(f"alerts.on_failure = {value}\n", Path("x"))
 
 
 def test_no_command_is_the_default() -> None:
-    assert parser.parse("[alerts]\non_failure = []\n", "x").alerts == AlertSettings() == Settings().alerts
+    assert parser.parse("[alerts]\non_failure = []\n", Path("x")).alerts == AlertSettings() == Settings().alerts
 
 
 # ── who started it ───────────────────────────────────────────────────────────────────────────────────────────────────

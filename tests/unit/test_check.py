@@ -194,7 +194,7 @@ def test_that_what_is_deployed_is_served_on_is_no_fault_of_the_servers() -> None
 
 def nowhere(tmp_path: Path) -> Settings:
     text = f'[postfix]\nenabled = false\n[dovecot]\nenabled = false\n[[sources]]\npath = "{tmp_path}"\n'
-    return replace(parse(text, "config"), state=StateSettings(tmp_path / "state", tmp_path / "lock"))
+    return replace(parse(text, Path("config")), state=StateSettings(tmp_path / "state", tmp_path / "lock"))
 
 
 @pytest.mark.parametrize(

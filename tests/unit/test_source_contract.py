@@ -71,7 +71,7 @@ def test_a_table_of_the_configuration_opens_the_store(store: StoreBuilder) -> No
     store.put("a", issue())
     path = store.settings.values["path"]
     text = f'[[sources]]\ntype = "{store.settings.type}"\npath = "{path}"\n'
-    (settings,) = parser.parse(text, "config.toml").sources
+    (settings,) = parser.parse(text, Path("config.toml")).sources
     assert settings == store.settings
     assert settings.open().location == str(path)
     assert settings.open().scan({}) == scan(store)
@@ -88,7 +88,7 @@ def test_a_table_of_the_configuration_opens_the_store(store: StoreBuilder) -> No
 )
 def test_a_wrong_table_is_refused_with_the_keys_of_its_kind(table: str, message: str, hint: str | None) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        parser.parse(f"[[sources]]\n{table}\n", "config.toml")
+        parser.parse(f"[[sources]]\n{table}\n", Path("config.toml"))
     assert message in caught.value.message
     assert caught.value.hint == hint
 

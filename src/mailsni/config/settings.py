@@ -1,101 +1,126 @@
-"""What a configuration file can say, with its defaults."""
+"""The settings: every key of the configuration file with its default, what it takes, and what the reference says."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar, get_args
 
+from mailsni.config import values
+from mailsni.config.values import Action, Switch
 from mailsni.core.names import NamePatterns
 from mailsni.probes.endpoint import Endpoint
 from mailsni.sources.base import DEFAULT_SOURCES, SourceSettings
 
 DEFAULT_PATH = Path("/etc/mailsni/config.toml")
 
-
 FROM_STDIN = "MAILSNI_CONFIG_ON_STDIN"
-"""Set in the environment of a run that `watch` starts: what the file held when it was last read comes on standard
-input, and the file itself is not read."""
-
+"""Set in the environment of a run that ``watch`` starts: it reads the configuration from standard input, as the file
+was when ``watch`` last read it."""
 
 MAIL_NAMES = ("mail.*", "imap.*", "smtp.*", "pop.*", "pop3.*", "mx.*")
 
-
 MapType = Literal["hash", "btree", "lmdb", "cdb", "texthash"]
 
+_T = TypeVar("_T")
 
-Action = Literal["auto", "reload", "restart", "none"] | tuple[str, ...]
+
+def key(default: _T, parse: Callable[[object], _T], comment: str = "") -> _T:
+    """A key of a table.
+
+    Args:
+        default: of the setting.
+        parse: gives the setting for a TOML value, or raises ValueError.
+        comment: what the reference says beside the default.
+    """
+    return field(default=default, metadata={"parse": parse, "comment": comment})
 
 
-Switch = Literal["auto"] | bool
+@dataclass(frozen=True, slots=True)
+class NameSettings:
+    """``[names]``."""
+
+    include: tuple[str, ...] = key(MAIL_NAMES, values.some_patterns)
+    exclude: tuple[str, ...] = key((), values.patterns)
+
+    def patterns(self) -> NamePatterns:
+        """Both lists together."""
+        return NamePatterns(self.include, self.exclude)
 
 
 @dataclass(frozen=True, slots=True)
 class PostfixSettings:
     """``[postfix]``."""
 
-    enabled: Switch = "auto"
-    config_directory: Path = Path("/etc/postfix")
-    map: Path = Path("/etc/postfix/mailsni")
-    map_type: Literal["auto"] | MapType = "auto"
-    action: Action = "auto"
+    enabled: Switch = key("auto", values.switch, 'true, false, or "auto": when postconf is installed')
+    config_directory: Path = key(Path("/etc/postfix"), values.path)
+    map: Path = key(Path("/etc/postfix/mailsni"), values.path, "the source text; the compiled map lies beside it")
+    map_type: Literal["auto"] | MapType = key(
+        "auto",
+        values.choice("auto", *get_args(MapType)),
+        f"{', '.join(get_args(MapType))}; auto: the type in Postfix's configuration",
+    )
+    action: Action = key("auto", values.action, "auto, reload, restart, none, or a command as a list")
 
 
 @dataclass(frozen=True, slots=True)
 class DovecotSettings:
     """``[dovecot]``."""
 
-    enabled: Switch = "auto"
-    config_file: Path = Path("/etc/dovecot/dovecot.conf")
-    include_file: Path = Path("/etc/dovecot/conf.d/99-mailsni.conf")
-    version: Literal["auto", "2.3", "2.4"] = "auto"
-    certificates: Literal["pinned", "live"] = "pinned"
-    pin_directory: Path = Path("/etc/dovecot/mailsni")
-    action: Action = "auto"
+    enabled: Switch = key("auto", values.switch)
+    config_file: Path = key(Path("/etc/dovecot/dovecot.conf"), values.path)
+    include_file: Path = key(Path("/etc/dovecot/conf.d/99-mailsni.conf"), values.path)
+    version: Literal["auto", "2.3", "2.4"] = key("auto", values.choice("auto", "2.3", "2.4"), '"2.3", "2.4"')
+    certificates: Literal["pinned", "live"] = key(
+        "pinned", values.choice("pinned", "live"), "or live: the blocks name the store's own files"
+    )
+    pin_directory: Path = key(Path("/etc/dovecot/mailsni"), values.path)
+    action: Action = key("auto", values.action)
 
 
 @dataclass(frozen=True, slots=True)
 class StateSettings:
     """``[state]``."""
 
-    directory: Path = Path("/var/lib/mailsni")
-    lock: Path = Path("/run/mailsni.lock")
+    directory: Path = key(Path("/var/lib/mailsni"), values.path)
+    lock: Path = key(Path("/run/mailsni.lock"), values.path)
 
 
 @dataclass(frozen=True, slots=True)
 class VerifySettings:
-    """``[verify]``. The time limit is in seconds, for each probe."""
+    """``[verify]``."""
 
-    after_apply: bool = True
-    endpoints: Literal["auto"] | tuple[Endpoint, ...] = "auto"
-    timeout: float = 10.0
+    after_apply: bool = key(default=True, parse=values.boolean)
+    endpoints: Literal["auto"] | tuple[Endpoint, ...] = key(
+        "auto", values.endpoints, 'or ["smtp://127.0.0.1:25", "imaps://127.0.0.1:993", …]'
+    )
+    timeout: float = key(10.0, values.seconds, "seconds for each probe")
 
 
 @dataclass(frozen=True, slots=True)
 class AlertSettings:
     """``[alerts]``."""
 
-    on_failure: tuple[str, ...] = ()
-    """A command, its program an absolute path; empty: nobody is told."""
+    on_failure: tuple[str, ...] = key(
+        (), values.optional_command, """a command: ["/bin/sh", "-c", 'mail -s "$MAILSNI_SUMMARY" root']"""
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class WatchSettings:
-    """``[watch]``: when ``mailsni watch`` applies. All in seconds."""
+    """``[watch]``: when ``mailsni watch`` applies."""
 
-    quiet: float = 0.3
-    """Without a change: a renewal is several files."""
-    max_wait: float = 30.0
-    """After the first change, though they go on."""
-    scan: float = 60.0
-    """Between two scans of the stores, events or not."""
+    quiet: float = key(0.3, values.seconds, "seconds without a change before an apply: a renewal writes several files")
+    max_wait: float = key(30.0, values.seconds, "seconds after the first change, even if changes continue")
+    scan: float = key(60.0, values.seconds, "seconds between two scans of the stores, with or without file events")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that a configuration file can say."""
+    """Everything that a configuration file can set: one field for each of its tables, and the templates beside it."""
 
-    names: NamePatterns = field(default_factory=lambda: NamePatterns(MAIL_NAMES))
+    names: NamePatterns = field(default_factory=lambda: NameSettings().patterns())
     sources: tuple[SourceSettings, ...] = DEFAULT_SOURCES
     postfix: PostfixSettings = PostfixSettings()
     dovecot: DovecotSettings = DovecotSettings()

@@ -1,0 +1,116 @@
+"""What the values of a configuration file may be. Each function here takes a TOML value and gives the setting.
+
+Raises:
+    ValueError: from every function, with the reason, when the value is of another kind.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from mailsni.core.names import NamePatterns, safe_path
+from mailsni.probes.endpoint import Endpoint
+
+_LONGEST = 3600
+
+Switch = Literal["auto"] | bool
+Action = Literal["auto", "reload", "restart", "none"] | tuple[str, ...]
+
+
+def choice(*allowed: str) -> Callable[[object], Any]:
+    """A function that takes one of these words."""
+
+    def parse(value: object) -> str:
+        if value in allowed:
+            return str(value)
+        near = difflib.get_close_matches(str(value), allowed, n=1)
+        raise ValueError("must be " + _alternatives(allowed) + (f"; did you mean {near[0]}?" if near else ""))
+
+    return parse
+
+
+def _alternatives(words: Sequence[str]) -> str:
+    quoted = [f'"{word}"' for word in words]
+    return " or ".join(part for part in (", ".join(quoted[:-1]), quoted[-1]) if part)
+
+
+def switch(value: object) -> Switch:
+    """``true``, ``false`` or ``"auto"``."""
+    if isinstance(value, bool):
+        return value
+    if value == "auto":
+        return "auto"
+    raise ValueError('must be true, false or "auto"')
+
+
+def boolean(value: object) -> bool:
+    """``true`` or ``false``."""
+    if isinstance(value, bool):
+        return value
+    raise ValueError("must be true or false")
+
+
+def seconds(value: object) -> float:
+    """A number of seconds."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _LONGEST:
+        return float(value)
+    raise ValueError(f"must be a number of seconds, above 0 and at most {_LONGEST}")
+
+
+def path(value: object) -> Path:
+    """An absolute path."""
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise ValueError("must be an absolute path")
+    return Path(safe_path(value.rstrip("/") or "/"))
+
+
+def patterns(value: object) -> tuple[str, ...]:
+    """Patterns for host names."""
+    words = _strings(value)
+    NamePatterns(words)
+    return words
+
+
+def some_patterns(value: object) -> tuple[str, ...]:
+    """At least one pattern."""
+    words = patterns(value)
+    if not words:
+        raise ValueError("must name at least one pattern")
+    return words
+
+
+def command(value: object) -> tuple[str, ...]:
+    """A command as a list of words."""
+    words = _strings(value)
+    if not words or not words[0].startswith("/") or any("\0" in word for word in words):
+        raise ValueError("a command is a list whose first word is an absolute path")
+    return words
+
+
+def optional_command(value: object) -> tuple[str, ...]:
+    """A command, or an empty list."""
+    return () if value == [] else command(value)
+
+
+def action(value: object) -> Action:
+    """How a server is reloaded: a word, or a command."""
+    if isinstance(value, list):
+        return command(value)
+    word: Action = choice("auto", "reload", "restart", "none")(value)
+    return word
+
+
+def endpoints(value: object) -> Literal["auto"] | tuple[Endpoint, ...]:
+    """``"auto"``, or a list of URLs."""
+    if value == "auto":
+        return "auto"
+    return tuple(Endpoint.parse(text) for text in _strings(value))
+
+
+def _strings(value: object) -> tuple[str, ...]:
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise ValueError("must be a list of strings")
