@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from mailsni.config import values
-from mailsni.config.values import Action, Switch
+from mailsni.config.values import Action as Action
+from mailsni.config.values import Switch
 from mailsni.core.names import NamePatterns
 from mailsni.probes.endpoint import Endpoint
 from mailsni.sources.base import DEFAULT_SOURCES, SourceSettings

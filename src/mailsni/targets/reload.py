@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni.config.values import Action
+from mailsni.config.settings import Action
 from mailsni.errors import HostError
 from mailsni.host.commands import Completed, Executor, parent, require_tool
 
