@@ -6,9 +6,9 @@ import time
 from dataclasses import dataclass
 
 import pytest
-from benchmarks.clients import SERVERS, Crowd, Visit
 
 from mailsni.sandbox.servers import PrivateDovecot
+from tests.support.clients import SERVERS, Crowd, Visit
 from tests.support.mail_host import MailHost
 
 NAMES = tuple(f"mail.d{number}.test" for number in range(6))

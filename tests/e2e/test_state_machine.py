@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.clients import visit
 from hypothesis import HealthCheck, Phase, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -49,6 +48,7 @@ from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import LASTING_LOGINS, PrivateDovecot, PrivatePostfix, dovecot_version, workspace
 from mailsni.sources import certbot
+from tests.support.clients import visit
 from tests.support.mail_host import DEFAULT_NAME, MailHost, require
 
 pytestmark = pytest.mark.shared("trixie")

@@ -1,0 +1,196 @@
+"""Mail clients that come and go: they connect, shake hands, check the chain and the host name, and say goodbye.
+
+As a program, the clients' own process: ``python -m tests.support.clients JOB``, where JOB is a file that
+:class:`Crowd` writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from mailsni.sandbox.servers import LOOPBACK
+
+VISIT_LIMIT = 30.0
+"""Seconds that a client waits for an answer before it gives up."""
+REFUSED = "refused"
+SERVERS = {"postfix": ("smtp", "smtps"), "dovecot": ("imap", "imaps")}
+_IMPLICIT = ("smtps", "imaps")
+_START_LIMIT = 30.0
+_STOP_LIMIT = 60.0
+_TOP = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One connection of one client, with times of the clock that all processes share (``time.monotonic``)."""
+
+    service: str
+    name: str
+    begun: float
+    ended: float
+    fingerprint: str | None
+    """Of the leaf, SHA-256 of its DER; None when the visit failed."""
+    problem: str
+    """:data:`REFUSED`, or what failed; empty when nothing did."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.ended - self.begun
+
+
+def visit(service: str, port: int, name: str, context: ssl.SSLContext) -> Visit:
+    """Connect, shake hands, exchange a few words, leave."""
+    begun = time.monotonic()
+    fingerprint, problem = None, ""
+    try:
+        with socket.create_connection((LOOPBACK, port), timeout=VISIT_LIMIT) as plain:
+            if service not in _IMPLICIT:
+                _ask_for_tls(plain, service)
+            with context.wrap_socket(plain, server_hostname=name) as tls:
+                leaf = tls.getpeercert(binary_form=True) or b""
+                _say_goodbye(tls, service)
+        fingerprint = hashlib.sha256(leaf).hexdigest()
+    except ConnectionRefusedError:
+        problem = REFUSED
+    except (OSError, ValueError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    return Visit(service, name, begun, time.monotonic(), fingerprint, problem)
+
+
+def _ask_for_tls(connection: socket.socket, service: str) -> None:
+    if service == "smtp":
+        _hear(connection, b"220 ")
+        connection.sendall(b"EHLO client.test\r\n")
+        _hear(connection, b"250 ")
+        connection.sendall(b"STARTTLS\r\n")
+        _hear(connection, b"220 ")
+    else:
+        _hear(connection, b"* OK")
+        connection.sendall(b"a STARTTLS\r\n")
+        _hear(connection, b"a OK")
+
+
+def _say_goodbye(connection: socket.socket, service: str) -> None:
+    if service == "smtps":
+        _hear(connection, b"220 ")
+    if service == "imaps":
+        _hear(connection, b"* OK")
+    smtp = service.startswith("smtp")
+    connection.sendall(b"QUIT\r\n" if smtp else b"b LOGOUT\r\n")
+    _hear(connection, b"221 " if smtp else b"b OK")
+
+
+def _hear(connection: socket.socket, wanted: bytes) -> None:
+    """Read lines until one begins as it should.
+
+    Raises:
+        ValueError: another kind of answer came, or the connection ended.
+    """
+    with connection.makefile("rb", buffering=0) as reader:
+        line = reader.readline()
+        while line.startswith((b"* ", b"250-")) and not line.startswith(wanted):
+            line = reader.readline()
+    if line.startswith(wanted):
+        return
+    raise ValueError(f"{line!r} instead of {wanted!r}")
+
+
+class Crowd:
+    """Clients in a process of their own, one thread for each service, from entry to :meth:`leave`.
+
+    Args:
+        directory: for its files.
+        ports: of the services to visit.
+        names: asked for at random.
+        root_pem: what clients trust.
+        pause: seconds between two visits of one client.
+    """
+
+    def __init__(
+        self, directory: Path, ports: Mapping[str, int], names: Sequence[str], root_pem: bytes, *, pause: float = 0.002
+    ) -> None:
+        self._ports = dict(ports)
+        self._visits = directory / "visits"
+        self._job = directory / "crowd.json"
+        trusted = directory / "crowd-trusts.pem"
+        trusted.write_bytes(root_pem)
+        job = {"ports": self._ports, "names": list(names), "trusted": str(trusted), "visits": str(self._visits)}
+        self._job.write_text(json.dumps({**job, "pause": pause}))
+
+    def __enter__(self) -> Self:
+        self._visits.unlink(missing_ok=True)
+        words = [sys.executable, "-m", "tests.support.clients", str(self._job)]
+        self._process = subprocess.Popen(words, cwd=_TOP, stdin=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + _START_LIMIT
+            while {one.service for one in self._so_far()} != set(self._ports):
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError("the clients do not start")
+                time.sleep(0.05)
+        except BaseException:
+            self.leave()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+    def leave(self) -> list[Visit]:
+        """Let every client end its visit; all that there were, in the order of their ends."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            try:
+                self._process.wait(_STOP_LIMIT)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+                raise
+        return self._so_far()
+
+    def _so_far(self) -> list[Visit]:
+        if not self._visits.exists():
+            return []
+        whole_lines, _, _ = self._visits.read_text().rpartition("\n")
+        return [Visit(*json.loads(line)) for line in whole_lines.splitlines()]
+
+
+def _be_a_crowd(job: Mapping[str, Any]) -> None:
+    """The clients' own process: until it is told to end."""
+    over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: over.set())
+    writing = threading.Lock()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(job["trusted"])
+    with Path(job["visits"]).open("w", buffering=1) as output:
+
+        def come_and_go(service: str, port: int) -> None:
+            choice = random.Random(service)  # noqa: S311
+            while not over.is_set():
+                one = visit(service, port, choice.choice(job["names"]), context)
+                with writing:
+                    output.write(json.dumps(astuple(one)) + "\n")
+                over.wait(job["pause"])
+
+        clients = [threading.Thread(target=come_and_go, args=each) for each in job["ports"].items()]
+        for client in clients:
+            client.start()
+        for client in clients:
+            client.join()
+
+
+if __name__ == "__main__":
+    _be_a_crowd(json.loads(Path(sys.argv[1]).read_text()))
