@@ -134,7 +134,7 @@ def test_a_journal_means_that_a_run_was_cut_off(state: State) -> None:
     assert set(record.deployment.names) == {"mail.a.test", "mail.b.test"}
     assert set(record.deployment.certificates) == {A.ident, B.ident}
     assert record.deployment.files == {}
-    assert record.why_untrusted == "the last run was cut off"
+    assert record.distrust_reason == "the last run was cut off"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"{}"])

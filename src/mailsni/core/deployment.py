@@ -30,7 +30,7 @@ class DeployedCertificate:
 
     @classmethod
     def of(cls, certificate: Certificate) -> DeployedCertificate:
-        """The part of a certificate that may be written down."""
+        """All of a certificate but its key and chain."""
         return cls(
             certificate.ident,
             certificate.source,
@@ -65,20 +65,20 @@ class Deployment:
     ) -> Deployment:
         """What a selection is once it is deployed, still without the published files."""
         return cls(
-            names={winner.name: tuple(one.ident for one in winner.certificates) for winner in selection.winners},
-            certificates={one.ident: DeployedCertificate.of(one) for one in selection.certificates},
+            names={winner.name: tuple(each.ident for each in winner.certificates) for winner in selection.winners},
+            certificates={each.ident: DeployedCertificate.of(each) for each in selection.certificates},
             pin_directory=str(pin_directory),
             memories=memories or {},
         )
 
     def certificates_for(self, name: str) -> tuple[DeployedCertificate, ...]:
-        """What a name is served with; nothing when it is not deployed."""
+        """The certificates that a name is served with; none when it is not deployed."""
         return tuple(self.certificates[ident] for ident in self.names.get(name, ()) if ident in self.certificates)
 
 
 @dataclass(frozen=True, slots=True)
 class DeploymentRecord:
-    """What the state directory says."""
+    """What the state directory says is deployed."""
 
     deployment: Deployment
     trusted: bool
@@ -86,8 +86,8 @@ class DeploymentRecord:
     interrupted: bool = False
 
     @property
-    def why_untrusted(self) -> str:
-        """In words."""
+    def distrust_reason(self) -> str:
+        """Why the record is not trusted."""
         return "the last run was cut off" if self.interrupted else "there is no record of what was published"
 
 
@@ -98,11 +98,11 @@ def encode(deployment: Deployment) -> bytes:
         "names": deployment.names,
         "certificates": [
             {
-                **{name: getattr(one, name) for name in DeployedCertificate.__slots__},
-                "not_before": one.not_before.timestamp(),
-                "not_after": one.not_after.timestamp(),
+                **{name: getattr(certificate, name) for name in DeployedCertificate.__slots__},
+                "not_before": certificate.not_before.timestamp(),
+                "not_after": certificate.not_after.timestamp(),
             }
-            for one in deployment.certificates.values()
+            for certificate in deployment.certificates.values()
         ],
         "files": dict(deployment.files),
         "pin_directory": deployment.pin_directory,
@@ -122,7 +122,7 @@ def decode(content: bytes | None) -> Deployment | None:
             return None
         return Deployment(
             names={str(name): tuple(map(str, idents)) for name, idents in document["names"].items()},
-            certificates={one.ident: one for one in _certificates(document["certificates"])},
+            certificates={certificate.ident: certificate for certificate in _certificates(document["certificates"])},
             files={path: FileIdentity(*identity) for path, identity in document["files"].items()},
             pin_directory=str(document["pin_directory"]),
             pins={ident: FileIdentity(*identity) for ident, identity in document["pins"].items()},

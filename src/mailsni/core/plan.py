@@ -42,7 +42,7 @@ class NameState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A name whose certificates change, or that stays behind."""
+    """A name whose certificates change, or that keeps its last good one."""
 
     kind: Kind
     name: str
@@ -53,12 +53,12 @@ class Change:
     @property
     def new_public_key(self) -> bool:
         """Whether a TLSA record of the key (``3 1 1``) must change with it."""
-        return bool(self.old and self.new) and {one.spki for one in self.old} != {one.spki for one in self.new}
+        return bool(self.old and self.new) and {each.spki for each in self.old} != {each.spki for each in self.new}
 
 
 @dataclass(frozen=True, slots=True)
 class ArtifactChange:
-    """A file of a server that has to be published, and why."""
+    """A file of a server that must be published, and why."""
 
     server: str
     path: Path
@@ -76,56 +76,56 @@ class Plan:
 
     @property
     def pending(self) -> bool:
-        """Whether anything at all would be written."""
+        """Whether ``apply`` would write anything."""
         return bool(self.artifacts or self.pins)
 
     @property
     def effective(self) -> tuple[Change, ...]:
-        """The changes that alter what a name is served: all but the kept ones."""
+        """The changes of what a name is served with: all but the kept ones."""
         return tuple(change for change in self.changes if change.kind is not Kind.KEEP)
 
     def count(self, *kinds: Kind) -> int:
-        """How many names something of these kinds happens to."""
+        """How many names have a change of these kinds."""
         return sum(change.kind in kinds for change in self.changes)
 
 
 def changes(selection: Selection, deployed: Deployment, lineages: frozenset[str]) -> tuple[Change, ...]:
-    """What happens to each name, ordered by name.
+    """The change of each name, ordered by name.
 
     Args:
-        selection: what should be.
-        deployed: what is.
-        lineages: what exists in the stores, to say why a name goes.
+        selection: what should be deployed.
+        deployed: what is deployed.
+        lineages: the origins in the stores; they tell why a name goes.
     """
     winners = {winner.name: winner for winner in selection.winners}
-    found = []
+    result = []
     for name in sorted({*winners, *deployed.names}):
         old = deployed.certificates_for(name)
         winner = winners.get(name)
         if winner is None:
-            found.append(Change(Kind.REMOVE, name, old, (), _why_gone(old, lineages)))
+            result.append(Change(Kind.REMOVE, name, old, (), _why_gone(old, lineages)))
             continue
         change = _change(winner, old, known=name in deployed.names)
         if change is not None:
-            found.append(change)
-    return tuple(found)
+            result.append(change)
+    return tuple(result)
 
 
 def _change(winner: Winner, old: Sequence[DeployedCertificate], *, known: bool) -> Change | None:
     new = winner.certificates
-    if [one.ident for one in old] == [one.ident for one in new]:
-        if any(one.kept for one in new):
+    if [certificate.ident for certificate in old] == [certificate.ident for certificate in new]:
+        if any(certificate.kept for certificate in new):
             return Change(Kind.KEEP, winner.name, tuple(old), new, "its lineage is broken: the last good one stays")
         return None
     if not known:
         return Change(Kind.ADD, winner.name, (), new, "new")
-    if sorted(one.source for one in old) == sorted(one.source for one in new):
+    if sorted(certificate.source for certificate in old) == sorted(certificate.source for certificate in new):
         return Change(Kind.RENEW, winner.name, tuple(old), new, "renewed")
     return Change(Kind.REPLACE, winner.name, tuple(old), new, "other lineages serve it now")
 
 
 def _why_gone(old: Sequence[DeployedCertificate], lineages: frozenset[str]) -> str:
-    if old and all(one.source not in lineages for one in old):
+    if old and all(certificate.source not in lineages for certificate in old):
         return "its lineage is gone"
     return "no certificate can serve it any more"
 

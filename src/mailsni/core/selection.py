@@ -1,7 +1,7 @@
 """One winner per name, for both servers: pure, from an inventory and a moment in time.
 
-The rule: valid now, then anything over a self-signed certificate, then the exact name over a wildcard, then the one
-issued later (notBefore), then the order of the sources and of the fingerprints, so that equal input gives equal
+The rule: valid now; issued by an authority over self-signed; the exact name over a wildcard; whole in the store over a
+last good copy; issued later (notBefore); then the order of origins and fingerprints, so that equal input gives equal
 output. RSA and ECDSA are decided apart and served together: Postfix aborts the handshake when a name has two chains
 of one algorithm (postconf(5), tls_server_sni_maps; measured), and each client takes the one that it can use.
 """
@@ -23,7 +23,7 @@ ALGORITHMS: tuple[Algorithm, ...] = ("ecdsa", "rsa")
 
 @dataclass(frozen=True, slots=True)
 class Winner:
-    """A name and what it is served: one certificate, or an ECDSA and an RSA one."""
+    """A name and its certificates: one, or an ECDSA and an RSA one."""
 
     name: str
     certificates: tuple[Certificate, ...]
@@ -31,7 +31,7 @@ class Winner:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Every name with its winner, ordered by name, and everything that is not served as it lies in the stores."""
+    """Every name with its winner, ordered by name, and everything that is not served as it is in the stores."""
 
     winners: tuple[Winner, ...]
     skipped: tuple[Skipped, ...]
@@ -39,18 +39,18 @@ class Selection:
     @property
     def certificates(self) -> tuple[Certificate, ...]:
         """The certificates that serve at least one name, each once, ordered by their pinned file's name."""
-        unique = {one.ident: one for winner in self.winners for one in winner.certificates}
+        unique = {each.ident: each for winner in self.winners for each in winner.certificates}
         return tuple(unique[ident] for ident in sorted(unique))
 
     @property
     def problems(self) -> tuple[Skipped, ...]:
-        """What a person should look at."""
+        """The skipped certificates that a person must look at."""
         return tuple(skipped for skipped in self.skipped if not skipped.information)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A certificate that could serve a name, and why it does or does not."""
+    """A certificate that has a name, and why it does or does not serve it."""
 
     certificate: Certificate
     exact: bool
@@ -62,78 +62,78 @@ def select(inventory: Inventory, patterns: NamePatterns, now: datetime) -> Selec
     """Choose the winners.
 
     Args:
-        inventory: what the stores hold, with the last good certificates of broken lineages already in it.
+        inventory: the certificates of all stores, and the last good ones of broken lineages.
         patterns: which names are mail names.
         now: the moment at which certificates must be valid, with a time zone.
     """
-    wanted = {id(one): tuple(dict.fromkeys(patterns.served_names(one.names))) for one in inventory.certificates}
-    usable = [one for one in inventory.certificates if _why_unusable(one, now) is None]
+    wanted = {id(each): tuple(dict.fromkeys(patterns.served_names(each.names))) for each in inventory.certificates}
+    usable = [certificate for certificate in inventory.certificates if _why_unusable(certificate, now) is None]
     claims = _claims(usable, wanted)
     winners = tuple(Winner(name, _winners(name, claims[name])) for name in sorted(claims))
     winning = {winner.name: winner.certificates for winner in winners}
     serving: dict[int, list[str]] = defaultdict(list)
     for name, certificates in winning.items():
-        for one in certificates:
-            serving[id(one)].append(name)
-    skipped = [_with_names_asked_for(one, patterns) for one in inventory.skipped]
-    for one in inventory.certificates:
-        names = tuple(dict.fromkeys((*wanted[id(one)], *serving[id(one)])))
-        skipped.extend(_skips(one, names, winning, now))
+        for certificate in certificates:
+            serving[id(certificate)].append(name)
+    skipped = [_with_mail_names(broken, patterns) for broken in inventory.skipped]
+    for certificate in inventory.certificates:
+        names = tuple(dict.fromkeys((*wanted[id(certificate)], *serving[id(certificate)])))
+        skipped.extend(_skips(certificate, names, winning, now))
     return Selection(winners, tuple(sorted(skipped, key=lambda item: (item.source, item.reason, item.detail))))
 
 
 def explain(name: str, inventory: Inventory, patterns: NamePatterns, now: datetime) -> tuple[Candidate, ...]:
-    """Every certificate that could serve a name, the winners first, each with the reason for its place."""
-    able = [one for one in inventory.certificates if _fits(one, name)]
-    usable = [one for one in able if _why_unusable(one, now) is None]
+    """Every certificate that has a name, the winners first, each with the reason for its place."""
+    able = [certificate for certificate in inventory.certificates if _fits(certificate, name)]
+    usable = [certificate for certificate in able if _why_unusable(certificate, now) is None]
     winning = {winner.name: winner.certificates for winner in select(inventory, patterns, now).winners}
     best = _serving(name, winning)
     candidates = []
-    for one in sorted(able, key=lambda item: _rank(name, item)):
-        wins = any(one is winner for winner in best)
+    for certificate in sorted(able, key=lambda item: _rank(name, item)):
+        wins = any(certificate is winner for winner in best)
         if wins:
-            why = _why_it_wins(name, one, usable)
+            why = _why_it_wins(name, certificate, usable)
         elif not patterns.match(name):
             why = "the name is none of names.include, or one of names.exclude"
-        elif (unusable := _why_unusable_text(one, now)) is not None:
+        elif (unusable := _why_unusable_text(certificate, now)) is not None:
             why = unusable
         elif not best:
             why = "a wildcard, and no pattern of names.include begins with this very label"
         else:
-            why = _why_it_lost(name, one, best)
-        candidates.append(Candidate(one, name in one.names, wins, why))
+            why = _why_it_lost(name, certificate, best)
+        candidates.append(Candidate(certificate, name in certificate.names, wins, why))
     return tuple(sorted(candidates, key=lambda item: not item.wins))
 
 
 def _claims(usable: Iterable[Certificate], wanted: Mapping[int, tuple[str, ...]]) -> dict[str, list[Certificate]]:
-    """For each name that somebody is asked to serve, everything that can serve it.
+    """For each name that is served, everything that can serve it.
 
-    A wildcard competes for every name below it, also where the patterns ask it for no name itself: otherwise a
+    A wildcard competes for every name below it, even where the patterns give it no name of its own: otherwise a
     self-signed certificate for ``mail.example.com`` would beat a good one for ``*.example.com``.
     """
     claims: dict[str, list[Certificate]] = defaultdict(list)
     wildcards: dict[str, list[Certificate]] = defaultdict(list)
-    for one in usable:
-        for name in wanted[id(one)]:
-            claims[name].append(one)
-        for name in one.names:
+    for certificate in usable:
+        for name in wanted[id(certificate)]:
+            claims[name].append(certificate)
+        for name in certificate.names:
             if is_wildcard(name):
-                wildcards[name].append(one)
+                wildcards[name].append(certificate)
     for name, claimants in claims.items():
-        known = {id(one) for one in claimants}
+        known = {id(certificate) for certificate in claimants}
         if not is_wildcard(name):
             below = wildcards.get("*." + name.partition(".")[2], ())
-            claimants.extend(one for one in below if id(one) not in known)
+            claimants.extend(certificate for certificate in below if id(certificate) not in known)
     return claims
 
 
 def _serving(name: str, winning: Mapping[str, tuple[Certificate, ...]]) -> tuple[Certificate, ...]:
-    """What a client that asks for a name is shown: the entry of the name, else of the wildcard above it."""
+    """What a client that asks for a name gets: the entry of the name, else of the wildcard above it."""
     return winning.get(name) or winning.get("*." + name.partition(".")[2], ())
 
 
 def _fits(certificate: Certificate, name: str) -> bool:
-    return name in certificate.names or any(wildcard_matches(one, name) for one in certificate.names)
+    return name in certificate.names or any(wildcard_matches(san, name) for san in certificate.names)
 
 
 def _rank(name: str, certificate: Certificate) -> tuple[bool, bool, bool, float, str, str]:
@@ -149,12 +149,12 @@ def _rank(name: str, certificate: Certificate) -> tuple[bool, bool, bool, float,
 
 
 def _winners(name: str, claimants: Iterable[Certificate]) -> tuple[Certificate, ...]:
-    ranked = sorted(claimants, key=lambda one: _rank(name, one))
-    if any(not one.self_signed for one in ranked):
-        ranked = [one for one in ranked if not one.self_signed]
+    ranked = sorted(claimants, key=lambda certificate: _rank(name, certificate))
+    if any(not certificate.self_signed for certificate in ranked):
+        ranked = [certificate for certificate in ranked if not certificate.self_signed]
     best: dict[Algorithm, Certificate] = {}
-    for one in ranked:
-        best.setdefault(one.algorithm, one)
+    for certificate in ranked:
+        best.setdefault(certificate.algorithm, certificate)
     return tuple(best[algorithm] for algorithm in ALGORITHMS if algorithm in best)
 
 
@@ -181,36 +181,38 @@ def _why_unusable_text(certificate: Certificate, now: datetime) -> str | None:
 
 
 def _skips(
-    one: Certificate, names: tuple[str, ...], winning: Mapping[str, tuple[Certificate, ...]], now: datetime
+    certificate: Certificate, names: tuple[str, ...], winning: Mapping[str, tuple[Certificate, ...]], now: datetime
 ) -> Iterable[Skipped]:
-    """What there is to say of a certificate that could be read."""
+    """Why a valid pair does not serve its names, or not all of them."""
     if not names:
-        if not one.kept:
+        if not certificate.kept:
             detail = "no name of the certificate is one of names.include"
-            yield Skipped(one.source, Reason.NO_MATCHING_NAME, detail, (), information=True)
+            yield Skipped(certificate.source, Reason.NO_MATCHING_NAME, detail, (), information=True)
         return
-    unusable = _why_unusable(one, now)
+    unusable = _why_unusable(certificate, now)
     if unusable is not None:
         others_serve = all(_serving(name, winning) for name in names)
         information = unusable is Reason.STAGING or (unusable is Reason.EXPIRED and others_serve)
-        yield Skipped(one.source, unusable, _why_unusable_text(one, now) or "", names, information=information)
+        yield Skipped(
+            certificate.source, unusable, _why_unusable_text(certificate, now) or "", names, information=information
+        )
         return
-    served = tuple(name for name in names if any(one is winner for winner in winning[name]))
+    served = tuple(name for name in names if any(certificate is winner for winner in winning[name]))
     lost = tuple(name for name in names if name not in served)
-    if one.kept and served:
-        detail = f"its last good certificate, valid until {one.not_after:%Y-%m-%d}, is served on"
-        yield Skipped(one.source, Reason.KEPT_LAST_GOOD, detail, served)
-    if one.self_signed and served:
+    if certificate.kept and served:
+        detail = f"its last good certificate, valid until {certificate.not_after:%Y-%m-%d}, is served on"
+        yield Skipped(certificate.source, Reason.KEPT_LAST_GOOD, detail, served)
+    if certificate.self_signed and served:
         detail = "self-signed: no client trusts it, and it is served for want of another"
-        yield Skipped(one.source, Reason.SELF_SIGNED, detail, served, information=True)
-    if lost and not one.kept:
+        yield Skipped(certificate.source, Reason.SELF_SIGNED, detail, served, information=True)
+    if lost and not certificate.kept:
         to = sorted({winner.source for name in lost for winner in winning[name]})
         detail = f"lost to {summarize(to)}"
-        yield Skipped(one.source, Reason.LOST_TO_OTHER, detail, lost, information=True)
+        yield Skipped(certificate.source, Reason.LOST_TO_OTHER, detail, lost, information=True)
 
 
-def _with_names_asked_for(skipped: Skipped, patterns: NamePatterns) -> Skipped:
-    """A broken lineage: only its mail names matter, and one that is known to have none is a web site's."""
+def _with_mail_names(skipped: Skipped, patterns: NamePatterns) -> Skipped:
+    """A broken lineage with its mail names only; one that has none is a web site's, and no problem."""
     if not skipped.names:
         return skipped
     names = tuple(dict.fromkeys(patterns.served_names(skipped.names)))
@@ -220,25 +222,26 @@ def _with_names_asked_for(skipped: Skipped, patterns: NamePatterns) -> Skipped:
     return Skipped(skipped.source, Reason.NO_MATCHING_NAME, detail, (), information=True)
 
 
-def _why_it_wins(name: str, one: Certificate, usable: Iterable[Certificate]) -> str:
-    rivals = [other for other in usable if other is not one and other.algorithm == one.algorithm]
-    if one.kept:
+def _why_it_wins(name: str, certificate: Certificate, usable: Iterable[Certificate]) -> str:
+    rivals = [other for other in usable if other is not certificate and other.algorithm == certificate.algorithm]
+    if certificate.kept:
         return "the last good certificate of a lineage that is broken now"
     if not rivals:
-        return "the only one" if not any(other is not one for other in usable) else f"the only {one.algorithm} one"
-    return _difference(name, one, min(rivals, key=lambda other: _rank(name, other)))
+        alone = all(other is certificate for other in usable)
+        return "the only one" if alone else f"the only {certificate.algorithm} one"
+    return _difference(name, certificate, min(rivals, key=lambda other: _rank(name, other)))
 
 
-def _why_it_lost(name: str, one: Certificate, best: Iterable[Certificate]) -> str:
+def _why_it_lost(name: str, certificate: Certificate, best: Iterable[Certificate]) -> str:
     winners = list(best)
-    same = next((winner for winner in winners if winner.algorithm == one.algorithm), None)
+    same = next((winner for winner in winners if winner.algorithm == certificate.algorithm), None)
     if same is None:
         return "self-signed, and another is not"
-    return f"lost to {same.source}: that one is {_difference(name, same, one)}"
+    return f"lost to {same.source}: that one is {_difference(name, same, certificate)}"
 
 
 def _difference(name: str, better: Certificate, worse: Certificate) -> str:
-    """In what the better one is better, by the order of the rule."""
+    """Why a certificate beats another, by the order of the rule."""
     if better.self_signed != worse.self_signed:
         return "issued by an authority, the other is self-signed"
     if (name in better.names) != (name in worse.names):

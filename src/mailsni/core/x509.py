@@ -1,4 +1,4 @@
-"""PEM in, proven certificate or reason out: the only door for private keys, and to the cryptography package.
+"""PEM in, a valid certificate or a reason out: the only door for private keys, and to the cryptography package.
 
 A certificate is accepted when one of the certificates in the chain file carries the public key of the private key,
 when the others continue it issuer by issuer, and when both servers can load the result: OpenSSL as Debian builds it
@@ -17,9 +17,10 @@ import functools
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -30,6 +31,8 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 from mailsni.core.model import Algorithm, Certificate, KeyAndChain, Reason
 from mailsni.core.names import RefusedNameError, host_name
 from mailsni.core.text import printable_name
+
+_Result = TypeVar("_Result")
 
 RSA_MINIMUM_BITS = 2048
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
@@ -48,7 +51,7 @@ _UNDECODABLE = (
 
 @dataclass(frozen=True, slots=True)
 class InvalidPair:
-    """A pair of files that is no certificate to serve, and why. No content of the files is in it."""
+    """Why a chain and a key are no certificate to serve. It holds no content of the files."""
 
     reason: Reason
     detail: str
@@ -64,39 +67,43 @@ class ValidPair:
     refused_names: tuple[str, ...]
 
 
-class _RejectedError(Exception):
+class _InvalidPairError(Exception):
     def __init__(self, reason: Reason, detail: str, names: Sequence[str] = ()) -> None:
         super().__init__(detail)
-        self.rejected = InvalidPair(reason, detail, tuple(names))
+        self.pair = InvalidPair(reason, detail, tuple(names))
 
 
 def validate_pair(
     source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool = False
 ) -> ValidPair | InvalidPair:
-    """Read a chain file and a key file, and prove that they belong together.
+    """Check that a chain and a private key belong together, and that the servers can serve them.
 
     Args:
-        source: where they lie, for the result.
+        source: the origin of both, for the result.
         chain_pem: leaf and intermediates.
-        key_pem: the private key; None when there is none, to learn at least the names.
+        key_pem: the private key; None: the result is invalid, with the names of the leaf.
         kept: the result stands in for a lineage that is broken now.
     """
+    return _outcome(lambda: _valid_pair(source, chain_pem, key_pem, kept=kept))
+
+
+def _outcome(read: Callable[[], _Result]) -> _Result | InvalidPair:
     try:
-        return _prove(source, chain_pem, key_pem, kept=kept)
-    except _RejectedError as error:
-        return error.rejected
+        return read()
+    except _InvalidPairError as error:
+        return error.pair
     except _UNDECODABLE:
         return InvalidPair(Reason.BAD_PEM, "a part of a certificate cannot be decoded")
 
 
 def validate_pinned(source: str, pinned_pem: bytes) -> ValidPair | InvalidPair:
-    """Read a pinned file (key first, leaf, intermediates) as the last good certificate of a lineage."""
+    """Check a pinned file (key, leaf, intermediates) that stands in for its lineage."""
     return validate_pair(source, pinned_pem, pinned_pem, kept=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """What can be seen of a certificate, on the wire or in a file; it may be anybody's, and say anything."""
+    """What a certificate says, on the wire or in a file. It may be anybody's, and say anything."""
 
     names: tuple[str, ...]
     """Its dNSName SANs that are of the grammar, sorted."""
@@ -107,7 +114,7 @@ class Leaf:
     self_signed: bool
     has_issuer_address: bool
     """Whether it says where its issuer's certificate can be fetched (RFC 5280, 4.2.2.1), as those of public
-    authorities do: a client must not need to."""
+    authorities do. A client must not need to."""
 
 
 @functools.lru_cache(maxsize=4096)
@@ -115,7 +122,7 @@ def parse_leaf(der: bytes) -> Leaf | None:
     """A leaf as it came over the wire; None when it cannot be decoded."""
     try:
         return _leaf(_parsed(der))
-    except (_RejectedError, *_UNDECODABLE):
+    except (_InvalidPairError, *_UNDECODABLE):
         return None
 
 
@@ -133,25 +140,24 @@ def _leaf(parsed: _Parsed) -> Leaf:
 
 @dataclass(frozen=True, slots=True)
 class ChainDescription:
-    """What the certificates of a file say, without their key."""
+    """What the certificates of a file say."""
 
     leaf: Leaf
     alone: bool
-    """The leaf was issued by another certificate, which is not in the file."""
+    """The file lacks the certificate that issued the leaf."""
 
 
 def describe(pem: bytes) -> ChainDescription | InvalidPair:
-    """Read the first certificate of a PEM file, and see whether its issuer follows. Keys in it are not looked at."""
-    try:
-        certificates = _certificates(pem)
-        first = certificates[0]
-        leaf = _leaf(first)
-        chain = _ordered_chain(first, certificates, leaf.names)
-        return ChainDescription(leaf, alone=len(chain) == 1 and not first.is_root)
-    except _RejectedError as error:
-        return error.rejected
-    except _UNDECODABLE:
-        return InvalidPair(Reason.BAD_PEM, "a part of a certificate cannot be decoded")
+    """Read the first certificate of a PEM file, and whether its issuer is there too. Keys are ignored."""
+    return _outcome(lambda: _description(pem))
+
+
+def _description(pem: bytes) -> ChainDescription:
+    certificates = _certificates(pem)
+    first = certificates[0]
+    leaf = _leaf(first)
+    chain = _ordered_chain(first, certificates, leaf.names)
+    return ChainDescription(leaf, alone=len(chain) == 1 and not first.is_root)
 
 
 def chain_order_problem(chain: Sequence[bytes]) -> str | None:
@@ -162,8 +168,8 @@ def chain_order_problem(chain: Sequence[bytes]) -> str | None:
     """
     try:
         parsed = [_parsed(chain[0]), *map(_parsed_issuer, chain[1:])]
-        for at, (one, issuer) in enumerate(itertools.pairwise(parsed)):
-            if one.issuer != issuer.subject:
+        for at, (certificate, following) in enumerate(itertools.pairwise(parsed)):
+            if certificate.issuer != following.subject:
                 return f"certificate {at + 1} of {len(parsed)} is not issued by the one behind it"
     except _UNDECODABLE:
         return "a certificate of the chain cannot be decoded"
@@ -174,21 +180,21 @@ def chain_digests(pem: bytes) -> tuple[str, ...]:
     """SHA-256 of each certificate of a file, hexadecimal, in its order; none when it is not whole PEM."""
     try:
         return tuple(hashlib.sha256(der).hexdigest() for label, der in _blocks(pem) if label in _CERTIFICATE_LABELS)
-    except _RejectedError:
+    except _InvalidPairError:
         return ()
 
 
 def _has_issuer_address(certificate: x509.Certificate) -> bool:
     try:
-        found = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+        access = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
     except x509.ExtensionNotFound:
         return False
-    return any(one.access_method == AuthorityInformationAccessOID.CA_ISSUERS for one in found)
+    return any(method.access_method == AuthorityInformationAccessOID.CA_ISSUERS for method in access)
 
 
 @dataclass(frozen=True, slots=True)
 class _Parsed:
-    """A certificate of a chain file, and what of it is needed more than once."""
+    """A certificate of a chain file, with what is needed more than once."""
 
     certificate: x509.Certificate
     der: bytes
@@ -201,22 +207,24 @@ class _Parsed:
         return self.issuer == self.subject
 
 
-def _prove(source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool) -> ValidPair | InvalidPair:
+def _valid_pair(source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool) -> ValidPair:
     certificates = _certificates(chain_pem)
     try:
         label, key_der, key_public = _private_key(key_pem)
-    except _RejectedError as error:
+    except _InvalidPairError as error:
         names, _ = _names(certificates[0])
-        raise _RejectedError(error.rejected.reason, error.rejected.detail, names) from None
-    leaf = next((one for one in certificates if _carries(one, key_public)), None)
+        raise _InvalidPairError(error.pair.reason, error.pair.detail, names) from None
+    leaf = next((parsed for parsed in certificates if _has_public_key(parsed, key_public)), None)
     if leaf is None:
         names, _ = _names(certificates[0])
-        raise _RejectedError(Reason.KEY_MISMATCH, "the private key is not the key of the certificate", names)
+        raise _InvalidPairError(Reason.KEY_MISMATCH, "the private key is not the key of the certificate", names)
     names, refused = _names(leaf)
     algorithm = _algorithm(key_public, names)
     chain = _ordered_chain(leaf, certificates, names)
     _refuse_weak_signatures(chain, names)
-    pem = b"".join((_pem(label, key_der), _pem(b"CERTIFICATE", leaf.der), *(_issuer_pem(one.der) for one in chain[1:])))
+    pem = b"".join(
+        (_pem(label, key_der), _pem(b"CERTIFICATE", leaf.der), *(_issuer_pem(issuer.der) for issuer in chain[1:]))
+    )
     issuer = _issuer_text(leaf.issuer if len(chain) == 1 else chain[1].subject)
     return ValidPair(
         Certificate(
@@ -240,9 +248,8 @@ def _prove(source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool) 
 def _blocks(pem: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Label and DER of each PEM block (RFC 7468).
 
-    A file cut inside a block must not pass as a shorter file: cryptography's own loader of many certificates does
-    not see the difference (measured), so each beginning must have its end. Each byte is looked at a few times at most,
-    whatever the file holds.
+    A file cut inside a block must not pass as a shorter file, and cryptography's own loader of many certificates does
+    not see the difference (measured): each beginning must have its end. The time is linear in the size of the file.
     """
     at = pem.find(_PEM_BEGIN)
     while at >= 0:
@@ -250,7 +257,7 @@ def _blocks(pem: bytes) -> Iterator[tuple[bytes, bytes]]:
         end = pem.find(b"-----END %b-----" % head[1], head.end()) if head else -1
         at = pem.find(_PEM_BEGIN, at + len(_PEM_BEGIN))
         if head is None or end < 0 or 0 <= at < end:
-            raise _RejectedError(Reason.BAD_PEM, "a PEM block begins and does not end")
+            raise _InvalidPairError(Reason.BAD_PEM, "a PEM block begins and does not end")
         label, body = head[1], pem[head.end() : end]
         if label == b"ENCRYPTED PRIVATE KEY" or b"ENCRYPTED" in body.partition(b"\n\n")[0]:
             yield b"ENCRYPTED PRIVATE KEY", b""
@@ -261,7 +268,7 @@ def _blocks(pem: bytes) -> Iterator[tuple[bytes, bytes]]:
         try:
             yield label, base64.b64decode(b"".join(body.split()), validate=True)
         except binascii.Error:
-            raise _RejectedError(Reason.BAD_PEM, "a PEM block is not base64") from None
+            raise _InvalidPairError(Reason.BAD_PEM, "a PEM block is not base64") from None
 
 
 def _pem(label: bytes, der: bytes) -> bytes:
@@ -272,18 +279,18 @@ def _pem(label: bytes, der: bytes) -> bytes:
 
 @functools.lru_cache(maxsize=256)
 def _issuer_pem(der: bytes) -> bytes:
-    """An intermediate is the same in thousands of chains."""
+    """Cached: thousands of chains share an intermediate."""
     return _pem(b"CERTIFICATE", der)
 
 
 def _certificates(pem: bytes) -> list[_Parsed]:
     ders = [der for label, der in _blocks(pem) if label in _CERTIFICATE_LABELS]
     if not ders:
-        raise _RejectedError(Reason.BAD_PEM, "there is no certificate in the chain file")
+        raise _InvalidPairError(Reason.BAD_PEM, "there is no certificate in the chain file")
     try:
         return [_parsed_issuer(der) if at else _parsed(der) for at, der in enumerate(ders)]
     except _UNDECODABLE:
-        raise _RejectedError(Reason.BAD_PEM, "a certificate of the chain file cannot be parsed") from None
+        raise _InvalidPairError(Reason.BAD_PEM, "a certificate of the chain file cannot be parsed") from None
 
 
 def _parsed(der: bytes) -> _Parsed:
@@ -300,31 +307,33 @@ _Public = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 def _private_key(pem: bytes | None) -> tuple[bytes, bytes, _Public]:
     """Label, DER and public half of the one private key in the file."""
     if pem is None:
-        raise _RejectedError(Reason.KEY_MISSING, "there is no private key file")
+        raise _InvalidPairError(Reason.KEY_MISSING, "there is no private key file")
     keys = [(label, der) for label, der in _blocks(pem) if label.endswith(b"PRIVATE KEY")]
     if not keys:
-        raise _RejectedError(Reason.BAD_PEM, "there is no private key in the key file")
+        raise _InvalidPairError(Reason.BAD_PEM, "there is no private key in the key file")
     if len(keys) > 1:
-        raise _RejectedError(Reason.BAD_PEM, "there is more than one private key in the key file")
+        raise _InvalidPairError(Reason.BAD_PEM, "there is more than one private key in the key file")
     label, der = keys[0]
     if label == b"ENCRYPTED PRIVATE KEY":
-        raise _RejectedError(Reason.ENCRYPTED_KEY, "the private key is encrypted; a server cannot ask for a passphrase")
+        raise _InvalidPairError(
+            Reason.ENCRYPTED_KEY, "the private key is encrypted; a server cannot ask for a passphrase"
+        )
     if label not in _KEY_LABELS:
-        raise _RejectedError(Reason.UNSUPPORTED_KEY, "the private key is neither RSA nor ECDSA")
+        raise _InvalidPairError(Reason.UNSUPPORTED_KEY, "the private key is neither RSA nor ECDSA")
     try:
         key = load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
     except UnsupportedAlgorithm:
-        raise _RejectedError(Reason.UNSUPPORTED_KEY, "the private key is of an unknown kind or curve") from None
+        raise _InvalidPairError(Reason.UNSUPPORTED_KEY, "the private key is of an unknown kind or curve") from None
     except (ValueError, TypeError):
-        raise _RejectedError(Reason.BAD_PEM, "the private key cannot be parsed") from None
+        raise _InvalidPairError(Reason.BAD_PEM, "the private key cannot be parsed") from None
     if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
-        raise _RejectedError(Reason.UNSUPPORTED_KEY, "the private key is neither RSA nor ECDSA")
+        raise _InvalidPairError(Reason.UNSUPPORTED_KEY, "the private key is neither RSA nor ECDSA")
     return label, der, key.public_key()
 
 
-def _carries(one: _Parsed, public: _Public) -> bool:
+def _has_public_key(parsed: _Parsed, public: _Public) -> bool:
     try:
-        return one.certificate.public_key() == public
+        return parsed.certificate.public_key() == public
     except (ValueError, UnsupportedAlgorithm):
         return False
 
@@ -333,11 +342,11 @@ def _algorithm(public: _Public, names: Sequence[str]) -> Algorithm:
     if isinstance(public, rsa.RSAPublicKey):
         if public.key_size < RSA_MINIMUM_BITS:
             detail = f"an RSA key of {public.key_size} bits: the servers refuse fewer than {RSA_MINIMUM_BITS}"
-            raise _RejectedError(Reason.UNSUPPORTED_KEY, detail, names)
+            raise _InvalidPairError(Reason.UNSUPPORTED_KEY, detail, names)
         return "rsa"
     if public.curve.name not in CURVES:
         detail = f"an ECDSA key on {public.curve.name}: mail clients know P-256, P-384 and P-521"
-        raise _RejectedError(Reason.UNSUPPORTED_KEY, detail, names)
+        raise _InvalidPairError(Reason.UNSUPPORTED_KEY, detail, names)
     return "ecdsa"
 
 
@@ -349,7 +358,7 @@ def _names(leaf: _Parsed) -> tuple[tuple[str, ...], tuple[str, ...]]:
     except x509.ExtensionNotFound:
         return (), ()
     except _UNDECODABLE:
-        raise _RejectedError(Reason.BAD_NAME, "the subject alternative names cannot be decoded") from None
+        raise _InvalidPairError(Reason.BAD_NAME, "the subject alternative names cannot be decoded") from None
     good: set[str] = set()
     refused: list[str] = []
     for text in texts:
@@ -371,32 +380,32 @@ def _is_self_signed(leaf: _Parsed) -> bool:
 
 
 def _ordered_chain(leaf: _Parsed, certificates: Sequence[_Parsed], names: Sequence[str]) -> list[_Parsed]:
-    """Leaf first, then each one's issuer as long as the file has it; what does not belong is left out."""
-    others = [one for one in certificates if one.der != leaf.der]
+    """The leaf, its issuer, the issuer of that, as far as the file has them. Other certificates are left out."""
+    rest = [parsed for parsed in certificates if parsed.der != leaf.der]
     chain = [leaf]
-    while others and not chain[-1].is_root:
-        issuer = next((one for one in others if one.subject == chain[-1].issuer), None)
+    while rest and not chain[-1].is_root:
+        issuer = next((parsed for parsed in rest if parsed.subject == chain[-1].issuer), None)
         if issuer is None:
             break
-        others.remove(issuer)
+        rest.remove(issuer)
         chain.append(issuer)
-    if len(chain) == 1 and others and not leaf.is_root:
+    if len(chain) == 1 and rest and not leaf.is_root:
         detail = "the chain file has other certificates than the issuer of the leaf"
-        raise _RejectedError(Reason.BAD_PEM, detail, names)
+        raise _InvalidPairError(Reason.BAD_PEM, detail, names)
     return chain
 
 
 def _refuse_weak_signatures(chain: Sequence[_Parsed], names: Sequence[str]) -> None:
-    for one in chain:
-        if one.is_root:
-            continue  # a root's own signature is checked by nobody
+    for parsed in chain:
+        if parsed.is_root:
+            continue  # nobody checks a root's own signature
         try:
-            algorithm = one.certificate.signature_hash_algorithm
+            algorithm = parsed.certificate.signature_hash_algorithm
         except UnsupportedAlgorithm:
             algorithm = None
         if algorithm is not None and algorithm.name in _WEAK_HASHES:
             detail = f"signed with {algorithm.name.upper()}, which the servers refuse"
-            raise _RejectedError(Reason.UNSUPPORTED_KEY, detail, names)
+            raise _InvalidPairError(Reason.UNSUPPORTED_KEY, detail, names)
 
 
 @functools.lru_cache(maxsize=256)

@@ -75,7 +75,7 @@ class Dovecot:
         if live is None:
             return "there is none yet"
         if record.interrupted:
-            return record.why_untrusted
+            return record.distrust_reason
         if live != text:
             return "its content changes"
         return permissions.mode_problem(self.path, files.PUBLIC)

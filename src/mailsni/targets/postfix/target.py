@@ -87,7 +87,7 @@ class Postfix:
         if live is None:
             return "there is none yet"
         if not record.trusted:
-            return record.why_untrusted
+            return record.distrust_reason
         if live != text:
             return "its source changes"
         if self.recorded_map_type(record.deployment.memories.get(self.name, {})) is None:
