@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from mailsni.host.commands import LOCAL, Executor, output_of, require_tool
+from mailsni.host.commands import LOCAL, Executor
 from mailsni.probes.endpoint import Endpoint, connectable, service_port
+from mailsni.targets.postfix import postconf
 from mailsni.targets.postfix.lines import split_words
-from mailsni.targets.postfix.postconf import offers_tls, parse_parameters
 
 _POSTFIX_PARAMETERS: Final = (
     "inet_interfaces",
@@ -41,9 +41,8 @@ def postfix_endpoints(
     Raises:
         HostError: there is no postconf, or it fails.
     """
-    postconf = require_tool("postconf", executor)
-    services = output_of(executor.run([postconf, "-c", config_directory, "-Mx"]))
-    parameters = output_of(executor.run([postconf, "-c", config_directory, "-x", *_POSTFIX_PARAMETERS]))
+    services = postconf.output(config_directory, "-Mx", file="master.cf", executor=executor)
+    parameters = postconf.output(config_directory, "-x", *_POSTFIX_PARAMETERS, executor=executor)
     return parse_postfix(services, parameters, every_family=every_family)
 
 
@@ -61,7 +60,7 @@ def parse_postfix(services: str, parameters: str, *, every_family: bool = False)
             in it.
         every_family: see :func:`postfix_endpoints`.
     """
-    main = parse_parameters(parameters)
+    main = postconf.parse_parameters(parameters)
     found = (
         endpoint
         for line in services.splitlines()
@@ -83,7 +82,7 @@ def _postfix_service(columns: Sequence[str], main: Mapping[str, str], *, every_f
         for braced, braced_value, plain, plain_value in _OPTION.findall(arguments)
     }
     settings = {**main, **options}
-    if not offers_tls(settings, program) or settings.get(f"{program}_upstream_proxy_protocol"):
+    if not postconf.offers_tls(settings, program) or settings.get(f"{program}_upstream_proxy_protocol"):
         return
     listened, _, service = columns[0].removeprefix("inet:").rpartition(":")
     port = service_port(service)

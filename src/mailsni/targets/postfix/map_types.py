@@ -21,6 +21,7 @@ SUFFIX_OF: Mapping[str, str] = {
 _SUFFIXES = (".db", ".lmdb", ".cdb")
 """Of the types that mailsni makes; texthash has none."""
 _BERKELEY_DB = ("hash", "btree")
+_PROXY = "proxy:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +69,18 @@ class TableReference:
     """``hash``; empty when none is written."""
     source: Path | None
     """``/etc/postfix/sni``; None when it is no file."""
-    proxied: bool = False
 
     @classmethod
     def parse(cls, written: str) -> TableReference:
         """A table from how it is written."""
-        inner = written.removeprefix("proxy:")
-        first, *rest = split_unbraced(inner, ":")
+        first, *rest = split_unbraced(written.removeprefix(_PROXY), ":")
         map_type, name = (first, ":".join(rest)) if rest else ("", first)
-        return cls(written, map_type, Path(name) if name.startswith("/") else None, proxied=inner != written)
+        return cls(written, map_type, Path(name) if name.startswith("/") else None)
+
+    @property
+    def proxied(self) -> bool:
+        """Whether proxymap(8) opens it."""
+        return self.written.startswith(_PROXY)
 
     @property
     def map(self) -> PostfixMap | None:

@@ -193,12 +193,12 @@ def read(config_directory: Path, executor: Executor = LOCAL) -> Configuration:
         HostError: postconf fails, or a file cannot be read.
         PermissionMissingError: this user may not read a file.
     """
-    main = _postconf(config_directory, "-x", *_READ, executor=executor)
-    services = _postconf(config_directory, "-M", file="master.cf", executor=executor)
+    main = _run(config_directory, "-x", *_READ, executor=executor)
+    services = output(config_directory, "-M", file="master.cf", executor=executor)
     return Configuration(
         directory=config_directory,
         values=parse_parameters(_text(main)),
-        services=tuple(_services(_text(services))),
+        services=tuple(_services(services)),
         overrides=overrides(config_directory, executor=executor),
         types=supported_types(executor),
         unused=tuple((Path(path), name, value) for path, name, value in dict.fromkeys(_UNUSED.findall(main.stderr))),
@@ -222,7 +222,7 @@ def parameters(
         HostError: postconf(1) fails, for example because main.cf cannot be parsed.
     """
     flags = ["-x"] if expanded else []
-    return parse_parameters(_text(_postconf(config_directory, *flags, *names, executor=executor)))
+    return parse_parameters(output(config_directory, *flags, *names, executor=executor))
 
 
 def sni_tables(
@@ -245,8 +245,8 @@ def overrides(config_directory: Path, *names: str, executor: Executor = LOCAL) -
         HostError: postconf(1) fails.
     """
     patterns = [f"*/*/{name}" for name in names]
-    done = _postconf(config_directory, "-Px", *patterns, file="master.cf", executor=executor)
-    return tuple(Override(service, name, value.strip()) for service, name, value in _OVERRIDE.findall(_text(done)))
+    text = output(config_directory, "-Px", *patterns, file="master.cf", executor=executor)
+    return tuple(Override(service, name, value.strip()) for service, name, value in _OVERRIDE.findall(text))
 
 
 def instances(config_directory: Path, executor: Executor = LOCAL) -> tuple[Instance, ...]:
@@ -267,15 +267,22 @@ def supported_types(executor: Executor = LOCAL) -> frozenset[str]:
     return frozenset(_text(executor.run([require_tool("postconf", executor), "-m"])).split())
 
 
-def _postconf(config_directory: Path, *words: str, file: str = "main.cf", executor: Executor) -> Completed:
-    """Run postconf(1), which must succeed.
+def output(config_directory: Path, *words: str, file: str = "main.cf", executor: Executor = LOCAL) -> str:
+    """What postconf(1) prints.
 
     Args:
         config_directory: of Postfix.
         words: its options and arguments.
         file: the one that it reads, to blame.
         executor: where Postfix runs.
+
+    Raises:
+        HostError: it is not installed, or fails.
     """
+    return _text(_run(config_directory, *words, file=file, executor=executor))
+
+
+def _run(config_directory: Path, *words: str, file: str = "main.cf", executor: Executor) -> Completed:
     done = executor.run([require_tool("postconf", executor), "-c", config_directory, *words])
     if done.returncode == 0:
         return done
