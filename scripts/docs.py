@@ -20,10 +20,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mailsni.check.model import Code
 from mailsni.cli import main as program
 from mailsni.config.reference import default_configuration
+from mailsni.core.text import ContractWord
 from mailsni.doctor.finding import Severity
 from mailsni.errors import Exit
+from mailsni.probes.expectation import Problem
 from mailsni.targets import registry
 
 TOP = Path(__file__).resolve().parents[1]
@@ -117,6 +120,13 @@ def configuration() -> Iterator[str]:
     yield f"```toml\n{default_configuration()}```\n"
 
 
+def word_table(words: type[ContractWord]) -> Iterator[str]:
+    """Every word of a contract with its meaning."""
+    yield "| code | meaning |\n| --- | --- |\n"
+    for word in words:
+        yield f"| `{word}` | {cell(word.meaning)} |\n"
+
+
 # ── findings ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 CODE = re.compile(r"[a-z<][a-z0-9_<>]*")
@@ -204,6 +214,8 @@ BLOCKS: Mapping[str, Callable[[], Iterator[str]]] = {
     "exit codes": exit_codes,
     "configuration": configuration,
     "layers": layers,
+    "check codes": lambda: word_table(Code),
+    "problems": lambda: word_table(Problem),
     "doctor codes": lambda: finding_table(Severity, TOP / "src/mailsni/doctor"),
 }
 

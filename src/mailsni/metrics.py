@@ -36,18 +36,12 @@ def collect(settings: Settings, now: datetime, *, wire: bool, progress: Progress
         wire: probe the servers, too.
         progress: called while something takes long.
     """
-    history = runs.load(settings.state.directory)
+    snapshot, result, problem = None, None, None
     try:
         snapshot = take_snapshot(settings, now, progress=progress)
-    except MailsniError as problem:
-        return MetricsInput(history, problem=problem, wire=wire)
+        result = audit(snapshot, progress=progress) if wire else None
+    except MailsniError as error:
+        problem = error
     except OSError as error:
-        return MetricsInput(history, problem=HostError.of(error), wire=wire)
-    if not wire:
-        return MetricsInput(history, snapshot)
-    try:
-        return MetricsInput(history, snapshot, audit(snapshot, progress=progress), wire=wire)
-    except MailsniError as problem:
-        return MetricsInput(history, snapshot, problem=problem, wire=wire)
-    except OSError as error:
-        return MetricsInput(history, snapshot, problem=HostError.of(error), wire=wire)
+        problem = HostError.of(error)
+    return MetricsInput(runs.load(settings.state.directory), snapshot, result, problem, wire)

@@ -54,7 +54,7 @@ def test_the_last_run_and_the_last_good_run_are_exported() -> None:
         "mailsni_last_run_success 0.0",
         "mailsni_last_run_exit_code 143.0",
         "mailsni_last_run_duration_seconds 2.0",
-        'mailsni_last_run_info{by="certbot-post"} 1.0',
+        'mailsni_last_run_info{trigger="certbot-post"} 1.0',
     } <= found
     values = dict(one.split(" ") for one in found)
     assert float(values["mailsni_last_success_timestamp_seconds"]) == NOW.timestamp()
@@ -145,7 +145,7 @@ def test_the_worst_of_two_equal_questions_counts_and_comes_once() -> None:
 def test_no_text_breaks_the_format(by: str) -> None:
     """A record that was damaged, or written by somebody else."""
     (found,) = (one for one in lines(MetricsInput(History(last=Run(NOW, NOW, 0, "", by)))) if "last_run_info" in one)
-    assert re.fullmatch(r'mailsni_last_run_info\{by="(?:[^"\\\n]|\\["\\n])*"\} 1\.0', found)
+    assert re.fullmatch(r'mailsni_last_run_info\{trigger="(?:[^"\\\n]|\\["\\n])*"\} 1\.0', found)
 
 
 def test_a_number_that_no_exit_code_is_does_not_end_it() -> None:

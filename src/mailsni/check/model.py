@@ -6,7 +6,9 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Self
+from typing import Final
+
+from mailsni.core.text import ContractWord
 
 WARNING_DAYS, CRITICAL_DAYS = 14.0, 7.0
 """Before the end of a certificate: by then its renewal has failed for weeks."""
@@ -29,21 +31,12 @@ class Level(enum.IntEnum):
         return (Level.OK, Level.UNKNOWN, Level.WARNING, Level.CRITICAL).index(self)
 
 
-class Code(enum.StrEnum):
-    """The kind of a finding, for programs, with its meaning for docs/monitoring.md. Added to, never renamed.
+class Code(ContractWord):
+    """The kind of a finding.
 
     Two more families are codes: ``wire_PROBLEM`` for each :class:`mailsni.probes.expectation.Problem`, and the reason
     codes of certificates that are skipped.
     """
-
-    meaning: str
-
-    def __new__(cls, code: str, meaning: str) -> Self:
-        """A code that equals its text."""
-        member = str.__new__(cls, code)
-        member._value_ = code
-        member.meaning = meaning
-        return member
 
     EXPIRED = "expired", "a deployed certificate has expired"
     EXPIRES = "expires", "a deployed certificate expires soon"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Iterable, Sequence
+from typing import Self
 
 NAMES_SHOWN = 3
 """How many names, paths or other texts a message lists before it counts the rest."""
@@ -12,6 +14,19 @@ MESSAGE_LIMIT = 2000
 _NAME_LIMIT = 80
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e\n]+")
 _PEM = re.compile(r"-----BEGIN [A-Z0-9 ]+-----.*?(?:-----END [A-Z0-9 ]+-----|\Z)", re.DOTALL)
+
+
+class ContractWord(enum.StrEnum):
+    """Words that programs read, each with its meaning for the documentation. Added to, never renamed."""
+
+    meaning: str
+
+    def __new__(cls, word: str, meaning: str) -> Self:
+        """A member that equals its word."""
+        member = str.__new__(cls, word)
+        member._value_ = word
+        member.meaning = meaning
+        return member
 
 
 def printable_name(text: str | bytes) -> str:

@@ -1,10 +1,9 @@
-"""What monitoring wants to know, as Prometheus metrics: absolute times in seconds, all reasons there from the start."""
+"""Prometheus metrics: absolute times in seconds; every reason and problem has a sample from the start."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
 from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -56,10 +55,10 @@ class _Collector(Collector):
         """All families, each with its samples."""
         given = self._given
         yield _gauge("build_info", "The version that made these metrics.", {(("version", __version__),): 1})
-        worked = given.snapshot is not None
-        yield _gauge("up", "Whether the stores, the servers' configurations and the state could be read.", {(): worked})
+        about = "Whether the stores, the servers' configurations and the state could be read."
+        yield _gauge("up", about, {(): given.snapshot is not None})
         if given.wire:
-            about = "Whether the servers could be asked; missing when they were not to be."
+            about = "Whether the servers could be probed; absent with --no-wire."
             yield _gauge("wire_up", about, {(): given.audit is not None})
         yield from _of_runs(given.history)
         if given.snapshot is not None:
@@ -81,16 +80,16 @@ def _gauge(name: str, about: str, samples: Mapping[_Labels, float]) -> Metric:
 
 
 def _label(text: str) -> str:
-    """As it is, if it can be written: half a surrogate pair of a damaged record cannot, and ends the whole scrape."""
+    """The text as it is, if the format can hold it: half a surrogate pair of a damaged record ends the whole scrape."""
     return text if text.isprintable() else printable_name(text)
 
 
 def _worst(samples: Iterable[tuple[tuple[Any, ...], float]]) -> dict[tuple[Any, ...], float]:
     """Each key once, with the least of its values: Prometheus refuses everything when a sample comes twice."""
-    found: dict[tuple[Any, ...], float] = {}
+    least: dict[tuple[Any, ...], float] = {}
     for key, value in samples:
-        found[key] = min(value, found.get(key, value))
-    return found
+        least[key] = min(value, least.get(key, value))
+    return least
 
 
 def _of_runs(history: History) -> Iterator[Metric]:
@@ -101,18 +100,17 @@ def _of_runs(history: History) -> Iterator[Metric]:
         yield _gauge("last_run_duration_seconds", "How long the last apply took.", {(): seconds})
         yield _gauge("last_run_success", "Whether the last apply did its work (exit code 0 or 4).", {(): last.good})
         yield _gauge("last_run_exit_code", "The exit code of the last apply.", {(): last.exit_code & 0xFF})
-        yield _gauge("last_run_info", "What started the last apply.", {(("by", last.trigger),): 1})
+        yield _gauge("last_run_info", "What started the last apply.", {(("trigger", last.trigger),): 1})
     if good is not None:
         about = "When the last apply ended that did its work."
         yield _gauge("last_success_timestamp_seconds", about, {(): good.ended_at.timestamp()})
 
 
-def _of_names(seen: Snapshot) -> Iterator[Metric]:
-    names = name_states(seen.selection, seen.plan)
+def _of_names(snapshot: Snapshot) -> Iterator[Metric]:
+    selection, plan, deployed = snapshot.selection, snapshot.plan, snapshot.record.deployment
+    names = name_states(selection, plan)
     states = Counter(state for _, state in names)
-    yield _gauge(
-        "names", "How many names there are in each state.", {(("state", one),): states[one] for one in NameState}
-    )
+    yield _gauge("names", "How many names there are in each state.", _counts("state", NameState, states))
     yield _gauge(
         "name_state",
         "The state of a name: 1 for the one that it is in, and no sample for the others.",
@@ -120,43 +118,43 @@ def _of_names(seen: Snapshot) -> Iterator[Metric]:
     )
     yield _gauge(
         "store_not_after_timestamp_seconds",
-        "notAfter of the certificate in the stores that a name is to be served.",
+        "notAfter of the certificate in the stores that should be served for a name.",
         {
-            (*_of(winner.name, one.algorithm), ("source", one.source)): _seconds(one.not_after)
-            for winner in seen.selection.winners
-            for one in winner.certificates
+            (
+                *_of(winner.name, certificate.algorithm),
+                ("source", certificate.source),
+            ): certificate.not_after.timestamp()
+            for winner in selection.winners
+            for certificate in winner.certificates
         },
     )
-    deployed = seen.record.deployment
-    pairs = [(name, one) for name in sorted(deployed.names) for one in deployed.certificates_for(name)]
+    certificates = {
+        _of(name, certificate.algorithm): certificate
+        for name in sorted(deployed.names)
+        for certificate in deployed.certificates_for(name)
+    }
     yield _gauge(
         "deployed_not_before_timestamp_seconds",
         "notBefore of the certificate that is deployed for a name.",
-        {_of(name, one.algorithm): _seconds(one.not_before) for name, one in pairs},
+        {labels: certificate.not_before.timestamp() for labels, certificate in certificates.items()},
     )
     yield _gauge(
         "deployed_not_after_timestamp_seconds",
         "notAfter of the certificate that is deployed for a name.",
-        {_of(name, one.algorithm): _seconds(one.not_after) for name, one in pairs},
+        {labels: certificate.not_after.timestamp() for labels, certificate in certificates.items()},
     )
-    yield _gauge("pending", "Whether apply would change anything.", {(): seen.plan.pending})
+    yield _gauge("pending", "Whether apply would change anything.", {(): plan.pending})
+    kinds = [kind for kind in Kind if kind is not Kind.KEEP]
+    changes = {kind: plan.count(kind) for kind in kinds}
     yield _gauge(
-        "pending_changes",
-        "How many names apply would change, by what happens to them.",
-        {(("kind", str(one)),): seen.plan.count(one) for one in Kind if one is not Kind.KEEP},
+        "pending_changes", "How many names apply would change, by kind of change.", _counts("kind", kinds, changes)
     )
-    reasons = Counter(one.reason for one in seen.selection.skipped)
-    yield _gauge(
-        "skipped",
-        "How many certificates are not served as they lie in the stores, by reason.",
-        {(("reason", str(one)),): reasons[one] for one in Reason},
-    )
-    problems = Counter(one.reason for one in seen.selection.problems)
-    yield _gauge(
-        "problems",
-        "How many of the skipped certificates a person should look at, by reason.",
-        {(("reason", str(one)),): problems[one] for one in Reason},
-    )
+    skipped = Counter(each.reason for each in selection.skipped)
+    about = "How many certificates in the stores are not served as they are, by reason."
+    yield _gauge("skipped", about, _counts("reason", Reason, skipped))
+    problems = Counter(each.reason for each in selection.problems)
+    about = "How many of the skipped certificates a person should look at, by reason."
+    yield _gauge("problems", about, _counts("reason", Reason, problems))
 
 
 def _of_the_wire(audit: Audit) -> Iterator[Metric]:
@@ -175,16 +173,21 @@ def _of_the_wire(audit: Audit) -> Iterator[Metric]:
         "Whether a server sends a valid certificate to a client without SNI, or with a name that nobody has.",
         _worst(((("client", str(each.case.client)), *_endpoint(each)), not each.wrong) for each in others),
     )
-    yield _gauge("answers", "How many answers of a server have a problem, by problem.", _problems(audit))
-
-
-def _problems(audit: Audit) -> dict[_Labels, float]:
     counts = Counter((each.case.endpoint.server, problem) for each in audit.assessments for problem in each.problems)
-    return {
-        (("server", server), ("problem", str(problem))): counts[server, problem]
-        for server in get_args(Server)
-        for problem in Problem
-    }
+    yield _gauge(
+        "answers",
+        "How many answers of a server have a problem, by problem.",
+        {
+            (("server", server), ("problem", str(problem))): counts[server, problem]
+            for server in get_args(Server)
+            for problem in Problem
+        },
+    )
+
+
+def _counts(label: str, members: Iterable[str], counts: Mapping[Any, int]) -> dict[_Labels, float]:
+    """A sample for every member, also where there is nothing to count."""
+    return {((label, str(member)),): counts.get(member, 0) for member in members}
 
 
 def _of(name: str, algorithm: str) -> _Labels:
@@ -195,7 +198,3 @@ def _endpoint(assessment: Assessment) -> _Labels:
     endpoint = assessment.case.endpoint
     values: Iterable[str] = (endpoint.server, endpoint.protocol, endpoint.host, str(endpoint.port))
     return tuple(zip(_ENDPOINT, values, strict=True))
-
-
-def _seconds(moment: datetime) -> float:
-    return moment.timestamp()

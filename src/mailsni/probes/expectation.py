@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -10,34 +9,28 @@ from typing import Final
 from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.model import Algorithm, Certificate
 from mailsni.core.names import is_wildcard
+from mailsni.core.text import ContractWord
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.model import Outcome, Probe, ProbeResult
 
 _PROBE_LABEL: Final = "mailsni-probe"
 
 
-class Problem(enum.StrEnum):
+class Problem(ContractWord):
     """What is wrong with the result of a probe."""
 
-    NOT_LISTENING = "not_listening"
-    NO_ANSWER = "no_answer"
-    """The deadline passed."""
-    NO_STARTTLS = "no_starttls"
-    PROTOCOL_ERROR = "protocol_error"
-    """The server breaks its protocol, or speaks another."""
-    HANDSHAKE_FAILED = "handshake_failed"
-    WRONG_CERTIFICATE = "wrong_certificate"
-    """Not the expected leaf."""
-    SERVERS_DISAGREE = "servers_disagree"
-    """Nobody knows which leaf to expect, and not all endpoints send the same one."""
-    WRONG_CHAIN = "wrong_chain"
-    """The chain behind the leaf is not the expected one, or incomplete, or out of order."""
-    EXPIRED = "expired"
-    NOT_YET_VALID = "not_yet_valid"
-    NAME_MISMATCH = "name_mismatch"
-    """The certificate does not cover the name that the client sent."""
-    UNTRUSTED = "untrusted"
-    """The system's trust store does not lead to the chain: only a warning, for a company may run its own authority."""
+    NOT_LISTENING = "not_listening", "nothing listens at the port"
+    NO_ANSWER = "no_answer", "no answer within the time limit"
+    NO_STARTTLS = "no_starttls", "the server does not offer STARTTLS, or refuses it"
+    PROTOCOL_ERROR = "protocol_error", "the server breaks its protocol, or speaks another one"
+    HANDSHAKE_FAILED = "handshake_failed", "the server ends the conversation, or the TLS handshake fails"
+    WRONG_CERTIFICATE = "wrong_certificate", "another certificate than the expected one"
+    SERVERS_DISAGREE = "servers_disagree", "the expected certificate is unknown, and the endpoints send different ones"
+    WRONG_CHAIN = "wrong_chain", "the chain is not the expected one, or incomplete, or out of order"
+    EXPIRED = "expired", "the certificate has expired"
+    NOT_YET_VALID = "not_yet_valid", "the certificate is not valid yet"
+    NAME_MISMATCH = "name_mismatch", "the certificate does not cover the name that the client sent"
+    UNTRUSTED = "untrusted", "this system does not trust the chain; only a warning, for the CA may be a private one"
 
 
 @dataclass(frozen=True, slots=True)
