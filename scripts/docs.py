@@ -4,18 +4,15 @@
     scripts/docs.py [--transcripts DIRECTORY]
 
 A block stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``. Its text comes from the one place that knows
-it: the command tree, ``errors.Exit``, the calls that make findings. Transcripts are replaced only when a directory with
+it: the command tree, ``errors.Exit``, the doctor's codes. Transcripts are replaced only when a directory with
 those of scripts/transcripts.py is given. tests/golden/test_docs.py holds the blocks current.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import configparser
-import enum
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,10 +21,9 @@ from mailsni.check.model import Code
 from mailsni.cli import main as program
 from mailsni.config.reference import default_configuration
 from mailsni.core.text import ContractWord
-from mailsni.doctor.finding import Severity
+from mailsni.doctor.codes import CODES
 from mailsni.errors import Exit
 from mailsni.probes.expectation import Problem
-from mailsni.targets import registry
 
 TOP = Path(__file__).resolve().parents[1]
 PAGES = (TOP / "ARCHITECTURE.md", TOP / "README.md", *sorted((TOP / "docs").glob("*.md")))
@@ -129,70 +125,12 @@ def word_table(words: type[ContractWord]) -> Iterator[str]:
 
 # ── findings ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-CODE = re.compile(r"[a-z<][a-z0-9_<>]*")
 
-
-def finding_table(level: type[enum.Enum], directory: Path) -> Iterator[str]:
-    """Every code that a call in these files gives to a finding, with its levels and the first text it comes with."""
-    order = [member.name for member in level]
-    levels: dict[str, set[str]] = defaultdict(set)
-    texts: dict[str, str] = {}
-    for path in sorted(directory.rglob("*.py")):
-        for codes, found, text in findings(ast.parse(path.read_text()), level.__name__):
-            for code in codes:
-                levels[code] |= found
-                texts.setdefault(code, text)
-    yield f"| code | {level.__name__.lower()} | message |\n| --- | --- | --- |\n"
-    for code in sorted(levels):
-        words = ", ".join(sorted(levels[code], key=order.index)).lower()
-        yield f"| `{code}` | {words} | {cell(texts[code])} |\n"
-
-
-def findings(tree: ast.Module, level: str) -> Iterator[tuple[list[str], set[str], str]]:
-    """Calls with a code and a level side by side, in either order, and a text after them: codes, levels, text."""
-    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
-        assignments = [node for node in ast.walk(function) if isinstance(node, ast.Assign)]
-        for call in (node for node in ast.walk(function) if isinstance(node, ast.Call) and len(node.args) > 2):
-            known = {ast.unparse(one.targets[0]): one.value for one in assignments if one.lineno < call.lineno}
-            first, second, text = call.args[:3]
-            for code, rank in ((first, second), (second, first)):
-                names = set(re.findall(rf"\b{level}\.([A-Z]+)\b", ast.unparse(known.get(ast.unparse(rank), rank))))
-                codes = [one for one in alternatives(code, known, named=True) if CODE.fullmatch(one)]
-                if names and codes:
-                    yield codes, names, alternatives(text, known)[0]
-
-
-def alternatives(node: ast.expr, known: Mapping[str, ast.expr], *, named: bool = False) -> list[str]:
-    """What an expression of strings can be.
-
-    Args:
-        node: the expression.
-        known: what local names stand for.
-        named: show a computed part by its name, ``<reason>``; else as ``…``.
-    """
-
-    def parts(one: ast.expr) -> list[str]:
-        return alternatives(one, known, named=named)
-
-    match node:
-        case ast.Constant(value=str(text)):
-            return [text]
-        case ast.IfExp(body=body, orelse=orelse):
-            return [*parts(body), *parts(orelse)]
-        case ast.BinOp(left=left, op=ast.Add(), right=right):
-            return [begin + end for begin in parts(left) for end in parts(right)]
-        case ast.JoinedStr(values=values):
-            return ["".join(parts(value)[0] for value in values)]
-        case ast.FormattedValue(value=ast.Name(id=name) | ast.Attribute(attr=name)) if named:
-            return [f"<{name}>"]
-        case ast.Name(id=name) | ast.Subscript(value=ast.Name(id=name)) if name in known:
-            return alternatives(known[name], {key: known[key] for key in known if key != name}, named=named)
-        case ast.Name(id=name) if isinstance(shared := getattr(registry, name, None), str):
-            return [shared]  # a text that several commands share
-        case ast.Dict(values=values):
-            return [text for value in values for text in parts(value)]
-        case _:
-            return ["…"]
+def doctor_codes() -> Iterator[str]:
+    """Every code of the doctor's findings, and what it means."""
+    yield "| code | meaning |\n| --- | --- |\n"
+    for code, meaning in CODES.items():
+        yield f"| `{code}` | {cell(meaning)} |\n"
 
 
 # ── architecture ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -216,7 +154,7 @@ BLOCKS: Mapping[str, Callable[[], Iterator[str]]] = {
     "layers": layers,
     "check codes": lambda: word_table(Code),
     "problems": lambda: word_table(Problem),
-    "doctor codes": lambda: finding_table(Severity, TOP / "src/mailsni/doctor"),
+    "doctor codes": doctor_codes,
 }
 
 

@@ -17,14 +17,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
 from mailsni.config import parser
-from mailsni.doctor.checks import dovecot
 from mailsni.doctor.finding import Finding, Fix, Severity
-from mailsni.doctor.runner import examine
+from mailsni.doctor.runner import CHECKS, examine
 from mailsni.host.commands import environment, find_tool
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
@@ -105,9 +103,10 @@ class Host:
         return self.mail_host.store.root / "renewal-hooks"
 
     def find(self) -> dict[str, Finding]:
-        """What the doctor finds, by its code. Dovecot's looks have tests of their own, and take most of the time."""
-        with mock.patch.object(dovecot, "findings", return_value=()):
-            found = examine(parser.load(self.mail_host.config, required=True), datetime.now(UTC), root=self.root)
+        """What the doctor finds, by its code. Dovecot's checks have tests of their own, and take most of the time."""
+        checks = [(about, check) for about, check in CHECKS if about != "Dovecot"]
+        settings = parser.load(self.mail_host.config, required=True)
+        found = examine(settings, datetime.now(UTC), root=self.root, checks=checks)
         return {one.code: one for one in found}
 
     def shell(self, line: str) -> str:
@@ -394,7 +393,7 @@ def _source_newer(host: Host) -> str:
 def _renewed_since(host: Host) -> str:
     source = host.table("# none", f"extra.test {host.pair('one.test')}", f"more.test {host.pair('two.test')}")
     for path in (source, Path(f"{source}.db")):
-        os.utime(path, (time.time() - 60, time.time() - 60))
+        os.utime(path, (_LONG_AGO + 60, _LONG_AGO + 60))
     for pem in (host.archive / "one.test").iterdir():
         os.utime(pem, (_LONG_AGO, _LONG_AGO))
     return f"{source}:4"
@@ -595,7 +594,7 @@ POSTFIX = [
     Case("map_compiled_without_f", ERROR, _own_without_f, run_fix),
     Case("map_unusable", ERROR, _other_kind, run_fix),
     Case("map_duplicate_key", ERROR, _texthash_twice, _once),
-    Case("parameter_twice", WARNING, _said_twice, run_fix),
+    Case("parameter_duplicated", WARNING, _said_twice, run_fix),
     Case("default_certificate_expired", ERROR, _expired_default, _new_default),
     Case("default_certificate_self_signed", NOTE, _snake_oil, _default_set),
     Case("default_certificate_missing", ERROR, _no_default, _default_set),
@@ -605,7 +604,7 @@ POSTFIX = [
     Case("default_name_not_in_map", NOTE, _name_left_out, _included),
     Case("tls_off", WARNING, _tls_off, run_fix),
     Case("service_without_tls", WARNING, _open_service, run_fix),
-    Case("service_past_map", WARNING, lambda host: host.option(2, "tls_server_sni_maps="), run_fix),
+    Case("service_bypasses_map", WARNING, lambda host: host.option(2, "tls_server_sni_maps="), run_fix),
     Case(
         "service_certificate",
         NOTE,
@@ -614,7 +613,7 @@ POSTFIX = [
     ),
     Case("map_type_unsupported", ERROR, _type_not_built, run_fix),
     Case("map_type_unsupported", ERROR, _others_type_not_built, run_fix),
-    Case("map_without_type", ERROR, _typeless, _with_type),
+    Case("map_type_missing", ERROR, _typeless, _with_type),
     Case("map_proxied", WARNING, _proxied, _with_type),
     Case("map_missing", ERROR, _own_map_gone, run_fix),
     Case("map_missing", ERROR, _never_compiled, run_fix),
@@ -634,19 +633,19 @@ POSTFIX = [
     Case("map_key_missing", ERROR, _without_key, edited("test ", "test {live}/one.test/privkey.pem,")),
     Case("map_file_missing", WARNING, _dead_file, edited("gone.test", "two.test")),
     Case("map_expired", ERROR, _old_copy, _renewed_copy),
-    Case("name_in_other_table", WARNING, _other_has_our_name, _taken_out),
-    Case("map_not_named", WARNING, _not_named, _named),
-    Case("parameter_misspelt", ERROR, _misspelt, run_fix, ("map_not_named",)),
+    Case("name_in_earlier_map", WARNING, _other_has_our_name, _taken_out),
+    Case("map_not_configured", WARNING, _not_named, _named),
+    Case("parameter_misspelt", ERROR, _misspelt, run_fix, ("map_not_configured",)),
     Case(
         "parameter_misspelt",
         WARNING,
         lambda host: host.option(1, f"tls_server_sni_map=cdb:{host.mail_host.map}"),
         _corrected,
     ),
-    Case("map_readable", ERROR, _readable, run_fix),
-    Case("map_source_readable", WARNING, _source_readable, run_fix),
+    Case("map_world_readable", ERROR, _readable, run_fix),
+    Case("map_source_world_readable", WARNING, _source_readable, run_fix),
     Case("map_writable", ERROR, _directory_writable, run_fix),
-    Case("map_owner", ERROR, _somebodys, run_fix),
+    Case("map_wrong_owner", ERROR, _somebodys, run_fix),
 ]
 
 
@@ -762,13 +761,13 @@ def _no_store(host: Host) -> str:
 
 
 STORES = [
-    Case("key_readable", ERROR, _open_key, run_fix),
-    Case("key_mode_loose", WARNING, _loose_key, run_fix),
-    Case("pin_readable", ERROR, _open_pin, run_fix),
+    Case("key_world_readable", ERROR, _open_key, run_fix),
+    Case("key_mode_too_open", WARNING, _loose_key, run_fix),
+    Case("pin_world_readable", ERROR, _open_pin, run_fix),
     Case("store_writable", ERROR, _open_archive, run_fix),
-    Case("leaf_alone", WARNING, _leaf_alone, _completed),
-    Case("leaf_alone", WARNING, _default_alone, _issuer_added),
-    Case("lineages_fight", WARNING, _two_for_a_name, _deleted),
+    Case("chain_incomplete", WARNING, _leaf_alone, _completed),
+    Case("chain_incomplete", WARNING, _default_alone, _issuer_added),
+    Case("lineages_compete", WARNING, _two_for_a_name, _deleted),
     Case("lineage_not_renewed", WARNING, _forgotten, _remembered),
     Case(
         "lineage_expired_not_renewed",
@@ -880,11 +879,11 @@ def _panel_map(host: Host) -> str:
 
 HOOKS = [
     Case("hook_not_executable", WARNING, lambda host: str(host.hook("true", mode=0o644)), run_fix),
-    Case("hook_left_out", NOTE, lambda host: str(host.hook("true", name="theirs~")), run_fix),
-    Case("hook_backup_runs", WARNING, lambda host: str(host.hook("true", name="theirs.sh.bak")), run_fix),
+    Case("hook_ignored", NOTE, lambda host: str(host.hook("true", name="theirs~")), run_fix),
+    Case("hook_backup_executable", WARNING, lambda host: str(host.hook("true", name="theirs.sh.bak")), run_fix),
     Case("hook_writable", ERROR, lambda host: str(host.hook("true", mode=0o777)), run_fix),
-    Case("hook_dead_link", WARNING, _link, run_fix),
-    Case("hook_no_file", WARNING, _fifo, run_fix),
+    Case("hook_dangling_link", WARNING, _link, run_fix),
+    Case("hook_not_regular_file", WARNING, _fifo, run_fix),
     Case("hook_calls_certbot", WARNING, lambda host: at_line(host.hook("sleep 1; /usr/bin/certbot -q renew")), _gone),
     Case("hook_restarts_server", WARNING, lambda host: at_line(host.hook("systemctl restart nginx dovecot")), _gone),
     Case("hook_restarts_server", WARNING, lambda host: at_line(host.hook("service postfix restart")), _gone),
@@ -896,13 +895,13 @@ HOOKS = [
     Case("cron_compiles_in_place", WARNING, _cron_script, _gone),
     Case("cron_restarts_server", WARNING, _cron("0 4 * * * root systemctl restart postfix"), _gone),
     Case(
-        "cron_of_panel",
+        "cron_panel_script",
         WARNING,
         _cron("0 4 * * * root /usr/local/CyberCP/bin/python /usr/local/CyberCP/plogical/renew.py"),
         _gone,
     ),
-    Case("nothing_starts_mailsni", WARNING, _nothing_starts, _timer),
-    Case("first_issuance_not_served", WARNING, _deploy_hook_alone, _timer),
+    Case("mailsni_not_scheduled", WARNING, _nothing_starts, _timer),
+    Case("first_issuance_missed", WARNING, _deploy_hook_alone, _timer),
     Case("leftover_map", ERROR, _panel_map, run_fix),
 ]
 
@@ -925,8 +924,8 @@ def test_a_main_cf_that_does_not_parse_is_a_finding_and_the_stores_are_looked_at
     assert said.returncode == 4
     document = json.loads(said.stdout)
     found = {one["code"]: one for one in document["findings"]}
-    assert set(found) == {"postfix_unknown", "key_mode_loose"}
-    assert (found["postfix_unknown"]["where"], found["postfix_unknown"]["severity"]) == (broken, "error")
+    assert set(found) == {"postfix_unreadable", "key_mode_too_open"}
+    assert (found["postfix_unreadable"]["where"], found["postfix_unreadable"]["severity"]) == (broken, "error")
     assert document["counts"] == {"error": 1, "warning": 1, "note": 0}
     assert "\x1b" not in said.stdout
     assert "Traceback" not in said.stderr
@@ -937,7 +936,7 @@ def test_text_that_is_no_utf_8_does_no_harm(host: Host) -> None:
     host.postconf()
     found = host.find()
     assert all(one.what.isprintable() and one.where.isprintable() for one in found.values())
-    assert "postfix_unknown" not in found
+    assert "postfix_unreadable" not in found
 
 
 @pytest.mark.shared
@@ -989,7 +988,7 @@ def test_an_unprivileged_user_is_told_what_was_not_seen(host: Host) -> None:
         check=False,
     )
     assert done.stderr == ""
-    assert f"note: the store {host.live} could not be looked at" in done.stdout
+    assert f"note: cannot check the store {host.live}" in done.stdout
     assert "run it as root" in done.stdout
     assert "error: " not in done.stdout
 

@@ -20,8 +20,9 @@ import pytest
 
 from mailsni.config.parser import load
 from mailsni.config.settings import DovecotSettings, Settings
-from mailsni.doctor.checks.dovecot import SAME_LIMIT, findings
+from mailsni.doctor.checks.dovecot import findings
 from mailsni.doctor.finding import Finding, Fix, Severity
+from mailsni.doctor.runner import SAME_CODE_LIMIT, in_order
 from mailsni.errors import HostError
 from mailsni.host.commands import environment, find_tool, run
 from mailsni.sandbox.authority import Authority, Issued
@@ -82,7 +83,7 @@ class Host:
 
     def findings(self) -> list[Finding]:
         """What the doctor finds. Nothing of a key may be in it, whatever is wrong."""
-        found = list(findings(facts_of(self.settings)))
+        found = list(in_order(findings(facts_of(self.settings))))
         assert not any("-----BEGIN" in repr(one) or "PRIVATE" in repr(one) for one in found)
         assert all(text.isprintable() for one in found for text in (one.what, one.where, one.why))
         fixes = [part for one in found for part in (one.fix.command, one.fix.edit, one.fix.note) if part is not None]
@@ -216,7 +217,7 @@ def test_a_default_certificate_where_the_look_does_not_reach_is_asked_for(host: 
         (deep / f"{number}.conf").write_text(f"!include {number + 1}.conf\n")
     (deep / f"{DEPTH_LIMIT + 5}.conf").write_text("\n".join([*own, ""]))
     file.write_text("\n".join([*(line for line in lines if line not in own), "!include deep/0.conf", ""]))
-    assert host.only().code == "dovecot_not_examined"
+    assert host.only().code == "dovecot_include_unreadable"
 
 
 @pytest.mark.shared
@@ -224,7 +225,7 @@ def test_a_default_certificate_that_is_gone(host: Host) -> None:
     host.server.default_file.unlink()
     finding = host.only()
     line = found_line(host, str(host.server.default_file))
-    assert (finding.code, finding.where) == ("dovecot_dead_path", place(host.server.config_file, line))
+    assert (finding.code, finding.where) == ("dovecot_file_missing", place(host.server.config_file, line))
     assert finding.what.startswith("the default certificate: ")
     assert host.refuses()
 
@@ -242,7 +243,7 @@ def test_default_certificates_that_cannot_be_served(host: Host) -> None:
     for content in faults:
         host.server.default_file.write_bytes(content)
         finding = host.only()
-        assert (finding.code, finding.severity) == ("dovecot_bad_certificate", Severity.ERROR), content[:20]
+        assert (finding.code, finding.severity) == ("dovecot_certificate_unusable", Severity.ERROR), content[:20]
         assert "every client is cut off" in finding.why
     path, _ = host.pair(OTHER)
     host.write("99-mailsni.conf", host.block(OTHER, path))
@@ -283,9 +284,9 @@ def test_a_leaf_without_its_intermediates(host: Host) -> None:
 def test_a_block_with_a_path_that_is_gone(host: Host) -> None:
     path = host.write("10-own.conf", "# mine\n" + host.block(NAME, "/nonexistent/a.pem"))
     finding = host.only()
-    assert (finding.code, finding.where) == ("dovecot_dead_path", place(path, 3))
+    assert (finding.code, finding.where) == ("dovecot_file_missing", place(path, 3))
     assert NAME in finding.what
-    assert "/nonexistent/a.pem is not there" in finding.what
+    assert "/nonexistent/a.pem does not exist" in finding.what
     assert host.refuses()
     mends(host, finding)
 
@@ -296,7 +297,7 @@ def test_a_reload_that_keeps_the_bomb_quiet(host: Host) -> None:
         host.write("10-own.conf", host.block(NAME, "/nonexistent/a.pem"))
         host.server.reload()  # exits 0
         assert host.served(UNKNOWN) == host.default.fingerprint
-        assert host.only().code == "dovecot_dead_path"
+        assert host.only().code == "dovecot_file_missing"
 
 
 @pytest.mark.shared
@@ -312,7 +313,7 @@ def test_blocks_with_files_that_cannot_be_served(host: Host) -> None:
     for certificate, key in ((empty, good), (good, garbage), (good, other)):
         file = host.write("10-own.conf", host.block(NAME, certificate, key))
         finding = host.only()
-        assert (finding.code, finding.where) == ("dovecot_bad_certificate", place(file, 2))
+        assert (finding.code, finding.where) == ("dovecot_certificate_unusable", place(file, 2))
     assert finding is not None
     with host.server:
         assert [host.served(name) for name in (NAME, UNKNOWN)] == [ABORTED, host.default.fingerprint]
@@ -328,7 +329,7 @@ def test_blocks_with_things_that_are_no_files(host: Host) -> None:
     for path, why in (("/etc", "is a directory"), (link, "is a link to nothing")):
         file = host.write("10-own.conf", host.block(NAME, path))
         finding = host.only()
-        assert (finding.code, finding.where) == ("dovecot_dead_path", place(file, 2))
+        assert (finding.code, finding.where) == ("dovecot_file_missing", place(file, 2))
         assert why in finding.what
         assert host.refuses()
         host.mend(finding)
@@ -339,7 +340,7 @@ def test_blocks_with_things_that_are_no_files(host: Host) -> None:
 def test_the_certificate_of_a_block_is_of_another_name_or_expired(host: Host) -> None:
     path, _ = host.pair(OTHER)
     host.write("10-own.conf", host.block(NAME, path))
-    assert host.only().code == "dovecot_certificate_of_other_name"
+    assert host.only().code == "dovecot_certificate_name_mismatch"
     path, _ = host.pair(WILDCARD, end=datetime.now(UTC) - timedelta(days=2))
     host.write("10-own.conf", host.block(NAME, path))
     finding = host.only()
@@ -352,7 +353,7 @@ def test_a_key_that_others_can_read(host: Host) -> None:
     path, fingerprint = host.pair(mode=0o644)
     file = host.write("10-own.conf", host.block(NAME, path))
     finding = host.only()
-    assert (finding.code, finding.where) == ("dovecot_key_open", place(file, 3))
+    assert (finding.code, finding.where) == ("dovecot_key_exposed", place(file, 3))
     mends(host, finding)
     assert host.served(NAME) == fingerprint
     # Where nobody can get to it, its mode does not matter.
@@ -395,7 +396,7 @@ def test_the_mark_before_a_path(host: Host) -> None:
     wrong = block.replace("= ", "= <") if host.modern else block.replace("= <", "= ")
     file = host.write("10-own.conf", wrong)
     found = host.findings()
-    code = "dovecot_file_mark_superfluous" if host.modern else "dovecot_file_mark_forgotten"
+    code = "dovecot_file_mark_unexpected" if host.modern else "dovecot_file_mark_missing"
     assert [(one.code, one.where) for one in found] == [(code, place(file, 2)), (code, place(file, 3))]
     if host.modern:
         assert host.refuses()
@@ -417,7 +418,7 @@ def test_the_syntax_of_the_other_release(host: Host) -> None:
     )
     file = host.write("10-own.conf", old if host.modern else new)
     found = host.findings()
-    assert {one.code for one in found} == {"dovecot_syntax_of_other_release"}
+    assert {one.code for one in found} == {"dovecot_wrong_release_syntax"}
     assert [one.where for one in found] == ([place(file, 2)] if host.modern else [place(file, 1), place(file, 3)])
     assert host.refuses()
     for one in found:
@@ -463,7 +464,7 @@ def test_names_that_match_nothing(host: Host) -> None:
     with host.server:
         assert host.served(NAME) == host.default.fingerprint
         finding = host.only()
-        assert (finding.code, finding.where) == ("dovecot_name_matches_nothing", place(file, 1))
+        assert (finding.code, finding.where) == ("dovecot_name_never_matches", place(file, 1))
         mends(host, finding)
         assert host.served(NAME) == fingerprint
 
@@ -473,7 +474,7 @@ def test_what_dovecot_itself_refuses(host: Host) -> None:
     line = host.append("no_such_setting = yes\n")
     finding = host.only()
     assert (finding.code, finding.where) == (
-        "dovecot_configuration_refused",
+        "dovecot_configuration_rejected",
         place(host.server.config_file, line),
     )
     assert "no_such_setting" in finding.what
@@ -484,8 +485,8 @@ def test_what_dovecot_itself_refuses(host: Host) -> None:
 def test_a_file_that_cannot_be_included(host: Host) -> None:
     line = host.append("!include /nonexistent/own.conf\n")
     found = {one.code: one for one in host.findings()}
-    assert list(found) == ["dovecot_configuration_refused"]
-    assert found["dovecot_configuration_refused"].where == place(host.server.config_file, line)
+    assert list(found) == ["dovecot_configuration_rejected"]
+    assert found["dovecot_configuration_rejected"].where == place(host.server.config_file, line)
     assert host.refuses()
 
 
@@ -511,7 +512,7 @@ def test_a_block_elsewhere_for_a_name_of_ours(host: Host, pattern: str, first: s
         (finding,) = found
         assert (finding.code, finding.where) == ("dovecot_foreign_block", place(file, 1))
         assert finding.severity is (Severity.ERROR if now == foreign else Severity.WARNING)
-        assert ("this one is taken" in finding.what) is (now == foreign)
+        assert ("Dovecot uses this one" in finding.what) is (now == foreign)
         if pattern == NAME:
             mends(host, finding)
             assert host.served(NAME) == fingerprint
@@ -534,10 +535,10 @@ def test_blocks_elsewhere_that_repeat_each_other(host: Host) -> None:
         assert served == pairs[1 if host.modern else 2][1]
         if host.modern:
             assert [one.where for one in found] == [place(file, 1), place(file, 9)]
-            assert f"the one at {place(file, 5)} is taken" in found[1].what
+            assert f"Dovecot uses the one at {place(file, 5)}" in found[1].what
         else:
             assert [one.where for one in found] == [place(file, 1)]
-            assert f"the one at {place(file, 9)} is taken" in found[0].what
+            assert f"Dovecot uses the one at {place(file, 9)}" in found[0].what
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -549,10 +550,14 @@ def test_an_include_that_is_not_read(host: Host) -> None:
     path, fingerprint = host.pair()
     file = host.server.config_file
     file.write_text(file.read_text().replace("!include_try conf.d/*.conf", ""))
-    assert (host.only().code, host.only().severity) == ("dovecot_include_not_read", Severity.WARNING)
+    assert (host.only().code, host.only().severity) == ("dovecot_include_not_configured", Severity.WARNING)
     host.include.write_text(host.block(NAME, path))
     finding = host.only()
-    assert (finding.code, finding.severity, finding.where) == ("dovecot_include_not_read", Severity.ERROR, str(file))
+    assert (finding.code, finding.severity, finding.where) == (
+        "dovecot_include_not_configured",
+        Severity.ERROR,
+        str(file),
+    )
     mends(host, finding)
     assert host.served(NAME) == fingerprint
 
@@ -581,9 +586,9 @@ def test_what_other_programs_left_behind(host: Host) -> None:
         host.write(name, host.block(f"mail.{at}.test", path)) for at, name in enumerate(("sni.conf", "domains/a.conf"))
     ]
     host.append("!include_try conf.d/domains/*.conf\n")
-    found = [one for one in host.findings() if one.code != "dovecot_certificate_of_other_name"]
+    found = [one for one in host.findings() if one.code != "dovecot_certificate_name_mismatch"]
     assert {(one.code, one.severity, one.where) for one in found} == {
-        ("dovecot_leftover", Severity.NOTE, str(file)) for file in files
+        ("dovecot_leftover_blocks", Severity.NOTE, str(file)) for file in files
     }
 
 
@@ -597,8 +602,8 @@ def test_without_root_it_says_what_it_could_not_see(host: Host) -> None:
     finally:
         os.seteuid(0)
     assert [(one.code, one.where) for one in found] == [
-        ("dovecot_keys_not_examined", place(host.server.config_file, found_line(host, "default.pem"))),
-        ("dovecot_name_matches_nothing", place(file, 5)),
+        ("dovecot_name_never_matches", place(file, 5)),
+        ("dovecot_certificates_not_checked", place(host.server.config_file, found_line(host, "default.pem"))),
     ]
 
 
@@ -610,8 +615,8 @@ def test_hostile_files_beside_the_configuration(host: Host) -> None:
     evil = host.server.include_directory / "30-evil\n\x1b[31m.conf"
     evil.write_bytes(b"\xff\xfe = \0{\n}}}}\nlocal_name .\x1b[31m {\nssl_cert = </\xff\n")
     codes = [one.code for one in host.findings()]
-    assert codes.count("dovecot_not_examined") == 2
-    assert "dovecot_name_matches_nothing" in codes
+    assert codes.count("dovecot_include_unreadable") == 2
+    assert "dovecot_name_never_matches" in codes
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -643,7 +648,7 @@ def test_blocks_that_the_config_process_cannot_hold(host: Host) -> None:
     path, fingerprint = host.pair(*(f"n{number}.test" for number in (0, 199)))
     line = host.append("service config {\n  vsz_limit = 32M\n}\n") + 1
     file = host.write("50-many.conf", many(host, 200, path))
-    found = [one for one in host.findings() if one.code != "dovecot_certificate_of_other_name"]
+    found = [one for one in host.findings() if one.code != "dovecot_certificate_name_mismatch"]
     assert greets_within_its_memory(host.server) is host.modern
     if host.modern:
         assert found == []
@@ -652,14 +657,14 @@ def test_blocks_that_the_config_process_cannot_hold(host: Host) -> None:
     assert (finding.code, finding.severity) == ("dovecot_too_many_blocks", Severity.ERROR)
     assert finding.where == place(host.server.config_file, line)
     host.mend(finding)
-    assert [one.code for one in host.findings() if one.code != "dovecot_certificate_of_other_name"] == []
+    assert [one.code for one in host.findings() if one.code != "dovecot_certificate_name_mismatch"] == []
     assert greets_within_its_memory(host.server)
     assert host.served("n199.test") == fingerprint
     # What is near the limit is a warning, what is far from it is nothing.
     host.server.config_file.write_text(host.server.config_file.read_text().replace("256M", "32M"))
     for blocks, expected in ((150, ["dovecot_too_many_blocks"]), (100, [])):
         file.write_text(many(host, blocks, path))
-        near = [one for one in host.findings() if one.code != "dovecot_certificate_of_other_name"]
+        near = [one for one in host.findings() if one.code != "dovecot_certificate_name_mismatch"]
         assert [one.code for one in near] == expected
         assert all(one.severity is Severity.WARNING for one in near)
 
@@ -667,10 +672,10 @@ def test_blocks_that_the_config_process_cannot_hold(host: Host) -> None:
 @pytest.mark.shared
 def test_a_fault_in_each_of_many_blocks_is_told_so_often_and_no_more(host: Host) -> None:
     path = host.server.directory / "gone.pem"
-    host.write("50-many.conf", many(host, SAME_LIMIT + 30, path))
+    host.write("50-many.conf", many(host, SAME_CODE_LIMIT + 30, path))
     found = host.findings()
-    assert len(found) == SAME_LIMIT + 1
-    assert {one.code for one in found} == {"dovecot_dead_path"}
+    assert len(found) == SAME_CODE_LIMIT + 1
+    assert {one.code for one in found} == {"dovecot_file_missing"}
     assert found[-1].what.startswith("30 more of this kind")
 
 
@@ -695,7 +700,7 @@ def test_our_include_after_an_upgrade_of_dovecot(host: Host) -> None:
     new = f"local_name {NAME} {{\n  ssl_server_cert_file = {path}\n  ssl_server_key_file = {path}\n}}\n"
     host.include.write_text((old if host.modern else new) * 2)
     found = host.findings()
-    places = {"dovecot_syntax_of_other_release": place(host.include, 2)}
+    places = {"dovecot_wrong_release_syntax": place(host.include, 2)}
     places |= {"dovecot_several_names": place(host.include, 1)} if host.modern else {}
     assert {one.code: one.where for one in found} == places
     assert len(found) == len(places)
@@ -707,7 +712,7 @@ def test_a_complaint_that_comes_after_warnings(host: Host) -> None:
     path, _ = host.pair()
     host.write("10-own.conf", host.block(NAME, path))
     line = host.append(f"{host.setting('cert', host.server.default_file)}\nno_such_setting = yes\n") + 1
-    (finding,) = [one for one in host.findings() if one.code == "dovecot_configuration_refused"]
+    (finding,) = [one for one in host.findings() if one.code == "dovecot_configuration_rejected"]
     assert finding.where == place(host.server.config_file, line)
     assert "no_such_setting" in finding.what
 
@@ -715,4 +720,4 @@ def test_a_complaint_that_comes_after_warnings(host: Host) -> None:
 @pytest.mark.shared
 def test_a_configuration_that_is_not_there(host: Host) -> None:
     host.server.config_file.unlink()
-    assert [one.code for one in host.findings()] == ["dovecot_not_examined", "dovecot_configuration_refused"]
+    assert [one.code for one in host.findings()] == ["dovecot_configuration_rejected", "dovecot_include_unreadable"]

@@ -309,7 +309,7 @@ def test_a_main_cf_that_cannot_be_parsed(mail_host: MailHost, deployed: dict[str
         before = artifacts(mail_host)
         done = mail_host.mailsni("apply")
         assert done.returncode == 1, (line, done.stdout, done.stderr)
-        assert f"mailsni: error: {main_cf}: postconf cannot read the configuration" in done.stderr
+        assert f"mailsni: error: {main_cf}: postconf cannot read it" in done.stderr
         assert artifacts(mail_host) == before
     main_cf.write_text(whole)
     assert served(mail_host) == deployed

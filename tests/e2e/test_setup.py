@@ -438,7 +438,7 @@ def test_an_inline_map_stays_whole_and_is_served(
     assert served(smtp, OTHER, "smtp") == first.fingerprint
     examined = json.loads(host.mailsni("doctor", "--json").stdout)
     assert [
-        one for one in examined["findings"] if "inline" in one["what"] and one["code"] != "name_in_other_table"
+        one for one in examined["findings"] if "inline" in one["what"] and one["code"] != "name_in_earlier_map"
     ] == []
     assert host.mailsni("setup").returncode == 0
     if record == "lost":

@@ -1,4 +1,4 @@
-"""What the looks of `mailsni doctor` start from, for tests that call them directly."""
+"""What the checks of `mailsni doctor` start from, for tests that call them directly."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ def facts_of(settings: Settings, now: datetime | None = None) -> Facts:
         settings: of mailsni.
         now: the moment at which certificates must be valid; this one when None.
     """
-    return Facts(settings, now or datetime.now(UTC), None, dovecot.find(settings.dovecot), None)
+    return Facts(settings, now or datetime.now(UTC), dovecot=dovecot.find(settings.dovecot))

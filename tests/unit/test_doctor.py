@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 from mailsni.config.settings import DovecotSettings, PostfixSettings, Settings, StateSettings
 from mailsni.core.x509 import ChainDescription, InvalidPair, describe
 from mailsni.doctor import helpers
-from mailsni.doctor.checks import hooks
+from mailsni.doctor.checks import hooks, scripts
+from mailsni.doctor.codes import CODES
 from mailsni.doctor.finding import Finding, Fix, Severity
 from mailsni.doctor.runner import examine
 from mailsni.errors import HostError, PermissionMissingError
@@ -272,7 +274,7 @@ def test_who_can_read_a_file_is_a_matter_of_all_directories_above_it(tmp_path: P
     ],
 )
 def test_a_restart_is_told_from_a_reload(line: str, server: str | None) -> None:
-    found = hooks.script(Path("/x"), f"#!/bin/sh\n{line}\n").first(hooks.RESTART)
+    found = scripts.Script.parse(Path("/x"), f"#!/bin/sh\n{line}\n").first(scripts.RESTART)
     assert (found and next((one for one in found[1].groups() if one), "postfix")) == server
 
 
@@ -290,7 +292,7 @@ def test_a_restart_is_told_from_a_reload(line: str, server: str | None) -> None:
     ],
 )
 def test_a_call_of_certbot_is_told_from_its_name(line: str, *, calls: bool) -> None:
-    assert (hooks.script(Path("/x"), line).first(hooks.CERTBOT) is not None) is calls
+    assert (scripts.Script.parse(Path("/x"), line).first(scripts.CERTBOT) is not None) is calls
 
 
 @pytest.mark.parametrize("name", ["x.bak", "x.sh.old", "x.BAK", "x.orig", "x.dpkg-old", "x.save", "x.bak2", "x~"])
@@ -318,14 +320,14 @@ def nowhere(directory: Path) -> Settings:
 
 def test_what_cannot_be_found_out_is_a_finding_and_the_rest_goes_on(tmp_path: Path) -> None:
     found = {one.code: one for one in examine(nowhere(tmp_path), NOW, root=tmp_path)}
-    assert set(found) == {"store_missing", "nothing_starts_mailsni"}
+    assert set(found) == {"store_missing", "mailsni_not_scheduled"}
     assert found["store_missing"].where == str(tmp_path / "letsencrypt/live")
     (tmp_path / "letsencrypt/live").mkdir(parents=True)
     codes = [one.code for one in examine(nowhere(tmp_path), NOW, root=tmp_path)]
-    assert codes == ["nothing_starts_mailsni", "no_server"]
+    assert codes == ["mailsni_not_scheduled", "no_server"]
 
 
-def test_a_look_that_fails_is_a_finding_and_the_next_one_is_taken() -> None:
+def test_a_check_that_fails_is_a_finding_and_the_next_one_runs() -> None:
     def refused() -> Sequence[Finding]:
         raise PermissionMissingError("/x: cannot be read: Permission denied", hint="run it as root", path=Path("/x"))
 
@@ -336,11 +338,11 @@ def test_a_look_that_fails_is_a_finding_and_the_next_one_is_taken() -> None:
         raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "secret")
 
     last = Finding("x", Severity.NOTE, "what", "where", "why", Fix("fix"))
-    found = list(helpers.each(("one", refused), ("two", broken), ("three", garbled), ("four", lambda: [last])))
+    found = list(helpers.run_each(("one", refused), ("two", broken), ("three", garbled), ("four", lambda: [last])))
     assert [(one.code, one.severity, one.where) for one in found] == [
-        ("not_looked_at", Severity.NOTE, "/x"),
-        ("not_looked_at", Severity.WARNING, "/y"),
-        ("not_looked_at", Severity.WARNING, "three"),
+        ("check_failed", Severity.NOTE, "/x"),
+        ("check_failed", Severity.WARNING, "/y"),
+        ("check_failed", Severity.WARNING, "three"),
         ("x", Severity.NOTE, "where"),
     ]
     assert "secret" not in str(found)
@@ -349,7 +351,7 @@ def test_a_look_that_fails_is_a_finding_and_the_next_one_is_taken() -> None:
 def test_the_texts_of_a_finding_do_a_terminal_no_harm() -> None:
     key = authority().issue(["mail.a.test"]).key_pem.decode()
     fix = Fix("chmod 600 /x", edit=key, note="a\x1b[2Jb")
-    safe = helpers.made_safe(Finding("x", Severity.NOTE, "\x1b[2Ja\nb", "", "y" * 9000, fix))
+    safe = helpers.sanitized(Finding("x", Severity.NOTE, "\x1b[2Ja\nb", "", "y" * 9000, fix))
     assert all(one.isprintable() for one in (safe.what, safe.where, safe.why))
     assert (safe.where, safe.fix) == ("?", Fix("chmod 600 /x", edit="[PEM removed]", note="a?[2Jb"))
     assert len(safe.why) < 2100
@@ -357,7 +359,7 @@ def test_the_texts_of_a_finding_do_a_terminal_no_harm() -> None:
 
 @pytest.mark.parametrize("command", ["chmod 600 '/a\x1b[2Jb'", "chmod 600 '/a\nb'", "chmod 600 " + "/x " * 2000])
 def test_a_command_that_cannot_be_shown_as_it_is_is_none_to_run(command: str) -> None:
-    fix = helpers.made_safe(Finding("x", Severity.NOTE, "what", "/x", "why", Fix(command, edit="look"))).fix
+    fix = helpers.sanitized(Finding("x", Severity.NOTE, "what", "/x", "why", Fix(command, edit="look"))).fix
     assert fix.command is None
     assert fix.edit is not None
     assert fix.edit.startswith("look; ")
@@ -387,3 +389,14 @@ def test_a_document_counts_its_findings() -> None:
     assert document["counts"] == {"error": 1, "warning": 0, "note": 1}
     assert document["findings"][0]["where"] == "/x:3"
     assert document["findings"][0]["fix"] == {"command": "fix one", "edit": None, "note": None}
+
+
+def test_every_code_is_in_the_table_and_the_table_has_no_other() -> None:
+    package = Path(helpers.__file__).parent
+    text = "".join(path.read_text() for path in package.rglob("*.py") if path.name != "codes.py")
+    literals = set(re.findall(r'"([a-z]+_[a-z0-9_]+)"', text)) & set(CODES)
+    built = {f"{kind}_{end}" for kind in ("hook", "cron") for end in re.findall(r'f"\{kind\}_([a-z_]+)"', text)}
+    built |= {code for code in CODES if code.startswith("lineage_") and code not in literals}
+    assert literals | built == set(CODES)
+    for call in re.findall(r'Finding\(\s*"([a-z0-9_]+)"', text):
+        assert call in CODES

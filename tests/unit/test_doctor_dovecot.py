@@ -11,8 +11,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mailsni.config.settings import DovecotSettings, Settings
-from mailsni.doctor.checks.dovecot import case_findings, findings, size
+from mailsni.doctor.checks.dovecot import case_findings, findings
 from mailsni.doctor.finding import Facts, Finding
+from mailsni.doctor.runner import in_order
+from mailsni.targets.dovecot.configuration import parse_size
 from mailsni.targets.dovecot.live_include import is_included, required_by, trial
 from mailsni.targets.dovecot.parser import (
     DEPTH_LIMIT,
@@ -381,8 +383,8 @@ def test_a_conflict_is_told_exactly_when_another_block_answers(texts: list[str],
 
 def test_only_2_4_0_compares_letter_by_letter() -> None:
     strange = blocks("MAIL.x.test", "*.x.test")
-    assert [one.where for one in case_findings(b"2.4.0 (1234)\n", strange, "reload")] == ["/f:1", "/f:2"]
-    for version in (b"2.4.1-4 (7d8c0e5759)\n", b"2.4.5 (0cbb641e3e)\n", b"2.40.0\n", b""):
+    assert [one.where for one in case_findings("2.4.0 (1234)", strange, "reload")] == ["/f:1", "/f:2"]
+    for version in ("2.4.1-4 (7d8c0e5759)", "2.4.5 (0cbb641e3e)", "2.40.0", ""):
         assert list(case_findings(version, strange, "reload")) == []
 
 
@@ -393,8 +395,8 @@ def test_only_2_4_0_compares_letter_by_letter() -> None:
 def found(main: Path, version: DovecotVersion) -> list[Finding]:
     """What the doctor finds in a configuration for a Dovecot that is not installed."""
     own = DovecotSettings(enabled=True, config_file=main, include_file=main.with_name("ours.conf"))
-    facts = Facts(Settings(dovecot=own), NOW, None, Dovecot(own, installed=False, version=version), None)
-    return list(findings(facts))
+    facts = Facts(Settings(dovecot=own), NOW, dovecot=Dovecot(own, installed=False, version=version))
+    return list(in_order(findings(facts)))
 
 
 STATEMENTS = st.sampled_from(
@@ -443,9 +445,9 @@ def test_a_host_without_dovecots_programs_is_looked_at_all_the_same(tmp_path: Pa
     lines = "ssl_cert = </nonexistent/a\nssl_key = </nonexistent/a\n"
     codes = [one.code for one in found(put(tmp_path, {"dovecot.conf": lines}), version)]
     missing = "dovecot_default_certificate_missing"
-    unwired = "dovecot_include_not_read"
-    syntax = "dovecot_syntax_of_other_release"
-    assert codes == (["dovecot_dead_path", unwired] if version == "2.3" else [missing, syntax, unwired])
+    unwired = "dovecot_include_not_configured"
+    syntax = "dovecot_wrong_release_syntax"
+    assert codes == (["dovecot_file_missing", unwired] if version == "2.3" else [missing, syntax, unwired])
 
 
 @pytest.mark.parametrize(
@@ -453,9 +455,9 @@ def test_a_host_without_dovecots_programs_is_looked_at_all_the_same(tmp_path: Pa
     [("256M", 256 << 20), ("256 MB", 256 << 20), ("256mib", 256 << 20), ("1 g", 1 << 30), ("12345", 12345), ("0", 0)],
 )
 def test_limits_are_read_as_dovecot_writes_them(text: str, limit: int) -> None:
-    assert size(text) == limit
+    assert parse_size(text) == limit
 
 
 @pytest.mark.parametrize("text", ["", "M", "0.5G", "unlimited", "$x", "-1", "1Q", "1" * 30, "\u0661"])
 def test_what_dovecot_refuses_is_no_limit(text: str) -> None:
-    assert size(text) is None
+    assert parse_size(text) is None

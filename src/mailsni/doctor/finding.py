@@ -1,18 +1,18 @@
-"""What is wrong with mail and SNI on this host, looked for by name: the field's known mistakes, one function each.
-
-Nothing is written and no server is asked on the wire. A look that cannot be taken is a finding of its own, and the
-others go on.
-"""
+"""Findings of ``mailsni doctor``, and the facts that its checks judge."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
+from pathlib import Path
 
 from mailsni.config.settings import Settings
 from mailsni.deploy.snapshot import Snapshot
+from mailsni.sources.base import StoreFiles
 from mailsni.targets.dovecot.target import Dovecot
+from mailsni.targets.postfix.postconf import Configuration
 from mailsni.targets.postfix.target import Postfix
 
 
@@ -20,11 +20,11 @@ class Severity(enum.StrEnum):
     """How bad a finding is."""
 
     ERROR = "error"
-    """Clients are cut off, shown a wrong certificate, or a key is open: now, or at the next start or renewal."""
+    """Clients are disconnected, get a wrong certificate, or a key is open: now, or at the next start or renewal."""
     WARNING = "warning"
-    """It will hurt one day, or hurts some clients."""
+    """It affects some clients, or will affect them one day."""
     NOTE = "note"
-    """Worth to know; nothing need be done."""
+    """For information; nothing need be done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,13 @@ class Fix:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A mistake that was found. All texts are printable, bounded, and hold no content of a key."""
+    """A mistake. The runner makes its texts printable and bounded; they hold no content of a key."""
 
     code: str
-    """Its kind, for programs: ``default_certificate_missing``. Added to, never renamed."""
+    """Its kind, for programs: one of :data:`mailsni.doctor.codes.CODES`."""
     severity: Severity
     what: str
-    """In a few words, with the name, the file or the value concerned."""
+    """A short phrase with the name, the file or the value concerned."""
     where: str
     """``/path:LINE``, ``/path`` or a setting's name; never empty."""
     why: str
@@ -55,14 +55,25 @@ class Finding:
     fix: Fix
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Facts:
-    """What the looks start from. What could not be found out is None, and is a finding already."""
+    """What the checks judge. What could not be found out is None or empty, and is a finding already."""
 
     settings: Settings
     now: datetime
     """With a time zone."""
-    postfix: Postfix | None
-    dovecot: Dovecot | None
-    snapshot: Snapshot | None
+    postfix: Postfix | None = None
+    dovecot: Dovecot | None = None
+    snapshot: Snapshot | None = None
     """Needs root, a readable store and both servers' configurations in order."""
+    postfix_configuration: Configuration | None = None
+    stores: tuple[StoreFiles, ...] = ()
+    """The files of every store that can be listed."""
+    root: Path = Path("/")
+    """Of the system: cron's tables and units are looked for below it."""
+
+    @cached_property
+    def postfix_tables(self) -> frozenset[str]:
+        """The paths of the tables that main.cf or a service names for SNI."""
+        configuration = self.postfix_configuration
+        return frozenset(str(table.source) for table in configuration.named_tables()) if configuration else frozenset()

@@ -1,9 +1,9 @@
-"""What the looks have in common: a look that cannot be taken, other people's text files, and the lines in them."""
+"""What all checks share: a check that cannot run, texts that can be shown, and fixes that several checks give."""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from mailsni.core.text import printable
@@ -11,40 +11,37 @@ from mailsni.doctor.finding import Finding, Fix, Severity
 from mailsni.errors import HostError, MailsniError, PermissionMissingError
 from mailsni.host import permissions
 
-SHOWN = 4
-"""Names, lines or files that a finding lists."""
-
+FILES_IN_COMMAND = 4
+"""Files that one command of a fix names."""
 KEYS_EXPOSED = "others may know the keys: replace them (certbot renew --force-renewal --new-key)"
 """Note of a fix, where keys could be read."""
 
-Look = Callable[[], Iterable[Finding]]
+Check = Callable[[], Iterable[Finding]]
 
 
-def each(*looks: tuple[str, Look]) -> Iterator[Finding]:
-    """What looks find; one that cannot be taken is a finding, and the next ones go on.
+def run_each(*checks: tuple[str, Check]) -> Iterator[Finding]:
+    """The findings of several checks; one that cannot run is a finding, and the next ones go on.
 
     Args:
-        looks: what each is about, and the look.
+        checks: what each is about, and the check.
     """
-    for about, look in looks:
+    for about, check in checks:
         try:
-            yield from look()
+            yield from check()
         except (MailsniError, OSError, ValueError, RecursionError) as problem:
-            yield not_looked_at(about, problem)
+            yield check_failed(about, problem)
 
 
-def not_looked_at(about: str, problem: Exception) -> Finding:
-    """The finding that a look could not be taken."""
+def check_failed(about: str, problem: Exception) -> Finding:
+    """The finding that a check could not run."""
     denied = isinstance(problem, PermissionMissingError | PermissionError)
-    if isinstance(problem, MailsniError):
-        why, hint = problem.message, problem.hint
-    else:
-        why, hint = HostError.of(problem).message if isinstance(problem, OSError) else type(problem).__name__, None
+    error = HostError.of(problem) if isinstance(problem, OSError) else problem
+    why, hint = (error.message, error.hint) if isinstance(error, MailsniError) else (type(error).__name__, None)
     return Finding(
-        "not_looked_at",
+        "check_failed",
         Severity.NOTE if denied else Severity.WARNING,
-        f"{about} could not be looked at",
-        place_of(problem) or about,
+        f"cannot check {about}",
+        place_of(error) or about,
         why,
         Fix(edit=hint or ("run it as root" if denied else "correct what the message says")),
     )
@@ -59,24 +56,24 @@ def place_of(problem: Exception) -> str | None:
     return str(problem.path) if problem.line is None else f"{problem.path}:{problem.line}"
 
 
-def made_safe(finding: Finding) -> Finding:
+def sanitized(finding: Finding) -> Finding:
     """The same, printable and bounded: no text of it can do anything to a terminal, or hold a key."""
     fix = finding.fix
     command, edit = fix.command, fix.edit
-    if command is not None and _safe(command) != command:
+    if command is not None and _one_line(command) != command:
         # A name that cannot be shown, or too long: nobody may run what is left of it.
         command, edit = None, "; ".join(filter(None, (edit, f"do what this stands for: {command}")))
     return Finding(
         finding.code,
         finding.severity,
-        _safe(finding.what),
-        _safe(finding.where) or "?",
-        _safe(finding.why),
-        Fix(command, edit and _safe(edit), fix.note and _safe(fix.note)),
+        _one_line(finding.what),
+        _one_line(finding.where) or "?",
+        _one_line(finding.why),
+        Fix(command, edit and _one_line(edit), fix.note and _one_line(fix.note)),
     )
 
 
-def _safe(text: str) -> str:
+def _one_line(text: str) -> str:
     return printable(text).replace("\n", " / ")
 
 
@@ -85,7 +82,14 @@ def quoted(*words: str | Path) -> str:
     return " ".join(shlex.quote(str(word)) for word in words)
 
 
-def exposed(paths: Iterable[Path]) -> list[tuple[Path, str]]:
-    """Those files that others can read, with their modes."""
-    found = ((path, permissions.world_readable(path)) for path in paths)
-    return [(path, why) for path, why in found if why is not None]
+def chmod(mode: str, paths: Sequence[Path], note: str | None = None) -> Fix:
+    """The fix that changes the mode of files, however many there are."""
+    more = len(paths) - FILES_IN_COMMAND
+    repeat = f"repeat it for the other {more}" if more > 0 else None
+    return Fix(quoted("chmod", mode, *paths[:FILES_IN_COMMAND]), note="; ".join(filter(None, (repeat, note))) or None)
+
+
+def world_readable(paths: Iterable[Path]) -> list[tuple[Path, str]]:
+    """The files that every user of the host can read, with their modes."""
+    reasons = ((path, permissions.world_readable(path)) for path in paths)
+    return [(path, reason) for path, reason in reasons if reason is not None]

@@ -1,14 +1,15 @@
-"""The examination: finds out what there is, takes every look, and puts what was found in order.
+"""Runs ``mailsni doctor``: collects the facts, runs every check on them, and sorts the findings.
 
-What cannot be found out is a finding itself, and everything that does not need it is looked at all the same.
+A fact that cannot be found out and a check that cannot run are findings themselves; the others go on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,131 +17,164 @@ from mailsni.config.settings import Settings
 from mailsni.core.model import Progress
 from mailsni.deploy.snapshot import take_snapshot
 from mailsni.doctor import helpers
-from mailsni.doctor.checks import hooks, stores
-from mailsni.doctor.checks import postfix as postfix_looks
+from mailsni.doctor.checks import cron, dovecot, hooks, leftovers, postfix, schedule, stores
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity
 from mailsni.errors import ConfigurationError, MailsniError, PermissionMissingError
-from mailsni.sources.base import SourceSettings
-from mailsni.targets.dovecot import target as dovecot
+from mailsni.sources.base import SourceSettings, StoreFiles
+from mailsni.targets.dovecot import target as dovecot_target
 from mailsni.targets.postfix import postconf
-from mailsni.targets.postfix import target as postfix
-from mailsni.targets.postfix.postconf import Configuration
+from mailsni.targets.postfix import target as postfix_target
 from mailsni.targets.registry import NO_SERVER
 
-_Found = TypeVar("_Found")
-_ORDER = list(Severity)
+_Fact = TypeVar("_Fact")
+Check = Callable[[Facts], Iterable[Finding]]
+
+SAME_CODE_LIMIT = 20
+"""Findings of one code that are reported one by one."""
+CHECKS: tuple[tuple[str, Check], ...] = (
+    ("Postfix", lambda facts: postfix.findings(facts, facts.postfix_configuration)),
+    ("the modes of the private keys", stores.key_modes),
+    ("the modes of the pinned files", stores.pin_modes),
+    ("broken lineages", stores.broken_lineages),
+    ("the chains in the stores", stores.incomplete_chains),
+    ("the chain of Postfix's default certificate", stores.postfix_default_chain),
+    ("lineages that compete for a name", stores.competing_lineages),
+    ("whether certbot renews all lineages", stores.unrenewed_lineages),
+    ("certbot's hooks", hooks.hooks),
+    ("the hooks in certbot's configuration", hooks.hooks_in_configuration),
+    ("cron", cron.cron),
+    ("what starts mailsni", schedule.schedule),
+    ("what panels and tutorials left", leftovers.leftovers),
+    ("Dovecot", dovecot.findings),
+)
+"""What each check is about, for the finding that it cannot run, and the check."""
 
 
 def examine(
-    settings: Settings, now: datetime, *, root: Path = Path("/"), progress: Progress | None = None
+    settings: Settings,
+    now: datetime,
+    *,
+    root: Path = Path("/"),
+    progress: Progress | None = None,
+    checks: Sequence[tuple[str, Check]] = CHECKS,
 ) -> tuple[Finding, ...]:
-    """Look for every known mistake. Nothing is written, no server is asked on the wire.
+    """Look for every known mistake. Nothing is written, no server is probed.
 
     Args:
-        settings: where to look.
+        settings: of this host.
         now: the moment at which certificates must be valid, with a time zone.
         root: of the system: cron's tables and units are looked for below it.
-        progress: told about every lineage that is read.
+        progress: called for every lineage that is read.
+        checks: the checks to run.
 
     Returns:
         The findings, the worst first; no two of them alike.
     """
-    inquiry = _Inquiry(settings, now, progress)
-    facts = inquiry.facts()
-    configuration = inquiry.configuration(facts)
-    found = [*inquiry.problems, *_taken(facts, configuration, root)]
-    unique = dict.fromkeys(helpers.made_safe(one) for one in found)
-    return tuple(sorted(unique, key=lambda one: _ORDER.index(one.severity)))
+    collector = _FactCollector(settings, now, root, progress)
+    facts = collector.facts()
+    return in_order([*collector.problems, *run_checks(facts, checks)])
 
 
-def _taken(facts: Facts, configuration: Configuration | None, root: Path) -> Iterator[Finding]:
-    yield from helpers.each(
-        ("Postfix", lambda: postfix_looks.findings(facts, configuration)),
-        ("the stores", lambda: stores.findings(facts, configuration)),
-        ("what starts things", lambda: hooks.findings(facts, configuration, root)),
-        # Loaded here and not above, so that what Dovecot's looks need is loaded after all others were taken.
-        ("Dovecot", lambda: import_module("mailsni.doctor.checks.dovecot").findings(facts)),
-    )
+def run_checks(facts: Facts, checks: Sequence[tuple[str, Check]] = CHECKS) -> Iterator[Finding]:
+    """The findings of checks, as they come; one that cannot run is a finding."""
+    return helpers.run_each(*((about, partial(check, facts)) for about, check in checks))
+
+
+def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Findings fit to be shown: printable, each once, not too many of a code, the worst first."""
+    unique = dict.fromkeys(helpers.sanitized(finding) for finding in findings)
+    return tuple(sorted(_bounded(unique), key=lambda finding: list(Severity).index(finding.severity)))
+
+
+def _bounded(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """A host with thousands of blocks can have the same mistake in each of them."""
+    number: Counter[str] = Counter()
+    first_left_out: dict[str, Finding] = {}
+    for finding in findings:
+        number[finding.code] += 1
+        if number[finding.code] <= SAME_CODE_LIMIT:
+            yield finding
+        else:
+            first_left_out.setdefault(finding.code, finding)
+    for code, finding in first_left_out.items():
+        more = number[code] - SAME_CODE_LIMIT
+        yield replace(finding, what=f"{more} more of this kind, the first of them: {finding.what}")
 
 
 @dataclass(slots=True)
-class _Inquiry:
-    """Finds out what there is, and keeps what cannot be."""
+class _FactCollector:
+    """Finds out the facts; what cannot be found out goes to :attr:`problems`."""
 
     settings: Settings
     now: datetime
+    root: Path
     progress: Progress | None
     problems: list[Finding] = field(default_factory=list)
 
     def facts(self) -> Facts:
-        """What the looks start from."""
-        postfix_found = self._tried(
-            "postfix_unknown", "Postfix", lambda: postfix.find(self.settings.postfix), self._main_cf()
+        """Everything that the checks judge."""
+        settings = self.settings
+        main_cf = str(settings.postfix.config_directory / "main.cf")
+        found_postfix, postfix_failed = self._collect(
+            "postfix_unreadable", "Postfix", lambda: postfix_target.find(settings.postfix), main_cf
         )
-        broken = len(self.problems)
-        dovecot_found = self._tried(
-            "dovecot_unknown",
+        found_dovecot, dovecot_failed = self._collect(
+            "dovecot_unreadable",
             "Dovecot",
-            lambda: dovecot.find(self.settings.dovecot),
-            str(self.settings.dovecot.config_file),
+            lambda: dovecot_target.find(settings.dovecot),
+            str(settings.dovecot.config_file),
         )
-        usable = self.settings
-        # What one server's configuration hides, the look at the stores goes on without.
-        if broken:
-            usable = replace(usable, postfix=replace(usable.postfix, enabled=False))
-        if len(self.problems) > broken:
-            usable = replace(usable, dovecot=replace(usable.dovecot, enabled=False))
-        usable = replace(usable, sources=tuple(one for one in usable.sources if self._is_there(one)))
-        seen = None
-        if usable.sources:
-            seen = self._tried(
-                "stores_unknown",
+        stores = [(source, files) for source in settings.sources if (files := self._store(source)) is not None]
+        # The snapshot does without a server whose configuration cannot be read, and without such a store.
+        readable = replace(settings, sources=tuple(source for source, _ in stores))
+        if postfix_failed:
+            readable = replace(readable, postfix=replace(readable.postfix, enabled=False))
+        if dovecot_failed:
+            readable = replace(readable, dovecot=replace(readable.dovecot, enabled=False))
+        snapshot = None
+        if stores:
+            snapshot, _ = self._collect(
+                "snapshot_failed",
                 "what is in the stores and what is deployed",
-                lambda: take_snapshot(usable, self.now, progress=self.progress),
-                usable.sources[0].open().location,
+                lambda: take_snapshot(readable, self.now, progress=self.progress),
+                readable.sources[0].open().location,
             )
-        if not self.problems and postfix_found is None and dovecot_found is None:
-            self.problems.append(
-                Finding(
-                    "no_server",
-                    Severity.NOTE,
-                    NO_SERVER,
-                    "[postfix] enabled, [dovecot] enabled",
-                    "there is no server to look at, and none that is served",
-                    Fix(edit="install one of them, or enable it in mailsni's configuration"),
-                )
+        if not self.problems and found_postfix is None and found_dovecot is None:
+            self.problems.append(_NO_SERVER)
+        configuration = None
+        if found_postfix is not None and found_postfix.installed:
+            configuration, _ = self._collect(
+                "postfix_unreadable", "Postfix", lambda: postconf.read(settings.postfix.config_directory), main_cf
             )
-        return Facts(self.settings, self.now, postfix_found, dovecot_found, seen)
+        return Facts(
+            settings=settings,
+            now=self.now,
+            postfix=found_postfix,
+            dovecot=found_dovecot,
+            snapshot=snapshot,
+            postfix_configuration=configuration,
+            stores=tuple(files for _, files in stores),
+            root=self.root,
+        )
 
-    def configuration(self, facts: Facts) -> Configuration | None:
-        """Of Postfix, as far as it is installed."""
-        if facts.postfix is None or not facts.postfix.installed:
-            return None
-        directory = self.settings.postfix.config_directory
-        return self._tried("postfix_unknown", "Postfix", lambda: postconf.read(directory), self._main_cf())
-
-    def _main_cf(self) -> str:
-        return str(self.settings.postfix.config_directory / "main.cf")
-
-    def _is_there(self, source: SourceSettings) -> bool:
+    def _store(self, source: SourceSettings) -> StoreFiles | None:
         store = source.open()
-        files = self._tried("store_missing", f"the store {store.location}", store.files, store.location)
-        return files is not None
+        files, _ = self._collect("store_missing", f"the store {store.location}", store.files, store.location)
+        return files
 
-    def _tried(self, code: str, about: str, find: Callable[[], _Found], where: str) -> _Found | None:
-        """What can be found out; None, and a finding, when it cannot."""
+    def _collect(self, code: str, about: str, find: Callable[[], _Fact], where: str) -> tuple[_Fact | None, bool]:
+        """A fact, or None and a finding with this code; and whether it failed."""
         try:
-            return find()
-        except (PermissionMissingError, PermissionError) as problem:
-            self.problems.append(replace(helpers.not_looked_at(about, problem), where=where))
+            return find(), False
         except (MailsniError, OSError, ValueError) as problem:
-            told = helpers.not_looked_at(about, problem)
-            severity = Severity.WARNING if isinstance(problem, ConfigurationError) else Severity.ERROR
-            place = helpers.place_of(problem) or where
-            hint = problem.hint if isinstance(problem, MailsniError) else None
-            fix = told.fix if hint else _FIXES.get(code, told.fix)
-            self.problems.append(replace(told, code=code, severity=severity, where=place, fix=fix))
-        return None
+            finding = replace(helpers.check_failed(about, problem), where=helpers.place_of(problem) or where)
+            if not isinstance(problem, PermissionMissingError | PermissionError):
+                severity = Severity.WARNING if isinstance(problem, ConfigurationError) else Severity.ERROR
+                hint = problem.hint if isinstance(problem, MailsniError) else None
+                fix = finding.fix if hint else _FIXES.get(code, finding.fix)
+                finding = replace(finding, code=code, severity=severity, fix=fix)
+            self.problems.append(finding)
+            return None, True
 
 
 _FIXES = {
@@ -148,6 +182,14 @@ _FIXES = {
         edit="let [[sources]] path in mailsni's configuration name the directory with one directory per certificate",
         note="certbot creates it with the first certificate",
     ),
-    "postfix_unknown": Fix("postconf -n", edit="correct that line"),
-    "dovecot_unknown": Fix("doveconf -n", edit="correct it"),
+    "postfix_unreadable": Fix("postconf -n", edit="correct that line"),
+    "dovecot_unreadable": Fix("doveconf -n", edit="correct it"),
 }
+_NO_SERVER = Finding(
+    "no_server",
+    Severity.NOTE,
+    NO_SERVER,
+    "[postfix] enabled, [dovecot] enabled",
+    "there is no server to check, and none to deploy to",
+    Fix(edit="install one of them, or enable it in mailsni's configuration"),
+)

@@ -1,7 +1,8 @@
-"""The files that Dovecot's blocks name: gone, broken, of another name, open to everybody, or about to go."""
+"""The files that Dovecot's configuration names: missing, broken, of another name, open to everybody, or short-lived."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -9,217 +10,214 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from mailsni.core.model import Reason
+from mailsni.core.model import Certificate, Reason
 from mailsni.core.names import covered_by
 from mailsni.core.text import printable_name, summarize, summarize_names
 from mailsni.core.x509 import ChainDescription, InvalidPair, describe, validate_pair
-from mailsni.doctor.dovecot_view import (
-    FILTERS,
-    Pair,
-    View,
-    cut_off,
-    key_of,
-    owner,
-    owner_of,
-    path_of,
-    place_of,
-    printed,
-    sed_literally,
-    word,
-)
+from mailsni.doctor.dovecot_facts import APPLY, NOT_STARTING, DovecotFacts, disconnected, owner, place_of, sed_literal
 from mailsni.doctor.finding import Finding, Fix, Severity
-from mailsni.sources.safe_read import ReadRefusedError
+from mailsni.doctor.helpers import quoted
+from mailsni.errors import HostError, PermissionMissingError
+from mailsni.host import files
+from mailsni.targets.dovecot.configuration import BlockPair, file_problem, full_key
 from mailsni.targets.dovecot.parser import Block, Setting
 from mailsni.targets.dovecot.precedence import can_match
 
-_ARCHIVED = re.compile(
+_PEM_LIMIT = 1 << 20
+_ARCHIVE = re.compile(
     r"(?P<root>/.+)/archive/(?P<lineage>[A-Za-z0-9._@+-]+)/(?P<kind>cert|privkey|chain|fullchain)\d+\.pem"
 )
-_CERTIFICATE = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----([^-]*)-----END ")
-_UNEXAMINED = frozenset({Reason.BAD_NAME, Reason.UNSUPPORTED_KEY})
-"""Reasons for which this program leaves a certificate out, and Dovecot may serve it all the same."""
+_FIRST_CERTIFICATE = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----([^-]*)-----END ")
+_SERVED_ALL_THE_SAME = frozenset({Reason.BAD_NAME, Reason.UNSUPPORTED_KEY})
+"""Reasons for which this program skips a certificate that Dovecot may serve."""
 
 
-def dead_paths(view: View) -> Iterator[Finding]:
-    """Files that are not there: the trap that closes at the next start."""
-    dead: dict[tuple[Path, Block | None], list[tuple[Setting, str]]] = defaultdict(list)
-    for setting in view.configuration.settings:
-        path = view.names_file(setting)
-        if path is not None and (why := _why_dead(path)) is not None:
-            # Those of our own include are mended at once.
-            block = setting.blocks[-1] if setting.blocks and setting.file != view.dovecot.path else None
-            dead[setting.file, block].append((setting, f"{printed(path)} {why}"))
-    for (file, block), found in dead.items():
-        view.told.update((setting.file, setting.line) for setting, _ in found)
-        first = found[0][0]
-        keys = " and ".join(dict.fromkeys(key_of(setting) for setting, _ in found))
-        outer = next((one for one in first.blocks if one.kind in FILTERS), None)
-        if file == view.dovecot.path:
-            fix = Fix("mailsni apply")
-        elif outer is not None and block is not None:
-            fix = view.without(outer)
-        else:
-            fix = view.by_hand(f"name a file that exists in line {first.line} of {printed(file)}")
+def missing_files(facts: DovecotFacts) -> Iterator[Finding]:
+    """Report files that Dovecot cannot read."""
+    groups: dict[tuple[Path, Block | None], list[tuple[Setting, str]]] = defaultdict(list)
+    for setting, problem in facts.configuration.missing_files:
+        path = facts.configuration.file_of(setting)
+        groups[facts.group(setting)].append((setting, f"{path} {problem}"))
+    for group in groups.values():
+        first = group[0][0]
+        keys = " and ".join(dict.fromkeys(full_key(setting) for setting, _ in group))
+        problems = list(dict.fromkeys(problem for _, problem in group))
         yield Finding(
-            "dovecot_dead_path",
+            "dovecot_file_missing",
             Severity.ERROR,
-            f"{owner(first.blocks)}: {keys}: {summarize(list(dict.fromkeys(text for _, text in found)))}",
+            f"{owner(first.blocks)}: {keys}: {summarize(problems)}",
             place_of(first),
-            "Dovecot does not start again once it is stopped: all of IMAP, POP3 and authentication will be down; until "
-            "then every reload fails without a word, and no renewed certificate is taken up",
-            fix,
+            f"{NOT_STARTING}: then IMAP, POP3 and authentication are down; until then no renewed certificate is used",
+            APPLY
+            if facts.is_ours(first)
+            else facts.without_filter(first.blocks)
+            or facts.by_hand(f"name a file that exists in line {first.line} of {first.file}"),
         )
 
 
-def _why_dead(path: Path) -> str | None:
-    try:
-        status = path.stat()
-    except PermissionError:
-        return "cannot be reached, not even by root" if os.geteuid() == 0 else None
-    except OSError:
-        return "is a link to nothing" if os.path.lexists(path) else "is not there"
-    if stat.S_ISDIR(status.st_mode):
-        return "is a directory"
-    return "cannot be read, not even by root" if os.geteuid() == 0 and not os.access(path, os.R_OK) else None
-
-
-def bad_pairs(view: View) -> Iterator[Finding]:
-    """Certificates and keys that are there, and cannot be served or should not be."""
-    unseen: Setting | None = None
-    for pair in view.pairs:
-        certificate, key = view.names_file(pair.certificate), view.names_file(pair.key)
-        if certificate is None or key is None or _why_dead(certificate) or _why_dead(key):
+def certificates(facts: DovecotFacts) -> Iterator[Finding]:
+    """Check every certificate that a block or the default sets, with its key."""
+    read = functools.cache(_read)
+    denied: Setting | None = None
+    for pair in facts.configuration.pairs:
+        chain, key = facts.configuration.file_of(pair.certificate), facts.configuration.file_of(pair.key)
+        if chain is None or key is None or file_problem(chain) or file_problem(key):
             continue
-        chain_pem, key_pem = view.content(certificate), view.content(key)
-        refused = next((one for one in (chain_pem, key_pem) if isinstance(one, ReadRefusedError)), None)
-        if refused is not None and refused.reason is Reason.UNREADABLE and os.geteuid() != 0:
-            unseen = unseen or pair.own
-        elif refused is not None:
-            yield _bad_pair(view, pair, refused.detail)
-        if isinstance(chain_pem, bytes) and isinstance(key_pem, bytes):
-            yield from _judged(view, pair, chain_pem, key_pem)
-    if unseen is not None:
+        try:
+            chain_pem, key_pem = read(chain), read(key)
+        except PermissionMissingError:
+            denied = denied or pair.own
+        except HostError as error:
+            yield _unusable(facts, pair, error.message)
+        else:
+            yield from _check_pair(facts, pair, chain, chain_pem, key_pem)
+    if denied is not None:
         yield Finding(
-            "dovecot_keys_not_examined",
+            "dovecot_certificates_not_checked",
             Severity.NOTE,
-            "the certificates and keys that blocks name were not looked at",
-            place_of(unseen),
-            "only root may read them, so that a key that belongs to another certificate is not found",
+            "the certificates and keys that blocks name were not checked",
+            place_of(denied),
+            "only root may read them, so a key that belongs to another certificate is not found",
             Fix("sudo mailsni doctor"),
         )
 
 
-def _judged(view: View, pair: Pair, chain_pem: bytes, key_pem: bytes) -> Iterator[Finding]:
-    outcome = validate_pair(str(pair.certificate.file), chain_pem, key_pem)
-    if isinstance(outcome, InvalidPair):
-        encrypted = outcome.reason is Reason.ENCRYPTED_KEY and _has_password(view)
-        if outcome.reason not in _UNEXAMINED and not encrypted:
-            yield _bad_pair(view, pair, outcome.detail)
+def _read(path: Path) -> bytes:
+    content = files.read_untrusted(path, _PEM_LIMIT)
+    if content is None:
+        raise HostError(f"{path}: is not a regular file", path=path)
+    return content
+
+
+def _check_pair(
+    facts: DovecotFacts, pair: BlockPair, chain: Path, chain_pem: bytes, key_pem: bytes
+) -> Iterator[Finding]:
+    valid = validate_pair(str(pair.certificate.file), chain_pem, key_pem)
+    if isinstance(valid, InvalidPair):
+        encrypted = valid.reason is Reason.ENCRYPTED_KEY and _has_password(facts)
+        if valid.reason not in _SERVED_ALL_THE_SAME and not encrypted:
+            yield _unusable(facts, pair, valid.detail)
         return
-    certificate = outcome.certificate
-    # Dovecot takes the first certificate of the file, whichever it is; what is proven begins with the key's.
-    if _first_certificate(chain_pem) != _first_certificate(certificate.material.pem or b""):
-        yield _bad_pair(view, pair, "the certificate of the key is not the first in its file")
+    certificate = valid.certificate
+    # Dovecot takes the first certificate of the file, whichever it is; a valid pair begins with the key's.
+    if _first(chain_pem) != _first(certificate.material.pem or b""):
+        yield _unusable(facts, pair, "the certificate of the key is not the first in its file")
         return
-    if not certificate.valid_at(view.now):
-        expired = certificate.not_after <= view.now
-        when = f"expired on {certificate.not_after:%Y-%m-%d}" if expired else "is not valid yet"
-        yield Finding(
-            "dovecot_certificate_expired" if expired else "dovecot_certificate_not_yet_valid",
-            Severity.ERROR,
-            f"{owner_of(pair)}: the certificate in {printed(path_of(view, pair))} {when}",
-            place_of(pair.own),
-            "clients warn of it or refuse it",
-            _replaced(view, pair),
-        )
-    described = describe(chain_pem)
-    # What lies in the stores, and is pinned from there, is another look's.
-    if isinstance(described, ChainDescription) and described.alone and pair.certificate.file != view.dovecot.path:
-        yield Finding(
-            "dovecot_chain_incomplete",
-            # A public authority says where its intermediate is; a private one may well sign with its root.
-            Severity.WARNING if described.leaf.has_issuer_address else Severity.NOTE,
-            f"{owner_of(pair)}: {printed(path_of(view, pair))} has the certificate alone, without its intermediates",
-            place_of(pair.own),
-            "clients that have not met the intermediate before refuse it: mail programs and phones, seldom browsers",
-            view.edit(pair.certificate.file, f"{pair.certificate.line}s/cert\\.pem/fullchain.pem/")
-            if pair.certificate.value.endswith("/cert.pem")
-            and os.access(path_of(view, pair).with_name("fullchain.pem"), os.F_OK)
-            else view.by_hand("name the file with the whole chain (certbot: fullchain.pem)"),
-        )
-    names = [name for kind, name in pair.scope if kind == "local_name"]
-    asked = [name for text in names for name in text.lower().split() if can_match(name)]
-    strange = [name for name in asked if not covered_by(name, certificate.names)]
-    if strange and certificate.names:
-        yield Finding(
-            "dovecot_certificate_of_other_name",
-            Severity.ERROR,
-            f"the certificate for {summarize_names(strange)} is one for {summarize_names(certificate.names)}",
-            place_of(pair.own),
-            "clients warn that it belongs to somebody else",
-            _replaced(view, pair)
-            if len(strange) == len(asked)
-            else view.by_hand(f"remove {summarize_names(strange)} from the names of the block"),
-        )
+    yield from _check_dates(facts, pair, chain, certificate)
+    yield from _check_chain(facts, pair, chain, chain_pem)
+    yield from _check_names(facts, pair, certificate)
 
 
-def _first_certificate(pem: bytes) -> bytes:
-    found = _CERTIFICATE.search(pem)
-    return b"".join(found[1].split()) if found is not None else b""
-
-
-def _has_password(view: View) -> bool:
-    return any(key_of(one) in ("ssl_key_password", "ssl_server_key_password") for one in view.configuration.settings)
-
-
-def _bad_pair(view: View, pair: Pair, detail: str) -> Finding:
-    files = list(dict.fromkeys(printed(path) for path in (path_of(view, pair), view.names_file(pair.key)) if path))
-    return Finding(
-        "dovecot_bad_certificate",
+def _check_dates(facts: DovecotFacts, pair: BlockPair, chain: Path, certificate: Certificate) -> Iterator[Finding]:
+    if certificate.valid_at(facts.now):
+        return
+    expired = certificate.not_after <= facts.now
+    when = f"expired on {certificate.not_after:%Y-%m-%d}" if expired else "is not valid yet"
+    yield Finding(
+        "dovecot_certificate_expired" if expired else "dovecot_certificate_not_yet_valid",
         Severity.ERROR,
-        f"{owner_of(pair)}: {' and '.join(files)} cannot be served: {detail}",
+        f"{_owner(pair)}: the certificate in {chain} {when}",
         place_of(pair.own),
-        f"{cut_off(pair.own.blocks)}; Dovecot starts and reloads without a complaint",
-        _replaced(view, pair),
+        "clients warn of it or refuse it",
+        _replacement(facts, pair),
     )
 
 
-def _replaced(view: View, pair: Pair) -> Fix:
-    """What mends a pair that cannot be served: a block can go, the default certificate cannot."""
-    if pair.own.file == view.dovecot.path:
-        return Fix("mailsni apply")
-    outer = next((block for block in pair.own.blocks if block.kind in FILTERS), None)
-    if outer is not None:
-        return view.without(outer)
+def _check_chain(facts: DovecotFacts, pair: BlockPair, chain: Path, chain_pem: bytes) -> Iterator[Finding]:
+    described = describe(chain_pem)
+    # The chains of the stores, which our own include names, are a check of the stores.
+    if not isinstance(described, ChainDescription) or not described.alone or facts.is_ours(pair.certificate):
+        return
+    whole = chain.name == "cert.pem" and os.access(chain.with_name("fullchain.pem"), os.F_OK)
+    yield Finding(
+        "dovecot_chain_incomplete",
+        # A public authority says where its intermediate is; a private one may well sign with its root.
+        Severity.WARNING if described.leaf.has_issuer_address else Severity.NOTE,
+        f"{_owner(pair)}: {chain} has the leaf alone, without its intermediates",
+        place_of(pair.own),
+        "clients that have not seen the intermediate before refuse it: mail programs and phones, seldom browsers",
+        facts.sed(pair.certificate.file, f"{pair.certificate.line}s/cert\\.pem/fullchain.pem/")
+        if whole
+        else facts.by_hand("name the file with the whole chain (certbot: fullchain.pem)"),
+    )
+
+
+def _check_names(facts: DovecotFacts, pair: BlockPair, certificate: Certificate) -> Iterator[Finding]:
+    blocks = (name for kind, name in pair.scope if kind == "local_name")
+    names = [name for block in blocks for name in block.lower().split() if can_match(name)]
+    wrong = [name for name in names if not covered_by(name, certificate.names)]
+    if wrong and certificate.names:
+        yield Finding(
+            "dovecot_certificate_name_mismatch",
+            Severity.ERROR,
+            f"the certificate for {summarize_names(wrong)} is for {summarize_names(certificate.names)}",
+            place_of(pair.own),
+            "clients warn that it belongs to another server",
+            _replacement(facts, pair)
+            if len(wrong) == len(names)
+            else facts.by_hand(f"remove {summarize_names(wrong)} from the names of the block"),
+        )
+
+
+def _first(pem: bytes) -> bytes:
+    match = _FIRST_CERTIFICATE.search(pem)
+    return b"".join(match[1].split()) if match is not None else b""
+
+
+def _has_password(facts: DovecotFacts) -> bool:
+    passwords = ("ssl_key_password", "ssl_server_key_password")
+    return any(full_key(setting) in passwords for setting in facts.configuration.source.settings)
+
+
+def _owner(pair: BlockPair) -> str:
+    return owner(pair.own.blocks) + (" (second algorithm)" if pair.alternative else "")
+
+
+def _unusable(facts: DovecotFacts, pair: BlockPair, detail: str) -> Finding:
+    paths = dict.fromkeys(str(facts.configuration.file_of(setting)) for setting in (pair.certificate, pair.key))
+    return Finding(
+        "dovecot_certificate_unusable",
+        Severity.ERROR,
+        f"{_owner(pair)}: Dovecot cannot serve {' and '.join(paths)}: {detail}",
+        place_of(pair.own),
+        f"{disconnected(pair.own.blocks)}; Dovecot starts and reloads without a complaint",
+        _replacement(facts, pair),
+    )
+
+
+def _replacement(facts: DovecotFacts, pair: BlockPair) -> Fix:
+    """Repairs a pair that cannot be served: a block can go, the default certificate cannot."""
+    if facts.is_ours(pair.own):
+        return APPLY
     keys = f"{pair.certificate.key} and {pair.key.key}"
-    return view.by_hand(f"name a valid certificate, and its key, with {keys}")
+    return facts.without_filter(pair.own.blocks) or facts.by_hand(f"name a valid certificate and its key with {keys}")
 
 
-def open_keys(view: View) -> Iterator[Finding]:
-    """Private keys that are no secret on this host."""
-    keys = {view.named(key) for key in ("ssl_key", "ssl_alt_key")}
-    told: set[str] = set()
-    for setting in view.configuration.settings:
-        path = view.names_file(setting) if key_of(setting) in keys else None
-        if path is None:
-            continue
-        real = os.path.realpath(path)
-        if real in told or Path(real).parent == view.settings.pin_directory:  # those are another look's
-            continue
-        told.add(real)
-        if (who := _who_may_read(Path(real))) is not None:
+def key_modes(facts: DovecotFacts) -> Iterator[Finding]:
+    """Check who can read or replace the private keys."""
+    keys = {facts.configuration.key(key) for key in ("ssl_key", "ssl_alt_key")}
+    places: dict[Path, Setting] = {}
+    for setting in facts.configuration.source.settings:
+        path = facts.configuration.file_of(setting) if full_key(setting) in keys else None
+        if path is not None:
+            places.setdefault(Path(os.path.realpath(path)), setting)
+    for path, setting in places.items():
+        access = _access_of_others(path)
+        if (
+            access is not None and path.parent != facts.dovecot.settings.pin_directory
+        ):  # the stores' checks are about those
             yield Finding(
-                "dovecot_key_open",
+                "dovecot_key_exposed",
                 Severity.ERROR,
-                f"the private key {printed(real)} can be {who} by every user of this host",
+                f"every user of this host can {access} the private key {path}",
                 place_of(setting),
-                "whoever has it can pass for this server; to be read by root is enough for Dovecot",
-                Fix(f"chmod o-rwx {word(real)}"),
+                "whoever has it can impersonate this server; Dovecot needs only root to read it",
+                Fix(quoted("chmod", "o-rwx", path)),
             )
 
 
-def _who_may_read(path: Path) -> str | None:
-    """What everybody may do with a file: "read" or "replaced"; None when nothing."""
+def _access_of_others(path: Path) -> str | None:
+    """What everybody may do with a file: "read" or "replace"; None when nothing."""
     try:
         mode = path.stat().st_mode
         reachable = all(parent.stat().st_mode & stat.S_IXOTH for parent in path.parents)
@@ -229,30 +227,30 @@ def _who_may_read(path: Path) -> str | None:
         return None
     if mode & stat.S_IROTH:
         return "read"
-    return "replaced" if mode & stat.S_IWOTH else None
+    return "replace" if mode & stat.S_IWOTH else None
 
 
-def archived(view: View) -> Iterator[Finding]:
-    """Paths of one version of a certificate."""
-    places: dict[tuple[Path, Block | None], list[tuple[Setting, re.Match[str]]]] = defaultdict(list)
-    for setting in view.configuration.settings:
-        path = view.names_file(setting)
-        found = _ARCHIVED.fullmatch(str(path)) if path is not None else None
-        if found is not None and not _why_dead(Path(str(path))):
-            places[setting.file, setting.blocks[-1] if setting.blocks else None].append((setting, found))
-    for (file, _), settings in places.items():
-        first = settings[0][0]
+def archive_paths(facts: DovecotFacts) -> Iterator[Finding]:
+    """Report paths of one version of a certificate."""
+    groups: dict[tuple[Path, Block | None], list[tuple[Setting, re.Match[str]]]] = defaultdict(list)
+    for setting in facts.configuration.source.settings:
+        path = facts.configuration.file_of(setting)
+        match = _ARCHIVE.fullmatch(str(path)) if path is not None else None
+        if path is not None and match is not None and file_problem(path) is None:
+            groups[setting.file, setting.blocks[-1] if setting.blocks else None].append((setting, match))
+    for (file, _), group in groups.items():
+        first = group[0][0]
         script = "; ".join(
-            f"{setting.line}s|/archive/{sed_literally(found['lineage'])}/{found['kind']}[0-9]*|"
-            f"/live/{found['lineage']}/{found['kind']}|"
-            for setting, found in settings
+            f"{setting.line}s|/archive/{sed_literal(match['lineage'])}/{match['kind']}[0-9]*|"
+            f"/live/{match['lineage']}/{match['kind']}|"
+            for setting, match in group
         )
         yield Finding(
             "dovecot_archive_path",
             Severity.WARNING,
-            f"{owner(first.blocks)}: names a file of certbot's archive: {printable_name(first.value)}",
+            f"{owner(first.blocks)}: {printable_name(first.value)} is a file of certbot's archive",
             place_of(first),
             "that is one version: it is not renewed, and certbot deletes it five renewals later; then Dovecot does not "
             "start",
-            view.edit(file, script),
+            facts.sed(file, script),
         )

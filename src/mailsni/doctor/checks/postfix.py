@@ -87,7 +87,7 @@ def findings(facts: Facts, configuration: Configuration | None) -> Iterator[Find
         yield from unreadable
         yield from postfix_maps.findings(table)
     whole = PostfixFacts(facts, configuration, tuple(tables))
-    yield from helpers.each(*((about, partial(check, whole)) for about, check in _CHECKS))
+    yield from helpers.run_each(*((about, partial(check, whole)) for about, check in _CHECKS))
 
 
 # ── TLS, and the default certificate ─────────────────────────────────────────────────────────────────────────────────
@@ -295,7 +295,7 @@ def _check_repeated(facts: PostfixFacts) -> Iterator[Finding]:
         first, *more = facts.configuration.lines_of(name) or [0]
         if more:
             yield Finding(
-                "parameter_twice",
+                "parameter_duplicated",
                 Severity.WARNING,
                 f"{name} stands in main.cf {len(more) + 1} times",
                 f"{main_cf}:{first}",
@@ -313,7 +313,7 @@ def _check_overrides(facts: PostfixFacts) -> Iterator[Finding]:
     for override in configuration.overrides_of(SNI_MAPS):
         if all(table.source != own for table in parse_tables(override.value)):
             yield Finding(
-                "service_past_map",
+                "service_bypasses_map",
                 Severity.WARNING,
                 f"{override.service} has {SNI_MAPS} = {override.value or '(nothing)'} for itself",
                 configuration.where_service(override.service, SNI_MAPS),
@@ -328,7 +328,7 @@ def _check_overrides(facts: PostfixFacts) -> Iterator[Finding]:
 def _check_configured(facts: PostfixFacts) -> Iterator[Finding]:
     if not facts.is_configured:
         yield Finding(
-            "map_not_named",
+            "map_not_configured",
             Severity.WARNING,
             f"{SNI_MAPS} in main.cf does not name mailsni's map {facts.host.settings.postfix.map}",
             facts.configuration.where(SNI_MAPS),
@@ -347,7 +347,7 @@ def _check_precedence(facts: PostfixFacts) -> Iterator[Finding]:
         taken = sorted(facts.served_names & table.keys)
         if taken:
             yield Finding(
-                "name_in_other_table",
+                "name_in_earlier_map",
                 Severity.WARNING,
                 f"{summarize(taken)}: answered from {table.reference.written}, which stands before mailsni's map",
                 table.place_of(taken[0]),

@@ -115,13 +115,13 @@ def read_table(
             labels = map_source.read_labels(path for line in lines for path in line.files)
             table_facts = replace(table_facts, source=lines, labels=labels)
     except (MailsniError, OSError, ValueError, RecursionError) as problem:
-        problems.append(helpers.not_looked_at(f"the source of the table {reference.written}", problem))
+        problems.append(helpers.check_failed(f"the source of the table {reference.written}", problem))
     try:
         if file is not None and table.map_type != "texthash" and table.map_type in configuration.types:
             stored, open_error = _read_stored(table, file, lines, configuration.directory, facts.now)
             table_facts = replace(table_facts, stored=stored, open_error=open_error)
     except (MailsniError, OSError, ValueError, RecursionError) as problem:
-        problems.append(helpers.not_looked_at(f"the content of the table {reference.written}", problem))
+        problems.append(helpers.check_failed(f"the content of the table {reference.written}", problem))
     return table_facts, tuple(problems)
 
 
@@ -154,7 +154,7 @@ def _read_stored(
 def findings(table: TableFacts) -> Iterator[Finding]:
     """Everything that is wrong with a table."""
     written = table.reference.written
-    yield from helpers.each(*((f"{about} the table {written}", partial(check, table)) for about, check in _CHECKS))
+    yield from helpers.run_each(*((f"{about} the table {written}", partial(check, table)) for about, check in _CHECKS))
 
 
 def _check_type(table: TableFacts) -> Iterator[Finding]:
@@ -163,7 +163,7 @@ def _check_type(table: TableFacts) -> Iterator[Finding]:
     if not table.reference.map_type:
         fix = Fix(edit=f"write its type before it: {default}:{written}")
         what = f"{written}: a table without a type"
-        yield Finding("map_without_type", Severity.ERROR, what, table.where, _ALL_CUT_OFF, fix)
+        yield Finding("map_type_missing", Severity.ERROR, what, table.where, _ALL_CUT_OFF, fix)
     elif table.reference.map_type not in configuration.types:
         known = [map_type for map_type in _MAKEABLE if map_type in configuration.types]
         map_type = default if default in known else next(iter(known), "texthash")
@@ -372,19 +372,19 @@ def _check_readers(table: TableFacts) -> Iterator[Finding]:
     if source is None or file is None or file == source:
         return
     fix = Fix(quoted("chmod", "600", *_files(table)))
-    exposed = helpers.exposed([file])
+    exposed = helpers.world_readable([file])
     for path, mode in exposed:
         yield Finding(
-            "map_readable",
+            "map_world_readable",
             Severity.ERROR,
             f"{path} can be read by every user of this host ({mode})",
             str(path),
             f"it holds the private key of every name in it: `postmap -F -s {table.reference.map}` prints them all",
             replace(fix, note=KEYS_EXPOSED),
         )
-    if not exposed and source.is_file() and helpers.exposed([source]):
+    if not exposed and source.is_file() and helpers.world_readable([source]):
         yield Finding(
-            "map_source_readable",
+            "map_source_world_readable",
             Severity.WARNING,
             f"{source} can be read by others",
             str(source),
@@ -401,7 +401,7 @@ def _check_writers(table: TableFacts) -> Iterator[Finding]:
             yield _writable(path, status.st_mode, quoted("chmod", "600", *paths))
         if status.st_uid not in (0, os.geteuid()):
             yield Finding(
-                "map_owner",
+                "map_wrong_owner",
                 Severity.ERROR if path == table.reference.source else Severity.WARNING,
                 f"{path} belongs to user {status.st_uid}",
                 str(path),
