@@ -6,7 +6,7 @@ PURE_TESTS := tests/unit tests/property tests/golden
 HOST_TESTS := $(PURE_TESTS) tests/system
 LAB_PYTEST := pytest -p no:cacheprovider -c /src/pyproject.toml --rootdir /src
 # Two processes for each release: most of the tests wait for servers.
-LAB_TESTS := $(LAB_PYTEST) -n 2 --dist loadfile --durations 10 /src/tests/e2e /src/tests/fault
+LAB_TESTS := $(LAB_PYTEST) -n 2 --dist loadfile --no-loadscope-reorder --durations 10 /src/tests/e2e /src/tests/fault
 ROOT := $(filter 0,$(shell id -u))
 
 .DEFAULT_GOAL := help
@@ -77,7 +77,7 @@ coverage: lab-prepare  ## Lines that the tests execute, without and with servers
 coverage-bookworm coverage-trixie: export MAILSNI_SHARED ?= 1
 coverage-bookworm coverage-trixie: coverage-%:
 	$(LAB) run --output $(COVERAGE) $* -- python /src/scripts/measure.py /output \
-		$(LAB_PYTEST) -q -n 2 --dist loadfile /src/tests/e2e
+		$(LAB_PYTEST) -q -n 2 --dist loadfile --no-loadscope-reorder /src/tests/e2e
 
 docs: venv  ## Write the generated blocks of README.md and docs/
 	$(PYTHON) scripts/docs.py

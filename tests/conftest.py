@@ -55,7 +55,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what another release runs."""
+    """Leave out what another release runs; begin with what takes longest, or the others wait for it at the end."""
     functions = {_function(item): _release(item) for item in items if _is_shared(item)}
     ours = set(share([function for function, release in functions.items() if release is None]))
     ours |= {function for function, release in functions.items() if release is not None and is_of(release)}
@@ -63,6 +63,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def _is_shared(item: pytest.Item) -> bool:

@@ -36,7 +36,7 @@ STEADY, FLEETING = "steady", "fleeting"
 """A lineage that is renewed all the time, and one that is issued and deleted all the time."""
 NAMES = {STEADY: "mail.steady.test", FLEETING: "mail.fleeting.test"}
 
-pytestmark = pytest.mark.shared
+pytestmark = [pytest.mark.shared, pytest.mark.long]
 
 SCRIPT = """\
 import json, os, sys, time

@@ -53,6 +53,7 @@ def allowed(visit: Visit, first: str, renewals: list[Renewal]) -> set[str]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.shared("bookworm")
 def test_clients_never_notice_an_apply(mail_host: MailHost, figures: list[str]) -> None:
     """Zero failed or refused, never a certificate that is neither old nor new, after each apply the new one."""

@@ -51,7 +51,7 @@ from mailsni.sources import certbot
 from tests.support.clients import visit
 from tests.support.mail_host import DEFAULT_NAME, MailHost, require
 
-pytestmark = pytest.mark.shared("trixie")
+pytestmark = [pytest.mark.shared("trixie"), pytest.mark.long]
 
 STORIES = int(os.environ.get("MAILSNI_STORIES", "0"))
 FEW_STORIES = 5

@@ -48,7 +48,7 @@ THOROUGH = own_part() is None
 """Both errors at each call of the program; where the releases share the faults out, they take turns."""
 START_EVERY = 500 if ALL else 60
 """After one fault in so many the servers are really started and asked."""
-pytestmark = pytest.mark.timeout(4 * 3600 if ALL else 900)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(4 * 3600 if ALL else 900)]
 _VARYING = ("clone", "clone3")
 """A pool starts a thread only when none of its others is idle, so the last ones may not come."""
 _MAP_TYPES = ("cdb", "lmdb", "hash", "btree")

@@ -19,7 +19,7 @@ from tests.support.fault_host import ALL, ERRORS, MUTATING, OPENING, Call, Fault
 from tests.support.mail_host import served
 from tests.support.release_split import share
 
-pytestmark = pytest.mark.timeout(4 * 3600 if ALL else 900)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(4 * 3600 if ALL else 900)]
 _SERVICES = ("smtp", "imaps")
 _SEEN_LIMIT = 20.0
 _STEPS = ("rename", "fsync", "unlink", "rmdir")
