@@ -278,7 +278,7 @@ def test_setup_serves_every_name_and_remove_leaves_no_trace(host: Host, first: I
     stop_servers()
     start_servers()
     assert host.served(None) == host.served(NAME) == default
-    assert "nothing of mailsni is wired in" in host.setup("--remove")
+    assert "mailsni is not set up here" in host.setup("--remove")
 
 
 def test_remove_works_without_the_record(stopped: Host) -> None:
@@ -481,10 +481,10 @@ def test_services_and_instances_of_their_own_are_said(stopped: Host) -> None:
     finally:
         MAIN_CF.write_bytes(before)
         shutil.rmtree("/etc/postfix-second")
-    assert "2525/inet has tls_server_sni_maps = cdb:/etc/postfix/other in master.cf: it goes past main.cf" in notes
+    assert "2525/inet has tls_server_sni_maps = cdb:/etc/postfix/other in master.cf: it overrides main.cf" in notes
     assert "2526/inet has smtpd_tls_security_level = none in master.cf: no TLS there" in notes
     assert "2527/inet has smtpd_tls_chain_files = /etc/own.pem in master.cf: a default of its own" in notes
-    assert "the instance postfix-second (/etc/postfix-second) is left as it is" in notes
+    assert "the instance postfix-second (/etc/postfix-second) is not changed" in notes
 
 
 def test_remove_does_not_leave_a_service_with_a_map_that_is_gone(stopped: Host) -> None:
@@ -594,7 +594,7 @@ def test_a_certbot_directory_elsewhere(host: Host, tmp_path: Path) -> None:
 def test_half_of_the_software(host: Host, first: Issued, hidden: Sequence[str], left: str) -> None:
     before = tree(ETC)
     host.hide(*hidden)
-    assert f"only {left} is wired" in host.setup()
+    assert f"only {left} is configured" in host.setup()
     mine, others = ("imaps", "smtp") if left == "Dovecot" else ("smtp", "imaps")
     assert served(SERVICES[mine], NAME, mine) == first.fingerprint
     assert served(SERVICES[others], NAME, others) != first.fingerprint
@@ -660,7 +660,7 @@ def test_a_change_that_cuts_clients_off_goes_back(host: Host, tmp_path: Path) ->
     before, default = tree(ETC), host.served(None)
     done = host.mailsni("setup", "--yes", "--config", str(config))
     assert done.returncode == 5, done.stdout + done.stderr
-    assert "cut off with the change" in done.stderr
+    assert "connected before, and not after the change" in done.stderr
     assert differences(before, tree(ETC)) == []
     assert not STATE.exists()
     assert host.served(NAME) == host.served(None) == default

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -27,16 +27,17 @@ INCLUDE = Path("/etc/dovecot/sni/names.conf")
 
 
 @dataclass
-class Noted:
+class LoggedStep(Step):
     """A step that only notes what is asked of it."""
 
     title: str
     log: list[str]
     fails: str = ""
-    reversible: bool = True
-    shown: str = ""
-    places: tuple[Path, ...] = ()
-    record: Record = field(default_factory=Record)
+
+    @property
+    def change(self) -> str:
+        """Nothing."""
+        return ""
 
     def do(self) -> tuple[str, ...]:
         """Note it."""
@@ -52,8 +53,14 @@ class Noted:
             raise HostError("stuck")
 
 
+class Irreversible(LoggedStep):
+    """A step that cannot be undone."""
+
+    reversible = False
+
+
 def steps(log: list[str], **fails: str) -> list[Step]:
-    return [Noted(title, log, fails.get(title, "")) for title in ("a", "b", "c")]
+    return [LoggedStep(title, log, fails.get(title, "")) for title in ("a", "b", "c")]
 
 
 def test_steps_are_done_in_order() -> None:
@@ -73,14 +80,14 @@ def test_a_failure_takes_back_what_is_done_last_first() -> None:
 
 def test_a_way_back_that_fails_is_gone_to_its_end_and_said() -> None:
     log: list[str] = []
-    with pytest.raises(RollbackFailedError, match="b: stuck: could not be taken back after: broken"):
+    with pytest.raises(RollbackFailedError, match="b: stuck: could not be undone after: broken"):
         carry_out(steps(log, b="undo", c="do"), lambda _: None)
     assert log[-2:] == ["undo b", "undo a"]
 
 
 def test_nothing_is_taken_back_after_a_deletion() -> None:
     log: list[str] = []
-    plan: list[Step] = [Noted("a", log), Noted("keys", log, reversible=False), Noted("c", log, "do")]
+    plan: list[Step] = [LoggedStep("a", log), Irreversible("keys", log), LoggedStep("c", log, "do")]
     with pytest.raises(HostError):
         carry_out(plan, lambda _: None)
     assert log == ["do a", "do keys", "do c"]

@@ -38,8 +38,8 @@ class Report:
             return
         for number, step in enumerate(self._plan.steps, 1):
             console.print_line(f"{number}. {step.title}")
-            if step.shown:
-                text.diff([(step.title, "\n".join(f"   {line}" for line in step.shown.splitlines()))])
+            if step.change:
+                text.diff([(step.title, "\n".join(f"   {line}" for line in step.change.splitlines()))])
             console.print_line()
         for note in self._plan.notes:
             console.print_line(f"note: {note}")
@@ -66,7 +66,7 @@ class Report:
         steps = counted(count, "step")
         match result:
             case "in_place" if self._remove:
-                console.print_line("nothing of mailsni is wired in here")
+                console.print_line("mailsni is not set up here")
             case "in_place":
                 console.print_line("everything is in place: nothing to do")
             case "planned":
@@ -85,7 +85,7 @@ class Report:
             "exit_code": int(code),
             "action": "remove" if self._remove else "setup",
             "result": result,
-            "steps": [{"title": step.title, "change": step.shown} for step in self._plan.steps],
+            "steps": [{"title": step.title, "change": step.change} for step in self._plan.steps],
             "notes": list(self._plan.notes),
             "warnings": list(self.warnings),
         }

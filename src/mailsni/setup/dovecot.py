@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mailsni.config.settings import Settings
@@ -12,7 +12,7 @@ from mailsni.host import files
 from mailsni.probes.expectation import Expectation
 from mailsni.setup.model import Part, SetupOptions, is_published
 from mailsni.setup.record import Record
-from mailsni.setup.steps import ChangeFile, ChangeServer, Step
+from mailsni.setup.steps import ChangeServer, Step
 from mailsni.targets.dovecot import conf_edit, doveconf, live_include, parser
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot
@@ -28,17 +28,6 @@ _DEFAULTS = {
     ),
 }
 """The lines of a default certificate, by version."""
-
-
-@dataclass(frozen=True, slots=True)
-class DovecotProblem:
-    """Asks doveconf(1) whether Dovecot would start."""
-
-    config_file: Path
-
-    def __call__(self) -> str | None:
-        """Its complaint; None when Dovecot would start."""
-        return doveconf.startup_error(self.config_file)
 
 
 def default_certificate(settings: Settings) -> tuple[Path | None, tuple[str, ...]]:
@@ -63,33 +52,28 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
     """
     del options
     own = settings.dovecot
-    problem = DovecotProblem(own.config_file)
-    if (complaint := problem()) is not None:
+    if (complaint := doveconf.startup_error(own.config_file)) is not None:
         if os.geteuid() != 0 and "Permission denied" in complaint:
             raise PermissionMissingError(f"{own.config_file}: {complaint}", hint="run it as root")
         raise HostError(
             f"{own.config_file}: Dovecot's configuration is broken already: {complaint}",
-            hint="mend that first: with it Dovecot does not start again once it is stopped",
+            hint="fix that first: with it Dovecot cannot start again once it is stopped",
         )
-    target = _find(settings)
-    if target.is_configured:
+    if _find(settings).is_configured:
         return Part()
     before = files.read_private(own.config_file.resolve())
     if before is None:
         raise HostError(f"{own.config_file}: cannot be read: no such file")
-    change = ChangeFile(
+    title = (
         f"add the line `{conf_edit.line(own.include_file)}` to {own.config_file}, "
-        "which does not include that place, and reload Dovecot",
-        own.config_file,
-        before,
-        conf_edit.with_include(before, own.include_file),
-        mode=None,
+        "which does not include that place, and reload Dovecot"
     )
-    return Part((ChangeServer(change, settings, target, expected, problem),))
+    after = conf_edit.with_include(before, own.include_file)
+    return Part((_edit(settings, title, before, after, expected),))
 
 
 def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation, ...]) -> tuple[Step, ...]:
-    """Take our line out of dovecot.conf, then remove the include.
+    """Remove our line from dovecot.conf, then the include.
 
     Raises:
         RefusedError: a line of the administrator's needs the include.
@@ -101,9 +85,8 @@ def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation,
         original = known.before(own.config_file, before)
         after = original if original is not None else conf_edit.without_include(before, own.include_file)
         if before != after:
-            title = f"take mailsni's line out of {own.config_file}, and reload Dovecot"
-            change = ChangeFile(title, own.config_file, before, after, mode=None)
-            steps.append(_changed(settings, change, expected))
+            title = f"remove mailsni's line from {own.config_file}, and reload Dovecot"
+            steps.append(_edit(settings, title, before, after, expected))
     return (*steps, *plan_include_removal(settings, expected))
 
 
@@ -126,12 +109,35 @@ def plan_include_removal(settings: Settings, expected: tuple[Expectation, ...]) 
             path=required.file,
             line=required.line,
         )
-    change = ChangeFile(f"remove {own.include_file}, and reload Dovecot", own.include_file, live, None)
-    return (_changed(settings, change, expected),)
+    step = ChangeServer(
+        title=f"remove {own.include_file}, and reload Dovecot",
+        path=own.include_file,
+        before=live,
+        after=None,
+        settings=settings,
+        target=_find(settings),
+        expected=expected,
+        problem=partial(doveconf.startup_error, own.config_file),
+    )
+    return (step,)
 
 
-def _changed(settings: Settings, change: ChangeFile, expected: tuple[Expectation, ...]) -> ChangeServer:
-    return ChangeServer(change, settings, _find(settings), expected, DovecotProblem(settings.dovecot.config_file))
+def _edit(
+    settings: Settings, title: str, before: bytes, after: bytes, expected: tuple[Expectation, ...]
+) -> ChangeServer:
+    """The step that edits dovecot.conf."""
+    path = settings.dovecot.config_file
+    return ChangeServer(
+        title=title,
+        path=path,
+        before=before,
+        after=after,
+        mode=None,
+        settings=settings,
+        target=_find(settings),
+        expected=expected,
+        problem=partial(doveconf.startup_error, path),
+    )
 
 
 def _find(settings: Settings) -> Dovecot:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from mailsni.config.settings import DEFAULT_PATH, Settings
@@ -97,7 +98,7 @@ def _missing_servers(settings: Settings, installed: Sequence[str]) -> Iterator[s
         if name not in installed:
             other = next(one.title for one in _SERVERS.values() if one is not server)
             why = "is switched off in the configuration" if switches[name] is False else "is not installed here"
-            yield f"{server.title} {why}: only {other} is wired"
+            yield f"{server.title} {why}: only {other} is configured"
 
 
 # ── the names of the default certificates ────────────────────────────────────────────────────────────────────────────
@@ -181,7 +182,6 @@ def _first_apply(snapshot: Snapshot) -> Part:
         changes[_CHANGES_LISTED:] = [f"and {len(changes) - _CHANGES_LISTED} more"]
     artifacts = [f"write {change.path}: {change.why}" for change in snapshot.plan.artifacts]
     names = len(snapshot.selection.winners)
-    map_type = postfix.map_type(settings) if "postfix" in installed else ""
     fresh = (
         not snapshot.record.deployment.names
         and not snapshot.record.interrupted
@@ -189,13 +189,14 @@ def _first_apply(snapshot: Snapshot) -> Part:
     )
     apply = FirstApply(
         settings,
-        f"mailsni apply: publish {counted(names, 'name')} before any server is told of them",
+        f"mailsni apply: publish {counted(names, 'name')} before a server's configuration names the files",
         "\n".join((*changes, *artifacts)),
-        map_type,
         fresh,
         plan_unpublishing,
     )
-    none = "no certificate has a mail name yet: `mailsni status --skipped` says why; they are served as they come"
+    if "postfix" in installed:
+        apply = replace(apply, problem=partial(postfix.map_type_problem, settings, postfix.map_type(settings)))
+    none = "no certificate has a mail name yet: `mailsni status --skipped` says why; later ones are served"
     return Part((*steps, apply), warnings=() if names else (none,))
 
 
@@ -207,8 +208,8 @@ def _hooks(settings: Settings, options: SetupOptions, program: Path) -> Part:
     for directory in autostart.hook_directories(settings):
         if not directory.parent.parent.is_dir():
             warnings.append(
-                f"{directory.parent.parent}: no such directory, so certbot's hook is not installed there: "
-                "run setup again when certbot has been there, or name its directory in [[sources]] path"
+                f"{directory.parent.parent}: no such directory, so certbot's hook is not installed: run setup again "
+                "after certbot's first run, or set [[sources]] path to its directory"
             )
             continue
         path = directory / autostart.HOOK_NAME
@@ -235,13 +236,13 @@ def _startup(settings: Settings, options: SetupOptions, program: Path) -> Part:
     if manager is None:
         variable = f"MAILSNI_CONFIG={options.config_file} " if options.config_file is not None else ""
         warning = (
-            "neither systemd, nor OpenRC, nor /etc/cron.d is here, so nothing starts mailsni but certbot's hook: "
-            f"have this run every 15 minutes, as root: {variable}{program} apply --quiet --wait 300"
+            "this host has neither systemd, nor OpenRC, nor /etc/cron.d, so only certbot's hook starts mailsni: "
+            f"run this every 15 minutes as root: {variable}{program} apply --quiet --wait 300"
         )
         return Part(warnings=(warning,))
     warnings: tuple[str, ...] = ()
     if manager == "cron" and not any(map(find_tool, ("cron", "crond", "fcron", "anacron"))):
-        warnings = (f"{autostart.CRON}: no cron is installed that would read it: install one",)
+        warnings = (f"{autostart.CRON}: no cron daemon is installed: install one",)
     watches = manager == "systemd" and files.read_private(autostart.UNITS / "mailsni-watch.service")
     kind: Kind = options.kind or ("watch" if watches else "timer")
     wanted = autostart.wanted(manager, kind, program, options.config_file, settings)

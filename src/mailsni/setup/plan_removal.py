@@ -14,10 +14,9 @@ from mailsni.probes.expectation import Expectation
 from mailsni.setup import autostart, dovecot, postfix, record
 from mailsni.setup.model import Part, SetupPlan, is_published, read_if_managed
 from mailsni.setup.steps import ChangeFile, Commands, Delete, Step
-from mailsni.targets.dovecot.target import find as find_dovecot
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.postfix import map_types
-from mailsni.targets.postfix.target import find as find_postfix
+from mailsni.targets.registry import find_all
 
 
 def plan_removal(settings: Settings) -> SetupPlan:
@@ -32,9 +31,10 @@ def plan_removal(settings: Settings) -> SetupPlan:
     names = State(settings.state.directory).load().deployment.names
     expected = tuple(Expectation(name) for name in names)
     steps: list[Step] = []
-    if _postfix_is_here(settings):
+    installed = _installed(settings)
+    if "postfix" in installed:
         steps += postfix.plan_removal(settings, known, expected)
-    if _dovecot_is_here(settings):
+    if "dovecot" in installed:
         steps += dovecot.plan_removal(settings, known, expected)
     steps += _startup_removal(settings)
     configuration = _own_configuration(known)
@@ -51,7 +51,7 @@ def plan_unpublishing(settings: Settings) -> tuple[Step, ...]:
     Raises:
         HostError: a server's configuration cannot be read.
     """
-    include = dovecot.plan_include_removal(settings, ()) if _dovecot_is_here(settings) else ()
+    include = dovecot.plan_include_removal(settings, ()) if "dovecot" in _installed(settings) else ()
     return (*include, *_published_files(settings))
 
 
@@ -64,14 +64,8 @@ def _nothing_switched_off(settings: Settings) -> Settings:
     )
 
 
-def _postfix_is_here(settings: Settings) -> bool:
-    target = find_postfix(settings.postfix)
-    return target is not None and target.installed
-
-
-def _dovecot_is_here(settings: Settings) -> bool:
-    target = find_dovecot(settings.dovecot)
-    return target is not None and target.installed
+def _installed(settings: Settings) -> frozenset[str]:
+    return frozenset(target.name for target in find_all(settings) if target.installed)
 
 
 def _startup_removal(settings: Settings) -> Iterator[Step]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from mailsni.config.settings import PostfixSettings, Settings
@@ -12,10 +12,10 @@ from mailsni.errors import HostError, RefusedError
 from mailsni.probes.expectation import Expectation
 from mailsni.setup.model import Part, SetupOptions
 from mailsni.setup.record import Record
-from mailsni.setup.steps import ChangeFile, ChangeServer, Step
+from mailsni.setup.steps import ChangeServer, Step
 from mailsni.targets.postfix import main_cf, postconf
 from mailsni.targets.postfix.map_types import TableReference, parse_tables
-from mailsni.targets.postfix.target import Postfix, find
+from mailsni.targets.postfix.target import Postfix, find, map_type_in
 
 _OVERRIDES = (postconf.SNI_MAPS, postconf.SECURITY_LEVEL, *postconf.DEFAULT_CERTIFICATES)
 
@@ -50,26 +50,29 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
     theirs = [table.written for table in tables if not main_cf.is_ours(own, table)]
     if theirs and not options.take_over and not (target.is_configured and main_cf.is_ours(own, tables[0])):
         notes.append(
-            f"postfix: {postconf.SNI_MAPS} names {', '.join(theirs)} already: it stays first, and a name that it has "
-            "is answered from it; --take-over makes mailsni's map the only one"
+            f"postfix: {postconf.SNI_MAPS} already names {', '.join(theirs)}: it stays first and its names win; "
+            "--take-over makes mailsni's map the only one"
         )
     if target.is_configured and not (options.take_over and theirs):
         return Part(notes=tuple(notes))
     table = f"{map_type(settings)}:{own.map}"
     value = ", ".join([table] if options.take_over else [*theirs, table])
     shown = repr(value) if " " in value else value
-    change = ChangeFile(
-        f"postconf -e {postconf.SNI_MAPS}={shown}, and reload Postfix",
-        main_cf.path_of(own),
-        main_cf.text(own),
-        main_cf.with_map(own, table, take_over=options.take_over),
+    step = ChangeServer(
+        title=f"postconf -e {postconf.SNI_MAPS}={shown}, and reload Postfix",
+        path=main_cf.path_of(own),
+        before=main_cf.text(own),
+        after=main_cf.with_map(own, table, take_over=options.take_over),
         mode=None,
+        settings=settings,
+        target=target,
+        expected=expected,
     )
-    return Part((ChangeServer(change, settings, target, expected),), tuple(notes))
+    return Part((step,), tuple(notes))
 
 
 def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation, ...]) -> tuple[Step, ...]:
-    """Take the map out of main.cf.
+    """Remove the map from main.cf.
 
     Raises:
         RefusedError: a service of master.cf, or another instance, names the map: setup did not write that.
@@ -80,13 +83,13 @@ def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation,
             service, parameter = override.service, override.parameter
             raise RefusedError(
                 f"{own.config_directory}/master.cf: {service} names mailsni's map: {parameter} = {override.value}",
-                hint=f"take it out first: postconf -c {own.config_directory} -PX {service}/{parameter}",
+                hint=f"remove it first: postconf -c {own.config_directory} -PX {service}/{parameter}",
             )
     for instance in _other_instances(own):
         if _names_our_map(own, postconf.sni_tables(instance.config_directory)):
             raise RefusedError(
                 f"{instance.config_directory}/main.cf: names mailsni's map too",
-                hint="take it out of that instance first",
+                hint="remove it from that instance first",
             )
     path, before = main_cf.path_of(own), main_cf.text(own)
     target = _find(settings)
@@ -94,32 +97,48 @@ def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation,
         return ()
     original = known.before(path, before)
     after = original if original is not None else main_cf.without_map(own)
-    title = f"take mailsni's map out of {postconf.SNI_MAPS} in {path}, and reload Postfix"
-    change = ChangeFile(title, path, before, after, mode=None)
-    return (ChangeServer(change, settings, target, expected, StillNamed(own)),)
+    step = ChangeServer(
+        title=f"remove mailsni's map from {postconf.SNI_MAPS} in {path}, and reload Postfix",
+        path=path,
+        before=before,
+        after=after,
+        mode=None,
+        settings=settings,
+        target=target,
+        expected=expected,
+        problem=partial(_still_named, own),
+    )
+    return (step,)
 
 
 def map_type(settings: Settings) -> str:
-    """The type that the map has, or is going to have."""
+    """The type that main.cf names, or is going to name."""
     target = _find(settings)
-    memories = State(settings.state.directory).load().deployment.memories
-    recorded = target.recorded_map_type(memories.get("postfix", {}))
+    recorded = target.recorded_map_type(_memory(settings))
     if recorded is not None and not target.is_configured:
         return recorded
     supported = postconf.supported_types() | {"texthash"}
     return next((one for one in target.map_types if one in supported), target.map_types[0])
 
 
-@dataclass(frozen=True, slots=True)
-class StillNamed:
-    """Checks whether main.cf names the map after all."""
+def map_type_problem(settings: Settings, expected: str) -> HostError | None:
+    """Checks the type of the map that was deployed: main.cf is going to name the expected one."""
+    built = map_type_in(_memory(settings))
+    if not built or built == expected:
+        return None
+    return HostError(
+        f"postfix: the map was built as {built}, because {expected} does not work here",
+        hint=f'set [postfix] map_type = "{built}" in the configuration',
+    )
 
-    own: PostfixSettings
 
-    def __call__(self) -> str | None:
-        """What is wrong; None when the map is not named."""
-        left = [table for table in postconf.sni_tables(self.own.config_directory) if main_cf.is_ours(self.own, table)]
-        return f"{postconf.SNI_MAPS} would still name {left[0].written}" if left else None
+def _memory(settings: Settings) -> Mapping[str, str]:
+    return State(settings.state.directory).load().deployment.memories.get("postfix", {})
+
+
+def _still_named(own: PostfixSettings) -> str | None:
+    left = [table for table in postconf.sni_tables(own.config_directory) if main_cf.is_ours(own, table)]
+    return f"{postconf.SNI_MAPS} would still name {left[0].written}" if left else None
 
 
 def _find(settings: Settings) -> Postfix:
@@ -140,9 +159,9 @@ def _other_instances(own: PostfixSettings) -> Iterator[postconf.Instance]:
 def _notes_on_instances(own: PostfixSettings) -> Iterator[str]:
     for instance in _other_instances(own):
         yield (
-            f"postfix: the instance {instance.name or instance.config_directory} ({instance.config_directory}) is left "
-            "as it is: another configuration file, with this [postfix] config_directory, a map, a state directory and "
-            "a lock of its own, wires it: mailsni --config FILE setup"
+            f"postfix: the instance {instance.name or instance.config_directory} ({instance.config_directory}) is not "
+            "changed: to configure it, run mailsni --config FILE setup with a configuration file that has this "
+            "[postfix] config_directory, and a map, a state directory and a lock of its own"
         )
 
 
@@ -154,10 +173,10 @@ def _notes_on_services(own: PostfixSettings) -> Iterator[str]:
                 yield f"{where}, which names mailsni's map"
             else:
                 yield (
-                    f"{where}: it goes past main.cf, so mailsni's certificates are not served there; "
-                    "take the line out to have them served"
+                    f"{where}: it overrides main.cf, so mailsni's certificates are not served there; "
+                    "remove it to have them served"
                 )
         elif override.parameter != postconf.SECURITY_LEVEL:
-            yield f"{where}: a default of its own; names are served from the map there too"
+            yield f"{where}: the service has a default certificate of its own; it uses the map too"
         elif override.value == "none":
-            yield f"{where}: no TLS there, so no certificate either"
+            yield f"{where}: the service has no TLS, so it serves no certificate"

@@ -1,24 +1,24 @@
-"""The steps of setup and of its removal: each shows what it would do, does it, and takes it back.
+"""The steps of setup and of its removal: each shows what it changes, does it, and undoes it.
 
-A step that fails leaves nothing of itself behind; :func:`carry_out` takes back those before it. The last steps of a
-removal delete keys and cannot be taken back: no server refers to what they delete any more.
+A step that fails leaves nothing of itself behind; :func:`carry_out` undoes those before it. The last steps of a
+removal delete keys and cannot be undone: no server refers to what they delete any more.
 """
 
 from __future__ import annotations
 
 import difflib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar
 
 from mailsni.config.settings import Settings
 from mailsni.deploy import transaction
 from mailsni.deploy.confirm import newly_cut_off
 from mailsni.deploy.snapshot import take_snapshot
-from mailsni.deploy.state_directory import State
 from mailsni.deploy.transaction import Options
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
 from mailsni.host import files
@@ -27,73 +27,80 @@ from mailsni.probes.expectation import Expectation
 from mailsni.setup import probe
 from mailsni.setup.record import Edit, Record, digest
 from mailsni.targets.base import Target
-from mailsni.targets.postfix.target import map_type_in
 
 _TIMEOUT = 120.0
+_PATHS_SHOWN = 8
 
 
-class Step(Protocol):
+class Step(ABC):
     """One change of the host."""
 
-    @property
-    def title(self) -> str:
-        """What it does, in one line."""
+    __slots__ = ()
+
+    title: str
+    """What it does, in one line."""
+    reversible: ClassVar[bool] = True
+    """Whether :meth:`undo` brings back what was there before."""
 
     @property
-    def shown(self) -> str:
-        """The change itself: a unified diff, or command lines; may be empty."""
+    @abstractmethod
+    def change(self) -> str:
+        """A unified diff, or command lines; may be empty."""
 
     @property
     def places(self) -> tuple[Path, ...]:
         """The directories that it writes into."""
-
-    @property
-    def reversible(self) -> bool:
-        """Whether :meth:`undo` brings back what was."""
+        return ()
 
     @property
     def record(self) -> Record:
-        """What is to be remembered of it."""
+        """What the removal needs to know of it."""
+        return Record()
 
+    @abstractmethod
     def do(self) -> tuple[str, ...]:
-        """Do it; gives what a person should know.
+        """Do it.
+
+        Returns:
+            What a person should look at.
 
         Raises:
             MailsniError: it could not be done, and nothing of it is left.
         """
 
+    @abstractmethod
     def undo(self) -> None:
-        """Take it back."""
+        """Undo it."""
 
 
 def carry_out(steps: Sequence[Step], on_step: Callable[[Step], None]) -> tuple[str, ...]:
-    """Do all steps in order; when one fails, take back those that are done.
+    """Do all steps in order; when one fails, undo those that are done.
 
     Args:
         steps: what to do.
-        on_step: told about each one that is done.
+        on_step: called after each step.
 
     Returns:
-        What a person should know.
+        What a person should look at.
 
     Raises:
         MailsniError: a step failed; everything is as it was.
-        RollbackFailedError: and not everything could be taken back.
+        RollbackFailedError: a step failed, and not everything could be undone.
     """
     done: list[Step] = []
-    notes: list[str] = []
+    warnings: list[str] = []
     for step in steps:
         try:
-            notes += step.do()
+            warnings += step.do()
         except BaseException as error:
-            _take_back(done, error)
+            _undo_all(done, error)
             raise
         done.append(step)
         on_step(step)
-    return tuple(notes)
+    return tuple(warnings)
 
 
-def _take_back(done: Sequence[Step], cause: BaseException) -> None:
+def _undo_all(done: Sequence[Step], cause: BaseException) -> None:
     if not all(step.reversible for step in done):
         return
     failures = []
@@ -104,93 +111,90 @@ def _take_back(done: Sequence[Step], cause: BaseException) -> None:
             failures.append(f"{step.title}: {error}")
     if failures:
         raise RollbackFailedError(
-            f"{'; '.join(failures)}: could not be taken back after: {cause}",
-            hint="look at the servers now; `mailsni setup --dry-run` says what is in place",
+            f"{'; '.join(failures)}: could not be undone after: {cause}",
+            hint="look at the servers now; `mailsni setup --dry-run` shows what is in place",
         ) from cause
 
 
 def difference(path: Path, before: bytes | None, after: bytes | None) -> str:
-    """A unified diff of two contents of a file; None: it is not there."""
-    old, new = ([] if one is None else one.decode("utf-8", "backslashreplace").splitlines() for one in (before, after))
+    """A unified diff of two contents of a file; None: it does not exist."""
+    old, new = (
+        [] if content is None else content.decode("utf-8", "backslashreplace").splitlines()
+        for content in (before, after)
+    )
     names = ("/dev/null" if before is None else str(path), "/dev/null" if after is None else str(path))
     return "\n".join(difflib.unified_diff(old, new, *names, lineterm=""))
 
 
 @dataclass(frozen=True, slots=True)
-class MakeDirectories:
-    """Make a directory and what is missing above it."""
+class MakeDirectories(Step):
+    """Makes a directory and the missing ones above it."""
 
     missing: tuple[Path, ...]
     """The outermost first."""
+    title: str
     mode: int = 0o755
-    reversible: bool = True
 
     @classmethod
     def up_to(cls, path: Path) -> tuple[MakeDirectories, ...]:
-        """The step that a directory needs; none when it is there."""
+        """The step that a directory needs; none when it exists."""
         missing = []
         at = path
         while not at.exists() and not at.is_symlink():
             missing.append(at)
             at = at.parent
-        return (cls(tuple(reversed(missing))),) if missing else ()
+        return (cls(tuple(reversed(missing)), f"make the directory {path}"),) if missing else ()
 
     @property
-    def title(self) -> str:
-        """See :class:`Step`."""
-        return f"make the directory {self.missing[-1]}"
-
-    @property
-    def shown(self) -> str:
-        """See :class:`Step`."""
+    def change(self) -> str:
+        """The commands that make them."""
         return "\n".join(f"mkdir --mode={self.mode:04o} {path}" for path in self.missing)
 
     @property
     def places(self) -> tuple[Path, ...]:
-        """See :class:`Step`."""
+        """The directory that the outermost one lies in."""
         return (self.missing[0].parent,)
 
     @property
     def record(self) -> Record:
-        """See :class:`Step`."""
+        """The removal removes them too."""
         return Record(directories=tuple(map(str, self.missing)))
 
     def do(self) -> tuple[str, ...]:
-        """See :class:`Step`."""
+        """Make them."""
         files.ensure_directory(self.missing[-1], self.mode)
         return ()
 
     def undo(self) -> None:
-        """See :class:`Step`."""
+        """Remove those that are empty."""
         for path in reversed(self.missing):
             files.remove_directory(path)
 
 
 @dataclass(frozen=True, slots=True)
-class ChangeFile:
-    """Write a file of our own, replace it, remove it, or edit one of the administrator's."""
+class ChangeFile(Step):
+    """Writes a file of our own, replaces it, removes it, or edits one of the administrator's."""
 
     title: str
     path: Path
     before: bytes | None
     after: bytes | None
     mode: int | None = files.PUBLIC
-    """Of a file of our own; None for an edit: the file keeps what it has."""
-    reversible: bool = True
+    """Of a file of our own; None for an edit: the file keeps its mode."""
 
     @property
-    def shown(self) -> str:
-        """See :class:`Step`."""
+    def change(self) -> str:
+        """A diff, or the command that removes the file."""
         return difference(self.path, self.before, self.after) if self.after is not None else f"rm {self.path}"
 
     @property
     def places(self) -> tuple[Path, ...]:
-        """See :class:`Step`."""
+        """The directory of the file."""
         return (self.path.resolve().parent,)
 
     @property
     def record(self) -> Record:
-        """See :class:`Step`."""
+        """What an edited file was before, or the digest of a written one."""
         if self.after is None:
             return Record()
         if self.mode is None:
@@ -198,18 +202,18 @@ class ChangeFile:
         return Record(written={str(self.path): digest(self.after)})
 
     def do(self) -> tuple[str, ...]:
-        """See :class:`Step`."""
+        """Write it."""
         self._put(self.after, expected=self.before)
         return ()
 
     def undo(self) -> None:
-        """See :class:`Step`."""
+        """Write what it was before."""
         self._put(self.before, expected=self.after)
 
     def _put(self, content: bytes | None, *, expected: bytes | None) -> None:
         real = self.path.resolve() if self.mode is None else self.path
         if files.read_private(real) != expected:
-            raise RefusedError(f"{self.path}: was changed meanwhile", hint="run it again")
+            raise RefusedError(f"{self.path}: was changed meanwhile", hint="run it again", path=self.path)
         if content is None:
             files.remove(self.path)
         elif self.mode is None:
@@ -218,210 +222,161 @@ class ChangeFile:
             files.replace(self.path, content, self.mode)
 
 
-@dataclass(frozen=True, slots=True)
-class ChangeServer:
-    """Change a server's configuration: edit, let it be read, reload, and ask whether everybody still gets an answer."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeServer(ChangeFile):
+    """Changes a server's configuration: edits it, has it checked, reloads, and probes whether clients still connect."""
 
-    change: ChangeFile
     settings: Settings
     target: Target
     expected: tuple[Expectation, ...]
-    """What names must be shown afterwards."""
+    """What names must be served afterwards."""
     problem: Callable[[], str | None] = field(default=lambda: None)
-    """Asks the server's own tools whether the configuration would do."""
-    reversible: bool = True
-
-    @property
-    def title(self) -> str:
-        """See :class:`Step`."""
-        return self.change.title
-
-    @property
-    def shown(self) -> str:
-        """See :class:`Step`."""
-        return self.change.shown
-
-    @property
-    def places(self) -> tuple[Path, ...]:
-        """See :class:`Step`."""
-        return self.change.places
-
-    @property
-    def record(self) -> Record:
-        """See :class:`Step`."""
-        return self.change.record
+    """Asks the server's own tools why the configuration would not do; None when it would."""
 
     def do(self) -> tuple[str, ...]:
-        """See :class:`Step`."""
-        where = probe.listening(self.settings, self.target)
-        before = probe.ask(self.settings, self.target, where, self.expected, patient=False)
-        self.change.do()
+        """Change it; undo the change when a client that connected before no longer can."""
+        endpoints = probe.responsive_endpoints(self.settings, self.target)
+        before = probe.ask(self.settings, self.target, endpoints, self.expected, patient=False)
+        ChangeFile.do(self)
         try:
-            if (complaint := self.problem()) is not None:
-                raise HostError(f"{self.change.path}: {self.target.name} refuses it: {complaint}")
+            if (problem := self.problem()) is not None:
+                raise HostError(f"{self.path}: {self.target.name} refuses it: {problem}", path=self.path)
             self.target.reload()
-            after = probe.ask(self.settings, self.target, where, self.expected, patient=True)
+            after = probe.ask(self.settings, self.target, endpoints, self.expected, patient=True)
             if lost := newly_cut_off(before, after):
                 raise RolledBackError(
-                    f"{self.change.path}: {probe.story(lost)}: answered before, and cut off with the change",
-                    hint="the change has been taken back",
+                    f"{self.path}: {probe.summarize_answers(lost)}: connected before, and not after the change",
+                    hint="the change was undone",
+                    path=self.path,
                 )
         except BaseException as error:
             try:
                 self.undo()
             except (MailsniError, OSError) as second:
                 raise RollbackFailedError(
-                    f"{self.change.path}: could not be taken back: {second}; what led to it: {error}",
+                    f"{self.path}: could not be undone: {second}; the cause: {error}",
                     hint="look at the server now",
+                    path=self.path,
                 ) from error
             raise
-        if odd := after.wrong_certificates:
-            return (f"{self.target.name}: {probe.story(odd)}: is shown another certificate than mailsni's",)
+        if wrong := after.wrong_certificates:
+            return (f"{self.target.name}: {probe.summarize_answers(wrong)}: gets another certificate than mailsni's",)
         return ()
 
     def undo(self) -> None:
-        """See :class:`Step`."""
-        self.change.undo()
+        """Bring the configuration back, and reload."""
+        ChangeFile.undo(self)
         self.target.reload()
 
 
 @dataclass(frozen=True, slots=True)
-class FirstApply:
-    """``mailsni apply``: builds and publishes the servers' files, and proves what is served."""
+class FirstApply(Step):
+    """``mailsni apply``: builds and publishes the servers' files, and confirms what is served."""
 
     settings: Settings
     title: str
-    shown: str
-    map_type: str
-    """What the map must be of; main.cf will name it so. Empty without Postfix."""
+    changes: str
+    """The names and files that it publishes."""
     fresh: bool
     """Whether nothing was deployed before."""
     unpublish: Callable[[Settings], Sequence[Step]]
-    """Plans how to take away what a first deployment wrote."""
-    reversible: bool = True
+    """Plans how to remove what a first deployment wrote."""
+    problem: Callable[[], HostError | None] = field(default=lambda: None)
+    """Why a server's configuration, as the next steps write it, would not fit what was published."""
+
+    @property
+    def change(self) -> str:
+        """The names and files that it publishes."""
+        return self.changes
 
     @property
     def places(self) -> tuple[Path, ...]:
-        """See :class:`Step`."""
+        """The directories that a deployment writes into."""
         return transaction.writable_directories(self.settings)
 
-    @property
-    def record(self) -> Record:
-        """See :class:`Step`."""
-        return Record()
-
     def do(self) -> tuple[str, ...]:
-        """See :class:`Step`."""
-        seen = take_snapshot(self.settings, datetime.now(UTC))
-        done = transaction.apply(seen, Options())
-        made = deploy_type(self.settings)
-        if self.map_type and made and made != self.map_type:
+        """Publish."""
+        done = transaction.apply(take_snapshot(self.settings, datetime.now(UTC)), Options())
+        if (problem := self.problem()) is not None:
             self.undo()
-            raise HostError(
-                f"postfix: the map was built as {made}, because {self.map_type} does not work here",
-                hint=f'[postfix] map_type = "{made}" in the configuration says so',
-            )
-        wrong = [f"{probe.story(done.wrong)}: is not what was meant"] if done.wrong else []
+            raise problem
+        wrong = [f"{probe.summarize_answers(done.wrong)}: is not the expected certificate"] if done.wrong else []
         return (*done.warnings, *wrong)
 
     def undo(self) -> None:
-        """See :class:`Step`. What an earlier deployment brought up to date stays: it was proven."""
+        """Remove a first deployment. What an earlier one was updated to stays: it was confirmed."""
         if self.fresh:
             for step in self.unpublish(self.settings):
                 step.do()
 
 
-def deploy_type(settings: Settings) -> str:
-    """The type of the deployed map, as the state directory says."""
-    return map_type_in(State(settings.state.directory).load().deployment.memories.get("postfix", {}))
-
-
 @dataclass(frozen=True, slots=True)
-class Commands:
-    """Run programs of the system, such as systemctl(1)."""
+class Commands(Step):
+    """Runs programs of the system, such as systemctl(1)."""
 
     title: str
     commands: tuple[tuple[str, ...], ...]
     back: tuple[tuple[str, ...], ...] = ()
-    """What takes it back; failures of these do not matter (what is not there cannot be disabled)."""
-    reversible: bool = True
+    """What undoes them; it may fail (what does not exist cannot be disabled)."""
 
     @property
-    def shown(self) -> str:
-        """See :class:`Step`."""
+    def change(self) -> str:
+        """The command lines."""
         return "\n".join(" ".join(words) for words in self.commands)
 
-    @property
-    def places(self) -> tuple[Path, ...]:
-        """See :class:`Step`."""
-        return ()
-
-    @property
-    def record(self) -> Record:
-        """See :class:`Step`."""
-        return Record()
-
     def do(self) -> tuple[str, ...]:
-        """See :class:`Step`."""
+        """Run them in order."""
         try:
             for words in self.commands:
                 done = run([require_tool(words[0]), *words[1:]], timeout=_TIMEOUT)
                 if done.returncode != 0:
-                    talk = done.stderr.splitlines()[-1] if done.stderr else f"exit status {done.returncode}"
-                    raise HostError(f"{' '.join(words)}: {talk}")
+                    message = done.stderr.splitlines()[-1] if done.stderr else f"exit status {done.returncode}"
+                    raise HostError(f"{' '.join(words)}: {message}")
         except BaseException:
             self.undo()
             raise
         return ()
 
     def undo(self) -> None:
-        """See :class:`Step`."""
+        """Run what undoes them."""
         for words in self.back:
             with suppress(HostError):
                 run([require_tool(words[0]), *words[1:]], timeout=_TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True)
-class Delete:
-    """Delete files that nothing refers to any more, keys among them, and directories that are empty then."""
+class Delete(Step):
+    """Deletes files that nothing refers to any more, keys among them, and directories that are empty then."""
 
     title: str
     paths: tuple[Path, ...]
     directories: tuple[Path, ...] = ()
     """The innermost first."""
     staging: tuple[Path, ...] = ()
-    """Directories in which a run that was cut off may have left its staging directory."""
-    reversible: bool = False
+    """Directories in which an interrupted run may have left its staging directory."""
+    reversible: ClassVar[bool] = False
 
     @property
-    def shown(self) -> str:
-        """See :class:`Step`."""
+    def change(self) -> str:
+        """The commands that delete them."""
         lines = [f"rm {path}" for path in self.paths]
         if len(lines) > _PATHS_SHOWN:
-            lines = [*lines[:_PATHS_SHOWN], f"and {len(lines) - _PATHS_SHOWN} more there"]
+            lines[_PATHS_SHOWN:] = [f"and {len(lines) - _PATHS_SHOWN} more there"]
         return "\n".join([*lines, *(f"rmdir {path}" for path in self.directories)])
 
     @property
     def places(self) -> tuple[Path, ...]:
-        """See :class:`Step`."""
+        """The directories of the files."""
         return tuple(dict.fromkeys(path.parent for path in self.paths))
 
-    @property
-    def record(self) -> Record:
-        """See :class:`Step`."""
-        return Record()
-
     def do(self) -> tuple[str, ...]:
-        """See :class:`Step`."""
+        """Delete them."""
         for place in self.staging:
             files.clear_staging(place)
         for path in self.paths:
             files.remove(path)
         left = [path for path in self.directories if not files.remove_directory(path)]
-        return tuple(f"{path}: stays, because there is something in it that mailsni did not write" for path in left)
+        return tuple(f"{path}: is kept, because it contains something that mailsni did not write" for path in left)
 
     def undo(self) -> None:
-        """See :class:`Step`: there is no way back."""
-
-
-_PATHS_SHOWN = 8
+        """Nothing: a deletion cannot be undone."""
