@@ -12,7 +12,7 @@ from pathlib import Path
 from mailsni.config.settings import MAIL_NAMES, Settings
 from mailsni.core import plan
 from mailsni.core.deployment import Deployment, DeploymentRecord
-from mailsni.core.model import Algorithm, Certificate, Inventory, KeyAndChain, Reason, Skipped
+from mailsni.core.model import Algorithm, Certificate, Inventory, KeyAndChain, Reason, SkippedLineage
 from mailsni.core.names import NamePatterns
 from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
@@ -92,12 +92,12 @@ def kept(certificate: Certificate) -> Certificate:
     return replace(certificate, kept=True, chain_path="", key_path="")
 
 
-def skipped(lineage: str, reason: Reason, *names: str) -> Skipped:
+def skipped(lineage: str, reason: Reason, *names: str) -> SkippedLineage:
     """A lineage that cannot be used."""
-    return Skipped(source(lineage), reason, "made up", names)
+    return SkippedLineage(source(lineage), reason, "made up", names)
 
 
-def inventory(*certificates: Certificate, skipped: Iterable[Skipped] = ()) -> Inventory:
+def inventory(*certificates: Certificate, skipped: Iterable[SkippedLineage] = ()) -> Inventory:
     """What a scan that found these would give."""
     left_out = tuple(skipped)
     lineages = [one.source for one in certificates] + [one.source for one in left_out]
@@ -116,7 +116,7 @@ def deployment(*certificates: Certificate, patterns: NamePatterns = MAIL) -> Dep
 
 def snapshot(
     *certificates: Certificate,
-    skipped: Iterable[Skipped] = (),
+    skipped: Iterable[SkippedLineage] = (),
     deployed: Deployment | None = None,
     patterns: NamePatterns = MAIL,
 ) -> Snapshot:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mailsni.core.model import CachedLineage, Certificate, Inventory, Progress, Reason, Skipped
+from mailsni.core.model import CachedLineage, Certificate, Inventory, Progress, Reason, SkippedLineage
 from mailsni.core.names import RefusedNameError, safe_origin
 from mailsni.core.text import printable_name
 from mailsni.core.x509 import InvalidPair, validate_pair
@@ -55,7 +55,7 @@ class JsonStore:
         """Read the file, and each certificate that it did not hold in an earlier scan."""
         file, entries = self._read()
         lineages: list[CachedLineage] = []
-        skipped: list[Skipped] = []
+        skipped: list[SkippedLineage] = []
         for done, entry in enumerate(entries, 1):
             origin = f"{self.path}#{entry['name']}"
             cached = known.get(origin)
@@ -113,14 +113,14 @@ class JsonStore:
         raise HostError(f"{self.path}: is half written or damaged: no JSON", path=self.path)
 
 
-def _lineage(origin: str, entry: Mapping[str, str], file: StoreFile) -> CachedLineage | Skipped:
+def _lineage(origin: str, entry: Mapping[str, str], file: StoreFile) -> CachedLineage | SkippedLineage:
     try:
         source = safe_origin(origin)
     except RefusedNameError as error:
-        return Skipped(printable_name(origin), Reason.BAD_NAME, str(error))
+        return SkippedLineage(printable_name(origin), Reason.BAD_NAME, str(error))
     outcome = validate_pair(source, entry["chain"].encode(), entry["key"].encode())
     if isinstance(outcome, InvalidPair):
-        return Skipped(source, outcome.reason, outcome.detail, outcome.names)
+        return SkippedLineage(source, outcome.reason, outcome.detail, outcome.names)
     return CachedLineage((file.identity,), outcome.certificate, outcome.refused_names)
 
 

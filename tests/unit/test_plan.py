@@ -53,7 +53,11 @@ def test_another_lineage_or_one_more_or_one_fewer_is_a_replacement() -> None:
 def test_a_name_that_goes_is_told_why() -> None:
     gone, unasked = difference(deployment(OLD, certificate("b", MAIL_B)), certificate("b", "www.b.test"))
     assert (gone.kind, gone.name, gone.new, gone.why) == (Kind.REMOVE, MAIL_A, (), "its lineage is gone")
-    assert (unasked.kind, unasked.name, unasked.why) == (Kind.REMOVE, MAIL_B, "no certificate can serve it any more")
+    assert (unasked.kind, unasked.name, unasked.why) == (
+        Kind.REMOVE,
+        MAIL_B,
+        "no certificate can serve it any more",
+    )
     assert not gone.new_public_key
 
 
@@ -92,7 +96,11 @@ def test_a_new_key_is_said_for_the_sake_of_tlsa_records() -> None:
 def test_a_plan_counts_and_knows_whether_anything_is_to_be_written() -> None:
     found = difference(deployment(OLD, certificate("b", MAIL_B)), kept(OLD), certificate("c", "mail.c.test"))
     plan = Plan(tuple(found), (), ())
-    assert (plan.count(Kind.ADD), plan.count(Kind.RENEW, Kind.REPLACE), plan.count(Kind.REMOVE, Kind.KEEP)) == (1, 0, 2)
+    assert (
+        plan.count(Kind.ADD),
+        plan.count(Kind.RENEW, Kind.REPLACE),
+        plan.count(Kind.REMOVE, Kind.KEEP),
+    ) == (1, 0, 2)
     assert [one.name for one in plan.effective] == [MAIL_B, "mail.c.test"]
     assert not plan.pending
     assert replace(plan, pins=(NEW,)).pending

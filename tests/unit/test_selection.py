@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsni.core.model import Certificate, Reason, Skipped, merged
+from mailsni.core.model import Certificate, Reason, SkippedLineage, merged
 from mailsni.core.names import NamePatterns
 from mailsni.core.selection import Candidate, Selection, explain, select
 from tests.support.builders import EVERYTHING, MAIL, NOW, certificate, inventory, kept, selection, skipped, source
@@ -316,6 +316,6 @@ def winning(candidates: Iterable[Candidate]) -> list[Candidate]:
     return [one for one in candidates if one.wins]
 
 
-def speaks_of(one: Certificate, found: Selection) -> list[Certificate | Skipped]:
+def speaks_of(one: Certificate, found: Selection) -> list[Certificate | SkippedLineage]:
     served = [item for item in found.certificates if item is one]
     return [*served, *(item for item in found.skipped if item.source == one.source)]

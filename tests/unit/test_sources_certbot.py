@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.core.model import Certificate, Inventory, Reason, Skipped
+from mailsni.core.model import Certificate, Inventory, Reason, SkippedLineage
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.sandbox.authority import Issued, subject_alternative_names
 from mailsni.sandbox.lineages import CertbotDirectory
@@ -55,7 +55,7 @@ def only(store: CertbotDirectory, pause: Pause | None = None) -> Certificate:
     return certificate
 
 
-def left_out(store: CertbotDirectory, pause: Pause | None = None) -> Skipped:
+def left_out(store: CertbotDirectory, pause: Pause | None = None) -> SkippedLineage:
     found = look(store, pause)
     assert found.certificates == ()
     (skipped,) = found.skipped

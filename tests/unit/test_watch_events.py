@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sources.base import WatchPath
 from mailsni.sources.certbot import CertbotStore
 from mailsni.watch.events import to_watch
 
@@ -25,3 +26,16 @@ def test_a_store_is_watched_from_the_nearest_directory_that_exists(tmp_path: Pat
     store.root.rename(tmp_path / "gone")
     CertbotDirectory(live.parent)
     assert to_watch(paths) != found
+
+
+def test_a_store_in_one_file_is_watched_by_its_name_in_its_directory(tmp_path: Path) -> None:
+    file = tmp_path / "data" / "acme.json"
+    file.parent.mkdir()
+    for _ in ("not there yet", "there"):
+        watched = to_watch([WatchPath(file)])
+        assert not watched.trees
+        assert {path: set(names) for path, _, _, names in watched.parents} == {
+            str(tmp_path): {"data"},
+            str(file.parent): {"acme.json"},
+        }
+        file.touch()

@@ -31,16 +31,7 @@ class DeployedCertificate:
     @classmethod
     def of(cls, certificate: Certificate) -> DeployedCertificate:
         """All of a certificate but its key and chain."""
-        return cls(
-            certificate.ident,
-            certificate.source,
-            certificate.fingerprint,
-            certificate.spki,
-            certificate.algorithm,
-            certificate.not_before,
-            certificate.not_after,
-            certificate.kept,
-        )
+        return cls(*(getattr(certificate, name) for name in cls.__slots__))
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True)
-class Skipped:
+class SkippedLineage:
     """A lineage, or one name of it, that is not served, or not as it lies in the store."""
 
     source: str
@@ -129,7 +129,7 @@ class Inventory:
     """The result of a scan: everything in the stores is in one of the first two, ordered by source."""
 
     certificates: tuple[Certificate, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedLineage, ...]
     lineages: frozenset[str]
     """Every lineage that exists, good or bad: what is deployed from one that is not among them is really gone."""
     cached: tuple[CachedLineage, ...] = ()

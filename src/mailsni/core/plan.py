@@ -25,7 +25,13 @@ class Kind(enum.StrEnum):
     """Its lineage is broken, so it keeps its last good certificate."""
 
 
-SYMBOLS = {Kind.ADD: "+", Kind.RENEW: "~", Kind.REPLACE: "~", Kind.REMOVE: "-", Kind.KEEP: "!"}
+SYMBOLS = {
+    Kind.ADD: "+",
+    Kind.RENEW: "~",
+    Kind.REPLACE: "~",
+    Kind.REMOVE: "-",
+    Kind.KEEP: "!",
+}
 
 
 class NameState(enum.StrEnum):

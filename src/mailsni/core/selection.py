@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from mailsni.core.model import Algorithm, Certificate, Inventory, Reason, Skipped
+from mailsni.core.model import Algorithm, Certificate, Inventory, Reason, SkippedLineage
 from mailsni.core.names import NamePatterns, is_wildcard, wildcard_matches
 from mailsni.core.text import summarize
 
@@ -34,7 +34,7 @@ class Selection:
     """Every name with its winner, ordered by name, and everything that is not served as it is in the stores."""
 
     winners: tuple[Winner, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedLineage, ...]
 
     @property
     def certificates(self) -> tuple[Certificate, ...]:
@@ -43,7 +43,7 @@ class Selection:
         return tuple(unique[ident] for ident in sorted(unique))
 
     @property
-    def problems(self) -> tuple[Skipped, ...]:
+    def problems(self) -> tuple[SkippedLineage, ...]:
         """The skipped certificates that a person must look at."""
         return tuple(skipped for skipped in self.skipped if not skipped.information)
 
@@ -182,18 +182,18 @@ def _why_unusable_text(certificate: Certificate, now: datetime) -> str | None:
 
 def _skips(
     certificate: Certificate, names: tuple[str, ...], winning: Mapping[str, tuple[Certificate, ...]], now: datetime
-) -> Iterable[Skipped]:
+) -> Iterable[SkippedLineage]:
     """Why a valid pair does not serve its names, or not all of them."""
     if not names:
         if not certificate.kept:
             detail = "no name of the certificate is one of names.include"
-            yield Skipped(certificate.source, Reason.NO_MATCHING_NAME, detail, (), information=True)
+            yield SkippedLineage(certificate.source, Reason.NO_MATCHING_NAME, detail, (), information=True)
         return
     unusable = _why_unusable(certificate, now)
     if unusable is not None:
         others_serve = all(_serving(name, winning) for name in names)
         information = unusable is Reason.STAGING or (unusable is Reason.EXPIRED and others_serve)
-        yield Skipped(
+        yield SkippedLineage(
             certificate.source, unusable, _why_unusable_text(certificate, now) or "", names, information=information
         )
         return
@@ -201,17 +201,17 @@ def _skips(
     lost = tuple(name for name in names if name not in served)
     if certificate.kept and served:
         detail = f"its last good certificate, valid until {certificate.not_after:%Y-%m-%d}, is served on"
-        yield Skipped(certificate.source, Reason.KEPT_LAST_GOOD, detail, served)
+        yield SkippedLineage(certificate.source, Reason.KEPT_LAST_GOOD, detail, served)
     if certificate.self_signed and served:
         detail = "self-signed: no client trusts it, and it is served for want of another"
-        yield Skipped(certificate.source, Reason.SELF_SIGNED, detail, served, information=True)
+        yield SkippedLineage(certificate.source, Reason.SELF_SIGNED, detail, served, information=True)
     if lost and not certificate.kept:
         to = sorted({winner.source for name in lost for winner in winning[name]})
         detail = f"lost to {summarize(to)}"
-        yield Skipped(certificate.source, Reason.LOST_TO_OTHER, detail, lost, information=True)
+        yield SkippedLineage(certificate.source, Reason.LOST_TO_OTHER, detail, lost, information=True)
 
 
-def _with_mail_names(skipped: Skipped, patterns: NamePatterns) -> Skipped:
+def _with_mail_names(skipped: SkippedLineage, patterns: NamePatterns) -> SkippedLineage:
     """A broken lineage with its mail names only; one that has none is a web site's, and no problem."""
     if not skipped.names:
         return skipped
@@ -219,7 +219,7 @@ def _with_mail_names(skipped: Skipped, patterns: NamePatterns) -> Skipped:
     if names:
         return replace(skipped, names=names)
     detail = f"no name of the certificate is one of names.include; besides, {skipped.detail}"
-    return Skipped(skipped.source, Reason.NO_MATCHING_NAME, detail, (), information=True)
+    return SkippedLineage(skipped.source, Reason.NO_MATCHING_NAME, detail, (), information=True)
 
 
 def _why_it_wins(name: str, certificate: Certificate, usable: Iterable[Certificate]) -> str:

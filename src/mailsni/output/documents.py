@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from mailsni.core.deployment import DeployedCertificate
-from mailsni.core.model import Certificate, Skipped
+from mailsni.core.model import Certificate, SkippedLineage
 from mailsni.core.plan import Change, Plan, name_states
 from mailsni.core.selection import Candidate
 from mailsni.deploy.confirm import Answer, Confirmation
@@ -187,7 +187,7 @@ def _deployed(one: Certificate | DeployedCertificate) -> Document:
     }
 
 
-def _skipped(found: Iterable[Skipped]) -> list[Document]:
+def _skipped(found: Iterable[SkippedLineage]) -> list[Document]:
     return [
         {
             "source": one.source,

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.log import Level
-from mailsni.core.model import Certificate, Skipped
+from mailsni.core.model import Certificate, SkippedLineage
 from mailsni.core.plan import SYMBOLS, Change, Kind, NameState, Plan, name_states
 from mailsni.core.selection import Candidate
 from mailsni.core.text import counted, summarize
@@ -26,7 +26,13 @@ _STATE_COLOURS = {
     NameState.LEAVING: "red",
     NameState.DEPLOYED: "",
 }
-_COLOURS = {Kind.ADD: "green", Kind.RENEW: "yellow", Kind.REPLACE: "yellow", Kind.REMOVE: "red", Kind.KEEP: "magenta"}
+_COLOURS = {
+    Kind.ADD: "green",
+    Kind.RENEW: "yellow",
+    Kind.REPLACE: "yellow",
+    Kind.REMOVE: "red",
+    Kind.KEEP: "magenta",
+}
 
 Anyone = Certificate | DeployedCertificate
 
@@ -65,7 +71,7 @@ def _last_run(last: Run, last_good: Run | None) -> str:
     return f"{line}; the last good one: {last_good.ended_at:%Y-%m-%d %H:%M} UTC"
 
 
-def _skipped_table(found: Sequence[Skipped]) -> None:
+def _skipped_table(found: Sequence[SkippedLineage]) -> None:
     print_line()
     if not found:
         print_line("nothing is skipped")
@@ -74,7 +80,7 @@ def _skipped_table(found: Sequence[Skipped]) -> None:
     table(("REASON", "", "SOURCE", "NAMES", "WHY"), rows, ["" if one.information else "red" for one in found])
 
 
-def _skipped_summary(found: Sequence[Skipped]) -> None:
+def _skipped_summary(found: Sequence[SkippedLineage]) -> None:
     problems = sum(not one.information for one in found)
     if found:
         print_line()
@@ -191,7 +197,7 @@ def _confirmation(confirmation: Confirmation, *, verbose: bool) -> None:
         print_line(f"  {answer.problem or 'ok'}: {answer.expectation.name} at {answer.result.endpoint}: {served}")
 
 
-def problems(found: Sequence[Skipped]) -> None:
+def problems(found: Sequence[SkippedLineage]) -> None:
     """What a person should look at, on standard error."""
     for one in found:
         names = f" ({summarize(one.names)})" if one.names else ""

@@ -29,8 +29,8 @@ class WatchPath:
     path: Path
     """A directory, which is watched with all below it, or a file. It need not exist."""
     content: str = "*"
-    """Which files hold keys and chains: a shell pattern for their names. A change of one is applied even when the
-    change token stays the same; after any other event the token decides."""
+    """Which files in a directory hold keys and chains: a shell pattern for their names. A change of one is applied even
+    when the change token stays the same; after any other event the token decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ class StoreFiles:
 class Source(Protocol):
     """A store of certificates, read-only.
 
-    One bad certificate is data (:class:`~mailsni.core.model.Skipped`), never an exception. A store that cannot be read
-    at all (not mounted, no permission, no answer) is an exception, never an empty inventory: an empty store takes the
-    names away that were deployed from it.
+    One bad certificate is data (:class:`~mailsni.core.model.SkippedLineage`), never an exception. A store that cannot
+    be read at all (not mounted, no permission, no answer) is an exception, never an empty inventory: an empty store
+    takes the names away that were deployed from it.
     """
 
     @property

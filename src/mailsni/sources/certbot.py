@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mailsni.core.model import CachedLineage, Certificate, FileIdentity, Inventory, Progress, Reason, Skipped
+from mailsni.core.model import CachedLineage, Certificate, FileIdentity, Inventory, Progress, Reason, SkippedLineage
 from mailsni.core.names import RefusedNameError, safe_path
 from mailsni.core.text import printable_name
 from mailsni.core.x509 import ValidPair, validate_pair
@@ -45,7 +45,7 @@ class LineageRead:
     """What one read of one lineage gave."""
 
     lineage: CachedLineage | None = None
-    skipped: tuple[Skipped, ...] = ()
+    skipped: tuple[SkippedLineage, ...] = ()
     foreign: bool = False
     """It is no lineage, but somebody's own file or directory."""
     torn: bool = False
@@ -202,11 +202,11 @@ def _unchanged(lineage: CachedLineage | None) -> LineageRead | None:
 def _accepted(lineage: CachedLineage) -> LineageRead:
     source = lineage.certificate.source
     refused = (f"the name {name} in the certificate is refused" for name in lineage.refused_names)
-    return LineageRead(lineage, tuple(Skipped(source, Reason.BAD_NAME, detail) for detail in refused))
+    return LineageRead(lineage, tuple(SkippedLineage(source, Reason.BAD_NAME, detail) for detail in refused))
 
 
 def _refused(source: str, reason: Reason, detail: str) -> LineageRead:
-    return LineageRead(skipped=(Skipped(source, reason, detail),))
+    return LineageRead(skipped=(SkippedLineage(source, reason, detail),))
 
 
 def _read_lineage(live: Path, name: str, boundary: StoreBoundary) -> LineageRead:
@@ -262,7 +262,7 @@ def _read_open_lineage(source: str, directory: int, boundary: StoreBoundary) -> 
     recent = abs(time.time() - touched) < RECENT
     if in_renewal and transient:
         detail = f"certbot's previous_*.pem links are there and {outcome.detail}; the next certbot run mends it"
-        outcome = Skipped(source, Reason.RENEWAL_IN_PROGRESS, detail, outcome.names)
+        outcome = SkippedLineage(source, Reason.RENEWAL_IN_PROGRESS, detail, outcome.names)
     return LineageRead(skipped=(outcome,), torn=transient and (in_renewal or recent))
 
 
@@ -275,15 +275,15 @@ def _read(name: str, missing: Reason, directory: int, boundary: StoreBoundary) -
 
 def _pair(
     source: str, chain: StoreFile | ReadRefusedError, key: StoreFile | ReadRefusedError
-) -> CachedLineage | Skipped:
+) -> CachedLineage | SkippedLineage:
     if isinstance(chain, ReadRefusedError):
-        return Skipped(source, chain.reason, chain.detail)
+        return SkippedLineage(source, chain.reason, chain.detail)
     if isinstance(key, ReadRefusedError):
         # The leaf is read all the same: a lineage without a mail name is nobody's concern, whatever its key is like.
-        return Skipped(source, key.reason, key.detail, _names_of(source, chain.content))
+        return SkippedLineage(source, key.reason, key.detail, _names_of(source, chain.content))
     outcome = validate_pair(source, chain.content, key.content)
     if not isinstance(outcome, ValidPair):
-        return Skipped(source, outcome.reason, outcome.detail, outcome.names)
+        return SkippedLineage(source, outcome.reason, outcome.detail, outcome.names)
     certificate = replace(outcome.certificate, chain_path=f"{source}/{_CHAIN}", key_path=f"{source}/{_KEY}")
     return CachedLineage((chain.identity, key.identity), certificate, outcome.refused_names)
 

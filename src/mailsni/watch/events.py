@@ -51,12 +51,12 @@ RETRY = 3600.0
 _TURNS = 3
 """How often the watches are renewed at once because the directories changed meanwhile: no event tells of that."""
 
-Touched = Callable[[bool], None]
+OnEvent = Callable[[bool], None]
 """Called for each event, from a thread of its own; with True when a key or a chain was certainly changed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class WatchedDirectories:
     """Directories to watch.
 
     Attributes:
@@ -68,7 +68,7 @@ class Watched:
     parents: tuple[tuple[str, int, int, frozenset[str]], ...]
 
 
-def to_watch(paths: Iterable[WatchPath]) -> Watched:
+def to_watch(paths: Iterable[WatchPath]) -> WatchedDirectories:
     """The directories to watch for some stores, as they are now."""
     contents: defaultdict[str, set[str]] = defaultdict(set)
     names: defaultdict[str, set[str]] = defaultdict(set)
@@ -78,7 +78,7 @@ def to_watch(paths: Iterable[WatchPath]) -> Watched:
         contents[tree].add(place.content)
         for path in dict.fromkeys((place.path, Path(tree))):
             _add_parents(path, names)
-    return Watched(_existing(contents), _existing(names))
+    return WatchedDirectories(_existing(contents), _existing(names))
 
 
 def _existing(directories: Mapping[str, set[str]]) -> tuple[tuple[str, int, int, frozenset[str]], ...]:
@@ -110,61 +110,61 @@ def _names(event: FileSystemEvent) -> list[str]:
 
 
 class _TreeHandler(FileSystemEventHandler):
-    def __init__(self, touched: Touched, patterns: frozenset[str]) -> None:
-        self._touched = touched
+    def __init__(self, on_event: OnEvent, patterns: frozenset[str]) -> None:
+        self._on_event = on_event
         self._patterns = patterns
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        self._touched(any(fnmatchcase(name, pattern) for name in _names(event) for pattern in self._patterns))
+        self._on_event(any(fnmatchcase(name, pattern) for name in _names(event) for pattern in self._patterns))
 
 
 class _ParentHandler(FileSystemEventHandler):
-    def __init__(self, touched: Touched, names: frozenset[str]) -> None:
-        self._touched = touched
+    def __init__(self, on_event: OnEvent, names: frozenset[str]) -> None:
+        self._on_event = on_event
         self._names = names
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         if not self._names.isdisjoint(_names(event)):
-            self._touched(False)  # noqa: FBT003
+            self._on_event(False)  # noqa: FBT003
 
 
 class _OverflowHandler(logging.Handler):
     """watchdog tells its log alone when the kernel's queue has overflowed: events are lost, so a scan is due."""
 
-    def __init__(self, touched: Touched) -> None:
+    def __init__(self, on_event: OnEvent) -> None:
         super().__init__(logging.WARNING)
-        self._touched = touched
+        self._on_event = on_event
 
     def emit(self, record: logging.LogRecord) -> None:
         del record
-        self._touched(False)  # noqa: FBT003
+        self._on_event(False)  # noqa: FBT003
 
 
 class StoreEvents:
     """Keeps the watches in step with the stores.
 
     Args:
-        touched: called for each event.
+        on_event: called for each event.
         unavailable: called once with the reason why there are no events.
         observer: makes the watcher.
     """
 
     def __init__(
         self,
-        touched: Touched,
+        on_event: OnEvent,
         unavailable: Callable[[str], None],
         observer: Callable[[], BaseObserver] = Observer,
     ) -> None:
-        self._touched = touched
+        self._on_event = on_event
         self._unavailable = unavailable
         self._make = observer
         self._observer: BaseObserver | None = None
-        self._watched: Watched | None = None
+        self._watched: WatchedDirectories | None = None
         self._retry_at = 0.0
         self._reported = False
         log = logging.getLogger("watchdog")
         log.propagate = False
-        log.handlers = [_OverflowHandler(touched)]
+        log.handlers = [_OverflowHandler(on_event)]
 
     def arm(self, paths: Iterable[WatchPath], now: float, *, anew: bool = False) -> None:
         """Watch some paths; nothing happens when they are watched already.
@@ -187,14 +187,14 @@ class StoreEvents:
             before, wanted = wanted, to_watch(places)
             if wanted == before:
                 return
-        self._touched(False)  # they come and go all the time: scan again soon  # noqa: FBT003
+        self._on_event(False)  # they come and go all the time: scan again soon  # noqa: FBT003
 
-    def _arm(self, wanted: Watched, now: float) -> None:
+    def _arm(self, wanted: WatchedDirectories, now: float) -> None:
         self.disarm()
         try:
             self._observer = self._armed(wanted)
         except (FileNotFoundError, NotADirectoryError):
-            self._touched(False)  # it went in this very moment: scan again soon  # noqa: FBT003
+            self._on_event(False)  # it went in this very moment: scan again soon  # noqa: FBT003
         except (OSError, RuntimeError) as error:
             self._retry_at = now + RETRY
             if not self._reported:
@@ -204,15 +204,15 @@ class StoreEvents:
             self._watched = wanted
             self._reported = False
 
-    def _armed(self, wanted: Watched) -> BaseObserver:
+    def _armed(self, wanted: WatchedDirectories) -> BaseObserver:
         observer = self._make()
         try:
             observer.start()
             for path, _, _, patterns in wanted.trees:
-                observer.schedule(_TreeHandler(self._touched, patterns), path, recursive=True, event_filter=CHANGES)
+                observer.schedule(_TreeHandler(self._on_event, patterns), path, recursive=True, event_filter=CHANGES)
             for path, _, _, names in wanted.parents:
                 # One with a tree at the same place is told apart by watchdog through `recursive`.
-                above = _ParentHandler(self._touched, names)
+                above = _ParentHandler(self._on_event, names)
                 observer.schedule(above, path, recursive=False, event_filter=CHANGES)
         except BaseException:
             _stop(observer)
