@@ -4,8 +4,9 @@
     scripts/docs.py [--transcripts DIRECTORY]
 
 A block stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``. Its text comes from the one place that knows
-it: the command tree, ``errors.Exit``, the doctor's codes. Transcripts are replaced only when a directory with
-those of scripts/transcripts.py is given. tests/golden/test_docs.py holds the blocks current.
+it: the command tree, the settings, ``errors.Exit``, the enumerations of codes, the doctor's codes. Transcripts are
+replaced only when a directory with those of scripts/transcripts.py is given. tests/golden/test_docs.py holds the blocks
+current.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 from mailsni.check.model import Code
 from mailsni.cli import main as program
 from mailsni.config.reference import default_configuration
+from mailsni.core.model import Reason
 from mailsni.core.text import ContractWord
 from mailsni.doctor.codes import CODES
 from mailsni.errors import Exit
@@ -152,6 +154,7 @@ BLOCKS: Mapping[str, Callable[[], Iterator[str]]] = {
     "exit codes": exit_codes,
     "configuration": configuration,
     "layers": layers,
+    "reason codes": lambda: word_table(Reason),
     "check codes": lambda: word_table(Code),
     "problems": lambda: word_table(Problem),
     "doctor codes": doctor_codes,

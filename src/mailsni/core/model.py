@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, NamedTuple
+
+from mailsni.core.text import ContractWord
 
 Algorithm = Literal["ecdsa", "rsa"]
 Progress = Callable[[str, int, int], None]
 """Told what is going on, how much of it is done, and how much there is."""
 
 
-class Reason(enum.StrEnum):
-    """Why a certificate, or a name of it, is not served as it lies in the store (a contract: add, never rename)."""
+class Reason(ContractWord):
+    """Why a certificate, or a name of it, is not served as it lies in the store."""
 
-    EXPIRED = "expired"
-    NOT_YET_VALID = "not_yet_valid"
-    KEY_MISMATCH = "key_mismatch"
-    KEY_MISSING = "key_missing"
-    CHAIN_MISSING = "chain_missing"
-    BAD_PEM = "bad_pem"
-    ENCRYPTED_KEY = "encrypted_key"
-    UNREADABLE = "unreadable"
-    RENEWAL_IN_PROGRESS = "renewal_in_progress"
-    NO_MATCHING_NAME = "no_matching_name"
-    BAD_NAME = "bad_name"
-    STAGING = "staging"
-    SELF_SIGNED = "self_signed"
-    LOST_TO_OTHER = "lost_to_other"
-    SYMLINK_OUTSIDE_STORE = "symlink_outside_store"
-    NOT_A_REGULAR_FILE = "not_a_regular_file"
-    TOO_LARGE = "too_large"
-    UNSUPPORTED_KEY = "unsupported_key"
-    KEPT_LAST_GOOD = "kept_last_good"
+    EXPIRED = "expired", "its validity has ended"
+    NOT_YET_VALID = "not_yet_valid", "its validity has not begun"
+    KEY_MISMATCH = "key_mismatch", "the private key does not belong to the certificate"
+    KEY_MISSING = "key_missing", "there is no key file, or its link leads nowhere"
+    CHAIN_MISSING = "chain_missing", "there is no chain file, or its link leads nowhere"
+    BAD_PEM = "bad_pem", "a file cannot be parsed"
+    ENCRYPTED_KEY = "encrypted_key", "the key needs a passphrase"
+    UNREADABLE = "unreadable", "a file cannot be read"
+    RENEWAL_IN_PROGRESS = "renewal_in_progress", "certbot was interrupted while it replaced the links"
+    NO_MATCHING_NAME = "no_matching_name", "no name matches `names.include`, as with a web site's certificate"
+    BAD_NAME = (
+        "bad_name",
+        "a name in the certificate, or the directory's name, violates the grammar of host names or paths",
+    )
+    STAGING = "staging", "a staging authority issued it, which no client trusts"
+    SELF_SIGNED = "self_signed", "it is self-signed, and served because there is no better one"
+    LOST_TO_OTHER = "lost_to_other", "another certificate wins these names"
+    SYMLINK_OUTSIDE_STORE = "symlink_outside_store", "a link leads out of the store"
+    NOT_A_REGULAR_FILE = "not_a_regular_file", "a file is not a regular file"
+    TOO_LARGE = "too_large", "a file is too large"
+    UNSUPPORTED_KEY = (
+        "unsupported_key",
+        "neither RSA of at least 2048 bits nor ECDSA on P-256, P-384 or P-521; or signed with MD5 or SHA-1",
+    )
+    KEPT_LAST_GOOD = "kept_last_good", "the names keep their last valid certificate"
 
 
 @dataclass(frozen=True, slots=True)
