@@ -17,11 +17,11 @@ from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.deploy.state_directory import State
 from mailsni.errors import MailsniError, PermissionMissingError
 from mailsni.host import lock
+from mailsni.targets import registry
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot
 from mailsni.targets.postfix import target as postfix
 from mailsni.targets.postfix.target import Postfix
-from mailsni.targets.registry import NO_SERVER
 
 _Value = TypeVar("_Value")
 
@@ -71,8 +71,7 @@ class CheckContext:
         record = self.record
         if record is None or record.deployment.names or record.trusted or record.interrupted:
             return False
-        artifacts = (self.settings.postfix.map, self.settings.dovecot.include_file)
-        return not any(os.path.lexists(path) for path in artifacts)
+        return not any(os.path.lexists(path) for path in registry.texts(self.settings))
 
     @property
     def publish_in_progress(self) -> bool:
@@ -113,7 +112,7 @@ def gather(settings: Settings, thresholds: Thresholds, now: datetime, progress: 
     ]
     problems += [Finding(Level.UNKNOWN, Code.SERVER_NOT_FOUND, f"{name} is not installed here") for name in missing]
     if not problems and postfix_target is None and dovecot_target is None:
-        problems.append(Finding(Level.UNKNOWN, Code.SERVER_NOT_FOUND, NO_SERVER))
+        problems.append(Finding(Level.UNKNOWN, Code.SERVER_NOT_FOUND, registry.NO_SERVER))
     snapshot = attempt("the certificate stores", lambda: take_snapshot(settings, now, progress=progress))
     if snapshot is not None:
         record: DeploymentRecord | None = snapshot.record

@@ -1,8 +1,4 @@
-"""Where the mail servers of this host take TLS connections, asked of the servers' own tools.
-
-One :class:`Endpoint` is one question-able port. The two ``*_endpoints`` functions run ``postconf`` and ``doveconf``;
-the ``parse_*`` functions beneath them are pure and take what those tools print.
-"""
+"""A port where a mail server offers TLS: how it is written, and which address to connect to."""
 
 from __future__ import annotations
 
@@ -40,14 +36,14 @@ _SERVICE_PORTS: Final[Mapping[str, int]] = {"smtp": 25, "smtps": 465, "submissio
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A port that shows a certificate.
+    """A port to probe.
 
     Attributes:
-        protocol: what is spoken there.
+        protocol: that the server speaks there.
         host: an address or a host name to connect to; IPv6 without brackets.
         port: 1 to 65535.
-        server: whose certificates are seen there; when not given, Postfix for the SMTP protocols, Dovecot for the
-            others. (Dovecot too has a submission service.)
+        server: that listens there; the default is Postfix for the SMTP protocols and Dovecot for the others. (Dovecot
+            too has a submission service.)
     """
 
     protocol: Protocol
@@ -77,10 +73,10 @@ class Endpoint:
         scheme, bracketed, host, digits = match.groups()
         protocol = _protocol(scheme.lower())
         if protocol is None:
-            raise ValueError(f"{shown}: unknown protocol, it is one of {', '.join(DEFAULT_PORTS)}")
+            raise ValueError(f"{shown}: unknown protocol; known are {', '.join(DEFAULT_PORTS)}")
         if bracketed is not None:
             if _address_version(bracketed) != 6:
-                raise ValueError(f"{shown}: what is in brackets is not an IPv6 address")
+                raise ValueError(f"{shown}: the text in brackets is no IPv6 address")
             host = bracketed
         elif _address_version(host) != 4 and not _is_host_name(host):
             raise ValueError(f"{shown}: the host is neither an address nor a host name")
@@ -132,8 +128,8 @@ def connectable(listened: Sequence[str], *, every_family: bool = False) -> tuple
 def _speaks_ipv6() -> bool:
     """Whether this host has an IPv6 loopback: without it a server that listens on ``::`` too has no such socket."""
     try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as one:
-            one.bind(("::1", 0))
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
     except OSError:
         return False
     return True
@@ -142,17 +138,18 @@ def _speaks_ipv6() -> bool:
 def resolved(endpoint: Endpoint) -> tuple[Endpoint, ...]:
     """An endpoint whose host is a name, as one for each address of it; any other as it is.
 
-    A name that cannot be resolved stays a name: asking it says so. Addresses of a family that this host has no address
-    of are left out (AI_ADDRCONFIG). So does ``localhost``, which names both families whatever the servers listen on:
-    the first address that answers will do.
+    A name that does not resolve stays a name, and its probe says so. Addresses of a family that this host has no
+    address of are left out (AI_ADDRCONFIG). ``localhost`` stays a name too, for it stands for both families whatever
+    the servers listen on: the first address that responds will do.
     """
     if _address_version(endpoint.host) is not None or endpoint.host == "localhost":
         return (endpoint,)
     try:
-        found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        flags = socket.AI_ADDRCONFIG
+        addresses = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM, flags=flags)
     except (OSError, UnicodeError):
         return (endpoint,)
-    hosts = dict.fromkeys(str(address[0]) for *_, address in found)
+    hosts = dict.fromkeys(str(address[0]) for *_, address in addresses)
     return tuple(replace(endpoint, host=host) for host in hosts if _address_version(host)) or (endpoint,)
 
 

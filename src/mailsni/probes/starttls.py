@@ -73,11 +73,11 @@ class _Dialogue:
             self._receive()
         return self._take(count)
 
-    def nothing_more(self) -> None:
-        """Nothing may have come with the reply that was read last.
+    def require_no_plaintext(self) -> None:
+        """Fail if anything came with the reply that was read last.
 
-        Behind the answer to STARTTLS a client is the next to speak; what comes there was put in by somebody between
-        (CVE-2011-0411 and its kin: read as if it had come under TLS).
+        After the answer to STARTTLS the client speaks next. Somebody in between put in what comes there (CVE-2011-0411
+        and its kin: clients took it as if it had come under TLS).
         """
         if self._received:
             _protocol_error("plaintext after STARTTLS")
@@ -131,7 +131,7 @@ def _smtp(server: _Dialogue) -> None:
     code, _ = _smtp_reply(server)
     if code != 220:
         _no_starttls(f"STARTTLS was answered with {code}")
-    server.nothing_more()
+    server.require_no_plaintext()
 
 
 def _smtp_reply(server: _Dialogue) -> tuple[int, list[bytes]]:
@@ -170,7 +170,7 @@ def _imap(server: _Dialogue) -> None:
             case [b"*", *_]:
                 continue
             case [b"A1", b"OK", *_]:
-                return server.nothing_more()
+                return server.require_no_plaintext()
             case [b"A1", b"NO" | b"BAD" as word, *_]:
                 _no_starttls(f"STARTTLS was answered with {word.decode('ascii')}")
             case _:
@@ -189,7 +189,7 @@ def _pop3(server: _Dialogue) -> None:
     server.send(b"STLS")
     match _words(server.line()):
         case [b"+OK", *_]:
-            server.nothing_more()
+            server.require_no_plaintext()
         case [b"-ERR", *_]:
             _no_starttls("STLS was answered with -ERR")
         case _:
@@ -219,7 +219,7 @@ def _sieve(server: _Dialogue) -> None:
     server.send(b"STARTTLS")
     match _words(_sieve_line(server)):
         case [b"OK", *_]:
-            server.nothing_more()
+            server.require_no_plaintext()
         case [b"NO" | b"BYE" as word, *_]:
             _no_starttls(f"STARTTLS was answered with {word.decode('ascii')}")
         case _:
@@ -235,7 +235,7 @@ def _sieve_line(server: _Dialogue) -> bytes:
 
 
 def _words(line: bytes) -> list[bytes]:
-    """The first two words, in capitals: no protocol here tells case apart. What follows them is not looked at."""
+    """The first two words, in capitals: no protocol here tells case apart. The rest does not matter."""
     return line.upper().split(maxsplit=2)
 
 
