@@ -76,7 +76,7 @@ class Endpoint:
             raise ValueError(f"{shown}: unknown protocol; known are {', '.join(DEFAULT_PORTS)}")
         if bracketed is not None:
             if _address_version(bracketed) != 6:
-                raise ValueError(f"{shown}: the text in brackets is no IPv6 address")
+                raise ValueError(f"{shown}: the text in brackets is not an IPv6 address")
             host = bracketed
         elif _address_version(host) != 4 and not _is_host_name(host):
             raise ValueError(f"{shown}: the host is neither an address nor a host name")
