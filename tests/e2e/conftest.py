@@ -12,6 +12,7 @@ import pytest
 from mailsni.sandbox.authority import Authority, Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import LASTING_LOGINS, PrivateDovecot, PrivatePostfix, dovecot_version, workspace
+from tests.support.doctor_host import DoctorHost, new_doctor_host
 from tests.support.mail_host import DEFAULT_NAME, Certbot, MailHost, acme_server, require
 
 
@@ -103,3 +104,16 @@ def certbot(tmp_path: Path, authority: Authority) -> Iterator[Certbot]:
     directory.mkdir()
     with acme_server(directory, authority) as program:
         yield program
+
+
+@pytest.fixture(scope="module")
+def _doctor_host(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoctorHost]:
+    with new_doctor_host(authority, tmp_path_factory.mktemp("doctor")) as host:
+        yield host
+
+
+@pytest.fixture
+def doctor_host(_doctor_host: DoctorHost) -> Iterator[DoctorHost]:
+    """A host in order; it is put back as it was after each test."""
+    yield _doctor_host
+    _doctor_host.put_back()
