@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from mailsni.config.settings import Settings
 from mailsni.deploy import confirm
 from mailsni.deploy.confirm import Answer, Confirmation
-from mailsni.errors import HostError
+from mailsni.deploy.listeners import find_listener
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Expectation
 from mailsni.targets.base import Target
@@ -20,15 +20,7 @@ def responsive_endpoints(settings: Settings, target: Target) -> tuple[Endpoint, 
     """Where a server offers TLS now; nothing when it does not run, or the configuration forbids to probe it."""
     if not target.installed or not settings.verify.after_apply or target.reload_action == "none":
         return ()
-    given = settings.verify.endpoints
-    try:
-        listening = target.endpoints() if given == "auto" else tuple(one for one in given if one.server == target.name)
-    except HostError:
-        return ()
-    if not listening:
-        return ()
-    responsive, _ = confirm.responsive_endpoints(listening, _UNKNOWN_NAME, timeout=settings.verify.timeout)
-    return tuple(responsive)
+    return find_listener(target, settings.verify, _UNKNOWN_NAME).endpoints or ()
 
 
 def ask(

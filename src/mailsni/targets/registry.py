@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.config.settings import Settings
-from mailsni.errors import HostError
 from mailsni.host.commands import LOCAL, Executor
 from mailsni.probes.endpoint import Server
 from mailsni.targets.base import Target
@@ -67,16 +66,6 @@ def find_all(settings: Settings, executor: Executor = LOCAL) -> tuple[Target, ..
     """
     targets = (kind.find(settings, executor) for kind in KINDS)
     return tuple(target for target in targets if target is not None)
-
-
-def require_server(targets: Iterable[Target], hint: str) -> None:
-    """Make sure that there is a server.
-
-    Raises:
-        HostError: there is none.
-    """
-    if not any(True for _ in targets):
-        raise HostError(NO_SERVER, hint=hint)
 
 
 def writable_directories(settings: Settings, executor: Executor = LOCAL) -> tuple[Path, ...]:
