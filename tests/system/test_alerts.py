@@ -16,9 +16,10 @@ from mailsni.config.settings import AlertSettings, Settings
 from mailsni.core.log import Level, labelled
 from mailsni.deploy.transaction import Options
 from mailsni.errors import ConfigurationError, MailsniError
+from mailsni.output import documents
 from mailsni.runs import alerts, runner
 from mailsni.runs import history as runs
-from mailsni.runs.runner import Trigger
+from mailsni.runs.runner import Reporting, Trigger
 
 TIMER = Trigger("timer")
 
@@ -85,8 +86,9 @@ def said() -> Said:
 
 
 def fail(settings: Settings, starter: Trigger = TIMER, talk: Said | None = None) -> None:
+    reporting = Reporting(starter, talk if talk is not None else Said(), documents.run)
     with pytest.raises(MailsniError):
-        runner.run_apply(settings, Options(), starter, talk if talk is not None else Said())
+        runner.run_apply(settings, Options(), reporting)
 
 
 def test_the_command_gets_the_document_and_the_summary_and_no_secrets(
@@ -182,6 +184,6 @@ def test_it_is_told_as_far_as_it_says_whom_to_tell(
     path.write_text(told + text)
     with pytest.raises(ConfigurationError) as caught:
         parser.load(path, required=True)
-    runner.record_config_failure(parser.parse_partial(path), caught.value, TIMER, Said())
+    runner.record_config_failure(parser.parse_partial(path), caught.value, Reporting(TIMER, Said(), documents.run))
     assert [call["env"]["MAILSNI_EXIT_CODE"] for call in receiver.calls()] == (["78"] if known else [])
     assert (runs.load(tmp_path / "state").last is not None) is known

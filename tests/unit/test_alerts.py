@@ -21,10 +21,11 @@ from mailsni.errors import (
     PermissionMissingError,
     RolledBackError,
 )
+from mailsni.output import documents
 from mailsni.runs import alerts, runner
 from mailsni.runs import history as runs
 from mailsni.runs.history import EMPTY_HISTORY, History, Run
-from mailsni.runs.runner import Trigger
+from mailsni.runs.runner import Reporting, Trigger
 
 NOW = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
 
@@ -130,7 +131,7 @@ def test_every_end_is_remembered(
     monkeypatch.setattr(transaction, "run", end)
     expected = HostError if type(ending) is OSError else type(ending)
     with pytest.raises(expected):
-        runner.run_apply(settings, Options(), Trigger("timer"), lambda *_: None)
+        runner.run_apply(settings, Options(), Reporting(Trigger("timer"), lambda *_: None, documents.run))
     last = runs.load(settings.state.directory).last
     if code is None:
         assert last is None

@@ -76,7 +76,7 @@ def test_they_are_written_and_a_record_of_before_has_none(tmp_path: Path) -> Non
     del document["removed"]
     (tmp_path / "runs.json").write_text(json.dumps(document))
     assert runs.load(tmp_path) == EMPTY_HISTORY.after(GOOD)
-    assert runs.complaint(tmp_path) is None
+    assert runs.problem(tmp_path) is None
 
 
 WHOLE: dict[str, object] = {"schema": "mailsni.runs/1", "last": None, "last_good": None, "alerted": {}}
@@ -101,7 +101,7 @@ def test_whatever_else_lies_there_is_no_record_and_no_obstacle(tmp_path: Path, t
     assert runs.load(tmp_path) == EMPTY_HISTORY
     (tmp_path / "runs.json").write_bytes(text.encode(errors="surrogateescape"))
     assert runs.load(tmp_path) == EMPTY_HISTORY
-    assert str(tmp_path / "runs.json") in (runs.complaint(tmp_path) or "")
+    assert str(tmp_path / "runs.json") in (runs.problem(tmp_path) or "")
     runs.record(tmp_path, GOOD)
     assert runs.load(tmp_path) == EMPTY_HISTORY.after(GOOD)
 

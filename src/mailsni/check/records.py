@@ -48,7 +48,7 @@ def _check_journal(context: CheckContext) -> Iterator[Result]:
 def check_runs(context: CheckContext) -> Iterator[Result]:
     """The last run, and the names that runs of the last days removed."""
     directory = context.settings.state.directory
-    if (problem := runs.complaint(directory)) is not None:
+    if (problem := runs.problem(directory)) is not None:
         text = f"{problem}: nobody knows how the last run ended"
         yield Finding(Level.WARNING, Code.RECORD_DAMAGED, text)
     history = runs.load(directory)

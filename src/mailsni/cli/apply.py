@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,8 +14,12 @@ from mailsni.errors import ConfigurationError, Exit
 from mailsni.output import console
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mailsni.config.settings import Settings
     from mailsni.deploy.transaction import ApplyResult
+    from mailsni.errors import MailsniError
+    from mailsni.runs.runner import Reporting
 
 
 def apply(
@@ -65,12 +69,10 @@ def apply(
     from mailsni.runs import runner
 
     wanted = Options(force=force, reload=not no_reload, verify=not no_verify, allow_empty=allow_empty)
-    trigger = runner.Trigger.from_environment()
     with console.progress(quiet=options.quiet) as progress:
-        result = runner.run_apply(settings, wanted, trigger, console.log, wait=wait, progress=progress)
-    code = runner.exit_code(result)
-    _show(options, result, code)
-    return code
+        result = runner.run_apply(settings, wanted, _reporting(), wait=wait, progress=progress)
+    _show(options, result)
+    return result.exit_code
 
 
 def _dry_run(options: GlobalOptions, *, allow_empty: bool) -> int:
@@ -92,16 +94,28 @@ def _settings(options: GlobalOptions) -> Settings:
         from mailsni.runs import runner
 
         partial = parser.parse_partial(options.configuration()[0])
-        runner.record_config_failure(partial, error, runner.Trigger.from_environment(), console.log)
+        runner.record_config_failure(partial, error, _reporting())
         raise
 
 
-def _show(options: GlobalOptions, result: ApplyResult, code: Exit) -> None:
-    from mailsni.output import documents, text
+def _reporting() -> Reporting:
+    from mailsni.runs.runner import Reporting, Trigger
+
+    return Reporting(Trigger.from_environment(), console.log, _document)
+
+
+def _document(outcome: ApplyResult | MailsniError) -> Mapping[str, Any]:
+    from mailsni.output import documents  # only an alert, or --json, needs it
+
+    return documents.run(outcome)
+
+
+def _show(options: GlobalOptions, result: ApplyResult) -> None:
+    from mailsni.output import text
 
     try:
         if options.as_json:
-            print_json(documents.apply(result, code))
+            print_json(_document(result))
         elif not options.quiet:
             text.applied(result, verbose=options.verbose)
         elif os.environ.get("MAILSNI_STARTED_BY") == "watch" and (result.reloads is not None or options.verbose):

@@ -24,7 +24,7 @@ from mailsni.deploy.rollback import Rollback
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.deploy.stage import stage
 from mailsni.deploy.state_directory import State
-from mailsni.errors import HostError, MailsniError, RefusedError
+from mailsni.errors import Exit, HostError, MailsniError, RefusedError
 from mailsni.host import file_identity, files, lock, permissions
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import expectations
@@ -62,6 +62,11 @@ class ApplyResult:
     def wrong(self) -> tuple[Answer, ...]:
         """The answers of running servers that are not as expected."""
         return tuple(answer for confirmation in self.confirmations for answer in confirmation.wrong)
+
+    @property
+    def exit_code(self) -> Exit:
+        """Whether there is something that a person should look at."""
+        return Exit.SKIPPED if self.snapshot.selection.problems or self.wrong else Exit.DONE
 
 
 def run(settings: Settings, options: Options, *, wait: float = 0.0, progress: Progress | None = None) -> ApplyResult:

@@ -14,7 +14,7 @@ from mailsni.deploy.confirm import Answer, Confirmation
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.deploy.transaction import ApplyResult
 from mailsni.doctor.finding import Finding, Severity
-from mailsni.errors import Exit, MailsniError
+from mailsni.errors import MailsniError
 from mailsni.runs.history import EMPTY_HISTORY, History, Run
 
 if TYPE_CHECKING:
@@ -86,11 +86,16 @@ def plan(snapshot: Snapshot, diffs: Sequence[tuple[str, str]] = ()) -> Document:
     }
 
 
-def apply(applied: ApplyResult, code: Exit) -> Document:
+def run(outcome: ApplyResult | MailsniError) -> Document:
+    """What apply did, or why it could not."""
+    return error(outcome) if isinstance(outcome, MailsniError) else apply(outcome)
+
+
+def apply(applied: ApplyResult) -> Document:
     """What apply did."""
     return {
         "schema": "mailsni.apply/1",
-        "exit_code": int(code),
+        "exit_code": int(applied.exit_code),
         "result": "unchanged" if applied.reloads is None else "applied",
         **_plan(applied.snapshot.plan),
         "skipped": _skipped(applied.snapshot.selection.skipped),

@@ -1,12 +1,12 @@
-"""Telling somebody about a run that failed while nobody looked, and that it works again: ``[alerts] on_failure``.
+"""Alerts about a run that failed while nobody looked on, and about recovery: ``[alerts] on_failure``.
 
-The command gets the JSON document of the run (what ``--json`` prints) on standard input, and in its environment:
+The command gets the JSON document of the run (as ``--json`` prints it) on standard input, and in its environment:
 
 * ``MAILSNI_SUMMARY``: one line, fit for a subject;
-* ``MAILSNI_EXIT_CODE``: of the run; 0 says that it works again;
+* ``MAILSNI_EXIT_CODE``: of the run; 0 means that it works again;
 * ``MAILSNI_HOST``: the name of this host.
 
-The same failure is told again after a day, and what could not be delivered is tried again after the next run.
+The same failure causes another alert after a day. An alert that cannot be delivered is tried again after the next run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TOLD = frozenset(
         Exit.CONFIGURATION,
     }
 )
-"""Exit codes that a person should know of. Not a held lock: the run that holds it tells how it ends."""
+"""Exit codes that cause an alert. A held lock does not: the run that holds it reports its own end."""
 REPEATED_AFTER = timedelta(hours=24)
 TIMEOUT = 60.0
 """Seconds that the command may take."""
@@ -44,21 +44,21 @@ _SUBJECT_LENGTH = 200
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """What somebody is to be told."""
+    """An alert to deliver."""
 
     summary: str
     exit_code: int
     told: Mapping[str, datetime]
-    """What :attr:`History.alerted` is once it is delivered."""
+    """The value of :attr:`History.alerted` once it is delivered."""
 
 
 def due(history: History, last: Run, failure: str, host: str) -> Alert | None:
-    """Whether somebody is to be told of a run, and what.
+    """The alert that a run causes, if any.
 
     Args:
-        history: what is remembered; the run itself may be in it.
+        history: of the runs; this run may be in it.
         last: the run.
-        failure: what tells its failure from others, in any words; of a run without one it is not looked at.
+        failure: tells its failure from others, in any words; not used for a run without one.
         host: the name of this host.
     """
     if last.exit_code == Exit.DONE:
@@ -80,11 +80,11 @@ def _subject(host: str, what: str, last: Run) -> str:
 
 
 def deliver(command: Sequence[str], alert: Alert, document: Mapping[str, Any], host: str) -> None:
-    """Run the command.
+    """Run the alert command.
 
     Args:
         command: an absolute path and arguments.
-        alert: what to tell.
+        alert: the alert.
         document: of the run.
         host: the name of this host.
 
@@ -104,10 +104,10 @@ def deliver(command: Sequence[str], alert: Alert, document: Mapping[str, Any], h
 
 
 def host_name() -> str:
-    """The name of this host, fit for a line."""
+    """The name of this host, printable."""
     return printable(socket.gethostname()) or "localhost"
 
 
 def delivered(history: History, alert: Alert) -> History:
-    """What is remembered once somebody was told."""
+    """The history once an alert is delivered."""
     return replace(history, alerted=alert.told)

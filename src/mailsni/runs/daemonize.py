@@ -1,4 +1,4 @@
-"""Waits for the end of an ACME client, in a process of its own."""
+"""Finds the ACME client that calls, goes on in the background, and waits for the client's end."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def wait_for_end(handle: int | None, seconds: float) -> None:
 
 
 def forget_inherited() -> None:
-    """Close every descriptor but the standard ones: what a caller left open is nothing of this program's."""
+    """Close every descriptor but the standard ones: what a caller left open is not ours."""
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
 
 
 def go_on_in_background() -> bool:
-    """Return twice: False in the process that was called, True in another one that its caller knows nothing of.
+    """Return twice: False in the process that was called, True in a new process that the caller does not know.
 
-    That one has a session and a working directory of its own, no terminal, and null devices in place of the standard
-    streams: a caller that reads those to their end (certbot does) does not wait for it.
+    The new process has its own session and working directory, no terminal, and null devices as standard streams: a
+    caller that reads those to their end (certbot does) does not wait for it.
     """
     if child := os.fork():
         os.waitpid(child, 0)

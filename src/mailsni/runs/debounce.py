@@ -1,8 +1,8 @@
-"""Once for many calls: an ACME client that calls a hook for each certificate makes one publish, not three hundred.
+"""One run for many calls: an ACME client that calls a hook for each certificate causes one publish, not three hundred.
 
-The first call leaves a process behind that waits until the client has ended, or for some time; the calls of that time
-see its lock and have nothing to do. The waiting process frees the lock before it looks at the stores, so a renewal is
-either seen by it, or its call finds the lock free and leaves the next process behind: none is lost.
+The first call leaves a process behind that waits until the client ends, or for some time. Calls in that time find its
+lock and do nothing. The waiting process releases the lock before it reads the stores: either it reads a renewal, or the
+renewal's call finds the lock free and leaves the next process behind. No renewal is lost.
 """
 
 from __future__ import annotations
@@ -19,22 +19,20 @@ from mailsni.host import lock as lock_module
 from mailsni.runs import daemonize
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
-
-
 GRACE = 1.0
-"""Seconds from the end of the client to the first program that is started: systemd(1) sends SIGTERM to all that is in
-the control group of a service that ends, until a look finds nothing new, and a postmap(1) of ours would be hit too."""
+"""Seconds from the end of the client to the first program that we start: systemd(1) sends SIGTERM to every process in
+the control group of a service that ends, until it finds no new one, and would hit a postmap(1) of ours."""
 
 
 class Debounced(enum.Enum):
     """What to do after the wait."""
 
     RUN_NOW = enum.auto()
-    """It is time, and the caller waits for the result."""
+    """Run; the caller waits for the result."""
     RUN_IN_BACKGROUND = enum.auto()
-    """It is time; nobody waits for the result or sees what is said."""
+    """Run; nobody waits for the result or sees a message."""
     ALREADY_PENDING = enum.auto()
-    """Nothing: another process does it, later."""
+    """Do nothing: another process will run."""
 
 
 class _WaitOverError(Exception):
@@ -42,18 +40,18 @@ class _WaitOverError(Exception):
 
 
 def wait(lock: Path, seconds: float, client: str | None) -> Debounced:
-    """Wait in the background until something should be done that many ask for.
+    """Wait in the background for the end of the ACME client that calls.
 
     Returns twice, see :class:`Debounced`: in the background when ``client`` has ended, after ``seconds`` at the latest.
-    Where no process above this one is ``client``, a person called, and it is time at once.
+    If no ancestor process is ``client``, a person called: it returns at once.
 
-    SIGTERM and SIGHUP end the wait too, and nothing else from then on: systemd ends what a service left behind when the
-    service has ended (the unit of certbot, on Debian), and gives it time to finish (``TimeoutStopSec``, 90 s).
+    SIGTERM and SIGHUP end the wait, and are ignored from then on: when a service ends (certbot's unit, on Debian),
+    systemd ends what it left behind, and gives it time to finish (``TimeoutStopSec``, 90 s).
 
     Args:
         lock: of the program; the one of the waiting process lies beside it.
         seconds: at most.
-        client: the name of the calling program; None waits for ``seconds``.
+        client: name of the calling program; None waits for ``seconds``.
 
     Raises:
         MailsniError: the lock cannot be opened.

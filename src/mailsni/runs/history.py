@@ -22,7 +22,7 @@ _SCHEMA = "mailsni.runs/1"
 GOOD = frozenset({Exit.DONE, Exit.SKIPPED})
 """Exit codes of a run after which the servers serve what they should, as far as the certificates allow."""
 REMOVAL_RETENTION = timedelta(days=7)
-"""How long it is remembered that a run took a name away."""
+"""How long the record keeps a name that a run removed."""
 _MOST_REMEMBERED = 1000
 
 
@@ -37,13 +37,13 @@ class Run:
     summary: str
     """One line."""
     trigger: str
-    """What started it: ``terminal``, ``certbot-post``, ``timer``, ``watch``, …"""
+    """The name of its trigger: ``terminal``, ``certbot-post``, ``timer``, ``watch``, …"""
     names: int | None = None
     """How many names are served after it; None when it failed."""
     skipped: Mapping[str, int] = field(default_factory=Counter)
     """How many certificates were skipped for each reason, the ones for information among them."""
     error: str | None = None
-    """What a run that failed said."""
+    """The message of a run that failed."""
 
     @property
     def good(self) -> bool:
@@ -53,7 +53,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class RemovedName:
-    """That a name was taken away: since then clients that ask for it get the default certificate."""
+    """A name that a run removed: since then its clients get the default certificate."""
 
     when: datetime
     why: str
@@ -62,21 +62,21 @@ class RemovedName:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What is remembered."""
+    """What the record of runs holds."""
 
     last: Run | None = None
     last_good: Run | None = None
     alerted: Mapping[str, datetime] = field(default_factory=dict)
-    """Failures that somebody was told of since the last run without one, and when that was."""
+    """Failures that caused an alert since the last run without one, and when."""
     removed: Mapping[str, RemovedName] = field(default_factory=dict)
-    """Names that a run of the last days took away, and that are not served again; at most the latest thousand."""
+    """Names that a run of the last days removed, and that are not served again; at most the latest thousand."""
 
     def after(self, run: Run, removed: Mapping[str, str] | None = None, served: Collection[str] = ()) -> History:
-        """The same after another run.
+        """The history after another run.
 
         Args:
             run: the run.
-            removed: the names that it took away, and why.
+            removed: the names that it removed, and why.
             served: the names that are served after it.
         """
         since = run.ended_at - REMOVAL_RETENTION
@@ -96,15 +96,15 @@ EMPTY_HISTORY = History()
 
 
 def load(state_directory: Path) -> History:
-    """What is remembered; nothing when there is no record, or a damaged one, or one that this user may not read."""
+    """The history; empty when there is no record, or a damaged one, or one that this user may not read."""
     try:
         return _decode(files.read_private(_path(state_directory)) or b"{}") or EMPTY_HISTORY
     except (MailsniError, OSError):
         return EMPTY_HISTORY
 
 
-def complaint(state_directory: Path) -> str | None:
-    """Why what lies in the place of the record is none; None when it is one, or nothing is there.
+def problem(state_directory: Path) -> str | None:
+    """What is wrong with the record; None when it is sound, or there is none.
 
     Raises:
         PermissionMissingError: this user may not read it.
@@ -126,9 +126,9 @@ def _decode(content: bytes) -> History | None:
             last=_run(document["last"]),
             last_good=_run(document["last_good"]),
             alerted={str(key): _moment(value) for key, value in document["alerted"].items()},
-            removed={  # which earlier versions did not remember
+            removed={
                 str(name): RemovedName(_moment(when), str(why))
-                for name, (when, why) in document.get("removed", {}).items()
+                for name, (when, why) in document.get("removed", {}).items()  # earlier versions have none
             },
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError, RecursionError):
@@ -136,12 +136,12 @@ def _decode(content: bytes) -> History | None:
 
 
 def record(state_directory: Path, run: Run) -> None:
-    """Remember a run, as far as the directory can be written; see :func:`save`."""
+    """Record a run, as far as the directory can be written; see :func:`save`."""
     save(state_directory, load(state_directory).after(run))
 
 
 def save(state_directory: Path, history: History) -> bool:
-    """Write all that is to be remembered. Tells whether it could be written; of two at once one may be lost."""
+    """Write the record. Tells whether it could be written; of two writers at once one may lose."""
     document = {
         "schema": _SCHEMA,
         "last": _item(history.last),

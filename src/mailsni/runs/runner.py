@@ -1,7 +1,7 @@
-"""One ``apply`` as everything that starts one makes it: do it, write down how it ended, and tell who wants to know.
+"""Runs one ``apply``, records how it ended, and alerts when nobody looks on.
 
-Hooks, timers and the watcher are started by nobody who looks at an exit code. What they say of themselves stands in
-``MAILSNI_STARTED_BY``: one word, such as ``certbot-post``.
+Nobody reads the exit code of a hook, a timer or the watcher. What started the run stands in ``MAILSNI_STARTED_BY``: one
+word, such as ``certbot-post``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,7 +24,6 @@ from mailsni.core.text import counted
 from mailsni.deploy import transaction
 from mailsni.deploy.transaction import ApplyResult, Options
 from mailsni.errors import ConfigurationError, Exit, HostError, LockedError, MailsniError
-from mailsni.output import documents
 from mailsni.runs import history as runs
 from mailsni.runs.history import Run
 
@@ -34,174 +33,172 @@ _WORD = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """Who started a run, and whether somebody sees what it says."""
+    """What started a run."""
 
     name: str
     attended: bool = False
+    """Whether somebody sees its messages."""
 
     @classmethod
     def from_environment(cls) -> Trigger:
-        """What the environment tells, else whether standard error is a terminal."""
+        """The word in the environment; without one ``terminal``, when standard error is one."""
         word = os.environ.get(STARTED_BY, "")
         if word:
             return cls(word if _WORD.fullmatch(word) else "unattended")
         return cls("terminal", attended=True) if sys.stderr.isatty() else cls("unattended")
 
 
-def exit_code(done: ApplyResult) -> Exit:
-    """Of a run that went to its end: whether there is something that a person should look at."""
-    return Exit.SKIPPED if done.snapshot.selection.problems or done.wrong else Exit.DONE
+ToDocument = Callable[[ApplyResult | MailsniError], Mapping[str, Any]]
+"""Makes the JSON document of a run: of its result, or of the error that ended it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reporting:
+    """What started a run, and how its end is reported."""
+
+    trigger: Trigger
+    log: Log
+    """Gets a warning when an alert cannot be delivered."""
+    to_document: ToDocument
+    """What the alert command reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunReport:
+    """What is recorded of a run, and what an alert would say."""
+
+    run: Run
+    outcome: ApplyResult | MailsniError
+    failure: str
+    """Tells its failure from others."""
+    removed: Mapping[str, str] = field(default_factory=dict)
+    """The names that it removed, and why."""
+    served: Collection[str] = ()
+    """The names that are served after it."""
 
 
 def run_apply(
     settings: Settings,
     options: Options,
-    trigger: Trigger,
-    log: Log,
+    reporting: Reporting,
     *,
     wait: float = 0.0,
     progress: Progress | None = None,
 ) -> ApplyResult:
-    """:func:`mailsni.deploy.transaction.run`, remembered however it ends.
+    """Run :func:`mailsni.deploy.transaction.run`, and record its end, whichever it is.
 
-    A run that finds the lock held leaves no trace: the one that holds it does.
+    A run that finds the lock held records nothing: the run that holds it does.
 
     Args:
-        settings: what to do it with.
-        options: what the command line asks for.
-        trigger: who started it.
-        log: told when an alert cannot be delivered.
+        settings: what to deploy, and where to.
+        options: of the command line.
+        reporting: what started the run, and how its end is reported.
         wait: seconds to wait for another run to end.
-        progress: told about what takes long.
+        progress: called while something takes long.
 
     Raises:
         MailsniError: what :func:`mailsni.deploy.transaction.run` raises, and HostError for a system call that fails.
     """
     started_at = datetime.now(UTC)
     try:
-        done = transaction.run(settings, options, wait=wait, progress=progress)
+        result = transaction.run(settings, options, wait=wait, progress=progress)
     except (LockedError, BrokenPipeError):
         raise
-    except MailsniError as problem:
-        failed(settings, problem, started_at, trigger, log)
-        raise
-    except OSError as error:
-        blamed = HostError.of(error)
-        failed(settings, blamed, started_at, trigger, log)
-        raise blamed from error
     except (SystemExit, KeyboardInterrupt) as ending:
         code = ending.code if isinstance(ending, SystemExit) else 128 + signal.SIGINT
         number = code if isinstance(code, int) else int(Exit.FAILED)
-        runs.record(settings.state.directory, _ended(started_at, number, "ended by a signal", trigger))
+        run = Run(started_at, datetime.now(UTC), number, "ended by a signal", reporting.trigger.name)
+        runs.record(settings.state.directory, run)
         raise
+    except OSError as error:
+        failure = HostError.of(error)
+        _finish(settings, _error_report(failure, started_at, reporting.trigger), reporting)
+        raise failure from error
     except Exception as error:
-        # Its name only: what a library says may hold anything.
-        own = MailsniError(f"mailsni: an error of its own: {type(error).__name__}")
-        failed(settings, own, started_at, trigger, log)
+        # The name of a foreign error only: what a library says may hold anything.
+        own = f"mailsni: an error of its own: {type(error).__name__}"
+        problem = error if isinstance(error, MailsniError) else MailsniError(own)
+        _finish(settings, _error_report(problem, started_at, reporting.trigger), reporting)
         raise
-    code = exit_code(done)
-    skipped = Counter(str(one.reason) for one in done.snapshot.selection.skipped)
+    _finish(settings, _result_report(result, started_at, reporting.trigger), reporting)
+    return result
+
+
+def record_config_failure(partial: Settings | None, problem: ConfigurationError, reporting: Reporting) -> None:
+    """Record and report that a run could not start, because the configuration is wrong.
+
+    Args:
+        partial: what is right in it (:func:`mailsni.config.parser.parse_partial`); without it nobody can be alerted.
+        problem: what is wrong.
+        reporting: what started the run, and how its end is reported.
+    """
+    if partial is not None:
+        _finish(partial, _error_report(problem, datetime.now(UTC), reporting.trigger), reporting)
+
+
+def _error_report(problem: MailsniError, started_at: datetime, trigger: Trigger) -> RunReport:
+    line = " ".join(problem.message.split())
+    code = int(problem.exit_code)
+    run = Run(started_at, datetime.now(UTC), code, line, trigger.name, error=problem.message)
+    return RunReport(run, problem, problem.message)
+
+
+def _result_report(result: ApplyResult, started_at: datetime, trigger: Trigger) -> RunReport:
+    snapshot = result.snapshot
+    served = {winner.name for winner in snapshot.selection.winners}
     run = Run(
         started_at,
         datetime.now(UTC),
-        int(code),
-        summary(done),
+        int(result.exit_code),
+        summary(result),
         trigger.name,
-        len(done.snapshot.selection.winners),
-        skipped,
+        len(served),
+        Counter(str(certificate.reason) for certificate in snapshot.selection.skipped),
     )
-    changes = done.snapshot.plan.changes if done.reloads is not None else ()
-    _finish(
-        settings,
-        run,
-        _failure(done),
-        lambda: documents.apply(done, code),
-        trigger,
-        log,
-        removed={change.name: change.why for change in changes if change.kind is Kind.REMOVE},
-        served={winner.name for winner in done.snapshot.selection.winners},
-    )
-    return done
+    changes = snapshot.plan.changes if result.reloads is not None else ()
+    removed = {change.name: change.why for change in changes if change.kind is Kind.REMOVE}
+    return RunReport(run, result, _failure(result), removed, served)
 
 
-def failed(settings: Settings, problem: MailsniError, started_at: datetime, trigger: Trigger, log: Log) -> None:
-    """Remember and tell that a run failed.
-
-    Args:
-        settings: where to write it down and whom to tell.
-        problem: why.
-        started_at: when it began, with a time zone.
-        trigger: who started it.
-        log: told when an alert cannot be delivered.
-    """
-    run = _ended(started_at, int(problem.exit_code), problem.message, trigger, error=problem.message)
-    _finish(settings, run, problem.message, lambda: documents.error(problem), trigger, log)
-
-
-def record_config_failure(partial: Settings | None, problem: ConfigurationError, trigger: Trigger, log: Log) -> None:
-    """Remember and tell that a run could not begin, because the configuration is wrong.
-
-    Args:
-        partial: what it still says (:func:`mailsni.config.parser.parse_partial`); without it nobody knows whom to tell.
-        problem: what is wrong.
-        trigger: who started it.
-        log: told when an alert cannot be delivered.
-    """
-    if partial is not None:
-        failed(partial, problem, datetime.now(UTC), trigger, log)
-
-
-def summary(done: ApplyResult) -> str:
-    """A run that went to its end in one line: what was done, how much is served, what a person should look at."""
-    snapshot = done.snapshot
+def summary(result: ApplyResult) -> str:
+    """A run that went to its end in one line: what was result, how much is served, what a person should look at."""
+    snapshot = result.snapshot
     names = len(snapshot.selection.winners)
     changed = len(snapshot.plan.effective)
-    what = "nothing to do" if done.reloads is None else f"published, {counted(changed, 'name')} changed"
+    what = "nothing to do" if result.reloads is None else f"published, {counted(changed, 'name')} changed"
     words = [what, f"{counted(names, 'name')} served"]
     problems = snapshot.selection.problems
     if problems:
         first = problems[0]
         words.append(f"{counted(len(problems), 'problem')}: {first.source}: {first.reason}")
-    if done.wrong:
-        words.append(f"{counted(len(done.wrong), 'wrong answer')} on the wire")
+    if result.wrong:
+        words.append(f"{counted(len(result.wrong), 'wrong answer')} on the wire")
     return ", ".join(words)
 
 
-def _ended(started_at: datetime, code: int, line: str, trigger: Trigger, error: str | None = None) -> Run:
-    return Run(started_at, datetime.now(UTC), code, " ".join(line.split()), trigger.name, error=error)
-
-
-def _failure(done: ApplyResult) -> str:
-    """What tells the problems of a run from those of another."""
-    skipped = (f"{one.source} {one.reason}" for one in done.snapshot.selection.problems)
-    wrong = (f"{one.expectation.name} {one.result.endpoint} {one.problem}" for one in done.wrong)
+def _failure(result: ApplyResult) -> str:
+    """Tells the problems of a run from those of another."""
+    skipped = (f"{one.source} {one.reason}" for one in result.snapshot.selection.problems)
+    wrong = (f"{one.expectation.name} {one.result.endpoint} {one.problem}" for one in result.wrong)
     return "\n".join(sorted((*skipped, *wrong)))
 
 
-def _finish(
-    settings: Settings,
-    run: Run,
-    failure: str,
-    document: Callable[[], Mapping[str, Any]],
-    trigger: Trigger,
-    log: Log,
-    removed: Mapping[str, str] | None = None,
-    served: Collection[str] = (),
-) -> None:
+def _finish(settings: Settings, report: RunReport, reporting: Reporting) -> None:
+    """Record a run, and alert if nobody looks on and somebody should know."""
     state, command = settings.state.directory, settings.alerts.on_failure
-    history = runs.load(state).after(run, removed, served)
+    history = runs.load(state).after(report.run, report.removed, report.served)
     runs.save(state, history)
-    if not command or trigger.attended:
+    if not command or reporting.trigger.attended:
         return
     from mailsni.runs import alerts
 
     host = alerts.host_name()
-    alert = alerts.due(history, run, failure, host)
+    alert = alerts.due(history, report.run, report.failure, host)
     if alert is None:
         return
     try:
-        alerts.deliver(command, alert, document(), host)
+        alerts.deliver(command, alert, reporting.to_document(report.outcome), host)
     except HostError as error:
-        log(Level.WARNING, f"[alerts] on_failure: {error.message}")
+        reporting.log(Level.WARNING, f"[alerts] on_failure: {error.message}")
         return
     runs.save(state, alerts.delivered(runs.load(state), alert))
