@@ -1,10 +1,10 @@
-"""The only module that writes: staging, publishing by rename, durability, modes, the lock.
+"""Reads and writes files: the only module that writes. Staging, publishing by rename, durability, modes.
 
 * A file is created with ``O_CREAT | O_EXCL | O_NOFOLLOW`` and mode 0600, whatever the umask and whatever lies there
-  already; it may be made wider afterwards, never narrower.
+  already. Its mode may become wider afterwards, never narrower.
 * Staging happens in a directory of mode 0700 below the directory that is published into, because rename(2) works only
   within one mount and systemd's ``ReadWritePaths=`` makes each of its entries a mount of its own.
-* What a server reads changes by rename(2) only, after fsync of the file, before fsync of the directory.
+* What a server reads changes by rename(2) only, after fsync of the file and before fsync of the directory.
 """
 
 from __future__ import annotations
@@ -23,20 +23,22 @@ from mailsni.errors import HostError, PermissionMissingError, RefusedError
 
 PRIVATE = 0o600
 PUBLIC = 0o644
-_WRITABLE_BY_OTHERS = 0o022
+WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+TEXT_LIMIT = 16 << 20
+"""Bytes of a text file that are read: the source of a map of 60,000 names has 12 MB."""
 STAGING_NAME = ".mailsni-staging"
-"""A dot file: neither ``!include conf.d/*.conf`` nor ``postfix check`` takes it for configuration."""
+"""A dot file: neither ``!include conf.d/*.conf`` nor ``postfix check`` reads it as configuration."""
 _FSYNC_EACH = 64
-"""More new files than this are made durable by one syncfs(2) instead of an fsync(2) each."""
+"""For more files than this one syncfs(2) replaces an fsync(2) each."""
 _COPY_CHUNK = 1 << 20
 
 
 def read_private(path: Path) -> bytes | None:
-    """The content of a regular file of ours; None when it is not there, or something else lies there.
+    """The content of a regular file of ours; None when there is none, or something else lies there.
 
     Raises:
         PermissionMissingError: this user may not read it.
-        HostError: it cannot be read: to go on as if it were not there would forget what is deployed.
+        HostError: it cannot be read. It does not count as missing: that would forget what is deployed.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -56,14 +58,14 @@ def read_private(path: Path) -> bytes | None:
 def read_untrusted(path: Path, limit: int) -> bytes | None:
     """The content of somebody else's regular file, links followed.
 
-    It is judged before it is opened for reading, so a FIFO or a device is never opened.
+    It checks the file's type before it opens the file for reading: it never opens a FIFO or a device.
 
     Args:
         path: the file.
-        limit: bytes that it may have at most.
+        limit: the most bytes that it may have.
 
     Returns:
-        None when it is not there, or something else than a regular file is.
+        None when there is none, or it is no regular file.
 
     Raises:
         PermissionMissingError: this user may not read it.
@@ -88,10 +90,33 @@ def read_untrusted(path: Path, limit: int) -> bytes | None:
     return content
 
 
-def ensure_directory(path: Path, mode: int) -> None:
-    """Make a directory of the program's own and what is missing above it; new ones get exactly this mode.
+def read_text(path: Path) -> str | None:
+    """Somebody else's text file, whatever its encoding; None when there is none, or no regular file.
 
-    In one that is there already nobody else may rename or remove files: write permission of others is taken away.
+    Raises:
+        PermissionMissingError: this user may not read it.
+        HostError: it cannot be read, or is larger than :data:`TEXT_LIMIT`.
+    """
+    content = read_untrusted(path, TEXT_LIMIT)
+    return None if content is None else content.decode("utf-8", "surrogateescape")
+
+
+def list_names(directory: Path) -> list[str]:
+    """The names in a directory, sorted; none when there is no such directory.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    try:
+        return sorted(os.listdir(directory))  # noqa: PTH208  # names, not paths
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def ensure_directory(path: Path, mode: int) -> None:
+    """Make a directory of ours, and the missing directories above it; new ones get exactly this mode.
+
+    If the directory exists, others lose write permission: nobody else may rename or remove files in it.
 
     Raises:
         RefusedError: it belongs to another user than root, who could put other keys there.
@@ -117,17 +142,17 @@ def ensure_directory(path: Path, mode: int) -> None:
             hint=f"look at what lies there, then chown root {path}",
             path=path,
         )
-    if status.st_mode & _WRITABLE_BY_OTHERS and status.st_uid == os.geteuid():
-        set_mode(path, stat.S_IMODE(status.st_mode) & ~_WRITABLE_BY_OTHERS)
+    if status.st_mode & WRITABLE_BY_OTHERS and status.st_uid == os.geteuid():
+        set_mode(path, stat.S_IMODE(status.st_mode) & ~WRITABLE_BY_OTHERS)
 
 
 @contextmanager
 def staging(directory: Path) -> Iterator[Path]:
-    """A private directory below one that is published into, gone again afterwards, with all that is left in it.
+    """A private directory below a directory that is published into; removed afterwards with everything in it.
 
-    What an interrupted run left behind is removed first; this run's directory has another name then, because a
-    program that the interrupted one started may live on and create its files late, by their old paths. Anything at
-    the name that such a run cannot have made (a link, a file, a directory of another user) is refused.
+    It removes first what an interrupted run left behind. Then this run's directory has another name: a program that the
+    interrupted run started may live on, and create its files late by their old paths. It refuses anything at the name
+    that such a run cannot have made: a link, a file, a directory of another user.
     """
     interrupted = clear_staging(directory)
     path = directory / (f"{STAGING_NAME}-{os.getpid()}" if interrupted else STAGING_NAME)
@@ -146,7 +171,7 @@ def staging(directory: Path) -> Iterator[Path]:
 
 
 def clear_staging(directory: Path) -> bool:
-    """Remove what interrupted runs left in their staging directories. Tells whether there was anything.
+    """Remove the staging directories of interrupted runs. Tells whether there was one.
 
     Raises:
         RefusedError: something lies there that no run of this program made.
@@ -174,7 +199,7 @@ def clear_staging(directory: Path) -> bool:
 
 
 def create(path: Path, content: bytes, mode: int = PRIVATE) -> None:
-    """Create a file that is not there yet. It is not durable before :func:`fsync_all`.
+    """Create a file. It must not exist yet, and is not durable before :func:`fsync_all`.
 
     Raises:
         RefusedError: something lies there already.
@@ -194,10 +219,10 @@ def create(path: Path, content: bytes, mode: int = PRIVATE) -> None:
 
 
 def copy_new(source: Path, destination: Path) -> None:
-    """Copy a file of ours, mode and content, to a name that is free.
+    """Copy a file of ours, mode and content, to a free name.
 
-    A copy, not a hard link: smtpd(8) sees that a table was replaced by the link count of the one it holds open
-    (``dict_changed_name``), and a second link would hide it.
+    A copy, not a hard link: smtpd(8) notices a replaced table by the link count of the one that it holds open
+    (``dict_changed_name``), and a second link would hide the replacement.
 
     Raises:
         RefusedError: something lies at the destination.
@@ -229,7 +254,7 @@ def set_mode(path: Path, mode: int) -> None:
 
 
 def fsync_all(paths: Iterable[Path]) -> None:
-    """Have written files on the disk before they are published (fsync(2), or one syncfs(2) for many).
+    """Make files or directories durable (fsync(2), or one syncfs(2) for many).
 
     Raises:
         HostError: the disk did not take them. That is final: after a failed fsync the data is lost.
@@ -248,7 +273,7 @@ def fsync_all(paths: Iterable[Path]) -> None:
 
 
 def publish(staged: Path, destination: Path) -> None:
-    """Put a durable staged file in its place by rename(2), for servers to see at once and whole.
+    """Rename a durable staged file to its destination: servers see the whole new file at once.
 
     Raises:
         HostError: the place cannot be written.
@@ -272,14 +297,14 @@ def remove(path: Path) -> None:
 
 
 def replace(path: Path, content: bytes, mode: int = PRIVATE, *, durable: bool = True) -> None:
-    """Write a file of the program's own whole: staged beside it, then renamed over it.
+    """Replace a file of ours as a whole: staged beside it, then renamed over it.
 
     Args:
         path: the file.
         content: all of it.
         mode: of the file.
-        durable: have it on the disk before it replaces the old one, and the directory afterwards. Without that a
-            power cut may leave an empty file: only for what may be lost.
+        durable: fsync the file before the rename, and the directory after it. Without that a power cut may leave an
+            empty file: only for what may be lost.
 
     Raises:
         HostError: it cannot be written.
@@ -300,9 +325,9 @@ def replace(path: Path, content: bytes, mode: int = PRIVATE, *, durable: bool = 
 
 
 def edit(path: Path, content: bytes) -> None:
-    """Give a file of the administrator's another content, whole and durably: its owner, mode and attributes stay.
+    """Replace the content of a file of the administrator's, durably; its owner, mode and attributes stay.
 
-    A link stays a link: what it leads to is replaced.
+    A link stays a link: the file that it leads to is replaced.
 
     Raises:
         HostError: it is not there, or cannot be written.
@@ -329,7 +354,7 @@ def edit(path: Path, content: bytes) -> None:
 
 
 def remove_directory(path: Path) -> bool:
-    """Remove an empty directory of ours. Tells whether it is gone: one with something in it stays.
+    """Remove a directory of ours if it is empty. Tells whether it is gone.
 
     Raises:
         HostError: it cannot be removed for another reason.
@@ -347,7 +372,7 @@ def remove_directory(path: Path) -> bool:
 
 @contextmanager
 def scratch(**contents: bytes) -> Iterator[Path]:
-    """A private directory outside of everything that a server reads, gone again afterwards.
+    """A private directory that no server reads; removed afterwards.
 
     Args:
         contents: files in it, by name; ``_`` in a name stands for a dot.

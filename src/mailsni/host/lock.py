@@ -18,7 +18,7 @@ _LOCK_POLL = 0.1
 
 @contextmanager
 def locked(path: Path, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock of the program (flock(2): the kernel frees it when the holder dies).
+    """Hold the program's lock (flock(2): the kernel releases it when the holder dies).
 
     Args:
         path: the lock file; made when it is missing, never removed.
@@ -72,9 +72,9 @@ def _try_lock(path: Path) -> int | None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a run holds the lock. False where this user cannot tell; nothing is made and nobody waits.
+    """Whether a run holds the lock; False when this user cannot tell. Makes no file and does not wait.
 
-    To look is to hold a shared lock for an instant: ask only when something else says that a run may be going on.
+    The test takes a shared lock for an instant: call it only when something else says that a run may be active.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -15,7 +15,7 @@ from mailsni.host.files import as_host_error
 
 
 def mode_problem(path: Path, mode: int) -> str | None:
-    """What is wrong with the owner or the mode of a file of ours; None when it is as it was made."""
+    """What is wrong with the owner or the mode of a file of ours; None when nothing is."""
     identity = file_identity.of_file(path)
     if identity is None:
         return f"{path} is gone, or is no regular file"
@@ -25,12 +25,15 @@ def mode_problem(path: Path, mode: int) -> str | None:
 
 
 def excess_permissions(path: Path, mode: int, owner: int) -> str | None:
-    """What gives others more of a file or a directory than is meant: its owner, or bits that its mode should not have.
+    """What gives others more access to a file or a directory than they should have: its owner, or bits of its mode.
 
     Args:
-        path: of the file; None is the answer for one that is not there, or cannot be seen.
-        mode: the most that it may have.
+        path: of the file.
+        mode: all bits that it may have.
         owner: the number of the user that it must belong to.
+
+    Returns:
+        None when nothing does, when there is no such file, or this user cannot see it.
     """
     try:
         status = path.stat() if path.is_dir() else path.lstat()
@@ -43,10 +46,10 @@ def excess_permissions(path: Path, mode: int, owner: int) -> str | None:
 
 
 def world_readable(path: Path) -> str | None:
-    """Why others than the owner and the group can read a file: its mode, and that of every directory above it.
+    """The mode of a file that every user can read: its own mode and that of every directory above it allow it.
 
     Returns:
-        None when they cannot, or there is no such file.
+        None when not every user can, or there is no such file.
     """
     real = path.resolve()
     try:
@@ -58,8 +61,18 @@ def world_readable(path: Path) -> str | None:
     return f"mode {mode:04o}"
 
 
+def others_can_write(status: os.stat_result) -> bool:
+    """Whether other users than the owner can write a file."""
+    return bool(status.st_mode & files.WRITABLE_BY_OTHERS)
+
+
+def others_can_replace_entries(status: os.stat_result) -> bool:
+    """Whether other users than the owner can remove or replace what lies in a directory: the sticky bit prevents it."""
+    return others_can_write(status) and not status.st_mode & stat.S_ISVTX
+
+
 def require_writable(paths: Iterable[Path]) -> None:
-    """Make sure, before anything is touched, that this user can write below these directories.
+    """Make sure that this user can write below these directories.
 
     Raises:
         PermissionMissingError: one of them, or the nearest directory above it that exists, is not writable.
@@ -80,7 +93,7 @@ def require_writable(paths: Iterable[Path]) -> None:
 
 
 def require_replaceable(path: Path) -> None:
-    """Make sure that :func:`replace` may put a file at a path that somebody chose, before anything long is done for it.
+    """Make sure that :func:`mailsni.host.files.replace` may write to a path that somebody chose.
 
     Raises:
         RefusedError: something lies there that is no regular file: a link could be a trap, and a pipe or a device is

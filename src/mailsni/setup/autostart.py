@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Literal
 from mailsni.config.settings import Settings
 from mailsni.core.names import RefusedNameError, safe_path
 from mailsni.errors import ConfigurationError, HostError, UsageError
+from mailsni.host import permissions
 from mailsni.host.commands import SEARCH_PATH, find_tool
 from mailsni.host.templates import shipped_directory
 from mailsni.setup import units
@@ -33,7 +33,6 @@ HOOK_NAME = "mailsni"
 _OURS = b"mailsni setup --remove"
 _HEAD = 2000
 _SHEBANG = "#!/bin/sh\n"
-_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ def why_unsafe(path: Path) -> str | None:
         status = at.stat()
         if status.st_uid not in (0, os.geteuid()):
             return f"{path}: root will run it, and {at} belongs to user {status.st_uid}, who can replace it"
-        if status.st_mode & _WRITABLE_BY_OTHERS and not status.st_mode & stat.S_ISVTX:
+        if permissions.others_can_replace_entries(status):
             return f"{path}: root will run it, and {at} can be written by others, who can replace it"
     return None
 

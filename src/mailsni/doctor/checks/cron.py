@@ -10,7 +10,7 @@ from pathlib import Path
 from mailsni.doctor.checks.scripts import Script, check_script
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity
 from mailsni.doctor.helpers import run_each
-from mailsni.host import text_files
+from mailsni.host import files
 
 _PLACES = (
     *("etc/crontab", "etc/cron.d", "etc/cron.hourly", "etc/cron.daily", "etc/cron.weekly", "etc/cron.monthly"),
@@ -31,7 +31,7 @@ def cron_files(facts: Facts) -> Iterator[Path]:
     for place in _PLACES:
         path = facts.root / place
         if path.is_dir():
-            yield from (path / name for name in text_files.names_in(path) if (path / name).is_file())
+            yield from (path / name for name in files.list_names(path) if (path / name).is_file())
         elif path.is_file():
             yield path
 
@@ -76,7 +76,7 @@ def _panel_script(line: str) -> str | None:
 
 
 def _is_script(path: Path) -> bool:
-    if not path.is_file() or path.stat().st_size > text_files.LARGEST:
+    if not path.is_file() or path.stat().st_size > files.TEXT_LIMIT:
         return False
     with path.open("rb") as file:
         return file.read(2) == b"#!"

@@ -16,7 +16,7 @@ from pathlib import Path
 from mailsni.doctor.checks.scripts import Script, check_certbot_calls, check_script
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity
 from mailsni.doctor.helpers import quoted, run_each
-from mailsni.host import text_files
+from mailsni.host import files, permissions
 from mailsni.sources.base import certbot_directories
 
 KINDS = ("pre", "deploy", "post")
@@ -31,7 +31,7 @@ def hook_files(facts: Facts) -> Iterator[tuple[str, Path]]:
     for root in certbot_directories(facts.settings.sources):
         for kind in KINDS:
             directory = root / "renewal-hooks" / kind
-            yield from ((kind, directory / name) for name in text_files.names_in(directory))
+            yield from ((kind, directory / name) for name in files.list_names(directory))
 
 
 def is_executable(path: Path) -> bool:
@@ -47,7 +47,7 @@ def configured_hooks(facts: Facts) -> Iterator[Path]:
     """Certbot's files with ``renew_hook = …`` and the like: certbot runs these commands by the shell."""
     for root in certbot_directories(facts.settings.sources):
         yield root / "cli.ini"
-        yield from (root / "renewal" / name for name in text_files.names_in(root / "renewal") if name.endswith(".conf"))
+        yield from (root / "renewal" / name for name in files.list_names(root / "renewal") if name.endswith(".conf"))
 
 
 def read_configured(path: Path) -> Script:
@@ -107,7 +107,7 @@ def _check_hook(facts: Facts, path: Path) -> Iterator[Finding]:
             "certbot runs every executable file there but those that end in ~, so it runs the old hook too",
             Fix(quoted("chmod", "a-x", path), note="or remove it"),
         )
-    if status.st_mode & 0o022 or status.st_uid not in (0, os.geteuid()):
+    if permissions.others_can_write(status) or status.st_uid not in (0, os.geteuid()):
         yield Finding(
             "hook_writable",
             Severity.ERROR,

@@ -19,7 +19,7 @@ from mailsni.doctor import helpers
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity
 from mailsni.doctor.helpers import KEYS_EXPOSED, quoted
 from mailsni.errors import HostError, MailsniError
-from mailsni.host import files
+from mailsni.host import files, permissions
 from mailsni.targets.postfix import map_read, map_source
 from mailsni.targets.postfix.map_source import Mistake, PemLabels, SourceLine
 from mailsni.targets.postfix.map_types import PostfixMap, TableReference
@@ -28,7 +28,6 @@ from mailsni.targets.postfix.postconf import SNI_MAPS, Configuration, redirects_
 LIVE = "/etc/letsencrypt/live/NAME"
 """A lineage, for people to put theirs in."""
 _MAKEABLE = ("lmdb", "cdb", "hash", "btree")
-_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _SLACK = 2.0
 """Seconds between a table and what it was made of that say nothing: file systems and copies round times."""
 _ALL_CUT_OFF = "every client that sends a name (SNI) is cut off, for every name; those that send none are served"
@@ -397,7 +396,7 @@ def _check_writers(table: TableFacts) -> Iterator[Finding]:
     paths = _files(table)
     for path in paths:
         status = path.stat()
-        if status.st_mode & _WRITABLE_BY_OTHERS:
+        if permissions.others_can_write(status):
             yield _writable(path, status.st_mode, quoted("chmod", "600", *paths))
         if status.st_uid not in (0, os.geteuid()):
             yield Finding(
@@ -411,9 +410,9 @@ def _check_writers(table: TableFacts) -> Iterator[Finding]:
             )
     directory = table.reference.map.source.parent if table.reference.map is not None else None
     if directory is not None and directory.is_dir():
-        mode = directory.stat().st_mode
-        if mode & _WRITABLE_BY_OTHERS and not mode & stat.S_ISVTX:
-            yield _writable(directory, mode, quoted("chmod", "go-w", directory))
+        status = directory.stat()
+        if permissions.others_can_replace_entries(status):
+            yield _writable(directory, status.st_mode, quoted("chmod", "go-w", directory))
 
 
 def _writable(path: Path, mode: int, fix: str) -> Finding:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mailsni.core.text import printable_name
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity
-from mailsni.host import text_files
+from mailsni.host import files
 
 CERTBOT = re.compile(r"(?:^|[;&|(`]|\bexec|\bsudo|\bthen|\bdo)\s*(?:/\S*/)?certbot\s+(?:-|[a-z])")
 RESTART = re.compile(
@@ -52,7 +52,7 @@ class Script:
             PermissionMissingError: this user may not read it.
             HostError: it cannot be read, or is too large.
         """
-        text = text_files.text_of(path)
+        text = files.read_text(path)
         return cls.parse(path, text) if text is not None else None
 
     @property

@@ -14,11 +14,10 @@ from mailsni.core.text import counted, summarize
 from mailsni.core.x509 import ChainDescription, Leaf, describe
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity
 from mailsni.doctor.helpers import KEYS_EXPOSED, chmod, quoted, world_readable
-from mailsni.host import files, text_files
+from mailsni.host import files, permissions
 from mailsni.sources.base import StoreFiles
 
 _PEM_LIMIT = 1 << 20
-_WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _RENEW = ("--force-renewal",)
 _RENEWALS = {
     Reason.KEY_MISMATCH: _RENEW,
@@ -67,7 +66,7 @@ def pin_modes(facts: Facts) -> Iterator[Finding]:
     """Check who can read the pinned files."""
     settings = facts.settings
     for directory in dict.fromkeys((settings.dovecot.pin_directory, settings.state.directory / "pinned")):
-        pins = (directory / name for name in text_files.names_in(directory) if name.endswith(".pem"))
+        pins = (directory / name for name in files.list_names(directory) if name.endswith(".pem"))
         exposed = [path for path, _ in world_readable(pins)]
         if exposed:
             yield Finding(
@@ -90,7 +89,7 @@ def _check_writable(directories: Iterable[Path]) -> Iterator[Finding]:
         if not path.is_dir():
             continue
         status = path.stat()
-        loose = status.st_mode & _WRITABLE_BY_OTHERS and not status.st_mode & stat.S_ISVTX
+        loose = permissions.others_can_replace_entries(status)
         if loose or status.st_uid not in (0, os.geteuid()):
             why = f"mode {stat.S_IMODE(status.st_mode):04o}" if loose else f"it belongs to user {status.st_uid}"
             yield Finding(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mailsni.core.x509 import ChainDescription, describe
 from mailsni.errors import HostError, PermissionMissingError
-from mailsni.host import files, text_files
+from mailsni.host import files
 from mailsni.targets.postfix import lines
 from mailsni.targets.postfix.map_read import decoded
 
@@ -47,7 +47,7 @@ def read_source(path: Path) -> tuple[SourceLine, ...] | None:
     Raises:
         MailsniError: it cannot be read.
     """
-    text = text_files.text_of(path)
+    text = files.read_text(path)
     return None if text is None else tuple(source_lines(text))
 
 

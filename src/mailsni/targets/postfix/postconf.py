@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.errors import HostError
-from mailsni.host import text_files
+from mailsni.host import files
 from mailsni.host.commands import LOCAL, Completed, Executor, require_tool
 from mailsni.targets.postfix import lines
 from mailsni.targets.postfix.lines import Entry
@@ -202,8 +202,8 @@ def read(config_directory: Path, executor: Executor = LOCAL) -> Configuration:
         overrides=overrides(config_directory, executor=executor),
         types=supported_types(executor),
         unused=tuple((Path(path), name, value) for path, name, value in dict.fromkeys(_UNUSED.findall(main.stderr))),
-        main=tuple(lines.entries(text_files.text_of(config_directory / "main.cf") or "")),
-        master=tuple(lines.entries(text_files.text_of(config_directory / "master.cf") or "")),
+        main=tuple(lines.entries(files.read_text(config_directory / "main.cf") or "")),
+        master=tuple(lines.entries(files.read_text(config_directory / "master.cf") or "")),
     )
 
 
