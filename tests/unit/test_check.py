@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,13 +16,14 @@ from hypothesis import strategies as st
 
 from mailsni.check import runner, wire
 from mailsni.check.expiry import expiry_findings
-from mailsni.check.gather import gather
-from mailsni.check.model import CheckResult, Expiry, Finding, Level, Thresholds
+from mailsni.check.gather import CheckContext, gather
+from mailsni.check.model import DAMAGE_CODES, CheckResult, Code, Expiry, Finding, Level, Thresholds
 from mailsni.check.records import check_runs, failed_run
+from mailsni.check.runner import run_checks
 from mailsni.config.parser import parse
 from mailsni.config.settings import Settings, StateSettings
 from mailsni.core import x509
-from mailsni.core.deployment import Deployment
+from mailsni.core.deployment import Deployment, DeploymentRecord
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Expectation, Problem
@@ -233,6 +235,31 @@ def test_a_host_with_nothing_is_a_clear_line(tmp_path: Path) -> None:
     ]
     (tmp_path / "state").write_text("no directory")
     assert runner.check(nowhere(tmp_path), Thresholds(), NOW).level is Level.CRITICAL
+
+
+# ── what follows from what ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def context(tmp_path: Path, record: DeploymentRecord | None, *problems: Finding) -> CheckContext:
+    """Of a host without servers, where gathering found these problems."""
+    settings = nowhere(tmp_path)
+    return CheckContext(settings, Thresholds(), NOW, None, None, None, record, False, os.geteuid(), problems)  # noqa: FBT003
+
+
+WAITING = Finding(Level.WARNING, Code.REWRITE_PENDING, "postfix: the map waits")
+
+
+@pytest.mark.parametrize(("code", "told"), [(code, code not in DAMAGE_CODES) for code in Code])
+def test_that_a_damaged_file_waits_to_be_written_again_is_no_news(tmp_path: Path, code: Code, *, told: bool) -> None:
+    record = DeploymentRecord(Deployment(), trusted=True)
+    result = run_checks(context(tmp_path, record, Finding(Level.CRITICAL, code, "x"), WAITING))
+    assert (WAITING in result.findings) is told
+
+
+def test_a_record_that_this_user_may_not_read_is_unreadable_and_no_fault(tmp_path: Path) -> None:
+    result = run_checks(context(tmp_path, None))
+    assert result.unreadable == ("the pinned files",)
+    assert [one.code for one in result.findings] == [Code.NOTHING_READABLE]
 
 
 # ── the sum ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,7 +15,7 @@ from typing import Final
 
 from mailsni.core.model import Progress
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.expectation import Expectation, Problem
+from mailsni.probes.expectation import Expectation, Problem, problem_of
 from mailsni.probes.model import Outcome, Probe, ProbeResult
 from mailsni.probes.tls_client import run_probes
 
@@ -36,7 +36,7 @@ class Answer:
     @property
     def problem(self) -> Problem | None:
         """Why it is not what was expected; None when it is."""
-        return self.expectation.problem(self.result)
+        return problem_of(self.result, self.expectation.fingerprint)
 
     @property
     def has_certificate(self) -> bool:

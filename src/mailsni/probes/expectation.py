@@ -50,10 +50,6 @@ class Expectation:
         """The probe that tests it at an endpoint."""
         return Probe(endpoint, sni_name(self.name), self.algorithm)
 
-    def problem(self, result: ProbeResult) -> Problem | None:
-        """What keeps a result from being the expected leaf; None when it is that."""
-        return problem_of(result, self.fingerprint)
-
 
 _PROBLEMS: Final[Mapping[Outcome, Problem]] = {
     Outcome.REFUSED: Problem.NOT_LISTENING,
