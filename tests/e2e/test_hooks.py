@@ -403,7 +403,7 @@ def test_a_failure_in_the_background_is_known_to_everybody_who_asks(
     assert status["schema"] == "mailsni.error/1", "the store is still away"
     mail_host.store.live.mkdir()
     last = json.loads(mail_host.mailsni("status", "--json").stdout)["last_run"]
-    assert (last["exit_code"], last["by"], last["error"]) == (1, "certbot-deploy", why)
+    assert (last["exit_code"], last["trigger"], last["error"]) == (1, "certbot-deploy", why)
     shown = mail_host.mailsni("status").stdout.splitlines()[-1]
     assert re.fullmatch(
         rf"last run: \S+ \S+ UTC by certbot-deploy: {re.escape(why)} \(exit code 1\); the last good one: .+ UTC", shown

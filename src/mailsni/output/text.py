@@ -34,23 +34,24 @@ _COLOURS = {
     Kind.KEEP: "magenta",
 }
 
-Anyone = Certificate | DeployedCertificate
+AnyCertificate = Certificate | DeployedCertificate
 
 
 def status(snapshot: Snapshot, history: History, *, skipped: bool) -> None:
-    """The table of names and the last run; with ``skipped`` also what is not served, and why."""
+    """Print the table of names and the last run; with ``skipped`` also what is not served, and why."""
     winners = {winner.name: winner.certificates for winner in snapshot.selection.winners}
     deployed = snapshot.record.deployment
     rows, colours = [], []
     for name, state in name_states(snapshot.selection, snapshot.plan):
-        certificates: Sequence[Anyone] = winners.get(name) or deployed.certificates_for(name)
-        for one in certificates:
-            rows.append((name, one.algorithm.upper(), _until(one, snapshot.now), state, one.source))
+        certificates: Sequence[AnyCertificate] = winners.get(name) or deployed.certificates_for(name)
+        for certificate in certificates:
+            expiry = _expiry(certificate, snapshot.now)
+            rows.append((name, certificate.algorithm.upper(), expiry, state, certificate.source))
             colours.append(_STATE_COLOURS[state])
     if rows:
         table(("NAME", "KEY", "EXPIRES", "STATE", "SOURCE"), rows, colours)
     else:
-        print_line("no name is served and none can be")
+        print_line("no names: nothing is deployed, and no certificate can be")
     if skipped:
         _skipped_table(snapshot.selection.skipped)
     else:
@@ -61,49 +62,53 @@ def status(snapshot: Snapshot, history: History, *, skipped: bool) -> None:
 
 
 def _last_run(last: Run, last_good: Run | None) -> str:
-    """One line: when, started by what, how it ended, and when one ended well if that one did not."""
+    """One line: when it ended, what started it, and how; after a failure also when one last succeeded."""
     when = f"{last.ended_at:%Y-%m-%d %H:%M} UTC"
     line = f"last run: {when} by {last.trigger}: {last.summary} (exit code {last.exit_code})"
     if last.good:
         return line
     if last_good is None:
-        return f"{line}; no good one yet"
-    return f"{line}; the last good one: {last_good.ended_at:%Y-%m-%d %H:%M} UTC"
+        return f"{line}; no successful run yet"
+    return f"{line}; last successful run: {last_good.ended_at:%Y-%m-%d %H:%M} UTC"
 
 
-def _skipped_table(found: Sequence[SkippedLineage]) -> None:
+def _skipped_table(lineages: Sequence[SkippedLineage]) -> None:
     print_line()
-    if not found:
+    if not lineages:
         print_line("nothing is skipped")
         return
-    rows = [(one.reason, "" if one.information else "!", one.source, summarize(one.names), one.detail) for one in found]
-    table(("REASON", "", "SOURCE", "NAMES", "WHY"), rows, ["" if one.information else "red" for one in found])
+    marks = ["" if lineage.information else "!" for lineage in lineages]
+    rows = [
+        (lineage.reason, mark, lineage.source, summarize(lineage.names), lineage.detail)
+        for lineage, mark in zip(lineages, marks, strict=True)
+    ]
+    table(("REASON", "", "SOURCE", "NAMES", "WHY"), rows, ["red" if mark else "" for mark in marks])
 
 
-def _skipped_summary(found: Sequence[SkippedLineage]) -> None:
-    problems = sum(not one.information for one in found)
-    if found:
+def _skipped_summary(lineages: Sequence[SkippedLineage]) -> None:
+    count = sum(not lineage.information for lineage in lineages)
+    if lineages:
         print_line()
-        print_line(f"{counted(problems, 'problem')}, {len(found) - problems} for information: mailsni status --skipped")
+        print_line(f"{counted(count, 'problem')}, {len(lineages) - count} for information: mailsni status --skipped")
 
 
 def plan(snapshot: Snapshot) -> None:
-    """What apply would do, a line for each name, and in sum."""
+    """Print what ``apply`` would change: one line for each name, and the totals."""
     for change in snapshot.plan.changes:
         _change(change)
     for artifact in snapshot.plan.artifacts:
         print_line(f"  {artifact.server}: {artifact.path}: {artifact.why}")
     if snapshot.plan.pins:
         print_line(f"  {counted(len(snapshot.plan.pins), 'key and chain file')} to write in {snapshot.pins.path}")
-    print_line(_sum(snapshot.plan))
+    print_line(_totals(snapshot.plan))
 
 
-def _sum(found: Plan) -> str:
+def _totals(plan: Plan) -> str:
     counts = (
-        f"{found.count(Kind.ADD)} to add, {found.count(Kind.RENEW, Kind.REPLACE)} to change, "
-        f"{found.count(Kind.REMOVE)} to remove, {found.count(Kind.KEEP)} kept"
+        f"{plan.count(Kind.ADD)} to add, {plan.count(Kind.RENEW, Kind.REPLACE)} to change, "
+        f"{plan.count(Kind.REMOVE)} to remove, {plan.count(Kind.KEEP)} kept"
     )
-    return f"Plan: {counts}." if found.pending else f"Nothing to do ({counts})."
+    return f"Plan: {counts}." if plan.pending else f"Nothing to do ({counts})."
 
 
 def _change(change: Change) -> None:
@@ -116,62 +121,64 @@ def _change(change: Change) -> None:
     print_coloured(f"{SYMBOLS[change.kind]} {change.name}  {detail}  ({change.why}{key})", _COLOURS[change.kind])
 
 
-def _certificates(found: Sequence[Anyone]) -> str:
-    return " + ".join(f"{one.algorithm.upper()} {one.source} until {one.not_after:%Y-%m-%d}" for one in found)
+def _certificates(certificates: Sequence[AnyCertificate]) -> str:
+    return " + ".join(
+        f"{each.algorithm.upper()} {each.source} until {each.not_after:%Y-%m-%d}" for each in certificates
+    )
 
 
 def diffs(snapshot: Snapshot) -> Sequence[tuple[str, str]]:
-    """The unified diff between each server's live text and the one that it should have, where they differ."""
-    found = []
+    """The unified diff between the live file of each server and the planned one, where they differ, by server."""
+    differences = []
     for target in snapshot.targets:
         live = files.read_private(target.path) or b""
         planned = snapshot.texts[target.name]
         lines = difflib.unified_diff(_lines(live), _lines(planned), str(target.path), f"{target.path} (planned)")
         difference = "".join(lines)
         if difference:
-            found.append((target.name, difference))
-    return found
+            differences.append((target.name, difference))
+    return differences
 
 
 def _lines(text: bytes) -> list[str]:
     return text.decode("utf-8", "replace").splitlines(keepends=True)
 
 
-def diff(found: Sequence[tuple[str, str]]) -> None:
-    """Diffs, in colour on a terminal."""
+def diff(differences: Sequence[tuple[str, str]]) -> None:
+    """Print diffs, in colour on a terminal."""
     colours = {"+": "green", "-": "red", "@": "cyan"}
-    for _, difference in found:
+    for _, difference in differences:
         for line in difference.splitlines():
             print_coloured(line, colours.get(line[:1], ""))
 
 
-def applied(done: ApplyResult, *, verbose: bool) -> None:
-    """What apply did."""
-    snapshot = done.snapshot
-    if done.reloads is None:
+def applied(result: ApplyResult, *, verbose: bool) -> None:
+    """Print what ``apply`` did."""
+    snapshot = result.snapshot
+    if result.reloads is None:
         names = len(snapshot.selection.winners)
         certificates = len(snapshot.selection.certificates)
         print_line(f"nothing to do: {counted(names, 'name')}, {counted(certificates, 'certificate')}")
         return
     for change in snapshot.plan.changes:
         _change(change)
-    for server, outcome in done.reloads.items():
-        paths = ", ".join(str(path) for path in done.published if _belongs(path, server, snapshot))
+    for server, outcome in result.reloads.items():
+        paths = ", ".join(str(path) for path in result.published if _belongs(path, server, snapshot))
         print_line(f"{server}: {paths or 'nothing'} published, {outcome}")
-    for confirmation in done.confirmations:
+    for confirmation in result.confirmations:
         _confirmation(confirmation, verbose=verbose)
 
 
-def applied_in_a_line(done: ApplyResult) -> str:
-    """What apply did, for a log."""
-    snapshot = done.snapshot
-    if done.reloads is None:
+def applied_in_a_line(result: ApplyResult) -> str:
+    """What ``apply`` did, in one line for a log."""
+    snapshot = result.snapshot
+    if result.reloads is None:
         return f"nothing to do: {counted(len(snapshot.selection.winners), 'name')}"
     names = [change.name for change in snapshot.plan.effective]
     changed = f"{counted(len(names), 'name')} changed ({summarize(names)})" if names else "no name changed"
-    servers = ", ".join(f"{server} {outcome}" for server, outcome in done.reloads.items())
-    answers = sum(len(confirmation.answers) for confirmation in done.confirmations)
-    right = answers - len(done.wrong)
+    servers = ", ".join(f"{server} {outcome}" for server, outcome in result.reloads.items())
+    answers = sum(len(confirmation.answers) for confirmation in result.confirmations)
+    right = answers - len(result.wrong)
     asked = f"; {right} of {counted(answers, 'answer')} as intended" if answers else ""
     return f"published: {changed}; {servers}{asked}"
 
@@ -197,23 +204,23 @@ def _confirmation(confirmation: Confirmation, *, verbose: bool) -> None:
         print_line(f"  {answer.problem or 'ok'}: {answer.expectation.name} at {answer.result.endpoint}: {served}")
 
 
-def problems(found: Sequence[SkippedLineage]) -> None:
-    """What a person should look at, on standard error."""
-    for one in found:
-        names = f" ({summarize(one.names)})" if one.names else ""
-        log(Level.WARNING, f"{one.source}: {one.reason}: {one.detail}{names}")
+def problems(lineages: Sequence[SkippedLineage]) -> None:
+    """Log a warning for each skipped lineage that needs attention."""
+    for lineage in lineages:
+        names = f" ({summarize(lineage.names)})" if lineage.names else ""
+        log(Level.WARNING, f"{lineage.source}: {lineage.reason}: {lineage.detail}{names}")
 
 
 def explanation(name: str, candidates: Sequence[Candidate]) -> None:
-    """Which certificate a name gets, and why the others lost."""
+    """Print which certificate a name gets, and why it gets no other."""
     if not candidates:
-        print_line(f"{name}: no certificate has this name: it is answered with the default certificate")
+        print_line(f"{name}: no certificate has this name: clients get the default certificate")
         return
     if not any(one.wins for one in candidates):
-        print_line(f"{name}: none of its certificates serves it: it is answered with the default certificate")
+        print_line(f"{name}: none of its certificates is used: clients get the default certificate")
     rows = [
         (
-            "served" if one.wins else "lost",
+            "served" if one.wins else "not used",
             one.certificate.algorithm.upper(),
             f"{one.certificate.not_after:%Y-%m-%d}",
             one.certificate.source,
@@ -224,25 +231,25 @@ def explanation(name: str, candidates: Sequence[Candidate]) -> None:
     table(("", "KEY", "EXPIRES", "SOURCE", "WHY"), rows, ["green" if one.wins else "" for one in candidates])
 
 
-def doctor(found: Sequence[Finding], *, errors_only: bool) -> None:
-    """Every mistake that was found: what, and indented below it where, why, and the parts of its fix."""
+def doctor(findings: Sequence[Finding], *, errors_only: bool) -> None:
+    """Print each finding: what, and indented below it where, why, and the parts of its fix."""
     colours = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
-    for one in found:
-        if errors_only and one.severity is not Severity.ERROR:
+    for finding in findings:
+        if errors_only and finding.severity is not Severity.ERROR:
             continue
-        print_coloured(f"{one.severity}: {one.what}", colours[one.severity])
-        fix = (("edit", one.fix.edit), ("run", one.fix.command), ("note", one.fix.note))
-        for label, line in (("where", one.where), ("why", one.why), *fix):
+        print_coloured(f"{finding.severity}: {finding.what}", colours[finding.severity])
+        fix = (("edit", finding.fix.edit), ("run", finding.fix.command), ("note", finding.fix.note))
+        for label, line in (("where", finding.where), ("why", finding.why), *fix):
             if line is not None:
                 print_line(f"  {f'{label}:':<7}{line}")
         print_line()
     if errors_only:
         return
-    counts = [(sum(one.severity is severity for one in found), severity) for severity in Severity]
-    said = [counted(count, severity) for count, severity in counts if count]
-    print_line(", ".join(said) if said else "nothing found")
+    counts = [(sum(finding.severity is severity for finding in findings), severity) for severity in Severity]
+    totals = [counted(count, severity) for count, severity in counts if count]
+    print_line(", ".join(totals) if totals else "no findings")
 
 
-def _until(one: Anyone, now: datetime) -> str:
-    days = (one.not_after - now).days
-    return f"{one.not_after:%Y-%m-%d} ({counted(days, 'day')})"
+def _expiry(certificate: AnyCertificate, now: datetime) -> str:
+    days = (certificate.not_after - now).days
+    return f"{certificate.not_after:%Y-%m-%d} ({counted(days, 'day')})"
