@@ -381,7 +381,7 @@ def test_findings_are_printed_with_place_reason_and_fix(capsys: pytest.CaptureFi
     text.doctor(FOUND, errors_only=True)
     assert capsys.readouterr().out == first
     text.doctor((), errors_only=False)
-    assert capsys.readouterr().out == "nothing found\n"
+    assert capsys.readouterr().out == "no findings\n"
 
 
 def test_a_document_counts_its_findings() -> None:
