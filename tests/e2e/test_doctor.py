@@ -16,7 +16,7 @@ from tests.support.doctor_host import DoctorHost
 
 def test_nothing_is_found_where_everything_is_in_order(doctor_host: DoctorHost) -> None:
     said = doctor_host.mail_host.mailsni("doctor")
-    assert (said.returncode, said.stdout, said.stderr) == (0, "nothing found\n", "")
+    assert (said.returncode, said.stdout, said.stderr) == (0, "no findings\n", "")
 
 
 # ── what cannot be looked at, and bad input ──────────────────────────────────────────────────────────────────────────
