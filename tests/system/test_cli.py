@@ -7,8 +7,10 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import pytest
 
 from mailsni import __version__
 from mailsni.errors import Exit
+from mailsni.sources import scan_cache
 from tests.support.cli_host import HIDDEN, CliHost, new_host
 
 PROGRAM = [sys.executable, "-m", "mailsni"]
@@ -75,6 +78,15 @@ def test_a_hook_call_that_another_process_waits_for_imports_nothing_that_works(t
     modules = imported(tmp_path, "--config", str(host.config), "apply", "--settle", "9", before=holding)
     assert "mailsni.runs.debounce" in modules
     assert not modules & {*HEAVY, "mailsni.deploy", "mailsni.sources.certbot", "mailsni.targets", "mailsni.cli.queries"}
+
+
+def test_a_run_with_nothing_to_do_imports_only_what_compares(tmp_path: Path) -> None:
+    host = new_host(tmp_path)
+    shutil.rmtree(host.store.live / "torn.test")
+    time.sleep(scan_cache.MIN_FILE_AGE + 0.1)
+    apply = ("--config", str(host.config), "apply", "--quiet")
+    assert {"cryptography", "jinja2"} <= imported(tmp_path, *apply)
+    assert imported(tmp_path, *apply) & HEAVY == {"jinja2"}
 
 
 # ── locks ────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,7 +17,6 @@ from mailsni.core.model import Progress
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Expectation, Problem, problem_of
 from mailsni.probes.model import Outcome, Probe, ProbeResult
-from mailsni.probes.tls_client import run_probes
 
 PROBE_LIMIT: Final = 400
 """Probes of one server after a run. Of more names than that an even sample is probed, and the output says so."""
@@ -89,6 +88,8 @@ def responsive_endpoints(
     Returns:
         The endpoints, and the results of those where something listens that does not speak TLS as expected.
     """
+    from mailsni.probes.tls_client import run_probes  # only a run that probes needs ssl
+
     results = run_probes([Probe(endpoint, name) for endpoint in endpoints], timeout=timeout)
     responsive = [result.endpoint for result in results if result.outcome.reached_tls]
     return responsive, [
@@ -136,6 +137,8 @@ def probe_server(
 def _answers(
     pairs: Sequence[tuple[Expectation, Endpoint]], timeout: float, progress: Callable[[int, int], None] | None = None
 ) -> list[Answer]:
+    from mailsni.probes.tls_client import run_probes
+
     probes = [expectation.probe(endpoint) for expectation, endpoint in pairs]
     on_done = (lambda done: progress(done, len(probes))) if progress else None
     results = run_probes(probes, timeout=timeout, on_done=on_done)

@@ -20,7 +20,6 @@ from pathlib import Path
 from mailsni.core.model import CachedLineage, Certificate, FileIdentity, Inventory, Progress, Reason, SkippedLineage
 from mailsni.core.names import RefusedNameError, safe_path
 from mailsni.core.text import printable_name
-from mailsni.core.x509 import ValidPair, validate_pair
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import file_identity
 from mailsni.sources.base import StoreFiles, WatchPath
@@ -281,6 +280,8 @@ def _pair(
     if isinstance(key, ReadRefusedError):
         # The leaf is read all the same: a lineage without a mail name is nobody's concern, whatever its key is like.
         return SkippedLineage(source, key.reason, key.detail, _names_of(source, chain.content))
+    from mailsni.core.x509 import ValidPair, validate_pair  # only a changed lineage needs cryptography
+
     outcome = validate_pair(source, chain.content, key.content)
     if not isinstance(outcome, ValidPair):
         return SkippedLineage(source, outcome.reason, outcome.detail, outcome.names)
@@ -289,5 +290,7 @@ def _pair(
 
 
 def _names_of(source: str, chain_pem: bytes) -> tuple[str, ...]:
+    from mailsni.core.x509 import ValidPair, validate_pair
+
     outcome = validate_pair(source, chain_pem, None)
     return outcome.certificate.names if isinstance(outcome, ValidPair) else outcome.names

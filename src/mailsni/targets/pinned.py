@@ -15,7 +15,6 @@ from pathlib import Path
 
 from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.model import Certificate, FileIdentity
-from mailsni.core.x509 import ValidPair, validate_pinned
 from mailsni.errors import HostError
 from mailsni.host import file_identity, files
 
@@ -62,6 +61,8 @@ class PinDirectory:
         content = files.read_private(self.path_of(deployed))
         if content is None:
             return None
+        from mailsni.core.x509 import ValidPair, validate_pinned  # only a certificate that is kept needs cryptography
+
         outcome = validate_pinned(deployed.source, content)
         if isinstance(outcome, ValidPair) and outcome.certificate.ident == deployed.ident:
             return outcome.certificate
