@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -87,6 +89,19 @@ def chmod(mode: str, paths: Sequence[Path], note: str | None = None) -> Fix:
     more = len(paths) - FILES_IN_COMMAND
     repeat = f"repeat it for the other {more}" if more > 0 else None
     return Fix(quoted("chmod", mode, *paths[:FILES_IN_COMMAND]), note="; ".join(filter(None, (repeat, note))) or None)
+
+
+def writable_by_others(path: Path) -> tuple[str, Fix] | None:
+    """Why others than root can write to a file or a directory, and the fix; None when they cannot."""
+    status = path.stat()
+    is_directory = stat.S_ISDIR(status.st_mode)
+    writable = permissions.others_can_replace_entries if is_directory else permissions.others_can_write
+    if status.st_uid not in (0, os.geteuid()):
+        command = quoted("chown", "root", path) + " && " + quoted("chmod", "go-w", path)
+        return f"it belongs to user {status.st_uid}", Fix(command)
+    if writable(status):
+        return f"mode {stat.S_IMODE(status.st_mode):04o}", Fix(quoted("chmod", "go-w", path))
+    return None
 
 
 def world_readable(paths: Iterable[Path]) -> list[tuple[Path, str]]:

@@ -51,10 +51,19 @@ def world_readable(path: Path) -> str | None:
     Returns:
         None when not every user can, or there is no such file.
     """
+    return _world_mode(path, stat.S_IROTH)
+
+
+def world_writable(path: Path) -> str | None:
+    """Why others than the owner and the group can write a file; see :func:`world_readable`."""
+    return _world_mode(path, stat.S_IWOTH)
+
+
+def _world_mode(path: Path, permission: int) -> str | None:
     real = path.resolve()
     try:
         mode = stat.S_IMODE(real.stat().st_mode)
-        if not mode & stat.S_IROTH or not all(above.stat().st_mode & stat.S_IXOTH for above in real.parents):
+        if not mode & permission or not all(above.stat().st_mode & stat.S_IXOTH for above in real.parents):
             return None
     except (FileNotFoundError, NotADirectoryError, PermissionError):  # what we cannot reach, others cannot
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import stat
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,7 @@ from mailsni.doctor.dovecot_facts import APPLY, NOT_STARTING, DovecotFacts, disc
 from mailsni.doctor.finding import Finding, Fix, Severity
 from mailsni.doctor.helpers import quoted
 from mailsni.errors import HostError, PermissionMissingError
-from mailsni.host import files
+from mailsni.host import files, permissions
 from mailsni.targets.dovecot.configuration import BlockPair, file_problem, full_key
 from mailsni.targets.dovecot.parser import Block, Setting
 from mailsni.targets.dovecot.precedence import can_match
@@ -202,32 +201,20 @@ def key_modes(facts: DovecotFacts) -> Iterator[Finding]:
         if path is not None:
             places.setdefault(Path(os.path.realpath(path)), setting)
     for path, setting in places.items():
-        access = _access_of_others(path)
-        if (
-            access is not None and path.parent != facts.dovecot.settings.pin_directory
-        ):  # the stores' checks are about those
+        if path.parent == facts.dovecot.settings.pin_directory:  # the checks of the stores are about the pins
+            continue
+        if not os.path.isfile(path):  # noqa: PTH113  # whatever the path, this raises nothing
+            continue
+        can_read, can_write = permissions.world_readable(path), permissions.world_writable(path)
+        if can_read or can_write:
             yield Finding(
                 "dovecot_key_exposed",
                 Severity.ERROR,
-                f"every user of this host can {access} the private key {path}",
+                f"every user of this host can {'read' if can_read else 'replace'} the private key {path}",
                 place_of(setting),
                 "whoever has it can impersonate this server; Dovecot needs only root to read it",
                 Fix(quoted("chmod", "o-rwx", path)),
             )
-
-
-def _access_of_others(path: Path) -> str | None:
-    """What everybody may do with a file: "read" or "replace"; None when nothing."""
-    try:
-        mode = path.stat().st_mode
-        reachable = all(parent.stat().st_mode & stat.S_IXOTH for parent in path.parents)
-    except OSError:
-        return None
-    if not stat.S_ISREG(mode) or not reachable:
-        return None
-    if mode & stat.S_IROTH:
-        return "read"
-    return "replace" if mode & stat.S_IWOTH else None
 
 
 def archive_paths(facts: DovecotFacts) -> Iterator[Finding]:

@@ -6,7 +6,6 @@ in ``~``.
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 from collections.abc import Iterator
@@ -15,8 +14,8 @@ from pathlib import Path
 
 from mailsni.doctor.checks.scripts import Script, check_certbot_calls, check_script
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity
-from mailsni.doctor.helpers import quoted, run_each
-from mailsni.host import files, permissions
+from mailsni.doctor.helpers import quoted, run_each, writable_by_others
+from mailsni.host import files
 from mailsni.sources.base import certbot_directories
 
 KINDS = ("pre", "deploy", "post")
@@ -107,14 +106,14 @@ def _check_hook(facts: Facts, path: Path) -> Iterator[Finding]:
             "certbot runs every executable file there but those that end in ~, so it runs the old hook too",
             Fix(quoted("chmod", "a-x", path), note="or remove it"),
         )
-    if permissions.others_can_write(status) or status.st_uid not in (0, os.geteuid()):
+    if (writable := writable_by_others(path)) is not None:
         yield Finding(
             "hook_writable",
             Severity.ERROR,
-            f"others than root can write {path}",
+            f"others than root can write to {path} ({writable[0]})",
             str(path),
             "certbot runs whatever they write there, as root, at the next renewal",
-            Fix(quoted("chown", "root", path) + " && " + quoted("chmod", "go-w", path)),
+            writable[1],
         )
     script = Script.read(path)
     if script is not None:

@@ -13,8 +13,8 @@ from mailsni.core.model import Certificate, Reason
 from mailsni.core.text import counted, summarize
 from mailsni.core.x509 import ChainDescription, Leaf, describe
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity
-from mailsni.doctor.helpers import KEYS_EXPOSED, chmod, quoted, world_readable
-from mailsni.host import files, permissions
+from mailsni.doctor.helpers import KEYS_EXPOSED, chmod, quoted, world_readable, writable_by_others
+from mailsni.host import files
 from mailsni.sources.base import StoreFiles
 
 _PEM_LIMIT = 1 << 20
@@ -86,19 +86,14 @@ def _named(paths: list[Path], noun: str) -> str:
 
 def _check_writable(directories: Iterable[Path]) -> Iterator[Finding]:
     for path in directories:
-        if not path.is_dir():
-            continue
-        status = path.stat()
-        loose = permissions.others_can_replace_entries(status)
-        if loose or status.st_uid not in (0, os.geteuid()):
-            why = f"mode {stat.S_IMODE(status.st_mode):04o}" if loose else f"it belongs to user {status.st_uid}"
+        if path.is_dir() and (writable := writable_by_others(path)) is not None:
             yield Finding(
                 "store_writable",
                 Severity.ERROR,
-                f"others than root can write to {path} ({why})",
+                f"others than root can write to {path} ({writable[0]})",
                 str(path),
                 "they can put another key and certificate there, which is then served",
-                Fix(quoted("chmod", "go-w", path) if loose else quoted("chown", "root", path)),
+                writable[1],
             )
 
 
