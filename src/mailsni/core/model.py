@@ -1,4 +1,4 @@
-"""What a scan finds: certificates, and what was skipped with a reason code. Only data, no I/O."""
+"""What a scan gives: certificates, and skipped ones with a reason code. Only data, no I/O."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mailsni.core.text import ContractWord
 
 Algorithm = Literal["ecdsa", "rsa"]
 Progress = Callable[[str, int, int], None]
-"""Told what is going on, how much of it is done, and how much there is."""
+"""Called with what goes on, how much of it is done, and how much there is."""
 
 
 class Reason(ContractWord):
@@ -49,20 +49,20 @@ class KeyAndChain:
     """Private key, leaf and intermediates as PEM, key first: the very bytes of a pinned file. Never shown."""
 
     pem: bytes | None = field(repr=False)
-    """None when the files are known to be those of an earlier run: they are read again only if that is needed."""
+    """None for a certificate from the scan cache: its files are read again only when they are needed."""
     digest: str
     """SHA-256 of the bytes, hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A leaf with its chain and its private key, proven to belong together."""
+    """A leaf with its chain and its private key, which belong together."""
 
     source: str
     """Its origin in the store, printable: a path, or ``path#name``. Equal from scan to scan, and opaque: only the store
     itself takes it apart."""
     names: tuple[str, ...]
-    """Its dNSName SANs that are of the grammar of :mod:`mailsni.core.names`, sorted; nothing else has a say."""
+    """Its dNSName SANs that are of the grammar of :mod:`mailsni.core.names`, sorted; no other name counts."""
     algorithm: Algorithm
     fingerprint: str
     """SHA-256 of the leaf's DER, hexadecimal: what ``openssl x509 -fingerprint -sha256`` prints without colons."""
@@ -76,7 +76,7 @@ class Certificate:
     staging: bool
     material: KeyAndChain = field(repr=False)
     kept: bool = False
-    """It stands in, as the last good one, for a lineage that is broken now."""
+    """It is the last good one of a lineage that is broken now."""
     chain_path: str = ""
     """The file of the store with leaf and intermediates, for servers that read it there; empty: there is none."""
     key_path: str = ""
@@ -94,21 +94,21 @@ class Certificate:
 
 @dataclass(frozen=True, slots=True)
 class SkippedLineage:
-    """A lineage, or one name of it, that is not served, or not as it lies in the store."""
+    """A certificate of a store, or some of its names, that is not served, or not as it is in the store."""
 
     source: str
-    """Where it lies, printable."""
+    """Its origin, printable."""
     reason: Reason
     detail: str
     """A sentence for a person, printable, without any content of the files."""
     names: tuple[str, ...] = ()
-    """The mail names concerned, as far as they are known and of the grammar."""
+    """The mail names of it, as far as they are known and of the grammar."""
     information: bool = False
-    """Nothing that a person must look at: the exit code stays 0."""
+    """No person must look at it: the exit code stays 0."""
 
 
 class FileIdentity(NamedTuple):
-    """Which file it is, and in which state: another one is another file, or a changed one."""
+    """Tells a file from every other, and from itself before a change."""
 
     device: int
     inode: int
@@ -133,12 +133,12 @@ class CachedLineage:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The result of a scan: everything in the stores is in one of the first two, ordered by source."""
+    """The result of a scan. Everything in the stores is a certificate, or skipped, or both; ordered by origin."""
 
     certificates: tuple[Certificate, ...]
     skipped: tuple[SkippedLineage, ...]
     lineages: frozenset[str]
-    """Every lineage that exists, good or bad: what is deployed from one that is not among them is really gone."""
+    """The origin of everything that exists, good or bad. What is deployed from any other origin is really gone."""
     cached: tuple[CachedLineage, ...] = ()
     """What the next scan need not read again as long as the files are the same."""
 

@@ -1,7 +1,7 @@
-"""Reading files of a store: once, bounded, and never anything that lies outside it.
+"""Reads files of a store: once, up to a size limit, and nothing outside the store.
 
-A file is opened without effect first (``O_PATH``), judged by what was really opened, and only then opened for reading
-through its descriptor, so nothing can be swapped in between. A FIFO or a device is therefore never opened at all.
+A file is opened without effect first (``O_PATH``), checked by its descriptor, and opened for reading through the same
+descriptor, so nothing can be swapped in between. A FIFO or a device is never opened for reading.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIZE_LIMIT = 1 << 20
 
 
 class ReadRefusedError(Exception):
-    """A file of a store that is not read, or cannot be. The message never holds content."""
+    """A file of a store cannot be read, or must not be. The message holds none of its content."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
         super().__init__(detail)
@@ -29,7 +29,7 @@ class ReadRefusedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoreFile:
-    """What a file held when it was read once, and which file it was."""
+    """A file that was read: its content, and which file it was."""
 
     content: bytes
     identity: FileIdentity

@@ -21,9 +21,8 @@ from mailsni.host import files
 MIN_FILE_AGE = 2.0
 """Seconds for which a file must have been unchanged when it was read."""
 _SCHEMA = f"mailsni.readings/{__version__}"
-_PLAIN = tuple(
-    one.name for one in fields(Certificate) if one.name not in ("names", "not_before", "not_after", "material")
-)
+_CONVERTED = ("names", "not_before", "not_after", "material")
+_PLAIN = tuple(field.name for field in fields(Certificate) if field.name not in _CONVERTED)
 
 
 def load(path: Path) -> dict[str, CachedLineage]:
@@ -54,12 +53,12 @@ def save(path: Path, lineages: Iterable[CachedLineage], now: datetime) -> None:
 
 
 def _encode(lineage: CachedLineage) -> dict[str, Any]:
-    one = lineage.certificate
-    return {name: getattr(one, name) for name in _PLAIN} | {
-        "names": one.names,
-        "not_before": one.not_before.timestamp(),
-        "not_after": one.not_after.timestamp(),
-        "digest": one.material.digest,
+    certificate = lineage.certificate
+    return {name: getattr(certificate, name) for name in _PLAIN} | {
+        "names": certificate.names,
+        "not_before": certificate.not_before.timestamp(),
+        "not_after": certificate.not_after.timestamp(),
+        "digest": certificate.material.digest,
         "files": lineage.files,
         "refused_names": lineage.refused_names,
     }
