@@ -117,11 +117,11 @@ def _table(audit: Audit, *, all_names: bool) -> None:
     ports = list(dict.fromkeys(_port(assessment.case.endpoint) for assessment in audit.assessments))
     wrong = {_client(assessment) for assessment in audit.wrong}
     all_names = all_names or len(rows) <= _TABLE_LIMIT
-    shown = {name: cells for name, cells in rows.items() if all_names or name in wrong or name in _CLIENTS.values()}
-    table = [[name, *(_cell(cells.get(port, ())) for port in ports)] for name, cells in shown.items()]
-    console.table(["NAME", *ports], table, ["red" if name in wrong else "" for name in shown])
-    if len(shown) < len(rows):
-        console.print_line(f"({counted(len(rows) - len(shown), 'name')} more, all as intended: -v shows them)")
+    visible = {name: cells for name, cells in rows.items() if all_names or name in wrong or name in _CLIENTS.values()}
+    table = [[name, *(_cell(cells.get(port, ())) for port in ports)] for name, cells in visible.items()]
+    console.table(["NAME", *ports], table, ["red" if name in wrong else "" for name in visible])
+    if len(visible) < len(rows):
+        console.print_line(f"({counted(len(rows) - len(visible), 'name')} more, all as intended: -v shows them)")
 
 
 def _port(endpoint: Endpoint) -> str:

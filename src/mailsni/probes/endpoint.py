@@ -66,23 +66,23 @@ class Endpoint:
         Raises:
             ValueError: the text is something else; the message says what, and quotes the text.
         """
-        shown = ascii(text[:80])
+        quoted = ascii(text[:80])
         match = _ENDPOINT.fullmatch(text)
         if match is None:
-            raise ValueError(f"{shown} is not PROTOCOL://HOST:PORT (an IPv6 address goes in brackets)")
+            raise ValueError(f"{quoted} is not PROTOCOL://HOST:PORT (an IPv6 address goes in brackets)")
         scheme, bracketed, host, digits = match.groups()
         protocol = _protocol(scheme.lower())
         if protocol is None:
-            raise ValueError(f"{shown}: unknown protocol; known are {', '.join(DEFAULT_PORTS)}")
+            raise ValueError(f"{quoted}: unknown protocol; known are {', '.join(DEFAULT_PORTS)}")
         if bracketed is not None:
             if _address_version(bracketed) != 6:
-                raise ValueError(f"{shown}: the text in brackets is not an IPv6 address")
+                raise ValueError(f"{quoted}: the text in brackets is not an IPv6 address")
             host = bracketed
         elif _address_version(host) != 4 and not _is_host_name(host):
-            raise ValueError(f"{shown}: the host is neither an address nor a host name")
+            raise ValueError(f"{quoted}: the host is neither an address nor a host name")
         port = DEFAULT_PORTS[protocol] if digits is None else int(digits)
         if not 0 < port < 65536:
-            raise ValueError(f"{shown}: the port is not between 1 and 65535")
+            raise ValueError(f"{quoted}: the port is not between 1 and 65535")
         return cls(protocol, host, port)
 
 

@@ -33,20 +33,21 @@ def assess(
     """
     leaf = x509.parse_leaf(result.chain[0]) if result.chain else None
     problem = problem_of(result, case.fingerprint)
-    found: list[tuple[Problem, str]] = []
+    explained: list[tuple[Problem, str]] = []
     if problem is Problem.WRONG_CERTIFICATE:
-        found.append((problem, f"serves {labels.get(result.fingerprint or '') or _unknown_certificate(result, leaf)}"))
+        label = labels.get(result.fingerprint or "") or _unknown_certificate(result, leaf)
+        explained.append((problem, f"serves {label}"))
     elif problem is not None:
-        found.append((problem, result.detail))
+        explained.append((problem, result.detail))
     if leaf is not None:
-        found += _leaf_problems(case, leaf, now)
-        found += _chain_problems(case, result.chain, leaf, trust_error)
+        explained += _leaf_problems(case, leaf, now)
+        explained += _chain_problems(case, result.chain, leaf, trust_error)
         if trust_error is not None and leaf.not_before <= now < leaf.not_after:  # else it only repeats the dates
-            found.append((Problem.UNTRUSTED, f"this system does not trust it: {trust_error}"))
+            explained.append((Problem.UNTRUSTED, f"this system does not trust it: {trust_error}"))
     elif result.outcome is Outcome.SERVED:
-        found.append((Problem.WRONG_CERTIFICATE, "serves a certificate that cannot be decoded"))
-    problems = tuple(dict.fromkeys(problem for problem, _ in found))
-    return Assessment(case, result, problems, "; ".join(text for _, text in found), leaf)
+        explained.append((Problem.WRONG_CERTIFICATE, "serves a certificate that cannot be decoded"))
+    problems = tuple(dict.fromkeys(problem for problem, _ in explained))
+    return Assessment(case, result, problems, "; ".join(text for _, text in explained), leaf)
 
 
 def _leaf_problems(case: ProbeCase, leaf: Leaf, now: datetime) -> Iterator[tuple[Problem, str]]:
