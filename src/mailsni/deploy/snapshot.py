@@ -1,4 +1,4 @@
-"""Everything up to the plan: looks at the stores, the servers and what is deployed, and writes nothing."""
+"""Everything up to the plan: reads the stores, the servers and the deployment record, and writes nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mailsni.targets.registry import find_all
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What there is, what should be, and the difference."""
+    """The certificates that exist, what should be deployed, what is, and the difference."""
 
     settings: Settings
     now: datetime
@@ -36,17 +36,17 @@ class Snapshot:
     targets: tuple[Target, ...]
     pins: PinDirectory
     texts: Mapping[Server, bytes]
-    """What each target's text should be, by its name."""
+    """The text that each target should have, by its name."""
     plan: Plan
 
 
 def take_snapshot(settings: Settings, now: datetime, *, progress: Progress | None = None) -> Snapshot:
-    """Look at everything.
+    """Read everything.
 
     Args:
-        settings: where to look.
+        settings: the stores, the servers, and the patterns of names.
         now: the moment at which certificates must be valid, with a time zone.
-        progress: told about every lineage that is read.
+        progress: called for every lineage.
 
     Raises:
         HostError: a store or a server's configuration cannot be read.

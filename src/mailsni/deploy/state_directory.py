@@ -1,9 +1,9 @@
-"""What is deployed, as the program recorded it: a cache and a memory, in ``state.directory``.
+"""The deployment record, in ``state.directory``.
 
-``deployment.json`` says which names are served with which certificates and which files were published. ``journal.json``
-exists only while files are being published: a run that finds one knows that the run before it was cut off, believes
-nothing about the files, and publishes and reloads again. Without the record the next run does the same; what is lost
-then is the last good certificate of a lineage that is broken at that very moment.
+``deployment.json`` has the deployed names, their certificates and the published files. ``journal.json`` exists only
+while a run publishes: a run that finds one knows that the run before it was cut off, trusts none of the files, and
+publishes and reloads again. Without a record a run does the same. A lost record costs the last good certificate of a
+lineage that is broken at that moment, and nothing else.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class State:
 
     @property
     def readings(self) -> Path:
-        """Where :mod:`mailsni.sources.scan_cache` remembers."""
+        """The file of :mod:`mailsni.sources.scan_cache`."""
         return self.directory / "readings.json"
 
     @property
@@ -36,7 +36,7 @@ class State:
         return self.directory / "journal.json"
 
     def load(self) -> DeploymentRecord:
-        """Read the record; one that is missing, cut off or of another version counts as none.
+        """Read the record. One that is missing, cut off or of another version counts as none.
 
         Raises:
             PermissionMissingError: this user may not read it.
@@ -58,7 +58,7 @@ class State:
         )
 
     def problems(self) -> tuple[str, ...]:
-        """Why what lies in the place of a record is none. A journal that was cut off is no complaint: its run was.
+        """What is wrong with the records. A journal that was cut off is no problem: it belongs to a run that was.
 
         Raises:
             PermissionMissingError: this user may not read it.
@@ -70,10 +70,10 @@ class State:
         return tuple(one for one in found if one is not None)
 
     def change_token(self) -> tuple[FileIdentity | None, FileIdentity | None]:
-        """What tells that a run began, or ended with another deployment, between two looks.
+        """Changes when a run starts to publish, and when it commits.
 
         Raises:
-            PermissionError: this user may not look.
+            PermissionError: this user may not see the records.
         """
         return file_identity.of_file(self._deployment), file_identity.of_file(self._journal)
 
@@ -83,11 +83,11 @@ class State:
         files.replace(self._journal, encode(intended))
 
     def commit(self, deployment: Deployment) -> None:
-        """Record what is live now, and end the journal."""
+        """Record the live deployment, and remove the journal."""
         files.ensure_directory(self.directory, 0o700)
         files.replace(self._deployment, encode(deployment))
         self.clear_journal()
 
     def clear_journal(self) -> None:
-        """End the journal: what was intended has been taken back."""
+        """Remove the journal: what it announced is committed or undone."""
         files.remove(self._journal)

@@ -36,7 +36,7 @@ from mailsni.targets.reload import ReloadResult
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line asks for."""
+    """Options of the command line."""
 
     force: bool = False
     reload: bool = True
@@ -46,12 +46,12 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class ApplyResult:
-    """What was done."""
+    """What apply did."""
 
     snapshot: Snapshot
     published: tuple[Path, ...] = ()
     reloads: Mapping[str, ReloadResult] | None = None
-    """What was done to each server that has new artifacts; None when nothing was to do at all."""
+    """Of each server that has new files; None when there was nothing to do."""
     confirmations: tuple[Confirmation, ...] = ()
     not_configured: tuple[str, ...] = ()
     """Why servers do not read what was published."""
@@ -70,13 +70,13 @@ class ApplyResult:
 
 
 def run(settings: Settings, options: Options, *, wait: float = 0.0, progress: Progress | None = None) -> ApplyResult:
-    """The whole job: take the lock, look, and make what is deployed what it should be.
+    """Take the lock and deploy what should be deployed.
 
     Args:
-        settings: what to do it with.
-        options: what the command line asks for.
+        settings: what to deploy, and where to.
+        options: of the command line.
         wait: seconds to wait for another run to end.
-        progress: told about what takes long.
+        progress: called while something takes long.
 
     Raises:
         PermissionMissingError: this user may not do it; nothing was touched.
@@ -94,13 +94,13 @@ def writable_directories(settings: Settings) -> tuple[Path, ...]:
 
 
 def apply(snapshot: Snapshot, options: Options, *, progress: Progress | None = None) -> ApplyResult:
-    """Make what is deployed what it should be. The caller holds the lock.
+    """Deploy what a snapshot plans. The caller holds the lock.
 
     Raises:
         RefusedError: nothing is left to serve, and there was something before.
-        HostError: it could not be done; what was live is live.
-        RolledBackError: the servers did not serve what was published; what was live is live again.
-        RollbackFailedError: and it could not be brought back.
+        HostError: it failed before or while it published; the previous deployment is live.
+        RolledBackError: the servers did not serve what was published; the previous deployment is live again.
+        RollbackFailedError: the previous deployment could not be restored.
     """
     if not snapshot.targets:
         raise HostError(
@@ -114,7 +114,7 @@ def apply(snapshot: Snapshot, options: Options, *, progress: Progress | None = N
 
 
 def require_not_empty(snapshot: Snapshot, *, allow: bool) -> None:
-    """Do not take all names away because a store is empty: it may only not be mounted.
+    """Refuse to remove all names because a store is empty: it may just not be mounted.
 
     Raises:
         RefusedError: nothing is left to serve, and something is served now.
@@ -129,7 +129,7 @@ def require_not_empty(snapshot: Snapshot, *, allow: bool) -> None:
 
 
 def _is_live(snapshot: Snapshot) -> bool:
-    """Whether a live file says more than comments: without a record that is how a deployment is known."""
+    """Whether a live file has more than comments: without a record only that shows a deployment."""
     lines = (line for target in snapshot.targets for line in (files.read_private(target.path) or b"").splitlines())
     return any(line.strip() and not line.startswith(b"#") for line in lines)
 

@@ -9,12 +9,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -380,6 +378,8 @@ def scratch(**contents: bytes) -> Iterator[Path]:
     Raises:
         HostError: it cannot be made.
     """
+    import tempfile  # a hook's way in does not need it
+
     try:
         directory = Path(tempfile.mkdtemp(prefix="mailsni-"))
     except OSError as error:
@@ -401,6 +401,8 @@ def _with_descriptor(path: Path, act: Callable[[int], None]) -> None:
 
 
 def _syncfs(descriptor: int) -> None:
+    import ctypes  # only a deployment of many certificates needs it
+
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.syncfs(descriptor) != 0:
         number = ctypes.get_errno()

@@ -28,17 +28,17 @@ class PinDirectory:
     path: Path
 
     def path_of(self, certificate: Certificate | DeployedCertificate) -> Path:
-        """Where the pinned file of a certificate lies, or would."""
+        """The path of a certificate's pinned file."""
         return self.path / f"{certificate.ident}.pem"
 
     def missing(
         self, certificates: Iterable[Certificate], known: Mapping[str, FileIdentity]
     ) -> tuple[Certificate, ...]:
-        """The certificates whose pinned file is not there, or is not what it should be: content, mode, owner.
+        """The certificates whose pinned file is missing or wrong: content, mode, owner.
 
         Args:
-            certificates: those that shall have one.
-            known: the pinned files as they were when they were last known to be whole, by ident: not read again.
+            certificates: those that need one.
+            known: identities of pinned files whose content was right, by ident: these are not read again.
         """
         return tuple(one for one in certificates if not self._whole(one, known.get(one.ident)))
 
@@ -52,12 +52,12 @@ class PinDirectory:
         return hashlib.sha256(files.read_private(path) or b"").hexdigest() == certificate.material.digest
 
     def identities(self, certificates: Iterable[Certificate]) -> dict[str, FileIdentity]:
-        """The pinned files as they are, by ident."""
+        """The identities of the pinned files, by ident."""
         found = ((one.ident, file_identity.of_file(self.path_of(one))) for one in certificates)
         return {ident: identity for ident, identity in found if identity is not None}
 
     def last_good(self, deployed: DeployedCertificate) -> Certificate | None:
-        """The certificate that was deployed, from its pinned file; None when that is gone or not whole."""
+        """A deployed certificate, from its pinned file; None when that is missing or wrong."""
         content = files.read_private(self.path_of(deployed))
         if content is None:
             return None
@@ -69,7 +69,7 @@ class PinDirectory:
         return None
 
     def publish(self, certificates: Collection[Certificate], staging: Path) -> tuple[Path, ...]:
-        """Write pinned files, whole and durable. No server reads them yet: nothing names them.
+        """Write pinned files, durably. No server reads them yet, because no file names them.
 
         Args:
             certificates: those that are :meth:`missing`, with their key and chain.
@@ -89,7 +89,7 @@ class PinDirectory:
         return tuple(self.path_of(one) for one in certificates)
 
     def list_unused(self, referred_to: Collection[str]) -> list[Path]:
-        """The pinned files that are none of these, by ident. Other files in the directory are not ours to judge."""
+        """The pinned files of other certificates than these idents. Other files in the directory are not ours."""
         try:
             found = sorted(entry.name for entry in os.scandir(self.path) if _NAME.match(entry.name))
         except FileNotFoundError:
@@ -99,10 +99,10 @@ class PinDirectory:
         return [self.path / name for name in found if name.removesuffix(".pem") not in referred_to]
 
     def remove_unused(self, referred_to: Collection[str]) -> int:
-        """Remove the pinned files that nothing refers to, by ident.
+        """Remove the pinned files of other certificates than these idents.
 
         Returns:
-            How many there were.
+            How many it removed.
         """
         stale = self.list_unused(referred_to)
         for path in stale:

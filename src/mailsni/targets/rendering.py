@@ -1,8 +1,8 @@
-"""From a selection to the text of both servers, through Jinja2 templates.
+"""Renders the texts of both servers from a selection, with Jinja2 templates.
 
-The package brings the templates; an administrator's own, of the same file name in ``templates/`` beside the
-configuration file, win. Everything that reaches a template went through :mod:`mailsni.core.names`, so nothing is
-escaped. The same selection gives the same bytes.
+The package ships the templates. The administrator's own, of the same file name in ``templates/`` beside the
+configuration file, win. Every value went through :mod:`mailsni.core.names`, so templates escape nothing. The same
+selection gives the same bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DovecotVersion = Literal["2.3", "2.4"]
 
 @dataclass(frozen=True, slots=True)
 class RenderedCertificate:
-    """What a template may say of a certificate."""
+    """A certificate as templates see it."""
 
     source: str
     algorithm: str
@@ -60,7 +60,7 @@ class Paths:
     """The blocks name the store's own files, where a certificate has such: a last good one has none."""
 
     def of(self, certificate: Certificate) -> RenderedCertificate:
-        """What a template may say of a certificate.
+        """A certificate as templates see it.
 
         Raises:
             RefusedNameError: a path is outside the grammar.

@@ -32,7 +32,7 @@ from mailsni.targets.rendering import DovecotVersion, Paths
 
 @dataclass(frozen=True, slots=True)
 class Dovecot:
-    """The Dovecot of this host, as far as this program needs to know it."""
+    """The Dovecot of this host."""
 
     settings: DovecotSettings
     installed: bool
@@ -173,12 +173,12 @@ def _is_installed(executor: Executor) -> bool:
 
 
 def is_wanted(settings: DovecotSettings, executor: Executor = LOCAL) -> bool:
-    """Whether this host's Dovecot is to be served: switched on, or to be found by itself and installed."""
+    """Whether to deploy to this host's Dovecot: it is switched on, or ``auto`` and installed."""
     return settings.enabled is True or (settings.enabled == "auto" and _is_installed(executor))
 
 
 def find(settings: DovecotSettings, executor: Executor = LOCAL) -> Dovecot | None:
-    """Look at the Dovecot of this host.
+    """Find the Dovecot of this host.
 
     Returns:
         None when it is not wanted.

@@ -39,7 +39,7 @@ _DEFAULT_TYPES = ("lmdb", "cdb", "hash", "btree")
 
 @dataclass(frozen=True, slots=True)
 class Postfix:
-    """The Postfix of this host, as far as this program needs to know it."""
+    """The Postfix of this host."""
 
     settings: PostfixSettings
     installed: bool
@@ -185,12 +185,12 @@ def _why_changed(path: Path, published: Mapping[str, FileIdentity]) -> str | Non
 
 
 def is_wanted(settings: PostfixSettings, executor: Executor = LOCAL) -> bool:
-    """Whether this host's Postfix is to be served: switched on, or to be found by itself and installed."""
+    """Whether to deploy to this host's Postfix: it is switched on, or ``auto`` and installed."""
     return settings.enabled is True or (settings.enabled == "auto" and executor.find_tool("postconf") is not None)
 
 
 def find(settings: PostfixSettings, executor: Executor = LOCAL) -> Postfix | None:
-    """Look at the Postfix of this host.
+    """Find the Postfix of this host.
 
     Returns:
         None when it is not wanted.
