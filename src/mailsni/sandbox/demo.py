@@ -70,10 +70,10 @@ class _Sandbox:
 
 
 def run() -> bool:
-    """Show the whole job, on standard output.
+    """Show the whole job on standard output.
 
     Returns:
-        Whether everything was served, or read back, as it should be.
+        Whether every name got the right certificate, from the servers or from the map.
 
     Raises:
         HostError: neither Postfix nor the berkeleydb package is there, so that no map can be made.
@@ -84,7 +84,7 @@ def run() -> bool:
         default = authority.issue(["mx.host.test"])
         sandbox = _Sandbox(directory, authority, CertbotDirectory(directory / "letsencrypt"), default)
         sandbox.lineages[default.fingerprint] = _DEFAULT
-        _heading("A sandbox: nothing of this host is touched")
+        _heading("The sandbox: this host is not touched")
         _start_servers(sandbox, stack)
         _write_configuration(sandbox)
         _issue(sandbox)
@@ -92,10 +92,10 @@ def run() -> bool:
 
 
 def _show(sandbox: _Sandbox) -> bool:
-    _heading("What apply is about to do, and the first apply")
+    _heading("The plan, and the first apply")
     _mailsni(sandbox, "plan")
     _mailsni(sandbox, "apply")
-    _heading("The table of names, and what is not served, and why")
+    _heading("Every name, and every certificate that is not served")
     _mailsni(sandbox, "status", "--skipped")
     right = _what_is_served(sandbox)
     _heading("certbot renews alpha.test: the plan, and the second apply")
@@ -106,12 +106,12 @@ def _show(sandbox: _Sandbox) -> bool:
     _mailsni(sandbox, "plan")
     _mailsni(sandbox, "apply")
     right = _what_is_served(sandbox) and right
-    _heading("A third apply touches nothing, and a name explains itself")
+    _heading("A third apply changes nothing, and why a name gets its certificate")
     _mailsni(sandbox, "apply", "--quiet")
     _mailsni(sandbox, "plan")
     _mailsni(sandbox, "explain", "mail.gamma.test")
     console.print_line()
-    console.print_line("All names are as they should be." if right else "NOT everything is as it should be: see above.")
+    console.print_line(f"{'Every name gets' if right else 'NOT every name gets'} the right certificate.")
     console.print_line("The sandbox is gone; the host's mail configuration was not touched.")
     return right
 
@@ -134,14 +134,14 @@ def _start_servers(sandbox: _Sandbox, stack: ExitStack) -> None:
         )
         _introduce("Postfix", sandbox.postfix)
     else:
-        console.print_line(f"Postfix: none is started ({reason}): the map is proven by reading it back")
+        console.print_line(f"Postfix: not started ({reason}); the map is read back instead")
         # postmap and postconf, where they are installed, want a configuration to read.
         (sandbox.map.parent / "main.cf").write_text("compatibility_level = 3.6\n")
     if (reason := PrivateDovecot.unavailable()) is None:
         sandbox.dovecot = stack.enter_context(PrivateDovecot(sandbox.directory / "dovecot", sandbox.default))
         _introduce("Dovecot", sandbox.dovecot)
     else:
-        console.print_line(f"Dovecot: none is started ({reason}): its include is written, and not loaded by a server")
+        console.print_line(f"Dovecot: not started ({reason}); its include is written, but no server reads it")
 
 
 def _introduce(name: str, server: PrivateServer) -> None:
@@ -200,11 +200,11 @@ def _issue(sandbox: _Sandbox) -> None:
     sandbox.add("www.epsilon.test", issue(["www.epsilon.test"]))
     console.print_line(f"certbot directory: {sandbox.store.live}")
     for line in (
-        "  alpha.test        ECDSA, mail. and imap. and www.",
-        "  beta.test-0001    RSA, mail.",
+        "  alpha.test        ECDSA, for mail., imap. and www.",
+        "  beta.test-0001    RSA, for mail.",
         "  gamma.test        a wildcard, *.gamma.test",
         "  delta.test        broken: the key of another certificate",
-        "  www.epsilon.test  a web site's, no mail name in it",
+        "  www.epsilon.test  for a web site, without a mail name",
     ):
         console.print_line(line)
 
@@ -218,7 +218,7 @@ def _mailsni(sandbox: _Sandbox, *arguments: str) -> None:
 
 
 def _what_is_served(sandbox: _Sandbox) -> bool:
-    """Show who is served what, and tell whether that is right."""
+    """Show which certificate every name gets, and return whether all are right."""
     right = True
     if sandbox.postfix is not None or sandbox.dovecot is not None:
         right = _ask_servers(sandbox)
@@ -235,7 +235,7 @@ def _endpoints(sandbox: _Sandbox) -> Iterator[Endpoint]:
 
 
 def _ask_servers(sandbox: _Sandbox) -> bool:
-    console.print_line("Asked on the wire, name by name, as a mail client does:")
+    console.print_line("Every name, probed as a mail client does:")
     console.print_line()
     endpoints = list(_endpoints(sandbox))
     expected = {**dict(sorted(sandbox.expected.items())), "": sandbox.default.fingerprint}
@@ -248,12 +248,12 @@ def _ask_servers(sandbox: _Sandbox) -> bool:
         right = right and good
         shown = [sandbox.lineages.get(one.fingerprint or "", one.detail) for one in served]
         rows.append((name or "(no SNI)", *shown, "yes" if good else "NO"))
-    console.table(("NAME", *(endpoint.protocol.upper() for endpoint in endpoints), "AS INTENDED"), rows)
+    console.table(("NAME", *(endpoint.protocol.upper() for endpoint in endpoints), "RIGHT"), rows)
     return right
 
 
 def _read_map_back(sandbox: _Sandbox) -> bool:
-    console.print_line("Read back from the compiled map of Postfix, entry by entry:")
+    console.print_line("Every name, read back from the compiled Postfix map:")
     console.print_line()
     table = PostfixMap(_map_type(), sandbox.map)
     keys = [name.encode() for name in sandbox.expected]
@@ -265,9 +265,9 @@ def _read_map_back(sandbox: _Sandbox) -> bool:
         served = found.get(name, sandbox.default.fingerprint)
         good = served == fingerprint
         right = right and good
-        shown = sandbox.lineages.get(served, "another certificate") if name in found else "not in it: the default"
+        shown = sandbox.lineages.get(served, "another certificate") if name in found else "no entry: the default"
         rows.append((name, shown, "yes" if good else "NO"))
-    console.table(("NAME", "IN THE MAP", "AS INTENDED"), rows)
+    console.table(("NAME", "IN THE MAP", "RIGHT"), rows)
     return right
 
 
