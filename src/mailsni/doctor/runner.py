@@ -32,7 +32,7 @@ Check = Callable[[Facts], Iterable[Finding]]
 SAME_CODE_LIMIT = 20
 """Findings of one code that are reported one by one."""
 CHECKS: tuple[tuple[str, Check], ...] = (
-    ("Postfix", lambda facts: postfix.findings(facts, facts.postfix_configuration)),
+    ("Postfix", postfix.findings),
     ("the modes of the private keys", stores.key_modes),
     ("the modes of the pinned files", stores.pin_modes),
     ("broken lineages", stores.broken_lineages),

@@ -76,8 +76,9 @@ class DefaultCertificate:
     """The line that names them."""
 
 
-def findings(facts: Facts, configuration: Configuration | None) -> Iterator[Finding]:
+def findings(facts: Facts) -> Iterator[Finding]:
     """Everything that is wrong with this host's Postfix; nothing where it is not installed, or cannot be asked."""
+    configuration = facts.postfix_configuration
     if configuration is None:
         return
     tables = []

@@ -370,7 +370,7 @@ def _check_readers(table: TableFacts) -> Iterator[Finding]:
     source, file = table.reference.source, table.file
     if source is None or file is None or file == source:
         return
-    fix = Fix(quoted("chmod", "600", *_files(table)))
+    fix = helpers.chmod("600", _files(table))
     exposed = helpers.world_readable([file])
     for path, mode in exposed:
         yield Finding(
@@ -393,45 +393,44 @@ def _check_readers(table: TableFacts) -> Iterator[Finding]:
 
 
 def _check_writers(table: TableFacts) -> Iterator[Finding]:
-    paths = _files(table)
+    if table.reference.map is None:
+        return
+    source, paths = table.reference.map.source, _files(table)
     for path in paths:
         status = path.stat()
         if permissions.others_can_write(status):
-            yield _writable(path, status.st_mode, quoted("chmod", "600", *paths))
+            yield _writable(path, status.st_mode, helpers.chmod("600", paths))
         if status.st_uid not in (0, os.geteuid()):
             yield Finding(
                 "map_wrong_owner",
-                Severity.ERROR if path == table.reference.source else Severity.WARNING,
+                Severity.ERROR if path == source else Severity.WARNING,
                 f"{path} belongs to user {status.st_uid}",
                 str(path),
                 "postmap gives up root for the owner of the source, who cannot read the keys: it leaves out every line "
                 "and exits 0; and the owner can read or replace what is served",
                 Fix(quoted("chown", "root", *paths)),
             )
-    directory = table.reference.map.source.parent if table.reference.map is not None else None
-    if directory is not None and directory.is_dir():
-        status = directory.stat()
+    if source.parent.is_dir():
+        status = source.parent.stat()
         if permissions.others_can_replace_entries(status):
-            yield _writable(directory, status.st_mode, quoted("chmod", "go-w", directory))
+            yield _writable(source.parent, status.st_mode, helpers.chmod("go-w", [source.parent]))
 
 
-def _writable(path: Path, mode: int, fix: str) -> Finding:
+def _writable(path: Path, mode: int, fix: Fix) -> Finding:
     return Finding(
         "map_writable",
         Severity.ERROR,
         f"{path} can be written by others than its owner (mode {stat.S_IMODE(mode):04o})",
         str(path),
         "they can replace your certificates and keys with their own",
-        Fix(fix),
+        fix,
     )
 
 
 def _files(table: TableFacts) -> list[Path]:
     """The source and the compiled file, as far as they exist."""
-    if table.reference.map is None:
-        return []
-    paths = (table.reference.map.source, table.file)
-    return list(dict.fromkeys(path for path in paths if path is not None and path.exists()))
+    paths = dict.fromkeys((table.reference.source, table.file))
+    return [path for path in paths if path is not None and path.exists()]
 
 
 def _keys(lines: Sequence[SourceLine]) -> str:
