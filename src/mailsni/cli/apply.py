@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mailsni.cli.options import GlobalOptions, number, print_json
+from mailsni.cli.options import GlobalOptions, WaitOption, number, print_json
 from mailsni.core.log import Level
 from mailsni.errors import ConfigurationError, Exit
 from mailsni.output import console
@@ -32,16 +32,7 @@ def apply(
     allow_empty: Annotated[
         bool, typer.Option("--allow-empty", help="Remove all names when no certificate is left.")
     ] = False,
-    wait: Annotated[
-        float,
-        typer.Option(
-            "--wait",
-            metavar="SECONDS",
-            parser=number,
-            show_default=False,
-            help="Wait so long for another run to end. Default: do not wait.",
-        ),
-    ] = 0.0,
+    wait: WaitOption = 0.0,
     settle_for: Annotated[float | None, typer.Option("--settle", metavar="SECONDS", parser=number, hidden=True)] = None,
     after: Annotated[str | None, typer.Option("--after", metavar="PROGRAM", hidden=True)] = None,
 ) -> int:

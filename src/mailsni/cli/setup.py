@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mailsni.cli.options import GlobalOptions, number, print_json
+from mailsni.cli.options import GlobalOptions, WaitOption, print_json
 from mailsni.core.log import Level
 from mailsni.errors import Exit, UsageError
 from mailsni.output import console
@@ -35,16 +35,7 @@ def setup(
         bool, typer.Option("--watch", help="Install the service that runs `watch` instead of the timer.")
     ] = False,
     timer: Annotated[bool, typer.Option("--timer", help="Replace the service of --watch by the timer.")] = False,
-    wait: Annotated[
-        float,
-        typer.Option(
-            "--wait",
-            metavar="SECONDS",
-            parser=number,
-            show_default=False,
-            help="Wait so long for another run to end. Default: do not wait.",
-        ),
-    ] = 0.0,
+    wait: WaitOption = 0.0,
 ) -> int:
     """Configure Postfix, Dovecot, certbot and the scheduler to use mailsni.
 
