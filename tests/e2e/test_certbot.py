@@ -23,7 +23,7 @@ def leaf(lineage: Path) -> str:
 
 @pytest.fixture
 def store(certbot: Certbot) -> CertbotDirectory:
-    """The mail_host reads certbot's own directory."""
+    """The mail host reads certbot's own directory."""
     return CertbotDirectory(certbot.config_directory)
 
 

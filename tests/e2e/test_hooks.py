@@ -486,7 +486,7 @@ class TestCertbot:
 
     @pytest.fixture
     def store(self, certbot: Certbot) -> CertbotDirectory:
-        """The mail_host reads certbot's own directory."""
+        """The mail host reads certbot's own directory."""
         return CertbotDirectory(certbot.config_directory)
 
     @pytest.mark.parametrize("both", [False, True], ids=["deploy hook", "deploy and post hook"])

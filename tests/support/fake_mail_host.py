@@ -43,9 +43,12 @@ _POSTCONF = """\
 [ "$1" != -c ] || echo 'tls_server_sni_maps = texthash:/etc/postfix/mailsni'
 [ "$1" != -c ] || echo 'default_database_type = texthash'
 """
-_POSTMAP = """\
-#!/bin/sh
-[ "$3" != -q ] || sed 's/$/\\tvalue/'
+_POSTMAP = r"""#!/bin/sh
+entries() { sed -n 's/^\([^#[:space:]][^[:space:]]*\)[[:space:]]*/\1\t/p' "${1#*:}"; }
+case "$3" in
+-s) entries "$4" ;;
+-q) while read -r key; do entries "$5" | grep "^$key[[:space:]]"; done ;;
+esac
 """
 _RELOADED = """\
 #!/bin/sh
