@@ -406,7 +406,9 @@ def test_a_failure_in_the_background_is_known_to_everybody_who_asks(
     assert (last["exit_code"], last["trigger"], last["error"]) == (1, "certbot-deploy", why)
     shown = mail_host.mailsni("status").stdout.splitlines()[-1]
     assert re.fullmatch(
-        rf"last run: \S+ \S+ UTC by certbot-deploy: {re.escape(why)} \(exit code 1\); the last good one: .+ UTC", shown
+        rf"last run: \S+ \S+ UTC by certbot-deploy: {re.escape(why)} "
+        rf"\(exit code 1\); last successful run: .+ UTC",
+        shown,
     )
 
 
