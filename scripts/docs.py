@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import configparser
 import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,11 @@ def paragraphs(text: str) -> list[str]:
     return [" ".join(paragraph.split()) for paragraph in text.replace("\b", "").split("\n\n")]
 
 
+def wrapped(paragraph: str) -> str:
+    """A paragraph in lines as long as those of the source."""
+    return textwrap.fill(paragraph, 120, break_long_words=False, break_on_hyphens=False)
+
+
 def command_table() -> Iterator[str]:
     """Every command with its summary, linked to its section in docs/commands.md."""
     yield "| command | what it does |\n| --- | --- |\n"
@@ -69,7 +75,7 @@ def command_reference() -> Iterator[str]:
         arguments = "".join(f" {argument_name(one)}" for one in own if one.param_type_name == "argument")
         yield f"## mailsni {name}\n\n"
         yield f"`mailsni {name} [OPTION…]{arguments}`\n\n"
-        yield "\n\n".join(paragraphs(command.help)) + "\n\n"
+        yield "\n\n".join(wrapped(paragraph) for paragraph in paragraphs(command.help)) + "\n\n"
         if own:
             yield from parameter_table(own)
             yield "\n"
