@@ -20,7 +20,7 @@ from mailsni.core.model import CachedLineage, Certificate, Inventory, Progress, 
 from mailsni.core.names import RefusedNameError, safe_origin
 from mailsni.core.text import printable_name
 from mailsni.core.x509 import InvalidPair, validate_pair
-from mailsni.errors import HostError
+from mailsni.errors import HostError, PermissionMissingError
 from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sources.base import Source, SourceKey, SourceKind, SourceSettings, StoreFiles, WatchPath
@@ -107,10 +107,18 @@ class JsonStore:
                 file = boundary.read(str(self.path), None, missing=Reason.UNREADABLE)
                 return file, json.loads(file.content)
             except ReadRefusedError as error:
-                raise HostError(f"{self.path}: {error}", path=self.path) from None
+                kind = PermissionMissingError if self._is_forbidden() else HostError
+                raise kind(f"{self.path}: {error}", path=self.path) from None
             except ValueError:
                 self.pause(1.0)
         raise HostError(f"{self.path}: is half written or damaged: no JSON", path=self.path)
+
+    def _is_forbidden(self) -> bool:
+        try:
+            self.path.stat()
+        except OSError as error:
+            return isinstance(error, PermissionError)
+        return not os.access(self.path, os.R_OK)
 
 
 def _lineage(origin: str, entry: Mapping[str, str], file: StoreFile) -> CachedLineage | SkippedLineage:
