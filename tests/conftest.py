@@ -28,7 +28,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def _pure_tests_start_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
-    """What starts processes, listens or waits belongs in tests/system."""
+    """What starts processes or opens ports belongs in tests/system."""
     with impure_events() as events:
         yield
     if request.path.parent.name in PURE:

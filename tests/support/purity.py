@@ -1,4 +1,4 @@
-"""Notices processes, connections and waits, so that the quick tests stay quick."""
+"""Notices processes and connections, so that the quick tests stay quick."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 PURE = ("unit", "property", "golden")
-"""Directories of tests that start no process, open no port and do not wait."""
-_PROCESSES_AND_WAITS = frozenset(
-    {"subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec", "time.sleep", "socket.getaddrinfo"}
-)
-_SOCKETS = frozenset({"socket.bind", "socket.connect"})
+"""Directories of tests that start no process and open no port."""
+_ALWAYS = frozenset({"subprocess.Popen", "os.fork", "os.posix_spawn", "os.exec", "socket.getaddrinfo"})
+_UNLESS_LOCAL = frozenset({"socket.bind", "socket.connect"})
 _recorders: list[list[str]] = []
 
 
@@ -28,7 +26,7 @@ def impure_events() -> Iterator[list[str]]:
 
 def _record(event: str, arguments: tuple[object, ...]) -> None:
     if _recorders and (
-        event in _PROCESSES_AND_WAITS or (event in _SOCKETS and isinstance(arguments[1], tuple))  # not of AF_UNIX
+        event in _ALWAYS or (event in _UNLESS_LOCAL and isinstance(arguments[1], tuple))  # AF_UNIX has a path
     ):
         for events in _recorders:
             events.append(event)
