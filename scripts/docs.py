@@ -15,7 +15,7 @@ import argparse
 import configparser
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,6 @@ PAGES = (TOP / "ARCHITECTURE.md", TOP / "README.md", *sorted((TOP / "docs").glob
 BLOCK = re.compile(r"<!-- begin (?P<name>[a-z :-]+) -->\n(?P<text>.*?)<!-- end (?P=name) -->\n", re.DOTALL)
 COMMON = ("config_file", "as_json", "verbose", "quiet")
 """Parameters that every command has."""
-BAR = r"\|"
-"""A bar inside a table."""
 
 
 # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -95,28 +93,35 @@ def argument_name(parameter: Any) -> str:  # noqa: ANN401
 
 def parameter_table(parameters: list[Any]) -> Iterator[str]:
     """One row for each argument or option: how to write it, and what it does."""
-    yield "| option | meaning |\n| --- | --- |\n"
+    rows = []
     for one in parameters:
         if one.param_type_name == "argument":
             written = f"`{argument_name(one)}`"
         else:
             value = "" if one.is_flag else f" {one.metavar or one.type.name.upper()}"
             written = ", ".join(f"`{word}{value}`" for word in one.opts)
-        yield f"| {written} | {cell(' '.join((one.help or '').split()))} |\n".replace(
-            "`postfix|dovecot`", r"`postfix\|dovecot`"
-        )
+        rows.append((written, " ".join((one.help or "").split())))
+    yield from table("option", rows)
+
+
+# ── tables ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def table(title: str, rows: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Two columns, the second one with meanings."""
+    yield f"| {title} | meaning |\n| --- | --- |\n"
+    for first, meaning in rows:
+        yield f"| {cell(first)} | {cell(meaning)} |\n"
 
 
 def cell(text: str) -> str:
     """Text inside a table."""
-    return text.replace("|", BAR).replace("\n", " ")
+    return text.replace("|", r"\|").replace("\n", " ")
 
 
 def exit_codes() -> Iterator[str]:
     """Every exit code with its meaning."""
-    yield "| code | meaning |\n| --- | --- |\n"
-    for code in Exit:
-        yield f"| {int(code)} | {cell(code.meaning)} |\n"
+    yield from table("code", ((str(int(code)), code.meaning) for code in Exit))
 
 
 def configuration() -> Iterator[str]:
@@ -126,19 +131,12 @@ def configuration() -> Iterator[str]:
 
 def word_table(words: type[ContractWord]) -> Iterator[str]:
     """Every word of a contract with its meaning."""
-    yield "| code | meaning |\n| --- | --- |\n"
-    for word in words:
-        yield f"| `{word}` | {cell(word.meaning)} |\n"
-
-
-# ── findings ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+    yield from table("code", ((f"`{word}`", word.meaning) for word in words))
 
 
 def doctor_codes() -> Iterator[str]:
-    """Every code of the doctor's findings, and what it means."""
-    yield "| code | meaning |\n| --- | --- |\n"
-    for code, meaning in CODES.items():
-        yield f"| `{code}` | {cell(meaning)} |\n"
+    """Every code of the doctor's findings with its meaning."""
+    yield from table("code", ((f"`{code}`", meaning) for code, meaning in CODES.items()))
 
 
 # ── architecture ─────────────────────────────────────────────────────────────────────────────────────────────────────
