@@ -21,7 +21,7 @@ def impure_events() -> Iterator[list[str]]:
     try:
         yield events
     finally:
-        _recorders.remove(events)
+        _recorders.pop()
 
 
 def _record(event: str, arguments: tuple[object, ...]) -> None:
