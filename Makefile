@@ -84,7 +84,7 @@ docs: venv  ## Write the generated blocks of README.md and docs/
 
 transcripts: venv  ## Record the transcripts in README.md and docs/ again, in the lab
 	rm -rf .build/transcripts && mkdir -p .build/transcripts
-	$(LAB) run --output .build/transcripts bookworm -- python /src/scripts/transcripts.py
+	$(LAB) run --output .build/transcripts bookworm -- python -m scripts.transcripts
 	$(PYTHON) scripts/docs.py --transcripts .build/transcripts
 
 lock: venv  ## Write constraints.txt: the newest versions of all that is installed here and in the lab

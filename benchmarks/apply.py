@@ -1,6 +1,6 @@
 """How long whole runs take, as a ratio to ``postmap -F`` over the same entries in the same minutes.
 
-    tests/lab/lab.py run bookworm -- python /src/benchmarks/apply.py --lineages 10000
+    tests/lab/lab.py run bookworm -- python -m benchmarks.apply --lineages 10000
 
 Needs Postfix (the lab has it). Dovecot's include is rendered too, but with ``--dovecot`` only is it checked by
 doveconf, whose own time with so many blocks is then printed beside it.
@@ -20,9 +20,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tests.support.authority import Authority
+from tests.support.lineages import CertbotDirectory
+
 from mailsni.host.commands import environment, require_tool
-from mailsni.sandbox.authority import Authority
-from mailsni.sandbox.lineages import CertbotDirectory
 
 RUNS = 5
 

@@ -18,11 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.authority import Authority
 from tests.support.clients import REFUSED, SERVERS, Crowd, Visit
+from tests.support.lineages import CertbotDirectory
 
 from mailsni.host.commands import environment, require_tool, run
-from mailsni.sandbox.authority import Authority
-from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import LASTING_LOGINS, LOOPBACK, PrivateDovecot, PrivatePostfix, dovecot_version, workspace
 
 

@@ -1,6 +1,6 @@
 """How many ``local_name`` blocks Dovecot 2.3's config process can hold, by its limit of memory.
 
-    tests/lab/lab.py run bookworm -- python /src/benchmarks/dovecot_memory.py 32 64 100 256
+    tests/lab/lab.py run bookworm -- python -m benchmarks.dovecot_memory 32 64 100 256
 
 For each limit (MB, ``service config { vsz_limit }``) the greatest number of blocks is sought with which a private
 Dovecot still greets and shows a block's certificate; VmPeak is the config process's then. `mailsni doctor` computes
@@ -18,8 +18,9 @@ import sys
 import time
 from pathlib import Path
 
+from tests.support.authority import Authority
+
 from mailsni.host.commands import environment, find_tool, run
-from mailsni.sandbox.authority import Authority
 from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, workspace
 
 GREETING_LIMIT = 60.0

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Record the transcripts of docs/ on a real Debian host, where everything that is written is thrown away.
 
-    tests/lab/lab.py run --output DIRECTORY bookworm -- python /src/scripts/transcripts.py
+    tests/lab/lab.py run --output DIRECTORY bookworm -- python -m scripts.transcripts
 
 It leaves one text file for each transcript in DIRECTORY; scripts/docs.py puts them into the pages. `make
 transcripts` runs both.
@@ -17,8 +17,8 @@ import sys
 import time
 from pathlib import Path
 
-from mailsni.sandbox.authority import Authority
-from mailsni.sandbox.lineages import CertbotDirectory
+from tests.support.authority import Authority
+from tests.support.lineages import CertbotDirectory
 
 OUTPUT = Path("/output")
 PROGRAM = Path(sys.executable).with_name("mailsni")

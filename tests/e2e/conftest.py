@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.sandbox.authority import Authority, Issued
-from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import LASTING_LOGINS, PrivateDovecot, PrivatePostfix, dovecot_version, workspace
+from tests.support.authority import Authority
 from tests.support.doctor_host import DoctorHost, new_doctor_host
+from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import DEFAULT_NAME, Certbot, MailHost, acme_server, require
 
 

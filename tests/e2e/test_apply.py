@@ -17,11 +17,12 @@ import pytest
 
 from mailsni.errors import HostError
 from mailsni.host.commands import require_tool, run
-from mailsni.sandbox.authority import Authority, Issued
-from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from mailsni.targets.postfix.map_read import look_up
 from mailsni.targets.postfix.map_types import PostfixMap
+from tests.support.authority import Authority
+from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import ABORTED, DEFAULT_NAME, MailHost
 
 MAP_TYPES = ("hash", "btree", "lmdb", "cdb", "texthash")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.sandbox.lineages import CertbotDirectory
+from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import Certbot, MailHost
 
 HOOKS = Path(__file__).parents[2] / "hooks"

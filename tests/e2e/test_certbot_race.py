@@ -21,9 +21,10 @@ import pytest
 
 from mailsni.core.model import Certificate
 from mailsni.host.commands import environment, find_tool
-from mailsni.sandbox.authority import Authority, Issued
-from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.authority import Issued
 from mailsni.sources.certbot import CertbotStore
+from tests.support.authority import Authority
+from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import MailHost, require
 
 GENERATIONS = 40

@@ -20,11 +20,12 @@ from mailsni.config.parser import load
 from mailsni.deploy import transaction
 from mailsni.host.commands import environment, require_tool, run
 from mailsni.runs import history
-from mailsni.sandbox.authority import Authority, Issued
-from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from tests.support import command_line
+from tests.support.authority import Authority
 from tests.support.command_line import Result
+from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import MailHost, require
 
 pytestmark = pytest.mark.shared

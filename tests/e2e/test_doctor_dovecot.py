@@ -25,9 +25,10 @@ from mailsni.doctor.finding import Finding, Fix, Severity
 from mailsni.doctor.runner import SAME_CODE_LIMIT, in_order
 from mailsni.errors import HostError
 from mailsni.host.commands import environment, find_tool, run
-from mailsni.sandbox.authority import Authority, Issued
+from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, dovecot_version
 from mailsni.targets.dovecot.parser import DEPTH_LIMIT
+from tests.support.authority import Authority
 from tests.support.doctor_facts import facts_of
 from tests.support.mail_host import ABORTED, MailHost, require, served
 

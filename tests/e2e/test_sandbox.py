@@ -10,8 +10,9 @@ import pytest
 
 from mailsni.errors import HostError
 from mailsni.host.commands import require_tool, run
-from mailsni.sandbox.authority import Authority, Issued
+from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
+from tests.support.authority import Authority
 from tests.support.mail_host import ABORTED, Certbot, MailHost, require, served
 
 pytestmark = pytest.mark.shared

@@ -25,8 +25,9 @@ from typing import Any
 import pytest
 
 from mailsni.host.commands import environment, find_tool, run
-from mailsni.sandbox.authority import Authority, Issued
-from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.authority import Issued
+from tests.support.authority import Authority
+from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import ABORTED, Certbot, acme_server, require, served
 
 pytestmark = [pytest.mark.shared, pytest.mark.real_host]

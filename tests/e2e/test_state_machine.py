@@ -44,11 +44,12 @@ from mailsni.deploy.snapshot import take_snapshot
 from mailsni.errors import MailsniError, RefusedError
 from mailsni.host import files, lock
 from mailsni.host.commands import require_tool, run
-from mailsni.sandbox.authority import Authority, Issued
-from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import LASTING_LOGINS, PrivateDovecot, PrivatePostfix, dovecot_version, workspace
 from mailsni.sources import certbot
+from tests.support.authority import Authority
 from tests.support.clients import visit
+from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import DEFAULT_NAME, MailHost, require
 
 pytestmark = [pytest.mark.shared("trixie"), pytest.mark.long]

@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 
 from mailsni.host.commands import environment, find_tool, run
-from mailsni.sandbox.authority import Authority, Issued
-from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version, workspace
+from tests.support.authority import Authority
+from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import MailHost, require
 
 pytestmark = pytest.mark.shared

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import mailsni
-from mailsni.sandbox.authority import Authority
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, workspace
+from tests.support.authority import Authority
 from tests.support.fault_host import FaultCertificates, strace_unavailable
 from tests.support.mail_host import DEFAULT_NAME, require
 

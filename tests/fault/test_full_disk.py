@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from mailsni.host.commands import require_tool
-from mailsni.sandbox.authority import Authority
+from tests.support.authority import Authority
 from tests.support.fault_host import Ended, FaultCertificates, FaultHost
 
 pytestmark = pytest.mark.shared

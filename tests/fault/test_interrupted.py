@@ -15,7 +15,7 @@ import pytest
 
 from mailsni.host.commands import environment
 from mailsni.host.files import STAGING_NAME
-from mailsni.sandbox.authority import Authority
+from tests.support.authority import Authority
 from tests.support.fault_host import Ended, Fault, FaultCertificates, FaultHost, Runner, traced
 
 pytestmark = pytest.mark.shared

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mailsni.host.commands import require_tool, run
-from mailsni.sandbox.authority import Authority
+from tests.support.authority import Authority
 from tests.support.fault_host import Ended, FaultCertificates, FaultHost
 
 pytestmark = pytest.mark.shared

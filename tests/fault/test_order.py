@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mailsni.host.files import STAGING_NAME
-from mailsni.sandbox.authority import Authority
+from tests.support.authority import Authority
 from tests.support.fault_host import MUTATING, OPENING, Call, FaultCertificates, FaultHost, Runner
 
 pytestmark = pytest.mark.shared

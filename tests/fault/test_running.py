@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from mailsni.host.files import STAGING_NAME
-from mailsni.sandbox.authority import Authority
+from tests.support.authority import Authority
 from tests.support.fault_host import ALL, ERRORS, MUTATING, OPENING, Call, Fault, FaultCertificates, FaultHost, Runner
 from tests.support.mail_host import served
 from tests.support.release_split import share

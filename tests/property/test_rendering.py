@@ -20,11 +20,11 @@ from mailsni.core.model import Certificate, Inventory, Reason
 from mailsni.core.names import NamePatterns, RefusedNameError, host_name, safe_path
 from mailsni.core.selection import Selection, select
 from mailsni.core.x509 import ValidPair, validate_pair
-from mailsni.sandbox.authority import subject_alternative_names
-from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sources.certbot import CertbotStore
 from mailsni.targets.rendering import DovecotVersion, Paths
+from tests.support.authority import subject_alternative_names
 from tests.support.builders import EVERYTHING, MAIL, NOW, PATHS, PINS, artifacts, authority, certificate, kept
+from tests.support.lineages import CertbotDirectory
 from tests.support.strategies import crowded, effort, names, raw_names
 
 Served = tuple[str, ...]

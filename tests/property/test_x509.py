@@ -13,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mailsni.core.x509 import InvalidPair, ValidPair, validate_pair, validate_pinned
-from mailsni.sandbox.authority import Algorithm, Issued
+from mailsni.sandbox.authority import Issued
+from tests.support.authority import Algorithm
 from tests.support.builders import authority
 from tests.support.strategies import effort
 

@@ -17,10 +17,10 @@ from mailsni.core.names import NamePatterns
 from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
 from mailsni.deploy.snapshot import Snapshot
-from mailsni.sandbox.authority import Authority
 from mailsni.targets import rendering
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.rendering import Paths
+from tests.support.authority import Authority
 
 LIVE = "/etc/letsencrypt/live"
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -10,10 +10,10 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from mailsni.sandbox.lineages import CertbotDirectory
 from tests.support import command_line
 from tests.support.builders import authority
 from tests.support.command_line import Result
+from tests.support.lineages import CertbotDirectory
 
 SCHEMA = Draft202012Validator(json.loads(resources.files("mailsni.output").joinpath("schema.json").read_text("utf-8")))
 

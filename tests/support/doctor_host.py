@@ -18,9 +18,9 @@ from mailsni.config import parser
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.doctor.runner import CHECKS, examine
 from mailsni.host.commands import environment
-from mailsni.sandbox.authority import Authority
-from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, workspace
+from tests.support.authority import Authority
+from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import DEFAULT_NAME, MailHost, require
 
 PROGRAMS = Path(sys.executable).parent

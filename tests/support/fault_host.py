@@ -32,9 +32,10 @@ from mailsni.deploy.transaction import ApplyResult, Options
 from mailsni.errors import Exit, MailsniError
 from mailsni.host.commands import environment, find_tool, require_tool, run
 from mailsni.host.files import PRIVATE, PUBLIC, STAGING_NAME
-from mailsni.sandbox.authority import Authority, Issued
-from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import LASTING_LOGINS, PrivateDovecot, PrivatePostfix, dovecot_version
+from tests.support.authority import Authority
+from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import MailHost
 
 ALL = os.environ.get("MAILSNI_FAULTS") == "all"

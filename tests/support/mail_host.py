@@ -24,9 +24,10 @@ from typing import Literal
 import pytest
 
 from mailsni.host.commands import environment, find_tool, run
-from mailsni.sandbox.authority import Authority, Issued
-from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, PrivatePostfix, free_ports
+from tests.support.authority import Authority
+from tests.support.lineages import CertbotDirectory
 
 DEFAULT_NAME = "default.test"
 """The name in the servers' default certificate."""

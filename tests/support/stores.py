@@ -22,10 +22,10 @@ from mailsni.core.text import printable_name
 from mailsni.core.x509 import InvalidPair, validate_pair
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.sandbox.authority import Issued
-from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sources.base import Source, SourceKey, SourceKind, SourceSettings, StoreFiles, WatchPath
 from mailsni.sources.certbot import CertbotStore
 from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary, StoreFile
+from tests.support.lineages import CertbotDirectory
 
 JSON_KIND = SourceKind("tests.support.stores:JsonStore", {"path": SourceKey("path")})
 _RETRIES = 3

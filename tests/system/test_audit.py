@@ -16,9 +16,10 @@ from mailsni.core.x509 import chain_digests
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Expectation, Problem
 from mailsni.probes.model import Outcome
-from mailsni.sandbox.authority import Authority, Issued, subject_alternative_names
+from mailsni.sandbox.authority import Issued
 from mailsni.verify.audit import probe_and_assess
 from mailsni.verify.model import Assessment, Audit, Client, Limits
+from tests.support.authority import Authority, subject_alternative_names
 from tests.support.fake_servers import peer, says, tls, waits
 
 NAME = "mail.a.test"

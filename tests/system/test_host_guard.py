@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.sandbox.lineages import CertbotDirectory
 from tests.support.builders import authority
 from tests.support.host_guard import REPOSITORY
+from tests.support.lineages import CertbotDirectory
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="a plain user cannot write there"),

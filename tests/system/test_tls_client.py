@@ -13,7 +13,8 @@ from mailsni.core.model import Algorithm
 from mailsni.probes.endpoint import Endpoint, Protocol
 from mailsni.probes.model import Outcome, Probe, ProbeResult
 from mailsni.probes.tls_client import run_probes
-from mailsni.sandbox.authority import Authority, Issued
+from mailsni.sandbox.authority import Issued
+from tests.support.authority import Authority
 from tests.support.fake_servers import PLAIN, Script, dialogue, hears, peer, says, tls, waits
 
 

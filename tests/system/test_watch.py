@@ -21,12 +21,12 @@ from watchdog.observers.api import BaseObserver, EventEmitter
 
 from mailsni.core.log import Level
 from mailsni.errors import Exit
-from mailsni.sandbox.authority import Authority
-from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.watch.events import StoreEvents
 from mailsni.watch.log import Journal
 from mailsni.watch.loop import ConfigurationFile, Watch
 from mailsni.watch.sd_notify import Notifier
+from tests.support.authority import Authority
+from tests.support.lineages import CertbotDirectory
 
 LIMIT = 60.0
 """Seconds after which something hangs."""

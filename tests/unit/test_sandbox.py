@@ -15,9 +15,13 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtensionOID
 
-from mailsni.sandbox.authority import Algorithm, Authority, Issued, subject_alternative_names
-from mailsni.sandbox.lineages import KINDS, CertbotDirectory
+from mailsni.sandbox import authority as sandbox_authority
+from mailsni.sandbox import lineages
+from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import workspace
+from mailsni.sources.certbot import CertbotStore
+from tests.support.authority import Algorithm, Authority, subject_alternative_names
+from tests.support.lineages import KINDS, CertbotDirectory
 
 NAME = "mail.example.test"
 
@@ -166,6 +170,16 @@ def test_a_deleted_lineage_is_gone(store: CertbotDirectory, authority: Authority
     assert left == ["archive/two", "live/README", "live/two", "renewal/two.conf"]
     with pytest.raises(FileNotFoundError):
         store.delete("one")
+
+
+def test_the_demos_directory_and_authority_make_lineages_that_a_scan_accepts(tmp_path: Path) -> None:
+    store, demo = lineages.CertbotDirectory(tmp_path), sandbox_authority.Authority()
+    for version in (1, 2):
+        issued = demo.issue([NAME], algorithm="rsa" if version == 1 else "ecdsa")
+        store.save("one", issued, version=version)
+        (certificate,) = CertbotStore(store.live).scan({}).certificates
+        assert (certificate.fingerprint, certificate.names) == (issued.fingerprint, (NAME,))
+        assert store.path("one", "privkey").stat().st_mode & 0o077 == 0
 
 
 def test_a_workspace_can_be_passed_through_and_is_removed() -> None:

@@ -19,9 +19,10 @@ from mailsni.core.model import Certificate, Inventory, Reason
 from mailsni.core.names import safe_origin
 from mailsni.deploy.snapshot import take_snapshot
 from mailsni.errors import ConfigurationError, HostError, PermissionMissingError
-from mailsni.sandbox.authority import Issued, subject_alternative_names
+from mailsni.sandbox.authority import Issued
 from mailsni.sources import base, scan_cache
 from mailsni.sources.safe_read import SIZE_LIMIT
+from tests.support.authority import subject_alternative_names
 from tests.support.builders import authority
 from tests.support.stores import BUILDERS, JSON_KIND, StoreBuilder, digest_of_tree
 

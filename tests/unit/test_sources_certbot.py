@@ -12,11 +12,12 @@ import pytest
 
 from mailsni.core.model import Certificate, Inventory, Reason, SkippedLineage
 from mailsni.errors import HostError, PermissionMissingError
-from mailsni.sandbox.authority import Issued, subject_alternative_names
-from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.authority import Issued
 from mailsni.sources.certbot import RECENT, RETRIES, RETRY_PAUSE, CertbotStore
 from mailsni.sources.safe_read import SIZE_LIMIT
+from tests.support.authority import subject_alternative_names
 from tests.support.builders import authority
+from tests.support.lineages import CertbotDirectory
 
 NAME = "mail.a.test"
 SECRET = "the content of a file that lies elsewhere"

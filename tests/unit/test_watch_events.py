@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sources.base import WatchPath
 from mailsni.sources.certbot import CertbotStore
 from mailsni.watch.events import to_watch
+from tests.support.lineages import CertbotDirectory
 
 
 def test_a_store_is_watched_from_the_nearest_directory_that_exists(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from mailsni.core.x509 import (
     validate_pair,
     validate_pinned,
 )
-from mailsni.sandbox.authority import Algorithm, Issued, subject_alternative_names
+from mailsni.sandbox.authority import Issued
+from tests.support.authority import Algorithm, subject_alternative_names
 from tests.support.builders import authority, secret
 
 PLAIN = serialization.NoEncryption()

@@ -1,4 +1,4 @@
 """A mail host to play with: throw-away certificates, a certbot directory, private Postfix and Dovecot.
 
-Used by ``mailsni demo`` and by the tests. Nothing here reads or writes the host's own mail configuration.
+Used by ``mailsni demo``; the tests build on it. Nothing here reads or writes the host's own mail configuration.
 """

@@ -65,7 +65,7 @@ class _Sandbox:
 
     def add(self, lineage: str, issued: Issued, *served: str) -> None:
         self.lineages[issued.fingerprint] = lineage
-        self.store.add(lineage, issued)
+        self.store.save(lineage, issued)
         self.expected |= dict.fromkeys(served, issued.fingerprint)
 
 
@@ -101,7 +101,7 @@ def _show(sandbox: _Sandbox) -> bool:
     _heading("certbot renews alpha.test: the plan, and the second apply")
     renewed = sandbox.authority.issue(["mail.alpha.test", "imap.alpha.test"])
     sandbox.lineages[renewed.fingerprint] = "alpha.test, renewed"
-    sandbox.store.renew("alpha.test", renewed)
+    sandbox.store.save("alpha.test", renewed, version=2)
     sandbox.expected |= dict.fromkeys(renewed.names, renewed.fingerprint)
     _mailsni(sandbox, "plan")
     _mailsni(sandbox, "apply")
@@ -193,7 +193,7 @@ def _issue(sandbox: _Sandbox) -> None:
     wildcard = issue(["*.gamma.test", "gamma.test"])
     sandbox.add("gamma.test", wildcard, "mail.gamma.test", "smtp.gamma.test")
     broken = issue([_BROKEN_NAME])
-    sandbox.store.add("delta.test", broken)
+    sandbox.store.save("delta.test", broken)
     # The key of another certificate beside the chain: what a renewal that was cut off leaves.
     sandbox.store.path("delta.test", "privkey").resolve().write_bytes(wildcard.key_pem)
     sandbox.expected |= dict.fromkeys((_BROKEN_NAME, _UNKNOWN_NAME), sandbox.default.fingerprint)

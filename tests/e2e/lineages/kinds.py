@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from mailsni.sandbox.authority import Authority, Issued
-from mailsni.sandbox.lineages import CertbotDirectory
+from mailsni.sandbox.authority import Issued
+from tests.support.authority import Authority
+from tests.support.lineages import CertbotDirectory
 
 SECRET = "the-content-of-a-file-that-is-none-of-the-programs-business"
 NOW = datetime.now(UTC)

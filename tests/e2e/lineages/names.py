@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mailsni.sandbox.authority import subject_alternative_names
 from tests.e2e.lineages.kinds import BAD, Kind, LineageBuilder, bad
+from tests.support.authority import subject_alternative_names
 
 LONGEST_NAME = f"mail.{'.'.join(['x' * 60] * 4)}.test"
 """Of 253 octets."""

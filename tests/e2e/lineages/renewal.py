@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mailsni.sandbox.lineages import KINDS
+from tests.support.lineages import KINDS
 
 
 def _around(before: tuple[str, ...], each: str) -> tuple[str, ...]:
