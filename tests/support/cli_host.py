@@ -66,6 +66,7 @@ lock = "{root}/lock"
 def new_host(root: Path) -> CliHost:
     """A host with three good lineages and one whose private key is a directory."""
     store = CertbotDirectory(root / "letsencrypt")
+    (root / "dovecot.conf").write_text(f"!include_try {root}/include.conf\n")
     for name in "abc":
         store.add(f"{name}.test", authority().issue([f"mail.{name}.test", f"www.{name}.test"]))
     store.add("torn.test", authority().issue(["mail.torn.test"]))
