@@ -15,11 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailsni.check import runner, wire
-from mailsni.check.expiry import expiry_findings
 from mailsni.check.gather import CheckContext, gather
 from mailsni.check.model import DAMAGE_CODES, CheckResult, Code, Expiry, Finding, Level, Thresholds
 from mailsni.check.records import check_runs, failed_run
-from mailsni.check.runner import run_checks
+from mailsni.check.runner import expiry_findings, run_checks
 from mailsni.config.parser import parse
 from mailsni.config.settings import Settings, StateSettings
 from mailsni.core import x509

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mailsni.check.access import check_directory, check_files, is_absent
+from mailsni.check.files import check_directory, check_files, is_absent
 from mailsni.check.gather import CheckContext
 from mailsni.check.model import Code, Finding, Level, Result, Unreadable
 from mailsni.core.text import summarize_names
@@ -30,9 +30,8 @@ def check_include(context: CheckContext) -> Iterator[Result]:
         yield from _check_configured(context, server)
     content = files.read_private(path)
     if content is None:
-        if not is_absent(path) or os.access(path.parent, os.X_OK):
-            text = f"dovecot: {path} is gone, or is no regular file: clients get the default certificate"
-            yield Finding(Level.CRITICAL, Code.INCLUDE_MISSING, text)
+        text = f"dovecot: {path} is gone, or is no regular file: clients get the default certificate"
+        yield Finding(Level.CRITICAL, Code.INCLUDE_MISSING, text)
         return
     blocks = blocks_of(content.decode("utf-8", "replace"))
     yield from _unrecorded_expiries(context, blocks)

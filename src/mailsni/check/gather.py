@@ -87,14 +87,7 @@ class CheckContext:
 
 
 def gather(settings: Settings, thresholds: Thresholds, now: datetime, progress: Progress | None = None) -> CheckContext:
-    """Read both servers' configurations, the stores and the record.
-
-    Args:
-        settings: where they are.
-        thresholds: when the check warns that a certificate expires.
-        now: the moment at which certificates must be valid, with a time zone.
-        progress: called while something takes long.
-    """
+    """Read both servers' configurations, the stores and the record; certificates must be valid at ``now``."""
     problems: list[Result] = []
 
     def attempt(part: str, read: Callable[[], _Value]) -> _Value | None:

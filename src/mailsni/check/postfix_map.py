@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from mailsni.check.access import check_directory, check_files, is_absent
+from mailsni.check.files import check_directory, check_files, is_absent
 from mailsni.check.gather import CheckContext
 from mailsni.check.model import Code, Finding, Level, Result, Unreadable
 from mailsni.core.names import RefusedNameError

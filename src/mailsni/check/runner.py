@@ -7,15 +7,17 @@ user may not read is named, and what is in the way is a finding.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from mailsni.check.dovecot_include import check_include
-from mailsni.check.expiry import check_expiry, expiry_findings, first_expiries
+from mailsni.check.files import check_pinned_files
 from mailsni.check.gather import CheckContext, failure, gather, is_publishing
 from mailsni.check.model import (
     DAMAGE_CODES,
+    DAY,
     CheckResult,
     Code,
     Expiry,
@@ -26,12 +28,11 @@ from mailsni.check.model import (
     Unreadable,
     worst_first,
 )
-from mailsni.check.pending import check_pending, pending_names
-from mailsni.check.pinned_files import check_pinned_files
 from mailsni.check.postfix_map import check_map
-from mailsni.check.records import check_records, check_runs
+from mailsni.check.records import check_expiry, check_pending, check_records, check_runs, pending_names
 from mailsni.config.settings import Settings
 from mailsni.core.model import Progress
+from mailsni.core.text import summarize_names
 from mailsni.deploy.state_directory import State
 from mailsni.errors import MailsniError
 
@@ -67,14 +68,9 @@ def check(
     wire: bool = False,
     progress: Progress | None = None,
 ) -> CheckResult:
-    """Run all checks. If a run is publishing meanwhile, wait a few seconds for its end, and run them again.
+    """Run all checks; with ``wire`` probe the running servers, too.
 
-    Args:
-        settings: where everything is.
-        thresholds: when the check warns that a certificate expires.
-        now: the moment at which certificates must be valid, with a time zone.
-        wire: probe the running servers, too.
-        progress: called while something takes long.
+    If a run is publishing meanwhile, wait a few seconds for its end, and run them again.
     """
     deadline = time.monotonic() + PATIENCE
     while True:
@@ -130,3 +126,35 @@ def _without_consequences(findings: Sequence[Finding]) -> Iterator[Finding]:
     """The findings without those that only follow from another one: the next run rewrites what is damaged."""
     damaged = any(finding.code in DAMAGE_CODES for finding in findings)
     return (finding for finding in findings if not (damaged and finding.code == Code.REWRITE_PENDING))
+
+
+def first_expiries(expiries: Iterable[Expiry]) -> tuple[Expiry, ...]:
+    """Of each name the one that comes first, ordered by time: the servers may serve a name with different ones."""
+    first: dict[str, Expiry] = {}
+    for expiry in expiries:
+        known = first.get(expiry.name)
+        if known is None or expiry.not_after < known.not_after:
+            first[expiry.name] = expiry
+    return tuple(sorted(first.values(), key=lambda expiry: (expiry.not_after, expiry.name)))
+
+
+def expiry_findings(expiries: Iterable[Expiry], now: datetime) -> list[Finding]:
+    """Three findings at most: names whose certificates have expired, expire very soon, expire soon."""
+    groups: dict[tuple[Level, Code], list[Expiry]] = defaultdict(list)
+    for expiry in sorted(expiries, key=lambda expiry: (expiry.not_after, expiry.name)):
+        level = expiry.level(now)
+        if expiry.not_after <= now:
+            groups[Level.CRITICAL, Code.EXPIRED].append(expiry)
+        elif level is not Level.OK:
+            groups[level, Code.EXPIRES].append(expiry)
+    return [_expiry_finding(level, code, group, now) for (level, code), group in groups.items()]
+
+
+def _expiry_finding(level: Level, code: Code, group: list[Expiry], now: datetime) -> Finding:
+    first = group[0].not_after
+    days = abs(first - now) / DAY
+    when = f"{days:.1f} days ago" if code is Code.EXPIRED else f"in {days:.1f} days"
+    names = tuple(expiry.name for expiry in group)
+    rest = ", the first of them" if len({expiry.not_after for expiry in group}) > 1 else ""
+    text = f"{summarize_names(names)}: the deployed certificate {code}{rest} {when} ({first:%Y-%m-%d %H:%M} UTC)"
+    return Finding(level, code, text, names)

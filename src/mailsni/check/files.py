@@ -1,14 +1,13 @@
-"""Checks the pinned files: are they there and unchanged, and may nobody else read or replace them."""
+"""Checks files: who else may read or replace them, and are the pinned ones there and unchanged."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mailsni.check.access import check_directory, check_files
 from mailsni.check.gather import CheckContext
 from mailsni.check.model import Code, Finding, Level, Result
 from mailsni.core.text import summarize_names
@@ -59,3 +58,25 @@ def _check_contents(context: CheckContext, directory: Path) -> Iterator[Result]:
     if changed:
         text = f"the pinned file of {summarize_names(changed)} in {directory} was changed"
         yield Finding(Level.CRITICAL, Code.PINNED_FILE_CHANGED, text, tuple(changed))
+
+
+def check_files(paths: Iterable[Path], mode: int, owner: int) -> Iterator[Finding]:
+    """A finding for each file with another owner, or with bits that the mode does not have."""
+    harm = "others may read its keys" if mode == files.PRIVATE else "others may change it"
+    for path in paths:
+        excess = permissions.excess_permissions(path, mode, owner)
+        if excess is not None:
+            yield Finding(Level.CRITICAL, Code.INSECURE_FILE, f"{excess}: {harm}")
+
+
+def check_directory(directory: Path, owner: int) -> Iterator[Finding]:
+    """A finding for a directory that others may write in, or own."""
+    excess = permissions.excess_permissions(directory, 0o755, owner)
+    if excess is not None:
+        text = f"{excess}: others may replace the files in it"
+        yield Finding(Level.CRITICAL, Code.INSECURE_DIRECTORY, text)
+
+
+def is_absent(path: Path) -> bool:
+    """Whether nothing is there; no, where this user cannot tell."""
+    return not os.path.lexists(path) and os.access(path.parent, os.X_OK)
