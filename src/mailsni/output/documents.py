@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.model import Certificate, SkippedLineage
 from mailsni.core.plan import Change, Plan, name_states
 from mailsni.core.selection import Candidate
@@ -15,12 +15,15 @@ from mailsni.deploy.snapshot import Snapshot
 from mailsni.deploy.transaction import ApplyResult
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.errors import MailsniError
-from mailsni.runs.history import EMPTY_HISTORY, History, Run
+from mailsni.runs.history import EMPTY_HISTORY, History
 
 if TYPE_CHECKING:
     from mailsni.check.model import CheckResult
 
 Document = dict[str, Any]
+
+_DEPLOYED = ("source", "algorithm", "fingerprint", "spki", "not_before", "not_after")
+_RUN = ("started_at", "ended_at", "exit_code", "summary", "trigger", "names", "skipped", "error")
 
 
 def status(snapshot: Snapshot, history: History = EMPTY_HISTORY) -> Document:
@@ -33,14 +36,14 @@ def status(snapshot: Snapshot, history: History = EMPTY_HISTORY) -> Document:
             {
                 "name": name,
                 "state": state,
-                "certificates": [_certificate(one) for one in winners.get(name, ())],
-                "deployed": [_deployed(one) for one in deployed.certificates_for(name)],
+                "certificates": [_certificate(each) for each in winners.get(name, ())],
+                "deployed": [members(each, *_DEPLOYED) for each in deployed.certificates_for(name)],
             }
             for name, state in name_states(snapshot.selection, snapshot.plan)
         ],
         "skipped": _skipped(snapshot.selection.skipped),
         "pending": snapshot.plan.pending,
-        "last_run": None if history.last is None else _run(history.last),
+        "last_run": None if history.last is None else members(history.last, *_RUN),
         "last_good_run": None if history.last_good is None else time(history.last_good.ended_at),
     }
 
@@ -55,20 +58,18 @@ def check(found: CheckResult) -> Document:
         "status": found.level.name,
         "summary": nagios.text(found),
         "findings": [
-            {"level": one.level.name, "code": one.code, "text": nagios.plain(one.text), "names": list(one.names)}
-            for one in found.findings
+            {"level": each.level.name, "code": each.code, "text": nagios.plain(each.text), "names": list(each.names)}
+            for each in found.findings
         ],
         "names": found.names,
         "expiry": [
             {
-                "name": one.name,
-                "not_after": time(one.not_after),
-                "days": round((one.not_after - found.now) / timedelta(days=1), 3),
-                "warning": one.warning,
-                "critical": one.critical,
-                "level": one.level(found.now).name,
+                **members(expiry, "name", "not_after"),
+                "days": round((expiry.not_after - found.now) / timedelta(days=1), 3),
+                **members(expiry, "warning", "critical"),
+                "level": expiry.level(found.now).name,
             }
-            for one in found.expiries
+            for expiry in found.expiries
         ],
         "pending": found.pending,
         "unreadable": list(found.unreadable),
@@ -88,21 +89,18 @@ def plan(snapshot: Snapshot, diffs: Sequence[tuple[str, str]] = ()) -> Document:
 
 def run(outcome: ApplyResult | MailsniError) -> Document:
     """What apply did, or why it could not."""
-    return error(outcome) if isinstance(outcome, MailsniError) else apply(outcome)
-
-
-def apply(applied: ApplyResult) -> Document:
-    """What apply did."""
+    if isinstance(outcome, MailsniError):
+        return error(outcome)
     return {
         "schema": "mailsni.apply/1",
-        "exit_code": int(applied.exit_code),
-        "result": "unchanged" if applied.reloads is None else "applied",
-        **_plan(applied.snapshot.plan),
-        "skipped": _skipped(applied.snapshot.selection.skipped),
-        "published": [str(path) for path in applied.published],
-        "servers": {server: str(done) for server, done in (applied.reloads or {}).items()},
-        "confirmations": [_confirmation(confirmation) for confirmation in applied.confirmations],
-        "warnings": [*applied.not_configured, *applied.warnings],
+        "exit_code": int(outcome.exit_code),
+        "result": "unchanged" if outcome.reloads is None else "applied",
+        **_plan(outcome.snapshot.plan),
+        "skipped": _skipped(outcome.snapshot.selection.skipped),
+        "published": [str(path) for path in outcome.published],
+        "servers": {server: str(done) for server, done in (outcome.reloads or {}).items()},
+        "confirmations": [_confirmation(confirmation) for confirmation in outcome.confirmations],
+        "warnings": [*outcome.not_configured, *outcome.warnings],
     }
 
 
@@ -112,8 +110,8 @@ def explanation(name: str, candidates: Sequence[Candidate]) -> Document:
         "schema": "mailsni.explain/1",
         "name": name,
         "candidates": [
-            {"wins": one.wins, "why": one.why, "exact": one.exact, "certificate": _certificate(one.certificate)}
-            for one in candidates
+            {**members(each, "wins", "why", "exact"), "certificate": _certificate(each.certificate)}
+            for each in candidates
         ],
     }
 
@@ -129,18 +127,13 @@ def doctor(findings: Sequence[Finding]) -> Document:
         "schema": "mailsni.doctor/1",
         "findings": [
             {
-                "code": one.code,
-                "severity": str(one.severity),
-                **{key: getattr(one, key) for key in _TEXTS},
-                "fix": {"command": one.fix.command, "edit": one.fix.edit, "note": one.fix.note},
+                **members(finding, "code", "severity", "what", "where", "why"),
+                "fix": members(finding.fix, "command", "edit", "note"),
             }
-            for one in findings
+            for finding in findings
         ],
-        "counts": {str(severity): sum(one.severity is severity for one in findings) for severity in Severity},
+        "counts": {str(severity): sum(finding.severity is severity for finding in findings) for severity in Severity},
     }
-
-
-_TEXTS = ("what", "where", "why")
 
 
 def error(problem: MailsniError) -> Document:
@@ -149,9 +142,7 @@ def error(problem: MailsniError) -> Document:
         "schema": "mailsni.error/1",
         "exit_code": int(problem.exit_code),
         "error": problem.message,
-        "hint": problem.hint,
-        "path": None if problem.path is None else str(problem.path),
-        "line": problem.line,
+        **members(problem, "hint", "path", "line"),
     }
 
 
@@ -159,70 +150,31 @@ def _plan(found: Plan) -> Document:
     return {
         "pending": found.pending,
         "changes": [_change(change) for change in found.changes],
-        "artifacts": [
-            {"server": change.server, "path": str(change.path), "why": change.why} for change in found.artifacts
-        ],
+        "artifacts": [members(artifact, "server", "path", "why") for artifact in found.artifacts],
         "pins": len(found.pins),
     }
 
 
 def _change(change: Change) -> Document:
     return {
-        "kind": str(change.kind),
-        "name": change.name,
-        "why": change.why,
-        "old": [_deployed(one) for one in change.old],
-        "new": [_certificate(one) for one in change.new],
+        **members(change, "kind", "name", "why"),
+        "old": [members(each, *_DEPLOYED) for each in change.old],
+        "new": [_certificate(each) for each in change.new],
         "new_public_key": change.new_public_key,
     }
 
 
-def _certificate(one: Certificate) -> Document:
-    return {**_deployed(one), "issuer": one.issuer, "self_signed": one.self_signed, "kept": one.kept}
+def _certificate(certificate: Certificate) -> Document:
+    return members(certificate, *_DEPLOYED, "issuer", "self_signed", "kept")
 
 
-def _deployed(one: Certificate | DeployedCertificate) -> Document:
-    return {
-        "source": one.source,
-        "algorithm": one.algorithm,
-        "fingerprint": one.fingerprint,
-        "spki": one.spki,
-        "not_before": time(one.not_before),
-        "not_after": time(one.not_after),
-    }
-
-
-def _skipped(found: Iterable[SkippedLineage]) -> list[Document]:
-    return [
-        {
-            "source": one.source,
-            "reason": str(one.reason),
-            "detail": one.detail,
-            "names": list(one.names),
-            "information": one.information,
-        }
-        for one in found
-    ]
-
-
-def _run(run: Run) -> Document:
-    return {
-        "started_at": time(run.started_at),
-        "ended_at": time(run.ended_at),
-        "exit_code": run.exit_code,
-        "summary": run.summary,
-        "trigger": run.trigger,
-        "names": run.names,
-        "skipped": dict(run.skipped),
-        "error": run.error,
-    }
+def _skipped(lineages: Iterable[SkippedLineage]) -> list[Document]:
+    return [members(lineage, "source", "reason", "detail", "names", "information") for lineage in lineages]
 
 
 def _confirmation(confirmation: Confirmation) -> Document:
     return {
-        "server": confirmation.server,
-        "names": confirmation.names,
-        "names_probed": confirmation.names_probed,
+        **members(confirmation, "server", "names", "names_probed"),
         "answers": [_answer(answer) for answer in confirmation.answers],
     }
 
@@ -237,6 +189,26 @@ def _answer(answer: Answer) -> Document:
         "problem": answer.problem,
         "detail": answer.result.detail,
     }
+
+
+def members(item: object, *names: str) -> Document:
+    """These attributes of an item, and no other, as JSON has them."""
+    return {name: plain(getattr(item, name)) for name in names}
+
+
+def plain(value: object) -> object:
+    """A value as JSON has it: a moment and a path as text, a tuple as a list, everything else as it is."""
+    match value:
+        case datetime():
+            return time(value)
+        case Path():
+            return str(value)
+        case tuple():
+            return list(value)
+        case Mapping():
+            return dict(value)
+        case _:
+            return value
 
 
 def time(moment: datetime) -> str:
