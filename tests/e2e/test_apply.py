@@ -21,6 +21,7 @@ from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from mailsni.targets.postfix.map_read import look_up
 from mailsni.targets.postfix.map_types import PostfixMap
+from mailsni.targets.postfix.postconf import Installation
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import ABORTED, DEFAULT_NAME, MailHost
@@ -228,14 +229,14 @@ def test_a_map_that_postmap_cannot_read_says_why(mail_host: MailHost) -> None:
     """Exit status 1 of ``postmap -q`` is "not found" and "fatal error" alike (measured)."""
     mail_host.issue("mail.a.test")
     applied(mail_host)
-    configuration = mail_host.postfix.config_directory
+    postfix = Installation(mail_host.postfix.config_directory)
     table, keys = PostfixMap("cdb", mail_host.map), [b"mail.a.test", b"mail.other.test"]
-    assert [key for key, _ in look_up(table, keys, configuration)] == [b"mail.a.test"]
-    with (configuration / "main.cf").open("a") as file:
+    assert [key for key, _ in look_up(postfix, table, keys)] == [b"mail.a.test"]
+    with (postfix.config_directory / "main.cf").open("a") as file:
         # Where the table types that are packages of their own are listed.
         file.write(f"meta_directory = {mail_host.directory}\n")
     with pytest.raises(HostError, match=r"cannot be read back: .*unsupported dictionary type: cdb"):
-        list(look_up(table, keys, configuration))
+        list(look_up(postfix, table, keys))
 
 
 @pytest.mark.parametrize("map_type", ["hash", "btree"])
@@ -264,13 +265,7 @@ def test_a_map_made_without_postfix_is_read_by_postfix(map_type: str, mail_host:
     entries = map_entries(seen.selection, seen.pins)
     source = tmp_path / "built"
     source.write_bytes(b"")
-    compiled = map_build.compile_map(
-        source,
-        entries,
-        map_types=elsewhere.map_types,
-        config_directory=mail_host.postfix.config_directory,
-        installed=False,
-    )
+    compiled = map_build.compile_map(elsewhere.installation, source, entries, elsewhere.map_types)
     assert stat.S_IMODE(compiled.path.stat().st_mode) == 0o600
     live = mail_host.map.with_name("mailsni.db")
     shutil.copy(compiled.path, live)

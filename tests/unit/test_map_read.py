@@ -16,6 +16,7 @@ from mailsni.errors import HostError
 from mailsni.targets.postfix.entries import MapEntry
 from mailsni.targets.postfix.map_read import Difference, discrepancies, type_of, verify_map
 from mailsni.targets.postfix.map_types import PostfixMap
+from mailsni.targets.postfix.postconf import Installation
 from tests.support.builders import authority
 
 SOURCE = Path("/etc/postfix/mailsni")
@@ -40,7 +41,7 @@ def found(tmp_path: Path, records: Mapping[bytes, bytes], *entries: MapEntry) ->
     file = tmp_path / "mailsni.cdb"
     file.write_bytes(cdb(records))
     table = PostfixMap("cdb", tmp_path / "mailsni")
-    return {one.key: one.difference for one in discrepancies(table, file, entries, tmp_path)}
+    return {one.key: one.difference for one in discrepancies(Installation(tmp_path), table, file, entries)}
 
 
 def test_each_difference_is_told(tmp_path: Path) -> None:
@@ -85,9 +86,8 @@ def test_what_a_stale_entry_holds_is_told(tmp_path: Path) -> None:
     content = old.key_pem + old.fullchain_pem
     file = tmp_path / "mailsni.cdb"
     file.write_bytes(cdb({b"a.test": base64.b64encode(content)}))
-    (one,) = discrepancies(
-        PostfixMap("cdb", tmp_path / "mailsni"), file, [MapEntry("a.test", (), ("0" * 16,))], tmp_path
-    )
+    entry = MapEntry("a.test", (), ("0" * 16,))
+    (one,) = discrepancies(Installation(tmp_path), PostfixMap("cdb", tmp_path / "mailsni"), file, [entry])
     assert one.leaf is not None
     assert hashlib.sha256(one.leaf).hexdigest() == old.fingerprint
     assert hashlib.sha256(content).hexdigest() in one.digests
@@ -101,7 +101,7 @@ def test_a_database_that_was_cut_off_is_an_error(tmp_path_factory: pytest.TempPa
     file = tmp_path_factory.getbasetemp() / "cut.cdb"
     file.write_bytes(WHOLE[:size])
     with pytest.raises(HostError, match="cannot be read back"):
-        list(discrepancies(PostfixMap("cdb", file.with_suffix("")), file, (), file.parent))
+        list(discrepancies(Installation(file.parent), PostfixMap("cdb", file.with_suffix("")), file, ()))
 
 
 @given(st.binary(max_size=4000))
@@ -109,7 +109,7 @@ def test_so_is_anything_else(tmp_path_factory: pytest.TempPathFactory, content: 
     file = tmp_path_factory.getbasetemp() / "odd.cdb"
     file.write_bytes(content)
     try:
-        told = list(discrepancies(PostfixMap("cdb", file.with_suffix("")), file, (), file.parent))
+        told = list(discrepancies(Installation(file.parent), PostfixMap("cdb", file.with_suffix("")), file, ()))
     except HostError:
         return
     assert {one.difference for one in told} <= {Difference.ADDITIONAL}
@@ -140,10 +140,10 @@ def test_a_map_that_is_not_as_intended_says_what_is_wrong_first(tmp_path: Path) 
     ):
         file.write_bytes(cdb(records))
         with pytest.raises(HostError, match=message) as raised:
-            verify_map(table, file, entries, tmp_path)
+            verify_map(Installation(tmp_path), table, file, entries)
         assert raised.value.path == file
     file.write_bytes(cdb({entry.key.encode(): base64.b64encode(good) for entry in entries}))
-    verify_map(table, file, entries, tmp_path)
+    verify_map(Installation(tmp_path), table, file, entries)
 
 
 def test_another_type_is_opened_only_in_place_of_berkeley_db_and_only_where_it_is_redirected(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from mailsni.errors import HostError
 from mailsni.host.commands import Completed
 from mailsni.targets.postfix import postconf
-from mailsni.targets.postfix.postconf import Instance, Override
+from mailsni.targets.postfix.postconf import Installation, Instance, Override
 
 DIRECTORY = Path("/etc/postfix")
 
@@ -48,15 +48,15 @@ class FakeExecutor:
 
 def test_a_parameter_that_postfix_does_not_know_has_no_value() -> None:
     executor = FakeExecutor({"-x": "tls_server_sni_maps = hash:/a,\tinline:{ {b = /c} }\nsmtpd_use_tls =\n"})
-    found = postconf.parameters(DIRECTORY, "tls_server_sni_maps", "smtpd_use_tls", "unknown", executor=executor)
+    found = Installation(DIRECTORY, executor).parameters("tls_server_sni_maps", "smtpd_use_tls", "unknown")
     assert found == {"tls_server_sni_maps": "hash:/a,\tinline:{ {b = /c} }", "smtpd_use_tls": ""}
-    tables = postconf.sni_tables(DIRECTORY, executor=executor)
+    tables = Installation(DIRECTORY, executor).sni_tables()
     assert [table.written for table in tables] == ["hash:/a", "inline:{ {b = /c} }"]
 
 
 def test_values_are_read_as_they_are_written_where_that_is_asked_for() -> None:
     executor = FakeExecutor({"tls_server_sni_maps": "tls_server_sni_maps = $mine\n"})
-    (table,) = postconf.sni_tables(DIRECTORY, expanded=False, executor=executor)
+    (table,) = Installation(DIRECTORY, executor).sni_tables(expanded=False)
     assert (table.written, table.source) == ("$mine", None)
     assert executor.calls == [("/usr/sbin/postconf", "-c", "/etc/postfix", "tls_server_sni_maps")]
 
@@ -71,17 +71,17 @@ def test_values_are_read_as_they_are_written_where_that_is_asked_for() -> None:
 )
 def test_a_configuration_that_cannot_be_read_is_blamed_with_its_line(message: str, line: int | None) -> None:
     with pytest.raises(HostError) as raised:
-        postconf.parameters(DIRECTORY, "x", executor=FakeExecutor(error=message or " "))
+        Installation(DIRECTORY, FakeExecutor(error=message or " ")).parameters("x")
     assert (raised.value.path, raised.value.line) == (DIRECTORY / "main.cf", line)
     with pytest.raises(HostError) as raised:
-        postconf.overrides(DIRECTORY, executor=FakeExecutor(error="bad transport type: usocket"))
+        Installation(DIRECTORY, FakeExecutor(error="bad transport type: usocket")).overrides()
     assert raised.value.path == DIRECTORY / "master.cf"
 
 
 def test_a_service_may_override_a_parameter_with_nothing() -> None:
     text = "submission/inet/tls_server_sni_maps =\n127.0.0.1:25/inet/smtpd_tls_chain_files = /a, /b\n"
     executor = FakeExecutor({"-Px": text})
-    assert postconf.overrides(DIRECTORY, "tls_server_sni_maps", executor=executor) == (
+    assert Installation(DIRECTORY, executor).overrides("tls_server_sni_maps") == (
         Override("submission/inet", "tls_server_sni_maps", ""),
         Override("127.0.0.1:25/inet", "smtpd_tls_chain_files", "/a, /b"),
     )
@@ -92,11 +92,11 @@ def test_the_instances_of_another_family_are_none_of_ours() -> None:
     executor = FakeExecutor(
         {"-l": "-               -               y         /etc/postfix\nout - n /etc/postfix-out\n"}
     )
-    assert postconf.instances(DIRECTORY, executor) == (
+    assert Installation(DIRECTORY, executor).instances() == (
         Instance("", DIRECTORY),
         Instance("out", Path("/etc/postfix-out")),
     )
-    assert postconf.instances(Path("/private"), executor) == ()
+    assert Installation(Path("/private"), executor).instances() == ()
 
 
 @pytest.mark.parametrize(

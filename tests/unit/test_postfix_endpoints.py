@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from mailsni.probes import endpoint as endpoint_module
 from mailsni.probes.endpoint import Endpoint
 from mailsni.targets.postfix.endpoints import parse_postfix
+from mailsni.targets.postfix.postconf import parse_parameters
 from tests.support.data import read
 
 SERVICES = read("postconf-Mx.txt")
 """Postfix 3.7 and 3.10 print these lines alike."""
-PARAMETERS = read("postconf-x.txt")
+PARAMETERS = parse_parameters(read("postconf-x.txt"))
 
 
 def texts(endpoints: tuple[Endpoint, ...]) -> list[str]:
@@ -22,7 +23,7 @@ def texts(endpoints: tuple[Endpoint, ...]) -> list[str]:
 
 def of_service(line: str, **main: str) -> list[str]:
     """The endpoints of one master.cf line, with some main.cf values changed."""
-    return texts(parse_postfix(line, PARAMETERS + "".join(f"{name} = {value}\n" for name, value in main.items())))
+    return texts(parse_postfix(line, PARAMETERS | main))
 
 
 def test_services_with_tls_are_found_and_those_without_are_left_out() -> None:
@@ -70,7 +71,7 @@ def test_every_family_gives_an_address_of_each(
     interfaces: str, protocols: str, hosts: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(endpoint_module, "_speaks_ipv6", lambda: True)
-    parameters = f"{PARAMETERS}inet_interfaces = {interfaces}\ninet_protocols = {protocols}\n"
+    parameters = PARAMETERS | {"inet_interfaces": interfaces, "inet_protocols": protocols}
     found = parse_postfix("25 inet n - n - - smtpd", parameters, every_family=True)
     assert texts(found) == [f"smtp://{host}:25" for host in hosts]
 
@@ -100,4 +101,4 @@ def test_a_service_without_a_known_port_is_left_out() -> None:
 
 @given(st.text(alphabet="{}= \nsmtpinet-o_1", max_size=400))
 def test_the_parser_takes_any_text(text: str) -> None:
-    parse_postfix(text, text)
+    parse_postfix(text, parse_parameters(text))

@@ -15,10 +15,11 @@ from mailsni.core.text import summarize_names
 from mailsni.core.x509 import parse_leaf
 from mailsni.errors import MailsniError
 from mailsni.host import file_identity, files
-from mailsni.targets.postfix import map_read, postconf
+from mailsni.targets.postfix import map_read
 from mailsni.targets.postfix.entries import MapEntry
 from mailsni.targets.postfix.map_read import Difference, Discrepancy
 from mailsni.targets.postfix.map_types import PostfixMap, map_files
+from mailsni.targets.postfix.postconf import redirects_berkeley_db
 from mailsni.targets.postfix.target import Postfix
 from mailsni.targets.rendering import postfix_key
 
@@ -30,10 +31,10 @@ def check_map(context: CheckContext) -> Iterator[Result]:
     server = context.postfix
     if server is None:
         return
-    source, directory = server.path, server.settings.config_directory
+    source = server.path
     yield from check_files((source, *map_files(source)), files.PRIVATE, context.owner)
     yield from check_directory(source.parent, context.owner)
-    references = postconf.sni_tables(directory) if server.installed else ()
+    references = server.installation.sni_tables() if server.installed else ()
     tables = [reference.map for reference in references if reference.map is not None]
     for table in tables:
         if table.source != source and is_absent(table.file) and not table.other_files:
@@ -71,7 +72,7 @@ def _check_file(context: CheckContext, server: Postfix, table: PostfixMap, file:
         return
     # Reading the entries opens a texthash anyway, and slowly while it is new (Postfix waits for the next second).
     if server.installed and table.map_type != "texthash":
-        error = map_read.open_error(table, server.settings.config_directory)
+        error = map_read.open_error(server.installation, table)
         if error is not None:
             text = f"postfix: {table} cannot be opened, so {_CUT_OFF}: {error}"
             yield Finding(Level.CRITICAL, Code.MAP_UNREADABLE, text)
@@ -85,7 +86,7 @@ def _check_entries(context: CheckContext, server: Postfix, table: PostfixMap, fi
     differing: dict[Difference, list[str]] = defaultdict(list)
     entries = _expected_entries(context, table)
     try:
-        for entry in map_read.discrepancies(table, file, entries, server.settings.config_directory):
+        for entry in map_read.discrepancies(server.installation, table, file, entries):
             if _is_expected_during_publish(context, entry):
                 continue
             name = f"*{entry.key}" if entry.key.startswith(".") else entry.key
@@ -145,9 +146,8 @@ def _file_of(table: PostfixMap, server: Postfix) -> Path | None:
     """What the server opens for a table; None when there is nothing."""
     if not is_absent(table.file):
         return table.file
-    directory = server.settings.config_directory
-    values = postconf.parameters(directory, "non_bdb_migration_level") if server.installed else {}
-    return table.existing_file(redirected=postconf.redirects_berkeley_db(values))
+    values = server.installation.parameters("non_bdb_migration_level") if server.installed else {}
+    return table.existing_file(redirected=redirects_berkeley_db(values))
 
 
 def _missing(table: PostfixMap) -> Finding:

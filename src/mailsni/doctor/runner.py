@@ -22,7 +22,6 @@ from mailsni.doctor.finding import Facts, Finding, Fix, Severity
 from mailsni.errors import ConfigurationError, MailsniError, PermissionMissingError
 from mailsni.sources.base import SourceSettings, StoreFiles
 from mailsni.targets.dovecot import target as dovecot_target
-from mailsni.targets.postfix import postconf
 from mailsni.targets.postfix import target as postfix_target
 from mailsni.targets.registry import NO_SERVER
 
@@ -143,9 +142,7 @@ class _FactCollector:
             self.problems.append(_NO_SERVER)
         configuration = None
         if found_postfix is not None and found_postfix.installed:
-            configuration, _ = self._collect(
-                "postfix_unreadable", "Postfix", lambda: postconf.read(settings.postfix.config_directory), main_cf
-            )
+            configuration, _ = self._collect("postfix_unreadable", "Postfix", found_postfix.installation.read, main_cf)
         return Facts(
             settings=settings,
             now=self.now,

@@ -32,6 +32,7 @@ from mailsni.sandbox.lineages import CertbotDirectory
 from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, PrivatePostfix, PrivateServer, workspace
 from mailsni.targets.postfix import map_read
 from mailsni.targets.postfix.map_types import PostfixMap
+from mailsni.targets.postfix.postconf import Installation
 
 _TIMEOUT = 10.0
 _DEFAULT = "default certificate"
@@ -256,8 +257,9 @@ def _read_map_back(sandbox: _Sandbox) -> bool:
     console.print_line("Every name, read back from the compiled Postfix map:")
     console.print_line()
     table = PostfixMap(_map_type(), sandbox.map)
+    file = table.existing_file(redirected=True) or table.file
     keys = [name.encode() for name in sandbox.expected]
-    records = map_read.records(table, table.existing_file(redirected=True) or table.file, keys, sandbox.map.parent)
+    records = map_read.records(Installation(sandbox.map.parent), table, file, keys)
     leaves = {key.decode(): map_read.first_leaf(map_read.decoded(value)) for key, value in records}
     found = {name: hashlib.sha256(leaf).hexdigest() for name, leaf in leaves.items() if leaf is not None}
     rows, right = [], True

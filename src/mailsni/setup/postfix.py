@@ -15,6 +15,7 @@ from mailsni.setup.record import Record
 from mailsni.setup.steps import ChangeServer, Step
 from mailsni.targets.postfix import main_cf, postconf
 from mailsni.targets.postfix.map_types import TableReference, parse_tables
+from mailsni.targets.postfix.postconf import Installation
 from mailsni.targets.postfix.target import Postfix, find, map_type_in
 
 _OVERRIDES = (postconf.SNI_MAPS, postconf.SECURITY_LEVEL, *postconf.DEFAULT_CERTIFICATES)
@@ -23,7 +24,7 @@ _OVERRIDES = (postconf.SNI_MAPS, postconf.SECURITY_LEVEL, *postconf.DEFAULT_CERT
 def default_certificate(settings: Settings) -> tuple[Path | None, tuple[str, ...]]:
     """The file with the certificate for clients without SNI, and warnings about what is missing for it."""
     directory = settings.postfix.config_directory
-    configuration = postconf.read(directory)
+    configuration = Installation(directory).read()
     parameter, paths = configuration.certificate()
     lacking = []
     if not parameter:
@@ -46,7 +47,7 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
     target = _find(settings)
     own = settings.postfix
     notes = [*_notes_on_instances(own), *_notes_on_services(own)]
-    tables = postconf.sni_tables(own.config_directory)
+    tables = target.installation.sni_tables()
     theirs = [table.written for table in tables if not main_cf.is_ours(own, table)]
     if theirs and not options.take_over and not (target.is_configured and main_cf.is_ours(own, tables[0])):
         notes.append(
@@ -78,7 +79,7 @@ def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation,
         RefusedError: a service of master.cf, or another instance, names the map: setup did not write that.
     """
     own = settings.postfix
-    for override in postconf.overrides(own.config_directory, postconf.SNI_MAPS):
+    for override in Installation(own.config_directory).overrides(postconf.SNI_MAPS):
         if _names_our_map(own, parse_tables(override.value)):
             service, parameter = override.service, override.parameter
             raise RefusedError(
@@ -86,7 +87,7 @@ def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation,
                 hint=f"remove it first: postconf -c {own.config_directory} -PX {service}/{parameter}",
             )
     for instance in _other_instances(own):
-        if _names_our_map(own, postconf.sni_tables(instance.config_directory)):
+        if _names_our_map(own, Installation(instance.config_directory).sni_tables()):
             raise RefusedError(
                 f"{instance.config_directory}/main.cf: names mailsni's map too",
                 hint="remove it from that instance first",
@@ -117,7 +118,7 @@ def map_type(settings: Settings) -> str:
     recorded = target.recorded_map_type(_memory(settings))
     if recorded is not None and not target.is_configured:
         return recorded
-    supported = postconf.supported_types() | {"texthash"}
+    supported = target.installation.supported_types() | {"texthash"}
     return next((one for one in target.map_types if one in supported), target.map_types[0])
 
 
@@ -137,7 +138,7 @@ def _memory(settings: Settings) -> Mapping[str, str]:
 
 
 def _still_named(own: PostfixSettings) -> str | None:
-    left = [table for table in postconf.sni_tables(own.config_directory) if main_cf.is_ours(own, table)]
+    left = [table for table in Installation(own.config_directory).sni_tables() if main_cf.is_ours(own, table)]
     return f"{postconf.SNI_MAPS} would still name {left[0].written}" if left else None
 
 
@@ -153,7 +154,8 @@ def _names_our_map(own: PostfixSettings, tables: Sequence[TableReference]) -> bo
 
 
 def _other_instances(own: PostfixSettings) -> Iterator[postconf.Instance]:
-    return (one for one in postconf.instances(own.config_directory) if one.config_directory != own.config_directory)
+    directory = own.config_directory
+    return (one for one in Installation(directory).instances() if one.config_directory != directory)
 
 
 def _notes_on_instances(own: PostfixSettings) -> Iterator[str]:
@@ -166,7 +168,7 @@ def _notes_on_instances(own: PostfixSettings) -> Iterator[str]:
 
 
 def _notes_on_services(own: PostfixSettings) -> Iterator[str]:
-    for override in postconf.overrides(own.config_directory, *_OVERRIDES):
+    for override in Installation(own.config_directory).overrides(*_OVERRIDES):
         where = f"postfix: {override.service} has {override.parameter} = {override.value} in master.cf"
         if override.parameter == postconf.SNI_MAPS:
             if _names_our_map(own, parse_tables(override.value)):

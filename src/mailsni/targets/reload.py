@@ -21,7 +21,7 @@ from pathlib import Path
 
 from mailsni.config.settings import Action
 from mailsni.errors import HostError
-from mailsni.host.commands import Completed, Executor, parent, require_tool
+from mailsni.host.commands import Executor, parent, require_tool
 
 TIMEOUT = 120.0
 """Seconds for each command."""
@@ -94,33 +94,28 @@ def restart_commands(manager: ServiceManager, own: Sequence[Command]) -> tuple[C
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """How a server is controlled."""
+    """How a server is controlled. Its commands begin with the name of a tool."""
 
-    name: str
-    """Of its script in ``/etc/init.d``, which knows the default configuration only."""
     is_default: bool
     """Whether the server runs with the default configuration."""
     is_running: Callable[[], bool]
-    master: Callable[[], int | None]
-    """The number of its master process; None when it is unknown."""
+    pid_file: Callable[[], Path | None]
+    """Where it writes the number of its master process; None when it does not say."""
     reload: Command
     own_restart: tuple[Command, ...]
     """Its own commands to stop and to start."""
     executor: Executor
 
 
-def pid_in(file: Path) -> int | None:
-    """The number of the process that a file names; None when it names none."""
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def _detect_service_manager(server: Controls) -> ServiceManager:
-    script = _INIT_SCRIPTS / server.name
+def _detect_service_manager(name: str, server: Controls) -> ServiceManager:
+    # The script knows the default configuration only.
+    script = _INIT_SCRIPTS / name
     installed = script if server.is_default and os.access(script, os.X_OK) else None
-    number = server.master()
+    file = server.pid_file()
+    try:
+        number = int(file.read_text()) if file is not None else None
+    except (OSError, ValueError):
+        number = None
     if number is None:
         return ServiceManager(openrc=_OPENRC.exists(), init_script=installed)
     unit = None
@@ -140,36 +135,39 @@ def _is_supervised(number: int) -> bool:
     return False
 
 
-def perform(action: Action, server: Controls) -> ReloadResult:
+def perform(name: str, action: Action, server: Controls) -> ReloadResult:
     """Reload a server, restart it, or run the administrator's command.
+
+    Args:
+        name: of the server, and of its script in ``/etc/init.d``.
+        action: what the configuration says.
+        server: how it is controlled.
 
     Raises:
         HostError: a command failed.
     """
-    executor = server.executor
     if isinstance(action, tuple):
-        _checked(executor.run(action, timeout=TIMEOUT))
+        _run(server.executor, action)
         return ReloadResult.COMMANDED
+    if server.executor.find_tool(str(server.reload[0])) is None:
+        return ReloadResult.NOT_RUNNING
     if action == "none":
         return ReloadResult.LEFT_ALONE
     if not server.is_running():
         return ReloadResult.NOT_RUNNING
     if action == "restart":
-        for command in restart_commands(_detect_service_manager(server), server.own_restart):
+        for command in restart_commands(_detect_service_manager(name, server), server.own_restart):
             # A daemon that is started by a command itself would keep a pipe of ours open for ever.
-            detached = command[0] != "systemctl"
-            argv = [_absolute(command[0], executor), *command[1:]]
-            _checked(executor.run(argv, timeout=TIMEOUT, detached=detached))
+            _run(server.executor, command, detached=command[0] != "systemctl")
         return ReloadResult.RESTARTED
-    _checked(executor.run(server.reload, timeout=TIMEOUT))
+    _run(server.executor, server.reload)
     return ReloadResult.RELOADED
 
 
-def _absolute(tool: str | Path, executor: Executor) -> Path:
-    return tool if isinstance(tool, Path) else require_tool(tool, executor)
-
-
-def _checked(done: Completed) -> None:
+def _run(executor: Executor, command: Command, *, detached: bool = False) -> None:
+    tool, *arguments = command
+    program = tool if Path(tool).is_absolute() else require_tool(str(tool), executor)
+    done = executor.run([program, *arguments], timeout=TIMEOUT, detached=detached)
     if done.returncode != 0:
         talk = done.stderr.splitlines()[-1] if done.stderr else f"exit status {done.returncode}"
         raise HostError(f"{' '.join(done.argv)}: {talk}")

@@ -23,7 +23,7 @@ from mailsni.host import files, permissions
 from mailsni.targets.postfix import map_read, map_source
 from mailsni.targets.postfix.map_source import Mistake, PemLabels, SourceLine
 from mailsni.targets.postfix.map_types import PostfixMap, TableReference
-from mailsni.targets.postfix.postconf import SNI_MAPS, Configuration, redirects_berkeley_db
+from mailsni.targets.postfix.postconf import SNI_MAPS, Configuration, Installation, redirects_berkeley_db
 
 LIVE = "/etc/letsencrypt/live/NAME"
 """A lineage, for people to put theirs in."""
@@ -117,7 +117,7 @@ def read_table(
         problems.append(helpers.check_failed(f"the source of the table {reference.written}", problem))
     try:
         if file is not None and table.map_type != "texthash" and table.map_type in configuration.types:
-            stored, open_error = _read_stored(table, file, lines, configuration.directory, facts.now)
+            stored, open_error = _read_stored(table, file, lines, Installation(configuration.directory), facts.now)
             table_facts = replace(table_facts, stored=stored, open_error=open_error)
     except (MailsniError, OSError, ValueError, RecursionError) as problem:
         problems.append(helpers.check_failed(f"the content of the table {reference.written}", problem))
@@ -129,18 +129,18 @@ def _is_as_rendered(source: Path, facts: Facts) -> bool:
 
 
 def _read_stored(
-    table: PostfixMap, file: Path, source: Sequence[SourceLine], config_directory: Path, now: datetime
+    table: PostfixMap, file: Path, source: Sequence[SourceLine], postfix: Installation, now: datetime
 ) -> tuple[dict[str, Mistake | None], str | None]:
     """What is wrong with each stored value, and why Postfix cannot use the file at all."""
     if not os.access(file, os.R_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
     stored: dict[str, Mistake | None] = {}
-    problem = map_read.open_error(table, config_directory)
+    problem = map_read.open_error(postfix, table)
     if problem is not None:
         return stored, problem
     keys = [line.key.encode("utf-8", "surrogateescape") for line in source]
     try:
-        for key, value in map_read.records(table, file, keys, config_directory):
+        for key, value in map_read.records(postfix, table, file, keys):
             stored[key.decode("ascii", "replace").lower()] = map_source.stored_mistake(value.strip(), now)
     except HostError as error:
         return {}, error.message

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from mailsni.config.settings import Action, DovecotSettings
 from mailsni.core.deployment import DeploymentRecord
@@ -34,15 +34,11 @@ from mailsni.targets.rendering import DovecotVersion, Paths
 class Dovecot:
     """The Dovecot of this host."""
 
+    name: ClassVar[Literal["dovecot"]] = "dovecot"
     settings: DovecotSettings
     installed: bool
     version: DovecotVersion
     executor: Executor = LOCAL
-
-    @property
-    def name(self) -> Literal["dovecot"]:
-        """See :class:`mailsni.targets.base.Target`."""
-        return "dovecot"
 
     @property
     def path(self) -> Path:
@@ -126,30 +122,22 @@ class Dovecot:
 
     def reload(self) -> ReloadResult:
         """Reload, or what the configuration says."""
-        if not isinstance(self.reload_action, tuple) and self.executor.find_tool("doveadm") is None:
-            return ReloadResult.NOT_RUNNING
-        config_file = self.settings.config_file
-        doveadm = (self.executor.find_tool("doveadm") or "doveadm", "-c", config_file)
+        options = ("-c", self.settings.config_file)
         controls = Controls(
-            "dovecot",
-            config_file == DovecotSettings().config_file,
-            self._is_running,
-            self._master,
-            (*doveadm, "reload"),
-            ((*doveadm, "stop"), (self.executor.find_tool("dovecot") or "dovecot", "-c", config_file)),
-            self.executor,
+            is_default=self.settings.config_file == DovecotSettings().config_file,
+            is_running=self._is_running,
+            pid_file=self._pid_file,
+            reload=("doveadm", *options, "reload"),
+            own_restart=(("doveadm", *options, "stop"), ("dovecot", *options)),
+            executor=self.executor,
         )
-        return reload.perform(self.reload_action, controls)
+        return reload.perform(self.name, self.reload_action, controls)
 
     def _pid_file(self) -> Path | None:
         doveconf = require_tool("doveconf", self.executor)
         done = self.executor.run([doveconf, "-c", self.settings.config_file, "-h", "base_dir"], timeout=reload.TIMEOUT)
         base = done.stdout.decode("utf-8", "replace").strip()
         return Path(base) / "master.pid" if done.returncode == 0 else None
-
-    def _master(self) -> int | None:
-        file = self._pid_file()
-        return reload.pid_in(file) if file is not None else None
 
     def _is_running(self) -> bool:
         """Whether the master process that the configuration's ``base_dir`` tells of is alive; when in doubt it is."""

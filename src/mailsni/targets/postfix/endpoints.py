@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
-from mailsni.host.commands import LOCAL, Executor
 from mailsni.probes.endpoint import Endpoint, connectable, service_port
 from mailsni.targets.postfix import postconf
 from mailsni.targets.postfix.lines import split_words
+from mailsni.targets.postfix.postconf import Installation
 
 _POSTFIX_PARAMETERS: Final = (
     "inet_interfaces",
@@ -28,26 +27,22 @@ _POSTFIX_PARAMETERS: Final = (
 _OPTION = re.compile(r"-o\s*(?:\{\s*([a-z0-9_]+)\s*=([^{}]*)\}|([a-z0-9_]+)=(\S*))")
 
 
-def postfix_endpoints(
-    config_directory: Path, *, every_family: bool = False, executor: Executor = LOCAL
-) -> tuple[Endpoint, ...]:
+def postfix_endpoints(postfix: Installation, *, every_family: bool = False) -> tuple[Endpoint, ...]:
     """The SMTP ports of a Postfix that offer TLS, in the order of master.cf.
 
     Args:
-        config_directory: where its main.cf and master.cf are.
+        postfix: whose ports.
         every_family: on IPv4 and on IPv6, where it listens on both.
-        executor: where Postfix runs.
 
     Raises:
         HostError: there is no postconf, or it fails.
     """
-    services = postconf.output(config_directory, "-Mx", file="master.cf", executor=executor)
-    parameters = postconf.output(config_directory, "-x", *_POSTFIX_PARAMETERS, executor=executor)
-    return parse_postfix(services, parameters, every_family=every_family)
+    services = postfix.services()
+    return parse_postfix(services, postfix.parameters(*_POSTFIX_PARAMETERS), every_family=every_family)
 
 
-def parse_postfix(services: str, parameters: str, *, every_family: bool = False) -> tuple[Endpoint, ...]:
-    """What :func:`postfix_endpoints` gives, from the two outputs of postconf.
+def parse_postfix(services: str, main: Mapping[str, str], *, every_family: bool = False) -> tuple[Endpoint, ...]:
+    """What :func:`postfix_endpoints` gives, from what postconf(1) prints.
 
     A service counts when its command is smtpd or postscreen, TLS is on (``smtpd_tls_wrappermode``, else a security
     level other than ``none``, else the older ``smtpd_use_tls`` and ``smtpd_enforce_tls``; ``-o`` over main.cf), and
@@ -56,11 +51,9 @@ def parse_postfix(services: str, parameters: str, *, every_family: bool = False)
     Args:
         services: of ``postconf -Mx``: one service a line, continuation lines joined, ``-o { a = b }`` as ``-o a=b``
             or ``-o {a=b c}``, and (by x) ``$name`` expanded.
-        parameters: of ``postconf -x NAME …``: ``name = value`` lines. A name that this Postfix does not know is not
-            in it.
+        main: the values in main.cf. A parameter that this Postfix does not know is not among them.
         every_family: see :func:`postfix_endpoints`.
     """
-    main = postconf.parse_parameters(parameters)
     found = (
         endpoint
         for line in services.splitlines()

@@ -16,9 +16,8 @@ from pathlib import Path
 from mailsni.config.settings import PostfixSettings
 from mailsni.errors import HostError
 from mailsni.host import files
-from mailsni.host.commands import require_tool, run
 from mailsni.targets.postfix.map_types import TableReference
-from mailsni.targets.postfix.postconf import SNI_MAPS, parameters, sni_tables
+from mailsni.targets.postfix.postconf import SNI_MAPS, Installation
 
 _SAYS = "# mailsni: `mailsni setup --remove` takes "
 _OURS_ALONE = f"{_SAYS}the next line out again\n"
@@ -87,7 +86,7 @@ def is_ours(settings: PostfixSettings, table: TableReference) -> bool:
 
 def _other_tables(settings: PostfixSettings) -> list[str]:
     """The tables that main.cf names beside ours, as they are written there."""
-    tables = sni_tables(settings.config_directory, expanded=False)
+    tables = Installation(settings.config_directory).sni_tables(expanded=False)
     return [table.written for table in tables if not is_ours(settings, table)]
 
 
@@ -100,16 +99,16 @@ def _edited(settings: PostfixSettings, content: bytes, value: str) -> bytes:
     """A main.cf with another value of the parameter (none when it is empty), edited and read back by postconf(1)."""
     whole = content if content.endswith(b"\n") or not content else content + b"\n"
     with files.scratch(main_cf=whole) as copy:
-        postconf: list[str | Path] = [require_tool("postconf"), "-c", copy]
+        private = Installation(copy)
         # The services that a `-X` looks for stand there.
         services = files.read_private((settings.config_directory / "master.cf").resolve())
         files.create(copy / "master.cf", services or b"")
-        done = run([*postconf, "-e", f"{SNI_MAPS}={value}"] if value else [*postconf, "-X", SNI_MAPS])
+        done = private.run("postconf", *(("-e", f"{SNI_MAPS}={value}") if value else ("-X", SNI_MAPS)))
         edited = files.read_private(copy / "main.cf")
         if done.returncode != 0 or edited is None:
             message = f"{path_of(settings)}: postconf cannot edit it: {done.stderr or 'no answer'}"
             raise HostError(message, path=path_of(settings))
-        written = parameters(copy, SNI_MAPS, expanded=False).get(SNI_MAPS, "")
+        written = private.parameters(SNI_MAPS, expanded=False).get(SNI_MAPS, "")
     if written != value:
         raise HostError(
             f"{path_of(settings)}: {SNI_MAPS} would be {written!r} instead of {value!r} after an edit by postconf",

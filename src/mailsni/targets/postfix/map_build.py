@@ -11,10 +11,10 @@ from pathlib import Path
 
 from mailsni.errors import HostError
 from mailsni.host import files
-from mailsni.host.commands import LOCAL, Executor, require_tool
 from mailsni.targets.postfix.entries import MapEntry
 from mailsni.targets.postfix.map_read import messages_of, verify_map
 from mailsni.targets.postfix.map_types import PostfixMap
+from mailsni.targets.postfix.postconf import Installation
 
 _TIMEOUT = 300.0
 
@@ -31,23 +31,15 @@ class CompiledMap:
 
 
 def compile_map(
-    source: Path,
-    entries: Sequence[MapEntry],
-    *,
-    map_types: Sequence[str],
-    config_directory: Path,
-    installed: bool,
-    executor: Executor = LOCAL,
+    postfix: Installation, source: Path, entries: Sequence[MapEntry], map_types: Sequence[str]
 ) -> CompiledMap:
     """Compile a staged source beside itself, and verify that the result holds exactly the entries.
 
     Args:
+        postfix: what compiles it; where that is not installed, the berkeleydb package writes the map.
         source: the text, in a private directory; the files it names must be in their places.
         entries: what the map must hold.
         map_types: the types to try, in this order.
-        config_directory: of the Postfix to compile for.
-        installed: whether Postfix is on this host; else the berkeleydb package writes the map.
-        executor: where Postfix runs.
 
     Raises:
         HostError: it cannot be compiled, or does not hold the entries.
@@ -56,11 +48,11 @@ def compile_map(
     for map_type in map_types:
         table = PostfixMap(map_type, source)
         try:
-            compiled = _postmap(table, config_directory, executor) if installed else _write_berkeley_db(table, entries)
+            compiled = _postmap(postfix, table) if postfix.installed else _write_berkeley_db(table, entries)
         except _UnsupportedTypeError as error:
             failures.append(f"{map_type}: {error}")
             continue
-        verify_map(table, compiled, entries, config_directory, executor)
+        verify_map(postfix, table, compiled, entries)
         return CompiledMap(map_type, compiled, compiled.name.removeprefix(source.name))
     raise HostError(
         f"postmap: no map type works here: {'; '.join(failures)}",
@@ -72,11 +64,10 @@ class _UnsupportedTypeError(Exception):
     """The Postfix of this host cannot make tables of a type."""
 
 
-def _postmap(table: PostfixMap, config_directory: Path, executor: Executor) -> Path:
+def _postmap(postfix: Installation, table: PostfixMap) -> Path:
     if table.map_type == "texthash":
         return table.source
-    postmap = require_tool("postmap", executor)
-    done = executor.run([postmap, "-c", config_directory, "-F", str(table)], timeout=_TIMEOUT)
+    done = postfix.run("postmap", "-F", str(table), timeout=_TIMEOUT)
     if done.returncode != 0 and re.search(r"unsupported (dictionary|map) type|is not available", done.stderr):
         raise _UnsupportedTypeError(done.stderr.splitlines()[-1])
     messages = messages_of(done)
@@ -117,13 +108,10 @@ def stored_value(entry: MapEntry) -> bytes:
     return base64.b64encode(b"\n".join(files.read_private(pin) or b"" for pin in entry.pins))
 
 
-def empty_map(directory: Path, *, map_type: str, config_directory: Path, installed: bool, executor: Executor) -> Path:
+def empty_map(postfix: Installation, directory: Path, map_type: str) -> Path:
     """A map without entries, to go back to when there was none before: a missing one cuts off clients that send SNI."""
     source = directory / "empty"
     files.create(source, b"# no names\n")
     if map_type == "texthash":
         return source
-    compiled = compile_map(
-        source, (), map_types=(map_type,), config_directory=config_directory, installed=installed, executor=executor
-    )
-    return compiled.path
+    return compile_map(postfix, source, (), (map_type,)).path

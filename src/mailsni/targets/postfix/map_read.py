@@ -17,10 +17,11 @@ from pathlib import Path
 
 from mailsni.core.text import printable_name
 from mailsni.errors import HostError
-from mailsni.host.commands import LOCAL, Completed, Executor, require_tool
+from mailsni.host.commands import Completed
 from mailsni.targets.postfix.entries import MapEntry
 from mailsni.targets.postfix.lines import split_words
 from mailsni.targets.postfix.map_types import PostfixMap
+from mailsni.targets.postfix.postconf import Installation
 
 _BATCH = 500
 """Keys asked for in one run of postmap -q: their values are held in memory."""
@@ -68,16 +69,14 @@ class Discrepancy:
 # ── comparing ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def verify_map(
-    table: PostfixMap, file: Path, entries: Iterable[MapEntry], config_directory: Path, executor: Executor = LOCAL
-) -> None:
+def verify_map(postfix: Installation, table: PostfixMap, file: Path, entries: Iterable[MapEntry]) -> None:
     """Make sure that a map holds exactly what it should; see :func:`discrepancies`.
 
     Raises:
         HostError: it does not, or cannot be read.
     """
     missing = []
-    for discrepancy in discrepancies(table, file, entries, config_directory, executor):
+    for discrepancy in discrepancies(postfix, table, file, entries):
         if discrepancy.difference is Difference.ADDITIONAL:
             raise HostError(f"{table}: holds an entry that was not asked for", path=file)
         if discrepancy.difference is not Difference.MISSING:
@@ -88,23 +87,22 @@ def verify_map(
 
 
 def discrepancies(
-    table: PostfixMap, file: Path, entries: Iterable[MapEntry], config_directory: Path, executor: Executor = LOCAL
+    postfix: Installation, table: PostfixMap, file: Path, entries: Iterable[MapEntry]
 ) -> Iterator[Discrepancy]:
     """Compare a map with what it should hold, entry by entry. Its values are not kept in memory.
 
     Args:
+        postfix: what reads it where nothing here can.
         table: the map.
         file: what a server opens for it.
         entries: what it should hold.
-        config_directory: of Postfix, where it is installed.
-        executor: where Postfix runs.
 
     Raises:
         HostError: the map cannot be read.
     """
     missing = {entry.key.encode(): entry for entry in entries}
     differs = _path_discrepancy if table.map_type == "texthash" else _discrepancy
-    for key, value in records(table, file, list(missing), config_directory, executor):
+    for key, value in records(postfix, table, file, list(missing)):
         entry = missing.pop(key, None)
         if entry is None:
             yield Discrepancy(printable_name(key), Difference.ADDITIONAL)
@@ -158,17 +156,13 @@ def first_leaf(content: bytes) -> bytes | None:
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def open_error(table: PostfixMap, config_directory: Path, executor: Executor = LOCAL) -> str | None:
+def open_error(postfix: Installation, table: PostfixMap) -> str | None:
     """Why Postfix cannot open a table, in its own words; None when it can.
 
     Raises:
         HostError: postmap(1) is not there, or does not end.
     """
-    done = executor.run(
-        [require_tool("postmap", executor), "-c", config_directory, "-q", "-", str(table)],
-        stdin=b"mailsni.invalid\n",
-        timeout=_OPEN_TIMEOUT,
-    )
+    done = postfix.run("postmap", "-q", "-", str(table), stdin=b"mailsni.invalid\n", timeout=_OPEN_TIMEOUT)
     messages = messages_of(done)
     if done.returncode in (0, 1) and not messages:
         return None
@@ -196,17 +190,14 @@ def messages_of(done: Completed) -> list[str]:
     return [line for line in printed if "fatal:" in line or not _HARMLESS.search(line)]
 
 
-def records(
-    table: PostfixMap, file: Path, keys: Sequence[bytes], config_directory: Path, executor: Executor = LOCAL
-) -> Iterator[MapRecord]:
+def records(postfix: Installation, table: PostfixMap, file: Path, keys: Sequence[bytes]) -> Iterator[MapRecord]:
     """What a map holds, read in the quickest way there is.
 
     Args:
+        postfix: what reads it where nothing here can.
         table: the map.
         file: what a server opens for it.
         keys: the only ones looked up in a map that nothing but postmap(1) reads, and that it cannot list.
-        config_directory: of Postfix, where it is installed.
-        executor: where Postfix runs.
 
     Raises:
         HostError: the map cannot be read.
@@ -220,32 +211,26 @@ def records(
     direct = reader(file) if reader is not None else None
     if direct is not None:
         return direct
-    listed = _list(table, config_directory, executor) if file.stat().st_size <= _LISTED else None
-    return listed if listed is not None else look_up(table, keys, config_directory, executor)
+    listed = _list(postfix, table) if file.stat().st_size <= _LISTED else None
+    return listed if listed is not None else look_up(postfix, table, keys)
 
 
-def look_up(
-    table: PostfixMap, keys: Sequence[bytes], config_directory: Path, executor: Executor = LOCAL
-) -> Iterator[MapRecord]:
+def look_up(postfix: Installation, table: PostfixMap, keys: Sequence[bytes]) -> Iterator[MapRecord]:
     """Those of some keys that a map has, asked of postmap(1).
 
     Raises:
         HostError: it cannot read the map.
     """
-    postmap = require_tool("postmap", executor)
     for at in range(0, len(keys), _BATCH):
         batch = b"".join(key + b"\n" for key in keys[at : at + _BATCH])
-        done = executor.run(
-            [postmap, "-c", config_directory, "-q", "-", str(table)], stdin=batch, timeout=_READ_TIMEOUT
-        )
+        done = postfix.run("postmap", "-q", "-", str(table), stdin=batch, timeout=_READ_TIMEOUT)
         _require_read(done, table)
         yield from _lines(done)
 
 
-def _list(table: PostfixMap, config_directory: Path, executor: Executor) -> Iterator[MapRecord] | None:
+def _list(postfix: Installation, table: PostfixMap) -> Iterator[MapRecord] | None:
     """Everything in a map; None when postmap(1) cannot list this type."""
-    postmap = require_tool("postmap", executor)
-    done = executor.run([postmap, "-c", config_directory, "-s", str(table)], timeout=_READ_TIMEOUT)
+    done = postfix.run("postmap", "-s", str(table), timeout=_READ_TIMEOUT)
     if done.returncode != 0 and "not supported" in done.stderr:
         return None
     _require_read(done, table)

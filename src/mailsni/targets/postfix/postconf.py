@@ -186,114 +186,98 @@ def redirects_berkeley_db(values: Mapping[str, str]) -> bool:
     return values.get("non_bdb_migration_level", "") in ("enable-redirect", "enable-reindex")
 
 
-def read(config_directory: Path, executor: Executor = LOCAL) -> Configuration:
-    """Everything about TLS, from postconf(1) and both files.
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """A Postfix: a configuration directory, and where its programs run.
 
-    Raises:
-        HostError: postconf fails, or a file cannot be read.
-        PermissionMissingError: this user may not read a file.
+    Every method raises HostError: a program is not installed, does not end, or cannot read the configuration.
     """
-    main = _run(config_directory, "-x", *_READ, executor=executor)
-    services = output(config_directory, "-M", file="master.cf", executor=executor)
-    return Configuration(
-        directory=config_directory,
-        values=parse_parameters(_text(main)),
-        services=tuple(_services(services)),
-        overrides=overrides(config_directory, executor=executor),
-        types=supported_types(executor),
-        unused=tuple((Path(path), name, value) for path, name, value in dict.fromkeys(_UNUSED.findall(main.stderr))),
-        main=tuple(lines.entries(files.read_text(config_directory / "main.cf") or "")),
-        master=tuple(lines.entries(files.read_text(config_directory / "master.cf") or "")),
-    )
 
+    config_directory: Path
+    executor: Executor = LOCAL
 
-def parameters(
-    config_directory: Path, *names: str, expanded: bool = True, executor: Executor = LOCAL
-) -> dict[str, str]:
-    """The values of parameters in main.cf; one that this Postfix does not know is not among them.
+    @property
+    def installed(self) -> bool:
+        """Whether there are programs at all."""
+        return self.executor.find_tool("postconf") is not None
 
-    Args:
-        config_directory: of main.cf.
-        names: of the parameters.
-        expanded: with ``$name`` replaced, else as they are written.
-        executor: where Postfix runs.
+    def run(self, tool: str, *words: str | Path, stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
+        """Run one of Postfix's programs for the configuration directory."""
+        argv = [require_tool(tool, self.executor), "-c", self.config_directory, *words]
+        return self.executor.run(argv, stdin=stdin, timeout=timeout)
 
-    Raises:
-        HostError: postconf(1) fails, for example because main.cf cannot be parsed.
-    """
-    flags = ["-x"] if expanded else []
-    return parse_parameters(output(config_directory, *flags, *names, executor=executor))
+    def read(self) -> Configuration:
+        """Everything about TLS, from postconf(1) and both files.
 
+        Raises:
+            PermissionMissingError: this user may not read a file.
+        """
+        main = self._postconf("-x", *_READ)
+        return Configuration(
+            directory=self.config_directory,
+            values=parse_parameters(_text(main)),
+            services=tuple(_services(_text(self._postconf("-M", file="master.cf")))),
+            overrides=self.overrides(),
+            types=self.supported_types(),
+            unused=tuple(
+                (Path(path), name, value) for path, name, value in dict.fromkeys(_UNUSED.findall(main.stderr))
+            ),
+            main=tuple(lines.entries(files.read_text(self.config_directory / "main.cf") or "")),
+            master=tuple(lines.entries(files.read_text(self.config_directory / "master.cf") or "")),
+        )
 
-def sni_tables(
-    config_directory: Path, *, expanded: bool = True, executor: Executor = LOCAL
-) -> tuple[TableReference, ...]:
-    """The tables of ``tls_server_sni_maps`` in main.cf, in order; see :func:`parameters`."""
-    values = parameters(config_directory, SNI_MAPS, expanded=expanded, executor=executor)
-    return parse_tables(values.get(SNI_MAPS, ""))
+    def parameters(self, *names: str, expanded: bool = True) -> dict[str, str]:
+        """The values of parameters in main.cf; one that this Postfix does not know is not among them.
 
+        Args:
+            names: of the parameters.
+            expanded: with ``$name`` replaced, else as they are written.
+        """
+        return parse_parameters(_text(self._postconf(*(["-x"] if expanded else []), *names)))
 
-def overrides(config_directory: Path, *names: str, executor: Executor = LOCAL) -> tuple[Override, ...]:
-    """The parameters that services have for themselves, in the order of postconf(1).
+    def sni_tables(self, *, expanded: bool = True) -> tuple[TableReference, ...]:
+        """The tables of ``tls_server_sni_maps`` in main.cf, in order; see :meth:`parameters`."""
+        return parse_tables(self.parameters(SNI_MAPS, expanded=expanded).get(SNI_MAPS, ""))
 
-    Args:
-        config_directory: of master.cf.
-        names: of the parameters; all of them when none is given.
-        executor: where Postfix runs.
+    def services(self) -> str:
+        """The services of master.cf, one a line, with ``$name`` replaced (``postconf -Mx``)."""
+        return _text(self._postconf("-Mx", file="master.cf"))
 
-    Raises:
-        HostError: postconf(1) fails.
-    """
-    patterns = [f"*/*/{name}" for name in names]
-    text = output(config_directory, "-Px", *patterns, file="master.cf", executor=executor)
-    return tuple(Override(service, name, value.strip()) for service, name, value in _OVERRIDE.findall(text))
+    def overrides(self, *names: str) -> tuple[Override, ...]:
+        """The parameters that services have for themselves, in the order of postconf(1); all where none is named."""
+        patterns = [f"*/*/{name}" for name in names]
+        text = _text(self._postconf("-Px", *patterns, file="master.cf"))
+        return tuple(Override(service, name, value.strip()) for service, name, value in _OVERRIDE.findall(text))
 
+    def instances(self) -> tuple[Instance, ...]:
+        """All instances that ``postmulti -l`` lists; none when the configuration directory is not one of them."""
+        program = self.executor.find_tool("postmulti")
+        if program is None:
+            return ()
+        done = self.executor.run([program, "-l"])
+        rows = (line.split() for line in _text(done).splitlines())
+        listed = tuple(Instance("" if row[0] == "-" else row[0], Path(row[3])) for row in rows if len(row) == 4)
+        # A private Postfix of another directory is none of the host's family.
+        is_listed = any(instance.config_directory == self.config_directory for instance in listed)
+        return listed if done.returncode == 0 and is_listed else ()
 
-def instances(config_directory: Path, executor: Executor = LOCAL) -> tuple[Instance, ...]:
-    """All instances that ``postmulti -l`` lists; none when a configuration directory is not one of them."""
-    program = executor.find_tool("postmulti")
-    if program is None:
-        return ()
-    done = executor.run([program, "-l"])
-    rows = (line.split() for line in _text(done).splitlines())
-    listed = tuple(Instance("" if row[0] == "-" else row[0], Path(row[3])) for row in rows if len(row) == 4)
-    # A private Postfix of another directory is none of the host's family.
-    is_listed = any(instance.config_directory == config_directory for instance in listed)
-    return listed if done.returncode == 0 and is_listed else ()
+    def supported_types(self) -> frozenset[str]:
+        """The map types of this Postfix (``postconf -m``)."""
+        return frozenset(_text(self.executor.run([require_tool("postconf", self.executor), "-m"])).split())
 
-
-def supported_types(executor: Executor = LOCAL) -> frozenset[str]:
-    """The map types of this Postfix (``postconf -m``)."""
-    return frozenset(_text(executor.run([require_tool("postconf", executor), "-m"])).split())
-
-
-def output(config_directory: Path, *words: str, file: str = "main.cf", executor: Executor = LOCAL) -> str:
-    """What postconf(1) prints.
-
-    Args:
-        config_directory: of Postfix.
-        words: its options and arguments.
-        file: the one that it reads, to blame.
-        executor: where Postfix runs.
-
-    Raises:
-        HostError: it is not installed, or fails.
-    """
-    return _text(_run(config_directory, *words, file=file, executor=executor))
-
-
-def _run(config_directory: Path, *words: str, file: str = "main.cf", executor: Executor) -> Completed:
-    done = executor.run([require_tool("postconf", executor), "-c", config_directory, *words])
-    if done.returncode == 0:
-        return done
-    blamed = _BLAMED_LINE.search(done.stderr)
-    path = config_directory / file
-    raise HostError(
-        f"{path}: postconf cannot read it: {done.stderr or 'no answer'}",
-        hint="correct it, or set [postfix] enabled = false",
-        path=Path(blamed[1]) if blamed else path,
-        line=int(blamed[2]) if blamed else None,
-    )
+    def _postconf(self, *words: str, file: str = "main.cf") -> Completed:
+        """Run postconf(1); the file is the one to blame when it fails without a place."""
+        done = self.run("postconf", *words)
+        if done.returncode == 0:
+            return done
+        blamed = _BLAMED_LINE.search(done.stderr)
+        path = self.config_directory / file
+        raise HostError(
+            f"{path}: postconf cannot read it: {done.stderr or 'no answer'}",
+            hint="correct it, or set [postfix] enabled = false",
+            path=Path(blamed[1]) if blamed else path,
+            line=int(blamed[2]) if blamed else None,
+        )
 
 
 def _text(done: Completed) -> str:

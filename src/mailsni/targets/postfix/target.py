@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from mailsni.config.settings import Action, MapType, PostfixSettings
 from mailsni.core.deployment import DeploymentRecord
@@ -19,16 +19,16 @@ from mailsni.core.model import FileIdentity
 from mailsni.core.selection import Selection
 from mailsni.errors import HostError
 from mailsni.host import file_identity, files, permissions
-from mailsni.host.commands import LOCAL, Executor, require_tool
+from mailsni.host.commands import LOCAL, Executor
 from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import reload, rendering
 from mailsni.targets.base import Stage, StagedFile
 from mailsni.targets.pinned import PinDirectory
-from mailsni.targets.postfix import postconf
 from mailsni.targets.postfix.endpoints import postfix_endpoints
 from mailsni.targets.postfix.entries import map_entries
 from mailsni.targets.postfix.map_build import compile_map, empty_map
 from mailsni.targets.postfix.map_types import map_files, parse_tables
+from mailsni.targets.postfix.postconf import SNI_MAPS, Installation
 from mailsni.targets.reload import Controls, ReloadResult
 from mailsni.targets.rendering import Paths
 
@@ -41,18 +41,16 @@ _DEFAULT_TYPES = ("lmdb", "cdb", "hash", "btree")
 class Postfix:
     """The Postfix of this host."""
 
+    name: ClassVar[Literal["postfix"]] = "postfix"
+    pin_directory: ClassVar[None] = None
+    """The compiled map holds the keys and the chains themselves."""
     settings: PostfixSettings
+    installation: Installation
     installed: bool
     map_types: tuple[str, ...]
     """The types to compile to, in the order in which to try them; more than one only when nothing decides it."""
     is_configured: bool
     """Whether the running configuration names the map."""
-    executor: Executor = LOCAL
-
-    @property
-    def name(self) -> Literal["postfix"]:
-        """See :class:`mailsni.targets.base.Target`."""
-        return "postfix"
 
     @property
     def path(self) -> Path:
@@ -68,10 +66,6 @@ class Postfix:
     def reload_action(self) -> Action:
         """``[postfix] action``."""
         return self.settings.action
-
-    @property
-    def pin_directory(self) -> None:
-        """None: the compiled map holds the keys and the chains themselves."""
 
     def render(self, selection: Selection, pins: PinDirectory, templates: Path | None) -> bytes:
         """The source of the map."""
@@ -100,27 +94,13 @@ class Postfix:
         """Compile the map, prove it entry by entry, and copy what it replaces."""
         source = staging / self.path.name
         files.create(source, text)
-        config_directory = self.settings.config_directory
-        compiled = compile_map(
-            source,
-            map_entries(selection, pins),
-            map_types=self.map_types,
-            config_directory=config_directory,
-            installed=self.installed,
-            executor=self.executor,
-        )
+        compiled = compile_map(self.installation, source, map_entries(selection, pins), self.map_types)
         live = self.path.with_name(self.path.name + compiled.suffix)
         previous = staging / "previous"
         if file_identity.of_file(live) is not None:
             files.copy_new(live, previous)
         else:
-            previous = empty_map(
-                staging,
-                map_type=compiled.map_type,
-                config_directory=config_directory,
-                installed=self.installed,
-                executor=self.executor,
-            )
+            previous = empty_map(self.installation, staging, compiled.map_type)
         staged = [StagedFile(compiled.path, live, previous)]
         if compiled.suffix:
             old_text = staging / "previous-source"
@@ -145,31 +125,22 @@ class Postfix:
 
     def reload(self) -> ReloadResult:
         """Reload, or what the configuration says."""
-        if not isinstance(self.reload_action, tuple) and self.executor.find_tool("postfix") is None:
-            return ReloadResult.NOT_RUNNING
-        command = (self.executor.find_tool("postfix") or "postfix", "-c", self.settings.config_directory)
+        postfix = self.installation
+        command = ("postfix", "-c", postfix.config_directory)
         # `postfix reload` tells its log, not its caller, that the mail system is not running (measured).
         controls = Controls(
-            "postfix",
-            self.settings.config_directory == PostfixSettings().config_directory,
-            lambda: self.executor.run([*command, "status"], timeout=reload.TIMEOUT).returncode == 0,
-            self._master,
-            (*command, "reload"),
-            ((*command, "stop"), (*command, "start")),
-            self.executor,
+            is_default=postfix.config_directory == PostfixSettings().config_directory,
+            is_running=lambda: postfix.run("postfix", "status", timeout=reload.TIMEOUT).returncode == 0,
+            pid_file=lambda: Path(postfix.parameters("queue_directory")["queue_directory"], "pid/master.pid"),
+            reload=(*command, "reload"),
+            own_restart=((*command, "stop"), (*command, "start")),
+            executor=postfix.executor,
         )
-        return reload.perform(self.reload_action, controls)
-
-    def _master(self) -> int | None:
-        program = require_tool("postconf", self.executor)
-        directory = self.settings.config_directory
-        done = self.executor.run([program, "-c", directory, "-h", "queue_directory"], timeout=reload.TIMEOUT)
-        queue = done.stdout.decode("utf-8", "replace").strip()
-        return reload.pid_in(Path(queue) / "pid/master.pid") if done.returncode == 0 else None
+        return reload.perform(self.name, self.reload_action, controls)
 
     def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
         """The services with TLS in master.cf."""
-        return postfix_endpoints(self.settings.config_directory, every_family=every_family, executor=self.executor)
+        return postfix_endpoints(self.installation, every_family=every_family)
 
 
 def map_type_in(memory: Mapping[str, str]) -> str:
@@ -186,7 +157,8 @@ def _why_changed(path: Path, published: Mapping[str, FileIdentity]) -> str | Non
 
 def is_wanted(settings: PostfixSettings, executor: Executor = LOCAL) -> bool:
     """Whether to deploy to this host's Postfix: it is switched on, or ``auto`` and installed."""
-    return settings.enabled is True or (settings.enabled == "auto" and executor.find_tool("postconf") is not None)
+    installed = Installation(settings.config_directory, executor).installed
+    return settings.enabled is True or (settings.enabled == "auto" and installed)
 
 
 def find(settings: PostfixSettings, executor: Executor = LOCAL) -> Postfix | None:
@@ -201,20 +173,19 @@ def find(settings: PostfixSettings, executor: Executor = LOCAL) -> Postfix | Non
     if not is_wanted(settings, executor):
         return None
     asked = settings.map_type
-    if executor.find_tool("postconf") is None:
+    postfix = Installation(settings.config_directory, executor)
+    if not postfix.installed:
         unknown = ("hash",) if asked == "auto" else (asked,)
-        return Postfix(settings, installed=False, map_types=unknown, is_configured=False, executor=executor)
-    values = postconf.parameters(
-        settings.config_directory, postconf.SNI_MAPS, "default_database_type", executor=executor
-    )
-    if postconf.SNI_MAPS not in values:
+        return Postfix(settings, postfix, installed=False, map_types=unknown, is_configured=False)
+    values = postfix.parameters(SNI_MAPS, "default_database_type")
+    if SNI_MAPS not in values:
         main_cf = settings.config_directory / "main.cf"
         raise HostError(
-            f"{main_cf}: {postconf.SNI_MAPS} is unknown to this Postfix: it is older than 3.4",
+            f"{main_cf}: {SNI_MAPS} is unknown to this Postfix: it is older than 3.4",
             hint="upgrade Postfix, or set [postfix] enabled = false",
             path=main_cf,
         )
-    own = [table for table in parse_tables(values[postconf.SNI_MAPS]) if table.source == settings.map]
+    own = [table for table in parse_tables(values[SNI_MAPS]) if table.source == settings.map]
     types: tuple[str, ...] = (asked,)
     if asked == "auto" and own and own[0].map_type in get_args(MapType):
         types = (own[0].map_type,)
@@ -222,4 +193,4 @@ def find(settings: PostfixSettings, executor: Executor = LOCAL) -> Postfix | Non
         default = values.get("default_database_type", "")
         first = (default,) if default in _DEFAULT_TYPES else ()
         types = tuple(dict.fromkeys((*first, *_DEFAULT_TYPES)))
-    return Postfix(settings, installed=True, map_types=types, is_configured=bool(own), executor=executor)
+    return Postfix(settings, postfix, installed=True, map_types=types, is_configured=bool(own))
