@@ -3,35 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from mailsni.core.model import Algorithm, Certificate, FileIdentity
+from mailsni.core.model import Certificate, FileIdentity
 from mailsni.core.selection import Selection
 
 SCHEMA = "mailsni.deployment/1"
-
-
-@dataclass(frozen=True, slots=True)
-class DeployedCertificate:
-    """A certificate that is deployed, without its key."""
-
-    ident: str
-    source: str
-    fingerprint: str
-    spki: str
-    algorithm: Algorithm
-    not_before: datetime
-    not_after: datetime
-    kept: bool = False
-
-    @classmethod
-    def of(cls, certificate: Certificate) -> DeployedCertificate:
-        """All of a certificate but its key and chain."""
-        return cls(*(getattr(certificate, name) for name in cls.__slots__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +19,8 @@ class Deployment:
 
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Each name, and the idents of its certificates in the order in which they are rendered."""
-    certificates: Mapping[str, DeployedCertificate] = field(default_factory=dict)
-    """By ident."""
+    certificates: Mapping[str, Certificate] = field(default_factory=dict)
+    """By ident, without their keys and chains."""
     pins: Mapping[str, FileIdentity] = field(default_factory=dict)
     """The pinned files, by ident, as they were when they were known to be whole."""
     files: Mapping[str, FileIdentity] = field(default_factory=dict)
@@ -57,12 +36,12 @@ class Deployment:
         """What a selection is once it is deployed, still without the published files."""
         return cls(
             names={winner.name: tuple(each.ident for each in winner.certificates) for winner in selection.winners},
-            certificates={each.ident: DeployedCertificate.of(each) for each in selection.certificates},
+            certificates={each.ident: each.without_key for each in selection.certificates},
             pin_directory=str(pin_directory),
             memories=memories or {},
         )
 
-    def certificates_for(self, name: str) -> tuple[DeployedCertificate, ...]:
+    def certificates_for(self, name: str) -> tuple[Certificate, ...]:
         """The certificates that a name is served with; none when it is not deployed."""
         return tuple(self.certificates[ident] for ident in self.names.get(name, ()) if ident in self.certificates)
 
@@ -87,14 +66,7 @@ def encode(deployment: Deployment) -> bytes:
     document = {
         "schema": SCHEMA,
         "names": deployment.names,
-        "certificates": [
-            {
-                **{name: getattr(certificate, name) for name in DeployedCertificate.__slots__},
-                "not_before": certificate.not_before.timestamp(),
-                "not_after": certificate.not_after.timestamp(),
-            }
-            for certificate in deployment.certificates.values()
-        ],
+        "certificates": [certificate.encode() for certificate in deployment.certificates.values()],
         "files": dict(deployment.files),
         "pin_directory": deployment.pin_directory,
         "pins": dict(deployment.pins),
@@ -111,9 +83,10 @@ def decode(content: bytes | None) -> Deployment | None:
         document = json.loads(content)
         if document["schema"] != SCHEMA:
             return None
+        certificates = [Certificate.decode(item) for item in document["certificates"]]
         return Deployment(
             names={str(name): tuple(map(str, idents)) for name, idents in document["names"].items()},
-            certificates={certificate.ident: certificate for certificate in _certificates(document["certificates"])},
+            certificates={certificate.ident: certificate for certificate in certificates},
             files={path: FileIdentity(*identity) for path, identity in document["files"].items()},
             pin_directory=str(document["pin_directory"]),
             pins={ident: FileIdentity(*identity) for ident, identity in document["pins"].items()},
@@ -124,9 +97,3 @@ def decode(content: bytes | None) -> Deployment | None:
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
-
-
-def _certificates(items: Iterable[Mapping[str, Any]]) -> Iterable[DeployedCertificate]:
-    for item in items:
-        dates = {key: datetime.fromtimestamp(item[key], UTC) for key in ("not_before", "not_after")}
-        yield DeployedCertificate(**{**item, **dates})

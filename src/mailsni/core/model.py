@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
 
 from mailsni.core.text import ContractWord
 
@@ -49,7 +49,7 @@ class KeyAndChain:
     """Private key, leaf and intermediates as PEM, key first: the very bytes of a pinned file. Never shown."""
 
     pem: bytes | None = field(repr=False)
-    """None for a certificate from the scan cache: its files are read again only when they are needed."""
+    """None for a certificate from the scan cache or the deployment record: its files are read when they are needed."""
     digest: str
     """SHA-256 of the bytes, hexadecimal."""
 
@@ -86,6 +86,34 @@ class Certificate:
     def ident(self) -> str:
         """The name of its pinned file: equal exactly when key, leaf and chain are equal."""
         return f"{self.fingerprint}-{self.material.digest[:16]}"
+
+    @property
+    def without_key(self) -> Certificate:
+        """The same without key and chain."""
+        return replace(self, material=KeyAndChain(None, self.material.digest))
+
+    def encode(self) -> dict[str, Any]:
+        """The JSON form, without key and chain."""
+        return {each.name: getattr(self, each.name) for each in fields(self)} | {
+            "not_before": self.not_before.timestamp(),
+            "not_after": self.not_after.timestamp(),
+            "material": self.material.digest,
+        }
+
+    @classmethod
+    def decode(cls, document: dict[str, Any]) -> Certificate:
+        """The certificate of a JSON form.
+
+        Raises:
+            TypeError, ValueError, KeyError, OverflowError: it is damaged, or of another version.
+        """
+        converted = {
+            "names": tuple(document["names"]),
+            "not_before": datetime.fromtimestamp(document["not_before"], UTC),
+            "not_after": datetime.fromtimestamp(document["not_after"], UTC),
+            "material": KeyAndChain(None, document["material"]),
+        }
+        return cls(**document | converted)
 
     def valid_at(self, now: datetime) -> bool:
         """Whether the leaf's validity period holds."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni.core.deployment import DeployedCertificate, Deployment
+from mailsni.core.deployment import Deployment
 from mailsni.core.model import Certificate
 from mailsni.core.selection import Selection, Winner
 
@@ -52,7 +52,7 @@ class Change:
 
     kind: Kind
     name: str
-    old: tuple[DeployedCertificate, ...]
+    old: tuple[Certificate, ...]
     new: tuple[Certificate, ...]
     why: str
 
@@ -117,7 +117,7 @@ def changes(selection: Selection, deployed: Deployment, lineages: frozenset[str]
     return tuple(result)
 
 
-def _change(winner: Winner, old: Sequence[DeployedCertificate], *, known: bool) -> Change | None:
+def _change(winner: Winner, old: Sequence[Certificate], *, known: bool) -> Change | None:
     new = winner.certificates
     if [certificate.ident for certificate in old] == [certificate.ident for certificate in new]:
         if any(certificate.kept for certificate in new):
@@ -130,7 +130,7 @@ def _change(winner: Winner, old: Sequence[DeployedCertificate], *, known: bool) 
     return Change(Kind.REPLACE, winner.name, tuple(old), new, "other lineages serve it now")
 
 
-def _why_gone(old: Sequence[DeployedCertificate], lineages: frozenset[str]) -> str:
+def _why_gone(old: Sequence[Certificate], lineages: frozenset[str]) -> str:
     if old and all(certificate.source not in lineages for certificate in old):
         return "its lineage is gone"
     return "no certificate can serve it any more"

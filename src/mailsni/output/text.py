@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Sequence
 from datetime import datetime
 
-from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.log import Level
 from mailsni.core.model import Certificate, SkippedLineage
 from mailsni.core.plan import SYMBOLS, Change, Kind, NameState, Plan, name_states
@@ -34,8 +33,6 @@ _COLOURS = {
     Kind.KEEP: "magenta",
 }
 
-AnyCertificate = Certificate | DeployedCertificate
-
 
 def status(snapshot: Snapshot, history: History, *, skipped: bool) -> None:
     """Print the table of names and the last run; with ``skipped`` also what is not served, and why."""
@@ -43,7 +40,7 @@ def status(snapshot: Snapshot, history: History, *, skipped: bool) -> None:
     deployed = snapshot.record.deployment
     rows, colours = [], []
     for name, state in name_states(snapshot.selection, snapshot.plan):
-        certificates: Sequence[AnyCertificate] = winners.get(name) or deployed.certificates_for(name)
+        certificates: Sequence[Certificate] = winners.get(name) or deployed.certificates_for(name)
         for certificate in certificates:
             expiry = _expiry(certificate, snapshot.now)
             rows.append((name, certificate.algorithm.upper(), expiry, state, certificate.source))
@@ -121,7 +118,7 @@ def _change(change: Change) -> None:
     print_coloured(f"{SYMBOLS[change.kind]} {change.name}  {detail}  ({change.why}{key})", _COLOURS[change.kind])
 
 
-def _certificates(certificates: Sequence[AnyCertificate]) -> str:
+def _certificates(certificates: Sequence[Certificate]) -> str:
     return " + ".join(
         f"{each.algorithm.upper()} {each.source} until {each.not_after:%Y-%m-%d}" for each in certificates
     )
@@ -250,6 +247,6 @@ def doctor(findings: Sequence[Finding], *, errors_only: bool) -> None:
     print_line(", ".join(totals) if totals else "no findings")
 
 
-def _expiry(certificate: AnyCertificate, now: datetime) -> str:
+def _expiry(certificate: Certificate, now: datetime) -> str:
     days = (certificate.not_after - now).days
     return f"{certificate.not_after:%Y-%m-%d} ({counted(days, 'day')})"

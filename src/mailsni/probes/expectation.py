@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.model import Algorithm, Certificate
 from mailsni.core.names import is_wildcard
 from mailsni.core.text import ContractWord
@@ -72,7 +71,7 @@ def sni_name(name: str) -> str:
 
 
 def expectations(
-    certificates: Mapping[str, Sequence[Certificate | DeployedCertificate]],
+    certificates: Mapping[str, Sequence[Certificate]],
     chain_of: Callable[[str], tuple[str, ...]] = lambda _: (),
 ) -> tuple[Expectation, ...]:
     """What clients should get: one expectation for each certificate of a name.

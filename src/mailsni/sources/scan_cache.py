@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import fields
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from mailsni import __version__
-from mailsni.core.model import CachedLineage, Certificate, FileIdentity, KeyAndChain
+from mailsni.core.model import CachedLineage, Certificate, FileIdentity
 from mailsni.host import files
 
 MIN_FILE_AGE = 2.0
 """Seconds for which a file must have been unchanged when it was read."""
 _SCHEMA = f"mailsni.readings/{__version__}"
-_CONVERTED = ("names", "not_before", "not_after", "material")
-_PLAIN = tuple(field.name for field in fields(Certificate) if field.name not in _CONVERTED)
 
 
 def load(path: Path) -> dict[str, CachedLineage]:
@@ -31,9 +27,17 @@ def load(path: Path) -> dict[str, CachedLineage]:
         document = json.loads(files.read_private(path) or b"{}")
         if document.get("schema") != _SCHEMA:
             return {}
-        return {item["source"]: _decode(item) for item in document["readings"]}
+        lineages = [
+            CachedLineage(
+                files=tuple(FileIdentity(*identity) for identity in item["files"]),
+                certificate=Certificate.decode(item["certificate"]),
+                refused_names=tuple(item["refused_names"]),
+            )
+            for item in document["readings"]
+        ]
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return {}
+    return {lineage.certificate.source: lineage for lineage in lineages}
 
 
 def save(path: Path, lineages: Iterable[CachedLineage], now: datetime) -> None:
@@ -44,33 +48,13 @@ def save(path: Path, lineages: Iterable[CachedLineage], now: datetime) -> None:
     """
     latest = (now.timestamp() - MIN_FILE_AGE) * 1e9
     items = [
-        _encode(lineage)
+        {
+            "files": lineage.files,
+            "certificate": lineage.certificate.encode(),
+            "refused_names": lineage.refused_names,
+        }
         for lineage in lineages
         if lineage.files and max(identity.ctime_ns for identity in lineage.files) < latest
     ]
     document = {"schema": _SCHEMA, "readings": items}
     files.replace(path, json.dumps(document, separators=(",", ":")).encode())
-
-
-def _encode(lineage: CachedLineage) -> dict[str, Any]:
-    certificate = lineage.certificate
-    return {name: getattr(certificate, name) for name in _PLAIN} | {
-        "names": certificate.names,
-        "not_before": certificate.not_before.timestamp(),
-        "not_after": certificate.not_after.timestamp(),
-        "digest": certificate.material.digest,
-        "files": lineage.files,
-        "refused_names": lineage.refused_names,
-    }
-
-
-def _decode(item: dict[str, Any]) -> CachedLineage:
-    files = tuple(FileIdentity(*identity) for identity in item["files"])
-    certificate = Certificate(
-        names=tuple(item["names"]),
-        not_before=datetime.fromtimestamp(item["not_before"], UTC),
-        not_after=datetime.fromtimestamp(item["not_after"], UTC),
-        material=KeyAndChain(None, item["digest"]),
-        **{name: item[name] for name in _PLAIN},
-    )
-    return CachedLineage(files, certificate, tuple(item["refused_names"]))

@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.model import Certificate, FileIdentity
 from mailsni.errors import HostError
 from mailsni.host import file_identity, files
@@ -27,7 +26,7 @@ class PinDirectory:
 
     path: Path
 
-    def path_of(self, certificate: Certificate | DeployedCertificate) -> Path:
+    def path_of(self, certificate: Certificate) -> Path:
         """The path of a certificate's pinned file."""
         return self.path / f"{certificate.ident}.pem"
 
@@ -56,7 +55,7 @@ class PinDirectory:
         found = ((one.ident, file_identity.of_file(self.path_of(one))) for one in certificates)
         return {ident: identity for ident, identity in found if identity is not None}
 
-    def last_good(self, deployed: DeployedCertificate) -> Certificate | None:
+    def last_good(self, deployed: Certificate) -> Certificate | None:
         """A deployed certificate, from its pinned file; None when that is missing or wrong."""
         content = files.read_private(self.path_of(deployed))
         if content is None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from mailsni.config.settings import Settings
 from mailsni.core import x509
-from mailsni.core.deployment import DeployedCertificate
 from mailsni.core.model import Certificate
 from mailsni.core.names import host_name
 from mailsni.deploy.snapshot import Snapshot
@@ -83,7 +82,7 @@ def expected_certificates(snapshot: Snapshot, names: Sequence[str] = ()) -> tupl
         names: those of interest; empty: all. For one that nothing is deployed or selected for, any certificate will do.
     """
     deployed, pins = snapshot.record.deployment, snapshot.pins
-    certificates: dict[str, Sequence[Certificate | DeployedCertificate]] = {
+    certificates: dict[str, Sequence[Certificate]] = {
         **{name: deployed.certificates_for(name) for name in deployed.names},
         **{winner.name: winner.certificates for winner in snapshot.selection.winners},
     }
