@@ -28,14 +28,7 @@ class MetricsInput:
 
 
 def collect(settings: Settings, now: datetime, *, wire: bool, progress: Progress | None = None) -> MetricsInput:
-    """Read the stores, the servers' configurations and the state, and probe the servers. Never raises.
-
-    Args:
-        settings: where all of these are.
-        now: with a time zone.
-        wire: probe the servers, too.
-        progress: called while something takes long.
-    """
+    """Read the stores, the servers' configurations and the state; with ``wire`` probe the servers. Never raises."""
     snapshot, result, problem = None, None, None
     try:
         snapshot = take_snapshot(settings, now, progress=progress)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from collections.abc import Sequence
 from dataclasses import replace
@@ -242,7 +241,7 @@ def test_a_host_with_nothing_is_a_clear_line(tmp_path: Path) -> None:
 def context(tmp_path: Path, record: DeploymentRecord | None, *problems: Finding) -> CheckContext:
     """Of a host without servers, where gathering found these problems."""
     settings = nowhere(tmp_path)
-    return CheckContext(settings, Thresholds(), NOW, None, None, None, record, False, os.geteuid(), problems)  # noqa: FBT003
+    return CheckContext(settings, Thresholds(), NOW, None, None, None, record, False, problems)  # noqa: FBT003
 
 
 WAITING = Finding(Level.WARNING, Code.REWRITE_PENDING, "postfix: the map waits")

@@ -13,6 +13,7 @@ from mailsni.check.model import Code, Finding, Level, Result, Thresholds, Unread
 from mailsni.config.settings import Settings
 from mailsni.core.deployment import Deployment, DeploymentRecord
 from mailsni.core.model import Progress
+from mailsni.core.plan import Plan
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.deploy.state_directory import State
 from mailsni.errors import MailsniError, PermissionMissingError
@@ -41,14 +42,20 @@ class CheckContext:
     record: DeploymentRecord | None
     running: bool
     """Whether a run is publishing now."""
-    owner: int
-    """The user who must own the files: root, or the owner of the state directory."""
     problems: tuple[Result, ...]
 
     @property
     def state(self) -> State:
         """The state directory."""
         return State(self.settings.state.directory)
+
+    @property
+    def owner(self) -> int:
+        """The user who must own the files: root, or the owner of the state directory."""
+        try:
+            return os.geteuid() and self.settings.state.directory.stat().st_uid
+        except OSError:
+            return 0
 
     @property
     def deployment(self) -> Deployment:
@@ -72,6 +79,12 @@ class CheckContext:
         if record is None or record.deployment.names or record.trusted or record.interrupted:
             return False
         return not any(os.path.lexists(path) for path in registry.texts(self.settings))
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan, where a record says what is deployed and no run is changing it."""
+        snapshot = self.snapshot
+        return snapshot.plan if snapshot is not None and snapshot.record.trusted and not self.running else None
 
     @property
     def publish_in_progress(self) -> bool:
@@ -100,10 +113,10 @@ def gather(settings: Settings, thresholds: Thresholds, now: datetime, progress: 
     running = is_publishing(settings)
     postfix_target = attempt("Postfix", lambda: _find_postfix(settings))
     dovecot_target = attempt("Dovecot", lambda: dovecot.find(settings.dovecot))
-    missing = [
-        target.name.capitalize() for target in (postfix_target, dovecot_target) if target and not target.installed
-    ]
-    problems += [Finding(Level.UNKNOWN, Code.SERVER_NOT_FOUND, f"{name} is not installed here") for name in missing]
+    for target in (postfix_target, dovecot_target):
+        if target is not None and not target.installed:
+            text = f"{target.name.capitalize()} is not installed here"
+            problems.append(Finding(Level.UNKNOWN, Code.SERVER_NOT_FOUND, text))
     if not problems and postfix_target is None and dovecot_target is None:
         problems.append(Finding(Level.UNKNOWN, Code.SERVER_NOT_FOUND, registry.NO_SERVER))
     snapshot = attempt("the certificate stores", lambda: take_snapshot(settings, now, progress=progress))
@@ -111,18 +124,8 @@ def gather(settings: Settings, thresholds: Thresholds, now: datetime, progress: 
         record: DeploymentRecord | None = snapshot.record
     else:
         record = attempt("the record of what is deployed", State(settings.state.directory).load)
-    return CheckContext(
-        settings,
-        thresholds,
-        now,
-        postfix_target,
-        dovecot_target,
-        snapshot,
-        record,
-        running,
-        _owner(settings),
-        tuple(problems),
-    )
+    targets = postfix_target, dovecot_target
+    return CheckContext(settings, thresholds, now, *targets, snapshot, record, running, tuple(problems))
 
 
 def failure(part: str, error: MailsniError | OSError) -> Result:
@@ -148,10 +151,3 @@ def _find_postfix(settings: Settings) -> Postfix | None:
     if main.exists() and not os.access(main, os.R_OK):
         raise PermissionMissingError(str(main))
     return postfix.find(settings.postfix)
-
-
-def _owner(settings: Settings) -> int:
-    try:
-        return os.geteuid() and settings.state.directory.stat().st_uid
-    except OSError:
-        return 0

@@ -78,26 +78,8 @@ class Code(ContractWord):
     WIRE_NOT_PROBED = "wire_not_probed", "a server could not be probed"
 
 
-DAMAGE_CODES: Final = frozenset(
-    {
-        Code.MAP_MISSING,
-        Code.MAP_UNREADABLE,
-        Code.MAP_SOURCE_MISSING,
-        Code.MAP_WRONG_TYPE,
-        Code.MAP_WITHOUT_KEYS,
-        Code.MAP_ENTRY_UNUSABLE,
-        Code.MAP_STALE,
-        Code.MAP_NAMES_MISSING,
-        Code.MAP_NAMES_UNKNOWN,
-        Code.INCLUDE_MISSING,
-        Code.INCLUDE_EDITED,
-        Code.INCLUDE_NAMES_MISSING,
-        Code.INCLUDE_WRONG_FILES,
-        Code.PINNED_FILE_MISSING,
-        Code.PINNED_FILE_CHANGED,
-        Code.INSECURE_FILE,
-    }
-)
+_FILE_CODES = frozenset(code for code in Code if code.startswith(("map_", "include_", "pinned_file_")))
+DAMAGE_CODES: Final = (_FILE_CODES | {Code.INSECURE_FILE}) - {Code.INCLUDE_DEAD_PATH}
 """Files are not as they were published. That they wait for the next run to write them again is then no news."""
 
 
@@ -151,13 +133,7 @@ class Thresholds:
     critical: float | None = None
 
     def expiry(self, name: str, not_before: datetime | None, not_after: datetime) -> Expiry:
-        """The expiry of one certificate.
-
-        Args:
-            name: that is served with it.
-            not_before: start of its validity; None: unknown, so it counts as long-lived.
-            not_after: end of its validity.
-        """
+        """The expiry of a certificate of a name; without ``not_before`` it counts as long-lived."""
         lifetime = (not_after - not_before) / DAY if not_before is not None else float("inf")
         critical = min(CRITICAL_DAYS, lifetime * CRITICAL_SHARE) if self.critical is None else self.critical
         warning = min(WARNING_DAYS, lifetime * WARNING_SHARE) if self.warning is None else self.warning
@@ -188,10 +164,6 @@ class CheckResult:
     def level(self) -> Level:
         """The worst of all."""
         return max((finding.level for finding in self.findings), key=lambda level: level.weight, default=Level.OK)
-
-    def count(self, level: Level) -> int:
-        """How many findings there are of a level."""
-        return sum(finding.level is level for finding in self.findings)
 
 
 def unknown(now: datetime, why: str) -> CheckResult:

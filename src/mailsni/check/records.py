@@ -84,27 +84,14 @@ def failed_run(run: runs.Run) -> Finding:
     return Finding(level, Code.HOOK_FAILED if hook else Code.RUN_FAILED, text)
 
 
-def pending_names(context: CheckContext) -> int | None:
-    """How many names wait for the next run; None when this user cannot tell."""
-    plan = _reliable_plan(context)
-    return None if plan is None else len(plan.effective)
-
-
 def check_pending(context: CheckContext) -> Iterator[Result]:
     """The plan, and the certificates that somebody must look at."""
-    plan = _reliable_plan(context)
-    if plan is not None:
-        yield from _check_plan(plan)
+    if context.plan is not None:
+        yield from _check_plan(context.plan)
     for skipped in context.snapshot.selection.problems if context.snapshot is not None else ():
         about = f" ({summarize_names(skipped.names)})" if skipped.names else ""
         text = f"{skipped.source}: {skipped.reason}: {skipped.detail}{about}"
         yield Finding(Level.WARNING, skipped.reason, text, skipped.names)
-
-
-def _reliable_plan(context: CheckContext) -> Plan | None:
-    """The plan, where a record says what is deployed and no run is changing it."""
-    snapshot = context.snapshot
-    return snapshot.plan if snapshot is not None and snapshot.record.trusted and not context.running else None
 
 
 def _check_plan(plan: Plan) -> Iterator[Result]:

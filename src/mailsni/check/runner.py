@@ -29,7 +29,7 @@ from mailsni.check.model import (
     worst_first,
 )
 from mailsni.check.postfix_map import check_map
-from mailsni.check.records import check_expiry, check_pending, check_records, check_runs, pending_names
+from mailsni.check.records import check_expiry, check_pending, check_records, check_runs
 from mailsni.config.settings import Settings
 from mailsni.core.model import Progress
 from mailsni.core.text import summarize_names
@@ -110,7 +110,7 @@ def run_checks(context: CheckContext) -> CheckResult:
         worst_first(_without_consequences(findings)),
         expiries,
         0 if context.nothing_deployed else len(names),
-        pending_names(context),
+        None if context.plan is None else len(context.plan.effective),
         unreadable,
     )
 

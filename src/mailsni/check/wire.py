@@ -40,9 +40,8 @@ def check_wire(
 def wire_findings(result: Audit, deployed: Deployment) -> Iterator[Finding]:
     """One finding for each server and problem.
 
-    Args:
-        result: compares the answers with what the stores have.
-        deployed: what servers may send until the next run; another check says that it is pending.
+    The audit compares the answers with the stores. What is deployed may be sent until the next run: another check says
+    that it is pending.
     """
     for note in result.notes:
         yield Finding(Level.UNKNOWN, Code.WIRE_NOT_PROBED, f"on the wire: {note}")

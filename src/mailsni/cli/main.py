@@ -115,14 +115,7 @@ def program() -> Program:
 
 
 def run(words: Sequence[str]) -> int:
-    """Run one command line, and log the error that ends it.
-
-    Args:
-        words: the arguments of the program.
-
-    Returns:
-        The exit code.
-    """
+    """Run one command line, log the error that ends it, and give the exit code."""
     options = GlobalOptions()
     try:
         return int(program().main(list(words), "mailsni", standalone_mode=False, obj=options) or 0)

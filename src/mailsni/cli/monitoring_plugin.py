@@ -14,8 +14,6 @@ from typing import NoReturn
 
 import typer
 
-from mailsni.errors import MailsniError
-
 TIME_LIMIT = 50.0
 """Seconds. Nagios ends a plugin that runs longer than 60, and takes that for CRITICAL."""
 NAME = "check"
@@ -32,8 +30,6 @@ def unknown_on_failure() -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except MailsniError as error:
-        reason = error.message
     except OSError as error:
         reason = f"{error.filename or 'standard output'}: {error.strerror or error}"
     except (SystemExit, KeyboardInterrupt):
@@ -57,11 +53,7 @@ def end(reason: str) -> int:
 
 @contextmanager
 def unknown_after(seconds: float | None) -> Iterator[None]:
-    """End the whole program when the block takes too long, because a file system does not answer, for example.
-
-    Args:
-        seconds: the limit; None: no limit.
-    """
+    """End the whole program when the block takes too long, because a file system does not answer, for example."""
     if seconds is None:
         yield
         return

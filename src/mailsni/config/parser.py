@@ -28,11 +28,7 @@ _ASSIGNMENT = re.compile(r"\s*[\"']?(?P<key>[\w-]+)[\"']?\s*[=.]")
 
 
 def load(path: Path, *, required: bool) -> Settings:
-    """Read a configuration file.
-
-    Args:
-        path: the file.
-        required: False when the caller did not name it: a missing file means the defaults.
+    """Read a configuration file; a missing one means the defaults, unless it is required.
 
     Raises:
         ConfigurationError: it is missing, is not TOML, or has an unknown key or a wrong value.
@@ -72,12 +68,7 @@ def parse_file(content: bytes, path: Path) -> Settings:
 
 
 def parse(text: str, path: Path, templates: Path | None = None) -> Settings:
-    """The settings from the text of a configuration file.
-
-    Args:
-        text: TOML.
-        path: the file, for error messages.
-        templates: the administrator's own templates.
+    """The settings from the TOML of a configuration file, whose path is for error messages.
 
     Raises:
         ConfigurationError: the text is not TOML, or has an unknown key or a wrong value.

@@ -52,13 +52,7 @@ def log_error(problem: MailsniError) -> None:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]], colours: Sequence[str] = ()) -> None:
-    """Rows under headings: a Rich table on a terminal, aligned columns without ornament elsewhere.
-
-    Args:
-        headings: of the columns.
-        rows: cells of plain text.
-        colours: one for each row, on a terminal.
-    """
+    """Rows under headings: a Rich table on a terminal, each row in its colour; aligned columns elsewhere."""
     if not sys.stdout.isatty():
         widths = [max(len(row[at]) for row in (headings, *rows)) for at in range(len(headings))]
         for row in (headings, *rows):

@@ -7,6 +7,7 @@ ASCII; ``|`` ends the text, so none is in it, and no line ends within.
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 from mailsni.check.model import DAY, CheckResult, Code, Level
 from mailsni.core.text import counted, summarize_names
@@ -77,7 +78,8 @@ def _performance_data(result: CheckResult) -> str:
         days = (first.not_after - result.now) / DAY
         values.append(f"'expiry'={days:.2f};{first.warning:.6g}:;{first.critical:.6g}:")
     counts = {"names": result.names, "pending": result.pending, "answers": result.probed}
-    counts |= {level.name.lower(): result.count(level) for level in (Level.WARNING, Level.CRITICAL)}
+    levels = Counter(finding.level for finding in result.findings)
+    counts |= {level.name.lower(): levels[level] for level in (Level.WARNING, Level.CRITICAL)}
     values += [f"'{label}'={count};;;0" for label, count in counts.items() if count is not None]
     return " ".join(values)
 

@@ -21,8 +21,6 @@ from mailsni.probes.expectation import Problem
 from mailsni.runs.history import History
 from mailsni.verify.model import Assessment, Audit, Client
 
-_ENDPOINT = ("server", "protocol", "host", "port")
-
 
 def exposition(given: MetricsInput) -> bytes:
     """The text format of Prometheus, version 0.0.4."""
@@ -120,12 +118,9 @@ def _of_names(snapshot: Snapshot) -> Iterator[Metric]:
         "store_not_after_timestamp_seconds",
         "notAfter of the certificate in the stores that should be served for a name.",
         {
-            (
-                *_of(winner.name, certificate.algorithm),
-                ("source", certificate.source),
-            ): certificate.not_after.timestamp()
+            (*_of(winner.name, each.algorithm), ("source", each.source)): each.not_after.timestamp()
             for winner in selection.winners
-            for certificate in winner.certificates
+            for each in winner.certificates
         },
     )
     certificates = {
@@ -196,5 +191,5 @@ def _of(name: str, algorithm: str) -> _Labels:
 
 def _endpoint(assessment: Assessment) -> _Labels:
     endpoint = assessment.case.endpoint
-    values: Iterable[str] = (endpoint.server, endpoint.protocol, endpoint.host, str(endpoint.port))
-    return tuple(zip(_ENDPOINT, values, strict=True))
+    address = (("host", endpoint.host), ("port", str(endpoint.port)))
+    return (("server", endpoint.server), ("protocol", endpoint.protocol), *address)

@@ -16,21 +16,14 @@ Result = Literal["in_place", "planned", "done"]
 
 
 class Report:
-    """Of one run.
-
-    Args:
-        plan: what is to be done.
-        remove: it takes mailsni away.
-
-    Attributes:
-        warnings: what a person should look at.
-    """
+    """Of one run; with ``remove`` it takes mailsni away."""
 
     def __init__(self, plan: SetupPlan, *, remove: bool) -> None:
         self._plan = plan
         self._remove = remove
         self._said = 0
         self.warnings = list(plan.warnings)
+        """What a person should look at."""
 
     def plan(self, *, quiet: bool) -> None:
         """Show everything that would be done."""

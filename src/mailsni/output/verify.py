@@ -65,10 +65,8 @@ def _answer(assessment: Assessment) -> dict[str, Any]:
 def show(audit: Audit, *, verbose: bool, quiet: bool = False) -> None:
     """Print a table of names and ports, a line for each wrong answer, and totals.
 
-    Args:
-        audit: the result.
-        verbose: the table has every name, however many there are, and each warning has a line.
-        quiet: only the lines for wrong answers.
+    With ``verbose`` the table has every name, however many there are, and each warning has a line. With ``quiet`` there
+    are only the lines for wrong answers.
     """
     lines = [each for each in audit.assessments if each.wrong or (verbose and each.problems)]
     if not quiet:

@@ -8,7 +8,7 @@ import re
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, cast, get_args
+from typing import Final, Literal, cast
 
 Protocol = Literal["smtp", "smtps", "imap", "imaps", "pop3", "pop3s", "sieve"]
 """``smtp``, ``imap``, ``pop3`` and ``sieve`` start TLS by command; those ending in s speak it from the first byte."""
@@ -71,23 +71,19 @@ class Endpoint:
         if match is None:
             raise ValueError(f"{quoted} is not PROTOCOL://HOST:PORT (an IPv6 address goes in brackets)")
         scheme, bracketed, host, digits = match.groups()
-        protocol = _protocol(scheme.lower())
-        if protocol is None:
+        if scheme.lower() not in DEFAULT_PORTS:
             raise ValueError(f"{quoted}: unknown protocol; known are {', '.join(DEFAULT_PORTS)}")
+        protocol = cast("Protocol", scheme.lower())
         if bracketed is not None:
             if _address_version(bracketed) != 6:
                 raise ValueError(f"{quoted}: the text in brackets is not an IPv6 address")
             host = bracketed
-        elif _address_version(host) != 4 and not _is_host_name(host):
+        elif _address_version(host) != 4 and not is_host_name(host):
             raise ValueError(f"{quoted}: the host is neither an address nor a host name")
         port = DEFAULT_PORTS[protocol] if digits is None else int(digits)
         if not 0 < port < 65536:
             raise ValueError(f"{quoted}: the port is not between 1 and 65535")
         return cls(protocol, host, port)
-
-
-def _protocol(text: str) -> Protocol | None:
-    return cast("Protocol", text) if text in get_args(Protocol) else None
 
 
 def _address_version(text: str) -> int | None:
@@ -98,7 +94,7 @@ def _address_version(text: str) -> int | None:
         return None
 
 
-def _is_host_name(text: str) -> bool:
+def is_host_name(text: str) -> bool:
     """Whether it can be a host name; four numbers that are no address, such as ``127.0.0.256``, are none (RFC 3696)."""
     return len(text) <= 253 and _HOST_NAME.fullmatch(text) is not None and not text.rpartition(".")[2].isdigit()
 
@@ -107,15 +103,12 @@ def connectable(listened: Sequence[str], *, every_family: bool = False) -> tuple
     """The address to connect to, of those a server listens on: loopback where it can be, else the first.
 
     ``*``, ``0.0.0.0`` and ``::`` become the loopback address of their family. A socket on ``::`` takes no IPv4 here:
-    both servers set IPV6_V6ONLY.
-
-    Args:
-        listened: the addresses.
-        every_family: one address of IPv4 and one of IPv6, where there are both and this host speaks IPv6.
+    both servers set IPV6_V6ONLY. With ``every_family`` it is one address of IPv4 and one of IPv6, where there are both
+    and this host speaks IPv6.
     """
     wildcards = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read from a configuration
     hosts = [wildcards.get(address, address) for address in (word.strip("[]") for word in listened)]
-    hosts = [host for host in hosts if _address_version(host) or _is_host_name(host)]
+    hosts = [host for host in hosts if _address_version(host) or is_host_name(host)]
     nearest = sorted(hosts, key=_distance)
     if not every_family:
         return tuple(nearest[:1])

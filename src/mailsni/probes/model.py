@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import enum
-import ipaddress
-import re
 from dataclasses import dataclass, field
 
 from mailsni.core.model import Algorithm
-from mailsni.probes.endpoint import Endpoint
-
-_SNI_NAME = re.compile(r"[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*")
+from mailsni.probes.endpoint import Endpoint, is_host_name
 
 
 class Outcome(enum.StrEnum):
@@ -59,16 +55,8 @@ class Probe:
     require_trust: bool = False
 
     def __post_init__(self) -> None:
-        if self.name is not None and not _is_sni_name(self.name):
+        if self.name is not None and not is_host_name(self.name):
             raise ValueError(f"{self.name[:80]!a} cannot be sent as SNI")
-
-
-def _is_sni_name(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return len(name) <= 253 and _SNI_NAME.fullmatch(name) is not None
-    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,20 +16,14 @@ from mailsni.probes.expectation import Problem, problem_of, sni_name
 from mailsni.probes.model import Outcome, ProbeResult
 from mailsni.verify.model import Assessment, Client, ProbeCase
 
-_NAMES_SHOWN = 3
-
 
 def assess(
     case: ProbeCase, result: ProbeResult, trust_error: str | None, *, now: datetime, labels: Mapping[str, str]
 ) -> Assessment:
-    """What is wrong with one result.
+    """What is wrong with the result of a case at a moment with a time zone.
 
-    Args:
-        case: the client, the endpoint and the expectation.
-        result: what came of the probe.
-        trust_error: why the system's trust store does not lead to the chain; None when it does.
-        now: the moment at which the certificate must be valid, with a time zone.
-        labels: what to call a certificate, by fingerprint.
+    ``trust_error`` says why the system's trust store does not lead to the chain. ``labels`` has what to call a
+    certificate, by fingerprint.
     """
     leaf = x509.parse_leaf(result.chain[0]) if result.chain else None
     problem = problem_of(result, case.fingerprint)

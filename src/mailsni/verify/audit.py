@@ -47,12 +47,8 @@ def audit(
 ) -> Audit:
     """Probe the servers of this host, or others, for what this host should serve.
 
-    Args:
-        snapshot: of this host; None where nobody knows what to expect: then the request has names and endpoints.
-        request: the names and endpoints.
-        timeout: seconds for each probe; None: as in the configuration, else 10.
-        concurrency: connections at a time.
-        progress: called after each probe.
+    Without a snapshot nobody knows what to expect: then the request has names and endpoints. The timeout is seconds
+    for each probe, by default those of the configuration.
 
     Raises:
         HostError: there is no endpoint to probe.
@@ -82,16 +78,10 @@ def probe_and_assess(
     labels: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Audit:
-    """Probe endpoints for names, and assess the results.
+    """Probe endpoints for names, and assess the results at a moment with a time zone, by default the present.
 
-    Args:
-        expected: what a client should get for each name. Where that is any certificate, it must be valid, cover the
-            name, and be the same at all endpoints.
-        endpoints: each one whose host is a name stands for all addresses of that name.
-        limits: of time and number.
-        now: the moment at which certificates must be valid, with a time zone; None: the present.
-        labels: what to call a certificate, by fingerprint.
-        progress: called after each probe.
+    Where any certificate is expected for a name, it must be valid, cover the name, and be the same at all endpoints. An
+    endpoint whose host is a name stands for all addresses of that name.
     """
     addresses = list(dict.fromkeys(address for endpoint in endpoints for address in resolved(endpoint)))
     cases = [
