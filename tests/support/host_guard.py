@@ -1,9 +1,9 @@
 """Keeps all tests, and whatever they start, off the directories of the host that they run on.
 
 mailsni writes as root, and by default it writes where a mail host keeps what it serves. So tests that run as root run
-in a mount namespace of their own, in which /etc and /var are read-only, /run is empty, and the host has no Postfix, no
-Dovecot, no certbot and no mailsni configured. A plain user cannot write there anyway, and in the root file systems of
-tests/lab/lab.py everything is thrown away.
+in a mount namespace of their own, in which /etc and /var are read-only, /run is empty, and the host has neither Postfix
+nor Dovecot, and nothing of certbot and mailsni configured. A plain user cannot write there anyway, and in the root file
+systems of tests/lab/lab.py everything is thrown away.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from mailsni.host.commands import SEARCH_PATH
 from tests.support import mounts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -21,6 +22,8 @@ EMPTY = tuple(
     for path in ("/etc/postfix", "/etc/dovecot", "/etc/letsencrypt", "/etc/mailsni", "/var/lib/mailsni", "/run")
 )
 """Empty and read-only: no configuration, no state, no socket or process number of a server is to be found."""
+HIDDEN_TOOLS = ("postfix", "postconf", "postmap", "postmulti", "dovecot", "doveconf", "doveadm")
+"""Not to be found: what a test promises must not depend on whether its host has servers."""
 _SOURCE = "mailsni-tests"
 _LAB = "lab"
 """What tests/lab/lab.py calls the layer that it lays over everything."""
@@ -66,6 +69,9 @@ def _close_directories() -> None:
     for path in EMPTY:
         if path.is_dir():
             mounts.mount(_SOURCE, path, mounts.READ_ONLY, "tmpfs", "mode=0755")
+    for tool in (Path(directory, name) for directory in SEARCH_PATH for name in HIDDEN_TOOLS):
+        if tool.is_file():  # not twice where /sbin is a link to /usr/sbin: a hidden one is no file
+            mounts.mount(os.devnull, tool, mounts.BIND)
 
 
 def _lies_in(path: Path, directories: tuple[Path, ...] | list[Path]) -> bool:

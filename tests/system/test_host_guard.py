@@ -110,6 +110,18 @@ def test_the_proof_notices_every_kind_of_change() -> None:
     assert set(CHANGES) <= set(changed)
 
 
+def test_no_test_finds_the_servers_of_the_host() -> None:
+    script = """
+from tests.support.host_guard import HIDDEN_TOOLS, protect_host
+from mailsni.host.commands import find_tool
+planted = [name for name in HIDDEN_TOOLS if find_tool(name)]
+protect_host()
+found = [name for name in HIDDEN_TOOLS if find_tool(name)]
+raise SystemExit(0 if {"postfix", "dovecot"} <= set(planted) and not found else 9)
+"""
+    assert on_a_mail_host(sys.executable, "-c", script) == (0, [])
+
+
 def test_the_proof_of_a_command_that_fails_keeps_its_exit_code() -> None:
     assert on_a_mail_host("/bin/sh", "-c", "exit 7") == (7, [])
 
