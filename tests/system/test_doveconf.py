@@ -7,7 +7,20 @@ from pathlib import Path
 import pytest
 
 from mailsni.errors import HostError
+from mailsni.host.commands import LocalExecutor
 from mailsni.targets.dovecot.endpoints import dovecot_endpoints
+
+
+class PlantedTool(LocalExecutor):
+    """Finds one program, whatever it is asked for."""
+
+    def __init__(self, tool: Path) -> None:
+        self.tool = tool
+
+    def find_tool(self, name: str) -> Path:
+        """See :class:`mailsni.host.commands.Executor`."""
+        del name
+        return self.tool
 
 
 @pytest.mark.parametrize(
@@ -26,6 +39,6 @@ def test_dovecot_asks_its_tool(tmp_path: Path, script: str, expected: list[str] 
     tool.chmod(0o755)
     if expected is None:
         with pytest.raises(HostError, match="exit status 89"):
-            dovecot_endpoints(config, tool)
+            dovecot_endpoints(config, executor=PlantedTool(tool))
     else:
-        assert [str(endpoint) for endpoint in dovecot_endpoints(config, tool)] == expected
+        assert [str(endpoint) for endpoint in dovecot_endpoints(config, executor=PlantedTool(tool))] == expected

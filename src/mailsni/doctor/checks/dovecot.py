@@ -38,8 +38,8 @@ from mailsni.targets.dovecot.configuration import (
     DovecotConfiguration,
     full_key,
 )
-from mailsni.targets.dovecot.parser import Block, Setting
-from mailsni.targets.dovecot.precedence import Conflict, LocalName, Precedence, Scope, can_match
+from mailsni.targets.dovecot.parser import Block, Scope, Setting
+from mailsni.targets.dovecot.precedence import Conflict, LocalName, Precedence, can_match
 
 NEARLY_FULL = 0.7
 """Part of the memory limit from which on the blocks are a finding."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from mailsni.targets.dovecot.parser import Block, Configuration, Setting
-from mailsni.targets.dovecot.precedence import LocalName, Scope
+from mailsni.targets.dovecot.parser import Block, Configuration, Scope, Setting
+from mailsni.targets.dovecot.precedence import LocalName
 from mailsni.targets.rendering import DovecotVersion
 
 FILTERS = ("local_name", "local", "remote", "protocol")

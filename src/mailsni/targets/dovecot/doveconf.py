@@ -5,12 +5,18 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mailsni.host.commands import LOCAL, Executor, require_tool
-from mailsni.targets.dovecot.parser import Assignment, BlockEnd, BlockStart, statements
+from mailsni.host.commands import LOCAL, Completed, Executor, require_tool
+from mailsni.targets.dovecot.parser import settings_in
 from mailsni.targets.rendering import DovecotVersion
 
 _TIMEOUT = 300.0
 _POSITION = re.compile(r"configuration file (?P<file>/.*?) line (?P<line>\d+)")
+
+
+def run(config_file: Path, *words: str, executor: Executor, timeout: float = 60.0, discard: bool = False) -> Completed:
+    """Run ``doveconf`` for a configuration; see :class:`mailsni.host.commands.Executor`."""
+    program = require_tool("doveconf", executor)
+    return executor.run([program, "-c", config_file, *words], timeout=timeout, discard=discard)
 
 
 def startup_error(config_file: Path, executor: Executor = LOCAL) -> str | None:
@@ -22,8 +28,7 @@ def startup_error(config_file: Path, executor: Executor = LOCAL) -> str | None:
         HostError: there is no doveconf, or it does not end.
     """
     # The output holds the contents of the files, keys among them.
-    doveconf = require_tool("doveconf", executor)
-    done = executor.run([doveconf, "-c", config_file, "-n", "-x"], timeout=_TIMEOUT, discard=True)
+    done = run(config_file, "-n", "-x", executor=executor, timeout=_TIMEOUT, discard=True)
     return None if done.returncode == 0 else done.stderr or f"doveconf: exit status {done.returncode}"
 
 
@@ -41,16 +46,11 @@ def default_certificate(config_file: Path, version: DovecotVersion, executor: Ex
     """
     # 2.3 prints "ssl_cert = </path", 2.4 "ssl_server {", "cert_file = /path"; blocks of names may follow.
     setting = "ssl_cert" if version == "2.3" else "ssl_server/cert_file"
-    done = executor.run([require_tool("doveconf", executor), "-c", config_file, setting], timeout=_TIMEOUT)
-    around: list[str] = []
-    for statement in statements(done.stdout.decode("utf-8", "replace")):
-        match statement:
-            case BlockStart(kind=kind):
-                around.append(kind)
-            case BlockEnd():
-                del around[-1:]
-            case Assignment(key=key, value=value) if "/".join([*around, key]) == setting and value.startswith("/"):
-                return Path(value)
+    done = run(config_file, setting, executor=executor, timeout=_TIMEOUT)
+    for scope, printed in settings_in(done.stdout.decode("utf-8", "replace")):
+        kinds = [kind for kind, _ in scope]
+        if "/".join([*kinds, printed.key]) == setting and printed.value.startswith("/"):
+            return Path(printed.value)
     return None
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mailsni.host.commands import output_of, require_tool, run
+from mailsni.host.commands import LOCAL, Executor, output_of
 from mailsni.probes.endpoint import Endpoint, Protocol, connectable, service_port
-from mailsni.targets.dovecot.parser import Assignment, BlockEnd, BlockStart, Comment, Include, statements
+from mailsni.targets.dovecot import doveconf
+from mailsni.targets.dovecot.parser import settings_in
 
 _LOGIN_SERVICES: Final[Mapping[str, tuple[str, Protocol, Protocol]]] = {
     "imap-login": ("imap", "imap", "imaps"),
@@ -25,7 +26,7 @@ _DOVECOT_SETTINGS: Final = ("protocols", "listen", "ssl", "service")
 
 
 def dovecot_endpoints(
-    config_file: Path, tool: Path | None = None, *, every_family: bool = False
+    config_file: Path, *, every_family: bool = False, executor: Executor = LOCAL
 ) -> tuple[Endpoint, ...]:
     """The IMAP, POP3, ManageSieve and submission ports of a Dovecot that offer TLS.
 
@@ -35,24 +36,16 @@ def dovecot_endpoints(
 
     Args:
         config_file: its dovecot.conf.
-        tool: the doveconf to run; the one of this host when None.
         every_family: on IPv4 and on IPv6, where it listens on both.
+        executor: where Dovecot runs.
 
     Raises:
         HostError: there is no doveconf, or it fails: the configuration is wrong.
     """
-    doveconf = tool if tool is not None else require_tool("doveconf")
-    command = (str(doveconf), "-c", str(config_file))
-    completed = run([*command, "-m", "master", *_DOVECOT_SETTINGS])
+    completed = doveconf.run(config_file, "-m", "master", *_DOVECOT_SETTINGS, executor=executor)
     if completed.returncode != 0:
-        completed = run([*command, *_DOVECOT_SETTINGS])
+        completed = doveconf.run(config_file, *_DOVECOT_SETTINGS, executor=executor)
     return parse_dovecot(output_of(completed), every_family=every_family)
-
-
-@dataclass(frozen=True, slots=True)
-class _Listener:
-    service: str
-    settings: Mapping[str, str]
 
 
 def parse_dovecot(text: str, *, every_family: bool = False) -> tuple[Endpoint, ...]:
@@ -67,61 +60,42 @@ def parse_dovecot(text: str, *, every_family: bool = False) -> tuple[Endpoint, .
             that were set or have a default of their own, ``protocols { imap = yes }``, ``listen``).
         every_family: see :func:`dovecot_endpoints`.
     """
-    top, protocols, listeners = _read_dovecot(text)
+    top: dict[str, str] = {}
+    protocols: set[str] = set()
+    listeners: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    for scope, setting in settings_in(text):
+        match scope:
+            case ():
+                top[setting.key] = setting.value
+            case (("protocols", _),) if setting.value == "yes":
+                protocols.add(setting.key)
+            case (("service", service), ("inet_listener", name)):
+                listeners[service, name][setting.key] = setting.value
+            case _:
+                pass
+    protocols.update(top.get("protocols", "").split())
     if top.get("ssl", "yes") == "no":
         return ()
-    found = (
+    endpoints = (
         endpoint
-        for listener in listeners
-        for endpoint in _dovecot_listener(listener, protocols, top.get("listen", "*"), every_family=every_family)
+        for (service, _), settings in listeners.items()
+        if service in _LOGIN_SERVICES and _LOGIN_SERVICES[service][0] in protocols
+        for endpoint in _listener_endpoints(service, settings, top.get("listen", "*"), every_family=every_family)
     )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(endpoints))
 
 
-def _dovecot_listener(
-    listener: _Listener, protocols: set[str], listen: str, *, every_family: bool
+def _listener_endpoints(
+    service: str, settings: Mapping[str, str], listen: str, *, every_family: bool
 ) -> Iterator[Endpoint]:
-    word, plain, wrapped = _LOGIN_SERVICES[listener.service]
-    settings = listener.settings
-    if word not in protocols or settings.get("haproxy", "no") == "yes":
-        return
+    word, plain, wrapped = _LOGIN_SERVICES[service]
     port = service_port(settings.get("port", "0"))
+    if port is None or settings.get("haproxy", "no") == "yes":
+        return
     # 2.3 calls the addresses of a listener `address`, 2.4 calls them `listen`.
     own = settings.get("address") or settings.get("listen") or listen
-    if port is None:
-        return
     implicit = settings.get("ssl", "no") == "yes"
     if implicit and word == "sieve":  # there is no implicit TLS for ManageSieve (RFC 5804), nor a probe for it
         return
     for host in connectable(re.split(r"[\s,]+", own.strip()), every_family=every_family):
         yield Endpoint(wrapped if implicit else plain, host, port, "dovecot")
-
-
-def _read_dovecot(text: str) -> tuple[dict[str, str], set[str], list[_Listener]]:
-    """Settings outside all blocks, the protocols that are on, the listeners of the login services."""
-    top: dict[str, str] = {}
-    protocols: set[str] = set()
-    listeners: list[_Listener] = []
-    blocks: list[tuple[str, str]] = []
-    current: dict[str, str] = {}
-    for statement in statements(text):
-        match statement:
-            case BlockStart(kind=kind, name=name):
-                blocks.append((kind, name))
-                match blocks:
-                    case [("service", service), ("inet_listener", _)] if service in _LOGIN_SERVICES:
-                        current = {}
-                        listeners.append(_Listener(service, current))
-            case BlockEnd():
-                del blocks[-1:]
-            case Assignment(key=key, value=value):
-                match blocks:
-                    case []:
-                        top[key] = value
-                    case [("protocols", _)]:
-                        protocols |= {key} if value == "yes" else set()
-                    case [("service", service), ("inet_listener", _)] if service in _LOGIN_SERVICES:
-                        current[key] = value
-            case Include() | Comment():
-                pass
-    return top, protocols | set(top.get("protocols", "").split()), listeners

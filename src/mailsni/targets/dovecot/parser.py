@@ -167,6 +167,25 @@ def statements(text: str) -> Iterator[Statement]:
             yield statement
 
 
+Scope = tuple[tuple[str, str], ...]
+"""Kind and name of blocks, the outermost first."""
+
+
+def settings_in(text: str) -> Iterator[tuple[Scope, Assignment]]:
+    """Every setting in the output of ``doveconf``, after the blocks around it."""
+    scope: Scope = ()
+    for statement in statements(text):
+        match statement:
+            case BlockStart(kind=kind, name=name):
+                scope = (*scope, (kind, name))
+            case BlockEnd():
+                scope = scope[:-1]
+            case Assignment():
+                yield scope, statement
+            case Include() | Comment():
+                pass
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """A block where it begins. The same name in two places is two of them."""

@@ -11,11 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mailsni.targets.dovecot.parser import Block
+from mailsni.targets.dovecot.parser import Block, Scope
 from mailsni.targets.rendering import DovecotVersion
-
-Scope = tuple[tuple[str, str], ...]
-"""Kind and name of blocks, the outermost first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +137,7 @@ _ODD_LIMIT = 100
 
 
 def _groups(blocks: Sequence[LocalName]) -> list[_Group]:
-    found: dict[str, list[tuple[int, LocalName]]] = defaultdict(list)
-    for place, block in enumerate(blocks):
-        found[block.block.name.lower()].append((place, block))
-    return [_Group(group[0][0], group[0][1].names, tuple(one for _, one in group)) for group in found.values()]
+    groups: dict[str, list[LocalName]] = defaultdict(list)
+    for block in blocks:
+        groups[block.block.name.lower()].append(block)
+    return [_Group(place, group[0].names, tuple(group)) for place, group in enumerate(groups.values())]

@@ -19,7 +19,7 @@ from mailsni.core.deployment import DeploymentRecord
 from mailsni.core.selection import Selection
 from mailsni.errors import HostError
 from mailsni.host import file_identity, files, permissions
-from mailsni.host.commands import LOCAL, Executor, require_tool
+from mailsni.host.commands import LOCAL, Executor
 from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import reload, rendering
 from mailsni.targets.base import Stage, StagedFile
@@ -134,8 +134,8 @@ class Dovecot:
         return reload.perform(self.name, self.reload_action, controls)
 
     def _pid_file(self) -> Path | None:
-        doveconf = require_tool("doveconf", self.executor)
-        done = self.executor.run([doveconf, "-c", self.settings.config_file, "-h", "base_dir"], timeout=reload.TIMEOUT)
+        config_file = self.settings.config_file
+        done = doveconf.run(config_file, "-h", "base_dir", executor=self.executor, timeout=reload.TIMEOUT)
         base = done.stdout.decode("utf-8", "replace").strip()
         return Path(base) / "master.pid" if done.returncode == 0 else None
 
@@ -153,7 +153,7 @@ class Dovecot:
 
     def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
         """The listeners with TLS."""
-        return dovecot_endpoints(self.settings.config_file, every_family=every_family)
+        return dovecot_endpoints(self.settings.config_file, every_family=every_family, executor=self.executor)
 
 
 def _is_installed(executor: Executor) -> bool:
