@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 from mailsni.probes import endpoint as endpoint_module
 from mailsni.probes.endpoint import Endpoint
-from mailsni.targets.postfix.endpoints import parse_postfix
-from mailsni.targets.postfix.postconf import parse_parameters
+from mailsni.targets.postfix.endpoints import endpoints_of
+from mailsni.targets.postfix.postconf import Override, parse_overrides, parse_parameters, parse_services
 from tests.support.data import read
 
-SERVICES = read("postconf-Mx.txt")
-"""Postfix 3.7 and 3.10 print these lines alike."""
+SERVICES = read("postconf-M.txt")
+"""Postfix 3.7 and 3.10 print these lines alike, and those of the overrides."""
+OVERRIDES = parse_overrides(read("postconf-Px.txt"))
 PARAMETERS = parse_parameters(read("postconf-x.txt"))
 
 
@@ -21,13 +22,18 @@ def texts(endpoints: tuple[Endpoint, ...]) -> list[str]:
     return [str(endpoint) for endpoint in endpoints]
 
 
-def of_service(line: str, **main: str) -> list[str]:
+def of_service(line: str, overrides: tuple[Override, ...] = (), **main: str) -> list[str]:
     """The endpoints of one master.cf line, with some main.cf values changed."""
-    return texts(parse_postfix(line, PARAMETERS | main))
+    return texts(endpoints_of(parse_services(line), overrides, PARAMETERS | main))
+
+
+def override(parameter: str, value: str) -> tuple[Override, ...]:
+    """What the service on port 25 has for itself."""
+    return (Override("25/inet", parameter, value),)
 
 
 def test_services_with_tls_are_found_and_those_without_are_left_out() -> None:
-    assert texts(parse_postfix(SERVICES, PARAMETERS)) == [
+    assert texts(endpoints_of(parse_services(SERVICES), OVERRIDES, PARAMETERS)) == [
         "smtp://127.0.0.1:25",
         "smtp://127.0.0.1:587",
         "smtps://127.0.0.1:465",
@@ -72,7 +78,7 @@ def test_every_family_gives_an_address_of_each(
 ) -> None:
     monkeypatch.setattr(endpoint_module, "_speaks_ipv6", lambda: True)
     parameters = PARAMETERS | {"inet_interfaces": interfaces, "inet_protocols": protocols}
-    found = parse_postfix("25 inet n - n - - smtpd", parameters, every_family=True)
+    found = endpoints_of(parse_services("25 inet n - n - - smtpd"), (), parameters, every_family=True)
     assert texts(found) == [f"smtp://{host}:25" for host in hosts]
 
 
@@ -81,16 +87,13 @@ def test_main_cf_decides_about_tls_and_a_service_overrides_it() -> None:
     assert of_service(line, smtpd_tls_security_level="none") == []
     assert of_service(line, smtpd_tls_security_level="") == []
     assert of_service(line, smtpd_tls_security_level="", smtpd_use_tls="yes") == ["smtp://127.0.0.1:25"]
-    assert of_service(f"{line} -o smtpd_tls_security_level=may", smtpd_tls_security_level="none") == [
-        "smtp://127.0.0.1:25"
-    ]
-    assert of_service(f"{line} -o {{ smtpd_tls_wrappermode = yes }}", smtpd_tls_security_level="none") == [
-        "smtps://127.0.0.1:25"
-    ]
+    opportunistic, wrapped = override("smtpd_tls_security_level", "may"), override("smtpd_tls_wrappermode", "yes")
+    assert of_service(line, opportunistic, smtpd_tls_security_level="none") == ["smtp://127.0.0.1:25"]
+    assert of_service(line, wrapped, smtpd_tls_security_level="none") == ["smtps://127.0.0.1:25"]
 
 
 def test_a_service_behind_a_proxy_is_left_out() -> None:
-    assert of_service("25 inet n - n - - smtpd -o smtpd_upstream_proxy_protocol=haproxy") == []
+    assert of_service("25 inet n - n - - smtpd", override("smtpd_upstream_proxy_protocol", "haproxy")) == []
     assert of_service("25 inet n - n - 1 postscreen", postscreen_upstream_proxy_protocol="haproxy") == []
 
 
@@ -101,4 +104,4 @@ def test_a_service_without_a_known_port_is_left_out() -> None:
 
 @given(st.text(alphabet="{}= \nsmtpinet-o_1", max_size=400))
 def test_the_parser_takes_any_text(text: str) -> None:
-    parse_postfix(text, parse_parameters(text))
+    endpoints_of(parse_services(text), parse_overrides(text), parse_parameters(text))

@@ -216,7 +216,7 @@ class Installation:
         return Configuration(
             directory=self.config_directory,
             values=parse_parameters(_text(main)),
-            services=tuple(_services(_text(self._postconf("-M", file="master.cf")))),
+            services=self.services(),
             overrides=self.overrides(),
             types=self.supported_types(),
             unused=tuple(
@@ -239,15 +239,14 @@ class Installation:
         """The tables of ``tls_server_sni_maps`` in main.cf, in order; see :meth:`parameters`."""
         return parse_tables(self.parameters(SNI_MAPS, expanded=expanded).get(SNI_MAPS, ""))
 
-    def services(self) -> str:
-        """The services of master.cf, one a line, with ``$name`` replaced (``postconf -Mx``)."""
-        return _text(self._postconf("-Mx", file="master.cf"))
+    def services(self) -> tuple[Service, ...]:
+        """The services of master.cf that take mail by SMTP, in order."""
+        return tuple(parse_services(_text(self._postconf("-M", file="master.cf"))))
 
     def overrides(self, *names: str) -> tuple[Override, ...]:
         """The parameters that services have for themselves, in the order of postconf(1); all where none is named."""
         patterns = [f"*/*/{name}" for name in names]
-        text = _text(self._postconf("-Px", *patterns, file="master.cf"))
-        return tuple(Override(service, name, value.strip()) for service, name, value in _OVERRIDE.findall(text))
+        return parse_overrides(_text(self._postconf("-Px", *patterns, file="master.cf")))
 
     def instances(self) -> tuple[Instance, ...]:
         """All instances that ``postmulti -l`` lists; none when the configuration directory is not one of them."""
@@ -290,7 +289,13 @@ def parse_parameters(text: str) -> dict[str, str]:
     return {name: value.strip() for name, value in pairs}
 
 
-def _services(text: str) -> Iterator[Service]:
+def parse_overrides(text: str) -> tuple[Override, ...]:
+    """What services have for themselves, from the output of ``postconf -Px``."""
+    return tuple(Override(service, name, value.strip()) for service, name, value in _OVERRIDE.findall(text))
+
+
+def parse_services(text: str) -> Iterator[Service]:
+    """The services that take mail by SMTP, from the output of ``postconf -M``: one a line, in columns (master(5))."""
     for line in text.splitlines():
         columns = line.split(maxsplit=8)
         if len(columns) >= 8 and (command := columns[7].rpartition("/")[2]) in {"smtpd", "postscreen", "tlsproxy"}:
