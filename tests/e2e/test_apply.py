@@ -247,7 +247,7 @@ def test_a_map_made_without_postfix_is_read_by_postfix(map_type: str, mail_host:
     from mailsni.host.commands import LocalExecutor
     from mailsni.targets.postfix import map_build
     from mailsni.targets.postfix import target as target
-    from mailsni.targets.postfix.entries import map_entries
+    from mailsni.targets.postfix.map_read import map_entries
 
     issued = mail_host.issue("mail.a.test")
     mail_host.configure(postfix={"map_type": map_type})

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailsni.errors import HostError
-from mailsni.targets.postfix.entries import MapEntry
-from mailsni.targets.postfix.map_read import Difference, discrepancies, type_of, verify_map
+from mailsni.targets.postfix.map_read import Difference, MapEntry, discrepancies, type_of, verify_map
 from mailsni.targets.postfix.map_types import PostfixMap
 from mailsni.targets.postfix.postconf import Installation
 from tests.support.builders import authority

@@ -16,8 +16,7 @@ from mailsni.core.x509 import parse_leaf
 from mailsni.errors import MailsniError
 from mailsni.host import file_identity, files
 from mailsni.targets.postfix import map_read
-from mailsni.targets.postfix.entries import MapEntry
-from mailsni.targets.postfix.map_read import Difference, Discrepancy
+from mailsni.targets.postfix.map_read import Difference, Discrepancy, MapEntry
 from mailsni.targets.postfix.map_types import PostfixMap, map_files
 from mailsni.targets.postfix.postconf import redirects_berkeley_db
 from mailsni.targets.postfix.target import Postfix

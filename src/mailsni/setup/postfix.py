@@ -48,8 +48,8 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
     own = settings.postfix
     notes = [*_notes_on_instances(own), *_notes_on_services(own)]
     tables = target.installation.sni_tables()
-    theirs = [table.written for table in tables if not main_cf.is_ours(own, table)]
-    if theirs and not options.take_over and not (target.is_configured and main_cf.is_ours(own, tables[0])):
+    theirs = [table.written for table in tables if table.source != own.map]
+    if theirs and not options.take_over and not (target.is_configured and tables[0].source == own.map):
         notes.append(
             f"postfix: {postconf.SNI_MAPS} already names {', '.join(theirs)}: it stays first and its names win; "
             "--take-over makes mailsni's map the only one"
@@ -138,7 +138,7 @@ def _memory(settings: Settings) -> Mapping[str, str]:
 
 
 def _still_named(own: PostfixSettings) -> str | None:
-    left = [table for table in Installation(own.config_directory).sni_tables() if main_cf.is_ours(own, table)]
+    left = [table for table in Installation(own.config_directory).sni_tables() if table.source == own.map]
     return f"{postconf.SNI_MAPS} would still name {left[0].written}" if left else None
 
 
@@ -150,7 +150,7 @@ def _find(settings: Settings) -> Postfix:
 
 
 def _names_our_map(own: PostfixSettings, tables: Sequence[TableReference]) -> bool:
-    return any(main_cf.is_ours(own, table) for table in tables)
+    return any(table.source == own.map for table in tables)
 
 
 def _other_instances(own: PostfixSettings) -> Iterator[postconf.Instance]:

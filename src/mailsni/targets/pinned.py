@@ -67,7 +67,7 @@ class PinDirectory:
             return outcome.certificate
         return None
 
-    def publish(self, certificates: Collection[Certificate], staging: Path) -> tuple[Path, ...]:
+    def publish(self, certificates: Collection[Certificate], staging: Path) -> None:
         """Write pinned files, durably. No server reads them yet, because no file names them.
 
         Args:
@@ -85,7 +85,6 @@ class PinDirectory:
             files.publish(staged[one.ident], self.path_of(one))
         if certificates:
             files.fsync_all([self.path])
-        return tuple(self.path_of(one) for one in certificates)
 
     def list_unused(self, referred_to: Collection[str]) -> list[Path]:
         """The pinned files of other certificates than these idents. Other files in the directory are not ours."""
@@ -97,13 +96,7 @@ class PinDirectory:
             raise HostError(f"{self.path}: cannot be listed: {error.strerror}") from None
         return [self.path / name for name in found if name.removesuffix(".pem") not in referred_to]
 
-    def remove_unused(self, referred_to: Collection[str]) -> int:
-        """Remove the pinned files of other certificates than these idents.
-
-        Returns:
-            How many it removed.
-        """
-        stale = self.list_unused(referred_to)
-        for path in stale:
+    def remove_unused(self, referred_to: Collection[str]) -> None:
+        """Remove the pinned files of other certificates than these idents."""
+        for path in self.list_unused(referred_to):
             files.remove(path)
-        return len(stale)

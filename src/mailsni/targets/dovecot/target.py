@@ -47,12 +47,10 @@ class Dovecot:
 
     @property
     def artifacts(self) -> tuple[Path, ...]:
-        """The include alone."""
         return (self.path,)
 
     @property
     def reload_action(self) -> Action:
-        """``[dovecot] action``."""
         return self.settings.action
 
     @property
@@ -61,12 +59,10 @@ class Dovecot:
         return self.settings.pin_directory if self.settings.certificates == "pinned" else None
 
     def render(self, selection: Selection, pins: PinDirectory, templates: Path | None) -> bytes:
-        """The include."""
         paths = Paths(pins.path_of, live=self.settings.certificates == "live")
         return rendering.render_dovecot(rendering.blocks(selection, paths, self.version), self.version, templates)
 
     def change_reason(self, record: DeploymentRecord, text: bytes) -> str | None:
-        """Why the live include is not what it should be; None when it is."""
         live = files.read_private(self.path)
         if live is None:
             return "there is none yet"
@@ -107,11 +103,9 @@ class Dovecot:
 
     @property
     def is_configured(self) -> bool:
-        """Whether the configuration takes the include in."""
         return live_include.is_included(parser.read(self.settings.config_file, without=self.path), self.path)
 
     def not_configured_reason(self, memory: Mapping[str, str]) -> str | None:
-        """Why the running Dovecot does not read the include, and what to do; None when it does."""
         del memory  # nothing is remembered
         if self.is_configured:
             return None
@@ -121,7 +115,6 @@ class Dovecot:
         )
 
     def reload(self) -> ReloadResult:
-        """Reload, or what the configuration says."""
         options = ("-c", self.settings.config_file)
         controls = Controls(
             is_default=self.settings.config_file == DovecotSettings().config_file,
@@ -152,7 +145,6 @@ class Dovecot:
         return True
 
     def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
-        """The listeners with TLS."""
         return dovecot_endpoints(self.settings.config_file, every_family=every_family, executor=self.executor)
 
 

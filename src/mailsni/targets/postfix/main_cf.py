@@ -16,7 +16,6 @@ from pathlib import Path
 from mailsni.config.settings import PostfixSettings
 from mailsni.errors import HostError
 from mailsni.host import files
-from mailsni.targets.postfix.map_types import TableReference
 from mailsni.targets.postfix.postconf import SNI_MAPS, Installation
 
 _SAYS = "# mailsni: `mailsni setup --remove` takes "
@@ -79,15 +78,10 @@ def without_map(settings: PostfixSettings) -> bytes:
     return _edited(settings, _MARK.sub(b"", content), value)
 
 
-def is_ours(settings: PostfixSettings, table: TableReference) -> bool:
-    """Whether a table is our map."""
-    return table.source == settings.map
-
-
 def _other_tables(settings: PostfixSettings) -> list[str]:
     """The tables that main.cf names beside ours, as they are written there."""
     tables = Installation(settings.config_directory).sni_tables(expanded=False)
-    return [table.written for table in tables if not is_ours(settings, table)]
+    return [table.written for table in tables if table.source != settings.map]
 
 
 def is_marked(content: bytes) -> bool:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from mailsni.errors import HostError
 from mailsni.host import files
-from mailsni.targets.postfix.entries import MapEntry
-from mailsni.targets.postfix.map_read import messages_of, verify_map
+from mailsni.targets.postfix.map_read import MapEntry, messages_of, verify_map
 from mailsni.targets.postfix.map_types import PostfixMap
 from mailsni.targets.postfix.postconf import Installation
 

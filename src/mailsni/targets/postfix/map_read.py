@@ -15,13 +15,15 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from mailsni.core.selection import Selection
 from mailsni.core.text import printable_name
 from mailsni.errors import HostError
 from mailsni.host.commands import Completed
-from mailsni.targets.postfix.entries import MapEntry
+from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.postfix.lines import split_words
 from mailsni.targets.postfix.map_types import PostfixMap
 from mailsni.targets.postfix.postconf import Installation
+from mailsni.targets.rendering import postfix_key
 
 _BATCH = 500
 """Keys asked for in one run of postmap -q: their values are held in memory."""
@@ -41,6 +43,16 @@ _MAGIC: tuple[tuple[int, int, str], ...] = (
 
 MapRecord = tuple[bytes, bytes]
 """A key, and what is stored for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapEntry:
+    """A key of the map, and the pinned files whose content it must hold."""
+
+    key: str
+    pins: tuple[Path, ...]
+    digests: tuple[str, ...]
+    """SHA-256 of each, hexadecimal, or the first digits of it."""
 
 
 class Difference(enum.StrEnum):
@@ -67,6 +79,18 @@ class Discrepancy:
 
 
 # ── comparing ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def map_entries(selection: Selection, pins: PinDirectory) -> tuple[MapEntry, ...]:
+    """The entries that a map of a selection must hold, ordered by name."""
+    return tuple(
+        MapEntry(
+            postfix_key(winner.name),
+            tuple(pins.path_of(certificate) for certificate in winner.certificates),
+            tuple(certificate.material.digest for certificate in winner.certificates),
+        )
+        for winner in selection.winners
+    )
 
 
 def verify_map(postfix: Installation, table: PostfixMap, file: Path, entries: Iterable[MapEntry]) -> None:

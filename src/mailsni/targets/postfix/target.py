@@ -25,8 +25,8 @@ from mailsni.targets import reload, rendering
 from mailsni.targets.base import Stage, StagedFile
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.postfix.endpoints import postfix_endpoints
-from mailsni.targets.postfix.entries import map_entries
 from mailsni.targets.postfix.map_build import compile_map, empty_map
+from mailsni.targets.postfix.map_read import map_entries
 from mailsni.targets.postfix.map_types import map_files, parse_tables
 from mailsni.targets.postfix.postconf import SNI_MAPS, Installation
 from mailsni.targets.reload import Controls, ReloadResult
@@ -64,11 +64,9 @@ class Postfix:
 
     @property
     def reload_action(self) -> Action:
-        """``[postfix] action``."""
         return self.settings.action
 
     def render(self, selection: Selection, pins: PinDirectory, templates: Path | None) -> bytes:
-        """The source of the map."""
         return rendering.render_postfix(rendering.entries(selection, Paths(pins.path_of)), templates)
 
     def change_reason(self, record: DeploymentRecord, text: bytes) -> str | None:
@@ -110,7 +108,6 @@ class Postfix:
         return Stage(tuple(staged), {_MAP_TYPE: compiled.map_type})
 
     def not_configured_reason(self, memory: Mapping[str, str]) -> str | None:
-        """Why the running Postfix does not read the map, and what to do; None when it does."""
         if self.is_configured:
             return None
         table = f"{self.recorded_map_type(memory) or self.map_types[0]}:{self.path}"
@@ -124,14 +121,13 @@ class Postfix:
         return next((kind for kind in self.map_types if kind == map_type_in(memory)), None)
 
     def reload(self) -> ReloadResult:
-        """Reload, or what the configuration says."""
         postfix = self.installation
         command = ("postfix", "-c", postfix.config_directory)
         # `postfix reload` tells its log, not its caller, that the mail system is not running (measured).
         controls = Controls(
             is_default=postfix.config_directory == PostfixSettings().config_directory,
             is_running=lambda: postfix.run("postfix", "status", timeout=reload.TIMEOUT).returncode == 0,
-            pid_file=lambda: Path(postfix.parameters("queue_directory")["queue_directory"], "pid/master.pid"),
+            pid_file=lambda: Path(postfix.parameters("queue_directory").get("queue_directory", ""), "pid/master.pid"),
             reload=(*command, "reload"),
             own_restart=((*command, "stop"), (*command, "start")),
             executor=postfix.executor,
