@@ -31,6 +31,27 @@ _FSYNC_EACH = 64
 _COPY_CHUNK = 1 << 20
 
 
+@contextmanager
+def host_errors(path: Path, what: str) -> Iterator[None]:
+    """Raise for a system call that fails on a path: a missing permission, or the host's fault.
+
+    Args:
+        path: the file or directory.
+        what: what could not be done, as in "cannot be read".
+
+    Raises:
+        PermissionMissingError: this user may not do it.
+        HostError: the host cannot do it.
+    """
+    try:
+        yield
+    except OSError as error:
+        message = f"{path}: {what}: {error.strerror}"
+        if isinstance(error, PermissionError) and os.geteuid() != 0:
+            raise PermissionMissingError(message, hint="run it as root", path=path) from None
+        raise HostError(message, path=path) from None
+
+
 def read_private(path: Path) -> bytes | None:
     """The content of a regular file of ours; None when there is none, or something else lies there.
 
@@ -38,19 +59,18 @@ def read_private(path: Path) -> bytes | None:
         PermissionMissingError: this user may not read it.
         HostError: it cannot be read. It does not count as missing: that would forget what is deployed.
     """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with host_errors(path, "cannot be read"):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO):  # ELOOP: a link, ENXIO: a socket
+                return None
+            raise
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             return None
         with os.fdopen(descriptor, "rb") as file:
             return file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
-            return None
-        raise as_host_error(error, path, "cannot be read") from None
 
 
 def read_untrusted(path: Path, limit: int) -> bytes | None:
@@ -69,7 +89,7 @@ def read_untrusted(path: Path, limit: int) -> bytes | None:
         PermissionMissingError: this user may not read it.
         HostError: it cannot be read, or is larger.
     """
-    try:
+    with host_errors(path, "cannot be read"), suppress(FileNotFoundError, NotADirectoryError):
         handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
             if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -79,13 +99,10 @@ def read_untrusted(path: Path, limit: int) -> bytes | None:
                 content = file.read(limit + 1)
         finally:
             os.close(handle)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise as_host_error(error, path, "cannot be read") from None
-    if len(content) > limit:
-        raise HostError(f"{path}: has more than {limit} bytes", path=path)
-    return content
+        if len(content) > limit:
+            raise HostError(f"{path}: has more than {limit} bytes", path=path)
+        return content
+    return None
 
 
 def read_text(path: Path) -> str | None:
@@ -111,6 +128,15 @@ def list_names(directory: Path) -> list[str]:
         return []
 
 
+def missing_directories(path: Path) -> tuple[Path, ...]:
+    """The directories that a path lacks, itself included; the outermost first."""
+    missing = []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = path.parent
+    return tuple(reversed(missing))
+
+
 def ensure_directory(path: Path, mode: int) -> None:
     """Make a directory of ours, and the missing directories above it; new ones get exactly this mode.
 
@@ -120,17 +146,10 @@ def ensure_directory(path: Path, mode: int) -> None:
         RefusedError: it belongs to another user than root, who could put other keys there.
         HostError: something else lies there, or it cannot be made.
     """
-    missing = []
-    at = path
-    while not at.exists() and not at.is_symlink():
-        missing.append(at)
-        at = at.parent
-    try:
-        for directory in reversed(missing):
+    with host_errors(path, "the directory cannot be made"):
+        for directory in missing_directories(path):
             directory.mkdir(mode=0o700)
             directory.chmod(mode)
-    except OSError as error:
-        raise as_host_error(error, path, "the directory cannot be made") from None
     if not path.is_dir():
         raise HostError(f"{path}: not a directory", path=path)
     status = path.stat()
@@ -155,10 +174,8 @@ def staging(directory: Path) -> Iterator[Path]:
     interrupted = clear_staging(directory)
     path = directory / (f"{STAGING_NAME}-{os.getpid()}" if interrupted else STAGING_NAME)
     try:
-        try:
+        with host_errors(path, "the staging directory cannot be made"):
             path.mkdir(mode=0o700)
-        except OSError as error:
-            raise as_host_error(error, path, "the staging directory cannot be made") from None
         yield path
     finally:
         try:
@@ -175,13 +192,9 @@ def clear_staging(directory: Path) -> bool:
         RefusedError: something lies there that no run of this program made.
         HostError: it cannot be removed.
     """
-    try:
-        found = sorted(entry.name for entry in os.scandir(directory) if entry.name.startswith(STAGING_NAME))
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise as_host_error(error, directory, "cannot be listed") from None
-    for path in (directory / name for name in found):
+    with host_errors(directory, "cannot be listed"):
+        left = [directory / name for name in list_names(directory) if name.startswith(STAGING_NAME)]
+    for path in left:
         status = path.lstat()
         if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
             raise RefusedError(
@@ -189,11 +202,9 @@ def clear_staging(directory: Path) -> bool:
                 hint="somebody else put it there: look at it, then remove it",
                 path=path,
             )
-        try:
+        with host_errors(path, "cannot be removed"):
             shutil.rmtree(path)
-        except OSError as error:
-            raise as_host_error(error, path, "cannot be removed") from None
-    return bool(found)
+    return bool(left)
 
 
 def create(path: Path, content: bytes, mode: int = PRIVATE) -> None:
@@ -203,17 +214,11 @@ def create(path: Path, content: bytes, mode: int = PRIVATE) -> None:
         RefusedError: something lies there already.
         HostError: it cannot be written.
     """
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            view = memoryview(content)
-            while view:
-                view = view[file.write(view) :]
-            os.fchmod(descriptor, mode)
-    except FileExistsError:
-        raise RefusedError(f"{path}: exists already, which it must not", path=path) from None
-    except OSError as error:
-        raise as_host_error(error, path, "cannot be written") from None
+    with host_errors(path, "cannot be written"), os.fdopen(_open_new(path), "wb", buffering=0) as file:
+        view = memoryview(content)
+        while view:
+            view = view[file.write(view) :]
+        os.fchmod(file.fileno(), mode)
 
 
 def copy_new(source: Path, destination: Path) -> None:
@@ -226,17 +231,18 @@ def copy_new(source: Path, destination: Path) -> None:
         RefusedError: something lies at the destination.
         HostError: it cannot be copied.
     """
-    try:
+    with host_errors(source, "cannot be copied"):
         reader = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with os.fdopen(reader, "rb") as original:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with os.fdopen(os.open(destination, flags, PRIVATE), "wb") as copy:
-                shutil.copyfileobj(original, copy, _COPY_CHUNK)
-                os.fchmod(copy.fileno(), stat.S_IMODE(os.fstat(reader).st_mode))
+        with os.fdopen(reader, "rb") as original, os.fdopen(_open_new(destination), "wb") as copy:
+            shutil.copyfileobj(original, copy, _COPY_CHUNK)
+            os.fchmod(copy.fileno(), stat.S_IMODE(os.fstat(reader).st_mode))
+
+
+def _open_new(path: Path) -> int:
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE)
     except FileExistsError:
-        raise RefusedError(f"{destination}: exists already, which it must not", path=destination) from None
-    except OSError as error:
-        raise as_host_error(error, source, "cannot be copied") from None
+        raise RefusedError(f"{path}: exists already, which it must not", path=path) from None
 
 
 def set_mode(path: Path, mode: int) -> None:
@@ -245,10 +251,8 @@ def set_mode(path: Path, mode: int) -> None:
     Raises:
         HostError: it cannot be done.
     """
-    try:
+    with host_errors(path, "the mode cannot be set"):
         path.chmod(mode)
-    except OSError as error:
-        raise as_host_error(error, path, "the mode cannot be set") from None
 
 
 def fsync_all(paths: Iterable[Path]) -> None:
@@ -260,14 +264,12 @@ def fsync_all(paths: Iterable[Path]) -> None:
     todo = list(paths)
     if not todo:
         return
-    try:
+    with host_errors(todo[0], "cannot be made durable"):
         if len(todo) <= _FSYNC_EACH:
             for path in todo:
                 _with_descriptor(path, os.fsync)
         else:
             _with_descriptor(todo[0], _syncfs)
-    except OSError as error:
-        raise as_host_error(error, todo[0], "cannot be made durable") from None
 
 
 def publish(staged: Path, destination: Path) -> None:
@@ -276,10 +278,8 @@ def publish(staged: Path, destination: Path) -> None:
     Raises:
         HostError: the place cannot be written.
     """
-    try:
+    with host_errors(destination, "cannot be published"):
         staged.rename(destination)
-    except OSError as error:
-        raise as_host_error(error, destination, "cannot be published") from None
 
 
 def remove(path: Path) -> None:
@@ -288,10 +288,8 @@ def remove(path: Path) -> None:
     Raises:
         HostError: it cannot be removed.
     """
-    try:
+    with host_errors(path, "cannot be removed"):
         path.unlink(missing_ok=True)
-    except OSError as error:
-        raise as_host_error(error, path, "cannot be removed") from None
 
 
 def replace(path: Path, content: bytes, mode: int = PRIVATE, *, durable: bool = True) -> None:
@@ -334,17 +332,16 @@ def edit(path: Path, content: bytes) -> None:
     staged = target.with_name(f".{target.name}.mailsni")
     remove(staged)
     try:
-        status = target.stat()
-        create(staged, content)
-        os.chown(staged, status.st_uid, status.st_gid)
-        staged.chmod(stat.S_IMODE(status.st_mode))
-        for name in os.listxattr(target):
-            with suppress(OSError):  # some belong to the kernel alone
-                os.setxattr(staged, name, os.getxattr(target, name))
+        with host_errors(path, "cannot be edited"):
+            status = target.stat()
+            create(staged, content)
+            os.chown(staged, status.st_uid, status.st_gid)
+            staged.chmod(stat.S_IMODE(status.st_mode))
+            for name in os.listxattr(target):
+                with suppress(OSError):  # some belong to the kernel alone
+                    os.setxattr(staged, name, os.getxattr(target, name))
         fsync_all([staged])
         publish(staged, target)
-    except OSError as error:
-        raise as_host_error(error, path, "cannot be edited") from None
     finally:
         with suppress(OSError):
             staged.unlink(missing_ok=True)
@@ -357,14 +354,13 @@ def remove_directory(path: Path) -> bool:
     Raises:
         HostError: it cannot be removed for another reason.
     """
-    try:
-        path.rmdir()
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            return False
-        raise as_host_error(error, path, "cannot be removed") from None
+    with host_errors(path, "cannot be removed"), suppress(FileNotFoundError):
+        try:
+            path.rmdir()
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                return False
+            raise
     return True
 
 
@@ -407,10 +403,3 @@ def _syncfs(descriptor: int) -> None:
     if libc.syncfs(descriptor) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-
-
-def as_host_error(error: OSError, path: Path, what: str) -> HostError | PermissionMissingError:
-    """The error to raise for a system call that failed on a path: a missing permission, else the host's fault."""
-    if isinstance(error, PermissionError) and os.geteuid() != 0:
-        return PermissionMissingError(f"{path}: {what}: {error.strerror}", hint="run it as root", path=path)
-    return HostError(f"{path}: {what}: {error.strerror}", path=path)

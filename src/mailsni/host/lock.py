@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mailsni.errors import LockedError, RefusedError
-from mailsni.host.files import PRIVATE, as_host_error
+from mailsni.host.files import PRIVATE, host_errors
 
 _LOCK_POLL = 0.1
 
@@ -42,33 +42,29 @@ def locked(path: Path, wait: float = 0.0) -> Iterator[None]:
 
 
 def _try_lock(path: Path) -> int | None:
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, PRIVATE)
-    except OSError as error:
-        if path.is_symlink():
-            raise RefusedError(
-                f"{path}: is a link, not a lock file", hint="look at it, then remove it", path=path
-            ) from None
-        raise as_host_error(error, path, "the lock file cannot be opened") from None
+    with host_errors(path, "the lock file cannot be opened"):
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, PRIVATE)
+        except OSError:
+            if path.is_symlink():
+                raise RefusedError(
+                    f"{path}: is a link, not a lock file", hint="look at it, then remove it", path=path
+                ) from None
+            raise
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             raise RefusedError(f"{path}: is not a lock file", hint="look at it, then remove it", path=path)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Somebody may have replaced the file between open and flock: then another run can lock the new one.
-        if not _same_file(path, status):
-            os.close(descriptor)
-            return None
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except OSError as error:
-        os.close(descriptor)
-        raise as_host_error(error, path, "cannot be locked") from None
+        with host_errors(path, "cannot be locked"), suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Somebody may have replaced the file between open and flock: then another run can lock the new one.
+            if _same_file(path, status):
+                return descriptor
     except BaseException:
         os.close(descriptor)
         raise
-    return descriptor
+    os.close(descriptor)
+    return None
 
 
 def is_locked(path: Path) -> bool:

@@ -6,12 +6,12 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from mailsni.core.text import printable_name
 from mailsni.errors import HostError, PermissionMissingError, RefusedError
 from mailsni.host import file_identity, files
-from mailsni.host.files import as_host_error
 
 
 def mode_problem(path: Path, mode: int) -> str | None:
@@ -110,14 +110,9 @@ def require_replaceable(path: Path) -> None:
         HostError: its directory is not there, or not even root can write in it.
         PermissionMissingError: this user cannot write in it.
     """
-    try:
-        found = stat.S_ISREG(path.lstat().st_mode)
-    except FileNotFoundError:
-        found = True
-    except OSError as error:
-        raise as_host_error(error, path, "cannot be looked at") from None
-    if not found:
-        raise RefusedError(f"{path}: is no regular file", hint="look at what lies there, then remove it", path=path)
+    with files.host_errors(path, "cannot be looked at"), suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise RefusedError(f"{path}: is no regular file", hint="look at what lies there, then remove it", path=path)
     if not path.parent.is_dir():
         raise HostError(f"{path.parent}: is no directory", hint="make it, or name another place", path=path.parent)
     require_writable([path.parent])
