@@ -20,7 +20,7 @@ import pytest
 from mailsni.config import parser
 from mailsni.config.settings import Settings
 from mailsni.host.commands import environment, find_tool, parent, require_tool, run
-from mailsni.setup.units import Kind, render_cron, render_units
+from mailsni.setup.units import Kind, startup_files
 from tests.support.mail_host import MailHost, require
 
 NAME = "mail.one.test"
@@ -33,9 +33,9 @@ WATCH_LIMIT = 90.0
 
 def write_units(directory: Path, settings: Settings, kind: Kind, named: Path | None = None) -> list[Path]:
     written = []
-    for unit in render_units(PROGRAM, named, settings, kind):
-        path = directory / unit.name
-        path.write_text(unit.text)
+    for unit in startup_files("systemd", kind, PROGRAM, named, settings):
+        path = directory / unit.path.name
+        path.write_bytes(unit.text)
         written.append(path)
     return written
 
@@ -99,7 +99,7 @@ exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all,$CAPABILITIES "$
 def in_the_sandbox(mail_host: MailHost, kind: Kind, *arguments: str) -> tuple[list[str], dict[str, str]]:
     """The program as the rendered service would run it: a command, and its environment."""
     settings = parser.load(mail_host.config, required=True)
-    service = render_units(PROGRAM, mail_host.config, settings, kind)[0].text
+    service = startup_files("systemd", kind, PROGRAM, mail_host.config, settings)[0].text.decode()
     paths = [Path(path) for path in re.findall(r"^ReadWritePaths=-(.+)$", service, re.MULTILINE)]
     capabilities = re.findall(r"^CapabilityBoundingSet=(.+)$", service, re.MULTILINE)[0].lower().split()
     variables = {
@@ -211,7 +211,7 @@ def test_a_real_cron_runs_the_job_and_mails_only_when_it_fails(mail_host: MailHo
     missing = tmp_path / "missing.toml"
     jobs = {Path("/etc/cron.d/mailsni"): mail_host.config, Path("/etc/cron.d/mailsni-fails"): missing}
     for path, named in jobs.items():
-        job = render_cron(PROGRAM, named)
+        job = startup_files("cron", "timer", PROGRAM, named, Settings())[0].text.decode()
         assert "\n*/15 * * * * root " in job
         path.write_text(job.replace("*/15 * * * *", "* * * * *"))
     log = tmp_path / "cron.log"

@@ -20,7 +20,7 @@ from mailsni.core.selection import explain
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.output import text
 from mailsni.runs.history import EMPTY_HISTORY, Run
-from mailsni.setup.units import render_cron, render_openrc, render_units
+from mailsni.setup.units import startup_files
 from tests.support import command_line
 from tests.support.builders import (
     EVERYTHING,
@@ -142,18 +142,19 @@ def test_warnings_go_to_standard_error_and_are_the_committed_ones(capsys: pytest
 
 PROGRAM = Path("/usr/local/bin/mailsni")
 ELSEWHERE = Settings(state=StateSettings(Path("/srv/mailsni/state"), Path("/srv/mailsni/lock")))
-STARTS: dict[str, str] = {
-    **{one.name: one.text for one in render_units(PROGRAM, None, Settings(), "timer")},
-    **{one.name: one.text for one in render_units(PROGRAM, Path("/srv/mailsni/config.toml"), ELSEWHERE, "watch")},
-    "mailsni.cron": render_cron(PROGRAM, None),
-    "mailsni-elsewhere.cron": render_cron(PROGRAM, Path("/srv/mailsni/config.toml")),
-    "mailsni.openrc": render_openrc(PROGRAM, Path("/srv/mailsni/config.toml")),
+NAMED = Path("/srv/mailsni/config.toml")
+STARTS: dict[str, bytes] = {
+    **{file.path.name: file.text for file in startup_files("systemd", "timer", PROGRAM, None, Settings())},
+    **{file.path.name: file.text for file in startup_files("systemd", "watch", PROGRAM, NAMED, ELSEWHERE)},
+    "mailsni.cron": startup_files("cron", "timer", PROGRAM, None, Settings())[0].text,
+    "mailsni-elsewhere.cron": startup_files("cron", "timer", PROGRAM, NAMED, Settings())[0].text,
+    "mailsni.openrc": startup_files("openrc", "watch", PROGRAM, NAMED, Settings())[0].text,
 }
 
 
 @pytest.mark.parametrize("name", STARTS)
 def test_what_starts_the_program(name: str) -> None:
-    compare(name, STARTS[name].encode())
+    compare(name, STARTS[name])
 
 
 def test_no_file_is_left_over() -> None:

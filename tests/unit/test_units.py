@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from mailsni.config.settings import DEFAULT_PATH, DovecotSettings, PostfixSettings, Settings, StateSettings
-from mailsni.errors import UsageError
-from mailsni.setup.units import render_cron, render_openrc, render_units
+from mailsni.errors import ConfigurationError, UsageError
+from mailsni.setup.units import startup_files
 
 PROGRAM = Path("/opt/mailsni/bin/mailsni")
 
 
 def lines(settings: Settings, key: str) -> list[str]:
-    units = render_units(PROGRAM, None, settings, "timer")
-    service = next(one.text for one in units if one.name == "mailsni.service")
+    units = startup_files("systemd", "timer", PROGRAM, None, settings)
+    service = next(unit.text.decode() for unit in units if unit.path.name == "mailsni.service")
     return [line.partition("=")[2] for line in service.splitlines() if line.startswith(f"{key}=")]
 
 
@@ -48,26 +48,36 @@ def test_what_a_run_writes_may_be_written_and_nothing_else() -> None:
 def test_the_configuration_is_named_when_it_is_not_the_default_one() -> None:
     other = Path("/srv/mailsni.toml")
     for named, expected in ((None, False), (DEFAULT_PATH, False), (other, True)):
-        texts = [one.text for kind in ("timer", "watch") for one in render_units(PROGRAM, named, Settings(), kind)]
-        texts += [render_cron(PROGRAM, named), render_openrc(PROGRAM, named)]
-        found = [text for text in texts if "MAILSNI_CONFIG" in text]
+        startup = (
+            *startup_files("systemd", "timer", PROGRAM, named, Settings()),
+            *startup_files("systemd", "watch", PROGRAM, named, Settings()),
+            *startup_files("cron", "timer", PROGRAM, named, Settings()),
+            *startup_files("openrc", "watch", PROGRAM, named, Settings()),
+        )
+        found = [text for file in startup if "MAILSNI_CONFIG" in (text := file.text.decode())]
         assert len(found) == (4 if expected else 0)
         assert all("MAILSNI_CONFIG=/srv/mailsni.toml\n" in text for text in found)
 
 
 @pytest.mark.parametrize("path", ["/opt/my programs/x", "/opt/100%/x", "/opt/a\nb/x", "mailsni", "/a'b"])
 def test_a_path_that_would_have_to_be_escaped_is_refused(path: str) -> None:
-    with pytest.raises(UsageError, match="a path of other characters"):
-        render_units(Path(path), None, Settings(), "timer")
-    with pytest.raises(UsageError):
-        render_cron(PROGRAM, Path(path))
-    with pytest.raises(UsageError):
-        render_openrc(Path(path), None)
-    with pytest.raises(UsageError):
-        render_units(PROGRAM, None, replace(Settings(), postfix=PostfixSettings(map=Path(path) / "x")), "watch")
+    with pytest.raises(ConfigurationError, match="a path of other characters"):
+        startup_files("systemd", "timer", Path(path), None, Settings())
+    with pytest.raises(ConfigurationError):
+        startup_files("cron", "timer", PROGRAM, Path(path), Settings())
+    with pytest.raises(ConfigurationError):
+        startup_files("openrc", "timer", Path(path), None, Settings())
+    settings = replace(Settings(), postfix=PostfixSettings(map=Path(path) / "x"))
+    with pytest.raises(ConfigurationError):
+        startup_files("systemd", "watch", PROGRAM, None, settings)
 
 
 def test_an_administrators_own_template_wins(tmp_path: Path) -> None:
     (tmp_path / "mailsni.timer.j2").write_text("[Timer]\nOnCalendar=daily\n")
-    units = render_units(PROGRAM, None, replace(Settings(), templates=tmp_path), "timer")
-    assert {one.name: one.text for one in units}["mailsni.timer"] == "[Timer]\nOnCalendar=daily\n"
+    units = startup_files("systemd", "timer", PROGRAM, None, replace(Settings(), templates=tmp_path))
+    assert {unit.path.name: unit.text for unit in units}["mailsni.timer"] == b"[Timer]\nOnCalendar=daily\n"
+
+
+def test_cron_keeps_nothing_running() -> None:
+    with pytest.raises(UsageError, match="--watch: needs systemd or OpenRC"):
+        startup_files("cron", "watch", PROGRAM, None, Settings())

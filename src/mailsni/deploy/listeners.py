@@ -53,8 +53,8 @@ class WireCheck:
     expected: tuple[Expectation, ...]
     timeout: float
     """Seconds for each probe."""
-    patience: float
-    """Seconds until the servers must have taken what was published."""
+    deployed: int
+    """How many names the servers must read after a reload: with many of them they need longer."""
     progress: Progress | None = None
 
     def now(self) -> tuple[Confirmation, ...]:
@@ -63,12 +63,17 @@ class WireCheck:
 
     def confirm(self) -> tuple[Confirmation, ...]:
         """What the servers send once they have taken what was published, or time is up."""
-        return self._probe(self.expected, patience=self.patience)
+        return self._probe(self.expected, patience=self._patience)
 
     def any_certificate(self) -> tuple[Confirmation, ...]:
         """Whether the servers send a certificate at all, once they do, or time is up."""
         anything = tuple(replace(expectation, fingerprint=None) for expectation in self.expected)
-        return self._probe(anything, patience=self.patience)
+        return self._probe(anything, patience=self._patience)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds until the servers must have taken what was published."""
+        return self.timeout + confirm.PATIENCE_PER_NAME * self.deployed
 
     def _probe(self, expected: tuple[Expectation, ...], *, patience: float) -> tuple[Confirmation, ...]:
         return tuple(

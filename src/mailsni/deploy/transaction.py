@@ -16,7 +16,7 @@ from pathlib import Path
 from mailsni.config.settings import Settings
 from mailsni.core.deployment import Deployment
 from mailsni.core.model import Certificate, Progress
-from mailsni.deploy import cleanup, confirm
+from mailsni.deploy import cleanup
 from mailsni.deploy.confirm import Answer, Confirmation
 from mailsni.deploy.listeners import WireCheck, find_listener
 from mailsni.deploy.publish import publish
@@ -156,8 +156,7 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
         listening = _listening(snapshot, options, targets, new.memories)
         names = _names_to_confirm(snapshot, options)
         timeout = snapshot.settings.verify.timeout
-        patience = timeout + confirm.PATIENCE_PER_NAME * len(new.names)
-        wire = WireCheck(listening.endpoints, expectations(names), timeout, patience, progress)
+        wire = WireCheck(listening.endpoints, expectations(names), timeout, len(new.names), progress)
         reloads, confirmations = publish(staged.files, targets, wire, undo, reload=options.reload)
     result = ApplyResult(
         snapshot, staged.destinations, reloads, confirmations, listening.not_configured, listening.warnings

@@ -1,47 +1,32 @@
-"""What starts the program by itself: certbot's hook, and systemd, OpenRC or cron. Which files, with which text."""
+"""What starts the program by itself on this host: certbot's hook, and systemd, OpenRC or cron."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
-from typing import Literal
 
 from mailsni.config.settings import Settings
-from mailsni.core.names import RefusedNameError, safe_path
-from mailsni.errors import ConfigurationError, HostError, UsageError
+from mailsni.errors import HostError
 from mailsni.host import permissions
 from mailsni.host.commands import SEARCH_PATH, find_tool
 from mailsni.host.templates import shipped_directory
-from mailsni.setup import units
-from mailsni.setup.units import Kind
+from mailsni.setup.steps import Commands
+from mailsni.setup.units import CRON, OPENRC_SCRIPT, UNITS, Kind, Manager, safe
 from mailsni.sources.base import certbot_directories
-
-Manager = Literal["systemd", "openrc", "cron"]
 
 SYSTEMD = Path("/run/systemd/system")
 """Exists exactly where systemd runs the system (sd_booted(3))."""
 OPENRC = Path("/run/openrc")
-UNITS = Path("/etc/systemd/system")
-CRON = Path("/etc/cron.d/mailsni")
-OPENRC_SCRIPT = Path("/etc/init.d/mailsni")
-UNIT_NAMES = ("mailsni.timer", "mailsni-watch.service", "mailsni.service")
-"""Every unit that setup may have written, those that are enabled first."""
-HOOK_NAME = "mailsni"
+_STARTING_UNITS = ("mailsni.timer", "mailsni-watch.service")
+"""The units that are enabled: one of them is."""
+RELOAD_UNITS = ("systemctl", "daemon-reload")
+_START_OPENRC = (("rc-update", "add", "mailsni", "default"), ("rc-service", "mailsni", "restart"))
+_STOP_OPENRC = (("rc-service", "mailsni", "stop"), ("rc-update", "del", "mailsni", "default"))
 _OURS = b"mailsni setup --remove"
 _HEAD = 2000
 _SHEBANG = "#!/bin/sh\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Startup:
-    """A file that starts the program."""
-
-    path: Path
-    text: bytes
-    mode: int
 
 
 def is_ours(content: bytes) -> bool:
@@ -60,8 +45,7 @@ def program() -> Path:
     for path in (called, beside):
         if path.name == "mailsni" and path.is_file() and os.access(path, os.X_OK):
             # Not resolved: the link that pipx and packages make outlives what it leads to.
-            found = Path(os.path.abspath(path))  # noqa: PTH100
-            return Path(_safe(found, "the program"))
+            return Path(safe(Path(os.path.abspath(path)), "the program"))  # noqa: PTH100
     raise HostError(
         f"{beside}: no such program: hooks and units need one to call",
         hint="install mailsni (pipx install mailsni), and run setup as `mailsni setup`",
@@ -89,9 +73,15 @@ def manager() -> Manager | None:
     return "cron" if CRON.parent.is_dir() else None
 
 
-def hook_directories(settings: Settings) -> tuple[Path, ...]:
-    """Where certbot looks for post hooks: ``renewal-hooks/post`` in the directory of each store that it fills."""
-    return tuple(directory / "renewal-hooks" / "post" for directory in certbot_directories(settings.sources))
+def hooks(settings: Settings) -> tuple[Path, ...]:
+    """The place of a post hook for certbot: ``renewal-hooks/post`` in the directory of each store that it fills."""
+    return tuple(directory / "renewal-hooks/post/mailsni" for directory in certbot_directories(settings.sources))
+
+
+def places(settings: Settings) -> tuple[Path, ...]:
+    """Every place of a file that setup may have written to start the program."""
+    units = (UNITS / name for name in (*_STARTING_UNITS, "mailsni.service"))
+    return (*hooks(settings), *units, CRON, OPENRC_SCRIPT)
 
 
 def hook(called: Path, config_file: Path | None) -> bytes:
@@ -112,7 +102,7 @@ def hook(called: Path, config_file: Path | None) -> bytes:
     if str(called.parent) not in SEARCH_PATH:
         lines.append(f"PATH={called.parent}${{PATH:+:$PATH}}")
     if config_file is not None:
-        lines += [f"MAILSNI_CONFIG={_safe(config_file, 'the configuration file')}", "export MAILSNI_CONFIG"]
+        lines += [f"MAILSNI_CONFIG={safe(config_file, 'the configuration file')}", "export MAILSNI_CONFIG"]
     return ("\n".join(lines) + "\n" + shipped).encode()
 
 
@@ -121,73 +111,28 @@ def shipped_hook() -> str:
     return (shipped_directory("hooks") / "certbot-post").read_text("utf-8")
 
 
-def wanted(by: Manager, kind: Kind, called: Path, config_file: Path | None, settings: Settings) -> tuple[Startup, ...]:
-    """The files of a service manager that start the program.
-
-    Raises:
-        UsageError: this one cannot keep it running.
-    """
-    if by == "systemd":
-        rendered = units.render_units(called, config_file, settings, kind)
-        return tuple(Startup(UNITS / unit.name, unit.text.encode(), 0o644) for unit in rendered)
-    if by == "openrc":
-        return (Startup(OPENRC_SCRIPT, units.render_openrc(called, config_file, settings.templates).encode(), 0o755),)
-    if kind == "watch":
-        raise UsageError(
-            "--watch: needs systemd or OpenRC to keep it running, and neither runs this system",
-            hint="without --watch, cron runs `mailsni apply` regularly",
-        )
-    return (Startup(CRON, units.render_cron(called, config_file, settings.templates).encode(), 0o644),)
+def start(manager: Manager, kind: Kind) -> Commands | None:
+    """The step that makes a service manager use the new files; cron needs none."""
+    match manager:
+        case "systemd":
+            unit = "mailsni-watch.service" if kind == "watch" else "mailsni.timer"
+            # `enable --now` leaves one that runs as it is; it may have another text now. (Both would be one start too
+            # many: a watcher that is to stop waits for its apply, which waits for the lock that setup holds.)
+            commands = (RELOAD_UNITS, ("systemctl", "enable", unit), ("systemctl", "restart", unit))
+            return Commands(f"start it: systemctl restart {unit}", commands, (("systemctl", "disable", "--now", unit),))
+        case "openrc":
+            return Commands("start it: rc-service mailsni restart", _START_OPENRC, _STOP_OPENRC)
+        case "cron":
+            return None
 
 
-def enabling(by: Manager, kind: Kind) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
-    """The commands that make a service manager use the files, and those that take it back."""
-    if by == "systemd":
-        unit = "mailsni-watch.service" if kind == "watch" else "mailsni.timer"
-        # `enable --now` leaves one that runs as it is; it may have another text now. (Both would be one start too many:
-        # a watcher that is to stop waits for its apply, which waits for the lock that setup holds.)
-        return (
-            (("systemctl", "daemon-reload"), ("systemctl", "enable", unit), ("systemctl", "restart", unit)),
-            (("systemctl", "disable", "--now", unit),),
-        )
-    if by == "openrc":
-        return (
-            (("rc-update", "add", "mailsni", "default"), ("rc-service", "mailsni", "restart")),
-            (("rc-service", "mailsni", "stop"), ("rc-update", "del", "mailsni", "default")),
-        )
-    return (), ()
-
-
-def disabling(present: Iterable[Path]) -> tuple[tuple[tuple[str, ...], ...], tuple[tuple[str, ...], ...]]:
-    """The commands that make service managers let go of files before they are removed, and those that take it back.
-
-    Args:
-        present: the files of setup's that are there.
-    """
-    found = set(present)
-    if SYSTEMD.is_dir():
-        names = [name for name in UNIT_NAMES if UNITS / name in found and name != "mailsni.service"]
-        if names:
-            return (
-                tuple(("systemctl", "disable", "--now", name) for name in names),
-                (("systemctl", "daemon-reload"), *(("systemctl", "enable", "--now", name) for name in names)),
-            )
-    if OPENRC_SCRIPT in found and find_tool("rc-update") is not None:
-        return (
-            (("rc-service", "mailsni", "stop"), ("rc-update", "del", "mailsni", "default")),
-            (("rc-update", "add", "mailsni", "default"), ("rc-service", "mailsni", "start")),
-        )
-    return (), ()
-
-
-def places(settings: Settings) -> tuple[Path, ...]:
-    """Every place of a file that setup may have written to start the program."""
-    hooks = (directory / HOOK_NAME for directory in hook_directories(settings))
-    return (*hooks, *(UNITS / name for name in UNIT_NAMES), CRON, OPENRC_SCRIPT)
-
-
-def _safe(path: Path, what: str) -> str:
-    try:
-        return safe_path(path)
-    except RefusedNameError as error:
-        raise ConfigurationError(f"{what}: {error}") from None
+def stop(present: Collection[Path]) -> Commands | None:
+    """The step that makes service managers let go of files before they are removed; None when none holds one."""
+    title = "stop what starts mailsni"
+    units = [name for name in _STARTING_UNITS if UNITS / name in present]
+    if units and SYSTEMD.is_dir():
+        back = (RELOAD_UNITS, *(("systemctl", "enable", "--now", name) for name in units))
+        return Commands(title, tuple(("systemctl", "disable", "--now", name) for name in units), back)
+    if OPENRC_SCRIPT in present and find_tool("rc-update") is not None:
+        return Commands(title, _STOP_OPENRC, _START_OPENRC)
+    return None

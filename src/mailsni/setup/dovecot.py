@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from mailsni.config.settings import Settings
 from mailsni.errors import HostError, PermissionMissingError, RefusedError
 from mailsni.host import files
 from mailsni.probes.expectation import Expectation
-from mailsni.setup.model import Part, SetupOptions, is_published
+from mailsni.setup.model import Item, SetupOptions, is_published
 from mailsni.setup.record import Record
 from mailsni.setup.steps import ChangeServer, Step
 from mailsni.targets.dovecot import conf_edit, doveconf, live_include, parser
@@ -30,21 +31,20 @@ _DEFAULTS = {
 """The lines of a default certificate, by version."""
 
 
-def default_certificate(settings: Settings) -> tuple[Path | None, tuple[str, ...]]:
-    """The file with the certificate for clients without SNI, and warnings about what is missing for it."""
+def default_certificate(settings: Settings) -> tuple[Path | None, str | None]:
+    """The file with the certificate for clients without SNI, and a warning about what is missing for it."""
     version = _find(settings).version
     path = doveconf.default_certificate(settings.dovecot.config_file, version)
     if path is not None:
-        return path, ()
+        return path, None
     certificate, key = _DEFAULTS[version]
-    warning = (
+    return None, (
         "dovecot: has no default certificate: clients that send no name, or an unknown one, are cut off: "
         f"write into conf.d/10-ssl.conf: `{certificate}` and `{key}`"
     )
-    return None, (warning,)
 
 
-def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOptions) -> Part:
+def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOptions) -> Iterator[Item]:
     """Include the blocks, where no ``!include`` does yet.
 
     Raises:
@@ -60,7 +60,7 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
             hint="fix that first: with it Dovecot cannot start again once it is stopped",
         )
     if _find(settings).is_configured:
-        return Part()
+        return
     before = files.read_private(own.config_file.resolve())
     if before is None:
         raise HostError(f"{own.config_file}: cannot be read: no such file")
@@ -68,29 +68,27 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
         f"add the line `{conf_edit.line(own.include_file)}` to {own.config_file}, "
         "which does not include that place, and reload Dovecot"
     )
-    after = conf_edit.with_include(before, own.include_file)
-    return Part((_edit(settings, title, before, after, expected),))
+    yield _edit(settings, title, before, conf_edit.with_include(before, own.include_file), expected)
 
 
-def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation, ...]) -> tuple[Step, ...]:
+def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation, ...]) -> Iterator[Step]:
     """Remove our line from dovecot.conf, then the include.
 
     Raises:
         RefusedError: a line of the administrator's needs the include.
     """
     own = settings.dovecot
-    steps: list[Step] = []
     before = files.read_private(own.config_file.resolve())
     if before is not None:
         original = known.before(own.config_file, before)
         after = original if original is not None else conf_edit.without_include(before, own.include_file)
         if before != after:
             title = f"remove mailsni's line from {own.config_file}, and reload Dovecot"
-            steps.append(_edit(settings, title, before, after, expected))
-    return (*steps, *plan_include_removal(settings, expected))
+            yield _edit(settings, title, before, after, expected)
+    yield from plan_include_removal(settings, expected)
 
 
-def plan_include_removal(settings: Settings, expected: tuple[Expectation, ...]) -> tuple[Step, ...]:
+def plan_include_removal(settings: Settings, expected: tuple[Expectation, ...]) -> Iterator[Step]:
     """Remove the include, if this program wrote it.
 
     Raises:
@@ -99,7 +97,7 @@ def plan_include_removal(settings: Settings, expected: tuple[Expectation, ...]) 
     own = settings.dovecot
     live = files.read_private(own.include_file)
     if live is None or not is_published(settings, own.include_file, live):
-        return ()
+        return
     configuration = parser.read(own.config_file, without=own.include_file)
     if (required := live_include.required_by(configuration, own.include_file)) is not None:
         raise RefusedError(
@@ -109,17 +107,16 @@ def plan_include_removal(settings: Settings, expected: tuple[Expectation, ...]) 
             path=required.file,
             line=required.line,
         )
-    step = ChangeServer(
-        title=f"remove {own.include_file}, and reload Dovecot",
-        path=own.include_file,
-        before=live,
-        after=None,
+    yield ChangeServer(
+        f"remove {own.include_file}, and reload Dovecot",
+        own.include_file,
+        live,
+        None,
         settings=settings,
         target=_find(settings),
         expected=expected,
         problem=partial(doveconf.startup_error, own.config_file),
     )
-    return (step,)
 
 
 def _edit(
@@ -128,10 +125,10 @@ def _edit(
     """The step that edits dovecot.conf."""
     path = settings.dovecot.config_file
     return ChangeServer(
-        title=title,
-        path=path,
-        before=before,
-        after=after,
+        title,
+        path,
+        before,
+        after,
         mode=None,
         settings=settings,
         target=_find(settings),

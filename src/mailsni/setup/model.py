@@ -31,24 +31,21 @@ class SetupOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What one part of the host needs: the steps, and what to tell a person."""
+class Note:
+    """What the plan says for information."""
 
-    steps: tuple[Step, ...] = ()
-    notes: tuple[str, ...] = ()
-    """For information."""
-    warnings: tuple[str, ...] = ()
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Caution:
     """What a person should look at."""
 
-    @classmethod
-    def joined(cls, parts: Iterable[Part]) -> Part:
-        """Several parts as one, in their order."""
-        every = tuple(parts)
-        return cls(
-            tuple(step for part in every for step in part.steps),
-            tuple(note for part in every for note in part.notes),
-            tuple(warning for part in every for warning in part.warnings),
-        )
+    text: str
+
+
+Item = Step | Note | Caution
+"""What the planning of one part of the host gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +59,15 @@ class SetupPlan:
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, settings: Settings, parts: Iterable[Part]) -> SetupPlan:
-        """The plan that consists of these parts."""
-        whole = Part.joined(parts)
-        return cls(settings, whole.steps, whole.notes, whole.warnings)
+    def of(cls, settings: Settings, items: Iterable[Item]) -> SetupPlan:
+        """The plan that consists of these items, in their order."""
+        every = tuple(items)
+        return cls(
+            settings,
+            tuple(item for item in every if isinstance(item, Step)),
+            tuple(item.text for item in every if isinstance(item, Note)),
+            tuple(item.text for item in every if isinstance(item, Caution)),
+        )
 
 
 def require_managed(path: Path) -> bytes | None:

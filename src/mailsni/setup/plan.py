@@ -24,10 +24,10 @@ from mailsni.host import file_identity, files, permissions
 from mailsni.host.commands import find_tool
 from mailsni.probes.expectation import Expectation, expectations
 from mailsni.setup import autostart, dovecot, postfix
-from mailsni.setup.model import Part, SetupOptions, SetupPlan, read_if_managed, require_managed
-from mailsni.setup.plan_removal import files_removal, plan_unpublishing
-from mailsni.setup.steps import ChangeFile, Commands, FirstApply, MakeDirectories, Step
-from mailsni.setup.units import Kind
+from mailsni.setup.model import Caution, Item, Note, SetupOptions, SetupPlan, require_managed
+from mailsni.setup.plan_removal import plan_startup_removal, plan_unpublishing
+from mailsni.setup.steps import ChangeFile, FirstApply, MakeDirectories, Step
+from mailsni.setup.units import CRON, UNITS, Kind, startup_files
 from mailsni.targets.registry import NO_SERVER
 
 _LARGEST_PEM = 1 << 20
@@ -39,8 +39,9 @@ class _Server:
     """How one kind of server is wired."""
 
     title: str
-    default_certificate: Callable[[Settings], tuple[Path | None, tuple[str, ...]]]
-    plan: Callable[[Settings, tuple[Expectation, ...], SetupOptions], Part]
+    default_certificate: Callable[[Settings], tuple[Path | None, str | None]]
+    """Its file, and a warning when something is missing for it."""
+    plan: Callable[[Settings, tuple[Expectation, ...], SetupOptions], Iterator[Item]]
 
 
 _SERVERS: Mapping[str, _Server] = {
@@ -70,21 +71,19 @@ def plan_setup(settings: Settings, options: SetupOptions, now: datetime) -> Setu
             hint="install one of them, or look at [postfix] enabled and [dovecot] enabled in the configuration",
         )
     program = autostart.program()
-    unsafe = autostart.why_unsafe(program)
-    first = Part(notes=tuple(_missing_servers(settings, installed)), warnings=(unsafe,) if unsafe is not None else ())
+    items: list[Item] = [*_missing_servers(settings, installed)]
+    if (unsafe := autostart.why_unsafe(program)) is not None:
+        items.append(Caution(unsafe))
     snapshot, names = _serve_default_names(snapshot, options)
     settings = snapshot.settings
     expected = expectations({winner.name: winner.certificates for winner in snapshot.selection.winners})
-    servers = [_SERVERS[name].plan(settings, expected, options) for name in installed]
-    parts = (
-        first,
-        names,
-        _first_apply(snapshot),
-        *servers,
-        _hooks(settings, options, program),
-        _startup(settings, options, program),
-    )
-    return SetupPlan.of(settings, parts)
+    items += names
+    items += _first_apply(snapshot)
+    for name in installed:
+        items += _SERVERS[name].plan(settings, expected, options)
+    items += _hooks(settings, options, program)
+    items += _startup(settings, options, program)
+    return SetupPlan.of(settings, items)
 
 
 def _installed(snapshot: Snapshot) -> list[str]:
@@ -92,19 +91,19 @@ def _installed(snapshot: Snapshot) -> list[str]:
     return [target.name for target in snapshot.targets if target.installed]
 
 
-def _missing_servers(settings: Settings, installed: Sequence[str]) -> Iterator[str]:
+def _missing_servers(settings: Settings, installed: Sequence[str]) -> Iterator[Note]:
     switches = {"postfix": settings.postfix.enabled, "dovecot": settings.dovecot.enabled}
     for name, server in _SERVERS.items():
         if name not in installed:
             other = next(one.title for one in _SERVERS.values() if one is not server)
             why = "is switched off in the configuration" if switches[name] is False else "is not installed here"
-            yield f"{server.title} {why}: only {other} is configured"
+            yield Note(f"{server.title} {why}: only {other} is configured")
 
 
 # ── the names of the default certificates ────────────────────────────────────────────────────────────────────────────
 
 
-def _serve_default_names(snapshot: Snapshot, options: SetupOptions) -> tuple[Snapshot, Part]:
+def _serve_default_names(snapshot: Snapshot, options: SetupOptions) -> tuple[Snapshot, list[Item]]:
     """Clients without SNI get the default certificate of a server; serves its names by name too.
 
     Returns:
@@ -114,69 +113,69 @@ def _serve_default_names(snapshot: Snapshot, options: SetupOptions) -> tuple[Sna
     served = {winner.name for winner in snapshot.selection.winners}
     stored = {name for certificate in snapshot.inventory.certificates for name in certificate.names}
     unserved: dict[str, None] = {}
-    notes: list[str] = []
-    warnings: list[str] = []
+    items: list[Item] = []
     for server in _installed(snapshot):
         path, missing = _SERVERS[server].default_certificate(settings)
-        warnings += missing
-        if path is not None:
-            names, unreadable = _names_in(server, path)
-            warnings += unreadable
-            unserved |= dict.fromkeys(name for name in names if not is_wildcard(name) and name not in served)
+        if missing is not None:
+            items.append(Caution(missing))
+        if path is None:
+            continue
+        try:
+            found = _names_in(path)
+        except OSError as error:
+            items.append(Caution(f"{server}: the default certificate {path} cannot be read: {error.strerror}"))
+            continue
+        unserved |= dict.fromkeys(name for name in found if not is_wildcard(name) and name not in served)
     strangers = [name for name in unserved if name not in stored]
     if strangers:
-        notes.append(
+        text = (
             f"the default certificate is also for {summarize(strangers)}, which no store has: "
             "clients that ask for it get the default certificate all the same"
         )
+        items.append(Note(text))
     names = tuple(name for name in unserved if name in stored)
     if not names:
-        return snapshot, Part((), tuple(notes), tuple(warnings))
+        return snapshot, items
     path = options.config_file or DEFAULT_PATH
     include = (*settings.names.include, *names)
     line = f"include = {json.dumps(include)}"
     patterns = NamePatterns(include, settings.names.exclude)
     if path.exists() or not all(patterns.match(name) for name in names):
-        notes.append(
+        text = (
             f"the default certificate is also for {summarize(names)}, which names.include leaves out: "
             f"to serve it by name, write into {path}, below [names]: {line}"
         )
-        return snapshot, Part((), tuple(notes), tuple(warnings))
-    text = (
+        return snapshot, [*items, Note(text)]
+    content = (
         "# Written by `mailsni setup`, which found these names in the servers' default certificate;\n"
         "# `mailsni setup --remove` takes the file away again unless it was edited.\n"
         f"[names]\n{line}\n"
     ).encode()
     title = f"serve {summarize(names)} by name too: write {path}"
-    steps: tuple[Step, ...] = (*MakeDirectories.up_to(path.parent), ChangeFile(title, path, None, text))
-    return take_snapshot(replace(settings, names=patterns), snapshot.now), Part(steps, tuple(notes), tuple(warnings))
+    items += (*MakeDirectories.up_to(path.parent), ChangeFile(title, path, None, content))
+    return take_snapshot(replace(settings, names=patterns), snapshot.now), items
 
 
-def _names_in(server: str, path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of a default certificate, and a warning when it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(_LARGEST_PEM)
-    except OSError as error:
-        return (), (f"{server}: the default certificate {path} cannot be read: {error.strerror}",)
+def _names_in(path: Path) -> tuple[str, ...]:
+    with path.open("rb") as file:
+        content = file.read(_LARGEST_PEM)
     outcome = validate_pair(str(path), content, None)
     names = outcome.names if isinstance(outcome, InvalidPair) else outcome.certificate.names
-    return tuple(name for name in names if "." in name), ()
+    return tuple(name for name in names if "." in name)
 
 
 # ── the steps ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _first_apply(snapshot: Snapshot) -> Part:
+def _first_apply(snapshot: Snapshot) -> Iterator[Item]:
     """Publish everything before a server is told of it."""
     settings = snapshot.settings
     transaction.require_not_empty(snapshot, allow=False)
     installed = _installed(snapshot)
-    steps: list[Step] = []
     if "dovecot" in installed:
-        steps += MakeDirectories.up_to(settings.dovecot.include_file.parent)
+        yield from MakeDirectories.up_to(settings.dovecot.include_file.parent)
     if not snapshot.plan.pending:
-        return Part(tuple(steps))
+        return
     changes = [f"+ {change.name}" for change in snapshot.plan.effective]
     if len(changes) > _CHANGES_LISTED:
         changes[_CHANGES_LISTED:] = [f"and {len(changes) - _CHANGES_LISTED} more"]
@@ -187,35 +186,31 @@ def _first_apply(snapshot: Snapshot) -> Part:
         and not snapshot.record.interrupted
         and not any(file_identity.of_file(target.path) for target in snapshot.targets)
     )
-    apply = FirstApply(
+    yield FirstApply(
         settings,
         f"mailsni apply: publish {counted(names, 'name')} before a server's configuration names the files",
         "\n".join((*changes, *artifacts)),
         fresh,
         plan_unpublishing,
+        partial(postfix.map_type_problem, settings, postfix.map_type(settings)) if "postfix" in installed else None,
     )
-    if "postfix" in installed:
-        apply = replace(apply, problem=partial(postfix.map_type_problem, settings, postfix.map_type(settings)))
-    none = "no certificate has a mail name yet: `mailsni status --skipped` says why; later ones are served"
-    return Part((*steps, apply), warnings=() if names else (none,))
+    if not names:
+        yield Caution("no certificate has a mail name yet: `mailsni status --skipped` says why; later ones are served")
 
 
-def _hooks(settings: Settings, options: SetupOptions, program: Path) -> Part:
+def _hooks(settings: Settings, options: SetupOptions, program: Path) -> Iterator[Item]:
     """Install certbot's post hook."""
-    steps: list[Step] = []
-    warnings = []
     text = autostart.hook(program, options.config_file)
-    for directory in autostart.hook_directories(settings):
-        if not directory.parent.parent.is_dir():
-            warnings.append(
-                f"{directory.parent.parent}: no such directory, so certbot's hook is not installed: run setup again "
+    for path in autostart.hooks(settings):
+        store = path.parents[2]
+        if store.is_dir():
+            yield from MakeDirectories.up_to(path.parent)
+            yield from _managed_file(path, text, 0o755, f"install certbot's post hook {path}")
+        else:
+            yield Caution(
+                f"{store}: no such directory, so certbot's hook is not installed: run setup again "
                 "after certbot's first run, or set [[sources]] path to its directory"
             )
-            continue
-        path = directory / autostart.HOOK_NAME
-        steps += MakeDirectories.up_to(directory)
-        steps += _managed_file(path, text, 0o755, f"install certbot's post hook {path}")
-    return Part(tuple(steps), warnings=tuple(warnings))
 
 
 def _managed_file(path: Path, text: bytes, mode: int, title: str) -> tuple[Step, ...]:
@@ -230,31 +225,23 @@ def _managed_file(path: Path, text: bytes, mode: int, title: str) -> tuple[Step,
     return (ChangeFile(title, path, present, text, mode),)
 
 
-def _startup(settings: Settings, options: SetupOptions, program: Path) -> Part:
+def _startup(settings: Settings, options: SetupOptions, program: Path) -> Iterator[Item]:
     """Have systemd, OpenRC or cron start mailsni."""
     manager = autostart.manager()
     if manager is None:
         variable = f"MAILSNI_CONFIG={options.config_file} " if options.config_file is not None else ""
-        warning = (
+        yield Caution(
             "this host has neither systemd, nor OpenRC, nor /etc/cron.d, so only certbot's hook starts mailsni: "
             f"run this every 15 minutes as root: {variable}{program} apply --quiet --wait 300"
         )
-        return Part(warnings=(warning,))
-    warnings: tuple[str, ...] = ()
+        return
     if manager == "cron" and not any(map(find_tool, ("cron", "crond", "fcron", "anacron"))):
-        warnings = (f"{autostart.CRON}: no cron daemon is installed: install one",)
-    watches = manager == "systemd" and files.read_private(autostart.UNITS / "mailsni-watch.service")
+        yield Caution(f"{CRON}: no cron daemon is installed: install one")
+    watches = manager == "systemd" and files.read_private(UNITS / "mailsni-watch.service")
     kind: Kind = options.kind or ("watch" if watches else "timer")
-    wanted = autostart.wanted(manager, kind, program, options.config_file, settings)
-    steps = [step for one in wanted for step in _managed_file(one.path, one.text, one.mode, f"write {one.path}")]
-    enable, disable = autostart.enabling(manager, kind)
-    if steps and enable:
-        steps.append(Commands(f"start it: {' '.join(enable[-1])}", enable, disable))
-    hooks = {directory / autostart.HOOK_NAME for directory in autostart.hook_directories(settings)}
-    current = {one.path for one in wanted} | hooks
-    stale = {
-        path: content
-        for path in autostart.places(settings)
-        if path not in current and (content := read_if_managed(path)) is not None
-    }
-    return Part((*files_removal(stale, hooks), *steps), warnings=warnings)
+    wanted = startup_files(manager, kind, program, options.config_file, settings)
+    steps = [step for file in wanted for step in _managed_file(file.path, file.text, file.mode, f"write {file.path}")]
+    yield from plan_startup_removal(settings, keep={*autostart.hooks(settings), *(file.path for file in wanted)})
+    yield from steps
+    if steps and (start := autostart.start(manager, kind)) is not None:
+        yield start

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import stat
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from mailsni.deploy.state_directory import State
 from mailsni.host import files
 from mailsni.probes.expectation import Expectation
 from mailsni.setup import autostart, dovecot, postfix, record
-from mailsni.setup.model import Part, SetupPlan, is_published, read_if_managed
+from mailsni.setup.model import Item, Note, SetupPlan, is_published, read_if_managed
 from mailsni.setup.steps import ChangeFile, Commands, Delete, Step
+from mailsni.setup.units import UNITS
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.postfix import map_types
 from mailsni.targets.registry import find_all
@@ -30,19 +32,21 @@ def plan_removal(settings: Settings) -> SetupPlan:
     known = record.load(settings.state.directory)
     names = State(settings.state.directory).load().deployment.names
     expected = tuple(Expectation(name) for name in names)
-    steps: list[Step] = []
+    items: list[Item] = []
     installed = _installed(settings)
     if "postfix" in installed:
-        steps += postfix.plan_removal(settings, known, expected)
+        items += postfix.plan_removal(settings, known, expected)
     if "dovecot" in installed:
-        steps += dovecot.plan_removal(settings, known, expected)
-    steps += _startup_removal(settings)
-    configuration = _own_configuration(known)
-    published = tuple(_published_files(settings))
+        items += dovecot.plan_removal(settings, known, expected)
+    items += plan_startup_removal(settings)
+    if autostart.SYSTEMD.is_dir() and any(path.parent == UNITS for path in _startup_files(settings)):
+        items.append(Commands("tell systemd", (autostart.RELOAD_UNITS,)))
+    items += _own_configuration(known)
+    items += _published_files(settings)
     made = tuple(path for path in map(Path, known.directories) if path.is_dir())
-    directories = (Delete("remove the directories that setup made", (), made[::-1]),) if made else ()
-    parts = (Part(tuple(steps)), configuration, Part(published), Part(directories))
-    return SetupPlan.of(settings, parts)
+    if made:
+        items.append(Delete("remove the directories that setup made", (), made[::-1]))
+    return SetupPlan.of(settings, items)
 
 
 def plan_unpublishing(settings: Settings) -> tuple[Step, ...]:
@@ -68,39 +72,35 @@ def _installed(settings: Settings) -> frozenset[str]:
     return frozenset(target.name for target in find_all(settings) if target.installed)
 
 
-def _startup_removal(settings: Settings) -> Iterator[Step]:
-    places = autostart.places(settings)
-    present = {path: content for path in places if (content := read_if_managed(path)) is not None}
-    hooks = {directory / autostart.HOOK_NAME for directory in autostart.hook_directories(settings)}
-    yield from files_removal(present, hooks)
-    if autostart.SYSTEMD.is_dir() and any(path.parent == autostart.UNITS for path in present):
-        yield Commands("tell systemd", (("systemctl", "daemon-reload"),))
-
-
-def files_removal(present: Mapping[Path, bytes], hooks: Collection[Path]) -> Iterator[Step]:
-    """The steps that remove files that start the program.
+def plan_startup_removal(settings: Settings, keep: Collection[Path] = ()) -> Iterator[Step]:
+    """The steps that remove the files that start the program.
 
     Args:
-        present: the files and what they hold.
-        hooks: those that are hooks, for their mode if they have to come back.
+        settings: the stores, for their hooks.
+        keep: files that stay.
     """
-    commands, back = autostart.disabling(present)
-    if commands:
-        yield Commands("stop what starts mailsni", commands, back)
+    present = {path: content for path, content in _startup_files(settings).items() if path not in keep}
+    if (stop := autostart.stop(present)) is not None:
+        yield stop
     for path, content in present.items():
-        mode = 0o755 if path in hooks or path == autostart.OPENRC_SCRIPT else files.PUBLIC
-        yield ChangeFile(f"remove {path}", path, content, None, mode)
+        yield ChangeFile(f"remove {path}", path, content, None, stat.S_IMODE(path.stat().st_mode))
 
 
-def _own_configuration(known: record.Record) -> Part:
+def _startup_files(settings: Settings) -> dict[Path, bytes]:
+    """The files of setup's that start the program, and what they hold."""
+    return {path: content for path in autostart.places(settings) if (content := read_if_managed(path)) is not None}
+
+
+def _own_configuration(known: record.Record) -> Iterator[Item]:
     """The configuration file goes if setup wrote it and nobody has edited it since."""
     path = DEFAULT_PATH
     content = files.read_private(path)
     if content is None:
-        return Part()
+        return
     if known.written.get(str(path)) == record.digest(content):
-        return Part((ChangeFile(f"remove {path}", path, content, None),))
-    return Part(notes=(f"{path} is yours and stays",))
+        yield ChangeFile(f"remove {path}", path, content, None)
+    else:
+        yield Note(f"{path} is yours and stays")
 
 
 def _published_files(settings: Settings) -> Iterator[Step]:

@@ -10,7 +10,7 @@ from mailsni.config.settings import PostfixSettings, Settings
 from mailsni.deploy.state_directory import State
 from mailsni.errors import HostError, RefusedError
 from mailsni.probes.expectation import Expectation
-from mailsni.setup.model import Part, SetupOptions
+from mailsni.setup.model import Item, Note, SetupOptions
 from mailsni.setup.record import Record
 from mailsni.setup.steps import ChangeServer, Step
 from mailsni.targets.postfix import main_cf, postconf
@@ -21,8 +21,8 @@ from mailsni.targets.postfix.target import Postfix, find, map_type_in
 _OVERRIDES = (postconf.SNI_MAPS, postconf.SECURITY_LEVEL, *postconf.DEFAULT_CERTIFICATES)
 
 
-def default_certificate(settings: Settings) -> tuple[Path | None, tuple[str, ...]]:
-    """The file with the certificate for clients without SNI, and warnings about what is missing for it."""
+def default_certificate(settings: Settings) -> tuple[Path | None, str | None]:
+    """The file with the certificate for clients without SNI, and a warning about what is missing for it."""
     directory = settings.postfix.config_directory
     configuration = Installation(directory).read()
     parameter, paths = configuration.certificate()
@@ -33,46 +33,45 @@ def default_certificate(settings: Settings) -> tuple[Path | None, tuple[str, ...
         )
     if not configuration.offers_tls():
         lacking.append(f"{postconf.SECURITY_LEVEL}=may")
-    warnings: tuple[str, ...] = ()
+    warning = None
     if lacking:
         what = "has no default certificate" if not parameter else "has TLS switched off in main.cf"
         why = f"postfix: {what}: without it no service offers TLS that does not have it in master.cf"
-        warnings = (f"{why}: postconf -c {directory} -e {' '.join(lacking)}",)
+        warning = f"{why}: postconf -c {directory} -e {' '.join(lacking)}"
     # smtpd_tls_chain_files has the key first, in a file of its own or not.
-    return (paths[-1] if paths else None), warnings
+    return (paths[-1] if paths else None), warning
 
 
-def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOptions) -> Part:
+def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOptions) -> Iterator[Item]:
     """Name the map in main.cf, after a map of the administrator's or in its place."""
     target = _find(settings)
     own = settings.postfix
-    notes = [*_notes_on_instances(own), *_notes_on_services(own)]
+    yield from map(Note, (*_notes_on_instances(own), *_notes_on_services(own)))
     tables = target.installation.sni_tables()
     theirs = [table.written for table in tables if table.source != own.map]
     if theirs and not options.take_over and not (target.is_configured and tables[0].source == own.map):
-        notes.append(
+        yield Note(
             f"postfix: {postconf.SNI_MAPS} already names {', '.join(theirs)}: it stays first and its names win; "
             "--take-over makes mailsni's map the only one"
         )
     if target.is_configured and not (options.take_over and theirs):
-        return Part(notes=tuple(notes))
+        return
     table = f"{map_type(settings)}:{own.map}"
     value = ", ".join([table] if options.take_over else [*theirs, table])
     shown = repr(value) if " " in value else value
-    step = ChangeServer(
-        title=f"postconf -e {postconf.SNI_MAPS}={shown}, and reload Postfix",
-        path=main_cf.path_of(own),
-        before=main_cf.text(own),
-        after=main_cf.with_map(own, table, take_over=options.take_over),
+    yield ChangeServer(
+        f"postconf -e {postconf.SNI_MAPS}={shown}, and reload Postfix",
+        main_cf.path_of(own),
+        main_cf.text(own),
+        main_cf.with_map(own, table, take_over=options.take_over),
         mode=None,
         settings=settings,
         target=target,
         expected=expected,
     )
-    return Part((step,), tuple(notes))
 
 
-def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation, ...]) -> tuple[Step, ...]:
+def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation, ...]) -> Iterator[Step]:
     """Remove the map from main.cf.
 
     Raises:
@@ -95,21 +94,19 @@ def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation,
     path, before = main_cf.path_of(own), main_cf.text(own)
     target = _find(settings)
     if not target.is_configured and not main_cf.is_marked(before):
-        return ()
+        return
     original = known.before(path, before)
-    after = original if original is not None else main_cf.without_map(own)
-    step = ChangeServer(
-        title=f"remove mailsni's map from {postconf.SNI_MAPS} in {path}, and reload Postfix",
-        path=path,
-        before=before,
-        after=after,
+    yield ChangeServer(
+        f"remove mailsni's map from {postconf.SNI_MAPS} in {path}, and reload Postfix",
+        path,
+        before,
+        original if original is not None else main_cf.without_map(own),
         mode=None,
         settings=settings,
         target=target,
         expected=expected,
         problem=partial(_still_named, own),
     )
-    return (step,)
 
 
 def map_type(settings: Settings) -> str:

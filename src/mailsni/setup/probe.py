@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mailsni.config.settings import Settings
-from mailsni.deploy import confirm
-from mailsni.deploy.confirm import Answer, Confirmation
-from mailsni.deploy.listeners import find_listener
-from mailsni.probes.endpoint import Endpoint
+from mailsni.deploy.confirm import Answer
+from mailsni.deploy.listeners import WireCheck, find_listener
 from mailsni.probes.expectation import Expectation
 from mailsni.targets.base import Target
 
@@ -16,29 +14,16 @@ _UNKNOWN_NAME = "mailsni-probe.invalid"
 """A name that no map and no block has. Its clients too are cut off by a map that cannot be read."""
 
 
-def responsive_endpoints(settings: Settings, target: Target) -> tuple[Endpoint, ...]:
-    """Where a server offers TLS now; nothing when it does not run, or the configuration forbids to probe it."""
-    if not target.installed or not settings.verify.after_apply or target.reload_action == "none":
-        return ()
-    return find_listener(target, settings.verify, _UNKNOWN_NAME).endpoints or ()
+def wire_check(settings: Settings, target: Target, expected: Iterable[Expectation]) -> WireCheck:
+    """The probes of a server for names, and for one that nobody has.
 
-
-def ask(
-    settings: Settings, target: Target, endpoints: Sequence[Endpoint], expected: Iterable[Expectation], *, patient: bool
-) -> Confirmation:
-    """Probe names, and one that nobody has.
-
-    Args:
-        settings: the time limit of a probe.
-        target: the server.
-        endpoints: where it answers.
-        expected: the names, and what they must be served.
-        patient: repeat a probe whose answer is not as expected. Postfix's programs alone wait two seconds at their
-            start when main.cf was changed within the last one (measured).
+    None where the server does not run, or the configuration forbids to probe it. A changed server needs patience:
+    Postfix's programs alone wait two seconds at their start when main.cf was changed within the last one (measured).
     """
-    wanted = [*expected, Expectation(_UNKNOWN_NAME)]
-    patience = settings.verify.timeout + confirm.PATIENCE_PER_NAME * len(wanted) if patient else 0.0
-    return confirm.probe_server(target.name, endpoints, wanted, timeout=settings.verify.timeout, patience=patience)
+    probed = target.installed and settings.verify.after_apply and target.reload_action != "none"
+    endpoints = find_listener(target, settings.verify, _UNKNOWN_NAME).endpoints if probed else None
+    wanted = (*expected, Expectation(_UNKNOWN_NAME))
+    return WireCheck({target.name: endpoints or ()}, wanted, settings.verify.timeout, len(wanted))
 
 
 def summarize_answers(answers: Sequence[Answer]) -> str:

@@ -10,7 +10,7 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
@@ -138,12 +138,8 @@ class MakeDirectories(Step):
     @classmethod
     def up_to(cls, path: Path) -> tuple[MakeDirectories, ...]:
         """The step that a directory needs; none when it exists."""
-        missing = []
-        at = path
-        while not at.exists() and not at.is_symlink():
-            missing.append(at)
-            at = at.parent
-        return (cls(tuple(reversed(missing)), f"make the directory {path}"),) if missing else ()
+        missing = files.missing_directories(path)
+        return (cls(missing, f"make the directory {path}"),) if missing else ()
 
     @property
     def change(self) -> str:
@@ -230,19 +226,19 @@ class ChangeServer(ChangeFile):
     target: Target
     expected: tuple[Expectation, ...]
     """What names must be served afterwards."""
-    problem: Callable[[], str | None] = field(default=lambda: None)
+    problem: Callable[[], str | None] | None = None
     """Asks the server's own tools why the configuration would not do; None when it would."""
 
     def do(self) -> tuple[str, ...]:
         """Change it; undo the change when a client that connected before no longer can."""
-        endpoints = probe.responsive_endpoints(self.settings, self.target)
-        before = probe.ask(self.settings, self.target, endpoints, self.expected, patient=False)
+        wire = probe.wire_check(self.settings, self.target, self.expected)
+        (before,) = wire.now()
         ChangeFile.do(self)
         try:
-            if (problem := self.problem()) is not None:
+            if self.problem is not None and (problem := self.problem()) is not None:
                 raise HostError(f"{self.path}: {self.target.name} refuses it: {problem}", path=self.path)
             self.target.reload()
-            after = probe.ask(self.settings, self.target, endpoints, self.expected, patient=True)
+            (after,) = wire.confirm()
             if lost := newly_cut_off(before, after):
                 raise RolledBackError(
                     f"{self.path}: {probe.summarize_answers(lost)}: connected before, and not after the change",
@@ -281,7 +277,7 @@ class FirstApply(Step):
     """Whether nothing was deployed before."""
     unpublish: Callable[[Settings], Sequence[Step]]
     """Plans how to remove what a first deployment wrote."""
-    problem: Callable[[], HostError | None] = field(default=lambda: None)
+    problem: Callable[[], HostError | None] | None = None
     """Why a server's configuration, as the next steps write it, would not fit what was published."""
 
     @property
@@ -297,7 +293,7 @@ class FirstApply(Step):
     def do(self) -> tuple[str, ...]:
         """Publish."""
         done = transaction.apply(take_snapshot(self.settings, datetime.now(UTC)), Options())
-        if (problem := self.problem()) is not None:
+        if self.problem is not None and (problem := self.problem()) is not None:
             self.undo()
             raise problem
         wrong = [f"{probe.summarize_answers(done.wrong)}: is not the expected certificate"] if done.wrong else []

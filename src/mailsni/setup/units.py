@@ -1,4 +1,4 @@
-"""What starts the program by itself: systemd units, a cron job, an OpenRC service.
+"""The files that start the program by itself: systemd units, a cron job, an OpenRC service.
 
 The paths that go into them have passed the strict grammar (:func:`mailsni.core.names.safe_path`), which knows neither
 blanks nor ``%``, so nothing has to be escaped for systemd.unit(5) or crontab(5).
@@ -12,65 +12,80 @@ from typing import Literal
 
 from mailsni.config.settings import DEFAULT_PATH, Settings
 from mailsni.core.names import RefusedNameError, safe_path
-from mailsni.errors import UsageError
+from mailsni.errors import ConfigurationError, UsageError
 from mailsni.host.templates import render
 
+Manager = Literal["systemd", "openrc", "cron"]
 Kind = Literal["timer", "watch"]
+
+UNITS = Path("/etc/systemd/system")
+CRON = Path("/etc/cron.d/mailsni")
+OPENRC_SCRIPT = Path("/etc/init.d/mailsni")
 _DEFAULT_STATE = Path("/var/lib/mailsni")
 _OF_POSTFIX = (Path("/var/spool/postfix"), Path("/var/lib/postfix"))
 """What ``postfix reload`` writes: postsuper(1) tidies the queue, master(8) has its lock file (measured)."""
 
 
 @dataclass(frozen=True, slots=True)
-class UnitFile:
-    """A systemd unit."""
+class Startup:
+    """A file that starts the program."""
 
-    name: str
-    text: str
+    path: Path
+    text: bytes
+    mode: int
 
 
-def render_units(program: Path, config_file: Path | None, settings: Settings, kind: Kind) -> tuple[UnitFile, ...]:
-    """The units that run the program.
+def startup_files(
+    manager: Manager, kind: Kind, program: Path, config_file: Path | None, settings: Settings
+) -> tuple[Startup, ...]:
+    """The files with which a service manager starts the program.
 
     Args:
+        manager: which one.
+        kind: ``timer`` for regular runs, ``watch`` for one that stays; OpenRC knows the latter only.
         program: its absolute path.
         config_file: the configuration to name; None for the default one.
-        settings: what they may write is taken from here.
-        kind: ``timer`` for a run every hour, ``watch`` for one that stays.
+        settings: what systemd's sandbox may write is taken from here.
 
     Raises:
-        UsageError: a path has characters that cannot be written into a unit.
-        ConfigurationError: an administrator's template is wrong.
+        UsageError: this service manager cannot keep the program running.
+        ConfigurationError: a path has characters that cannot be written there, or an administrator's template is wrong.
     """
-    names = ("mailsni.service", "mailsni.timer") if kind == "timer" else ("mailsni-watch.service",)
+    match manager:
+        case "systemd":
+            names = ("mailsni.service", "mailsni.timer") if kind == "timer" else ("mailsni-watch.service",)
+            files = [(UNITS / name, name, 0o644) for name in names]
+        case "openrc":
+            files = [(OPENRC_SCRIPT, "mailsni.openrc", 0o755)]
+        case "cron" if kind == "watch":
+            raise UsageError(
+                "--watch: needs systemd or OpenRC to keep it running, and neither runs this system",
+                hint="without --watch, cron runs `mailsni apply` regularly",
+            )
+        case "cron":
+            files = [(CRON, "mailsni.cron", 0o644)]
+    named = None if config_file in (None, DEFAULT_PATH) else config_file
     values = {
-        **_what_to_run(program, config_file),
-        "writable": [_safe(path) for path in _writable(settings)],
+        "program": safe(program, "the program"),
+        "config_file": None if named is None else safe(named, "the configuration file"),
+        "writable": [safe(path, "the configuration") for path in _writable(settings)],
         "state_directory": settings.state.directory == _DEFAULT_STATE,
     }
-    return tuple(UnitFile(name, render(f"{name}.j2", settings.templates, **values).decode("ascii")) for name in names)
+    return tuple(
+        Startup(path, render(f"{template}.j2", settings.templates, **values), mode) for path, template, mode in files
+    )
 
 
-def render_cron(program: Path, config_file: Path | None, templates: Path | None = None) -> str:
-    """The text of ``/etc/cron.d/mailsni``. Arguments and errors are those of :func:`render_units`."""
-    return render("mailsni.cron.j2", templates, **_what_to_run(program, config_file)).decode("ascii")
+def safe(path: Path, what: str) -> str:
+    """A path that needs no quotes in a script or a unit.
 
-
-def render_openrc(program: Path, config_file: Path | None, templates: Path | None = None) -> str:
-    """The text of ``/etc/init.d/mailsni``. Arguments and errors are those of :func:`render_units`."""
-    return render("mailsni.openrc.j2", templates, **_what_to_run(program, config_file)).decode("ascii")
-
-
-def _what_to_run(program: Path, config_file: Path | None) -> dict[str, object]:
-    named = None if config_file in (None, DEFAULT_PATH) else config_file
-    return {"program": _safe(program), "config_file": None if named is None else _safe(named)}
-
-
-def _safe(path: Path) -> str:
+    Raises:
+        ConfigurationError: it has other characters.
+    """
     try:
         return safe_path(path)
     except RefusedNameError as error:
-        raise UsageError(str(error)) from None
+        raise ConfigurationError(f"{what}: {error}") from None
 
 
 def _writable(settings: Settings) -> tuple[Path, ...]:
