@@ -51,19 +51,18 @@ def startup_files(
         UsageError: this service manager cannot keep the program running.
         ConfigurationError: a path has characters that cannot be written there, or an administrator's template is wrong.
     """
-    match manager:
-        case "systemd":
-            names = ("mailsni.service", "mailsni.timer") if kind == "timer" else ("mailsni-watch.service",)
-            files = [(UNITS / name, name, 0o644) for name in names]
-        case "openrc":
-            files = [(OPENRC_SCRIPT, "mailsni.openrc", 0o755)]
-        case "cron" if kind == "watch":
-            raise UsageError(
-                "--watch: needs systemd or OpenRC to keep it running, and neither runs this system",
-                hint="without --watch, cron runs `mailsni apply` regularly",
-            )
-        case "cron":
-            files = [(CRON, "mailsni.cron", 0o644)]
+    if manager == "systemd":
+        names = ("mailsni.service", "mailsni.timer") if kind == "timer" else ("mailsni-watch.service",)
+        files = [(UNITS / name, name, 0o644) for name in names]
+    elif manager == "openrc":
+        files = [(OPENRC_SCRIPT, "mailsni.openrc", 0o755)]
+    elif kind == "timer":
+        files = [(CRON, "mailsni.cron", 0o644)]
+    else:
+        raise UsageError(
+            "--watch: needs systemd or OpenRC to keep it running, and neither runs this system",
+            hint="without --watch, cron runs `mailsni apply` regularly",
+        )
     named = None if config_file in (None, DEFAULT_PATH) else config_file
     values = {
         "program": safe(program, "the program"),
