@@ -24,7 +24,7 @@ from mailsni.cli import main as program
 from mailsni.config.reference import default_configuration
 from mailsni.core.model import Reason
 from mailsni.core.text import ContractWord
-from mailsni.doctor.codes import CODES
+from mailsni.doctor.finding import kinds
 from mailsni.errors import Exit
 from mailsni.probes.expectation import Problem
 
@@ -135,8 +135,10 @@ def word_table(words: type[ContractWord]) -> Iterator[str]:
 
 
 def doctor_codes() -> Iterator[str]:
-    """Every code of the doctor's findings with its meaning."""
-    yield from table("code", ((f"`{code}`", meaning) for code, meaning in CODES.items()))
+    """Every code of the doctor's findings: how bad it is, what it means, what it does to clients."""
+    yield "| code | severity | meaning | what it does |\n| --- | --- | --- | --- |\n"
+    for code, kind in kinds().items():
+        yield f"| `{code}` | {kind.severity} | {cell(kind.meaning)} | {cell(kind.why or '')} |\n"
 
 
 # ── architecture ─────────────────────────────────────────────────────────────────────────────────────────────────────

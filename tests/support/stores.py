@@ -77,6 +77,9 @@ class JsonStore:
         """Whether an origin begins with this file's path."""
         return origin.startswith(f"{self.path}#")
 
+    def certbot_lineage(self, origin: str) -> None:
+        """None: certbot has nothing to do with it."""
+
     def reload(self, certificate: Certificate) -> Certificate | None:
         """Read the whole file again."""
         inventory = self.scan({})

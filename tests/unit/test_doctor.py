@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import base64
 import os
 import re
@@ -12,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from mailsni.config.settings import DovecotSettings, PostfixSettings, Settings, StateSettings
+from mailsni.core.model import Reason
 from mailsni.core.x509 import ChainDescription, InvalidPair, describe
 from mailsni.doctor import helpers
 from mailsni.doctor.checks import hooks, scripts
-from mailsni.doctor.codes import CODES
-from mailsni.doctor.finding import Finding, Fix, Severity
+from mailsni.doctor.finding import Finding, Fix, Kind, Severity, finding, kinds
 from mailsni.doctor.runner import examine
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files, permissions
@@ -391,12 +392,41 @@ def test_a_document_counts_its_findings() -> None:
     assert document["findings"][0]["fix"] == {"command": "fix one", "edit": None, "note": None}
 
 
-def test_every_code_is_in_the_table_and_the_table_has_no_other() -> None:
-    package = Path(helpers.__file__).parent
-    text = "".join(path.read_text() for path in package.rglob("*.py") if path.name != "codes.py")
-    literals = set(re.findall(r'"([a-z]+_[a-z0-9_]+)"', text)) & set(CODES)
+def test_every_code_has_a_kind_and_every_kind_is_used() -> None:
+    sources = [path.read_text() for path in Path(helpers.__file__).parent.rglob("*.py")]
+    text = "".join(sources)
+    literals = set(re.findall(r'"([a-z]+_[a-z0-9_]+)"', text)) & set(kinds())
     built = {f"{kind}_{end}" for kind in ("hook", "cron") for end in re.findall(r'f"\{kind\}_([a-z_]+)"', text)}
-    built |= {code for code in CODES if code.startswith("lineage_") and code not in literals}
-    assert literals | built == set(CODES)
-    for call in re.findall(r'Finding\(\s*"([a-z0-9_]+)"', text):
-        assert call in CODES
+    built |= {f"lineage_{reason}" for reason in Reason if reason is not Reason.KEPT_LAST_GOOD}
+    assert literals | built == set(kinds())
+    calls = [node for source in sources for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    made = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "finding"]
+    codes = {call: call.args[0].value for call in made if isinstance(call.args[0], ast.Constant)}
+    assert set(codes.values()) <= set(kinds())
+    for call, code in codes.items():
+        assert kinds()[str(code)].why or any(keyword.arg == "why" for keyword in call.keywords), code
+
+
+def test_a_finding_takes_what_its_case_does_not_say_from_its_kind() -> None:
+    kind = kinds()["map_missing"]
+    assert finding("map_missing", "what", Path("/x"), Fix("fix")) == Finding(
+        "map_missing", kind.severity, "what", "/x", str(kind.why), Fix("fix")
+    )
+    own = finding("map_missing", "what", "/x", Fix("fix"), severity=Severity.NOTE, why="why")
+    assert (own.severity, own.why) == (Severity.NOTE, "why")
+    with pytest.raises(LookupError, match="check_failed"):
+        finding("check_failed", "what", "/x", Fix("fix"))
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"meaning": "x", "severity": "fatal"},
+        {"meaning": "x"},
+        {"meaning": "x", "severity": "note", "why": 1},
+        {"meaning": "x", "severity": "note", "because": "y"},
+    ],
+)
+def test_a_kind_that_is_written_wrong_is_refused(table: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"findings\.toml|fatal"):
+        Kind.of("x", table)

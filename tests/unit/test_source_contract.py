@@ -109,6 +109,10 @@ def test_each_certificate_has_an_origin_of_its_own_that_stays(store: StoreBuilde
     assert inventory.skipped == ()
     assert inventory.lineages == {store.origin(name) for name in issued}
     assert all(store.source().owns(origin) for origin in inventory.lineages)
+    lineages = [store.source().certbot_lineage(store.origin(name)) for name in issued]
+    directories = {lineage and lineage.directory for lineage in lineages}
+    assert directories == {store.source().certbot_directory}
+    assert {lineage.name for lineage in lineages if lineage is not None} in (set(issued), set())
     assert [(done, total) for _, done, total in told] == [(1, 3), (2, 3), (3, 3)]
     assert scan(store) == inventory
 
@@ -117,6 +121,7 @@ def test_another_store_owns_none_of_its_origins(store: StoreBuilder, tmp_path: P
     for kind, builder in BUILDERS.items():
         neighbour = builder(tmp_path / f"store-{kind}").source()
         assert not neighbour.owns(store.origin("a"))
+        assert neighbour.certbot_lineage(store.origin("a")) is None
     assert not store.source().owns(f"{store.origin('a')[:-2]}-2/a")
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from mailsni.config.settings import Settings
+from mailsni.core.model import Reason
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.sources.base import StoreFiles
 from mailsni.targets.dovecot.target import Dovecot
@@ -44,7 +48,7 @@ class Finding:
     """A mistake. The runner makes its texts printable and bounded; they hold no content of a key."""
 
     code: str
-    """Its kind, for programs: one of :data:`mailsni.doctor.codes.CODES`."""
+    """Its kind, for programs: one of :func:`kinds`."""
     severity: Severity
     what: str
     """A short phrase with the name, the file or the value concerned."""
@@ -53,6 +57,65 @@ class Finding:
     why: str
     """What it does to clients, or will do."""
     fix: Fix
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the findings of one code have in common."""
+
+    meaning: str
+    """A sentence for the documentation."""
+    severity: Severity
+    why: str | None = None
+    """None where it always depends on the case."""
+
+    @classmethod
+    def of(cls, code: str, table: Mapping[str, Any]) -> Kind:
+        """A table of ``findings.toml``.
+
+        Raises:
+            ValueError: it has a key too many or too few, or a value of a wrong type.
+        """
+        match {"why": None, **table}:
+            case {"meaning": str(meaning), "severity": str(severity), "why": str() | None as why, **more} if not more:
+                return cls(meaning, Severity(severity), why)
+            case _:
+                raise ValueError(f"findings.toml: [{code}] takes meaning, severity and why, as texts")
+
+
+_SKIPPED = [reason for reason in Reason if reason is not Reason.KEPT_LAST_GOOD]
+
+
+@cache
+def kinds() -> Mapping[str, Kind]:
+    """Every kind of finding by its code, from ``findings.toml``."""
+    tables = tomllib.loads(Path(__file__).with_name("findings.toml").read_text(encoding="utf-8"))
+    read = {}
+    for code, table in tables.items():
+        kind = Kind.of(code, table)
+        for reason in _SKIPPED if "REASON" in code else ("",):
+            read[code.replace("REASON", reason)] = replace(kind, meaning=kind.meaning.replace("REASON", reason))
+    return read
+
+
+def finding(
+    code: str, what: str, where: str | Path, fix: Fix, *, severity: Severity | None = None, why: str | None = None
+) -> Finding:
+    """A finding of a kind.
+
+    Args:
+        code: one of :func:`kinds`.
+        what: see :class:`Finding`.
+        where: see :class:`Finding`.
+        fix: see :class:`Finding`.
+        severity: where it is not that of the kind.
+        why: where it is not that of the kind.
+    """
+    kind = kinds()[code]
+    why = why or kind.why
+    if why is None:
+        raise LookupError(f"a finding {code} has no why")
+    return Finding(code, severity or kind.severity, what, str(where), why, fix)
 
 
 @dataclass(frozen=True)

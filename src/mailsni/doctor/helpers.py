@@ -6,15 +6,19 @@ import os
 import shlex
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mailsni.core.text import printable
-from mailsni.doctor.finding import Finding, Fix, Severity
+from mailsni.core.x509 import ChainDescription, Leaf, describe
+from mailsni.doctor.finding import Finding, Fix, Severity, finding
 from mailsni.errors import HostError, MailsniError, PermissionMissingError
 from mailsni.host import permissions
 
 FILES_IN_COMMAND = 4
 """Files that one command of a fix names."""
+PEM_LIMIT = 1 << 20
+"""Bytes of a PEM file that a check reads."""
 KEYS_EXPOSED = "others may know the keys: replace them (certbot renew --force-renewal --new-key)"
 """Note of a fix, where keys could be read."""
 
@@ -39,14 +43,9 @@ def check_failed(about: str, problem: Exception) -> Finding:
     denied = isinstance(problem, PermissionMissingError | PermissionError)
     error = HostError.of(problem) if isinstance(problem, OSError) else problem
     why, hint = (error.message, error.hint) if isinstance(error, MailsniError) else (type(error).__name__, None)
-    return Finding(
-        "check_failed",
-        Severity.NOTE if denied else Severity.WARNING,
-        f"cannot check {about}",
-        place_of(error) or about,
-        why,
-        Fix(edit=hint or ("run it as root" if denied else "correct what the message says")),
-    )
+    fix = Fix(edit=hint or ("run it as root" if denied else "correct what the message says"))
+    severity = Severity.NOTE if denied else None
+    return finding("check_failed", f"cannot check {about}", place_of(error) or about, fix, severity=severity, why=why)
 
 
 def place_of(problem: Exception) -> str | None:
@@ -58,20 +57,18 @@ def place_of(problem: Exception) -> str | None:
     return str(problem.path) if problem.line is None else f"{problem.path}:{problem.line}"
 
 
-def sanitized(finding: Finding) -> Finding:
+def sanitized(unsafe: Finding) -> Finding:
     """The same, printable and bounded: no text of it can do anything to a terminal, or hold a key."""
-    fix = finding.fix
-    command, edit = fix.command, fix.edit
+    command, edit, note = unsafe.fix.command, unsafe.fix.edit, unsafe.fix.note
     if command is not None and _one_line(command) != command:
         # A name that cannot be shown, or too long: nobody may run what is left of it.
         command, edit = None, "; ".join(filter(None, (edit, f"do what this stands for: {command}")))
-    return Finding(
-        finding.code,
-        finding.severity,
-        _one_line(finding.what),
-        _one_line(finding.where) or "?",
-        _one_line(finding.why),
-        Fix(command, edit and _one_line(edit), fix.note and _one_line(fix.note)),
+    return replace(
+        unsafe,
+        what=_one_line(unsafe.what),
+        where=_one_line(unsafe.where) or "?",
+        why=_one_line(unsafe.why),
+        fix=Fix(command, edit and _one_line(edit), note and _one_line(note)),
     )
 
 
@@ -91,20 +88,40 @@ def chmod(mode: str, paths: Sequence[Path], note: str | None = None) -> Fix:
     return Fix(quoted("chmod", mode, *paths[:FILES_IN_COMMAND]), note="; ".join(filter(None, (repeat, note))) or None)
 
 
-def writable_by_others(path: Path) -> tuple[str, Fix] | None:
-    """Why others than root can write to a file or a directory, and the fix; None when they cannot."""
-    status = path.stat()
+def writable_by_others(code: str, path: Path) -> Iterator[Finding]:
+    """The finding that others than root can write to a file or a directory; nothing when there is no such file."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return
     is_directory = stat.S_ISDIR(status.st_mode)
     writable = permissions.others_can_replace_entries if is_directory else permissions.others_can_write
     if status.st_uid not in (0, os.geteuid()):
-        command = quoted("chown", "root", path) + " && " + quoted("chmod", "go-w", path)
-        return f"it belongs to user {status.st_uid}", Fix(command)
-    if writable(status):
-        return f"mode {stat.S_IMODE(status.st_mode):04o}", Fix(quoted("chmod", "go-w", path))
-    return None
+        reason = f"it belongs to user {status.st_uid}"
+        fix = Fix(f"{quoted('chown', 'root', path)} && {quoted('chmod', 'go-w', path)}")
+    elif writable(status):
+        reason = f"mode {stat.S_IMODE(status.st_mode):04o}"
+        fix = Fix(quoted("chmod", "go-w", path))
+    else:
+        return
+    yield finding(code, f"others than root can write to {path} ({reason})", path, fix)
 
 
 def world_readable(paths: Iterable[Path]) -> list[tuple[Path, str]]:
     """The files that every user of the host can read, with their modes."""
     reasons = ((path, permissions.world_readable(path)) for path in paths)
     return [(path, reason) for path, reason in reasons if reason is not None]
+
+
+def lonely_leaf(pem: bytes) -> Leaf | None:
+    """The leaf of a chain without its issuer; None when the chain is whole or cannot be parsed."""
+    chain = describe(pem)
+    return chain.leaf if isinstance(chain, ChainDescription) and chain.alone else None
+
+
+def chain_severity(leaf: Leaf) -> Severity:
+    """How bad a chain without its issuer is.
+
+    A public authority's certificate says where its intermediate is; a private authority may well sign with its root.
+    """
+    return Severity.WARNING if leaf.has_issuer_address else Severity.NOTE

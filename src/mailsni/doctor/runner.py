@@ -18,7 +18,7 @@ from mailsni.core.model import Progress
 from mailsni.deploy.snapshot import take_snapshot
 from mailsni.doctor import helpers
 from mailsni.doctor.checks import cron, dovecot, hooks, leftovers, postfix, schedule, stores
-from mailsni.doctor.finding import Facts, Finding, Fix, Severity
+from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
 from mailsni.errors import ConfigurationError, MailsniError, PermissionMissingError
 from mailsni.sources.base import SourceSettings, StoreFiles
 from mailsni.targets.dovecot import target as dovecot_target
@@ -81,23 +81,22 @@ def run_checks(facts: Facts, checks: Sequence[tuple[str, Check]] = CHECKS) -> It
 
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Findings fit to be shown: printable, each once, not too many of a code, the worst first."""
-    unique = dict.fromkeys(helpers.sanitized(finding) for finding in findings)
-    return tuple(sorted(_bounded(unique), key=lambda finding: list(Severity).index(finding.severity)))
+    unique = dict.fromkeys(helpers.sanitized(each) for each in findings)
+    return tuple(sorted(_bounded(unique), key=lambda each: list(Severity).index(each.severity)))
 
 
 def _bounded(findings: Iterable[Finding]) -> Iterator[Finding]:
     """A host with thousands of blocks can have the same mistake in each of them."""
+    left_out: dict[str, list[Finding]] = {}
     number: Counter[str] = Counter()
-    first_left_out: dict[str, Finding] = {}
-    for finding in findings:
-        number[finding.code] += 1
-        if number[finding.code] <= SAME_CODE_LIMIT:
-            yield finding
+    for each in findings:
+        number[each.code] += 1
+        if number[each.code] <= SAME_CODE_LIMIT:
+            yield each
         else:
-            first_left_out.setdefault(finding.code, finding)
-    for code, finding in first_left_out.items():
-        more = number[code] - SAME_CODE_LIMIT
-        yield replace(finding, what=f"{more} more of this kind, the first of them: {finding.what}")
+            left_out.setdefault(each.code, []).append(each)
+    for first, *more in left_out.values():
+        yield replace(first, what=f"{len(more) + 1} more of this kind, the first of them: {first.what}")
 
 
 @dataclass(slots=True)
@@ -113,41 +112,40 @@ class _FactCollector:
     def facts(self) -> Facts:
         """Everything that the checks judge."""
         settings = self.settings
-        main_cf = str(settings.postfix.config_directory / "main.cf")
-        found_postfix, postfix_failed = self._collect(
+        main_cf = settings.postfix.config_directory / "main.cf"
+        postfix_server = self._collect(
             "postfix_unreadable", "Postfix", lambda: postfix_target.find(settings.postfix), main_cf
         )
-        found_dovecot, dovecot_failed = self._collect(
-            "dovecot_unreadable",
-            "Dovecot",
-            lambda: dovecot_target.find(settings.dovecot),
-            str(settings.dovecot.config_file),
+        dovecot_server = self._collect(
+            "dovecot_unreadable", "Dovecot", lambda: dovecot_target.find(settings.dovecot), settings.dovecot.config_file
         )
         stores = [(source, files) for source in settings.sources if (files := self._store(source)) is not None]
-        # The snapshot does without a server whose configuration cannot be read, and without such a store.
-        readable = replace(settings, sources=tuple(source for source, _ in stores))
-        if postfix_failed:
-            readable = replace(readable, postfix=replace(readable.postfix, enabled=False))
-        if dovecot_failed:
-            readable = replace(readable, dovecot=replace(readable.dovecot, enabled=False))
+        # The snapshot does without a server that is not wanted or cannot be asked, and without such a store.
+        readable = replace(
+            settings,
+            sources=tuple(source for source, _ in stores),
+            postfix=replace(settings.postfix, enabled=settings.postfix.enabled if postfix_server else False),
+            dovecot=replace(settings.dovecot, enabled=settings.dovecot.enabled if dovecot_server else False),
+        )
         snapshot = None
         if stores:
-            snapshot, _ = self._collect(
+            snapshot = self._collect(
                 "snapshot_failed",
                 "what is in the stores and what is deployed",
                 lambda: take_snapshot(readable, self.now, progress=self.progress),
                 readable.sources[0].open().location,
             )
-        if not self.problems and found_postfix is None and found_dovecot is None:
-            self.problems.append(_NO_SERVER)
+        if not self.problems and postfix_server is None and dovecot_server is None:
+            fix = Fix(edit="install one of them, or enable it in mailsni's configuration")
+            self.problems.append(finding("no_server", NO_SERVER, "[postfix] enabled, [dovecot] enabled", fix))
         configuration = None
-        if found_postfix is not None and found_postfix.installed:
-            configuration, _ = self._collect("postfix_unreadable", "Postfix", found_postfix.installation.read, main_cf)
+        if postfix_server is not None and postfix_server.installed:
+            configuration = self._collect("postfix_unreadable", "Postfix", postfix_server.installation.read, main_cf)
         return Facts(
             settings=settings,
             now=self.now,
-            postfix=found_postfix,
-            dovecot=found_dovecot,
+            postfix=postfix_server,
+            dovecot=dovecot_server,
             snapshot=snapshot,
             postfix_configuration=configuration,
             stores=tuple(files for _, files in stores),
@@ -156,22 +154,26 @@ class _FactCollector:
 
     def _store(self, source: SourceSettings) -> StoreFiles | None:
         store = source.open()
-        files, _ = self._collect("store_missing", f"the store {store.location}", store.files, store.location)
-        return files
+        return self._collect("store_missing", f"the store {store.location}", store.files, store.location)
 
-    def _collect(self, code: str, about: str, find: Callable[[], _Fact], where: str) -> tuple[_Fact | None, bool]:
-        """A fact, or None and a finding with this code; and whether it failed."""
+    def _collect(self, code: str, about: str, find: Callable[[], _Fact], where: str | Path) -> _Fact | None:
+        """A fact; None, and a finding with this code, when it cannot be found out."""
         try:
-            return find(), False
+            return find()
         except (MailsniError, OSError, ValueError) as problem:
-            finding = replace(helpers.check_failed(about, problem), where=helpers.place_of(problem) or where)
+            failure = replace(helpers.check_failed(about, problem), where=helpers.place_of(problem) or str(where))
             if not isinstance(problem, PermissionMissingError | PermissionError):
-                severity = Severity.WARNING if isinstance(problem, ConfigurationError) else Severity.ERROR
                 hint = problem.hint if isinstance(problem, MailsniError) else None
-                fix = finding.fix if hint else _FIXES.get(code, finding.fix)
-                finding = replace(finding, code=code, severity=severity, fix=fix)
-            self.problems.append(finding)
-            return None, True
+                failure = finding(
+                    code,
+                    failure.what,
+                    failure.where,
+                    failure.fix if hint else _FIXES.get(code, failure.fix),
+                    severity=Severity.WARNING if isinstance(problem, ConfigurationError) else None,
+                    why=failure.why,
+                )
+            self.problems.append(failure)
+            return None
 
 
 _FIXES = {
@@ -182,11 +184,3 @@ _FIXES = {
     "postfix_unreadable": Fix("postconf -n", edit="correct that line"),
     "dovecot_unreadable": Fix("doveconf -n", edit="correct it"),
 }
-_NO_SERVER = Finding(
-    "no_server",
-    Severity.NOTE,
-    NO_SERVER,
-    "[postfix] enabled, [dovecot] enabled",
-    "there is no server to check, and none to deploy to",
-    Fix(edit="install one of them, or enable it in mailsni's configuration"),
-)

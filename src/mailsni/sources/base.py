@@ -43,6 +43,20 @@ class StoreFiles:
     """Whoever can write to one of these can replace a key."""
 
 
+@dataclass(frozen=True, slots=True)
+class CertbotLineage:
+    """What certbot knows a certificate by."""
+
+    directory: Path
+    """Certbot's configuration directory."""
+    name: str
+
+    @property
+    def renewal(self) -> Path:
+        """The file without which certbot does not renew it."""
+        return self.directory / "renewal" / f"{self.name}.conf"
+
+
 class Source(Protocol):
     """A store of certificates, read-only.
 
@@ -80,6 +94,10 @@ class Source(Protocol):
 
     def owns(self, origin: str) -> bool:
         """Whether an origin is one of this store's, also when the certificate or the store is not there now."""
+        ...
+
+    def certbot_lineage(self, origin: str) -> CertbotLineage | None:
+        """The lineage of certbot's with an origin of this store's; None when certbot does not fill the store."""
         ...
 
     def reload(self, certificate: Certificate) -> Certificate | None:

@@ -22,7 +22,7 @@ from mailsni.core.names import RefusedNameError, safe_path
 from mailsni.core.text import printable_name
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import file_identity
-from mailsni.sources.base import StoreFiles, WatchPath
+from mailsni.sources.base import CertbotLineage, StoreFiles, WatchPath
 from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary, StoreFile
 
 RETRIES = 5
@@ -94,6 +94,10 @@ class CertbotStore:
     def owns(self, origin: str) -> bool:
         """Whether an origin lies in this ``live`` directory."""
         return origin.rpartition("/")[0] == str(self.path)
+
+    def certbot_lineage(self, origin: str) -> CertbotLineage | None:
+        """The lineage with an origin of this store's."""
+        return CertbotLineage(self.certbot_directory, origin.rpartition("/")[2]) if self.owns(origin) else None
 
     def reload(self, certificate: Certificate) -> Certificate | None:
         """Read one lineage again."""

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from mailsni.doctor.checks.scripts import Script, check_script
-from mailsni.doctor.finding import Facts, Finding, Fix, Severity
+from mailsni.doctor.finding import Facts, Finding, Fix, finding
 from mailsni.doctor.helpers import run_each
 from mailsni.host import files
 
@@ -58,15 +58,9 @@ def _check_file(facts: Facts, path: Path) -> Iterator[Finding]:
         return
     yield from check_script(facts, table, "cron")
     for number, line in table.lines:
-        if (known := _panel_script(line)) is not None:
-            yield Finding(
-                "cron_panel_script",
-                Severity.WARNING,
-                f"cron starts {known}",
-                f"{path}:{number}",
-                "clients that connect meanwhile are refused or disconnected; mailsni does the same work without that",
-                Fix(edit="switch SNI off in the panel, or remove the line, once `mailsni apply` serves these names"),
-            )
+        if (program := _panel_script(line)) is not None:
+            fix = Fix(edit="switch SNI off in the panel, or remove the line, once `mailsni apply` serves these names")
+            yield finding("cron_panel_script", f"cron starts {program}", f"{path}:{number}", fix)
     for number, script in called_scripts(facts, table):
         yield from check_script(facts, script, "cron", f"{path}:{number}")
 

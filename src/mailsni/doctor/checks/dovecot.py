@@ -19,13 +19,12 @@ from mailsni.core.text import printable, printable_name, summarize, summarize_na
 from mailsni.doctor.checks.dovecot_files import archive_paths, certificates, key_modes, missing_files
 from mailsni.doctor.dovecot_facts import (
     APPLY,
-    NOT_STARTING,
     DovecotFacts,
     disconnected,
     place_of,
     sed_literal,
 )
-from mailsni.doctor.finding import Facts, Finding, Fix, Severity
+from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
 from mailsni.doctor.helpers import quoted, run_each
 from mailsni.errors import HostError
 from mailsni.targets.dovecot import doveconf, live_include, parser
@@ -73,14 +72,9 @@ def findings(facts: Facts) -> Iterator[Finding]:
 
 def _unreadable(facts: DovecotFacts) -> Iterator[Finding]:
     for include in facts.configuration.source.unreadable:
-        yield Finding(
-            "dovecot_include_unreadable",
-            Severity.WARNING,
-            f"a part of Dovecot's configuration was not checked: {include.why}",
-            f"{include.file}:{include.line}",
-            "mistakes in it are not found, and if Dovecot cannot read it either, it does not start",
-            facts.by_hand("look at that file, or remove the line"),
-        )
+        what = f"a part of Dovecot's configuration was not checked: {include.why}"
+        fix = facts.by_hand("look at that file, or remove the line")
+        yield finding("dovecot_include_unreadable", what, f"{include.file}:{include.line}", fix)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -90,14 +84,8 @@ def _unreadable(facts: DovecotFacts) -> Iterator[Finding]:
 def _tls_off(facts: DovecotFacts) -> Iterator[Finding]:
     setting = facts.configuration.tls_is_off()
     if setting is not None:
-        yield Finding(
-            "dovecot_tls_off",
-            Severity.ERROR,
-            "TLS is off: ssl = no",
-            place_of(setting),
-            "no client gets any certificate: there is no STARTTLS, and no port with implicit TLS",
-            facts.sed(setting.file, f"{setting.line}s/=.*/= yes/"),
-        )
+        fix = facts.sed(setting.file, f"{setting.line}s/=.*/= yes/")
+        yield finding("dovecot_tls_off", "TLS is off: ssl = no", place_of(setting), fix)
 
 
 def _default_certificate(facts: DovecotFacts) -> Iterator[Finding]:
@@ -107,17 +95,13 @@ def _default_certificate(facts: DovecotFacts) -> Iterator[Finding]:
     if configuration.tls_is_off() or not missing or (keys[0] in missing and _has_default_elsewhere(facts)):
         return
     mark = "<" if configuration.is_23 else ""
-    lines = [
-        f"{key} = {mark}/etc/letsencrypt/live/NAME/{file}.pem"
-        for key, file in zip(keys, ("fullchain", "privkey"), strict=True)
-    ]
-    yield Finding(
+    live = f"{mark}/etc/letsencrypt/live/NAME"
+    lines = f"{keys[0]} = {live}/fullchain.pem and {keys[1]} = {live}/privkey.pem"
+    yield finding(
         "dovecot_default_certificate_missing",
-        Severity.ERROR,
         f"there is no default certificate: {' and '.join(missing)} not set outside of blocks",
-        str(facts.main),
-        "every handshake fails, also those of clients that ask for a name with a block of its own",
-        facts.by_hand(f"write these lines before all blocks, with the server's own NAME: {' and '.join(lines)}"),
+        facts.main,
+        facts.by_hand(f"write these lines before all blocks, with the server's own NAME: {lines}"),
     )
 
 
@@ -143,15 +127,9 @@ def _other_release(facts: DovecotFacts) -> Iterator[Finding]:
         groups[facts.group(setting)].append(setting)
     release, other = ("2.3", "2.4") if facts.configuration.is_23 else ("2.4", "2.3")
     for settings in groups.values():
-        told = summarize([f"{setting.key} (line {setting.line})" for setting in settings])
-        yield Finding(
-            "dovecot_wrong_release_syntax",
-            Severity.ERROR,
-            f"settings of Dovecot {other}, this is {release}: {told}",
-            place_of(settings[0]),
-            f"Dovecot does not know them: {NOT_STARTING}",
-            _rewritten(facts, settings),
-        )
+        keys = summarize([f"{setting.key} (line {setting.line})" for setting in settings])
+        what = f"settings of Dovecot {other}, this is {release}: {keys}"
+        yield finding("dovecot_wrong_release_syntax", what, place_of(settings[0]), _rewritten(facts, settings))
 
 
 def _rewritten(facts: DovecotFacts, settings: Sequence[Setting]) -> Fix:
@@ -179,16 +157,9 @@ def _rewritten(facts: DovecotFacts, settings: Sequence[Setting]) -> Fix:
 def _several_names(facts: DovecotFacts) -> Iterator[Finding]:
     ours = [name for name in facts.configuration.several_names if name.ours]
     for name in (*ours[:1], *(name for name in facts.configuration.several_names if not name.ours)):
-        yield Finding(
-            "dovecot_several_names",
-            Severity.ERROR,
-            f"several names in one local_name block: {summarize_names(name.names)}",
-            place_of(name.block),
-            f"2.4 takes one name for each block: {NOT_STARTING}",
-            APPLY
-            if name.ours
-            else facts.by_hand(f"write the block once for each name: `local_name {printable_name(name.names[0])} {{`"),
-        )
+        by_hand = facts.by_hand(f"write the block once for each name: `local_name {printable_name(name.names[0])} {{`")
+        what = f"several names in one local_name block: {summarize_names(name.names)}"
+        yield finding("dovecot_several_names", what, place_of(name.block), APPLY if name.ours else by_hand)
 
 
 def _missing_marks(facts: DovecotFacts) -> Iterator[Finding]:
@@ -196,44 +167,30 @@ def _missing_marks(facts: DovecotFacts) -> Iterator[Finding]:
         value = setting.value
         is_path = bool(value) and "-----BEGIN" not in value and not value.startswith("$")
         if full_key(setting) in CONTENT_SETTINGS and not setting.from_file and is_path:
-            yield Finding(
+            yield finding(
                 "dovecot_file_mark_missing",
-                Severity.ERROR,
                 f"{setting.key} lacks the < before the path {printable_name(value)}",
                 place_of(setting),
-                f"Dovecot takes the path itself for PEM text: {disconnected(setting.blocks)}, and it starts without a "
-                "complaint",
                 facts.sed(setting.file, _ADD_MARK.format(setting.line)),
+                why=f"Dovecot takes the path itself for PEM text: {disconnected(setting.blocks)}, and it starts "
+                "without a complaint",
             )
 
 
 def _superfluous_marks(facts: DovecotFacts) -> Iterator[Finding]:
     for setting in facts.configuration.superfluous_marks:
-        yield Finding(
-            "dovecot_file_mark_unexpected",
-            Severity.ERROR,
-            f"{full_key(setting)} has a < before the path {printable_name(setting.value)}",
-            place_of(setting),
-            f"Dovecot takes the content of the file for a path: {NOT_STARTING}; it writes the content, a key too, to "
-            "its log",
-            facts.sed(setting.file, _REMOVE_MARK.format(setting.line)),
-        )
+        what = f"{full_key(setting)} has a < before the path {printable_name(setting.value)}"
+        fix = facts.sed(setting.file, _REMOVE_MARK.format(setting.line))
+        yield finding("dovecot_file_mark_unexpected", what, place_of(setting), fix)
 
 
 def _names_in_protocols(facts: DovecotFacts) -> Iterator[Finding]:
     for name, protocol in facts.configuration.names_in_protocols:
         inside_out = f"local_name {printable_name(name.block.name)} {{ protocol {printable_name(protocol)} {{ … }} }}"
-        yield Finding(
-            "dovecot_local_name_in_protocol",
-            Severity.ERROR,
-            f"local_name {summarize_names(name.names)} stands in protocol {printable_name(protocol)}",
-            place_of(name.block),
-            f"Dovecot allows only the reverse: {NOT_STARTING}",
-            replace(
-                facts.without(name.block),
-                note=f"instead of removing it, write the block outside of protocol, or as {inside_out}",
-            ),
-        )
+        note = f"instead of removing it, write the block outside of protocol, or as {inside_out}"
+        what = f"local_name {summarize_names(name.names)} stands in protocol {printable_name(protocol)}"
+        fix = replace(facts.without(name.block), note=note)
+        yield finding("dovecot_local_name_in_protocol", what, place_of(name.block), fix)
 
 
 def _useless_names(facts: DovecotFacts) -> Iterator[Finding]:
@@ -242,16 +199,12 @@ def _useless_names(facts: DovecotFacts) -> Iterator[Finding]:
             continue
         inner = name.lstrip(".*").rstrip("*")
         instead = f"*.{inner}" if inner else "*.example.com"
-        yield Finding(
-            "dovecot_name_never_matches",
-            Severity.WARNING,
-            f"local_name {printable_name(name)} matches no name at all",
-            place_of(block),
-            "a * stands for one whole label or its end, before a dot: clients get the default certificate",
-            facts.sed(block.file, f"{block.line}s/{sed_literal(name)}/{sed_literal(instead)}/I")
-            if _PLAIN_NAME.fullmatch(name)
-            else facts.by_hand(f"write local_name {printable_name(instead)}, one block for each depth"),
-        )
+        if _PLAIN_NAME.fullmatch(name):
+            fix = facts.sed(block.file, f"{block.line}s/{sed_literal(name)}/{sed_literal(instead)}/I")
+        else:
+            fix = facts.by_hand(f"write local_name {printable_name(instead)}, one block for each depth")
+        what = f"local_name {printable_name(name)} matches no name at all"
+        yield finding("dovecot_name_never_matches", what, place_of(block), fix)
 
 
 def _case_of_names(facts: DovecotFacts) -> Iterator[Finding]:
@@ -273,15 +226,10 @@ def case_findings(version: str, names: Iterable[LocalName], reload: str) -> Iter
         reload: the command.
     """
     for name in names if re.match(r"2\.4\.0\b", version) else ():
-        wildcard = "*" in name.block.name
-        yield Finding(
-            "dovecot_name_case_sensitive",
-            Severity.ERROR,
-            f"Dovecot 2.4.0 compares local_name {printable_name(name.block.name)} letter by letter",
-            place_of(name.block),
-            "clients ask in lower case and never for a *: they get the default certificate",
-            Fix(edit="update Dovecot to 2.4.1 or later") if wildcard else Fix(reload, edit="write it in lower case"),
-        )
+        what = f"Dovecot 2.4.0 compares local_name {printable_name(name.block.name)} letter by letter"
+        lower = Fix(reload, edit="write it in lower case")
+        fix = Fix(edit="update Dovecot to 2.4.1 or later") if "*" in name.block.name else lower
+        yield finding("dovecot_name_case_sensitive", what, place_of(name.block), fix)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -307,25 +255,19 @@ def _conflict(facts: DovecotFacts, conflicts: Sequence[Conflict]) -> Finding:
     names = summarize_names([conflict.name for conflict in conflicts])
     rule = _rule(facts.configuration, conflicts[0])
     if not loser.ours and not winner.ours:
-        return Finding(
-            "dovecot_duplicate_block",
-            Severity.WARNING,
-            f"two blocks for {names}: Dovecot uses the one at {place_of(winner.block)}, not this one",
-            place_of(loser.block),
-            f"{rule}; a change or a renewal of this one has no effect",
-            _without_names(facts, loser, conflicts),
-        )
-    foreign = winner if loser.ours else loser
-    return Finding(
-        "dovecot_foreign_block",
-        Severity.ERROR if loser.ours else Severity.WARNING,
-        f"a block for {names} beside that of mailsni: Dovecot uses {'this one' if loser.ours else 'that of mailsni'}",
-        place_of(foreign.block),
-        f"{rule}; clients do not get the certificate that mailsni deploys"
-        if loser.ours
-        else f"{rule}; this one has no effect today, and wins as soon as mailsni's goes or the order changes",
-        _without_names(facts, foreign, conflicts),
-    )
+        code, foreign, severity = "dovecot_duplicate_block", loser, Severity.WARNING
+        what = f"two blocks for {names}: Dovecot uses the one at {place_of(winner.block)}, not this one"
+        effect = "a change or a renewal of this one has no effect"
+    elif loser.ours:
+        code, foreign, severity = "dovecot_foreign_block", winner, Severity.ERROR
+        what = f"a block for {names} beside that of mailsni: Dovecot uses this one"
+        effect = "clients do not get the certificate that mailsni deploys"
+    else:
+        code, foreign, severity = "dovecot_foreign_block", loser, Severity.WARNING
+        what = f"a block for {names} beside that of mailsni: Dovecot uses that of mailsni"
+        effect = "this one has no effect today, and wins as soon as mailsni's goes or the order changes"
+    fix = _without_names(facts, foreign, conflicts)
+    return finding(code, what, place_of(foreign.block), fix, severity=severity, why=f"{rule}; {effect}")
 
 
 def _rule(configuration: DovecotConfiguration, conflict: Conflict) -> str:
@@ -354,29 +296,22 @@ def _include(facts: DovecotFacts) -> Iterator[Finding]:
     # In a file that was not read there may be the line that includes it.
     if path in source.files or source.unreadable or live_include.is_included(source, path):
         return
-    exists = os.access(path, os.F_OK)
-    yield Finding(
+    missing = not os.access(path, os.F_OK)
+    yield finding(
         "dovecot_include_not_configured",
-        Severity.ERROR if exists else Severity.WARNING,
         f"{facts.main} does not include {path}",
-        str(facts.main),
-        "Dovecot knows none of the names: every client gets the default certificate"
-        if exists
-        else "Dovecot will not read what `mailsni apply` writes there",
+        facts.main,
         facts.append(f"!include_try {path}"),
+        severity=Severity.WARNING if missing else None,
+        why="Dovecot will not read what `mailsni apply` writes there" if missing else None,
     )
 
 
 def _globals_after_blocks(facts: DovecotFacts) -> Iterator[Finding]:
     for setting, in_block in facts.configuration.globals_after_blocks():
-        yield Finding(
-            "dovecot_global_setting_after_blocks",
-            Severity.WARNING,
-            f"{setting.key} outside of blocks comes after a block that sets it ({place_of(in_block)})",
-            place_of(setting),
-            "Dovecot warns of it at every start and reload: the blocks before it keep their own value",
-            facts.by_hand(f"move line {setting.line} of {setting.file} before {place_of(in_block)}"),
-        )
+        what = f"{setting.key} outside of blocks comes after a block that sets it ({place_of(in_block)})"
+        fix = facts.by_hand(f"move line {setting.line} of {setting.file} before {place_of(in_block)}")
+        yield finding("dovecot_global_setting_after_blocks", what, place_of(setting), fix)
 
 
 def _leftovers(facts: DovecotFacts) -> Iterator[Finding]:
@@ -384,17 +319,10 @@ def _leftovers(facts: DovecotFacts) -> Iterator[Finding]:
         hestia = file.parent.name == "domains" and file.parent.parent.name == "conf.d"
         author = "HestiaCP's" if hestia else _LEFTOVERS.get(file.name)
         if author is not None:
-            yield Finding(
-                "dovecot_leftover_blocks",
-                Severity.NOTE,
-                f"{file} has local_name blocks, and is probably {author}",
-                str(file),
-                "two programs that write blocks conflict; a name that both have is a finding of its own",
-                Fix(
-                    f"doveconf -n -x > /dev/null && {facts.reload}",
-                    edit="move the file away, unless that program is in use",
-                ),
-            )
+            what = f"{file} has local_name blocks, and is probably {author}"
+            command = f"doveconf -n -x > /dev/null && {facts.reload}"
+            fix = Fix(command, edit="move the file away, unless that program is in use")
+            yield finding("dovecot_leftover_blocks", what, file, fix)
 
 
 def _memory(facts: DovecotFacts) -> Iterator[Finding]:
@@ -405,18 +333,20 @@ def _memory(facts: DovecotFacts) -> Iterator[Finding]:
     if not configuration.is_23 or not configuration.filter_blocks or not limit or needed < NEARLY_FULL * limit:
         return
     proposed = max(DEFAULT_MEMORY_LIMIT, -(-needed * SPARE // _LIMIT_STEP) * _LIMIT_STEP) >> 20
-    capacity = int(limit / (needed / configuration.filter_blocks))
-    yield Finding(
+    if setting is not None and setting.key == "vsz_limit":
+        fix = facts.sed(setting.file, f"{setting.line}s/=.*/= {proposed}M/", then=facts.restart)
+    else:
+        fix = facts.append("service config {", f"  vsz_limit = {proposed}M", "}", then=facts.restart)
+    full = needed >= limit
+    yield finding(
         "dovecot_too_many_blocks",
-        Severity.ERROR if needed >= limit else Severity.WARNING,
         f"{configuration.filter_blocks} blocks; with its limit of {limit >> 20}M Dovecot's config process can hold "
-        f"about {capacity}",
-        place_of(setting) if setting is not None else str(facts.main),
-        'beyond that the process dies ("Out of memory"), and no client can log in or shake hands: '
-        + ("so it is now, or will be with the next few names" if needed >= limit else "there is little room left"),
-        facts.sed(setting.file, f"{setting.line}s/=.*/= {proposed}M/", then=facts.restart)
-        if setting is not None and setting.key == "vsz_limit"
-        else facts.append("service config {", f"  vsz_limit = {proposed}M", "}", then=facts.restart),
+        f"about {int(limit / (needed / configuration.filter_blocks))}",
+        place_of(setting) if setting is not None else facts.main,
+        fix,
+        severity=Severity.ERROR if full else None,
+        why='beyond that the process dies ("Out of memory"), and no client can log in or shake hands: '
+        + ("so it is now, or will be with the next few names" if full else "there is little room left"),
     )
 
 
@@ -439,16 +369,12 @@ def _startup(facts: DovecotFacts) -> Iterator[Finding]:
     position = doveconf.position_in(message)
     if position is not None and position in facts.configuration.fatal_places():
         return
-    yield Finding(
+    command = f"doveconf -c {quoted(facts.main)} -n -x > /dev/null && {facts.reload}"
+    yield finding(
         "dovecot_configuration_rejected",
-        Severity.ERROR,
         f"Dovecot rejects its configuration: {message}",
-        f"{position[0]}:{position[1]}" if position is not None else str(facts.main),
-        f"{NOT_STARTING}, although `doveadm reload` reports nothing",
-        Fix(
-            f"doveconf -c {quoted(facts.main)} -n -x > /dev/null && {facts.reload}",
-            edit="correct what Dovecot complains about",
-        ),
+        f"{position[0]}:{position[1]}" if position is not None else facts.main,
+        Fix(command, edit="correct what Dovecot complains about"),
     )
 
 

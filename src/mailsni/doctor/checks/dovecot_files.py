@@ -12,17 +12,16 @@ from pathlib import Path
 from mailsni.core.model import Certificate, Reason
 from mailsni.core.names import covered_by
 from mailsni.core.text import printable_name, summarize, summarize_names
-from mailsni.core.x509 import ChainDescription, InvalidPair, describe, validate_pair
-from mailsni.doctor.dovecot_facts import APPLY, NOT_STARTING, DovecotFacts, disconnected, owner, place_of, sed_literal
-from mailsni.doctor.finding import Finding, Fix, Severity
-from mailsni.doctor.helpers import quoted
+from mailsni.core.x509 import InvalidPair, validate_pair
+from mailsni.doctor.dovecot_facts import APPLY, DovecotFacts, disconnected, owner, place_of, sed_literal
+from mailsni.doctor.finding import Finding, Fix, finding
+from mailsni.doctor.helpers import PEM_LIMIT, chain_severity, lonely_leaf, quoted
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files, permissions
 from mailsni.targets.dovecot.configuration import BlockPair, file_problem, full_key
 from mailsni.targets.dovecot.parser import Block, Setting
 from mailsni.targets.dovecot.precedence import can_match
 
-_PEM_LIMIT = 1 << 20
 _ARCHIVE = re.compile(
     r"(?P<root>/.+)/archive/(?P<lineage>[A-Za-z0-9._@+-]+)/(?P<kind>cert|privkey|chain|fullchain)\d+\.pem"
 )
@@ -41,17 +40,10 @@ def missing_files(facts: DovecotFacts) -> Iterator[Finding]:
         first = group[0][0]
         keys = " and ".join(dict.fromkeys(full_key(setting) for setting, _ in group))
         problems = list(dict.fromkeys(problem for _, problem in group))
-        yield Finding(
-            "dovecot_file_missing",
-            Severity.ERROR,
-            f"{owner(first.blocks)}: {keys}: {summarize(problems)}",
-            place_of(first),
-            f"{NOT_STARTING}: then IMAP, POP3 and authentication are down; until then no renewed certificate is used",
-            APPLY
-            if facts.is_ours(first)
-            else facts.without_filter(first.blocks)
-            or facts.by_hand(f"name a file that exists in line {first.line} of {first.file}"),
-        )
+        by_hand = facts.by_hand(f"name a file that exists in line {first.line} of {first.file}")
+        fix = APPLY if facts.is_ours(first) else facts.without_filter(first.blocks) or by_hand
+        what = f"{owner(first.blocks)}: {keys}: {summarize(problems)}"
+        yield finding("dovecot_file_missing", what, place_of(first), fix)
 
 
 def certificates(facts: DovecotFacts) -> Iterator[Finding]:
@@ -71,18 +63,12 @@ def certificates(facts: DovecotFacts) -> Iterator[Finding]:
         else:
             yield from _check_pair(facts, pair, chain, chain_pem, key_pem)
     if denied is not None:
-        yield Finding(
-            "dovecot_certificates_not_checked",
-            Severity.NOTE,
-            "the certificates and keys that blocks name were not checked",
-            place_of(denied),
-            "only root may read them, so a key that belongs to another certificate is not found",
-            Fix("sudo mailsni doctor"),
-        )
+        what = "the certificates and keys that blocks name were not checked"
+        yield finding("dovecot_certificates_not_checked", what, place_of(denied), Fix("sudo mailsni doctor"))
 
 
 def _read(path: Path) -> bytes:
-    content = files.read_untrusted(path, _PEM_LIMIT)
+    content = files.read_untrusted(path, PEM_LIMIT)
     if content is None:
         raise HostError(f"{path}: is not a regular file", path=path)
     return content
@@ -108,37 +94,27 @@ def _check_pair(
 
 
 def _check_dates(facts: DovecotFacts, pair: BlockPair, chain: Path, certificate: Certificate) -> Iterator[Finding]:
-    if certificate.valid_at(facts.now):
+    if certificate.not_after <= facts.now:
+        code, when = "dovecot_certificate_expired", f"expired on {certificate.not_after:%Y-%m-%d}"
+    elif not certificate.valid_at(facts.now):
+        code, when = "dovecot_certificate_not_yet_valid", "is not valid yet"
+    else:
         return
-    expired = certificate.not_after <= facts.now
-    when = f"expired on {certificate.not_after:%Y-%m-%d}" if expired else "is not valid yet"
-    yield Finding(
-        "dovecot_certificate_expired" if expired else "dovecot_certificate_not_yet_valid",
-        Severity.ERROR,
-        f"{_owner(pair)}: the certificate in {chain} {when}",
-        place_of(pair.own),
-        "clients warn of it or refuse it",
-        _replacement(facts, pair),
-    )
+    what = f"{_owner(pair)}: the certificate in {chain} {when}"
+    yield finding(code, what, place_of(pair.own), _replacement(facts, pair))
 
 
 def _check_chain(facts: DovecotFacts, pair: BlockPair, chain: Path, chain_pem: bytes) -> Iterator[Finding]:
-    described = describe(chain_pem)
+    leaf = lonely_leaf(chain_pem)
     # The chains of the stores, which our own include names, are a check of the stores.
-    if not isinstance(described, ChainDescription) or not described.alone or facts.is_ours(pair.certificate):
+    if leaf is None or facts.is_ours(pair.certificate):
         return
-    whole = chain.name == "cert.pem" and os.access(chain.with_name("fullchain.pem"), os.F_OK)
-    yield Finding(
-        "dovecot_chain_incomplete",
-        # A public authority says where its intermediate is; a private one may well sign with its root.
-        Severity.WARNING if described.leaf.has_issuer_address else Severity.NOTE,
-        f"{_owner(pair)}: {chain} has the leaf alone, without its intermediates",
-        place_of(pair.own),
-        "clients that have not seen the intermediate before refuse it: mail programs and phones, seldom browsers",
-        facts.sed(pair.certificate.file, f"{pair.certificate.line}s/cert\\.pem/fullchain.pem/")
-        if whole
-        else facts.by_hand("name the file with the whole chain (certbot: fullchain.pem)"),
-    )
+    if chain.name == "cert.pem" and os.access(chain.with_name("fullchain.pem"), os.F_OK):
+        fix = facts.sed(pair.certificate.file, f"{pair.certificate.line}s/cert\\.pem/fullchain.pem/")
+    else:
+        fix = facts.by_hand("name the file with the whole chain (certbot: fullchain.pem)")
+    what = f"{_owner(pair)}: {chain} has the leaf alone, without its intermediates"
+    yield finding("dovecot_chain_incomplete", what, place_of(pair.own), fix, severity=chain_severity(leaf))
 
 
 def _check_names(facts: DovecotFacts, pair: BlockPair, certificate: Certificate) -> Iterator[Finding]:
@@ -146,16 +122,10 @@ def _check_names(facts: DovecotFacts, pair: BlockPair, certificate: Certificate)
     names = [name for block in blocks for name in block.lower().split() if can_match(name)]
     wrong = [name for name in names if not covered_by(name, certificate.names)]
     if wrong and certificate.names:
-        yield Finding(
-            "dovecot_certificate_name_mismatch",
-            Severity.ERROR,
-            f"the certificate for {summarize_names(wrong)} is for {summarize_names(certificate.names)}",
-            place_of(pair.own),
-            "clients warn that it belongs to another server",
-            _replacement(facts, pair)
-            if len(wrong) == len(names)
-            else facts.by_hand(f"remove {summarize_names(wrong)} from the names of the block"),
-        )
+        by_hand = facts.by_hand(f"remove {summarize_names(wrong)} from the names of the block")
+        fix = _replacement(facts, pair) if len(wrong) == len(names) else by_hand
+        what = f"the certificate for {summarize_names(wrong)} is for {summarize_names(certificate.names)}"
+        yield finding("dovecot_certificate_name_mismatch", what, place_of(pair.own), fix)
 
 
 def _first(pem: bytes) -> bytes:
@@ -174,14 +144,9 @@ def _owner(pair: BlockPair) -> str:
 
 def _unusable(facts: DovecotFacts, pair: BlockPair, detail: str) -> Finding:
     paths = dict.fromkeys(str(facts.configuration.file_of(setting)) for setting in (pair.certificate, pair.key))
-    return Finding(
-        "dovecot_certificate_unusable",
-        Severity.ERROR,
-        f"{_owner(pair)}: Dovecot cannot serve {' and '.join(paths)}: {detail}",
-        place_of(pair.own),
-        f"{disconnected(pair.own.blocks)}; Dovecot starts and reloads without a complaint",
-        _replacement(facts, pair),
-    )
+    what = f"{_owner(pair)}: Dovecot cannot serve {' and '.join(paths)}: {detail}"
+    why = f"{disconnected(pair.own.blocks)}; Dovecot starts and reloads without a complaint"
+    return finding("dovecot_certificate_unusable", what, place_of(pair.own), _replacement(facts, pair), why=why)
 
 
 def _replacement(facts: DovecotFacts, pair: BlockPair) -> Fix:
@@ -207,14 +172,8 @@ def key_modes(facts: DovecotFacts) -> Iterator[Finding]:
             continue
         can_read, can_write = permissions.world_readable(path), permissions.world_writable(path)
         if can_read or can_write:
-            yield Finding(
-                "dovecot_key_exposed",
-                Severity.ERROR,
-                f"every user of this host can {'read' if can_read else 'replace'} the private key {path}",
-                place_of(setting),
-                "whoever has it can impersonate this server; Dovecot needs only root to read it",
-                Fix(quoted("chmod", "o-rwx", path)),
-            )
+            what = f"every user of this host can {'read' if can_read else 'replace'} the private key {path}"
+            yield finding("dovecot_key_exposed", what, place_of(setting), Fix(quoted("chmod", "o-rwx", path)))
 
 
 def archive_paths(facts: DovecotFacts) -> Iterator[Finding]:
@@ -232,12 +191,5 @@ def archive_paths(facts: DovecotFacts) -> Iterator[Finding]:
             f"/live/{match['lineage']}/{match['kind']}|"
             for setting, match in group
         )
-        yield Finding(
-            "dovecot_archive_path",
-            Severity.WARNING,
-            f"{owner(first.blocks)}: {printable_name(first.value)} is a file of certbot's archive",
-            place_of(first),
-            "that is one version: it is not renewed, and certbot deletes it five renewals later; then Dovecot does not "
-            "start",
-            facts.sed(file, script),
-        )
+        what = f"{owner(first.blocks)}: {printable_name(first.value)} is a file of certbot's archive"
+        yield finding("dovecot_archive_path", what, place_of(first), facts.sed(file, script))

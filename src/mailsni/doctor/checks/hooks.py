@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from mailsni.doctor.checks.scripts import Script, check_certbot_calls, check_script
-from mailsni.doctor.finding import Facts, Finding, Fix, Severity
+from mailsni.doctor.finding import Facts, Finding, Fix, finding
 from mailsni.doctor.helpers import quoted, run_each, writable_by_others
 from mailsni.host import files
 from mailsni.sources.base import certbot_directories
@@ -80,46 +80,28 @@ def _check_commands(facts: Facts, script: Script) -> Iterator[Finding]:
 
 
 def _check_hook(facts: Facts, path: Path) -> Iterator[Finding]:
+    remove = Fix(quoted("rm", path))
     try:
         status = path.stat()
     except FileNotFoundError:
-        yield _ignored(path, "hook_dangling_link", "is a link to nothing", Fix(quoted("rm", path)))
+        yield finding("hook_dangling_link", f"{path} is a link to nothing", path, remove)
         return
     if stat.S_ISDIR(status.st_mode):
         return
     if not stat.S_ISREG(status.st_mode):
-        yield _ignored(path, "hook_not_regular_file", "is no regular file", Fix(quoted("rm", path)))
+        yield finding("hook_not_regular_file", f"{path} is no regular file", path, remove)
         return
     executable, backup = bool(status.st_mode & 0o111), BACKUP.fullmatch(path.name) is not None
     if not is_executable(path):
         if executable:
-            yield _ignored(path, "hook_ignored", "ends in ~", Fix(quoted("rm", path)), Severity.NOTE)
+            yield finding("hook_ignored", f"{path} ends in ~", path, remove)
         elif not backup and not path.name.startswith("README"):
-            yield _ignored(path, "hook_not_executable", "is not executable", Fix(quoted("chmod", "755", path)))
+            yield finding("hook_not_executable", f"{path} is not executable", path, Fix(quoted("chmod", "755", path)))
         return
     if backup:
-        yield Finding(
-            "hook_backup_executable",
-            Severity.WARNING,
-            f"{path} looks like a backup, and is executable",
-            str(path),
-            "certbot runs every executable file there but those that end in ~, so it runs the old hook too",
-            Fix(quoted("chmod", "a-x", path), note="or remove it"),
-        )
-    if (writable := writable_by_others(path)) is not None:
-        yield Finding(
-            "hook_writable",
-            Severity.ERROR,
-            f"others than root can write to {path} ({writable[0]})",
-            str(path),
-            "certbot runs whatever they write there, as root, at the next renewal",
-            writable[1],
-        )
+        fix = Fix(quoted("chmod", "a-x", path), note="or remove it")
+        yield finding("hook_backup_executable", f"{path} looks like a backup, and is executable", path, fix)
+    yield from writable_by_others("hook_writable", path)
     script = Script.read(path)
     if script is not None:
         yield from _check_commands(facts, script)
-
-
-def _ignored(path: Path, code: str, what: str, fix: Fix, severity: Severity = Severity.WARNING) -> Finding:
-    why = "certbot does not run it, and does not say so: what the hook should do is not done"
-    return Finding(code, severity, f"{path} {what}", str(path), why, fix)

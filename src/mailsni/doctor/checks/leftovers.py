@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mailsni.core.text import summarize
-from mailsni.doctor.finding import Facts, Finding, Fix, Severity
+from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
 from mailsni.doctor.helpers import quoted, world_readable
 
 _KNOWN = {
@@ -30,12 +30,11 @@ def leftovers(facts: Facts) -> Iterator[Finding]:
         files = [path for path in (source, *(source.with_name(name + end) for end in _SUFFIXES)) if path.is_file()]
         exposed = world_readable(path for path in files if path != source)
         if files:
-            yield Finding(
+            yield finding(
                 "leftover_map",
-                Severity.ERROR if exposed else Severity.NOTE,
                 f"{summarize([str(path) for path in files])}: {author}, and tls_server_sni_maps does not name it"
                 + (f"; every user of this host can read it ({exposed[0][1]})" if exposed else ""),
-                str(files[0]),
-                "a compiled table holds private keys; otherwise it has no effect",
+                files[0],
                 Fix(quoted("rm", *files), edit="switch SNI off where it comes from"),
+                severity=Severity.ERROR if exposed else None,
             )

@@ -17,7 +17,7 @@ from mailsni.core.text import summarize
 from mailsni.doctor.checks.cron import called_scripts, cron_files
 from mailsni.doctor.checks.hooks import configured_hooks, hook_files, is_executable, read_configured
 from mailsni.doctor.checks.scripts import Script
-from mailsni.doctor.finding import Facts, Finding, Fix, Severity
+from mailsni.doctor.finding import Facts, Finding, Fix, finding
 from mailsni.errors import MailsniError
 from mailsni.host.commands import find_tool, run
 from mailsni.runs import history
@@ -39,14 +39,12 @@ def schedule(facts: Facts) -> Iterator[Finding]:
     if _runs_regularly(facts):
         return
     hooks = list(_own_hooks(facts))
-    root = next(iter(certbot_directories(facts.settings.sources)), None)
     if not hooks:
-        yield Finding(
+        root = next(iter(certbot_directories(facts.settings.sources)), None)
+        yield finding(
             "mailsni_not_scheduled",
-            Severity.WARNING,
             "nothing starts mailsni: no certbot hook, no timer, no cron job, no watcher",
-            str(root / "renewal-hooks/post") if root is not None else "mailsni",
-            "a renewed certificate is served only when somebody runs `mailsni apply`",
+            root / "renewal-hooks/post" if root is not None else "mailsni",
             Fix("mailsni setup"),
         )
         return
@@ -54,14 +52,11 @@ def schedule(facts: Facts) -> Iterator[Finding]:
     since = [_FIRST_ISSUANCE_SINCE.get(kind) for kind, _ in hooks]
     if version is None or any(first is not None and version >= first for first in since):
         return
-    yield Finding(
+    paths = summarize([str(path) for _, path in hooks])
+    yield finding(
         "first_issuance_missed",
-        Severity.WARNING,
-        f"certbot {'.'.join(map(str, version))} does not run {summarize([str(path) for _, path in hooks])} for a new "
-        "certificate",
-        str(hooks[0][1]),
-        "hooks of renewal-hooks/deploy run on first issuance since certbot 5.3.0, those of post since 3.2.0: a new "
-        "name is not served before its first renewal, weeks later",
+        f"certbot {'.'.join(map(str, version))} does not run {paths} for a new certificate",
+        hooks[0][1],
         Fix(
             "mailsni setup",
             note="it installs a timer or a cron job as well; until then run `mailsni apply` after each "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.core.text import printable_name
-from mailsni.doctor.finding import Facts, Finding, Fix, Severity
+from mailsni.doctor.finding import Facts, Finding, Fix, finding
 from mailsni.host import files
 
 CERTBOT = re.compile(r"(?:^|[;&|(`]|\bexec|\bsudo|\bthen|\bdo)\s*(?:/\S*/)?certbot\s+(?:-|[a-z])")
@@ -82,21 +82,14 @@ def check_script(facts: Facts, script: Script, kind: str, caller: str = "") -> I
     for number, line in script.lines:
         for call in _POSTMAP.finditer(line):
             if not _POSTMAP_QUERY.search(call["words"]):
-                yield from _postmap(facts, f"{script.path}:{number}", f"{script.path}", call["words"], kind, called)
+                yield from _postmap(facts, script, number, call["words"], kind, called)
 
 
 def check_certbot_calls(script: Script) -> Iterator[Finding]:
     """A hook of certbot's that calls certbot."""
     if (call := script.first(CERTBOT)) is not None:
-        yield Finding(
-            "hook_calls_certbot",
-            Severity.WARNING,
-            f"{script.path} calls certbot",
-            f"{script.path}:{call[0]}",
-            "certbot holds its lock while hooks run, so this call fails: "
-            "`Another instance of Certbot is already running`",
-            Fix(edit="remove the call", note="the renewal that runs the hook has done its work already"),
-        )
+        fix = Fix(edit="remove the call", note="the renewal that runs the hook has done its work already")
+        yield finding("hook_calls_certbot", f"{script.path} calls certbot", f"{script.path}:{call[0]}", fix)
 
 
 def _restarts(script: Script, kind: str, called: str) -> Iterator[Finding]:
@@ -106,46 +99,32 @@ def _restarts(script: Script, kind: str, called: str) -> Iterator[Finding]:
     number, match = restart
     command = re.split(r"[;&|]", match.string[match.start() :])[0]
     servers = [server for server in _RELOADS if server in command]
-    yield Finding(
+    reload = " && ".join(_RELOADS[server] for server in servers)
+    yield finding(
         f"{kind}_restarts_server",
-        Severity.WARNING,
         f"{script.path} restarts {' and '.join(servers)}{called}",
         f"{script.path}:{number}",
-        "a restart disconnects clients and refuses new ones meanwhile, and with a broken configuration the server does "
-        "not come back; a reload does neither",
-        Fix(
-            edit=f"write `{' && '.join(_RELOADS[server] for server in servers)}` instead, or remove the line",
-            note="mailsni reloads both servers after each change",
-        ),
+        Fix(edit=f"write `{reload}` instead, or remove the line", note="mailsni reloads both after each change"),
     )
 
 
-def _postmap(facts: Facts, where: str, title: str, words: str, kind: str, called: str) -> Iterator[Finding]:
+def _postmap(facts: Facts, script: Script, number: int, words: str, kind: str, called: str) -> Iterator[Finding]:
     argument = next((word.strip("'\"") for word in words.split() if not word.startswith("-")), "")
-    path = argument.rpartition(":")[2]
+    path, where = argument.rpartition(":")[2], f"{script.path}:{number}"
     if _POSTMAP_WITH_F.search(words):
-        own = path == str(facts.settings.postfix.map)
-        yield Finding(
+        note = "`mailsni setup --take-over` then removes the table from tls_server_sni_maps"
+        if path == str(facts.settings.postfix.map):
+            note = "it is mailsni's own map, which nothing else should compile"
+        yield finding(
             f"{kind}_compiles_in_place",
-            Severity.WARNING,
-            f"{title} compiles {printable_name(argument) or 'a table'} in place{called}",
+            f"{script.path} compiles {printable_name(argument) or 'a table'} in place{called}",
             where,
-            "clients that connect while postmap writes wait, and some are disconnected; postmap leaves lines out and "
-            "exits 0; a hash or btree table is broken when postmap is killed",
-            Fix(
-                edit="remove the line, once mailsni serves these names (mailsni apply)",
-                note="it is mailsni's own map, which nothing else should compile"
-                if own
-                else "`mailsni setup --take-over` then removes the table from tls_server_sni_maps",
-            ),
+            Fix(edit="remove the line, once mailsni serves these names (mailsni apply)", note=note),
         )
     elif path in facts.postfix_tables or _SNI_NAME.search(argument):
-        yield Finding(
+        yield finding(
             f"{kind}_compiles_without_f",
-            Severity.ERROR,
-            f"{title} compiles {printable_name(argument)} without -F{called}",
+            f"{script.path} compiles {printable_name(argument)} without -F{called}",
             where,
-            "the table then holds the names of the files instead of keys and certificates: Postfix aborts the "
-            "handshake of every client that asks for one of its names",
             Fix(edit="write postmap -F there, or remove the line once mailsni serves these names"),
         )

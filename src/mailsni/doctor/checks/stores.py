@@ -5,19 +5,26 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mailsni.core.model import Certificate, Reason
 from mailsni.core.text import counted, summarize
-from mailsni.core.x509 import ChainDescription, Leaf, describe
-from mailsni.doctor.finding import Facts, Finding, Fix, Severity
-from mailsni.doctor.helpers import KEYS_EXPOSED, chmod, quoted, world_readable, writable_by_others
+from mailsni.core.x509 import Leaf
+from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
+from mailsni.doctor.helpers import (
+    KEYS_EXPOSED,
+    PEM_LIMIT,
+    chain_severity,
+    chmod,
+    lonely_leaf,
+    quoted,
+    world_readable,
+    writable_by_others,
+)
 from mailsni.host import files
-from mailsni.sources.base import StoreFiles
+from mailsni.sources.base import CertbotLineage
 
-_PEM_LIMIT = 1 << 20
 _RENEW = ("--force-renewal",)
 _RENEWALS = {
     Reason.KEY_MISMATCH: _RENEW,
@@ -32,103 +39,74 @@ _RENEWALS = {
 
 
 def key_modes(facts: Facts) -> Iterator[Finding]:
-    """Check who can read the private keys of the stores."""
+    """Check who can read or replace the private keys of the stores."""
     for store in facts.stores:
-        yield from _check_key_modes(store)
-        yield from _check_writable(store.directories)
-
-
-def _check_key_modes(store: StoreFiles) -> Iterator[Finding]:
-    for_everybody = [path for path in store.keys if path.is_file() and path.stat().st_mode & stat.S_IROTH]
-    exposed = [path for path, _ in world_readable(for_everybody)]
-    shielded = [path for path in for_everybody if path not in set(exposed)]
-    if exposed:
-        yield Finding(
-            "key_world_readable",
-            Severity.ERROR,
-            f"every user of this host can read {_named(exposed, 'private key')}",
-            str(exposed[0]),
-            "whoever has the key can impersonate the server, until the certificate is revoked or expires",
-            chmod("o-rwx", exposed, f"certbot copies the mode to the next key; {KEYS_EXPOSED}"),
-        )
-    if shielded:
-        yield Finding(
-            "key_mode_too_open",
-            Severity.WARNING,
-            f"the mode of {_named(shielded, 'private key')} lets everybody read",
-            str(shielded[0]),
-            "only the mode of a directory above protects it; certbot copies the mode to the next key",
-            chmod("o-rwx", shielded),
-        )
+        for_everybody = [path for path in store.keys if path.is_file() and path.stat().st_mode & stat.S_IROTH]
+        exposed = [path for path, _ in world_readable(for_everybody)]
+        shielded = [path for path in for_everybody if path not in set(exposed)]
+        if exposed:
+            what = f"every user of this host can read {_listed(exposed, 'private key')}"
+            fix = chmod("o-rwx", exposed, f"certbot copies the mode to the next key; {KEYS_EXPOSED}")
+            yield finding("key_world_readable", what, exposed[0], fix)
+        if shielded:
+            what = f"the mode of {_listed(shielded, 'private key')} lets everybody read"
+            yield finding("key_mode_too_open", what, shielded[0], chmod("o-rwx", shielded))
+        for directory in store.directories:
+            yield from writable_by_others("store_writable", directory)
 
 
 def pin_modes(facts: Facts) -> Iterator[Finding]:
-    """Check who can read the pinned files."""
+    """Check who can read or replace the pinned files."""
     settings = facts.settings
     for directory in dict.fromkeys((settings.dovecot.pin_directory, settings.state.directory / "pinned")):
         pins = (directory / name for name in files.list_names(directory) if name.endswith(".pem"))
         exposed = [path for path, _ in world_readable(pins)]
         if exposed:
-            yield Finding(
-                "pin_world_readable",
-                Severity.ERROR,
-                f"every user of this host can read {_named(exposed, 'pinned file')}",
-                str(exposed[0]),
-                "it holds a private key: whoever has it can impersonate the server",
-                chmod("600", exposed, KEYS_EXPOSED),
-            )
-        yield from _check_writable((directory,))
+            what = f"every user of this host can read {_listed(exposed, 'pinned file')}"
+            yield finding("pin_world_readable", what, exposed[0], chmod("600", exposed, KEYS_EXPOSED))
+        yield from writable_by_others("store_writable", directory)
 
 
-def _named(paths: list[Path], noun: str) -> str:
+def _listed(paths: Sequence[Path], noun: str) -> str:
     return f"{counted(len(paths), noun)}: {summarize([str(path) for path in paths])}"
 
 
-def _check_writable(directories: Iterable[Path]) -> Iterator[Finding]:
-    for path in directories:
-        if path.is_dir() and (writable := writable_by_others(path)) is not None:
-            yield Finding(
-                "store_writable",
-                Severity.ERROR,
-                f"others than root can write to {path} ({writable[0]})",
-                str(path),
-                "they can put another key and certificate there, which is then served",
-                writable[1],
-            )
+def _certbot_lineage(facts: Facts, origin: str) -> CertbotLineage | None:
+    lineages = (settings.open().certbot_lineage(origin) for settings in facts.settings.sources)
+    return next((lineage for lineage in lineages if lineage is not None), None)
 
 
 def broken_lineages(facts: Facts) -> Iterator[Finding]:
     """Report every certificate that is skipped and needs repair."""
     for problem in facts.snapshot.selection.problems if facts.snapshot is not None else ():
         if problem.reason is not Reason.KEPT_LAST_GOOD:  # its lineage is there with its own reason
-            yield Finding(
+            yield finding(
                 f"lineage_{problem.reason}",
-                Severity.WARNING,
                 f"{problem.source}: {problem.detail}",
                 problem.source,
-                f"{summarize(problem.names) or 'no name'} is not served from it: clients get its last valid "
+                _renewal_fix(problem.reason, _certbot_lineage(facts, problem.source)),
+                why=f"{summarize(problem.names) or 'no name'} is not served from it: clients get its last valid "
                 "certificate, and after that the default one",
-                _renewal_fix(problem.reason, Path(problem.source).name),
             )
 
 
-def _renewal_fix(reason: Reason, name: str) -> Fix:
-    if reason is Reason.RENEWAL_IN_PROGRESS:
-        return Fix("certbot certificates", note="it completes the interrupted renewal")
+def _renewal_fix(reason: Reason, lineage: CertbotLineage | None) -> Fix:
     options = _RENEWALS.get(reason)
-    if options is None:
+    if lineage is not None and reason is Reason.RENEWAL_IN_PROGRESS:
+        return Fix("certbot certificates", note="it completes the interrupted renewal")
+    if lineage is None or options is None:
         return Fix("mailsni status --skipped", note="it shows every certificate that is skipped, and why")
     note = "it shows why the certificate is not renewed" if reason is Reason.EXPIRED else None
-    return Fix(quoted("certbot", "renew", "--cert-name", name, *options), note=note)
+    return Fix(quoted("certbot", "renew", "--cert-name", lineage.name, *options), note=note)
 
 
 def incomplete_chains(facts: Facts) -> Iterator[Finding]:
     """Check the chains of the selected certificates."""
     for certificate in facts.snapshot.selection.certificates if facts.snapshot is not None else ():
         path = Path(certificate.chain_path)
-        chain = describe(files.read_untrusted(path, _PEM_LIMIT) or b"") if certificate.chain_path else None
-        if isinstance(chain, ChainDescription) and chain.alone:
-            yield _incomplete(str(path), path, chain.leaf)
+        leaf = lonely_leaf(files.read_untrusted(path, PEM_LIMIT) or b"") if certificate.chain_path else None
+        if leaf is not None:
+            yield _incomplete(str(path), path, leaf)
 
 
 def postfix_default_chain(facts: Facts) -> Iterator[Finding]:
@@ -137,36 +115,26 @@ def postfix_default_chain(facts: Facts) -> Iterator[Finding]:
     parameter, paths = configuration.certificate() if configuration is not None else ("", ())
     if configuration is None or not parameter:
         return
-    contents = {path: files.read_untrusted(path, _PEM_LIMIT) or b"" for path in paths}
+    contents = {path: files.read_untrusted(path, PEM_LIMIT) or b"" for path in paths}
     contents = {path: content for path, content in contents.items() if b"-----BEGIN CERTIFICATE" in content}
     # smtpd_tls_chain_files may have the intermediates in a file of their own, after the leaf's.
-    whole = describe(b"\n".join(contents.values()))
-    if not isinstance(whole, ChainDescription) or not whole.alone:
+    if lonely_leaf(b"\n".join(contents.values())) is None:
         return
     for path, content in contents.items():
-        chain = describe(content)
-        if isinstance(chain, ChainDescription) and chain.alone:
-            yield _incomplete(configuration.where(parameter), path, chain.leaf, "the default certificate ")
+        if (leaf := lonely_leaf(content)) is not None:
+            yield _incomplete(configuration.where(parameter), path, leaf, "the default certificate ")
 
 
 def _incomplete(where: str, path: Path, leaf: Leaf, title: str = "") -> Finding:
-    # A public authority says where its intermediate is; a private one may well sign with its root.
-    public = leaf.has_issuer_address
-    return Finding(
-        "chain_incomplete",
-        Severity.WARNING if public else Severity.NOTE,
-        f"{title}{path} has the leaf ({summarize(leaf.names)}) without its issuer ({leaf.issuer})",
-        where,
-        "clients that do not know the intermediate (Apple Mail, Android, other servers) refuse it"
-        if public
-        else "only clients that have the issuer in their trust store accept it",
-        Fix(edit=f"name {path.with_name('fullchain.pem')} instead of {path}")
-        if path.name == "cert.pem"
-        else Fix(
-            quoted("certbot", "renew", "--cert-name", path.parent.name, "--force-renewal"),
-            note="or append the issuer's certificate to the file",
-        ),
-    )
+    if path.name == "cert.pem":
+        fix = Fix(edit=f"name {path.with_name('fullchain.pem')} instead of {path}")
+    else:
+        renew = quoted("certbot", "renew", "--cert-name", path.parent.name, "--force-renewal")
+        fix = Fix(renew, note="or append the issuer's certificate to the file")
+    what = f"{title}{path} has the leaf ({summarize(leaf.names)}) without its issuer ({leaf.issuer})"
+    severity = chain_severity(leaf)
+    why = "only clients that have the issuer in their trust store accept it" if severity is Severity.NOTE else None
+    return finding("chain_incomplete", what, where, fix, severity=severity, why=why)
 
 
 def competing_lineages(facts: Facts) -> Iterator[Finding]:
@@ -178,27 +146,23 @@ def competing_lineages(facts: Facts) -> Iterator[Finding]:
     for certificate in facts.snapshot.inventory.certificates:
         if certificate.kept or certificate.staging or certificate.self_signed or not certificate.valid_at(facts.now):
             continue
+        lineage = _certbot_lineage(facts, certificate.source)
         for source, names in sorted(_lost_names(certificate, winners).items()):
-            name = Path(certificate.source).name
-            left = [word for other in certificate.names if other not in names for word in ("-d", other)]
-            command = (
-                ("certonly", "--cert-name", name, *left)
-                if certificate.source in selected
-                else ("delete", "--cert-name", name)
-            )
-            lineage = _certbot_lineage(facts, certificate)
-            yield Finding(
+            command = None
+            if lineage is not None and certificate.source in selected:
+                kept = [word for name in certificate.names if name not in names for word in ("-d", name)]
+                command = quoted("certbot", "certonly", "--cert-name", lineage.name, *kept)
+            elif lineage is not None:
+                command = quoted("certbot", "delete", "--cert-name", lineage.name)
+            yield finding(
                 "lineages_compete",
-                Severity.WARNING,
                 f"{summarize(names)}: two lineages have it, {source} is served, {certificate.source} is not",
-                str(lineage.renewal) if lineage is not None and lineage.renewal.is_file() else certificate.source,
-                "the one that was issued later wins, so they take turns at each renewal (which breaks TLSA records of "
-                "the key), and both are renewed for nothing",
-                Fix(quoted("certbot", *command), note=f"check first what else uses it: mailsni explain {names[0]}"),
+                lineage.renewal if lineage is not None and lineage.renewal.is_file() else certificate.source,
+                Fix(command, note=f"check first what else uses it: mailsni explain {names[0]}"),
             )
 
 
-def _lost_names(certificate: Certificate, winners: dict[str, tuple[Certificate, ...]]) -> dict[str, list[str]]:
+def _lost_names(certificate: Certificate, winners: Mapping[str, tuple[Certificate, ...]]) -> dict[str, list[str]]:
     """The names that other certificates win, by their origin.
 
     An exact name beats a wildcard, and one of another algorithm is served as well: neither is a competition.
@@ -212,61 +176,31 @@ def _lost_names(certificate: Certificate, winners: dict[str, tuple[Certificate, 
     return lost
 
 
-@dataclass(frozen=True, slots=True)
-class _CertbotLineage:
-    directory: Path
-    """Of certbot's configuration."""
-    name: str
-
-    @property
-    def renewal(self) -> Path:
-        """The file without which certbot does not renew it."""
-        return self.directory / "renewal" / f"{self.name}.conf"
-
-
-def _certbot_lineage(facts: Facts, certificate: Certificate) -> _CertbotLineage | None:
-    for settings in facts.settings.sources:
-        store = settings.open()
-        if store.certbot_directory is not None and store.owns(certificate.source):
-            return _CertbotLineage(store.certbot_directory, Path(certificate.source).name)
-    return None
-
-
 def unrenewed_lineages(facts: Facts) -> Iterator[Finding]:
     """Report lineages that certbot has no renewal configuration for."""
     if facts.snapshot is None:
         return
     selected = {certificate.source for certificate in facts.snapshot.selection.certificates}
     for certificate in facts.snapshot.inventory.certificates:
-        lineage = None if certificate.kept else _certbot_lineage(facts, certificate)
-        expired = certificate.not_after <= facts.now
+        lineage = None if certificate.kept else _certbot_lineage(facts, certificate.source)
         # A directory without any renewal configurations is not certbot's.
         if lineage is None or not lineage.renewal.parent.is_dir() or os.path.lexists(lineage.renewal):
             continue
-        if expired or certificate.source in selected:
-            yield _unrenewed(certificate, lineage, expired=expired)
+        if certificate.not_after <= facts.now:
+            yield _unrenewed(certificate, lineage, expired=True)
+        elif certificate.source in selected:
+            yield _unrenewed(certificate, lineage, expired=False)
 
 
-def _unrenewed(certificate: Certificate, lineage: _CertbotLineage, *, expired: bool) -> Finding:
+def _unrenewed(certificate: Certificate, lineage: CertbotLineage, *, expired: bool) -> Finding:
     names = [word for name in certificate.names for word in ("-d", name)]
     again = quoted("certbot", "certonly", "--cert-name", lineage.name, *names)
     what = f"{certificate.source}: certbot does not renew it: {lineage.renewal} does not exist"
     day = f"{certificate.not_after:%Y-%m-%d}"
     if expired:
         remove = quoted("rm", "-r", certificate.source, lineage.directory / "archive" / lineage.name)
-        return Finding(
-            "lineage_expired_not_renewed",
-            Severity.WARNING,
-            f"{what}, and it expired on {day}",
-            certificate.source,
-            "its names are no longer served from it",
-            Fix(remove, note=f"only when nothing needs it; otherwise move it away and get a new one: {again}"),
-        )
-    return Finding(
-        "lineage_not_renewed",
-        Severity.WARNING,
-        what,
-        certificate.source,
-        f"it expires on {day}, and {summarize(certificate.names)} with it",
-        Fix(edit=f"restore {lineage.renewal}, or move {certificate.source} away and get a new one: {again}"),
-    )
+        fix = Fix(remove, note=f"only when nothing needs it; otherwise move it away and get a new one: {again}")
+        return finding("lineage_expired_not_renewed", f"{what}, and it expired on {day}", certificate.source, fix)
+    fix = Fix(edit=f"restore {lineage.renewal}, or move {certificate.source} away and get a new one: {again}")
+    why = f"it expires on {day}, and {summarize(certificate.names)} with it"
+    return finding("lineage_not_renewed", what, certificate.source, fix, why=why)
