@@ -12,11 +12,10 @@ from pathlib import Path
 from mailsni.core.names import is_wildcard
 from mailsni.core.text import printable_name, summarize
 from mailsni.core.x509 import InvalidPair, describe
-from mailsni.doctor import helpers
 from mailsni.doctor.checks import postfix_maps
 from mailsni.doctor.checks.postfix_maps import LIVE, TableFacts, command, then_reload
-from mailsni.doctor.finding import Facts, Finding, Fix, Severity
-from mailsni.doctor.helpers import quoted
+from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
+from mailsni.doctor.helpers import PEM_LIMIT, quoted, run_each
 from mailsni.host import files
 from mailsni.targets.postfix import map_source
 from mailsni.targets.postfix.map_source import Mistake
@@ -34,8 +33,6 @@ _CHAIN_FILES = DEFAULT_CERTIFICATES[0]
 _LOOPBACK = re.compile(r"(?:\[?127\.[\d.]+\]?|\[?::1\]?|localhost):")
 _SNI = re.compile(r"sni|tls_server|chain_file")
 _KNOWN = (SNI_MAPS, *DEFAULT_CERTIFICATES, *DEFAULT_KEYS, SECURITY_LEVEL)
-_LARGEST_PEM = 1 << 20
-_NO_TLS = "Postfix cannot load it and switches TLS off, for all names"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +85,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
         yield from unreadable
         yield from postfix_maps.findings(table)
     whole = PostfixFacts(facts, configuration, tuple(tables))
-    yield from helpers.run_each(*((about, partial(check, whole)) for about, check in _CHECKS))
+    yield from run_each(*((about, partial(check, whole)) for about, check in _CHECKS))
 
 
 # ── TLS, and the default certificate ─────────────────────────────────────────────────────────────────────────────────
@@ -97,38 +94,31 @@ def findings(facts: Facts) -> Iterator[Finding]:
 def _check_tls(facts: PostfixFacts) -> Iterator[Finding]:
     configuration = facts.configuration
     off = [service for service in facts.servers if not configuration.offers_tls(service)]
-    why = "clients are offered no TLS there: mail and passwords go in clear text, and no certificate is used"
     if off and (off == facts.servers or not configuration.offers_tls()):
-        yield Finding(
+        services = summarize([service.title for service in off])
+        yield finding(
             "tls_off",
-            Severity.ERROR if off == facts.servers else Severity.WARNING,
-            "TLS is switched off in main.cf (smtpd_tls_security_level), for "
-            f"{summarize([service.title for service in off])}",
+            f"TLS is switched off in main.cf (smtpd_tls_security_level), for {services}",
             configuration.where(SECURITY_LEVEL),
-            why,
             Fix(then_reload(configuration, command(configuration, "postconf", "-e", f"{SECURITY_LEVEL}=may"))),
+            severity=None if off == facts.servers else Severity.WARNING,
         )
         return
     for service in off:
         if not _LOOPBACK.match(service.name):  # there a content filter gives mail back: it needs no TLS
-            yield Finding(
-                "service_without_tls",
-                Severity.WARNING,
-                f"{service.title} has TLS switched off for itself",
-                configuration.where_service(service.title, SECURITY_LEVEL),
-                why,
-                Fix(then_reload(configuration, _remove_override(configuration, service.title, SECURITY_LEVEL))),
-            )
+            where = configuration.where_service(service.title, SECURITY_LEVEL)
+            fix = Fix(then_reload(configuration, _remove_override(configuration, service.title, SECURITY_LEVEL)))
+            yield finding("service_without_tls", f"{service.title} has TLS switched off for itself", where, fix)
 
 
 def _remove_override(configuration: Configuration, service: str, parameter: str) -> str:
     return command(configuration, "postconf", "-PX", f"{service}/{parameter}")
 
 
-def _set_default(configuration: Configuration) -> Fix:
+def _set_default(configuration: Configuration, edit: str) -> Fix:
     """Names a placeholder for a lineage, so it is no command to be run as it is."""
-    edit = f"in main.cf: {_CHAIN_FILES} = {LIVE}/privkey.pem, {LIVE}/fullchain.pem"
-    return Fix(command(configuration, "postfix", "reload"), edit=edit)
+    value = f"{_CHAIN_FILES} = {LIVE}/privkey.pem, {LIVE}/fullchain.pem"
+    return Fix(command(configuration, "postfix", "reload"), edit=f"{edit}: {value}")
 
 
 def _check_default(facts: PostfixFacts) -> Iterator[Finding]:
@@ -140,14 +130,9 @@ def _check_default(facts: PostfixFacts) -> Iterator[Finding]:
         yield from _check_certificate(facts, certificate)
     elif lacking:
         written = next((name for name in DEFAULT_CERTIFICATES if configuration.lines_of(name)), _CHAIN_FILES)
-        yield Finding(
-            "default_certificate_missing",
-            Severity.ERROR,
-            f"there is no default certificate for {summarize(lacking)}",
-            configuration.where(written),
-            f"without one Postfix switches TLS off and never looks into {SNI_MAPS}, so no name is served",
-            _set_default(configuration),
-        )
+        what = f"there is no default certificate for {summarize(lacking)}"
+        fix = _set_default(configuration, "in main.cf")
+        yield finding("default_certificate_missing", what, configuration.where(written), fix)
 
 
 def _check_services(facts: PostfixFacts) -> Iterator[Finding]:
@@ -161,23 +146,17 @@ def _check_services(facts: PostfixFacts) -> Iterator[Finding]:
         remove = _remove_override(configuration, service.title, override.parameter)
         parameter, paths = configuration.certificate(service)
         if shared and not parameter:
-            yield Finding(
+            yield finding(
                 "default_certificate_missing",
-                Severity.ERROR,
                 f"{service.title} takes the default certificate away for itself ({override.parameter})",
                 where,
-                f"without one Postfix switches TLS off there and never looks into {SNI_MAPS}",
                 Fix(remove),
+                why=f"without one Postfix switches TLS off there and never looks into {SNI_MAPS}",
             )
         elif parameter == override.parameter and paths != shared_paths:
-            yield Finding(
-                "service_certificate",
-                Severity.NOTE,
-                f"{service.title} has a default certificate of its own ({parameter})",
-                where,
-                f"clients without SNI get that one there; names are served from {SNI_MAPS} all the same",
-                Fix(remove, note="only needed to have one default certificate everywhere"),
-            )
+            what = f"{service.title} has a default certificate of its own ({parameter})"
+            fix = Fix(remove, note="only needed to have one default certificate everywhere")
+            yield finding("service_certificate", what, where, fix)
             title = f"the default certificate of {service.title}"
             yield from _check_certificate(facts, DefaultCertificate(title, parameter, paths, where))
 
@@ -188,22 +167,21 @@ def _check_certificate(facts: PostfixFacts, certificate: DefaultCertificate) -> 
     chained = certificate.parameter == _CHAIN_FILES
     key = "" if chained else DEFAULT_KEYS[DEFAULT_CERTIFICATES.index(certificate.parameter) - 1]
     key_file = Path(facts.configuration.value(key)) if key else certificate.files[0]
-    contents = {path: files.read_untrusted(path, _LARGEST_PEM) for path in certificate.files}
+    contents = {path: files.read_untrusted(path, PEM_LIMIT) for path in certificate.files}
     missing = [path for path, content in contents.items() if content is None]
     if key_file.is_absolute() and not key_file.exists():
         missing.append(key_file)
     if missing:
-        yield Finding(
+        yield finding(
             "default_certificate_unreadable",
-            Severity.ERROR,
             f"{certificate.title} does not exist: {missing[0]}",
             certificate.where,
-            # Measured: with smtpd_tls_chain_files names are served all the same, with the others nothing is.
-            "clients that send no name, or one without an entry, are cut off" if chained else _NO_TLS,
             Fix(
                 edit=f"let {certificate.parameter} name files that exist",
                 note="to get a certificate: certbot certonly -d NAME",
             ),
+            # Measured: with smtpd_tls_chain_files names are served all the same, with the others nothing is.
+            why="clients that send no name, or one without an entry, are cut off" if chained else None,
         )
     for path, content in contents.items():
         if content is not None and b"-----BEGIN CERTIFICATE" in content:
@@ -215,51 +193,24 @@ def _check_key_first(facts: PostfixFacts, certificate: DefaultCertificate) -> It
         return
     mistake = map_source.file_mistake(certificate.files, map_source.read_labels(certificate.files))
     if mistake in (Mistake.CERTIFICATE_FIRST, Mistake.KEY_MISSING):
-        yield Finding(
-            "default_key_not_first",
-            Severity.ERROR,
-            f"{certificate.title} {mistake.value} ({_CHAIN_FILES})",
-            certificate.where,
-            _NO_TLS,
-            Fix(
-                command(facts.configuration, "postfix", "reload"),
-                edit=f"name the key first: {_CHAIN_FILES} = {LIVE}/privkey.pem, {LIVE}/fullchain.pem",
-            ),
-        )
+        what = f"{certificate.title} {mistake.value} ({_CHAIN_FILES})"
+        fix = _set_default(facts.configuration, "name the key first")
+        yield finding("default_key_not_first", what, certificate.where, fix)
 
 
 def _check_leaf(facts: PostfixFacts, certificate: DefaultCertificate, path: Path, content: bytes) -> Iterator[Finding]:
-    described, title = describe(content), certificate.title
+    described, title, where = describe(content), certificate.title, certificate.where
     if isinstance(described, InvalidPair):
-        yield Finding(
-            "default_certificate_unreadable",
-            Severity.ERROR,
-            f"{title} cannot be used: {described.detail}",
-            str(path),
-            _NO_TLS,
-            Fix(
-                edit=f"let {certificate.parameter} name a key, its certificate and the intermediates "
-                f"({certificate.where})"
-            ),
-        )
+        parts = f"let {certificate.parameter} name a key, its certificate and the intermediates ({where})"
+        what = f"{title} cannot be used: {described.detail}"
+        yield finding("default_certificate_unreadable", what, path, Fix(edit=parts))
     elif described.leaf.not_after <= facts.host.now:
-        yield Finding(
-            "default_certificate_expired",
-            Severity.ERROR,
-            f"{title} expired on {described.leaf.not_after:%Y-%m-%d}: {path}",
-            certificate.where,
-            "clients that send no name, or one without an entry, refuse it",
-            Fix(then_reload(facts.configuration, "certbot renew")),
-        )
+        what = f"{title} expired on {described.leaf.not_after:%Y-%m-%d}: {path}"
+        fix = Fix(then_reload(facts.configuration, "certbot renew"))
+        yield finding("default_certificate_expired", what, where, fix)
     elif described.leaf.self_signed:
-        yield Finding(
-            "default_certificate_self_signed",
-            Severity.NOTE,
-            f"{title} is self-signed: {path}",
-            certificate.where,
-            "clients that send no name, or one without an entry, do not trust it; mail servers mostly do not mind",
-            _set_default(facts.configuration),
-        )
+        fix = _set_default(facts.configuration, "in main.cf")
+        yield finding("default_certificate_self_signed", f"{title} is self-signed: {path}", where, fix)
 
 
 # ── parameters ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -280,13 +231,12 @@ def _check_misspelt(facts: PostfixFacts) -> Iterator[Finding]:
             lines = (entry.line_with(re.escape(name)) for entry in configuration.master if name in entry.text)
             where = next((f"{file}:{number}" for number in lines), str(file))
             fix = Fix(edit=f"write {meant} there, or remove the option")
-        yield Finding(
+        yield finding(
             "parameter_misspelt",
-            Severity.ERROR if meant == SNI_MAPS and not configuration.tables else Severity.WARNING,
             f"{printable_name(name)} is no parameter of Postfix; {meant} is",
             where,
-            "Postfix ignores it, and only the warnings of postconf say so: what it says is not in force",
             fix,
+            severity=Severity.ERROR if meant == SNI_MAPS and not configuration.tables else None,
         )
 
 
@@ -295,17 +245,16 @@ def _check_repeated(facts: PostfixFacts) -> Iterator[Finding]:
     for name in (SNI_MAPS, *DEFAULT_CERTIFICATES, SECURITY_LEVEL):
         first, *more = facts.configuration.lines_of(name) or [0]
         if more:
-            yield Finding(
+            yield finding(
                 "parameter_duplicated",
-                Severity.WARNING,
                 f"{name} stands in main.cf {len(more) + 1} times",
                 f"{main_cf}:{first}",
-                f"only the last one (line {more[-1]}) is in force: Postfix ignores this one",
                 Fix(
                     quoted("sed", "-i", f"{first}d", main_cf),
                     edit=f"add what is missing to line {more[-1]}",
                     note="the command removes this line",
                 ),
+                why=f"only the last one (line {more[-1]}) is in force: Postfix ignores this one",
             )
 
 
@@ -313,14 +262,10 @@ def _check_overrides(facts: PostfixFacts) -> Iterator[Finding]:
     configuration, own = facts.configuration, facts.host.settings.postfix.map
     for override in configuration.overrides_of(SNI_MAPS):
         if all(table.source != own for table in parse_tables(override.value)):
-            yield Finding(
-                "service_bypasses_map",
-                Severity.WARNING,
-                f"{override.service} has {SNI_MAPS} = {override.value or '(nothing)'} for itself",
-                configuration.where_service(override.service, SNI_MAPS),
-                "it overrides main.cf: the certificates that mailsni publishes are not served there",
-                Fix(then_reload(configuration, _remove_override(configuration, override.service, SNI_MAPS))),
-            )
+            what = f"{override.service} has {SNI_MAPS} = {override.value or '(nothing)'} for itself"
+            where = configuration.where_service(override.service, SNI_MAPS)
+            fix = Fix(then_reload(configuration, _remove_override(configuration, override.service, SNI_MAPS)))
+            yield finding("service_bypasses_map", what, where, fix)
 
 
 # ── names ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -328,14 +273,8 @@ def _check_overrides(facts: PostfixFacts) -> Iterator[Finding]:
 
 def _check_configured(facts: PostfixFacts) -> Iterator[Finding]:
     if not facts.is_configured:
-        yield Finding(
-            "map_not_configured",
-            Severity.WARNING,
-            f"{SNI_MAPS} in main.cf does not name mailsni's map {facts.host.settings.postfix.map}",
-            facts.configuration.where(SNI_MAPS),
-            "Postfix serves nothing that mailsni publishes",
-            Fix("mailsni setup"),
-        )
+        what = f"{SNI_MAPS} in main.cf does not name mailsni's map {facts.host.settings.postfix.map}"
+        yield finding("map_not_configured", what, facts.configuration.where(SNI_MAPS), Fix("mailsni setup"))
 
 
 def _check_precedence(facts: PostfixFacts) -> Iterator[Finding]:
@@ -347,14 +286,9 @@ def _check_precedence(facts: PostfixFacts) -> Iterator[Finding]:
             return
         taken = sorted(facts.served_names & table.keys)
         if taken:
-            yield Finding(
-                "name_in_earlier_map",
-                Severity.WARNING,
-                f"{summarize(taken)}: answered from {table.reference.written}, which stands before mailsni's map",
-                table.place_of(taken[0]),
-                "the first table with a name decides: a renewal is served only when somebody compiles that table again",
-                Fix("mailsni setup --take-over", note="or remove these lines and compile the table again"),
-            )
+            what = f"{summarize(taken)}: answered from {table.reference.written}, which stands before mailsni's map"
+            fix = Fix("mailsni setup --take-over", note="or remove these lines and compile the table again")
+            yield finding("name_in_earlier_map", what, table.place_of(taken[0], table.where), fix)
 
 
 def _check_default_names(facts: PostfixFacts) -> Iterator[Finding]:
@@ -369,23 +303,18 @@ def _check_default_names(facts: PostfixFacts) -> Iterator[Finding]:
         return
     stored = {name for certificate in snapshot.inventory.certificates for name in certificate.names}
     names = [name for name in missing if name in stored]
-    include = ", ".join(f'"{pattern}"' for pattern in (*facts.host.settings.names.include, *names))
-    yield Finding(
-        "default_name_not_in_map",
-        Severity.NOTE,
-        f"{summarize(missing)}: in the default certificate, and in no table of {SNI_MAPS}",
-        configuration.where(parameter),
-        "clients that ask for it get the default certificate all the same; Postfix logs each of them as `not "
-        "matched`, and a client without ECDSA (or RSA) is not offered the other",
-        Fix("mailsni apply", edit=f"in mailsni's configuration, below [names]: include = [{include}]")
-        if names
-        else Fix(note="nothing need be done; mailsni serves a certificate by name when it is in a store"),
-    )
+    if names:
+        include = ", ".join(f'"{pattern}"' for pattern in (*facts.host.settings.names.include, *names))
+        fix = Fix("mailsni apply", edit=f"in mailsni's configuration, below [names]: include = [{include}]")
+    else:
+        fix = Fix(note="nothing need be done; mailsni serves a certificate by name when it is in a store")
+    what = f"{summarize(missing)}: in the default certificate, and in no table of {SNI_MAPS}"
+    yield finding("default_name_not_in_map", what, configuration.where(parameter), fix)
 
 
 def _names_in(paths: Iterable[Path]) -> list[str]:
     """The names of some certificates, without wildcards."""
-    described = [describe(files.read_untrusted(path, _LARGEST_PEM) or b"") for path in paths]
+    described = [describe(files.read_untrusted(path, PEM_LIMIT) or b"") for path in paths]
     names = (name for one in described if not isinstance(one, InvalidPair) for name in one.leaf.names)
     return [name for name in dict.fromkeys(names) if not is_wildcard(name)]
 

@@ -14,10 +14,9 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from mailsni.core.text import printable_name, summarize
-from mailsni.doctor import helpers
-from mailsni.doctor.finding import Facts, Finding, Fix, Severity
-from mailsni.doctor.helpers import KEYS_EXPOSED, quoted
+from mailsni.core.text import printable_name, summarize_names
+from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
+from mailsni.doctor.helpers import KEYS_EXPOSED, check_failed, chmod, quoted, run_each
 from mailsni.errors import HostError, MailsniError
 from mailsni.host import files, permissions
 from mailsni.targets.postfix import map_read, map_source
@@ -30,10 +29,14 @@ LIVE = "/etc/letsencrypt/live/NAME"
 _MAKEABLE = ("lmdb", "cdb", "hash", "btree")
 _SLACK = 2.0
 """Seconds between a table and what it was made of that say nothing: file systems and copies round times."""
-_ALL_CUT_OFF = "every client that sends a name (SNI) is cut off, for every name; those that send none are served"
-_ABORTED = (
-    "Postfix aborts the handshake of each client that asks for such a name, and does not fall back to the default"
-)
+_MISTAKES = {
+    Mistake.CERTIFICATE_FIRST: "map_certificate_first",
+    Mistake.KEY_MISSING: "map_key_missing",
+    Mistake.NO_CONTENT: "map_without_keys",
+    Mistake.EMPTY: "map_empty_value",
+    Mistake.EXPIRED: "map_expired",
+}
+"""The code for each mistake of an entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,9 @@ class TableFacts:
             return command(self.configuration, "postfix", "reload")
         return then_reload(self.configuration, command(self.configuration, "postmap", "-F", str(self.reference.map)))
 
-    def place_of(self, key: str) -> str:
-        """The line of its source with a key, else where the table is named."""
-        number = next((line.number for line in self.source if line.key == key), None)
-        return self.where if number is None else self.place(number)
+    def place_of(self, key: str, otherwise: str) -> str:
+        """The line of its source with a key."""
+        return next((self.place(line.number) for line in self.source if line.key == key), otherwise)
 
     def place(self, number: int) -> str:
         """A line of its source."""
@@ -114,13 +116,13 @@ def read_table(
             labels = map_source.read_labels(path for line in lines for path in line.files)
             table_facts = replace(table_facts, source=lines, labels=labels)
     except (MailsniError, OSError, ValueError, RecursionError) as problem:
-        problems.append(helpers.check_failed(f"the source of the table {reference.written}", problem))
+        problems.append(check_failed(f"the source of the table {reference.written}", problem))
     try:
         if file is not None and table.map_type != "texthash" and table.map_type in configuration.types:
             stored, open_error = _read_stored(table, file, lines, Installation(configuration.directory), facts.now)
             table_facts = replace(table_facts, stored=stored, open_error=open_error)
     except (MailsniError, OSError, ValueError, RecursionError) as problem:
-        problems.append(helpers.check_failed(f"the content of the table {reference.written}", problem))
+        problems.append(check_failed(f"the content of the table {reference.written}", problem))
     return table_facts, tuple(problems)
 
 
@@ -153,7 +155,7 @@ def _read_stored(
 def findings(table: TableFacts) -> Iterator[Finding]:
     """Everything that is wrong with a table."""
     written = table.reference.written
-    yield from helpers.run_each(*((f"{about} the table {written}", partial(check, table)) for about, check in _CHECKS))
+    yield from run_each(*((f"{about} the table {written}", partial(check, table)) for about, check in _CHECKS))
 
 
 def _check_type(table: TableFacts) -> Iterator[Finding]:
@@ -161,20 +163,13 @@ def _check_type(table: TableFacts) -> Iterator[Finding]:
     default = configuration.value("default_database_type")
     if not table.reference.map_type:
         fix = Fix(edit=f"write its type before it: {default}:{written}")
-        what = f"{written}: a table without a type"
-        yield Finding("map_type_missing", Severity.ERROR, what, table.where, _ALL_CUT_OFF, fix)
+        yield finding("map_type_missing", f"{written}: a table without a type", table.where, fix)
     elif table.reference.map_type not in configuration.types:
         known = [map_type for map_type in _MAKEABLE if map_type in configuration.types]
         map_type = default if default in known else next(iter(known), "texthash")
-        yield Finding(
-            "map_type_unsupported",
-            Severity.ERROR,
-            f"{written}: this Postfix has no tables of type {table.reference.map_type} (it has "
-            f"{', '.join(known) or 'none'})",
-            table.where,
-            _ALL_CUT_OFF,
-            _change_type(table, map_type),
-        )
+        has = f"it has {', '.join(known) or 'none'}"
+        what = f"{written}: this Postfix has no tables of type {table.reference.map_type} ({has})"
+        yield finding("map_type_unsupported", what, table.where, _change_type(table, map_type))
 
 
 def _change_type(table: TableFacts, map_type: str) -> Fix:
@@ -201,44 +196,26 @@ def _check_exists(table: TableFacts) -> Iterator[Finding]:
         return
     rest = f"{SNI_MAPS}={', '.join(_other_tables(table))}"
     remove_it = then_reload(table.configuration, command(table.configuration, "postconf", "-e", rest))
-    yield Finding(
-        "map_missing",
-        Severity.ERROR,
-        f"{table.reference.written}: {expected.file} does not exist",
-        table.where,
-        _ALL_CUT_OFF,
-        Fix(table.rebuild if table.own or expected.source.is_file() else remove_it),
-    )
+    what = f"{table.reference.written}: {expected.file} does not exist"
+    rebuild = table.own or expected.source.is_file()
+    yield finding("map_missing", what, table.where, Fix(table.rebuild if rebuild else remove_it))
 
 
 def _check_proxied(table: TableFacts) -> Iterator[Finding]:
     if table.reference.proxied and table.reference.map_type in table.configuration.types:
         written = table.reference.written
-        yield Finding(
-            "map_proxied",
-            Severity.WARNING,
-            f"{written}: asked through proxymap(8)",
-            table.where,
-            "proxymap runs as the user postfix, which then must be able to read every private key",
-            Fix(
-                edit=f"write {written.removeprefix('proxy:')} instead of {written}",
-                note="smtpd opens the table as root, before it drops that privilege",
-            ),
-        )
+        edit = f"write {written.removeprefix('proxy:')} instead of {written}"
+        fix = Fix(edit=edit, note="smtpd opens the table as root, before it drops that privilege")
+        yield finding("map_proxied", f"{written}: asked through proxymap(8)", table.where, fix)
 
 
 def _check_wildcards(table: TableFacts) -> Iterator[Finding]:
     literal = [line for line in table.source if line.key.startswith("*.")]
     if literal:
         key = printable_name(literal[0].key)
-        yield Finding(
-            "map_literal_wildcard",
-            Severity.WARNING,
-            f"{_keys(literal)}: a key that Postfix never looks up",
-            table.place(literal[0].number),
-            "clients that ask for such a name get the default certificate",
-            Fix(table.rebuild, edit=f"write {key[1:]} instead of {key}"),
-        )
+        fix = Fix(table.rebuild, edit=f"write {key[1:]} instead of {key}")
+        what = f"{_keys(literal)}: a key that Postfix never looks up"
+        yield finding("map_literal_wildcard", what, table.place(literal[0].number), fix)
 
 
 def _check_duplicates(table: TableFacts) -> Iterator[Finding]:
@@ -246,15 +223,15 @@ def _check_duplicates(table: TableFacts) -> Iterator[Finding]:
     repeated = [line for line in table.source if first[line.key] != line]
     if repeated:
         texthash = table.reference.map_type == "texthash"
-        yield Finding(
+        yield finding(
             "map_duplicate_key",
-            Severity.ERROR if texthash else Severity.WARNING,
             f"{_keys(repeated)}: in the source more than once",
             table.place(repeated[0].number),
-            "smtpd cannot use the table at all: every client that sends a name (SNI) is cut off"
-            if texthash
-            else "the first line wins, so this one does nothing; Dovecot takes the last of two blocks for a name",
             Fix(table.rebuild, edit="remove the line"),
+            severity=Severity.ERROR if texthash else None,
+            why="smtpd cannot use the table at all: every client that sends a name (SNI) is cut off"
+            if texthash
+            else None,
         )
 
 
@@ -265,14 +242,9 @@ def _check_named_files(table: TableFacts) -> Iterator[Finding]:
         missing = [(line, why) for line, why in missing if why.endswith("no such file")]
     if missing:
         line, why = missing[0]
-        yield Finding(
-            "map_file_missing",
-            Severity.WARNING,
-            f"{_keys([line for line, _ in missing])}: {why}",
-            table.place(line.number),
-            "postmap leaves such a line out and exits 0: clients that ask for the name get the default certificate",
-            Fix(table.rebuild, edit="name files that exist, or remove the line"),
-        )
+        what = f"{_keys([line for line, _ in missing])}: {why}"
+        fix = Fix(table.rebuild, edit="name files that exist, or remove the line")
+        yield finding("map_file_missing", what, table.place(line.number), fix)
 
 
 def _check_source_content(table: TableFacts) -> Iterator[Finding]:
@@ -284,59 +256,33 @@ def _check_source_content(table: TableFacts) -> Iterator[Finding]:
 
 
 def _check_usable(table: TableFacts) -> Iterator[Finding]:
-    if table.open_error is not None:
+    if table.open_error is not None and table.file is not None:
         written = table.reference.written
-        yield Finding(
-            "map_unusable",
-            Severity.ERROR,
-            f"{written}: {table.open_error}",
-            str(table.file),
-            "every client that sends a name (SNI) is cut off, for every name",
-            Fix(table.rebuild)
-            if table.source or table.own
-            else Fix(edit=f"remove {written} from {SNI_MAPS} ({table.where})"),
-        )
+        remove = Fix(edit=f"remove {written} from {SNI_MAPS} ({table.where})")
+        fix = Fix(table.rebuild) if table.source or table.own else remove
+        yield finding("map_unusable", f"{written}: {table.open_error}", table.file, fix)
 
 
 def _check_stored_content(table: TableFacts) -> Iterator[Finding]:
-    numbers = {line.key: line.number for line in table.source}
     for mistake in Mistake:
         keys = sorted(key for key, problem in table.stored.items() if problem is mistake)
         if keys and mistake is Mistake.NO_CONTENT:
             yield replace(_mistaken(table, mistake, keys, str(table.file)), code="map_compiled_without_f")
         elif keys:
-            number = numbers.get(keys[0])
-            yield _mistaken(table, mistake, keys, table.place(number) if number is not None else str(table.file))
+            yield _mistaken(table, mistake, keys, table.place_of(keys[0], str(table.file)))
 
 
 def _mistaken(table: TableFacts, mistake: Mistake, keys: Sequence[str], where: str) -> Finding:
     right = f"{printable_name(keys[0])} {LIVE}/privkey.pem,{LIVE}/fullchain.pem"
-    codes = {
-        Mistake.CERTIFICATE_FIRST: "map_certificate_first",
-        Mistake.KEY_MISSING: "map_key_missing",
-        Mistake.NO_CONTENT: "map_without_keys",
-        Mistake.EMPTY: "map_empty_value",
-        Mistake.EXPIRED: "map_expired",
-    }
     edits = {
         Mistake.CERTIFICATE_FIRST: f"name the key first: {right}",
         Mistake.KEY_MISSING: f"name the key, before the certificate: {right}",
         Mistake.EMPTY: "name files with a key and a certificate in them",
         Mistake.EXPIRED: "renew the certificate (certbot renew)",
     }
-    expired = "clients refuse it; without the entry they would get the default certificate"
-    return Finding(
-        codes[mistake],
-        Severity.ERROR,
-        f"{summarize([printable_name(key) for key in keys])}: the entry {mistake.value}",
-        where,
-        expired if mistake is Mistake.EXPIRED else _ABORTED,
-        Fix(
-            table.rebuild,
-            edit=edits.get(mistake),
-            note="-F stores what the files hold" if mistake is Mistake.NO_CONTENT else None,
-        ),
-    )
+    note = "-F stores what the files hold" if mistake is Mistake.NO_CONTENT else None
+    what = f"{summarize_names(keys)}: the entry {mistake.value}"
+    return finding(_MISTAKES[mistake], what, where, Fix(table.rebuild, edit=edits.get(mistake), note=note))
 
 
 def _check_age(table: TableFacts) -> Iterator[Finding]:
@@ -345,51 +291,31 @@ def _check_age(table: TableFacts) -> Iterator[Finding]:
         return
     compiled = file.stat().st_mtime
     if source.is_file() and source.stat().st_mtime > compiled + _SLACK:
-        yield Finding(
-            "map_older_than_source",
-            Severity.WARNING,
-            f"{file} is older than its source {source}",
-            str(source),
-            "Postfix does not serve what was changed in the source",
-            Fix(table.rebuild),
-        )
+        yield finding("map_older_than_source", f"{file} is older than its source {source}", source, Fix(table.rebuild))
     changes = map_source.newest_changes(table.source)
     late = [line for line, time in changes.items() if time > compiled + _SLACK]
     if late:
-        yield Finding(
-            "map_older_than_certificates",
-            Severity.ERROR,
-            f"{_keys(late)}: renewed after {file} was compiled",
-            table.place(late[0].number),
-            "the table holds copies: clients get the old certificate until it expires, and after that",
-            Fix(table.rebuild, note="mailsni does this by itself for the names in its own map"),
-        )
+        what = f"{_keys(late)}: renewed after {file} was compiled"
+        fix = Fix(table.rebuild, note="mailsni does this by itself for the names in its own map")
+        yield finding("map_older_than_certificates", what, table.place(late[0].number), fix)
 
 
 def _check_readers(table: TableFacts) -> Iterator[Finding]:
     source, file = table.reference.source, table.file
     if source is None or file is None or file == source:
         return
-    fix = helpers.chmod("600", _files(table))
-    exposed = helpers.world_readable([file])
-    for path, mode in exposed:
-        yield Finding(
+    paths = _files(table)
+    if mode := permissions.world_readable(file):
+        yield finding(
             "map_world_readable",
-            Severity.ERROR,
-            f"{path} can be read by every user of this host ({mode})",
-            str(path),
-            f"it holds the private key of every name in it: `postmap -F -s {table.reference.map}` prints them all",
-            replace(fix, note=KEYS_EXPOSED),
+            f"{file} can be read by every user of this host ({mode})",
+            file,
+            chmod("600", paths, KEYS_EXPOSED),
+            why=f"it holds the private key of every name in it: `postmap -F -s {table.reference.map}` prints them all",
         )
-    if not exposed and source.is_file() and helpers.world_readable([source]):
-        yield Finding(
-            "map_source_world_readable",
-            Severity.WARNING,
-            f"{source} can be read by others",
-            str(source),
-            "a table that postmap makes anew gets the mode of its source, and holds the private keys",
-            fix,
-        )
+    elif permissions.world_readable(source):
+        what = f"{source} can be read by others"
+        yield finding("map_source_world_readable", what, source, chmod("600", paths))
 
 
 def _check_writers(table: TableFacts) -> Iterator[Finding]:
@@ -399,32 +325,24 @@ def _check_writers(table: TableFacts) -> Iterator[Finding]:
     for path in paths:
         status = path.stat()
         if permissions.others_can_write(status):
-            yield _writable(path, status.st_mode, helpers.chmod("600", paths))
+            yield _writable(path, status.st_mode, chmod("600", paths))
         if status.st_uid not in (0, os.geteuid()):
-            yield Finding(
+            yield finding(
                 "map_wrong_owner",
-                Severity.ERROR if path == source else Severity.WARNING,
                 f"{path} belongs to user {status.st_uid}",
-                str(path),
-                "postmap gives up root for the owner of the source, who cannot read the keys: it leaves out every line "
-                "and exits 0; and the owner can read or replace what is served",
+                path,
                 Fix(quoted("chown", "root", *paths)),
+                severity=Severity.ERROR if path == source else None,
             )
     if source.parent.is_dir():
         status = source.parent.stat()
         if permissions.others_can_replace_entries(status):
-            yield _writable(source.parent, status.st_mode, helpers.chmod("go-w", [source.parent]))
+            yield _writable(source.parent, status.st_mode, chmod("go-w", [source.parent]))
 
 
 def _writable(path: Path, mode: int, fix: Fix) -> Finding:
-    return Finding(
-        "map_writable",
-        Severity.ERROR,
-        f"{path} can be written by others than its owner (mode {stat.S_IMODE(mode):04o})",
-        str(path),
-        "they can replace your certificates and keys with their own",
-        fix,
-    )
+    what = f"{path} can be written by others than its owner (mode {stat.S_IMODE(mode):04o})"
+    return finding("map_writable", what, path, fix)
 
 
 def _files(table: TableFacts) -> list[Path]:
@@ -434,7 +352,7 @@ def _files(table: TableFacts) -> list[Path]:
 
 
 def _keys(lines: Sequence[SourceLine]) -> str:
-    return summarize([printable_name(line.key) for line in lines])
+    return summarize_names(line.key for line in lines)
 
 
 _CHECKS: tuple[tuple[str, Callable[[TableFacts], Iterator[Finding]]], ...] = (
