@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import stat
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from mailsni.core.text import printable
 from mailsni.core.x509 import ChainDescription, Leaf, describe
@@ -23,6 +25,7 @@ KEYS_EXPOSED = "others may know the keys: replace them (certbot renew --force-re
 """Note of a fix, where keys could be read."""
 
 Check = Callable[[], Iterable[Finding]]
+_Item = TypeVar("_Item")
 
 
 def run_each(*checks: tuple[str, Check]) -> Iterator[Finding]:
@@ -38,14 +41,21 @@ def run_each(*checks: tuple[str, Check]) -> Iterator[Finding]:
             yield check_failed(about, problem)
 
 
-def check_failed(about: str, problem: Exception) -> Finding:
-    """The finding that a check could not run."""
+def check_failed(about: str, problem: Exception, where: str | Path | None = None) -> Finding:
+    """The finding that a check could not run.
+
+    Args:
+        about: what it is about.
+        problem: why.
+        where: the place, when the problem carries none; what the check is about when None.
+    """
     denied = isinstance(problem, PermissionMissingError | PermissionError)
     error = HostError.of(problem) if isinstance(problem, OSError) else problem
     why, hint = (error.message, error.hint) if isinstance(error, MailsniError) else (type(error).__name__, None)
     fix = Fix(edit=hint or ("run it as root" if denied else "correct what the message says"))
     severity = Severity.NOTE if denied else None
-    return finding("check_failed", f"cannot check {about}", place_of(error) or about, fix, severity=severity, why=why)
+    place = place_of(error) or where or about
+    return finding("check_failed", f"cannot check {about}", place, fix, severity=severity, why=why)
 
 
 def place_of(problem: Exception) -> str | None:
@@ -111,6 +121,14 @@ def world_readable(paths: Iterable[Path]) -> list[tuple[Path, str]]:
     """The files that every user of the host can read, with their modes."""
     reasons = ((path, permissions.world_readable(path)) for path in paths)
     return [(path, reason) for path, reason in reasons if reason is not None]
+
+
+def grouped(items: Iterable[_Item], key: Callable[[_Item], object]) -> list[list[_Item]]:
+    """Items with equal keys together, in the order of the first of each group."""
+    groups: dict[object, list[_Item]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return list(groups.values())
 
 
 def lonely_leaf(pem: bytes) -> Leaf | None:

@@ -18,7 +18,7 @@ from mailsni.core.model import Progress
 from mailsni.deploy.snapshot import take_snapshot
 from mailsni.doctor import helpers
 from mailsni.doctor.checks import cron, dovecot, hooks, leftovers, postfix, schedule, stores
-from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
+from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding, kinds
 from mailsni.errors import ConfigurationError, MailsniError, PermissionMissingError
 from mailsni.sources.base import SourceSettings, StoreFiles
 from mailsni.targets.dovecot import target as dovecot_target
@@ -161,17 +161,12 @@ class _FactCollector:
         try:
             return find()
         except (MailsniError, OSError, ValueError) as problem:
-            failure = replace(helpers.check_failed(about, problem), where=helpers.place_of(problem) or str(where))
+            failure = helpers.check_failed(about, problem, where)
             if not isinstance(problem, PermissionMissingError | PermissionError):
+                severity = Severity.WARNING if isinstance(problem, ConfigurationError) else kinds()[code].severity
                 hint = problem.hint if isinstance(problem, MailsniError) else None
-                failure = finding(
-                    code,
-                    failure.what,
-                    failure.where,
-                    failure.fix if hint else _FIXES.get(code, failure.fix),
-                    severity=Severity.WARNING if isinstance(problem, ConfigurationError) else None,
-                    why=failure.why,
-                )
+                fix = failure.fix if hint else _FIXES.get(code, failure.fix)
+                failure = replace(failure, code=code, severity=severity, fix=fix)
             self.problems.append(failure)
             return None
 

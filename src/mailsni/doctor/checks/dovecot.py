@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from mailsni.core.text import printable, printable_name, summarize, summarize_names
 from mailsni.doctor.checks.dovecot_files import archive_paths, certificates, key_modes, missing_files
@@ -25,7 +23,7 @@ from mailsni.doctor.dovecot_facts import (
     sed_literal,
 )
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
-from mailsni.doctor.helpers import quoted, run_each
+from mailsni.doctor.helpers import grouped, quoted, run_each
 from mailsni.errors import HostError
 from mailsni.targets.dovecot import doveconf, live_include, parser
 from mailsni.targets.dovecot.configuration import (
@@ -37,7 +35,7 @@ from mailsni.targets.dovecot.configuration import (
     DovecotConfiguration,
     full_key,
 )
-from mailsni.targets.dovecot.parser import Block, Scope, Setting
+from mailsni.targets.dovecot.parser import Setting
 from mailsni.targets.dovecot.precedence import Conflict, LocalName, Precedence, can_match
 
 NEARLY_FULL = 0.7
@@ -77,8 +75,7 @@ def _unreadable(facts: DovecotFacts) -> Iterator[Finding]:
         yield finding("dovecot_include_unreadable", what, f"{include.file}:{include.line}", fix)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The default certificate
+# ── The default certificate ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _tls_off(facts: DovecotFacts) -> Iterator[Finding]:
@@ -117,16 +114,12 @@ def _has_default_elsewhere(facts: DovecotFacts) -> bool:
         return False
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Syntax
+# ── Syntax ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _other_release(facts: DovecotFacts) -> Iterator[Finding]:
-    groups: dict[tuple[Path, Block | None], list[Setting]] = defaultdict(list)
-    for setting in facts.configuration.settings_of_other_release:
-        groups[facts.group(setting)].append(setting)
     release, other = ("2.3", "2.4") if facts.configuration.is_23 else ("2.4", "2.3")
-    for settings in groups.values():
+    for settings in grouped(facts.configuration.settings_of_other_release, facts.group):
         keys = summarize([f"{setting.key} (line {setting.line})" for setting in settings])
         what = f"settings of Dovecot {other}, this is {release}: {keys}"
         yield finding("dovecot_wrong_release_syntax", what, place_of(settings[0]), _rewritten(facts, settings))
@@ -232,22 +225,17 @@ def case_findings(version: str, names: Iterable[LocalName], reload: str) -> Iter
         yield finding("dovecot_name_case_sensitive", what, place_of(name.block), fix)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Blocks that conflict
+# ── Blocks that conflict ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _conflicts(facts: DovecotFacts) -> Iterator[Finding]:
     by_place = {(one.block.file, one.block.line): one for one in reversed(facts.configuration.local_names)}
-    by_outer: dict[Scope, list[LocalName]] = defaultdict(list)
-    for name in reversed(by_place.values()):  # a file that is included twice counts once
-        by_outer[name.outer].append(name)
-    for names in by_outer.values():
-        by_blocks: dict[tuple[Block, Block], list[Conflict]] = defaultdict(list)
-        for conflict in Precedence(names, facts.configuration.version).conflicts():
-            if not (conflict.loser.ours and conflict.winner.ours):
-                by_blocks[conflict.loser.block, conflict.winner.block].append(conflict)
-        for conflicts in by_blocks.values():
-            yield _conflict(facts, conflicts)
+    # A file that is included twice counts once.
+    for names in grouped(reversed(by_place.values()), lambda name: name.outer):
+        conflicts = Precedence(names, facts.configuration.version).conflicts()
+        foreign = (conflict for conflict in conflicts if not (conflict.loser.ours and conflict.winner.ours))
+        for of_two_blocks in grouped(foreign, lambda conflict: (conflict.loser.block, conflict.winner.block)):
+            yield _conflict(facts, of_two_blocks)
 
 
 def _conflict(facts: DovecotFacts, conflicts: Sequence[Conflict]) -> Finding:
@@ -287,8 +275,7 @@ def _without_names(facts: DovecotFacts, name: LocalName, conflicts: Sequence[Con
     return facts.without(name.block)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The include, and the blocks of others
+# ── The include, and the blocks of others ─────────────────────────────────────────────────────────────────────────────
 
 
 def _include(facts: DovecotFacts) -> Iterator[Finding]:
@@ -350,8 +337,7 @@ def _memory(facts: DovecotFacts) -> Iterator[Finding]:
     )
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# Dovecot's own answer
+# ── Dovecot's own answer ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _startup(facts: DovecotFacts) -> Iterator[Finding]:

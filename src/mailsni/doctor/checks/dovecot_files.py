@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +14,11 @@ from mailsni.core.text import printable_name, summarize, summarize_names
 from mailsni.core.x509 import InvalidPair, validate_pair
 from mailsni.doctor.dovecot_facts import APPLY, DovecotFacts, disconnected, owner, place_of, sed_literal
 from mailsni.doctor.finding import Finding, Fix, finding
-from mailsni.doctor.helpers import PEM_LIMIT, chain_severity, lonely_leaf, quoted
+from mailsni.doctor.helpers import PEM_LIMIT, chain_severity, grouped, lonely_leaf, quoted
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files, permissions
 from mailsni.targets.dovecot.configuration import BlockPair, file_problem, full_key
-from mailsni.targets.dovecot.parser import Block, Setting
+from mailsni.targets.dovecot.parser import Setting
 from mailsni.targets.dovecot.precedence import can_match
 
 _ARCHIVE = re.compile(
@@ -32,14 +31,12 @@ _SERVED_ALL_THE_SAME = frozenset({Reason.BAD_NAME, Reason.UNSUPPORTED_KEY})
 
 def missing_files(facts: DovecotFacts) -> Iterator[Finding]:
     """Report files that Dovecot cannot read."""
-    groups: dict[tuple[Path, Block | None], list[tuple[Setting, str]]] = defaultdict(list)
-    for setting, problem in facts.configuration.missing_files:
-        path = facts.configuration.file_of(setting)
-        groups[facts.group(setting)].append((setting, f"{path} {problem}"))
-    for group in groups.values():
+    for group in grouped(facts.configuration.missing_files, lambda missing: facts.group(missing[0])):
         first = group[0][0]
         keys = " and ".join(dict.fromkeys(full_key(setting) for setting, _ in group))
-        problems = list(dict.fromkeys(problem for _, problem in group))
+        problems = list(
+            dict.fromkeys(f"{facts.configuration.file_of(setting)} {problem}" for setting, problem in group)
+        )
         by_hand = facts.by_hand(f"name a file that exists in line {first.line} of {first.file}")
         fix = APPLY if facts.is_ours(first) else facts.without_filter(first.blocks) or by_hand
         what = f"{owner(first.blocks)}: {keys}: {summarize(problems)}"
@@ -178,13 +175,13 @@ def key_modes(facts: DovecotFacts) -> Iterator[Finding]:
 
 def archive_paths(facts: DovecotFacts) -> Iterator[Finding]:
     """Report paths of one version of a certificate."""
-    groups: dict[tuple[Path, Block | None], list[tuple[Setting, re.Match[str]]]] = defaultdict(list)
-    for setting in facts.configuration.source.settings:
-        path = facts.configuration.file_of(setting)
-        match = _ARCHIVE.fullmatch(str(path)) if path is not None else None
-        if path is not None and match is not None and file_problem(path) is None:
-            groups[setting.file, setting.blocks[-1] if setting.blocks else None].append((setting, match))
-    for (file, _), group in groups.items():
+    named = ((setting, facts.configuration.file_of(setting)) for setting in facts.configuration.source.settings)
+    archived = [
+        (setting, match)
+        for setting, path in named
+        if path is not None and (match := _ARCHIVE.fullmatch(str(path))) is not None and file_problem(path) is None
+    ]
+    for group in grouped(archived, lambda each: (each[0].file, each[0].blocks[-1:])):
         first = group[0][0]
         script = "; ".join(
             f"{setting.line}s|/archive/{sed_literal(match['lineage'])}/{match['kind']}[0-9]*|"
@@ -192,4 +189,4 @@ def archive_paths(facts: DovecotFacts) -> Iterator[Finding]:
             for setting, match in group
         )
         what = f"{owner(first.blocks)}: {printable_name(first.value)} is a file of certbot's archive"
-        yield finding("dovecot_archive_path", what, place_of(first), facts.sed(file, script))
+        yield finding("dovecot_archive_path", what, place_of(first), facts.sed(first.file, script))

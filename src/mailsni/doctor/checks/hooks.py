@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from mailsni.doctor.checks.scripts import Script, check_certbot_calls, check_script
+from mailsni.doctor.checks.scripts import Script, check_script
 from mailsni.doctor.finding import Facts, Finding, Fix, finding
 from mailsni.doctor.helpers import quoted, run_each, writable_by_others
 from mailsni.host import files
@@ -71,12 +71,7 @@ def hooks_in_configuration(facts: Facts) -> Iterator[Finding]:
 
 
 def _check_configured(facts: Facts, path: Path) -> Iterator[Finding]:
-    yield from _check_commands(facts, read_configured(path))
-
-
-def _check_commands(facts: Facts, script: Script) -> Iterator[Finding]:
-    yield from check_certbot_calls(script)
-    yield from check_script(facts, script, "hook")
+    yield from check_script(facts, read_configured(path), "hook")
 
 
 def _check_hook(facts: Facts, path: Path) -> Iterator[Finding]:
@@ -104,4 +99,4 @@ def _check_hook(facts: Facts, path: Path) -> Iterator[Finding]:
     yield from writable_by_others("hook_writable", path)
     script = Script.read(path)
     if script is not None:
-        yield from _check_commands(facts, script)
+        yield from check_script(facts, script, "hook")

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 from mailsni.core.names import is_wildcard
@@ -162,9 +163,12 @@ def _check_services(facts: PostfixFacts) -> Iterator[Finding]:
 
 
 def _check_certificate(facts: PostfixFacts, certificate: DefaultCertificate) -> Iterator[Finding]:
-    """What is wrong with the files of a default certificate."""
-    yield from _check_key_first(facts, certificate)
     chained = certificate.parameter == _CHAIN_FILES
+    mistake = map_source.file_mistake(certificate.files, map_source.read_labels(certificate.files)) if chained else None
+    if mistake in (Mistake.CERTIFICATE_FIRST, Mistake.KEY_MISSING):
+        what = f"{certificate.title} {mistake.value} ({_CHAIN_FILES})"
+        fix = _set_default(facts.configuration, "name the key first")
+        yield finding("default_key_not_first", what, certificate.where, fix)
     key = "" if chained else DEFAULT_KEYS[DEFAULT_CERTIFICATES.index(certificate.parameter) - 1]
     key_file = Path(facts.configuration.value(key)) if key else certificate.files[0]
     contents = {path: files.read_untrusted(path, PEM_LIMIT) for path in certificate.files}
@@ -186,16 +190,6 @@ def _check_certificate(facts: PostfixFacts, certificate: DefaultCertificate) -> 
     for path, content in contents.items():
         if content is not None and b"-----BEGIN CERTIFICATE" in content:
             yield from _check_leaf(facts, certificate, path, content)
-
-
-def _check_key_first(facts: PostfixFacts, certificate: DefaultCertificate) -> Iterator[Finding]:
-    if certificate.parameter != _CHAIN_FILES:
-        return
-    mistake = map_source.file_mistake(certificate.files, map_source.read_labels(certificate.files))
-    if mistake in (Mistake.CERTIFICATE_FIRST, Mistake.KEY_MISSING):
-        what = f"{certificate.title} {mistake.value} ({_CHAIN_FILES})"
-        fix = _set_default(facts.configuration, "name the key first")
-        yield finding("default_key_not_first", what, certificate.where, fix)
 
 
 def _check_leaf(facts: PostfixFacts, certificate: DefaultCertificate, path: Path, content: bytes) -> Iterator[Finding]:
@@ -271,19 +265,13 @@ def _check_overrides(facts: PostfixFacts) -> Iterator[Finding]:
 # ── names ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _check_configured(facts: PostfixFacts) -> Iterator[Finding]:
+def _check_order(facts: PostfixFacts) -> Iterator[Finding]:
+    """Whether main.cf names mailsni's map, and what the tables before it answer, which decide first."""
     if not facts.is_configured:
         what = f"{SNI_MAPS} in main.cf does not name mailsni's map {facts.host.settings.postfix.map}"
         yield finding("map_not_configured", what, facts.configuration.where(SNI_MAPS), Fix("mailsni setup"))
-
-
-def _check_precedence(facts: PostfixFacts) -> Iterator[Finding]:
-    """The tables before mailsni's map, which decide first."""
-    if not facts.is_configured:
         return
-    for table in facts.tables:
-        if table.own:
-            return
+    for table in takewhile(lambda table: not table.own, facts.tables):
         taken = sorted(facts.served_names & table.keys)
         if taken:
             what = f"{summarize(taken)}: answered from {table.reference.written}, which stands before mailsni's map"
@@ -335,7 +323,6 @@ _CHECKS: tuple[tuple[str, Callable[[PostfixFacts], Iterator[Finding]]], ...] = (
     ("misspelt parameters", _check_misspelt),
     ("repeated parameters", _check_repeated),
     ("the tables of services", _check_overrides),
-    ("whether main.cf names mailsni's map", _check_configured),
-    ("names that another table has before mailsni's", _check_precedence),
+    ("whether main.cf names mailsni's map, and before which tables", _check_order),
     ("the names of the default certificate", _check_default_names),
 )

@@ -69,7 +69,7 @@ class Script:
 
 
 def check_script(facts: Facts, script: Script, kind: str, caller: str = "") -> Iterator[Finding]:
-    """The commands of a script that hurt a server.
+    """The commands of a script that hurt a server, or that certbot's lock stops.
 
     Args:
         facts: of the host.
@@ -77,19 +77,15 @@ def check_script(facts: Facts, script: Script, kind: str, caller: str = "") -> I
         kind: ``hook`` or ``cron``; the codes begin with it.
         caller: where the script is called, ``/path:LINE``.
     """
+    if kind == "hook" and (renewal := script.first(CERTBOT)) is not None:
+        fix = Fix(edit="remove the call", note="the renewal that runs the hook has done its work already")
+        yield finding("hook_calls_certbot", f"{script.path} calls certbot", f"{script.path}:{renewal[0]}", fix)
     called = f" (called by {caller})" if caller else ""
     yield from _restarts(script, kind, called)
     for number, line in script.lines:
         for call in _POSTMAP.finditer(line):
             if not _POSTMAP_QUERY.search(call["words"]):
                 yield from _postmap(facts, script, number, call["words"], kind, called)
-
-
-def check_certbot_calls(script: Script) -> Iterator[Finding]:
-    """A hook of certbot's that calls certbot."""
-    if (call := script.first(CERTBOT)) is not None:
-        fix = Fix(edit="remove the call", note="the renewal that runs the hook has done its work already")
-        yield finding("hook_calls_certbot", f"{script.path} calls certbot", f"{script.path}:{call[0]}", fix)
 
 
 def _restarts(script: Script, kind: str, called: str) -> Iterator[Finding]:
