@@ -8,11 +8,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from scripts.docs import default_configuration
 
 from mailsni.config import parser
 from mailsni.config import settings as settings_module
 from mailsni.config.parser import load, parse
-from mailsni.config.reference import default_configuration
 from mailsni.config.settings import Settings
 from mailsni.errors import ConfigurationError, Exit, PermissionMissingError
 from mailsni.probes.endpoint import Endpoint
