@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mailsni.cli.options import GlobalOptions, WaitOption, number, print_json
+from mailsni.cli.options import GlobalOptions, WaitOption, flag, number, print_json
 from mailsni.core.log import Level
 from mailsni.errors import ConfigurationError, Exit
 from mailsni.output import console
@@ -25,13 +25,11 @@ if TYPE_CHECKING:
 def apply(
     context: typer.Context,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, like `plan`.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Publish and reload even if nothing has changed.")] = False,
-    no_reload: Annotated[bool, typer.Option("--no-reload", help="Publish, but do not reload the servers.")] = False,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not probe the servers afterwards.")] = False,
-    allow_empty: Annotated[
-        bool, typer.Option("--allow-empty", help="Remove all names when no certificate is left.")
-    ] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "Show what would change, like `plan`.")] = False,
+    force: Annotated[bool, flag("--force", "Publish and reload even if nothing has changed.")] = False,
+    no_reload: Annotated[bool, flag("--no-reload", "Publish, but do not reload the servers.")] = False,
+    no_verify: Annotated[bool, flag("--no-verify", "Do not probe the servers afterwards.")] = False,
+    allow_empty: Annotated[bool, flag("--allow-empty", "Remove all names when no certificate is left.")] = False,
     wait: WaitOption = 0.0,
     settle_for: Annotated[float | None, typer.Option("--settle", metavar="SECONDS", parser=number, hidden=True)] = None,
     after: Annotated[str | None, typer.Option("--after", metavar="PROGRAM", hidden=True)] = None,

@@ -8,34 +8,22 @@ from typing import Annotated
 import typer
 
 from mailsni.cli import monitoring_plugin
-from mailsni.cli.options import GlobalOptions, number, print_json
+from mailsni.cli.options import GlobalOptions, flag, number, print_json, valued
 from mailsni.errors import MailsniError, UsageError
 from mailsni.output import console
+
+_WARNING = (
+    "WARNING if a deployed certificate expires sooner. Default: 14, or a quarter of its lifetime if that is less."
+)
+_CRITICAL = "CRITICAL if it expires sooner. Default: 7, or an eighth of its lifetime if that is less."
 
 
 def check(
     context: typer.Context,
     *,
-    warning: Annotated[
-        float | None,
-        typer.Option(
-            "--warning",
-            metavar="DAYS",
-            parser=number,
-            help="WARNING if a deployed certificate expires sooner. Default: 14, or a quarter of its lifetime if that "
-            "is less.",
-        ),
-    ] = None,
-    critical: Annotated[
-        float | None,
-        typer.Option(
-            "--critical",
-            metavar="DAYS",
-            parser=number,
-            help="CRITICAL if it expires sooner. Default: 7, or an eighth of its lifetime if that is less.",
-        ),
-    ] = None,
-    wire: Annotated[bool, typer.Option("--wire", help="Also probe the running servers, like `verify`.")] = False,
+    warning: Annotated[float | None, valued("--warning", "DAYS", _WARNING, number)] = None,
+    critical: Annotated[float | None, valued("--critical", "DAYS", _CRITICAL, number)] = None,
+    wire: Annotated[bool, flag("--wire", "Also probe the running servers, like `verify`.")] = False,
 ) -> int:
     """Nagios-compatible check of the deployed certificates and files.
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mailsni.cli.options import GlobalOptions, print_json
+from mailsni.cli.options import GlobalOptions, flag, print_json, valued
 from mailsni.core.log import Level
 from mailsni.errors import ConfigurationError, Exit
 from mailsni.output import console
@@ -20,11 +20,9 @@ def metrics(
     *,
     textfile: Annotated[
         Path | None,
-        typer.Option(
-            "--textfile", metavar="PATH", help="Write to a file (mode 0644) for node_exporter's textfile collector."
-        ),
+        valued("--textfile", "PATH", "Write to a file (mode 0644) for node_exporter's textfile collector."),
     ] = None,
-    no_wire: Annotated[bool, typer.Option("--no-wire", help="Do not probe the servers.")] = False,
+    no_wire: Annotated[bool, flag("--no-wire", "Do not probe the servers.")] = False,
 ) -> int:
     """Print Prometheus metrics about certificates, probes and runs.
 

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,15 +104,18 @@ def number(text: str | float) -> float:
     return value
 
 
+def flag(names: str, help_text: str) -> object:
+    """An option without a value."""
+    return typer.Option(*names.split(), help=help_text)
+
+
+def valued(names: str, metavar: str, help_text: str, parser: Callable[[str], object] | None = None) -> object:
+    """An option with a value; its help names the default. The parser raises ValueError for a wrong value."""
+    return typer.Option(*names.split(), metavar=metavar, parser=parser, show_default=False, help=help_text)
+
+
 WaitOption = Annotated[
-    float,
-    typer.Option(
-        "--wait",
-        metavar="SECONDS",
-        parser=number,
-        show_default=False,
-        help="Wait so long for another run to end. Default: do not wait.",
-    ),
+    float, valued("--wait", "SECONDS", "Wait so long for another run to end. Default: do not wait.", number)
 ]
 
 

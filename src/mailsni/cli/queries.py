@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mailsni.cli.options import GlobalOptions, print_json
+from mailsni.cli.options import GlobalOptions, flag, print_json
 from mailsni.errors import Exit, UsageError
 
 if TYPE_CHECKING:
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def plan(
     context: typer.Context,
     *,
-    diff: Annotated[bool, typer.Option("--diff", help="Show how the servers' files would change.")] = False,
+    diff: Annotated[bool, flag("--diff", "Show how the servers' files would change.")] = False,
     detailed_exitcode: Annotated[
-        bool, typer.Option("--detailed-exitcode", help="Exit with 3 if `apply` would change anything.")
+        bool, flag("--detailed-exitcode", "Exit with 3 if `apply` would change anything.")
     ] = False,
 ) -> int:
     """Show what `apply` would change, and why.
@@ -50,7 +50,7 @@ def show_plan(options: GlobalOptions, snapshot: Snapshot, *, with_diff: bool) ->
 def status(
     context: typer.Context,
     *,
-    skipped: Annotated[bool, typer.Option("--skipped", help="Also list what is not served, and why.")] = False,
+    skipped: Annotated[bool, flag("--skipped", "Also list what is not served, and why.")] = False,
 ) -> int:
     """List every name with its certificate, expiry date and state.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mailsni.cli.options import GlobalOptions, WaitOption, print_json
+from mailsni.cli.options import GlobalOptions, WaitOption, flag, print_json
 from mailsni.core.log import Level
 from mailsni.errors import Exit, UsageError
 from mailsni.output import console
@@ -20,21 +20,16 @@ if TYPE_CHECKING:
 def setup(
     context: typer.Context,
     *,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
+    yes: Annotated[bool, flag("--yes -y", "Do not ask for confirmation.")] = False,
+    dry_run: Annotated[bool, flag("--dry-run", "Show what would change, and change nothing.")] = False,
     remove: Annotated[
-        bool, typer.Option("--remove", help="Undo the setup and remove everything but your configuration file.")
+        bool, flag("--remove", "Undo the setup and remove everything but your configuration file.")
     ] = False,
     take_over: Annotated[
-        bool,
-        typer.Option(
-            "--take-over", help="Replace the maps in tls_server_sni_maps. Default: add mailsni's map after them."
-        ),
+        bool, flag("--take-over", "Replace the maps in tls_server_sni_maps. Default: add mailsni's map after them.")
     ] = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Install the service that runs `watch` instead of the timer.")
-    ] = False,
-    timer: Annotated[bool, typer.Option("--timer", help="Replace the service of --watch by the timer.")] = False,
+    watch: Annotated[bool, flag("--watch", "Install the service that runs `watch` instead of the timer.")] = False,
+    timer: Annotated[bool, flag("--timer", "Replace the service of --watch by the timer.")] = False,
     wait: WaitOption = 0.0,
 ) -> int:
     """Configure Postfix, Dovecot, certbot and the scheduler to use mailsni.

@@ -6,13 +6,17 @@ from typing import Annotated
 
 import typer
 
-from mailsni.cli.options import GlobalOptions, number, print_json
+from mailsni.cli.options import GlobalOptions, number, print_json, valued
 from mailsni.core.log import Level
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.output import console
 
 _SHORTEST_TIMEOUT = 0.1
 _MOST_CONNECTIONS = 512
+_ENDPOINT = (
+    "Endpoint to probe (repeatable), e.g. smtp://mx.example.com:25. Schemes: smtp, smtps, imap, imaps, pop3, pop3s, "
+    "sieve. Default: this host's listeners."
+)
 
 
 def _timeout(text: str) -> float:
@@ -36,31 +40,13 @@ def verify(
         list[str] | None,
         typer.Argument(metavar="[NAME]...", help="Host names to probe. Default: every name that is served."),
     ] = None,
-    endpoint: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--endpoint",
-            "-e",
-            metavar="URL",
-            help="Endpoint to probe (repeatable), e.g. smtp://mx.example.com:25. Schemes: smtp, smtps, imap, imaps, "
-            "pop3, pop3s, sieve. Default: this host's listeners.",
-        ),
-    ] = None,
+    endpoint: Annotated[list[str] | None, valued("--endpoint -e", "URL", _ENDPOINT)] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(
-            "--timeout", metavar="SECONDS", parser=_timeout, help="Time limit of each probe. Default: [verify] timeout."
-        ),
+        valued("--timeout", "SECONDS", "Time limit of each probe. Default: [verify] timeout.", _timeout),
     ] = None,
     concurrency: Annotated[
-        int,
-        typer.Option(
-            "--concurrency",
-            metavar="N",
-            parser=_concurrency,
-            show_default=False,
-            help="Number of simultaneous probes, 1 to 512. Default: 32.",
-        ),
+        int, valued("--concurrency", "N", "Number of simultaneous probes, 1 to 512. Default: 32.", _concurrency)
     ] = 32,
 ) -> int:
     """Probe the running servers and compare every answer with the expected certificate.
