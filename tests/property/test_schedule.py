@@ -8,11 +8,12 @@ from math import inf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsni.watch.schedule import BURST, REFRESH, RETRIES, Schedule, Timing
+from mailsni.config.settings import WatchSettings
+from mailsni.watch.schedule import BURST, REFRESH, RETRIES, Schedule
 from tests.support.strategies import effort
 
 TIMES = st.floats(0.01, 100).map(lambda seconds: round(seconds, 2))
-TIMINGS = st.builds(Timing, quiet=TIMES, max_wait=TIMES, scan=st.floats(1, 100))
+TIMINGS = st.builds(WatchSettings, quiet=TIMES, max_wait=TIMES, scan=st.floats(1, 100))
 SLACK = 1e-6
 
 
@@ -25,7 +26,7 @@ class Host:
         outcomes: of the applies in turn; good from then on.
     """
 
-    timing: Timing
+    timing: WatchSettings
     changes: list[tuple[float, bool]]
     takes: float = 0.0
     outcomes: list[bool] = field(default_factory=list)
@@ -69,7 +70,7 @@ CHANGES = st.lists(st.tuples(TIMES, st.booleans()), max_size=12)
 @effort(60)
 @given(TIMINGS, CHANGES, st.floats(0, 20))
 def test_every_change_is_applied_announced_or_not(
-    timing: Timing, changes: list[tuple[float, bool]], takes: float
+    timing: WatchSettings, changes: list[tuple[float, bool]], takes: float
 ) -> None:
     """In the end, and within the longest wait, one scan and the time of the applies."""
     host = Host(timing, changes, takes)
@@ -81,7 +82,7 @@ def test_every_change_is_applied_announced_or_not(
 
 @effort(60)
 @given(TIMINGS, CHANGES, st.floats(0, 20))
-def test_nothing_is_applied_for_nothing(timing: Timing, changes: list[tuple[float, bool]], takes: float) -> None:
+def test_nothing_is_applied_for_nothing(timing: WatchSettings, changes: list[tuple[float, bool]], takes: float) -> None:
     """Each apply but the first has something new to see."""
     host = Host(timing, changes, takes)
     host.live(until=600)
@@ -91,11 +92,11 @@ def test_nothing_is_applied_for_nothing(timing: Timing, changes: list[tuple[floa
 
 @effort(60)
 @given(TIMINGS, st.integers(1, 300))
-def test_a_burst_is_one_apply(timing: Timing, count: int) -> None:
+def test_a_burst_is_one_apply(timing: WatchSettings, count: int) -> None:
     """Changes that come faster than the quiet period, for no longer than the maximum wait."""
     gap = min(timing.quiet / 2, timing.max_wait / (count + 1))
     burst = [(200 + number * gap, True) for number in range(count)]
-    host = Host(Timing(timing.quiet, timing.max_wait, 1000), burst)
+    host = Host(WatchSettings(timing.quiet, timing.max_wait, 1000), burst)
     host.live(until=900)
     last = burst[-1][0]
     assert len(host.applied) == 2
@@ -104,10 +105,10 @@ def test_a_burst_is_one_apply(timing: Timing, count: int) -> None:
 
 @effort(60)
 @given(TIMINGS)
-def test_a_trickle_is_applied_within_the_maximum_wait(timing: Timing) -> None:
+def test_a_trickle_is_applied_within_the_maximum_wait(timing: WatchSettings) -> None:
     gap = timing.quiet / 2
     trickle = [(200 + number * gap, True) for number in range(200)]
-    host = Host(Timing(timing.quiet, timing.max_wait, 1000), trickle)
+    host = Host(WatchSettings(timing.quiet, timing.max_wait, 1000), trickle)
     host.live(until=200 + 300 * gap + timing.max_wait)
     assert 200 <= host.applied[1] <= 200 + timing.max_wait + SLACK
 
@@ -116,7 +117,7 @@ def test_a_trickle_is_applied_within_the_maximum_wait(timing: Timing) -> None:
 @given(st.integers(1, 400), st.floats(1, 10))
 def test_a_stream_of_single_changes_is_bounded(count: int, gap: float) -> None:
     """Three hundred renewals a few seconds apart are not three hundred publishes."""
-    timing = Timing(0.5, 30, 60)
+    timing = WatchSettings(0.5, 30, 60)
     host = Host(timing, [(100 + number * gap, True) for number in range(count)], takes=1)
     host.live(until=100 + count * gap + 100)
     assert host.read[-1] == count
@@ -126,7 +127,7 @@ def test_a_stream_of_single_changes_is_bounded(count: int, gap: float) -> None:
 @effort(60)
 @given(st.integers(1, 8), st.floats(0, 30))
 def test_failures_are_tried_again_with_growing_delays(count: int, takes: float) -> None:
-    host = Host(Timing(0.5, 30, 60), [], takes, [False] * count)
+    host = Host(WatchSettings(0.5, 30, 60), [], takes, [False] * count)
     schedule = host.live(until=8 * 1000)
     waits = [after - before - takes for before, after in zip(host.applied, host.applied[1:], strict=False)]
     wanted = [*RETRIES, *[RETRIES[-1]] * 10][:count]
@@ -138,13 +139,13 @@ def test_failures_are_tried_again_with_growing_delays(count: int, takes: float) 
 @effort(60)
 @given(st.floats(1, 50))
 def test_a_change_does_not_wait_for_the_next_try(moment: float) -> None:
-    host = Host(Timing(0.5, 30, 60), [(moment, True)], 0.1, [False])
+    host = Host(WatchSettings(0.5, 30, 60), [(moment, True)], 0.1, [False])
     host.live(until=59)
     assert host.applied == [0, moment + 0.5]
 
 
 def test_it_is_applied_now_and_then_though_nothing_happens() -> None:
-    host = Host(Timing(0.5, 30, 60), [], 1.0)
+    host = Host(WatchSettings(0.5, 30, 60), [], 1.0)
     host.live(until=2.5 * REFRESH)
     assert host.applied == [0, 1 + REFRESH, 2 * (1 + REFRESH)]
 
@@ -153,7 +154,7 @@ def test_it_is_applied_now_and_then_though_nothing_happens() -> None:
 @given(st.booleans())
 def test_a_change_that_scans_cannot_show_is_applied_when_an_event_is_certain_of_it(certain: bool) -> None:  # noqa: FBT001
     idle = (
-        Schedule(Timing(0.5, 30, 60), due=0)
+        Schedule(WatchSettings(0.5, 30, 60), due=0)
         .scanned(0, b"same")
         .apply_started(0)
         .apply_ended(1, good=True)
@@ -164,7 +165,7 @@ def test_a_change_that_scans_cannot_show_is_applied_when_an_event_is_certain_of_
 
 
 def test_what_is_asked_for_while_an_apply_runs_is_done_after_it() -> None:
-    running = Schedule(Timing(0.5, 30, 60), due=0).scanned(0, b"same").apply_started(0)
-    then = running.apply_requested(5, Timing(1, 30, 60)).apply_ended(6, good=True).scanned(6, b"same")
+    running = Schedule(WatchSettings(0.5, 30, 60), due=0).scanned(0, b"same").apply_started(0)
+    then = running.apply_requested(5, WatchSettings(1, 30, 60)).apply_ended(6, good=True).scanned(6, b"same")
     assert then.apply_at == 6
     assert then.timing.quiet == 1

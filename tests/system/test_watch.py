@@ -42,8 +42,10 @@ class Log(Journal):
         super().__init__()
         self.lines: list[str] = []
 
-    def _write(self, level: Level, line: str) -> None:
-        self.lines.append(f"{level.name} {line}")
+    def pass_on(self, level: Level, line: str) -> None:
+        """Keep it, unless it is for debugging."""
+        if level <= Level.INFO:
+            self.lines.append(f"{level.name} {line}")
 
 
 class Host:

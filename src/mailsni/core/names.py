@@ -1,7 +1,5 @@
 """Host names, patterns and paths: the only place where a string becomes safe to write into a server's file.
 
-from mailsni.core.text import printable_name
-
 Nothing is escaped. A string that does not match the grammar is refused, because neither server can quote everything:
 a newline in a Dovecot ``local_name`` ends the name and the rest is read as configuration (measured: a subject
 alternative name with ``}`` and ``ssl = no`` in it turned TLS off for the whole server), and a file name with a space

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from mailsni.core.model import Algorithm, Certificate, Inventory, Reason, SkippedLineage
-from mailsni.core.names import NamePatterns, is_wildcard, wildcard_matches
+from mailsni.core.names import NamePatterns, covered_by, is_wildcard
 from mailsni.core.text import summarize
 
 ALGORITHMS: tuple[Algorithm, ...] = ("ecdsa", "rsa")
@@ -84,7 +84,7 @@ def select(inventory: Inventory, patterns: NamePatterns, now: datetime) -> Selec
 
 def explain(name: str, inventory: Inventory, patterns: NamePatterns, now: datetime) -> tuple[Candidate, ...]:
     """Every certificate that has a name, the winners first, each with the reason for its place."""
-    able = [certificate for certificate in inventory.certificates if _fits(certificate, name)]
+    able = [certificate for certificate in inventory.certificates if covered_by(name, certificate.names)]
     usable = [certificate for certificate in able if _why_unusable(certificate, now) is None]
     winning = {winner.name: winner.certificates for winner in select(inventory, patterns, now).winners}
     best = _serving(name, winning)
@@ -95,8 +95,8 @@ def explain(name: str, inventory: Inventory, patterns: NamePatterns, now: dateti
             why = _why_it_wins(name, certificate, usable)
         elif not patterns.match(name):
             why = "the name is none of names.include, or one of names.exclude"
-        elif (unusable := _why_unusable_text(certificate, now)) is not None:
-            why = unusable
+        elif (unusable := _why_unusable(certificate, now)) is not None:
+            _, why = unusable
         elif not best:
             why = "a wildcard, and no pattern of names.include begins with this very label"
         else:
@@ -132,10 +132,6 @@ def _serving(name: str, winning: Mapping[str, tuple[Certificate, ...]]) -> tuple
     return winning.get(name) or winning.get("*." + name.partition(".")[2], ())
 
 
-def _fits(certificate: Certificate, name: str) -> bool:
-    return name in certificate.names or any(wildcard_matches(san, name) for san in certificate.names)
-
-
 def _rank(name: str, certificate: Certificate) -> tuple[bool, bool, bool, float, str, str]:
     """Smaller is better."""
     return (
@@ -158,26 +154,14 @@ def _winners(name: str, claimants: Iterable[Certificate]) -> tuple[Certificate, 
     return tuple(best[algorithm] for algorithm in ALGORITHMS if algorithm in best)
 
 
-def _why_unusable(certificate: Certificate, now: datetime) -> Reason | None:
+def _why_unusable(certificate: Certificate, now: datetime) -> tuple[Reason, str] | None:
     if certificate.staging:
-        return Reason.STAGING
+        return Reason.STAGING, "issued by a staging authority, which no client trusts"
     if now >= certificate.not_after:
-        return Reason.EXPIRED
+        return Reason.EXPIRED, f"expired on {certificate.not_after:%Y-%m-%d %H:%M} UTC"
     if now < certificate.not_before:
-        return Reason.NOT_YET_VALID
+        return Reason.NOT_YET_VALID, f"not valid before {certificate.not_before:%Y-%m-%d %H:%M} UTC"
     return None
-
-
-def _why_unusable_text(certificate: Certificate, now: datetime) -> str | None:
-    match _why_unusable(certificate, now):
-        case Reason.STAGING:
-            return "issued by a staging authority, which no client trusts"
-        case Reason.EXPIRED:
-            return f"expired on {certificate.not_after:%Y-%m-%d %H:%M} UTC"
-        case Reason.NOT_YET_VALID:
-            return f"not valid before {certificate.not_before:%Y-%m-%d %H:%M} UTC"
-        case _:
-            return None
 
 
 def _skips(
@@ -191,11 +175,10 @@ def _skips(
         return
     unusable = _why_unusable(certificate, now)
     if unusable is not None:
+        reason, detail = unusable
         others_serve = all(_serving(name, winning) for name in names)
-        information = unusable is Reason.STAGING or (unusable is Reason.EXPIRED and others_serve)
-        yield SkippedLineage(
-            certificate.source, unusable, _why_unusable_text(certificate, now) or "", names, information=information
-        )
+        information = reason is Reason.STAGING or (reason is Reason.EXPIRED and others_serve)
+        yield SkippedLineage(certificate.source, reason, detail, names, information=information)
         return
     served = tuple(name for name in names if any(certificate is winner for winner in winning[name]))
     lost = tuple(name for name in names if name not in served)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO, cast
 
 from mailsni.errors import HostError
 from mailsni.host.commands import environment, kill_group
@@ -20,9 +21,11 @@ class Child:
         ending: a descriptor that becomes readable at its end (pidfd_open(2)); None where the kernel has none.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], output: int) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], output: IO[bytes]) -> None:
         self._process = process
-        self.output = output
+        self._output = output
+        self.output = output.fileno()
+        os.set_blocking(self.output, False)
         self.ending: int | None
         try:
             self.ending = os.pidfd_open(process.pid)
@@ -45,9 +48,9 @@ class Child:
         """Kill it if it still runs, and give back the descriptors."""
         if self.returncode() is None:
             self.kill()
-        for descriptor in (self.output, self.ending):
-            if descriptor is not None:
-                os.close(descriptor)
+        self._output.close()
+        if self.ending is not None:
+            os.close(self.ending)
 
 
 def start(argv: Sequence[str | Path], *, stdin: bytes, also: Mapping[str, str]) -> Child:
@@ -61,30 +64,21 @@ def start(argv: Sequence[str | Path], *, stdin: bytes, also: Mapping[str, str]) 
     Raises:
         HostError: it could not be started.
     """
-    words = tuple(str(word) for word in argv)
-    descriptors: list[int] = []
+    words = [str(word) for word in argv]
     try:
         # No pipe: a program that does not read, or has died, could not take more than the pipe holds.
-        descriptors.append(question := os.memfd_create("stdin"))
-        with os.fdopen(os.dup(question), "wb") as file:
-            file.write(stdin)
-        os.lseek(question, 0, os.SEEK_SET)
-        output, talk = os.pipe()
-        descriptors += [talk, output]
-        process = subprocess.Popen(
-            words,
-            stdin=question,
-            stdout=talk,
-            stderr=talk,
-            env={**environment(), **also},
-            cwd="/",
-            start_new_session=True,
-        )
+        with os.fdopen(os.memfd_create("stdin"), "w+b") as question:
+            question.write(stdin)
+            question.seek(0)
+            process = subprocess.Popen(
+                words,
+                stdin=question,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**environment(), **also},
+                cwd="/",
+                start_new_session=True,
+            )
     except OSError as error:
-        for descriptor in descriptors:
-            os.close(descriptor)
         raise HostError(f"{words[0]}: cannot be started: {error.strerror}") from error
-    os.close(question)
-    os.close(talk)
-    os.set_blocking(output, False)
-    return Child(process, output)
+    return Child(process, cast("IO[bytes]", process.stdout))

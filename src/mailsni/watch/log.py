@@ -37,11 +37,9 @@ class Journal:
 
     def pass_on(self, level: Level, line: str) -> None:
         """Write a line of a run that the watch has started."""
-        if level <= self._threshold:
-            self._write(level, printable(line))
-
-    def _write(self, level: Level, line: str) -> None:
-        shown = line.replace("\n", " ")
+        if level > self._threshold:
+            return
+        shown = printable(line).replace("\n", " ")
         with suppress(OSError, ValueError):
             sys.stderr.write((prefixed(level, shown) if self._prefixed else shown) + "\n")
             sys.stderr.flush()

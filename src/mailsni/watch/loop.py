@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 
 from mailsni.config import parser, settings
+from mailsni.config.settings import WatchSettings
 from mailsni.core import log
 from mailsni.core.log import Level
 from mailsni.errors import Exit, HostError, MailsniError
@@ -28,7 +29,7 @@ from mailsni.watch.child import start
 from mailsni.watch.events import StoreEvents
 from mailsni.watch.log import Journal
 from mailsni.watch.requests import EventCount, Requests
-from mailsni.watch.schedule import Schedule, Timing
+from mailsni.watch.schedule import Schedule
 from mailsni.watch.sd_notify import Notifier
 
 WAIT_FOR_OTHERS = 300
@@ -46,7 +47,7 @@ class Configuration:
     content: bytes
     """What the file held: a run reads the same."""
     sources: tuple[Source, ...]
-    timing: Timing
+    timing: WatchSettings
 
     @property
     def watch_paths(self) -> list[WatchPath]:
@@ -79,8 +80,7 @@ class ConfigurationFile:
         """
         content = parser.read(self.path, required=self.required)
         found = parser.parse_file(content, self.path)
-        timing = Timing(found.watch.quiet, found.watch.max_wait, found.watch.scan)
-        return Configuration(content, tuple(source.open() for source in found.sources), timing)
+        return Configuration(content, tuple(source.open() for source in found.sources), found.watch)
 
 
 class Watch:

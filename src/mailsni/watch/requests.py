@@ -7,7 +7,6 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from types import FrameType
 
 _CHUNK = 1 << 12
 
@@ -82,14 +81,11 @@ class Requests:
 @contextmanager
 def signals(requests: Requests) -> Iterator[None]:
     """SIGTERM and SIGINT stop the loop, SIGHUP makes it read its configuration: for the main thread."""
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        requests.stop()
-
-    def reload(_number: int, _frame: FrameType | None) -> None:
-        requests.reload()
-
-    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
+    handlers = {
+        signal.SIGTERM: lambda *_: requests.stop(),
+        signal.SIGINT: lambda *_: requests.stop(),
+        signal.SIGHUP: lambda *_: requests.reload(),
+    }
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     # A signal just before the loop goes to sleep wakes it too: Python's own handlers run only between two steps.
     wakeup = signal.set_wakeup_fd(requests.writer, warn_on_full_buffer=False)

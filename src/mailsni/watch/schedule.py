@@ -11,21 +11,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import inf
 
+from mailsni.config.settings import WatchSettings
+
 RETRIES = (60.0, 120.0, 300.0, 900.0)
 """Seconds from a failure to the next try; the last one for all further ones."""
 REFRESH = 12 * 3600.0
 """Seconds after which an apply is due though nothing happened."""
 BURST = 20
 """Applies that changes may cause in a row; beyond that there is one in each maximum wait, as for one long trickle."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """Seconds: see :class:`mailsni.config.settings.WatchSettings`."""
-
-    quiet: float
-    max_wait: float
-    scan: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +40,7 @@ class Schedule:
         credit: how many applies changes may cause at once, as of ``credit_at``.
     """
 
-    timing: Timing
+    timing: WatchSettings
     due: float
     applied_token: bytes | None = None
     token: bytes | None = None
@@ -61,7 +54,7 @@ class Schedule:
     credit: float = BURST
     credit_at: float = -inf
 
-    def apply_requested(self, now: float, timing: Timing) -> Schedule:
+    def apply_requested(self, now: float, timing: WatchSettings) -> Schedule:
         """Somebody wants an apply at once, and other times from now on."""
         requested = replace(self, timing=timing, due=now)
         return requested.event_seen(now, certain=True) if self.running else requested
