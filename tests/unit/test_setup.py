@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -19,48 +18,32 @@ from mailsni.output.setup import Report
 from mailsni.setup import autostart, record
 from mailsni.setup.model import SetupPlan
 from mailsni.setup.record import Edit, Record
-from mailsni.setup.steps import ChangeFile, Delete, MakeDirectories, Step, carry_out
+from mailsni.setup.steps import Step, carry_out, change_file, delete, make_directories
 from mailsni.targets.dovecot import conf_edit
 
 SCHEMA = Draft202012Validator(json.loads(resources.files("mailsni.output").joinpath("schema.json").read_text("utf-8")))
 INCLUDE = Path("/etc/dovecot/sni/names.conf")
 
 
-@dataclass
-class LoggedStep(Step):
+def logged_step(title: str, log: list[str], fails: str = "", *, reversible: bool = True) -> Step:
     """A step that only notes what is asked of it."""
 
-    title: str
-    log: list[str]
-    fails: str = ""
-
-    @property
-    def change(self) -> str:
-        """Nothing."""
-        return ""
-
-    def do(self) -> tuple[str, ...]:
-        """Note it."""
-        self.log.append(f"do {self.title}")
-        if self.fails == "do":
+    def do() -> tuple[str, ...]:
+        log.append(f"do {title}")
+        if fails == "do":
             raise HostError("broken")
-        return (self.title,)
+        return (title,)
 
-    def undo(self) -> None:
-        """Note it."""
-        self.log.append(f"undo {self.title}")
-        if self.fails == "undo":
+    def undo() -> None:
+        log.append(f"undo {title}")
+        if fails == "undo":
             raise HostError("stuck")
 
-
-class Irreversible(LoggedStep):
-    """A step that cannot be undone."""
-
-    reversible = False
+    return Step(title, "", do, undo, reversible=reversible)
 
 
 def steps(log: list[str], **fails: str) -> list[Step]:
-    return [LoggedStep(title, log, fails.get(title, "")) for title in ("a", "b", "c")]
+    return [logged_step(title, log, fails.get(title, "")) for title in ("a", "b", "c")]
 
 
 def test_steps_are_done_in_order() -> None:
@@ -87,7 +70,7 @@ def test_a_way_back_that_fails_is_gone_to_its_end_and_said() -> None:
 
 def test_nothing_is_taken_back_after_a_deletion() -> None:
     log: list[str] = []
-    plan: list[Step] = [LoggedStep("a", log), Irreversible("keys", log), LoggedStep("c", log, "do")]
+    plan = [logged_step("a", log), logged_step("keys", log, reversible=False), logged_step("c", log, "do")]
     with pytest.raises(HostError):
         carry_out(plan, lambda _: None)
     assert log == ["do a", "do keys", "do c"]
@@ -96,7 +79,7 @@ def test_nothing_is_taken_back_after_a_deletion() -> None:
 def test_a_file_that_changed_since_it_was_shown_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "main.cf"
     path.write_text("a = b\n")
-    change = ChangeFile("edit", path, b"a = b\n", b"a = c\n", mode=None)
+    change = change_file("edit", path, b"a = b\n", b"a = c\n", mode=None)
     path.write_text("a = d\n")
     with pytest.raises(RefusedError, match="changed meanwhile"):
         change.do()
@@ -108,7 +91,7 @@ def test_an_edit_keeps_mode_and_link_and_can_be_undone(tmp_path: Path) -> None:
     real.write_text("a = b\n")
     real.chmod(0o640)
     link.symlink_to("real")
-    change = ChangeFile("edit", link, b"a = b\n", b"a = c\n", mode=None)
+    change = change_file("edit", link, b"a = b\n", b"a = c\n", mode=None)
     change.do()
     assert link.is_symlink()
     assert real.read_text() == "a = c\n"
@@ -119,8 +102,8 @@ def test_an_edit_keeps_mode_and_link_and_can_be_undone(tmp_path: Path) -> None:
 
 
 def test_made_directories_go_unless_somebody_uses_them(tmp_path: Path) -> None:
-    (made,) = MakeDirectories.up_to(tmp_path / "hooks/post")
-    assert MakeDirectories.up_to(tmp_path) == ()
+    (made,) = make_directories(tmp_path / "hooks/post")
+    assert make_directories(tmp_path) == ()
     made.do()
     assert oct((tmp_path / "hooks/post").stat().st_mode) == "0o40755"
     (tmp_path / "hooks/mine").touch()
@@ -133,7 +116,7 @@ def test_a_deletion_says_which_directory_stays(tmp_path: Path) -> None:
     (tmp_path / "pins").mkdir()
     for name in ("ours.pem", "theirs"):
         (tmp_path / "pins" / name).touch()
-    said = Delete("delete", (tmp_path / "pins/ours.pem",), (tmp_path / "pins",)).do()
+    said = delete("delete", (tmp_path / "pins/ours.pem",), (tmp_path / "pins",)).do()
     assert [path.name for path in (tmp_path / "pins").iterdir()] == ["theirs"]
     assert len(said) == 1
     assert str(tmp_path / "pins") in said[0]
@@ -197,7 +180,7 @@ def test_a_program_that_others_can_replace_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("remove", [False, True])
 @pytest.mark.parametrize("empty", [False, True])
 def test_the_document_is_what_the_schema_says(*, remove: bool, empty: bool) -> None:
-    change = ChangeFile("write it", Path("/etc/cron.d/mailsni"), None, b"text\n", files.PUBLIC)
+    change = change_file("write it", Path("/etc/cron.d/mailsni"), None, b"text\n", files.PUBLIC)
     report = Report(SetupPlan(Settings(), () if empty else (change,), ("n",), ("w",)), remove=remove)
     report.done(["later"])
     document = report.document("in_place" if empty else "planned", Exit.SKIPPED)

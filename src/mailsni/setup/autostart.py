@@ -12,7 +12,7 @@ from mailsni.errors import HostError
 from mailsni.host import permissions
 from mailsni.host.commands import SEARCH_PATH, find_tool
 from mailsni.host.templates import shipped_directory
-from mailsni.setup.steps import Commands
+from mailsni.setup.steps import Step, run_commands
 from mailsni.setup.units import CRON, OPENRC_SCRIPT, UNITS, Kind, Manager, safe
 from mailsni.sources.base import certbot_directories
 
@@ -111,7 +111,7 @@ def shipped_hook() -> str:
     return (shipped_directory("hooks") / "certbot-post").read_text("utf-8")
 
 
-def start(manager: Manager, kind: Kind) -> Commands | None:
+def start(manager: Manager, kind: Kind) -> Step | None:
     """The step that makes a service manager use the new files; cron needs none."""
     match manager:
         case "systemd":
@@ -119,20 +119,22 @@ def start(manager: Manager, kind: Kind) -> Commands | None:
             # `enable --now` leaves one that runs as it is; it may have another text now. (Both would be one start too
             # many: a watcher that is to stop waits for its apply, which waits for the lock that setup holds.)
             commands = (RELOAD_UNITS, ("systemctl", "enable", unit), ("systemctl", "restart", unit))
-            return Commands(f"start it: systemctl restart {unit}", commands, (("systemctl", "disable", "--now", unit),))
+            return run_commands(
+                f"start it: systemctl restart {unit}", commands, (("systemctl", "disable", "--now", unit),)
+            )
         case "openrc":
-            return Commands("start it: rc-service mailsni restart", _START_OPENRC, _STOP_OPENRC)
+            return run_commands("start it: rc-service mailsni restart", _START_OPENRC, _STOP_OPENRC)
         case "cron":
             return None
 
 
-def stop(present: Collection[Path]) -> Commands | None:
+def stop(present: Collection[Path]) -> Step | None:
     """The step that makes service managers let go of files before they are removed; None when none holds one."""
     title = "stop what starts mailsni"
     units = [name for name in _STARTING_UNITS if UNITS / name in present]
     if units and SYSTEMD.is_dir():
         back = (RELOAD_UNITS, *(("systemctl", "enable", "--now", name) for name in units))
-        return Commands(title, tuple(("systemctl", "disable", "--now", name) for name in units), back)
+        return run_commands(title, tuple(("systemctl", "disable", "--now", name) for name in units), back)
     if OPENRC_SCRIPT in present and find_tool("rc-update") is not None:
-        return Commands(title, _STOP_OPENRC, _START_OPENRC)
+        return run_commands(title, _STOP_OPENRC, _START_OPENRC)
     return None

@@ -13,7 +13,7 @@ from mailsni.host import files
 from mailsni.probes.expectation import Expectation
 from mailsni.setup.model import Item, SetupOptions, is_published
 from mailsni.setup.record import Record
-from mailsni.setup.steps import ChangeServer, Step
+from mailsni.setup.steps import Step, change_file, change_server
 from mailsni.targets.dovecot import conf_edit, doveconf, live_include, parser
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot
@@ -68,7 +68,8 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
         f"add the line `{conf_edit.line(own.include_file)}` to {own.config_file}, "
         "which does not include that place, and reload Dovecot"
     )
-    yield _edit(settings, title, before, conf_edit.with_include(before, own.include_file), expected)
+    edit = change_file(title, own.config_file, before, conf_edit.with_include(before, own.include_file), mode=None)
+    yield _in_server(edit, own.config_file, settings, expected)
 
 
 def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation, ...]) -> Iterator[Step]:
@@ -84,7 +85,8 @@ def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation,
         after = original if original is not None else conf_edit.without_include(before, own.include_file)
         if before != after:
             title = f"remove mailsni's line from {own.config_file}, and reload Dovecot"
-            yield _edit(settings, title, before, after, expected)
+            edit = change_file(title, own.config_file, before, after, mode=None)
+            yield _in_server(edit, own.config_file, settings, expected)
     yield from plan_include_removal(settings, expected)
 
 
@@ -107,34 +109,13 @@ def plan_include_removal(settings: Settings, expected: tuple[Expectation, ...]) 
             path=required.file,
             line=required.line,
         )
-    yield ChangeServer(
-        f"remove {own.include_file}, and reload Dovecot",
-        own.include_file,
-        live,
-        None,
-        settings=settings,
-        target=_find(settings),
-        expected=expected,
-        problem=partial(doveconf.startup_error, own.config_file),
-    )
+    removal = change_file(f"remove {own.include_file}, and reload Dovecot", own.include_file, live, None)
+    yield _in_server(removal, own.include_file, settings, expected)
 
 
-def _edit(
-    settings: Settings, title: str, before: bytes, after: bytes, expected: tuple[Expectation, ...]
-) -> ChangeServer:
-    """The step that edits dovecot.conf."""
-    path = settings.dovecot.config_file
-    return ChangeServer(
-        title,
-        path,
-        before,
-        after,
-        mode=None,
-        settings=settings,
-        target=_find(settings),
-        expected=expected,
-        problem=partial(doveconf.startup_error, path),
-    )
+def _in_server(file: Step, path: Path, settings: Settings, expected: tuple[Expectation, ...]) -> Step:
+    check = partial(doveconf.startup_error, settings.dovecot.config_file)
+    return change_server(file, path, settings, _find(settings), expected, check)
 
 
 def _find(settings: Settings) -> Dovecot:

@@ -26,7 +26,7 @@ from mailsni.probes.expectation import Expectation, expectations
 from mailsni.setup import autostart, dovecot, postfix
 from mailsni.setup.model import Caution, Item, Note, SetupOptions, SetupPlan, require_managed
 from mailsni.setup.plan_removal import plan_startup_removal, plan_unpublishing
-from mailsni.setup.steps import ChangeFile, FirstApply, MakeDirectories, Step
+from mailsni.setup.steps import Step, change_file, first_apply, make_directories
 from mailsni.setup.units import CRON, UNITS, Kind, startup_files
 from mailsni.targets.registry import NO_SERVER
 
@@ -152,7 +152,7 @@ def _serve_default_names(snapshot: Snapshot, options: SetupOptions) -> tuple[Sna
         f"[names]\n{line}\n"
     ).encode()
     title = f"serve {summarize(names)} by name too: write {path}"
-    items += (*MakeDirectories.up_to(path.parent), ChangeFile(title, path, None, content))
+    items += (*make_directories(path.parent), change_file(title, path, None, content))
     return take_snapshot(replace(settings, names=patterns), snapshot.now), items
 
 
@@ -173,7 +173,7 @@ def _first_apply(snapshot: Snapshot) -> Iterator[Item]:
     transaction.require_not_empty(snapshot, allow=False)
     installed = _installed(snapshot)
     if "dovecot" in installed:
-        yield from MakeDirectories.up_to(settings.dovecot.include_file.parent)
+        yield from make_directories(settings.dovecot.include_file.parent)
     if not snapshot.plan.pending:
         return
     changes = [f"+ {change.name}" for change in snapshot.plan.effective]
@@ -186,13 +186,12 @@ def _first_apply(snapshot: Snapshot) -> Iterator[Item]:
         and not snapshot.record.interrupted
         and not any(file_identity.of_file(target.path) for target in snapshot.targets)
     )
-    yield FirstApply(
-        settings,
+    yield first_apply(
         f"mailsni apply: publish {counted(names, 'name')} before a server's configuration names the files",
         "\n".join((*changes, *artifacts)),
-        fresh,
-        plan_unpublishing,
+        settings,
         partial(postfix.map_type_problem, settings, postfix.map_type(settings)) if "postfix" in installed else None,
+        partial(plan_unpublishing, settings) if fresh else None,
     )
     if not names:
         yield Caution("no certificate has a mail name yet: `mailsni status --skipped` says why; later ones are served")
@@ -204,7 +203,7 @@ def _hooks(settings: Settings, options: SetupOptions, program: Path) -> Iterator
     for path in autostart.hooks(settings):
         store = path.parents[2]
         if store.is_dir():
-            yield from MakeDirectories.up_to(path.parent)
+            yield from make_directories(path.parent)
             yield from _managed_file(path, text, 0o755, f"install certbot's post hook {path}")
         else:
             yield Caution(
@@ -222,7 +221,7 @@ def _managed_file(path: Path, text: bytes, mode: int, title: str) -> tuple[Step,
     present = require_managed(path)
     if present == text and permissions.mode_problem(path, mode) is None:
         return ()
-    return (ChangeFile(title, path, present, text, mode),)
+    return (change_file(title, path, present, text, mode),)
 
 
 def _startup(settings: Settings, options: SetupOptions, program: Path) -> Iterator[Item]:

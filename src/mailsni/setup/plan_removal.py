@@ -14,7 +14,7 @@ from mailsni.host import files
 from mailsni.probes.expectation import Expectation
 from mailsni.setup import autostart, dovecot, postfix, record
 from mailsni.setup.model import Item, Note, SetupPlan, is_published, read_if_managed
-from mailsni.setup.steps import ChangeFile, Commands, Delete, Step
+from mailsni.setup.steps import Step, change_file, delete, run_commands
 from mailsni.setup.units import UNITS
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.postfix import map_types
@@ -40,12 +40,12 @@ def plan_removal(settings: Settings) -> SetupPlan:
         items += dovecot.plan_removal(settings, known, expected)
     items += plan_startup_removal(settings)
     if autostart.SYSTEMD.is_dir() and any(path.parent == UNITS for path in _startup_files(settings)):
-        items.append(Commands("tell systemd", (autostart.RELOAD_UNITS,)))
+        items.append(run_commands("tell systemd", (autostart.RELOAD_UNITS,)))
     items += _own_configuration(known)
     items += _published_files(settings)
     made = tuple(path for path in map(Path, known.directories) if path.is_dir())
     if made:
-        items.append(Delete("remove the directories that setup made", (), made[::-1]))
+        items.append(delete("remove the directories that setup made", (), made[::-1]))
     return SetupPlan.of(settings, items)
 
 
@@ -83,7 +83,7 @@ def plan_startup_removal(settings: Settings, keep: Collection[Path] = ()) -> Ite
     if (stop := autostart.stop(present)) is not None:
         yield stop
     for path, content in present.items():
-        yield ChangeFile(f"remove {path}", path, content, None, stat.S_IMODE(path.stat().st_mode))
+        yield change_file(f"remove {path}", path, content, None, stat.S_IMODE(path.stat().st_mode))
 
 
 def _startup_files(settings: Settings) -> dict[Path, bytes]:
@@ -98,7 +98,7 @@ def _own_configuration(known: record.Record) -> Iterator[Item]:
     if content is None:
         return
     if known.written.get(str(path)) == record.digest(content):
-        yield ChangeFile(f"remove {path}", path, content, None)
+        yield change_file(f"remove {path}", path, content, None)
     else:
         yield Note(f"{path} is yours and stays")
 
@@ -114,12 +114,12 @@ def _published_files(settings: Settings) -> Iterator[Step]:
     present = tuple(directory for directory in pin_directories if directory.is_dir())
     if pins or present:
         title = f"delete {counted(len(pins), 'pinned file')}, keys and all"
-        yield Delete(title, tuple(pins), present, present)
+        yield delete(title, tuple(pins), present, present)
     source = settings.postfix.map
     text = files.read_private(source)
     if text is not None and is_published(settings, source, text):
         compiled = [path for path in map_types.map_files(source) if path.is_file()]
-        yield Delete(f"delete the map {source}", (*compiled, source), (), (source.parent,))
+        yield delete(f"delete the map {source}", (*compiled, source), (), (source.parent,))
     if state.is_dir():
         records = tuple(path for path in sorted(state.glob("*.json")) if path.is_file())
-        yield Delete(f"delete what {state} remembers", records, (state,))
+        yield delete(f"delete what {state} remembers", records, (state,))

@@ -12,7 +12,7 @@ from mailsni.errors import HostError, RefusedError
 from mailsni.probes.expectation import Expectation
 from mailsni.setup.model import Item, Note, SetupOptions
 from mailsni.setup.record import Record
-from mailsni.setup.steps import ChangeServer, Step
+from mailsni.setup.steps import Step, change_file, change_server
 from mailsni.targets.postfix import main_cf, postconf
 from mailsni.targets.postfix.map_types import TableReference, parse_tables
 from mailsni.targets.postfix.postconf import Installation
@@ -59,16 +59,10 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
     table = f"{map_type(settings)}:{own.map}"
     value = ", ".join([table] if options.take_over else [*theirs, table])
     shown = repr(value) if " " in value else value
-    yield ChangeServer(
-        f"postconf -e {postconf.SNI_MAPS}={shown}, and reload Postfix",
-        main_cf.path_of(own),
-        main_cf.text(own),
-        main_cf.with_map(own, table, take_over=options.take_over),
-        mode=None,
-        settings=settings,
-        target=target,
-        expected=expected,
-    )
+    title = f"postconf -e {postconf.SNI_MAPS}={shown}, and reload Postfix"
+    path, after = main_cf.path_of(own), main_cf.with_map(own, table, take_over=options.take_over)
+    edit = change_file(title, path, main_cf.text(own), after, mode=None)
+    yield change_server(edit, path, settings, target, expected)
 
 
 def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation, ...]) -> Iterator[Step]:
@@ -96,17 +90,10 @@ def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation,
     if not target.is_configured and not main_cf.is_marked(before):
         return
     original = known.before(path, before)
-    yield ChangeServer(
-        f"remove mailsni's map from {postconf.SNI_MAPS} in {path}, and reload Postfix",
-        path,
-        before,
-        original if original is not None else main_cf.without_map(own),
-        mode=None,
-        settings=settings,
-        target=target,
-        expected=expected,
-        problem=partial(_still_named, own),
-    )
+    after = original if original is not None else main_cf.without_map(own)
+    title = f"remove mailsni's map from {postconf.SNI_MAPS} in {path}, and reload Postfix"
+    edit = change_file(title, path, before, after, mode=None)
+    yield change_server(edit, path, settings, target, expected, partial(_still_named, own))
 
 
 def map_type(settings: Settings) -> str:

@@ -7,13 +7,11 @@ removal delete keys and cannot be undone: no server refers to what they delete a
 from __future__ import annotations
 
 import difflib
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar
 
 from mailsni.config.settings import Settings
 from mailsni.deploy import transaction
@@ -30,47 +28,27 @@ from mailsni.targets.base import Target
 
 _TIMEOUT = 120.0
 _PATHS_SHOWN = 8
+CommandLines = tuple[tuple[str, ...], ...]
 
 
-class Step(ABC):
+@dataclass(frozen=True, slots=True)
+class Step:
     """One change of the host."""
-
-    __slots__ = ()
 
     title: str
     """What it does, in one line."""
-    reversible: ClassVar[bool] = True
-    """Whether :meth:`undo` brings back what was there before."""
-
-    @property
-    @abstractmethod
-    def change(self) -> str:
-        """A unified diff, or command lines; may be empty."""
-
-    @property
-    def places(self) -> tuple[Path, ...]:
-        """The directories that it writes into."""
-        return ()
-
-    @property
-    def record(self) -> Record:
-        """What the removal needs to know of it."""
-        return Record()
-
-    @abstractmethod
-    def do(self) -> tuple[str, ...]:
-        """Do it.
-
-        Returns:
-            What a person should look at.
-
-        Raises:
-            MailsniError: it could not be done, and nothing of it is left.
-        """
-
-    @abstractmethod
-    def undo(self) -> None:
-        """Undo it."""
+    change: str
+    """A unified diff, or command lines; may be empty."""
+    do: Callable[[], tuple[str, ...]]
+    """Does it, and gives what a person should look at. When it raises a MailsniError, nothing of it is left."""
+    undo: Callable[[], None]
+    """Brings back what was there before."""
+    places: tuple[Path, ...] = ()
+    """The directories that it writes into."""
+    record: Record = field(default_factory=Record)
+    """What the removal needs to know of it."""
+    reversible: bool = True
+    """Whether it can be undone."""
 
 
 def carry_out(steps: Sequence[Step], on_step: Callable[[Step], None]) -> tuple[str, ...]:
@@ -126,253 +104,208 @@ def difference(path: Path, before: bytes | None, after: bytes | None) -> str:
     return "\n".join(difflib.unified_diff(old, new, *names, lineterm=""))
 
 
-@dataclass(frozen=True, slots=True)
-class MakeDirectories(Step):
-    """Makes a directory and the missing ones above it."""
-
-    missing: tuple[Path, ...]
-    """The outermost first."""
-    title: str
-    mode: int = 0o755
-
-    @classmethod
-    def up_to(cls, path: Path) -> tuple[MakeDirectories, ...]:
-        """The step that a directory needs; none when it exists."""
-        missing = files.missing_directories(path)
-        return (cls(missing, f"make the directory {path}"),) if missing else ()
-
-    @property
-    def change(self) -> str:
-        """The commands that make them."""
-        return "\n".join(f"mkdir --mode={self.mode:04o} {path}" for path in self.missing)
-
-    @property
-    def places(self) -> tuple[Path, ...]:
-        """The directory that the outermost one lies in."""
-        return (self.missing[0].parent,)
-
-    @property
-    def record(self) -> Record:
-        """The removal removes them too."""
-        return Record(directories=tuple(map(str, self.missing)))
-
-    def do(self) -> tuple[str, ...]:
-        """Make them."""
-        files.ensure_directory(self.missing[-1], self.mode)
+def make_directories(path: Path) -> tuple[Step, ...]:
+    """The step that makes a directory and the missing ones above it; none when it exists."""
+    missing = files.missing_directories(path)
+    if not missing:
         return ()
 
-    def undo(self) -> None:
-        """Remove those that are empty."""
-        for path in reversed(self.missing):
-            files.remove_directory(path)
-
-
-@dataclass(frozen=True, slots=True)
-class ChangeFile(Step):
-    """Writes a file of our own, replaces it, removes it, or edits one of the administrator's."""
-
-    title: str
-    path: Path
-    before: bytes | None
-    after: bytes | None
-    mode: int | None = files.PUBLIC
-    """Of a file of our own; None for an edit: the file keeps its mode."""
-
-    @property
-    def change(self) -> str:
-        """A diff, or the command that removes the file."""
-        return difference(self.path, self.before, self.after) if self.after is not None else f"rm {self.path}"
-
-    @property
-    def places(self) -> tuple[Path, ...]:
-        """The directory of the file."""
-        return (self.path.resolve().parent,)
-
-    @property
-    def record(self) -> Record:
-        """What an edited file was before, or the digest of a written one."""
-        if self.after is None:
-            return Record()
-        if self.mode is None:
-            return Record(edits={str(self.path): Edit.of(self.before or b"", self.after)})
-        return Record(written={str(self.path): digest(self.after)})
-
-    def do(self) -> tuple[str, ...]:
-        """Write it."""
-        self._put(self.after, expected=self.before)
+    def do() -> tuple[str, ...]:
+        files.ensure_directory(path, 0o755)
         return ()
 
-    def undo(self) -> None:
-        """Write what it was before."""
-        self._put(self.before, expected=self.after)
+    def undo() -> None:
+        for directory in reversed(missing):
+            files.remove_directory(directory)
 
-    def _put(self, content: bytes | None, *, expected: bytes | None) -> None:
-        real = self.path.resolve() if self.mode is None else self.path
-        if files.read_private(real) != expected:
-            raise RefusedError(f"{self.path}: was changed meanwhile", hint="run it again", path=self.path)
+    step = Step(
+        f"make the directory {path}",
+        "\n".join(f"mkdir --mode=0755 {directory}" for directory in missing),
+        do,
+        undo,
+        places=(missing[0].parent,),
+        record=Record(directories=tuple(map(str, missing))),
+    )
+    return (step,)
+
+
+def change_file(
+    title: str, path: Path, before: bytes | None, after: bytes | None, mode: int | None = files.PUBLIC
+) -> Step:
+    """The step that writes a file of our own, replaces it, removes it, or edits one of the administrator's.
+
+    Args:
+        title: of the step.
+        path: the file.
+        before: what it holds; None: it does not exist.
+        after: what it will hold; None removes it.
+        mode: of a file of our own; None for an edit: the file keeps its mode.
+    """
+
+    def put(content: bytes | None, *, expected: bytes | None) -> tuple[str, ...]:
+        if files.read_private(path.resolve() if mode is None else path) != expected:
+            raise RefusedError(f"{path}: was changed meanwhile", hint="run it again", path=path)
         if content is None:
-            files.remove(self.path)
-        elif self.mode is None:
-            files.edit(self.path, content)
+            files.remove(path)
+        elif mode is None:
+            files.edit(path, content)
         else:
-            files.replace(self.path, content, self.mode)
+            files.replace(path, content, mode)
+        return ()
+
+    def undo() -> None:
+        put(before, expected=after)
+
+    if after is None:
+        record = Record()
+    elif mode is None:
+        record = Record(edits={str(path): Edit.of(before or b"", after)})
+    else:
+        record = Record(written={str(path): digest(after)})
+    change = difference(path, before, after) if after is not None else f"rm {path}"
+    return Step(title, change, lambda: put(after, expected=before), undo, (path.resolve().parent,), record)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangeServer(ChangeFile):
-    """Changes a server's configuration: edits it, has it checked, reloads, and probes whether clients still connect."""
+def change_server(
+    file: Step,
+    path: Path,
+    settings: Settings,
+    target: Target,
+    expected: tuple[Expectation, ...],
+    problem: Callable[[], str | None] | None = None,
+) -> Step:
+    """The step that changes a server's configuration, checks it, reloads, and probes whether clients still connect.
 
-    settings: Settings
-    target: Target
-    expected: tuple[Expectation, ...]
-    """What names must be served afterwards."""
-    problem: Callable[[], str | None] | None = None
-    """Asks the server's own tools why the configuration would not do; None when it would."""
+    Args:
+        file: the step that changes a file of the configuration.
+        path: of that file.
+        settings: of the probes.
+        target: the server.
+        expected: what names must be served afterwards.
+        problem: asks the server's own tools why the configuration would not do; None when it would.
+    """
 
-    def do(self) -> tuple[str, ...]:
-        """Change it; undo the change when a client that connected before no longer can."""
-        wire = probe.wire_check(self.settings, self.target, self.expected)
+    def do() -> tuple[str, ...]:
+        wire = probe.wire_check(settings, target, expected)
         (before,) = wire.now()
-        ChangeFile.do(self)
+        file.do()
         try:
-            if self.problem is not None and (problem := self.problem()) is not None:
-                raise HostError(f"{self.path}: {self.target.name} refuses it: {problem}", path=self.path)
-            self.target.reload()
+            if problem is not None and (why := problem()) is not None:
+                raise HostError(f"{path}: {target.name} refuses it: {why}", path=path)
+            target.reload()
             (after,) = wire.confirm()
             if lost := newly_cut_off(before, after):
                 raise RolledBackError(
-                    f"{self.path}: {probe.summarize_answers(lost)}: connected before, and not after the change",
+                    f"{path}: {probe.summarize_answers(lost)}: connected before, and not after the change",
                     hint="the change was undone",
-                    path=self.path,
+                    path=path,
                 )
         except BaseException as error:
             try:
-                self.undo()
+                undo()
             except (MailsniError, OSError) as second:
                 raise RollbackFailedError(
-                    f"{self.path}: could not be undone: {second}; the cause: {error}",
+                    f"{path}: could not be undone: {second}; the cause: {error}",
                     hint="look at the server now",
-                    path=self.path,
+                    path=path,
                 ) from error
             raise
         if wrong := after.wrong_certificates:
-            return (f"{self.target.name}: {probe.summarize_answers(wrong)}: gets another certificate than mailsni's",)
+            return (f"{target.name}: {probe.summarize_answers(wrong)}: gets another certificate than mailsni's",)
         return ()
 
-    def undo(self) -> None:
-        """Bring the configuration back, and reload."""
-        ChangeFile.undo(self)
-        self.target.reload()
+    def undo() -> None:
+        file.undo()
+        target.reload()
+
+    return replace(file, do=do, undo=undo)
 
 
-@dataclass(frozen=True, slots=True)
-class FirstApply(Step):
-    """``mailsni apply``: builds and publishes the servers' files, and confirms what is served."""
+def first_apply(
+    title: str,
+    change: str,
+    settings: Settings,
+    problem: Callable[[], HostError | None] | None,
+    unpublish: Callable[[], Iterable[Step]] | None,
+) -> Step:
+    """The step of ``mailsni apply``: builds and publishes the servers' files, and confirms what is served.
 
-    settings: Settings
-    title: str
-    changes: str
-    """The names and files that it publishes."""
-    fresh: bool
-    """Whether nothing was deployed before."""
-    unpublish: Callable[[Settings], Sequence[Step]]
-    """Plans how to remove what a first deployment wrote."""
-    problem: Callable[[], HostError | None] | None = None
-    """Why a server's configuration, as the next steps write it, would not fit what was published."""
+    Args:
+        title: of the step.
+        change: the names and files that it publishes.
+        settings: what to publish, and where to.
+        problem: why a server's configuration, as the next steps write it, would not fit what was published.
+        unpublish: plans how to remove a first deployment; None for a later one: what it was updated to is confirmed,
+            and stays.
+    """
 
-    @property
-    def change(self) -> str:
-        """The names and files that it publishes."""
-        return self.changes
-
-    @property
-    def places(self) -> tuple[Path, ...]:
-        """The directories that a deployment writes into."""
-        return transaction.writable_directories(self.settings)
-
-    def do(self) -> tuple[str, ...]:
-        """Publish."""
-        done = transaction.apply(take_snapshot(self.settings, datetime.now(UTC)), Options())
-        if self.problem is not None and (problem := self.problem()) is not None:
-            self.undo()
-            raise problem
+    def do() -> tuple[str, ...]:
+        done = transaction.apply(take_snapshot(settings, datetime.now(UTC)), Options())
+        if problem is not None and (why := problem()) is not None:
+            undo()
+            raise why
         wrong = [f"{probe.summarize_answers(done.wrong)}: is not the expected certificate"] if done.wrong else []
         return (*done.warnings, *wrong)
 
-    def undo(self) -> None:
-        """Remove a first deployment. What an earlier one was updated to stays: it was confirmed."""
-        if self.fresh:
-            for step in self.unpublish(self.settings):
-                step.do()
+    def undo() -> None:
+        for step in unpublish() if unpublish is not None else ():
+            step.do()
+
+    return Step(title, change, do, undo, transaction.writable_directories(settings))
 
 
-@dataclass(frozen=True, slots=True)
-class Commands(Step):
-    """Runs programs of the system, such as systemctl(1)."""
+def run_commands(title: str, commands: CommandLines, back: CommandLines = ()) -> Step:
+    """The step that runs programs of the system in order, such as systemctl(1).
 
-    title: str
-    commands: tuple[tuple[str, ...], ...]
-    back: tuple[tuple[str, ...], ...] = ()
-    """What undoes them; it may fail (what does not exist cannot be disabled)."""
+    Args:
+        title: of the step.
+        commands: the programs and their arguments.
+        back: what undoes them; it may fail (what does not exist cannot be disabled).
+    """
 
-    @property
-    def change(self) -> str:
-        """The command lines."""
-        return "\n".join(" ".join(words) for words in self.commands)
-
-    def do(self) -> tuple[str, ...]:
-        """Run them in order."""
+    def do() -> tuple[str, ...]:
         try:
-            for words in self.commands:
+            for words in commands:
                 done = run([require_tool(words[0]), *words[1:]], timeout=_TIMEOUT)
                 if done.returncode != 0:
                     message = done.stderr.splitlines()[-1] if done.stderr else f"exit status {done.returncode}"
                     raise HostError(f"{' '.join(words)}: {message}")
         except BaseException:
-            self.undo()
+            undo()
             raise
         return ()
 
-    def undo(self) -> None:
-        """Run what undoes them."""
-        for words in self.back:
+    def undo() -> None:
+        for words in back:
             with suppress(HostError):
                 run([require_tool(words[0]), *words[1:]], timeout=_TIMEOUT)
 
+    return Step(title, "\n".join(" ".join(words) for words in commands), do, undo)
 
-@dataclass(frozen=True, slots=True)
-class Delete(Step):
-    """Deletes files that nothing refers to any more, keys among them, and directories that are empty then."""
 
-    title: str
-    paths: tuple[Path, ...]
-    directories: tuple[Path, ...] = ()
-    """The innermost first."""
-    staging: tuple[Path, ...] = ()
-    """Directories in which an interrupted run may have left its staging directory."""
-    reversible: ClassVar[bool] = False
+def delete(
+    title: str, paths: tuple[Path, ...], directories: tuple[Path, ...] = (), staging: tuple[Path, ...] = ()
+) -> Step:
+    """The step that deletes files that nothing refers to any more, keys among them. It cannot be undone.
 
-    @property
-    def change(self) -> str:
-        """The commands that delete them."""
-        lines = [f"rm {path}" for path in self.paths]
-        if len(lines) > _PATHS_SHOWN:
-            lines[_PATHS_SHOWN:] = [f"and {len(lines) - _PATHS_SHOWN} more there"]
-        return "\n".join([*lines, *(f"rmdir {path}" for path in self.directories)])
+    Args:
+        title: of the step.
+        paths: the files.
+        directories: removed when they are empty then; the innermost first.
+        staging: directories in which an interrupted run may have left its staging directory.
+    """
 
-    @property
-    def places(self) -> tuple[Path, ...]:
-        """The directories of the files."""
-        return tuple(dict.fromkeys(path.parent for path in self.paths))
-
-    def do(self) -> tuple[str, ...]:
-        """Delete them."""
-        for place in self.staging:
+    def do() -> tuple[str, ...]:
+        for place in staging:
             files.clear_staging(place)
-        for path in self.paths:
+        for path in paths:
             files.remove(path)
-        left = [path for path in self.directories if not files.remove_directory(path)]
+        left = [path for path in directories if not files.remove_directory(path)]
         return tuple(f"{path}: is kept, because it contains something that mailsni did not write" for path in left)
 
-    def undo(self) -> None:
-        """Nothing: a deletion cannot be undone."""
+    lines = [f"rm {path}" for path in paths]
+    if len(lines) > _PATHS_SHOWN:
+        lines[_PATHS_SHOWN:] = [f"and {len(lines) - _PATHS_SHOWN} more there"]
+    change = "\n".join([*lines, *(f"rmdir {path}" for path in directories)])
+    places = tuple(dict.fromkeys(path.parent for path in paths))
+    return Step(title, change, do, lambda: None, places, reversible=False)
