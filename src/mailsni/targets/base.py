@@ -10,6 +10,7 @@ from typing import Protocol
 from mailsni.config.settings import Action
 from mailsni.core.deployment import DeploymentRecord
 from mailsni.core.selection import Selection
+from mailsni.host import file_identity, files
 from mailsni.probes.endpoint import Endpoint, Server
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.reload import ReloadResult
@@ -23,6 +24,14 @@ class StagedFile:
     destination: Path
     previous: Path | None
     """A copy of what lies at the destination; None when going back means to remove it."""
+
+
+def copy_of_live(live: Path, copy: Path) -> Path | None:
+    """Copy what lies at a destination, to put it there again; None when nothing lies there."""
+    if file_identity.of_file(live) is None:
+        return None
+    files.copy_new(live, copy)
+    return copy
 
 
 @dataclass(frozen=True, slots=True)

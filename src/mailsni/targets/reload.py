@@ -71,12 +71,7 @@ def unit_of(groups: str) -> str | None:
 
 
 def restart_commands(manager: ServiceManager, own: Sequence[Command]) -> tuple[Command, ...]:
-    """How to restart a server.
-
-    Args:
-        manager: what keeps it running.
-        own: its own commands to stop and to start, for a server without a manager.
-    """
+    """How to restart a server: through what keeps it running, else by its own commands to stop and to start."""
     match manager:
         case ServiceManager(unit=str(unit)):
             return (("systemctl", "restart", unit),)
@@ -108,8 +103,7 @@ class Controls:
 
 
 def _detect_service_manager(name: str, server: Controls) -> ServiceManager:
-    # The script knows the default configuration only.
-    script = _INIT_SCRIPTS / name
+    script = _INIT_SCRIPTS / name  # it knows the default configuration only
     installed = script if server.is_default and os.access(script, os.X_OK) else None
     file = server.pid_file()
     try:
@@ -137,11 +131,6 @@ def _is_supervised(number: int) -> bool:
 
 def perform(name: str, action: Action, server: Controls) -> ReloadResult:
     """Reload a server, restart it, or run the administrator's command.
-
-    Args:
-        name: of the server, and of its script in ``/etc/init.d``.
-        action: what the configuration says.
-        server: how it is controlled.
 
     Raises:
         HostError: a command failed.

@@ -28,19 +28,11 @@ _DOVECOT_SETTINGS: Final = ("protocols", "listen", "ssl", "service")
 def dovecot_endpoints(
     config_file: Path, *, every_family: bool = False, executor: Executor = LOCAL
 ) -> tuple[Endpoint, ...]:
-    """The IMAP, POP3, ManageSieve and submission ports of a Dovecot that offer TLS.
+    """The IMAP, POP3, ManageSieve and submission ports of a Dovecot that offer TLS; see :meth:`Target.endpoints`.
 
     Dovecot 2.3 spends most of its time on parts of the configuration that are not asked for, ``-m master`` spares
     that: measured with 5,000 local_name blocks, 2.0 s with and 5 s without it (0.02 s without blocks). Dovecot 2.4 has
     no ``-m``, says so within 3 ms, and needs 0.7 s for 5,000 blocks.
-
-    Args:
-        config_file: its dovecot.conf.
-        every_family: on IPv4 and on IPv6, where it listens on both.
-        executor: where Dovecot runs.
-
-    Raises:
-        HostError: there is no doveconf, or it fails: the configuration is wrong.
     """
     completed = doveconf.run(config_file, "-m", "master", *_DOVECOT_SETTINGS, executor=executor)
     if completed.returncode != 0:
@@ -55,10 +47,8 @@ def parse_dovecot(text: str, *, every_family: bool = False) -> tuple[Endpoint, .
     (``haproxy = yes``). With ``ssl = no`` there is none: neither release then offers STARTTLS, nor listens on the
     ports that are TLS from the first byte.
 
-    Args:
-        text: of 2.3 (all settings of a listener, ``protocols = imap pop3``, ``address``) or 2.4 (only the settings
-            that were set or have a default of their own, ``protocols { imap = yes }``, ``listen``).
-        every_family: see :func:`dovecot_endpoints`.
+    2.3 prints all settings of a listener, ``protocols = imap pop3``, ``address``; 2.4 only the settings that were set
+    or have a default of their own, ``protocols { imap = yes }``, ``listen``.
     """
     top: dict[str, str] = {}
     protocols: set[str] = set()

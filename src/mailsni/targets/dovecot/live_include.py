@@ -52,11 +52,7 @@ class LiveBlock:
 
 
 def blocks_of(text: str) -> tuple[LiveBlock, ...]:
-    """The blocks of an include, as far as they are written as the templates write them.
-
-    Args:
-        text: of the include, whoever wrote it.
-    """
+    """The blocks of an include, whoever wrote it, as far as they are written as the templates write them."""
     blocks: list[LiveBlock] = []
     names: tuple[str, ...] = ()
     paths: list[Path] = []
@@ -104,17 +100,11 @@ def trial(main: Path, live: Path, staged: Path) -> str:
     """A configuration with a staged include in the place of the live one, which can be read from any directory.
 
     Relative names become absolute. A pattern that takes the live include in is written out file by file, and so is a
-    file that includes it in turn. Where nothing includes it, the last line does.
-
-    Args:
-        main: ``dovecot.conf``.
-        live: the include; it need not exist.
-        staged: the file to read in its place.
+    file that includes it in turn. Where nothing includes it, the last line does. The live include need not exist.
     """
     configuration = read(main, without=live)
-    trial = _Trial(
-        live, staged, {(one.file, one.line): one for one in configuration.includes}, _carriers(configuration, live)
-    )
+    includes = {(one.file, one.line): one for one in configuration.includes}
+    trial = _Trial(live, staged, includes, _carriers(configuration, live))
     lines = list(trial.lines(main, ()))
     if not trial.carriers:
         lines.append(f"!include {staged}")

@@ -153,14 +153,7 @@ def parse(line: LogicalLine) -> Statement | None:
 
 
 def statements(text: str) -> Iterator[Statement]:
-    """What a file says, in its order.
-
-    Args:
-        text: all of the file, or the output of ``doveconf``.
-
-    Yields:
-        Everything that Dovecot understands.
-    """
+    """What a file, or the output of ``doveconf``, says, in its order, as far as Dovecot understands it."""
     for line in logical_lines(text):
         statement = parse(line)
         if statement is not None:

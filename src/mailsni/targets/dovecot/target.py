@@ -18,11 +18,11 @@ from mailsni.config.settings import Action, DovecotSettings
 from mailsni.core.deployment import DeploymentRecord
 from mailsni.core.selection import Selection
 from mailsni.errors import HostError
-from mailsni.host import file_identity, files, permissions
+from mailsni.host import files, permissions
 from mailsni.host.commands import LOCAL, Executor
 from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import reload, rendering
-from mailsni.targets.base import Stage, StagedFile
+from mailsni.targets.base import Stage, StagedFile, copy_of_live
 from mailsni.targets.dovecot import doveconf, live_include, parser
 from mailsni.targets.dovecot.endpoints import dovecot_endpoints
 from mailsni.targets.pinned import PinDirectory
@@ -77,10 +77,7 @@ class Dovecot:
         del selection, pins  # the text says it all
         path = staging / self.path.name
         files.create(path, text, files.PUBLIC)
-        previous = None
-        if file_identity.of_file(self.path) is not None:
-            previous = staging / "previous-include"
-            files.copy_new(self.path, previous)
+        previous = copy_of_live(self.path, staging / "previous-include")
         self._validate(path)
         return Stage((StagedFile(path, self.path, previous),))
 

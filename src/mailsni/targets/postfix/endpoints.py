@@ -24,15 +24,7 @@ _TLS_PARAMETERS: Final = (
 
 
 def postfix_endpoints(postfix: Installation, *, every_family: bool = False) -> tuple[Endpoint, ...]:
-    """The SMTP ports of a Postfix that offer TLS, in the order of master.cf.
-
-    Args:
-        postfix: whose ports.
-        every_family: on IPv4 and on IPv6, where it listens on both.
-
-    Raises:
-        HostError: there is no postconf, or it fails.
-    """
+    """The SMTP ports of a Postfix that offer TLS, in the order of master.cf; see :meth:`Target.endpoints`."""
     services, overrides = postfix.services(), postfix.overrides(*_TLS_PARAMETERS)
     main = postfix.parameters("inet_interfaces", "inet_protocols", *_TLS_PARAMETERS)
     return endpoints_of(services, overrides, main, every_family=every_family)
@@ -45,13 +37,7 @@ def endpoints_of(
 
     A service counts when its command is smtpd or postscreen, TLS is on (``smtpd_tls_wrappermode``, else a security
     level other than ``none``, else the older ``smtpd_use_tls`` and ``smtpd_enforce_tls``; ``-o`` over main.cf), and
-    no PROXY header is expected of the client.
-
-    Args:
-        services: of master.cf.
-        overrides: what they have for themselves.
-        main: the values in main.cf. A parameter that this Postfix does not know is not among them.
-        every_family: see :func:`postfix_endpoints`.
+    no PROXY header is expected of the client. A parameter that this Postfix does not know has no value in main.cf.
     """
     values: dict[str, dict[str, str]] = defaultdict(lambda: dict(main))
     for override in overrides:

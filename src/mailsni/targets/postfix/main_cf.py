@@ -45,12 +45,7 @@ def path_of(settings: PostfixSettings) -> Path:
 
 
 def with_map(settings: PostfixSettings, table: str, *, take_over: bool) -> bytes:
-    """main.cf with our map.
-
-    Args:
-        settings: whose main.cf.
-        table: our map, ``TYPE:PATH``.
-        take_over: ours alone; else ours after those that are there.
+    """main.cf with our map (``TYPE:PATH``) after those that are there, or in their place (``take_over``).
 
     Raises:
         HostError: postconf(1) cannot do it.

@@ -25,8 +25,6 @@ class CompiledMap:
     map_type: str
     path: Path
     """The file that the server will read: the compiled map, or for texthash the source itself."""
-    suffix: str
-    """What its name has more than that of the source."""
 
 
 def compile_map(
@@ -52,7 +50,7 @@ def compile_map(
             failures.append(f"{map_type}: {error}")
             continue
         verify_map(postfix, table, compiled, entries)
-        return CompiledMap(map_type, compiled, compiled.name.removeprefix(source.name))
+        return CompiledMap(map_type, compiled)
     raise HostError(
         f"postmap: no map type works here: {'; '.join(failures)}",
         hint="[postfix] map_type in the configuration says which one to use; `postconf -m` lists them",

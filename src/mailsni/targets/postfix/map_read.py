@@ -113,17 +113,7 @@ def verify_map(postfix: Installation, table: PostfixMap, file: Path, entries: It
 def discrepancies(
     postfix: Installation, table: PostfixMap, file: Path, entries: Iterable[MapEntry]
 ) -> Iterator[Discrepancy]:
-    """Compare a map with what it should hold, entry by entry. Its values are not kept in memory.
-
-    Args:
-        postfix: what reads it where nothing here can.
-        table: the map.
-        file: what a server opens for it.
-        entries: what it should hold.
-
-    Raises:
-        HostError: the map cannot be read.
-    """
+    """Compare a map with what it should hold, entry by entry, as :func:`records` reads it. No value is kept."""
     missing = {entry.key.encode(): entry for entry in entries}
     differs = _path_discrepancy if table.map_type == "texthash" else _discrepancy
     for key, value in records(postfix, table, file, list(missing)):

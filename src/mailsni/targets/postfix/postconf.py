@@ -148,12 +148,7 @@ class Configuration:
         return [entry for entry in self.main if pattern.match(entry.lines[0][1])]
 
     def where_service(self, service: str, parameter: str = "") -> str:
-        """The line of master.cf where a service, or a parameter of its own, stands.
-
-        Args:
-            service: ``NAME/TYPE``.
-            parameter: the name of one of its ``-o`` options.
-        """
+        """The line of master.cf where a service (``NAME/TYPE``), or its ``-o`` option for a parameter, stands."""
         name, _, kind = service.rpartition("/")
         for entry in self.master:
             if entry.text.split(maxsplit=2)[:2] == [name, kind]:
@@ -163,11 +158,9 @@ class Configuration:
 
 
 def offers_tls(values: Mapping[str, str], program: str) -> bool:
-    """Whether a service has TLS switched on: the level, or the older switches where there is none (postconf(5)).
+    """Whether the parameters of a service, ``smtpd`` or ``postscreen``, switch TLS on (postconf(5)).
 
-    Args:
-        values: of its parameters.
-        program: ``smtpd`` or ``postscreen``, whose parameters they are.
+    The level decides, or the older switches where there is none.
     """
     if program == "smtpd" and values.get("smtpd_tls_wrappermode", "").lower() == "yes":
         return True
@@ -178,11 +171,7 @@ def offers_tls(values: Mapping[str, str], program: str) -> bool:
 
 
 def redirects_berkeley_db(values: Mapping[str, str]) -> bool:
-    """Whether a Postfix opens another type in place of Berkeley DB (3.11 and later, NON_BERKELEYDB_README).
-
-    Args:
-        values: ``non_bdb_migration_level`` among them, unless this Postfix does not know it.
-    """
+    """Whether a Postfix opens another type in place of Berkeley DB (3.11 and later, NON_BERKELEYDB_README)."""
     return values.get("non_bdb_migration_level", "") in ("enable-redirect", "enable-reindex")
 
 
@@ -227,11 +216,9 @@ class Installation:
         )
 
     def parameters(self, *names: str, expanded: bool = True) -> dict[str, str]:
-        """The values of parameters in main.cf; one that this Postfix does not know is not among them.
+        """The values of parameters in main.cf, with ``$name`` replaced (``expanded``) or as they are written.
 
-        Args:
-            names: of the parameters.
-            expanded: with ``$name`` replaced, else as they are written.
+        A parameter that this Postfix does not know is not among them.
         """
         return parse_parameters(_text(self._postconf(*(["-x"] if expanded else []), *names)))
 

@@ -22,7 +22,7 @@ from mailsni.host import file_identity, files, permissions
 from mailsni.host.commands import LOCAL, Executor
 from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import reload, rendering
-from mailsni.targets.base import Stage, StagedFile
+from mailsni.targets.base import Stage, StagedFile, copy_of_live
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.postfix.endpoints import postfix_endpoints
 from mailsni.targets.postfix.map_build import compile_map, empty_map
@@ -93,18 +93,14 @@ class Postfix:
         source = staging / self.path.name
         files.create(source, text)
         compiled = compile_map(self.installation, source, map_entries(selection, pins), self.map_types)
-        live = self.path.with_name(self.path.name + compiled.suffix)
-        previous = staging / "previous"
-        if file_identity.of_file(live) is not None:
-            files.copy_new(live, previous)
-        else:
+        live = self.path.with_name(compiled.path.name)
+        previous = copy_of_live(live, staging / "previous")
+        if previous is None:
             previous = empty_map(self.installation, staging, compiled.map_type)
         staged = [StagedFile(compiled.path, live, previous)]
-        if compiled.suffix:
-            old_text = staging / "previous-source"
-            if file_identity.of_file(self.path) is not None:
-                files.copy_new(self.path, old_text)
-            staged.append(StagedFile(source, self.path, old_text if old_text.exists() else None))
+        if compiled.path != source:
+            old_text = copy_of_live(self.path, staging / "previous-source")
+            staged.append(StagedFile(source, self.path, old_text))
         return Stage(tuple(staged), {_MAP_TYPE: compiled.map_type})
 
     def not_configured_reason(self, memory: Mapping[str, str]) -> str | None:
