@@ -111,7 +111,7 @@ def read_table(
     problems = []
     lines: tuple[SourceLine, ...] = ()
     try:
-        lines = map_source.read_source(table.source) or ()
+        lines = tuple(map_source.source_lines(files.read_text(table.source) or ""))
         if not (own and _is_as_rendered(table.source, facts)):
             labels = map_source.read_labels(path for line in lines for path in line.files)
             table_facts = replace(table_facts, source=lines, labels=labels)

@@ -82,25 +82,17 @@ class Conflict:
 
 
 class Precedence:
-    """Who wins, among the blocks that stand in the same outer blocks.
-
-    Args:
-        blocks: in the order in which Dovecot reads them.
-        version: of Dovecot.
-    """
+    """Who wins, among the blocks that stand in the same outer blocks, in the order in which Dovecot reads them."""
 
     def __init__(self, blocks: Sequence[LocalName], version: DovecotVersion) -> None:
         self._groups = _groups(blocks)
         self._last = version != "2.3"
-        self._exact: Mapping[str, list[_Group]] = defaultdict(list)
-        self._wild: Mapping[str, list[_Group]] = defaultdict(list)
+        self._usual: Mapping[str, list[_Group]] = defaultdict(list)
         self._odd: list[tuple[str, _Group]] = []
         for group in self._groups:
             for name in dict.fromkeys(group.names):
-                if "*" not in name and "?" not in name:
-                    self._exact[name].append(group)
-                elif name.startswith("*.") and "*" not in name[1:] and "?" not in name:
-                    self._wild[name[2:]].append(group)
+                if _is_usual(name):
+                    self._usual[name].append(group)
                 elif len(self._odd) < _ODD_LIMIT:
                     self._odd.append((name, group))
 
@@ -119,17 +111,19 @@ class Precedence:
 
     def _taken(self, name: str) -> _Group | None:
         """The group that a client gets which asks for a name; for a wildcard, which one its own text leads to."""
-        if name.startswith("*.") and "*" not in name[1:]:
-            matching: list[_Group] = [*self._wild.get(name[2:], ())]
-        elif "*" in name or "?" in name:
+        if not _is_usual(name):
             return None
-        else:
-            matching = [*self._exact.get(name, ()), *self._wild.get(name.partition(".")[2], ())]
+        matching = [*self._usual.get(name, ())]
+        if not name.startswith("*."):
+            matching += self._usual.get(f"*.{name.partition('.')[2]}", ())
             matching += [group for pattern, group in self._odd if pattern_matches(pattern, name)]
-        if not matching:
-            return None
-        matching.sort(key=lambda group: group.place)
-        return matching[-1 if self._last else 0]
+        choose = max if self._last else min
+        return choose(matching, key=lambda group: group.place, default=None)
+
+
+def _is_usual(name: str) -> bool:
+    """Whether a name has no wildcard, or is of the form ``*.example.com``."""
+    return not {"*", "?"} & set(name.removeprefix("*."))
 
 
 _ODD_LIMIT = 100

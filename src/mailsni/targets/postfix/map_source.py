@@ -41,16 +41,6 @@ class SourceLine:
     files: tuple[Path, ...]
 
 
-def read_source(path: Path) -> tuple[SourceLine, ...] | None:
-    """The entries of a source; None when there is none.
-
-    Raises:
-        MailsniError: it cannot be read.
-    """
-    text = files.read_text(path)
-    return None if text is None else tuple(source_lines(text))
-
-
 def source_lines(text: str) -> Iterator[SourceLine]:
     """The entries of a source (postmap(1), -F): a key, then files with commas or blanks between them."""
     for entry in lines.entries(text):
