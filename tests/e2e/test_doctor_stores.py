@@ -69,6 +69,21 @@ def _issuer_added(host: DoctorHost, finding: Finding) -> None:
         pem.write(host.mail_host.default.chain_pem)
 
 
+def _service_alone(host: DoctorHost) -> str:
+    """A service with a default certificate of its own."""
+    lineage = host.live / "one.test"
+    return host.option(0, f"{{ smtpd_tls_chain_files = {lineage}/privkey.pem {lineage}/cert.pem }}")
+
+
+def _service_completed(host: DoctorHost, finding: Finding) -> None:
+    lineage = host.live / "one.test"
+    assert edit_of(finding) == f"name {lineage}/fullchain.pem instead of {lineage}/cert.pem"
+    host.master_cf.write_text(host.master_cf.read_text().replace(f"{lineage}/cert.pem", f"{lineage}/fullchain.pem"))
+    left = host.find()
+    assert set(left) == {"service_certificate"}
+    run_fix(host, left["service_certificate"])
+
+
 def _two_for_a_name(host: DoctorHost) -> str:
     issued = host.mail_host.authority.issue([NAME, "imap.one.test"], not_before=datetime.now(UTC) - timedelta(days=9))
     host.mail_host.store.add("one.test-0001", issued)
@@ -126,6 +141,7 @@ STORES = [
     Mistake("store_writable", ERROR, _open_archive, run_fix),
     Mistake("chain_incomplete", WARNING, _leaf_alone, _completed),
     Mistake("chain_incomplete", WARNING, _default_alone, _issuer_added),
+    Mistake("chain_incomplete", WARNING, _service_alone, _service_completed, also=("service_certificate",)),
     Mistake("lineages_compete", WARNING, _two_for_a_name, _deleted),
     Mistake("lineage_not_renewed", WARNING, _forgotten, _remembered),
     Mistake(

@@ -20,7 +20,6 @@ from mailsni.targets.dovecot.target import Dovecot
 
 APPLY = Fix("mailsni apply")
 """Repairs the include that this program writes."""
-NOT_STARTING = "Dovecot does not start again once it is stopped, and every reload is ignored"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from mailsni.core.text import printable
+from mailsni.core.text import printable, summarize
 from mailsni.core.x509 import ChainDescription, Leaf, describe
 from mailsni.doctor.finding import Finding, Fix, Severity, finding
 from mailsni.errors import HostError, MailsniError, PermissionMissingError
@@ -143,3 +143,23 @@ def chain_severity(leaf: Leaf) -> Severity:
     A public authority's certificate says where its intermediate is; a private authority may well sign with its root.
     """
     return Severity.WARNING if leaf.has_issuer_address else Severity.NOTE
+
+
+def incomplete_chain(where: str | Path, path: Path, leaf: Leaf, title: str = "") -> Finding:
+    """The finding that a file has a leaf without its issuer.
+
+    Args:
+        where: the line that names the file, or the file.
+        path: the file.
+        leaf: in the file.
+        title: what the file is, with a space after it.
+    """
+    if path.name == "cert.pem":
+        fix = Fix(edit=f"name {path.with_name('fullchain.pem')} instead of {path}")
+    else:
+        renew = quoted("certbot", "renew", "--cert-name", path.parent.name, "--force-renewal")
+        fix = Fix(renew, note="or append the issuer's certificate to the file")
+    what = f"{title}{path} has the leaf ({summarize(leaf.names)}) without its issuer ({leaf.issuer})"
+    severity = chain_severity(leaf)
+    why = "only clients that have the issuer in their trust store accept it" if severity is Severity.NOTE else None
+    return finding("chain_incomplete", what, where, fix, severity=severity, why=why)

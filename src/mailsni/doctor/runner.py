@@ -36,7 +36,6 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("the modes of the pinned files", stores.pin_modes),
     ("broken lineages", stores.broken_lineages),
     ("the chains in the stores", stores.incomplete_chains),
-    ("the chain of Postfix's default certificate", stores.postfix_default_chain),
     ("lineages that compete for a name", stores.competing_lineages),
     ("whether certbot renews all lineages", stores.unrenewed_lineages),
     ("certbot's hooks", hooks.hooks),

@@ -15,13 +15,7 @@ from functools import partial
 
 from mailsni.core.text import printable, printable_name, summarize, summarize_names
 from mailsni.doctor.checks.dovecot_files import archive_paths, certificates, key_modes, missing_files
-from mailsni.doctor.dovecot_facts import (
-    APPLY,
-    DovecotFacts,
-    disconnected,
-    place_of,
-    sed_literal,
-)
+from mailsni.doctor.dovecot_facts import APPLY, DovecotFacts, disconnected, place_of, sed_literal
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
 from mailsni.doctor.helpers import grouped, quoted, run_each
 from mailsni.errors import HostError

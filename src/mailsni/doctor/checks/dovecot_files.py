@@ -34,12 +34,10 @@ def missing_files(facts: DovecotFacts) -> Iterator[Finding]:
     for group in grouped(facts.configuration.missing_files, lambda missing: facts.group(missing[0])):
         first = group[0][0]
         keys = " and ".join(dict.fromkeys(full_key(setting) for setting, _ in group))
-        problems = list(
-            dict.fromkeys(f"{facts.configuration.file_of(setting)} {problem}" for setting, problem in group)
-        )
+        problems = dict.fromkeys(f"{facts.configuration.file_of(setting)} {problem}" for setting, problem in group)
         by_hand = facts.by_hand(f"name a file that exists in line {first.line} of {first.file}")
         fix = APPLY if facts.is_ours(first) else facts.without_filter(first.blocks) or by_hand
-        what = f"{owner(first.blocks)}: {keys}: {summarize(problems)}"
+        what = f"{owner(first.blocks)}: {keys}: {summarize(list(problems))}"
         yield finding("dovecot_file_missing", what, place_of(first), fix)
 
 

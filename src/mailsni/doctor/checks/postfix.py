@@ -16,7 +16,7 @@ from mailsni.core.x509 import InvalidPair, describe
 from mailsni.doctor.checks import postfix_maps
 from mailsni.doctor.checks.postfix_maps import LIVE, TableFacts, command, then_reload
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
-from mailsni.doctor.helpers import PEM_LIMIT, quoted, run_each
+from mailsni.doctor.helpers import PEM_LIMIT, incomplete_chain, lonely_leaf, quoted, run_each
 from mailsni.host import files
 from mailsni.targets.postfix import map_source
 from mailsni.targets.postfix.map_source import Mistake
@@ -187,9 +187,13 @@ def _check_certificate(facts: PostfixFacts, certificate: DefaultCertificate) -> 
             # Measured: with smtpd_tls_chain_files names are served all the same, with the others nothing is.
             why="clients that send no name, or one without an entry, are cut off" if chained else None,
         )
-    for path, content in contents.items():
-        if content is not None and b"-----BEGIN CERTIFICATE" in content:
-            yield from _check_leaf(facts, certificate, path, content)
+    certificates = {path: text for path, text in contents.items() if text and b"-----BEGIN CERTIFICATE" in text}
+    # smtpd_tls_chain_files may have the intermediates in a file of their own, after the leaf's.
+    is_whole = lonely_leaf(b"\n".join(certificates.values())) is None
+    for path, content in certificates.items():
+        yield from _check_leaf(facts, certificate, path, content)
+        if not is_whole and (leaf := lonely_leaf(content)) is not None:
+            yield incomplete_chain(certificate.where, path, leaf, f"{certificate.title} ")
 
 
 def _check_leaf(facts: PostfixFacts, certificate: DefaultCertificate, path: Path, content: bytes) -> Iterator[Finding]:

@@ -30,13 +30,13 @@ _MAKEABLE = ("lmdb", "cdb", "hash", "btree")
 _SLACK = 2.0
 """Seconds between a table and what it was made of that say nothing: file systems and copies round times."""
 _MISTAKES = {
-    Mistake.CERTIFICATE_FIRST: "map_certificate_first",
-    Mistake.KEY_MISSING: "map_key_missing",
-    Mistake.NO_CONTENT: "map_without_keys",
-    Mistake.EMPTY: "map_empty_value",
-    Mistake.EXPIRED: "map_expired",
+    Mistake.CERTIFICATE_FIRST: ("map_certificate_first", "name the key first: {right}"),
+    Mistake.KEY_MISSING: ("map_key_missing", "name the key, before the certificate: {right}"),
+    Mistake.NO_CONTENT: ("map_without_keys", None),
+    Mistake.EMPTY: ("map_empty_value", "name files with a key and a certificate in them"),
+    Mistake.EXPIRED: ("map_expired", "renew the certificate (certbot renew)"),
 }
-"""The code for each mistake of an entry."""
+"""The code for each mistake of an entry, and what to edit; ``{right}`` is the line as it should be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,16 +273,12 @@ def _check_stored_content(table: TableFacts) -> Iterator[Finding]:
 
 
 def _mistaken(table: TableFacts, mistake: Mistake, keys: Sequence[str], where: str) -> Finding:
-    right = f"{printable_name(keys[0])} {LIVE}/privkey.pem,{LIVE}/fullchain.pem"
-    edits = {
-        Mistake.CERTIFICATE_FIRST: f"name the key first: {right}",
-        Mistake.KEY_MISSING: f"name the key, before the certificate: {right}",
-        Mistake.EMPTY: "name files with a key and a certificate in them",
-        Mistake.EXPIRED: "renew the certificate (certbot renew)",
-    }
+    code, edit = _MISTAKES[mistake]
+    if edit is not None:
+        edit = edit.format(right=f"{printable_name(keys[0])} {LIVE}/privkey.pem,{LIVE}/fullchain.pem")
     note = "-F stores what the files hold" if mistake is Mistake.NO_CONTENT else None
     what = f"{summarize_names(keys)}: the entry {mistake.value}"
-    return finding(_MISTAKES[mistake], what, where, Fix(table.rebuild, edit=edits.get(mistake), note=note))
+    return finding(code, what, where, Fix(table.rebuild, edit=edit, note=note))
 
 
 def _check_age(table: TableFacts) -> Iterator[Finding]:

@@ -10,13 +10,12 @@ from pathlib import Path
 
 from mailsni.core.model import Certificate, Reason
 from mailsni.core.text import counted, summarize
-from mailsni.core.x509 import Leaf
-from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
+from mailsni.doctor.finding import Facts, Finding, Fix, finding
 from mailsni.doctor.helpers import (
     KEYS_EXPOSED,
     PEM_LIMIT,
-    chain_severity,
     chmod,
+    incomplete_chain,
     lonely_leaf,
     quoted,
     world_readable,
@@ -106,35 +105,7 @@ def incomplete_chains(facts: Facts) -> Iterator[Finding]:
         path = Path(certificate.chain_path)
         leaf = lonely_leaf(files.read_untrusted(path, PEM_LIMIT) or b"") if certificate.chain_path else None
         if leaf is not None:
-            yield _incomplete(str(path), path, leaf)
-
-
-def postfix_default_chain(facts: Facts) -> Iterator[Finding]:
-    """Check the chain of Postfix's default certificate. One that is missing is a finding of Postfix's checks."""
-    configuration = facts.postfix_configuration
-    parameter, paths = configuration.certificate() if configuration is not None else ("", ())
-    if configuration is None or not parameter:
-        return
-    contents = {path: files.read_untrusted(path, PEM_LIMIT) or b"" for path in paths}
-    contents = {path: content for path, content in contents.items() if b"-----BEGIN CERTIFICATE" in content}
-    # smtpd_tls_chain_files may have the intermediates in a file of their own, after the leaf's.
-    if lonely_leaf(b"\n".join(contents.values())) is None:
-        return
-    for path, content in contents.items():
-        if (leaf := lonely_leaf(content)) is not None:
-            yield _incomplete(configuration.where(parameter), path, leaf, "the default certificate ")
-
-
-def _incomplete(where: str, path: Path, leaf: Leaf, title: str = "") -> Finding:
-    if path.name == "cert.pem":
-        fix = Fix(edit=f"name {path.with_name('fullchain.pem')} instead of {path}")
-    else:
-        renew = quoted("certbot", "renew", "--cert-name", path.parent.name, "--force-renewal")
-        fix = Fix(renew, note="or append the issuer's certificate to the file")
-    what = f"{title}{path} has the leaf ({summarize(leaf.names)}) without its issuer ({leaf.issuer})"
-    severity = chain_severity(leaf)
-    why = "only clients that have the issuer in their trust store accept it" if severity is Severity.NOTE else None
-    return finding("chain_incomplete", what, where, fix, severity=severity, why=why)
+            yield incomplete_chain(path, path, leaf)
 
 
 def competing_lineages(facts: Facts) -> Iterator[Finding]:
