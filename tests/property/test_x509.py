@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailsni.core.x509 import InvalidPair, ValidPair, validate_pair, validate_pinned
+from mailsni.core.x509 import InvalidPair, ValidPair, validate_pair
 from mailsni.sandbox.authority import Issued
 from tests.support.authority import Algorithm
 from tests.support.builders import authority
@@ -75,7 +75,7 @@ def test_any_two_files_are_rejected_in_peace(chain: bytes, key: bytes | None) ->
     assert isinstance(outcome, InvalidPair)
     assert outcome.detail.isascii()
     assert outcome.detail.isprintable()
-    assert isinstance(validate_pinned("/live/a", chain), InvalidPair)
+    assert isinstance(validate_pair("/live/a", chain, chain, kept=True), InvalidPair)
 
 
 Change = Callable[[bytes], bytes]
@@ -184,11 +184,11 @@ def test_a_torn_key_is_whole_or_nothing(algorithm: Algorithm) -> None:
 
 def test_a_torn_pinned_file_is_never_another_one() -> None:
     pinned = whole("ecdsa")
-    ident = validate_pinned("/live/a", pinned)
+    ident = validate_pair("/live/a", pinned, pinned, kept=True)
     assert isinstance(ident, ValidPair)
     (border,) = borders(pinned, first=2)
     for at in cuts(pinned):
-        outcome = validate_pinned("/live/a", pinned[:at])
+        outcome = validate_pair("/live/a", pinned[:at], pinned[:at], kept=True)
         if at == len(pinned) - 1:
             assert outcome == ident
         else:

@@ -22,12 +22,12 @@ from mailsni.core.text import printable_name
 from mailsni.core.x509 import InvalidPair, validate_pair
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.sandbox.authority import Issued
-from mailsni.sources.base import Source, SourceKey, SourceKind, SourceSettings, StoreFiles, WatchPath
+from mailsni.sources.base import Source, SourceKind, SourceSettings, StoreFiles, WatchPath
 from mailsni.sources.certbot import CertbotStore
 from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary, StoreFile
 from tests.support.lineages import CertbotDirectory
 
-JSON_KIND = SourceKind("tests.support.stores:JsonStore", {"path": SourceKey("path")})
+JSON_KIND = SourceKind("tests.support.stores:JsonStore", {"path": None})
 _RETRIES = 3
 
 

@@ -25,7 +25,6 @@ from mailsni.core.x509 import (
     chain_order_problem,
     parse_leaf,
     validate_pair,
-    validate_pinned,
 )
 from mailsni.sandbox.authority import Issued
 from tests.support.authority import Algorithm, subject_alternative_names
@@ -109,7 +108,7 @@ def test_a_whole_pair_is_proven(algorithm: Algorithm, kind: str) -> None:
 
 def test_a_pinned_file_gives_the_same_certificate_back() -> None:
     found = proven(pair())
-    outcome = validate_pinned("/live/a", secret(found))
+    outcome = validate_pair("/live/a", secret(found), secret(found), kept=True)
     assert isinstance(outcome, ValidPair)
     assert outcome.certificate == replace(found, kept=True)
 

@@ -22,7 +22,6 @@ TABLES: Mapping[str, type] = {"names": NameSettings} | {
 """The class of each table but ``[[sources]]``; the fields of a class are the keys of its table."""
 TABLE_NAMES = tuple(field.name for field in fields(Settings) if field.name in {"sources", *TABLES})
 
-_SOURCE_VALUES: Mapping[str, Callable[[object], Any]] = {"path": values.path, "command": values.command}
 _HEADER = re.compile(r"\s*\[(?P<array>\[)?\s*[\"']?(?P<name>[\w-]+)[\"']?(?:\s*\.\s*[\"']?(?P<key>[\w-]+))?")
 _ASSIGNMENT = re.compile(r"\s*[\"']?(?P<key>[\w-]+)[\"']?\s*[=.]")
 
@@ -141,7 +140,7 @@ class _Document:
     def _source(self, content: object, place: _Place) -> SourceSettings:
         named = content.get("type", sources.DEFAULT_KIND) if isinstance(content, dict) else None
         kinds = [kind for name, kind in sources.KINDS.items() if name == named] or sources.KINDS.values()
-        keys = {name: _SOURCE_VALUES[key.value] for kind in kinds for name, key in kind.keys.items()}
+        keys = {name: values.path for kind in kinds for name in kind.keys}
         given = self._table(content, {"type": values.choice(*sources.KINDS), **keys}, place)
         kind = given.pop("type", sources.DEFAULT_KIND)
         settings = SourceSettings.of(kind, **given)

@@ -66,6 +66,11 @@ class ValidPair:
     certificate: Certificate
     refused_names: tuple[str, ...]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the leaf."""
+        return self.certificate.names
+
 
 class _InvalidPairError(Exception):
     def __init__(self, reason: Reason, detail: str, names: Sequence[str] = ()) -> None:
@@ -94,11 +99,6 @@ def _outcome(read: Callable[[], _Result]) -> _Result | InvalidPair:
         return error.pair
     except _UNDECODABLE:
         return InvalidPair(Reason.BAD_PEM, "a part of a certificate cannot be decoded")
-
-
-def validate_pinned(source: str, pinned_pem: bytes) -> ValidPair | InvalidPair:
-    """Check a pinned file (key, leaf, intermediates) that stands in for its lineage."""
-    return validate_pair(source, pinned_pem, pinned_pem, kept=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from mailsni.core.model import CachedLineage, Certificate, Inventory, Progress
 
@@ -126,28 +126,17 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class SourceKey:
-    """A key of a ``[[sources]]`` table."""
-
-    value: Literal["path", "command"]
-    """``path``: absolute, a :class:`~pathlib.Path`. ``command``: a tuple of words, the first an absolute path."""
-    default: Path | tuple[str, ...] | None = None
-    """None: the table must have the key."""
-
-
-@dataclass(frozen=True, slots=True)
 class SourceKind:
     """A ``type`` that ``[[sources]]`` takes."""
 
     factory: str
     """``module:callable``. It is called with the values of :attr:`keys` and returns a :class:`Source`."""
-    keys: Mapping[str, SourceKey]
+    keys: Mapping[str, Path | None]
+    """Each key of its table, an absolute path, with its default; None: the table must have the key."""
 
 
 KINDS: dict[str, SourceKind] = {
-    "certbot": SourceKind(
-        "mailsni.sources.certbot:CertbotStore", {"path": SourceKey("path", Path("/etc/letsencrypt/live"))}
-    ),
+    "certbot": SourceKind("mailsni.sources.certbot:CertbotStore", {"path": Path("/etc/letsencrypt/live")}),
 }
 
 
@@ -162,7 +151,7 @@ class SourceSettings:
     @classmethod
     def of(cls, kind: str, **given: object) -> SourceSettings:
         """The settings of a kind, with the defaults of the keys that are not given."""
-        defaults = {name: key.default for name, key in KINDS[kind].keys.items() if key.default is not None}
+        defaults = {name: default for name, default in KINDS[kind].keys.items() if default is not None}
         return cls(kind, {**defaults, **given})
 
     def open(self) -> Source:

@@ -121,7 +121,9 @@ class CertbotStore:
 
     def watch_paths(self) -> tuple[WatchPath, ...]:
         """``live`` and ``archive``, also where links lead to."""
-        directories = dict.fromkeys(each for live in (self.path, _real(self.path)) for each in (live, _archive(live)))
+        directories = dict.fromkeys(
+            each for live in (self.path, Path(os.path.realpath(self.path))) for each in (live, _archive(live))
+        )
         return tuple(WatchPath(directory, "*.pem") for directory in directories)
 
     def files(self) -> StoreFiles:
@@ -158,10 +160,6 @@ class CertbotStore:
 
 def _archive(live: Path) -> Path:
     return live.parent / "archive"
-
-
-def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))
 
 
 def _directories(root: Path) -> list[Path]:
@@ -276,25 +274,16 @@ def _read(name: str, missing: Reason, directory: int, boundary: StoreBoundary) -
         return error
 
 
-def _pair(
-    source: str, chain: StoreFile | ReadRefusedError, key: StoreFile | ReadRefusedError
-) -> CachedLineage | SkippedLineage:
+def _pair(source: str, chain: _ReadFile, key: _ReadFile) -> CachedLineage | SkippedLineage:
     if isinstance(chain, ReadRefusedError):
         return SkippedLineage(source, chain.reason, chain.detail)
-    if isinstance(key, ReadRefusedError):
-        # The leaf is read all the same: a lineage without a mail name is nobody's concern, whatever its key is like.
-        return SkippedLineage(source, key.reason, key.detail, _names_of(source, chain.content))
     from mailsni.core.x509 import ValidPair, validate_pair  # only a changed lineage needs cryptography
 
+    if isinstance(key, ReadRefusedError):
+        # The leaf is read all the same: a lineage without a mail name is nobody's concern, whatever its key is like.
+        return SkippedLineage(source, key.reason, key.detail, validate_pair(source, chain.content, None).names)
     outcome = validate_pair(source, chain.content, key.content)
     if not isinstance(outcome, ValidPair):
         return SkippedLineage(source, outcome.reason, outcome.detail, outcome.names)
     certificate = replace(outcome.certificate, chain_path=f"{source}/{_CHAIN}", key_path=f"{source}/{_KEY}")
     return CachedLineage((chain.identity, key.identity), certificate, outcome.refused_names)
-
-
-def _names_of(source: str, chain_pem: bytes) -> tuple[str, ...]:
-    from mailsni.core.x509 import ValidPair, validate_pair
-
-    outcome = validate_pair(source, chain_pem, None)
-    return outcome.certificate.names if isinstance(outcome, ValidPair) else outcome.names

@@ -60,9 +60,9 @@ class PinDirectory:
         content = files.read_private(self.path_of(deployed))
         if content is None:
             return None
-        from mailsni.core.x509 import ValidPair, validate_pinned  # only a certificate that is kept needs cryptography
+        from mailsni.core.x509 import ValidPair, validate_pair  # only a certificate that is kept needs cryptography
 
-        outcome = validate_pinned(deployed.source, content)
+        outcome = validate_pair(deployed.source, content, content, kept=True)
         if isinstance(outcome, ValidPair) and outcome.certificate.ident == deployed.ident:
             return outcome.certificate
         return None
