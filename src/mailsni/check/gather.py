@@ -147,7 +147,7 @@ def is_publishing(settings: Settings) -> bool:
 
 
 def _find_postfix(settings: Settings) -> Postfix | None:
-    main = settings.postfix.config_directory / "main.cf"
+    main = settings.postfix.main_cf
     if main.exists() and not os.access(main, os.R_OK):
         raise PermissionMissingError(str(main))
     return postfix.find(settings.postfix)

@@ -64,6 +64,11 @@ class PostfixSettings:
     )
     action: Action = key("auto", values.action, "auto, reload, restart, none, or a command as a list")
 
+    @property
+    def main_cf(self) -> Path:
+        """Postfix's configuration file."""
+        return self.config_directory / "main.cf"
+
 
 @dataclass(frozen=True, slots=True)
 class DovecotSettings:

@@ -111,7 +111,7 @@ class _FactCollector:
     def facts(self) -> Facts:
         """Everything that the checks judge."""
         settings = self.settings
-        main_cf = settings.postfix.config_directory / "main.cf"
+        main_cf = settings.postfix.main_cf
         postfix_server = self._collect(
             "postfix_unreadable", "Postfix", lambda: postfix_target.find(settings.postfix), main_cf
         )

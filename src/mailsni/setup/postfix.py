@@ -60,7 +60,7 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
     value = ", ".join([table] if options.take_over else [*theirs, table])
     shown = repr(value) if " " in value else value
     title = f"postconf -e {postconf.SNI_MAPS}={shown}, and reload Postfix"
-    path, after = main_cf.path_of(own), main_cf.with_map(own, table, take_over=options.take_over)
+    path, after = own.main_cf, main_cf.with_map(own, table, take_over=options.take_over)
     edit = change_file(title, path, main_cf.text(own), after, mode=None)
     yield change_server(edit, path, settings, target, expected)
 
@@ -85,7 +85,7 @@ def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation,
                 f"{instance.config_directory}/main.cf: names mailsni's map too",
                 hint="remove it from that instance first",
             )
-    path, before = main_cf.path_of(own), main_cf.text(own)
+    path, before = own.main_cf, main_cf.text(own)
     target = _find(settings)
     if not target.is_configured and not main_cf.is_marked(before):
         return

@@ -11,7 +11,6 @@ With several maps the first one that has a key decides, and a name is looked up 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from mailsni.config.settings import PostfixSettings
 from mailsni.errors import HostError
@@ -32,16 +31,10 @@ def text(settings: PostfixSettings) -> bytes:
     Raises:
         HostError: it cannot be read.
     """
-    path = path_of(settings)
-    content = files.read_private(path.resolve())
+    content = files.read_private(settings.main_cf.resolve())
     if content is None:
-        raise HostError(f"{path}: cannot be read: no such file", path=path)
+        raise HostError(f"{settings.main_cf}: cannot be read: no such file", path=settings.main_cf)
     return content
-
-
-def path_of(settings: PostfixSettings) -> Path:
-    """Where main.cf lies."""
-    return settings.config_directory / "main.cf"
 
 
 def with_map(settings: PostfixSettings, table: str, *, take_over: bool) -> bytes:
@@ -95,13 +88,13 @@ def _edited(settings: PostfixSettings, content: bytes, value: str) -> bytes:
         done = private.run("postconf", *(("-e", f"{SNI_MAPS}={value}") if value else ("-X", SNI_MAPS)))
         edited = files.read_private(copy / "main.cf")
         if done.returncode != 0 or edited is None:
-            message = f"{path_of(settings)}: postconf cannot edit it: {done.stderr or 'no answer'}"
-            raise HostError(message, path=path_of(settings))
+            message = f"{settings.main_cf}: postconf cannot edit it: {done.stderr or 'no answer'}"
+            raise HostError(message, path=settings.main_cf)
         written = private.parameters(SNI_MAPS, expanded=False).get(SNI_MAPS, "")
     if written != value:
         raise HostError(
-            f"{path_of(settings)}: {SNI_MAPS} would be {written!r} instead of {value!r} after an edit by postconf",
+            f"{settings.main_cf}: {SNI_MAPS} would be {written!r} instead of {value!r} after an edit by postconf",
             hint=f"correct how {SNI_MAPS} is written there by hand",
-            path=path_of(settings),
+            path=settings.main_cf,
         )
     return edited

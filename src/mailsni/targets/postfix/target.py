@@ -46,7 +46,6 @@ class Postfix:
     """The compiled map holds the keys and the chains themselves."""
     settings: PostfixSettings
     installation: Installation
-    installed: bool
     map_types: tuple[str, ...]
     """The types to compile to, in the order in which to try them; more than one only when nothing decides it."""
     is_configured: bool
@@ -61,6 +60,10 @@ class Postfix:
     def artifacts(self) -> tuple[Path, ...]:
         """The source, and the compiled map by all the names that it may have."""
         return (self.path, *map_files(self.path))
+
+    @property
+    def installed(self) -> bool:
+        return self.installation.installed
 
     @property
     def reload_action(self) -> Action:
@@ -168,14 +171,13 @@ def find(settings: PostfixSettings, executor: Executor = LOCAL) -> Postfix | Non
     postfix = Installation(settings.config_directory, executor)
     if not postfix.installed:
         unknown = ("hash",) if asked == "auto" else (asked,)
-        return Postfix(settings, postfix, installed=False, map_types=unknown, is_configured=False)
+        return Postfix(settings, postfix, unknown, is_configured=False)
     values = postfix.parameters(SNI_MAPS, "default_database_type")
     if SNI_MAPS not in values:
-        main_cf = settings.config_directory / "main.cf"
         raise HostError(
-            f"{main_cf}: {SNI_MAPS} is unknown to this Postfix: it is older than 3.4",
+            f"{settings.main_cf}: {SNI_MAPS} is unknown to this Postfix: it is older than 3.4",
             hint="upgrade Postfix, or set [postfix] enabled = false",
-            path=main_cf,
+            path=settings.main_cf,
         )
     own = [table for table in parse_tables(values[SNI_MAPS]) if table.source == settings.map]
     types: tuple[str, ...] = (asked,)
@@ -185,4 +187,4 @@ def find(settings: PostfixSettings, executor: Executor = LOCAL) -> Postfix | Non
         default = values.get("default_database_type", "")
         first = (default,) if default in _DEFAULT_TYPES else ()
         types = tuple(dict.fromkeys((*first, *_DEFAULT_TYPES)))
-    return Postfix(settings, postfix, installed=True, map_types=types, is_configured=bool(own))
+    return Postfix(settings, postfix, types, is_configured=bool(own))
