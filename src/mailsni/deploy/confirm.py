@@ -8,8 +8,8 @@ rolled back; a server that did not run before is no fault of the certificates.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -23,6 +23,7 @@ PROBE_LIMIT: Final = 400
 PATIENCE_PER_NAME: Final = 0.01
 """Seconds for each name that is deployed: Dovecot 2.3 stalls new logins for 10 s after a reload with 5,000 blocks."""
 _PAUSE: Final = 0.2
+_Pair = tuple[Expectation, Endpoint]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,74 +76,70 @@ class Confirmation:
         return tuple(answer for answer in self.answers if answer.problem is Problem.WRONG_CERTIFICATE)
 
 
-def responsive_endpoints(
-    endpoints: Sequence[Endpoint], name: str, *, timeout: float
-) -> tuple[list[Endpoint], list[ProbeResult]]:
-    """The endpoints that get as far as TLS. The others would cost a timeout for each name, and show no certificate.
+@dataclass(frozen=True, slots=True)
+class WireCheck:
+    """The probes that show what the running servers do with a deployment."""
 
-    Args:
-        endpoints: where a server says that it listens.
-        name: any name.
-        timeout: seconds for each probe.
+    endpoints: Mapping[str, Sequence[Endpoint]]
+    """Where each server answers, by its name. All are probed as long as that makes few probes; else the first."""
+    expected: tuple[Expectation, ...]
+    """The names, and what a client should get for each."""
+    timeout: float
+    """Seconds for each probe."""
+    deployed: int
+    """How many names the servers must read after a reload: with many of them they need longer."""
+    progress: Progress | None = None
+    """Called after each probe."""
 
-    Returns:
-        The endpoints, and the results of those where something listens that does not speak TLS as expected.
-    """
-    from mailsni.probes.tls_client import run_probes  # only a run that probes needs ssl
+    def now(self) -> tuple[Confirmation, ...]:
+        """What the servers send at this moment."""
+        return self._probe(self.expected, patience=0.0)
 
-    results = run_probes([Probe(endpoint, name) for endpoint in endpoints], timeout=timeout)
-    responsive = [result.endpoint for result in results if result.outcome.reached_tls]
-    return responsive, [
-        result for result in results if not result.outcome.reached_tls and result.outcome is not Outcome.REFUSED
-    ]
+    def confirm(self) -> tuple[Confirmation, ...]:
+        """What the servers send once they have taken what was published, or time is up."""
+        return self._probe(self.expected, patience=self._patience)
 
+    def any_certificate(self) -> tuple[Confirmation, ...]:
+        """Whether the servers send a certificate at all, once they do, or time is up."""
+        anything = tuple(replace(expectation, fingerprint=None) for expectation in self.expected)
+        return self._probe(anything, patience=self._patience)
 
-def probe_server(
-    server: str,
-    endpoints: Sequence[Endpoint],
-    expected: Sequence[Expectation],
-    *,
-    timeout: float,
-    patience: float,
-    progress: Progress | None = None,
-) -> Confirmation:
-    """Probe a server for names.
+    @property
+    def _patience(self) -> float:
+        """Seconds for which wrong answers get another probe."""
+        return self.timeout + PATIENCE_PER_NAME * self.deployed
 
-    Args:
-        server: its name, for the result.
-        endpoints: where it responds. All of them are probed as long as that makes few probes; else the first.
-        expected: the names and what a client should get for each.
-        timeout: seconds for each probe.
-        patience: seconds for which wrong answers get another probe; 0: they get none.
-        progress: called after each probe.
-    """
-    names = list(dict.fromkeys(expectation.name for expectation in expected))
-    sample = frozenset(names[:: max(1, -(-len(names) // PROBE_LIMIT))])
-    chosen = [expectation for expectation in expected if expectation.name in sample]
-    if len(chosen) * len(endpoints) > PROBE_LIMIT:
-        endpoints = endpoints[:1]
-    pairs = [(expectation, endpoint) for expectation in chosen for endpoint in endpoints]
-    answers = _answers(pairs, timeout, partial(progress, f"probing {server}") if progress else None)
-    deadline = time.monotonic() + patience
-    while time.monotonic() < deadline:
-        wrong = [index for index, answer in enumerate(answers) if answer.problem is not None]
-        if not wrong:
-            break
-        time.sleep(_PAUSE)
-        for index, answer in zip(wrong, _answers([pairs[index] for index in wrong], timeout), strict=True):
-            answers[index] = answer
-    return Confirmation(server, tuple(answers), len(names), len(sample))
+    def _probe(self, expected: Sequence[Expectation], *, patience: float) -> tuple[Confirmation, ...]:
+        names = list(dict.fromkeys(expectation.name for expectation in expected))
+        sample = frozenset(names[:: max(1, -(-len(names) // PROBE_LIMIT))])
+        chosen = [expectation for expectation in expected if expectation.name in sample]
+        confirmations = []
+        for server, endpoints in self.endpoints.items():
+            few = len(chosen) * len(endpoints) <= PROBE_LIMIT
+            pairs = [(each, endpoint) for each in chosen for endpoint in (endpoints if few else endpoints[:1])]
+            answers = self._patient_answers(server, pairs, patience)
+            confirmations.append(Confirmation(server, tuple(answers), len(names), len(sample)))
+        return tuple(confirmations)
 
+    def _patient_answers(self, server: str, pairs: Sequence[_Pair], patience: float) -> list[Answer]:
+        answers = self._answers(pairs, partial(self.progress, f"probing {server}") if self.progress else None)
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            wrong = [index for index, answer in enumerate(answers) if answer.problem is not None]
+            if not wrong:
+                break
+            time.sleep(_PAUSE)
+            for index, answer in zip(wrong, self._answers([pairs[index] for index in wrong]), strict=True):
+                answers[index] = answer
+        return answers
 
-def _answers(
-    pairs: Sequence[tuple[Expectation, Endpoint]], timeout: float, progress: Callable[[int, int], None] | None = None
-) -> list[Answer]:
-    from mailsni.probes.tls_client import run_probes
+    def _answers(self, pairs: Sequence[_Pair], progress: Callable[[int, int], None] | None = None) -> list[Answer]:
+        from mailsni.probes.tls_client import run_probes  # only a run that probes needs ssl
 
-    probes = [expectation.probe(endpoint) for expectation, endpoint in pairs]
-    on_done = (lambda done: progress(done, len(probes))) if progress else None
-    results = run_probes(probes, timeout=timeout, on_done=on_done)
-    return [Answer(expectation, result) for (expectation, _), result in zip(pairs, results, strict=True)]
+        probes = [expectation.probe(endpoint) for expectation, endpoint in pairs]
+        on_done = (lambda done: progress(done, len(probes))) if progress else None
+        results = run_probes(probes, timeout=self.timeout, on_done=on_done)
+        return [Answer(expectation, result) for (expectation, _), result in zip(pairs, results, strict=True)]
 
 
 def newly_cut_off(before: Confirmation, after: Confirmation) -> tuple[Answer, ...]:

@@ -7,8 +7,7 @@ from contextlib import suppress
 
 from mailsni.core.text import summarize
 from mailsni.deploy import confirm
-from mailsni.deploy.confirm import Answer, Confirmation
-from mailsni.deploy.listeners import WireCheck
+from mailsni.deploy.confirm import Answer, Confirmation, WireCheck
 from mailsni.deploy.rollback import Rollback, publish_file, way_back_from
 from mailsni.errors import HostError, RolledBackError
 from mailsni.host import files

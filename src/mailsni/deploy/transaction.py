@@ -17,8 +17,8 @@ from mailsni.config.settings import Settings
 from mailsni.core.deployment import Deployment
 from mailsni.core.model import Certificate, Progress
 from mailsni.deploy import cleanup
-from mailsni.deploy.confirm import Answer, Confirmation
-from mailsni.deploy.listeners import WireCheck, find_listener
+from mailsni.deploy.confirm import Answer, Confirmation, WireCheck
+from mailsni.deploy.listeners import find_listener
 from mailsni.deploy.publish import publish
 from mailsni.deploy.rollback import Rollback
 from mailsni.deploy.snapshot import Snapshot, take_snapshot

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mailsni.config.settings import Settings
-from mailsni.deploy.confirm import Answer
-from mailsni.deploy.listeners import WireCheck, find_listener
+from mailsni.deploy.confirm import Answer, WireCheck
+from mailsni.deploy.listeners import find_listener
 from mailsni.probes.expectation import Expectation
 from mailsni.targets.base import Target
 
