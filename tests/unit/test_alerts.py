@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -36,15 +37,14 @@ def run(code: int, at: datetime = NOW, summary: str = "what happened") -> Run:
 
 def told(history: History, code: int, at: datetime, failure: str = "x") -> tuple[History, str | None]:
     """What is remembered after a run, and what somebody was told."""
-    last = run(code, at)
-    alert = alerts.due(history.after(last), last, failure, "host")
-    after = history.after(last)
-    return (after, None) if alert is None else (alerts.delivered(after, alert), alert.summary)
+    after = history.after(run(code, at))
+    alert = alerts.due(after, failure, "host")
+    return (after, None) if alert is None else (replace(after, alerted=alert.told), alert.summary)
 
 
 @pytest.mark.parametrize("code", [1, 4, 5, 6, 77, 78])
 def test_a_failure_that_a_person_should_know_of_alerts(code: int) -> None:
-    alert = alerts.due(EMPTY_HISTORY, run(code), "x", "mx1")
+    alert = alerts.due(EMPTY_HISTORY.after(run(code)), "x", "mx1")
     assert alert is not None
     what = "needs a look" if code == Exit.SKIPPED else "failed"
     assert alert.summary == f"mailsni: mx1: {what} (exit code {code}): what happened"
@@ -52,7 +52,7 @@ def test_a_failure_that_a_person_should_know_of_alerts(code: int) -> None:
 
 @pytest.mark.parametrize("code", [0, 2, 75, 130, 143])
 def test_exit_codes_that_are_no_failure_alert_nobody(code: int) -> None:
-    assert alerts.due(EMPTY_HISTORY, run(code), "x", "mx1") is None
+    assert alerts.due(EMPTY_HISTORY.after(run(code)), "x", "mx1") is None
 
 
 def test_the_same_failure_is_told_once_a_day_and_another_one_at_once() -> None:
@@ -96,7 +96,7 @@ def test_what_is_remembered_has_a_limit() -> None:
     "summary", ["two\nlines\r\n", "a \x1b[31mcolour", "-----BEGIN X-----\nkey", "long " * 999, "\u00e4"]
 )
 def test_a_summary_is_one_line_for_any_subject(summary: str) -> None:
-    alert = alerts.due(EMPTY_HISTORY, run(1, summary=summary), "x", "host")
+    alert = alerts.due(EMPTY_HISTORY.after(run(1, summary=summary)), "x", "host")
     assert alert is not None
     assert alert.summary.isprintable()
     assert len(alert.summary) <= 210

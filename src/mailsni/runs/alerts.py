@@ -15,7 +15,7 @@ import hashlib
 import json
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -52,15 +52,17 @@ class Alert:
     """The value of :attr:`History.alerted` once it is delivered."""
 
 
-def due(history: History, last: Run, failure: str, host: str) -> Alert | None:
-    """The alert that a run causes, if any.
+def due(history: History, failure: str, host: str) -> Alert | None:
+    """The alert that the last run causes, if any.
 
     Args:
-        history: of the runs; this run may be in it.
-        last: the run.
-        failure: tells its failure from others, in any words; not used for a run without one.
+        history: of the runs.
+        failure: tells the last one's failure from others, in any words; not used for a run without one.
         host: the name of this host.
     """
+    last = history.last
+    if last is None:
+        return None
     if last.exit_code == Exit.DONE:
         return Alert(_subject(host, "works again", last), last.exit_code, {}) if history.alerted else None
     if last.exit_code not in TOLD:
@@ -106,8 +108,3 @@ def deliver(command: Sequence[str], alert: Alert, document: Mapping[str, Any], h
 def host_name() -> str:
     """The name of this host, printable."""
     return printable(socket.gethostname()) or "localhost"
-
-
-def delivered(history: History, alert: Alert) -> History:
-    """The history once an alert is delivered."""
-    return replace(history, alerted=alert.told)

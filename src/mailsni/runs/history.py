@@ -1,4 +1,4 @@
-"""How the last ``apply`` ended_at, and the last good one: ``runs.json`` in the state directory.
+"""How the last ``apply`` ended, and the last good one: ``runs.json`` in the state directory.
 
 A record for people and monitoring (``status``, ``check``), and the memory of :mod:`mailsni.runs.alerts`. Nothing that
 is deployed depends on it, so it is not made durable, and a run never fails because it cannot be written.
@@ -28,12 +28,12 @@ _MOST_REMEMBERED = 1000
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One ``apply`` and how it ended_at. The times have a time zone."""
+    """One ``apply`` and how it ended. The times have a time zone."""
 
     started_at: datetime
     ended_at: datetime
     exit_code: int
-    """As the shell sees it: 128 and the number of the signal for a run that one ended_at."""
+    """As the shell sees it: 128 and the number of the signal for a run that one ended."""
     summary: str
     """One line."""
     trigger: str

@@ -11,8 +11,8 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,7 +25,7 @@ from mailsni.deploy import transaction
 from mailsni.deploy.transaction import ApplyResult, Options
 from mailsni.errors import ConfigurationError, Exit, HostError, LockedError, MailsniError
 from mailsni.runs import history as runs
-from mailsni.runs.history import Run
+from mailsni.runs.history import History, Run
 
 STARTED_BY = "MAILSNI_STARTED_BY"
 _WORD = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
@@ -63,20 +63,6 @@ class Reporting:
     """What the alert command reads."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunReport:
-    """What is recorded of a run, and what an alert would say."""
-
-    run: Run
-    outcome: ApplyResult | MailsniError
-    failure: str
-    """Tells its failure from others."""
-    removed: Mapping[str, str] = field(default_factory=dict)
-    """The names that it removed, and why."""
-    served: Collection[str] = ()
-    """The names that are served after it."""
-
-
 def run_apply(
     settings: Settings,
     options: Options,
@@ -112,15 +98,15 @@ def run_apply(
         raise
     except OSError as error:
         failure = HostError.of(error)
-        _finish(settings, _error_report(failure, started_at, reporting.trigger), reporting)
+        _finish_failed(settings, failure, started_at, reporting)
         raise failure from error
     except Exception as error:
         # The name of a foreign error only: what a library says may hold anything.
         own = f"mailsni: an error of its own: {type(error).__name__}"
         problem = error if isinstance(error, MailsniError) else MailsniError(own)
-        _finish(settings, _error_report(problem, started_at, reporting.trigger), reporting)
+        _finish_failed(settings, problem, started_at, reporting)
         raise
-    _finish(settings, _result_report(result, started_at, reporting.trigger), reporting)
+    _finish_complete(settings, result, started_at, reporting)
     return result
 
 
@@ -133,17 +119,18 @@ def record_config_failure(partial: Settings | None, problem: ConfigurationError,
         reporting: what started the run, and how its end is reported.
     """
     if partial is not None:
-        _finish(partial, _error_report(problem, datetime.now(UTC), reporting.trigger), reporting)
+        _finish_failed(partial, problem, datetime.now(UTC), reporting)
 
 
-def _error_report(problem: MailsniError, started_at: datetime, trigger: Trigger) -> RunReport:
+def _finish_failed(settings: Settings, problem: MailsniError, started_at: datetime, reporting: Reporting) -> None:
     line = " ".join(problem.message.split())
     code = int(problem.exit_code)
-    run = Run(started_at, datetime.now(UTC), code, line, trigger.name, error=problem.message)
-    return RunReport(run, problem, problem.message)
+    run = Run(started_at, datetime.now(UTC), code, line, reporting.trigger.name, error=problem.message)
+    history = runs.load(settings.state.directory).after(run)
+    _record_and_alert(settings, history, reporting, problem, problem.message)
 
 
-def _result_report(result: ApplyResult, started_at: datetime, trigger: Trigger) -> RunReport:
+def _finish_complete(settings: Settings, result: ApplyResult, started_at: datetime, reporting: Reporting) -> None:
     snapshot = result.snapshot
     served = {winner.name for winner in snapshot.selection.winners}
     run = Run(
@@ -151,17 +138,18 @@ def _result_report(result: ApplyResult, started_at: datetime, trigger: Trigger) 
         datetime.now(UTC),
         int(result.exit_code),
         summary(result),
-        trigger.name,
+        reporting.trigger.name,
         len(served),
         Counter(str(certificate.reason) for certificate in snapshot.selection.skipped),
     )
     changes = snapshot.plan.changes if result.reloads is not None else ()
     removed = {change.name: change.why for change in changes if change.kind is Kind.REMOVE}
-    return RunReport(run, result, _failure(result), removed, served)
+    history = runs.load(settings.state.directory).after(run, removed, served)
+    _record_and_alert(settings, history, reporting, result, _failure(result))
 
 
 def summary(result: ApplyResult) -> str:
-    """A run that went to its end in one line: what was result, how much is served, what a person should look at."""
+    """A run that went to its end in one line: what was published, how much is served, what a person should look at."""
     snapshot = result.snapshot
     names = len(snapshot.selection.winners)
     changed = len(snapshot.plan.effective)
@@ -183,22 +171,23 @@ def _failure(result: ApplyResult) -> str:
     return "\n".join(sorted((*skipped, *wrong)))
 
 
-def _finish(settings: Settings, report: RunReport, reporting: Reporting) -> None:
-    """Record a run, and alert if nobody looks on and somebody should know."""
+def _record_and_alert(
+    settings: Settings, history: History, reporting: Reporting, outcome: ApplyResult | MailsniError, failure: str
+) -> None:
+    """Record the last run of a history, and alert if nobody looks on and somebody should know."""
     state, command = settings.state.directory, settings.alerts.on_failure
-    history = runs.load(state).after(report.run, report.removed, report.served)
     runs.save(state, history)
     if not command or reporting.trigger.attended:
         return
     from mailsni.runs import alerts
 
     host = alerts.host_name()
-    alert = alerts.due(history, report.run, report.failure, host)
+    alert = alerts.due(history, failure, host)
     if alert is None:
         return
     try:
-        alerts.deliver(command, alert, reporting.to_document(report.outcome), host)
+        alerts.deliver(command, alert, reporting.to_document(outcome), host)
     except HostError as error:
         reporting.log(Level.WARNING, f"[alerts] on_failure: {error.message}")
         return
-    runs.save(state, alerts.delivered(runs.load(state), alert))
+    runs.save(state, replace(runs.load(state), alerted=alert.told))
