@@ -60,10 +60,7 @@ def discard_new_pins(snapshot: Snapshot, new: Iterable[Certificate]) -> None:
 def remove_stale_artifacts(targets: Iterable[Target], recorded: Collection[str], published: Collection[Path]) -> None:
     """Remove what an earlier deployment published and this one did not: maps of a type that no server names any more.
 
-    Args:
-        targets: those that were published for.
-        recorded: the paths of the published files, as the record before this deployment has them.
-        published: those of this deployment.
+    ``recorded`` are the paths of the earlier deployment, as its record has them.
 
     Raises:
         HostError: one cannot be removed.

@@ -24,12 +24,7 @@ class Listener:
 def find_listener(target: Target, verify: VerifySettings, name: str) -> Listener:
     """Find out which endpoints of a server get as far as TLS.
 
-    The others would cost a timeout for each name, and show no certificate.
-
-    Args:
-        target: the server.
-        verify: the endpoints that the administrator names, and the time limit of a probe.
-        name: any name, to probe for.
+    The others would cost a timeout for each name, and show no certificate. Any name will do for the probe.
     """
     given = verify.endpoints
     try:

@@ -18,14 +18,9 @@ from mailsni.targets.reload import ReloadResult
 def publish(
     staged: Sequence[StagedFile], targets: Sequence[Target], wire: WireCheck, undo: Rollback, *, reload: bool
 ) -> tuple[dict[str, ReloadResult], tuple[Confirmation, ...]]:
-    """Rename the files to their places, reload the servers, and confirm that they serve what they should.
+    """Rename the files to their places in this order, reload the servers, and confirm that they serve what they should.
 
-    Args:
-        staged: the files, in this order.
-        targets: the servers to reload.
-        wire: the probes.
-        undo: takes the steps that bring the previous files back.
-        reload: False leaves the servers alone.
+    ``undo`` takes the steps that bring the previous files back. Without ``reload`` the servers are left alone.
 
     Raises:
         HostError: a file cannot be renamed, or a server cannot be reloaded.

@@ -41,12 +41,7 @@ class Snapshot:
 
 
 def take_snapshot(settings: Settings, now: datetime, *, progress: Progress | None = None) -> Snapshot:
-    """Read everything.
-
-    Args:
-        settings: the stores, the servers, and the patterns of names.
-        now: the moment at which certificates must be valid, with a time zone.
-        progress: called for every lineage.
+    """Read everything; ``now``, with a time zone, is the moment at which certificates must be valid.
 
     Raises:
         HostError: a store or a server's configuration cannot be read.

@@ -31,10 +31,7 @@ class StagedDeployment:
 def stage(snapshot: Snapshot, targets: Iterable[Target], directories: ExitStack) -> StagedDeployment:
     """Write the pinned files, which nothing names yet, and stage what the targets publish.
 
-    Args:
-        snapshot: what should be deployed.
-        targets: those to publish for.
-        directories: removes the private directories when it closes.
+    ``directories`` removes the private directories when it closes.
 
     Raises:
         HostError: a file cannot be made, or a server would not take it.

@@ -70,13 +70,7 @@ class ApplyResult:
 
 
 def run(settings: Settings, options: Options, *, wait: float = 0.0, progress: Progress | None = None) -> ApplyResult:
-    """Take the lock and deploy what should be deployed.
-
-    Args:
-        settings: what to deploy, and where to.
-        options: of the command line.
-        wait: seconds to wait for another run to end.
-        progress: called while something takes long.
+    """Take the lock, after ``wait`` seconds at most, and deploy what should be deployed.
 
     Raises:
         PermissionMissingError: this user may not do it; nothing was touched.

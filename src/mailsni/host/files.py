@@ -33,11 +33,7 @@ _COPY_CHUNK = 1 << 20
 
 @contextmanager
 def host_errors(path: Path, what: str) -> Iterator[None]:
-    """Raise for a system call that fails on a path: a missing permission, or the host's fault.
-
-    Args:
-        path: the file or directory.
-        what: what could not be done, as in "cannot be read".
+    """Blame a system call that fails on a path, for example with "cannot be read": on a missing permission or the host.
 
     Raises:
         PermissionMissingError: this user may not do it.
@@ -78,16 +74,12 @@ def read_untrusted(path: Path, limit: int) -> bytes | None:
 
     It checks the file's type before it opens the file for reading: it never opens a FIFO or a device.
 
-    Args:
-        path: the file.
-        limit: the most bytes that it may have.
-
     Returns:
         None when there is none, or it is no regular file.
 
     Raises:
         PermissionMissingError: this user may not read it.
-        HostError: it cannot be read, or is larger.
+        HostError: it cannot be read, or has more than ``limit`` bytes.
     """
     with host_errors(path, "cannot be read"), suppress(FileNotFoundError, NotADirectoryError):
         handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
@@ -295,12 +287,8 @@ def remove(path: Path) -> None:
 def replace(path: Path, content: bytes, mode: int = PRIVATE, *, durable: bool = True) -> None:
     """Replace a file of ours as a whole: staged beside it, then renamed over it.
 
-    Args:
-        path: the file.
-        content: all of it.
-        mode: of the file.
-        durable: fsync the file before the rename, and the directory after it. Without that a power cut may leave an
-            empty file: only for what may be lost.
+    Durable: fsync of the file before the rename, and of the directory after it. Without that a power cut may leave an
+    empty file: only for what may be lost.
 
     Raises:
         HostError: it cannot be written.
@@ -366,10 +354,7 @@ def remove_directory(path: Path) -> bool:
 
 @contextmanager
 def scratch(**contents: bytes) -> Iterator[Path]:
-    """A private directory that no server reads; removed afterwards.
-
-    Args:
-        contents: files in it, by name; ``_`` in a name stands for a dot.
+    """A private directory that no server reads, with these files (``_`` stands for a dot); removed afterwards.
 
     Raises:
         HostError: it cannot be made.

@@ -20,12 +20,10 @@ _LOCK_POLL = 0.1
 def locked(path: Path, wait: float = 0.0) -> Iterator[None]:
     """Hold the program's lock (flock(2): the kernel releases it when the holder dies).
 
-    Args:
-        path: the lock file; made when it is missing, never removed.
-        wait: seconds to wait for another run to end.
+    The lock file is made when it is missing, and never removed.
 
     Raises:
-        LockedError: another run holds it.
+        LockedError: another run still holds it after ``wait`` seconds.
         RefusedError: what lies there is not a lock file.
         PermissionMissingError: this user may not open it.
     """

@@ -27,10 +27,7 @@ def mode_problem(path: Path, mode: int) -> str | None:
 def excess_permissions(path: Path, mode: int, owner: int) -> str | None:
     """What gives others more access to a file or a directory than they should have: its owner, or bits of its mode.
 
-    Args:
-        path: of the file.
-        mode: all bits that it may have.
-        owner: the number of the user that it must belong to.
+    ``mode`` has all bits that it may have; ``owner`` is the number of the user that it must belong to.
 
     Returns:
         None when nothing does, when there is no such file, or this user cannot see it.
@@ -119,12 +116,7 @@ def require_replaceable(path: Path) -> None:
 
 
 def record_problem(path: Path, schema: str, decode: Callable[[bytes], object | None]) -> str | None:
-    """What is wrong with one of our JSON records; None when it is sound, or there is none.
-
-    Args:
-        path: of the record.
-        schema: the value of its member ``schema``.
-        decode: gives None for content that is no such record.
+    """What is wrong with one of our JSON records, which ``decode`` reads; None when it is sound, or there is none.
 
     Raises:
         PermissionMissingError: this user may not read it.

@@ -53,13 +53,7 @@ class Alert:
 
 
 def due(history: History, failure: str, host: str) -> Alert | None:
-    """The alert that the last run causes, if any.
-
-    Args:
-        history: of the runs.
-        failure: tells the last one's failure from others, in any words; not used for a run without one.
-        host: the name of this host.
-    """
+    """The alert that the last run causes, if any. ``failure`` tells its failure from others, in any words."""
     last = history.last
     if last is None:
         return None
@@ -82,13 +76,7 @@ def _subject(host: str, what: str, last: Run) -> str:
 
 
 def deliver(command: Sequence[str], alert: Alert, document: Mapping[str, Any], host: str) -> None:
-    """Run the alert command.
-
-    Args:
-        command: an absolute path and arguments.
-        alert: the alert.
-        document: of the run.
-        host: the name of this host.
+    """Run the alert command, an absolute path and arguments, with the document of the run.
 
     Raises:
         HostError: it could not be started, failed, or did not end in time.

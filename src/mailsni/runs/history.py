@@ -72,13 +72,7 @@ class History:
     """Names that a run of the last days removed, and that are not served again; at most the latest thousand."""
 
     def after(self, run: Run, removed: Mapping[str, str] | None = None, served: Collection[str] = ()) -> History:
-        """The history after another run.
-
-        Args:
-            run: the run.
-            removed: the names that it removed, and why.
-            served: the names that are served after it.
-        """
+        """The history after another run: the names that it removed and why, and those that are served after it."""
         since = run.ended_at - REMOVAL_RETENTION
         gone = {name: one for name, one in self.removed.items() if one.when > since and name not in served}
         gone |= {name: RemovedName(run.ended_at, why) for name, why in (removed or {}).items()}

@@ -73,14 +73,7 @@ def run_apply(
 ) -> ApplyResult:
     """Run :func:`mailsni.deploy.transaction.run`, and record its end, whichever it is.
 
-    A run that finds the lock held records nothing: the run that holds it does.
-
-    Args:
-        settings: what to deploy, and where to.
-        options: of the command line.
-        reporting: what started the run, and how its end is reported.
-        wait: seconds to wait for another run to end.
-        progress: called while something takes long.
+    A run that finds the lock held for ``wait`` seconds records nothing: the run that holds it does.
 
     Raises:
         MailsniError: what :func:`mailsni.deploy.transaction.run` raises, and HostError for a system call that fails.
@@ -113,10 +106,7 @@ def run_apply(
 def record_config_failure(partial: Settings | None, problem: ConfigurationError, reporting: Reporting) -> None:
     """Record and report that a run could not start, because the configuration is wrong.
 
-    Args:
-        partial: what is right in it (:func:`mailsni.config.parser.parse_partial`); without it nobody can be alerted.
-        problem: what is wrong.
-        reporting: what started the run, and how its end is reported.
+    ``partial`` is what is right in it (:func:`mailsni.config.parser.parse_partial`); without it nobody can be alerted.
     """
     if partial is not None:
         _finish_failed(partial, problem, datetime.now(UTC), reporting)

@@ -85,11 +85,7 @@ def places(settings: Settings) -> tuple[Path, ...]:
 
 
 def hook(called: Path, config_file: Path | None) -> bytes:
-    """The certbot hook that is shipped, told which program and which configuration.
-
-    Args:
-        called: the program.
-        config_file: None for the default one.
+    """The certbot hook that is shipped, told which program and which configuration; None for the default one.
 
     Raises:
         ConfigurationError: the path of the configuration file cannot be written into a script.

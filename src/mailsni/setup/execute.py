@@ -26,19 +26,13 @@ def require_permission(plan: SetupPlan) -> None:
 
 
 def run(plan: SetupPlan, *, remove: bool, wait: float, on_step: Callable[[Step], None] | None) -> tuple[str, ...]:
-    """Do all steps of a plan, or none.
-
-    Args:
-        plan: what to do.
-        remove: it takes mailsni away; then no record and no lock file stay either.
-        wait: seconds to wait for another run to end.
-        on_step: told about each step that is done.
+    """Do all steps of a plan, or none. After a removal no record and no lock file stay either.
 
     Returns:
         What a person should know.
 
     Raises:
-        LockedError: another run holds the lock.
+        LockedError: another run still holds the lock after ``wait`` seconds.
         MailsniError: a step failed; everything is as it was.
         RollbackFailedError: and not everything could be taken back: what setup did is remembered for ``--remove``.
     """

@@ -53,11 +53,6 @@ _SERVERS: Mapping[str, _Server] = {
 def plan_setup(settings: Settings, options: SetupOptions, now: datetime) -> SetupPlan:
     """What has to be done until certificates are served without further commands.
 
-    Args:
-        settings: the configuration.
-        options: of the command line.
-        now: the moment at which certificates must be valid, with a time zone.
-
     Raises:
         HostError: a server's configuration cannot be read or is broken, a store is missing.
         RefusedError: something lies at the place of a file of ours that setup did not write.

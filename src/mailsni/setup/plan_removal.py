@@ -73,12 +73,7 @@ def _installed(settings: Settings) -> frozenset[str]:
 
 
 def plan_startup_removal(settings: Settings, keep: Collection[Path] = ()) -> Iterator[Step]:
-    """The steps that remove the files that start the program.
-
-    Args:
-        settings: the stores, for their hooks.
-        keep: files that stay.
-    """
+    """The steps that remove the files that start the program, except those to keep."""
     present = {path: content for path, content in _startup_files(settings).items() if path not in keep}
     if (stop := autostart.stop(present)) is not None:
         yield stop

@@ -52,11 +52,7 @@ class Step:
 
 
 def carry_out(steps: Sequence[Step], on_step: Callable[[Step], None]) -> tuple[str, ...]:
-    """Do all steps in order; when one fails, undo those that are done.
-
-    Args:
-        steps: what to do.
-        on_step: called after each step.
+    """Do all steps in order, and call ``on_step`` after each; when one fails, undo those that are done.
 
     Returns:
         What a person should look at.
@@ -134,12 +130,8 @@ def change_file(
 ) -> Step:
     """The step that writes a file of our own, replaces it, removes it, or edits one of the administrator's.
 
-    Args:
-        title: of the step.
-        path: the file.
-        before: what it holds; None: it does not exist.
-        after: what it will hold; None removes it.
-        mode: of a file of our own; None for an edit: the file keeps its mode.
+    ``before`` is None when the file does not exist, ``after`` is None to remove it. An edit has no mode: the file keeps
+    its own.
     """
 
     def put(content: bytes | None, *, expected: bytes | None) -> tuple[str, ...]:
@@ -179,7 +171,7 @@ def change_server(
     Args:
         file: the step that changes a file of the configuration.
         path: of that file.
-        settings: of the probes.
+        settings: how to probe.
         target: the server.
         expected: what names must be served afterwards.
         problem: asks the server's own tools why the configuration would not do; None when it would.
@@ -231,9 +223,9 @@ def first_apply(
     """The step of ``mailsni apply``: builds and publishes the servers' files, and confirms what is served.
 
     Args:
-        title: of the step.
+        title: what it does.
         change: the names and files that it publishes.
-        settings: what to publish, and where to.
+        settings: where to publish them.
         problem: why a server's configuration, as the next steps write it, would not fit what was published.
         unpublish: plans how to remove a first deployment; None for a later one: what it was updated to is confirmed,
             and stays.
@@ -257,10 +249,7 @@ def first_apply(
 def run_commands(title: str, commands: CommandLines, back: CommandLines = ()) -> Step:
     """The step that runs programs of the system in order, such as systemctl(1).
 
-    Args:
-        title: of the step.
-        commands: the programs and their arguments.
-        back: what undoes them; it may fail (what does not exist cannot be disabled).
+    Those that undo it may fail: what does not exist cannot be disabled.
     """
 
     def do() -> tuple[str, ...]:
@@ -288,11 +277,8 @@ def delete(
 ) -> Step:
     """The step that deletes files that nothing refers to any more, keys among them. It cannot be undone.
 
-    Args:
-        title: of the step.
-        paths: the files.
-        directories: removed when they are empty then; the innermost first.
-        staging: directories in which an interrupted run may have left its staging directory.
+    Directories, the innermost first, go too when they are empty then. ``staging`` are those in which an interrupted run
+    may have left its staging directory.
     """
 
     def do() -> tuple[str, ...]:
