@@ -27,8 +27,7 @@ from mailsni.deploy.transaction import ApplyResult
 from mailsni.doctor.finding import Finding, Fix, Severity
 from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, UsageError
 from mailsni.metrics import MetricsInput
-from mailsni.output import documents, prometheus, verify
-from mailsni.output.setup import Report
+from mailsni.output import documents, prometheus, setup, verify
 from mailsni.probes.endpoint import Endpoint, Server
 from mailsni.probes.expectation import Expectation, Problem
 from mailsni.probes.model import Outcome, ProbeResult
@@ -134,7 +133,7 @@ DOCUMENTS: dict[str, Callable[[], Document]] = {
     "explain": lambda: documents.explanation(MAIL_A, explain(MAIL_A, inventory(*mixture()), MAIL, NOW)),
     "explain a stranger": lambda: documents.explanation("*.b.test", ()),
     "render": lambda: documents.rendering("postfix", b"# text\n"),
-    "setup": lambda: Report(SetupPlan(Settings(), (), ("found",)), remove=False).document("in_place", Exit.DONE),
+    "setup": lambda: setup.document(SetupPlan(Settings(), (), ("found",)), "in_place", Exit.DONE, (), remove=False),
     "verify": lambda: verify.document(audit()),
     "verify nothing": lambda: verify.document(Audit((), ("postfix: no service with TLS was found",))),
     "metrics": lambda: prometheus.document(MetricsInput(EMPTY_HISTORY, everything(), audit())),

@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from mailsni.config.settings import Settings
 from mailsni.errors import Exit, HostError, RefusedError, RollbackFailedError
 from mailsni.host import files
-from mailsni.output.setup import Report
+from mailsni.output import setup as output
 from mailsni.setup import autostart, record
 from mailsni.setup.model import SetupPlan
 from mailsni.setup.record import Edit, Record
@@ -181,9 +181,9 @@ def test_a_program_that_others_can_replace_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("empty", [False, True])
 def test_the_document_is_what_the_schema_says(*, remove: bool, empty: bool) -> None:
     change = change_file("write it", Path("/etc/cron.d/mailsni"), None, b"text\n", files.PUBLIC)
-    report = Report(SetupPlan(Settings(), () if empty else (change,), ("n",), ("w",)), remove=remove)
-    report.done(["later"])
-    document = report.document("in_place" if empty else "planned", Exit.SKIPPED)
+    plan = SetupPlan(Settings(), () if empty else (change,), ("n",), ("w",))
+    result: output.Result = "in_place" if empty else "planned"
+    document = output.document(plan, result, Exit.SKIPPED, (*plan.warnings, "later"), remove=remove)
     SCHEMA.validate(document)
     assert document["warnings"] == ["w", "later"]
     if not empty:

@@ -14,7 +14,11 @@ from mailsni.errors import Exit, UsageError
 from mailsni.output import console
 
 if TYPE_CHECKING:
-    from mailsni.output.setup import Report, Result
+    from collections.abc import Sequence
+
+    from mailsni.output.setup import Result
+    from mailsni.setup.model import SetupPlan
+    from mailsni.setup.steps import Step
 
 
 def setup(
@@ -51,7 +55,7 @@ def setup(
     """
     from mailsni.deploy import transaction
     from mailsni.host import permissions
-    from mailsni.output.setup import Report
+    from mailsni.output.setup import show_plan
     from mailsni.setup import execute
     from mailsni.setup.model import SetupOptions
     from mailsni.setup.plan import plan_setup
@@ -69,20 +73,20 @@ def setup(
     if not dry_run:
         permissions.require_writable(transaction.writable_directories(settings))
     plan = plan_removal(settings) if remove else plan_setup(settings, wanted, datetime.now(UTC))
-    report = Report(plan, remove=remove)
     changes = bool(plan.steps) and not dry_run
-    if not options.as_json:
-        report.plan(quiet=options.quiet and (yes or not changes))
+    if not options.as_json and not (options.quiet and (yes or not changes)):
+        show_plan(plan)
     if not changes:
-        return _end(options, report, "planned" if plan.steps else "in_place")
+        result: Result = "planned" if plan.steps else "in_place"
+        return _end(options, plan, result, remove=remove, warnings=plan.warnings, logged=0)
     execute.require_permission(plan)
-    report.say_warnings()
+    _log_warnings(plan.warnings)
     if not yes and not _confirm(options):
         console.log(Level.INFO, "nothing was changed")
         return Exit.FAILED
-    on_step = None if options.as_json or options.quiet else report.step
-    report.done(execute.run(plan, remove=remove, wait=wait, on_step=on_step))
-    return _end(options, report, "done")
+    on_step = None if options.as_json or options.quiet else _log_step
+    warnings = (*plan.warnings, *execute.run(plan, remove=remove, wait=wait, on_step=on_step))
+    return _end(options, plan, "done", remove=remove, warnings=warnings, logged=len(plan.warnings))
 
 
 def _confirm(options: GlobalOptions) -> bool:
@@ -97,11 +101,25 @@ def _confirm(options: GlobalOptions) -> bool:
         return False
 
 
-def _end(options: GlobalOptions, report: Report, result: Result) -> int:
-    code = Exit.SKIPPED if report.warnings else Exit.DONE
+def _log_step(step: Step) -> None:
+    console.log(Level.INFO, f"done: {step.title}")
+
+
+def _log_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        console.log(Level.WARNING, warning)
+
+
+def _end(
+    options: GlobalOptions, plan: SetupPlan, result: Result, *, remove: bool, warnings: Sequence[str], logged: int
+) -> int:
+    """Print the result, and log the warnings after the first ones, which were logged before the question."""
+    from mailsni.output import setup as output
+
+    code = Exit.SKIPPED if warnings else Exit.DONE
     if options.as_json:
-        print_json(report.document(result, code))
-    else:
-        report.end(result, quiet=options.quiet)
-    report.say_warnings()
+        print_json(output.document(plan, result, code, warnings, remove=remove))
+    elif not options.quiet:
+        output.show_result(plan, result, remove=remove)
+    _log_warnings(warnings[logged:])
     return code
