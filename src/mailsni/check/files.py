@@ -16,11 +16,7 @@ from mailsni.host import file_identity, files, permissions
 
 
 def check_pinned_files(context: CheckContext) -> Iterator[Result]:
-    """The directory, and the pinned file of each certificate that is deployed.
-
-    Raises:
-        PermissionMissingError: this user may not read the record or the directory.
-    """
+    """The directory, and the pinned file of each certificate that is deployed."""
     directory = context.pin_directory
     yield from check_directory(directory, context.owner)
     listable = permissions.excess_permissions(directory, 0o700, context.owner) if directory.is_dir() else None

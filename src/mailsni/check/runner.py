@@ -68,10 +68,7 @@ def check(
     wire: bool = False,
     progress: Progress | None = None,
 ) -> CheckResult:
-    """Run all checks; with ``wire`` probe the running servers, too.
-
-    If a run is publishing meanwhile, wait a few seconds for its end, and run them again.
-    """
+    """Run all checks, and again if a run was publishing meanwhile; with ``wire`` probe the running servers, too."""
     deadline = time.monotonic() + PATIENCE
     while True:
         before = _change_token(settings)

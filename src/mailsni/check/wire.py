@@ -22,11 +22,7 @@ from mailsni.verify.request import VerifyRequest
 def check_wire(
     settings: Settings, now: datetime, progress: Progress | None = None
 ) -> tuple[tuple[Finding, ...], int | None]:
-    """Probe the servers for every name that is deployed.
-
-    Returns:
-        The findings, and the number of answers; None when no server could be probed.
-    """
+    """Probe the servers for every deployed name: the findings, and the number of answers if there was any probe."""
     try:
         snapshot = take_snapshot(settings, now, progress=progress)
         deployed = snapshot.record.deployment
@@ -38,11 +34,7 @@ def check_wire(
 
 
 def wire_findings(result: Audit, deployed: Deployment) -> Iterator[Finding]:
-    """One finding for each server and problem.
-
-    The audit compares the answers with the stores. What is deployed may be sent until the next run: another check says
-    that it is pending.
-    """
+    """One finding for each server and problem. Until the next run a server may send what is deployed."""
     for note in result.notes:
         yield Finding(Level.UNKNOWN, Code.WIRE_NOT_PROBED, f"on the wire: {note}")
     groups: dict[tuple[str, Problem], list[Assessment]] = defaultdict(list)

@@ -22,11 +22,7 @@ UNKNOWN = 3
 
 @contextmanager
 def unknown_on_failure() -> Iterator[None]:
-    """End with UNKNOWN when the block raises anything, or its output cannot be written.
-
-    Raises:
-        typer.Exit: with UNKNOWN as its code.
-    """
+    """End with UNKNOWN (``typer.Exit``) when the block raises anything, or its output cannot be written."""
     try:
         yield
         sys.stdout.flush()

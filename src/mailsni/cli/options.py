@@ -93,11 +93,7 @@ def _remember(context: typer.Context, parameter: typer.CallbackParam, value: str
 
 
 def number(text: str | float) -> float:
-    """A finite number that is not negative, for an option that takes seconds or days.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """A finite number that is not negative, for an option that takes seconds or days; else ValueError."""
     value = float(text)
     if not math.isfinite(value) or value < 0:
         raise ValueError(text)

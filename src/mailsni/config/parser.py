@@ -53,11 +53,7 @@ def read(path: Path, *, required: bool) -> bytes:
 
 
 def parse_file(content: bytes, path: Path) -> Settings:
-    """The settings from the content of a configuration file, with the administrator's templates beside it.
-
-    Raises:
-        ConfigurationError: it is not TOML, or has an unknown key or a wrong value.
-    """
+    """The settings from the content of a configuration file, with the templates beside it; fails as :func:`parse`."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
@@ -86,8 +82,7 @@ def parse(text: str, path: Path, templates: Path | None = None) -> Settings:
 def parse_partial(path: Path) -> Settings | None:
     """The settings of ``[state]`` and ``[alerts]`` alone: where to record a failure, and whom to alert.
 
-    Returns:
-        None when the file cannot be read, is not TOML, or is wrong in these tables. Other errors do not matter.
+    None when the file cannot be read, is not TOML, or is wrong in these tables. Other errors do not matter.
     """
     try:
         document = tomllib.loads(path.read_bytes().decode("utf-8"))

@@ -28,13 +28,7 @@ _T = TypeVar("_T")
 
 
 def key(default: _T, parse: Callable[[object], _T], comment: str = "") -> _T:
-    """A key of a table.
-
-    Args:
-        default: of the setting.
-        parse: gives the setting for a TOML value, or raises ValueError.
-        comment: what the reference says beside the default.
-    """
+    """A key of a table: ``parse`` gives the setting for a TOML value; the reference shows the comment."""
     return field(default=default, metadata={"parse": parse, "comment": comment})
 
 

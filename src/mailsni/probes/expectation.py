@@ -74,11 +74,9 @@ def expectations(
     certificates: Mapping[str, Sequence[Certificate]],
     chain_of: Callable[[str], tuple[str, ...]] = lambda _: (),
 ) -> tuple[Expectation, ...]:
-    """What clients should get: one expectation for each certificate of a name.
+    """What clients should get: one expectation for each certificate of a name; for a name with none any will do.
 
-    Args:
-        certificates: of each name; none: any will do.
-        chain_of: the SHA-256 of each certificate of a chain, by ident, where the chain matters too.
+    Where the chain matters too, ``chain_of`` gives the SHA-256 of each certificate of a chain, by ident.
     """
     expected: list[Expectation] = []
     for name, choices in certificates.items():

@@ -61,21 +61,16 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What came of a probe.
-
-    Attributes:
-        endpoint: the port.
-        name: the SNI name that was sent, or None.
-        outcome: how it ended.
-        fingerprint: SHA-256 of the leaf in DER, lower-case hexadecimal, when the outcome is ``served``; else None.
-        detail: for people: the TLS version, or what went wrong. Printable ASCII, at most 200 characters, in the
-            words of this program or of OpenSSL, never the server's.
-        chain: the certificates in DER as the server sent them, the leaf first; none where no handshake ended.
-    """
+    """What came of a probe."""
 
     endpoint: Endpoint
     name: str | None
+    """The SNI name that was sent."""
     outcome: Outcome
     fingerprint: str | None
+    """SHA-256 of the leaf in DER, lower-case hexadecimal, when the outcome is ``served``; else None."""
     detail: str
+    """For people: the TLS version, or what went wrong. Printable ASCII, at most 200 characters, in the words of this
+    program or of OpenSSL, never the server's."""
     chain: tuple[bytes, ...] = field(default=(), repr=False)
+    """The certificates in DER as the server sent them, the leaf first; none where no handshake ended."""

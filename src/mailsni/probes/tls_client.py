@@ -41,14 +41,11 @@ def run_probes(
     where TLS came first), Dovecot as a disconnect without a login attempt (measured, 3.7, 3.10, 2.3, 2.4).
 
     Args:
-        probes: the same one may stand there more than once.
+        probes: the results are in their order.
         timeout: seconds for each one, from the connect to the end of the handshake. Only the resolver, when the host
             of the endpoint is a name, has limits of its own.
         concurrency: how many connections are open at a time.
         on_done: called in the caller's thread after each probe, with the number of those done so far.
-
-    Returns:
-        the results, in the order of the probes.
 
     Raises:
         HostError: the system starts no more threads.

@@ -20,15 +20,12 @@ from mailsni.targets.base import Target
 
 @dataclass(frozen=True, slots=True)
 class VerifyRequest:
-    """What the command line asks for.
-
-    Attributes:
-        names: empty: all names that should be served.
-        endpoints: empty: those of the configuration, or this host's listeners.
-    """
+    """What the command line asks for."""
 
     names: tuple[str, ...] = ()
+    """Empty: all names that should be served."""
     endpoints: tuple[Endpoint, ...] = ()
+    """Empty: those of the configuration, or this host's listeners."""
 
     @classmethod
     def parse(cls, names: Iterable[str], endpoints: Iterable[str]) -> VerifyRequest:
@@ -50,8 +47,7 @@ EVERYTHING = VerifyRequest()
 def endpoints_to_probe(settings: Settings, targets: Iterable[Target]) -> tuple[tuple[Endpoint, ...], tuple[str, ...]]:
     """The endpoints of the configuration, else every listener of the servers with TLS, on IPv4 and on IPv6.
 
-    Returns:
-        The endpoints, and notes on servers whose listeners are unknown.
+    The second part are notes on servers whose listeners are unknown.
     """
     if settings.verify.endpoints != "auto":
         return settings.verify.endpoints, ()
@@ -75,11 +71,8 @@ def expected_certificates(snapshot: Snapshot, names: Sequence[str] = ()) -> tupl
     """What clients should get: the winners in the stores, also those that are not deployed yet.
 
     A name that is deployed and has no winner any more, because its certificate has expired or its lineage is gone,
-    keeps what is deployed until the next run.
-
-    Args:
-        snapshot: of this host.
-        names: those of interest; empty: all. For one that nothing is deployed or selected for, any certificate will do.
+    keeps what is deployed until the next run. Without ``names`` all are of interest. For a name that nothing is
+    deployed or selected for, any certificate will do.
     """
     deployed, pins = snapshot.record.deployment, snapshot.pins
     certificates: dict[str, Sequence[Certificate]] = {
