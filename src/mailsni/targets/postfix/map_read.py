@@ -18,6 +18,7 @@ from pathlib import Path
 from mailsni.core.selection import Selection
 from mailsni.core.text import printable_name
 from mailsni.errors import HostError
+from mailsni.host import files
 from mailsni.host.commands import Completed
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.postfix.lines import split_words
@@ -189,11 +190,8 @@ def type_of(path: Path) -> str | None:
     Raises:
         HostError: it cannot be read.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(20)
-    except OSError as error:
-        raise HostError(f"{path}: cannot be read: {error.strerror}", path=path) from None
+    with files.host_errors(path, "cannot be read"), path.open("rb") as file:
+        head = file.read(20)
     numbers = ((head[at : at + 4], number.to_bytes(4, sys.byteorder), kind) for at, number, kind in _MAGIC)
     return next((kind for stored, number, kind in numbers if stored == number), None)
 
@@ -268,24 +266,21 @@ def _lines(done: Completed) -> Iterator[MapRecord]:
 def _read_cdb(path: Path) -> Iterator[MapRecord]:
     """The records of a constant database (cdb(5)): they lie one after the other between its two indices."""
     damaged = HostError(f"{path}: cannot be read back: it is no constant database, or a damaged one", path=path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(_CDB_HEAD)
-            if len(head) != _CDB_HEAD:
+    with files.host_errors(path, "cannot be read back"), path.open("rb") as file:
+        head = file.read(_CDB_HEAD)
+        if len(head) != _CDB_HEAD:
+            raise damaged
+        end, at = min(struct.unpack("<512I", head)[::2]), _CDB_HEAD
+        while at < end:
+            sizes = file.read(8)
+            key_size, size = struct.unpack("<2I", sizes) if len(sizes) == 8 else (end, end)
+            at += 8 + key_size + size
+            if at > end:
                 raise damaged
-            end, at = min(struct.unpack("<512I", head)[::2]), _CDB_HEAD
-            while at < end:
-                sizes = file.read(8)
-                key_size, size = struct.unpack("<2I", sizes) if len(sizes) == 8 else (end, end)
-                at += 8 + key_size + size
-                if at > end:
-                    raise damaged
-                key, value = file.read(key_size), file.read(size)
-                if len(key) != key_size or len(value) != size:
-                    raise damaged
-                yield _without_nul(key), _without_nul(value)
-    except OSError as error:
-        raise HostError(f"{path}: cannot be read back: {error.strerror}", path=path) from None
+            key, value = file.read(key_size), file.read(size)
+            if len(key) != key_size or len(value) != size:
+                raise damaged
+            yield _without_nul(key), _without_nul(value)
 
 
 def _read_berkeleydb(path: Path) -> Iterator[MapRecord] | None:
