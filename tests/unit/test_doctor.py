@@ -329,17 +329,18 @@ def test_what_cannot_be_found_out_is_a_finding_and_the_rest_goes_on(tmp_path: Pa
 
 
 def test_a_check_that_fails_is_a_finding_and_the_next_one_runs() -> None:
-    def refused() -> Sequence[Finding]:
+    def refused(_: None) -> Sequence[Finding]:
         raise PermissionMissingError("/x: cannot be read: Permission denied", hint="run it as root", path=Path("/x"))
 
-    def broken() -> Sequence[Finding]:
+    def broken(_: None) -> Sequence[Finding]:
         raise OSError(5, "Input/output error", "/y")
 
-    def garbled() -> Sequence[Finding]:
+    def garbled(_: None) -> Sequence[Finding]:
         raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "secret")
 
     last = Finding("x", Severity.NOTE, "what", "where", "why", Fix("fix"))
-    found = list(helpers.run_each(("one", refused), ("two", broken), ("three", garbled), ("four", lambda: [last])))
+    checks: helpers.Checks[None] = [("one", refused), ("two", broken), ("three", garbled), ("four", lambda _: [last])]
+    found = list(helpers.run_each(checks, None))
     assert [(one.code, one.severity, one.where) for one in found] == [
         ("check_failed", Severity.NOTE, "/x"),
         ("check_failed", Severity.WARNING, "/y"),

@@ -24,19 +24,17 @@ PEM_LIMIT = 1 << 20
 KEYS_EXPOSED = "others may know the keys: replace them (certbot renew --force-renewal --new-key)"
 """Note of a fix, where keys could be read."""
 
-Check = Callable[[], Iterable[Finding]]
+_Facts = TypeVar("_Facts")
 _Item = TypeVar("_Item")
+Checks = Sequence[tuple[str, Callable[[_Facts], Iterable[Finding]]]]
+"""What each check is about, for the finding that it cannot run, and the check."""
 
 
-def run_each(*checks: tuple[str, Check]) -> Iterator[Finding]:
-    """The findings of several checks; one that cannot run is a finding, and the next ones go on.
-
-    Args:
-        checks: what each is about, and the check.
-    """
+def run_each(checks: Checks[_Facts], facts: _Facts) -> Iterator[Finding]:
+    """The findings of several checks; one that cannot run is a finding, and the next ones go on."""
     for about, check in checks:
         try:
-            yield from check()
+            yield from check(facts)
         except (MailsniError, OSError, ValueError, RecursionError) as problem:
             yield check_failed(about, problem)
 

@@ -6,10 +6,9 @@ A fact that cannot be found out and a check that cannot run are findings themsel
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,11 +25,10 @@ from mailsni.targets.postfix import target as postfix_target
 from mailsni.targets.registry import NO_SERVER
 
 _Fact = TypeVar("_Fact")
-Check = Callable[[Facts], Iterable[Finding]]
 
 SAME_CODE_LIMIT = 20
 """Findings of one code that are reported one by one."""
-CHECKS: tuple[tuple[str, Check], ...] = (
+CHECKS: helpers.Checks[Facts] = (
     ("Postfix", postfix.findings),
     ("the modes of the private keys", stores.key_modes),
     ("the modes of the pinned files", stores.pin_modes),
@@ -45,7 +43,6 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("what panels and tutorials left", leftovers.leftovers),
     ("Dovecot", dovecot.findings),
 )
-"""What each check is about, for the finding that it cannot run, and the check."""
 
 
 def examine(
@@ -54,7 +51,7 @@ def examine(
     *,
     root: Path = Path("/"),
     progress: Progress | None = None,
-    checks: Sequence[tuple[str, Check]] = CHECKS,
+    checks: helpers.Checks[Facts] = CHECKS,
 ) -> tuple[Finding, ...]:
     """Look for every known mistake. Nothing is written, no server is probed.
 
@@ -70,12 +67,7 @@ def examine(
     """
     collector = _FactCollector(settings, now, root, progress)
     facts = collector.facts()
-    return in_order([*collector.problems, *run_checks(facts, checks)])
-
-
-def run_checks(facts: Facts, checks: Sequence[tuple[str, Check]] = CHECKS) -> Iterator[Finding]:
-    """The findings of checks, as they come; one that cannot run is a finding."""
-    return helpers.run_each(*((about, partial(check, facts)) for about, check in checks))
+    return in_order([*collector.problems, *helpers.run_each(checks, facts)])
 
 
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:

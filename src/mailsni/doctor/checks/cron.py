@@ -49,10 +49,10 @@ def called_scripts(facts: Facts, table: Script) -> Iterator[tuple[int, Script]]:
 def cron(facts: Facts) -> Iterator[Finding]:
     """Check cron's tables and the scripts that they call."""
     for path in cron_files(facts):
-        yield from run_each((f"cron's {path}", partial(_check_file, facts, path)))
+        yield from run_each([(f"cron's {path}", partial(_check_file, path))], facts)
 
 
-def _check_file(facts: Facts, path: Path) -> Iterator[Finding]:
+def _check_file(path: Path, facts: Facts) -> Iterator[Finding]:
     table = Script.read(path)
     if table is None:
         return

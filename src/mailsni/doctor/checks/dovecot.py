@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 from mailsni.core.text import printable, printable_name, summarize, summarize_names
 from mailsni.doctor.checks.dovecot_files import archive_paths, certificates, key_modes, missing_files
 from mailsni.doctor.dovecot_facts import APPLY, DovecotFacts, disconnected, place_of, sed_literal
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
-from mailsni.doctor.helpers import grouped, quoted, run_each
+from mailsni.doctor.helpers import Checks, grouped, quoted, run_each
 from mailsni.errors import HostError
 from mailsni.targets.dovecot import doveconf, live_include, parser
 from mailsni.targets.dovecot.configuration import (
@@ -59,7 +58,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     )
     dovecot = DovecotFacts(facts.dovecot, configuration, facts.now)
     checks = _CHECKS if configuration.source.files else _CHECKS_WITHOUT_FILES
-    yield from run_each(*((about, partial(check, dovecot)) for about, check in checks))
+    yield from run_each(checks, dovecot)
 
 
 def _unreadable(facts: DovecotFacts) -> Iterator[Finding]:
@@ -358,12 +357,11 @@ def _startup(facts: DovecotFacts) -> Iterator[Finding]:
     )
 
 
-_Checks = tuple[tuple[str, Callable[[DovecotFacts], Iterator[Finding]]], ...]
-_CHECKS_WITHOUT_FILES: _Checks = (
+_CHECKS_WITHOUT_FILES: Checks[DovecotFacts] = (
     ("what of Dovecot's configuration can be read", _unreadable),
     ("whether Dovecot would start", _startup),
 )
-_CHECKS: _Checks = (
+_CHECKS: Checks[DovecotFacts] = (
     *_CHECKS_WITHOUT_FILES,
     ("whether Dovecot offers TLS", _tls_off),
     ("Dovecot's default certificate", _default_certificate),

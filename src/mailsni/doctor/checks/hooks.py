@@ -61,20 +61,20 @@ def read_configured(path: Path) -> Script:
 def hooks(facts: Facts) -> Iterator[Finding]:
     """Check the files in the directories of hooks."""
     for _, path in hook_files(facts):
-        yield from run_each((f"the hook {path}", partial(_check_hook, facts, path)))
+        yield from run_each([(f"the hook {path}", partial(_check_hook, path))], facts)
 
 
 def hooks_in_configuration(facts: Facts) -> Iterator[Finding]:
     """Check the hooks in cli.ini and in the renewal configurations."""
     for path in configured_hooks(facts):
-        yield from run_each((f"the hooks in {path}", partial(_check_configured, facts, path)))
+        yield from run_each([(f"the hooks in {path}", partial(_check_configured, path))], facts)
 
 
-def _check_configured(facts: Facts, path: Path) -> Iterator[Finding]:
+def _check_configured(path: Path, facts: Facts) -> Iterator[Finding]:
     yield from check_script(facts, read_configured(path), "hook")
 
 
-def _check_hook(facts: Facts, path: Path) -> Iterator[Finding]:
+def _check_hook(path: Path, facts: Facts) -> Iterator[Finding]:
     remove = Fix(quoted("rm", path))
     try:
         status = path.stat()

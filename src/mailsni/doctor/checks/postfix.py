@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from mailsni.core.x509 import InvalidPair, describe
 from mailsni.doctor.checks import postfix_maps
 from mailsni.doctor.checks.postfix_maps import LIVE, TableFacts, command, then_reload
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
-from mailsni.doctor.helpers import PEM_LIMIT, incomplete_chain, lonely_leaf, quoted, run_each
+from mailsni.doctor.helpers import PEM_LIMIT, Checks, incomplete_chain, lonely_leaf, quoted, run_each
 from mailsni.host import files
 from mailsni.targets.postfix import map_source
 from mailsni.targets.postfix.map_source import Mistake
@@ -85,8 +84,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
         tables.append(table)
         yield from unreadable
         yield from postfix_maps.findings(table)
-    whole = PostfixFacts(facts, configuration, tuple(tables))
-    yield from run_each(*((about, partial(check, whole)) for about, check in _CHECKS))
+    yield from run_each(_CHECKS, PostfixFacts(facts, configuration, tuple(tables)))
 
 
 # ── TLS, and the default certificate ─────────────────────────────────────────────────────────────────────────────────
@@ -320,7 +318,7 @@ def _keys_for(name: str) -> Iterator[str]:
         parent = parent.partition(".")[2]
 
 
-_CHECKS: tuple[tuple[str, Callable[[PostfixFacts], Iterator[Finding]]], ...] = (
+_CHECKS: Checks[PostfixFacts] = (
     ("whether Postfix offers TLS", _check_tls),
     ("Postfix's default certificate", _check_default),
     ("the default certificates of services", _check_services),

@@ -8,15 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 from mailsni.core.text import printable_name, summarize_names
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
-from mailsni.doctor.helpers import KEYS_EXPOSED, check_failed, chmod, quoted, run_each
+from mailsni.doctor.helpers import KEYS_EXPOSED, Checks, check_failed, chmod, quoted, run_each
 from mailsni.errors import HostError, MailsniError
 from mailsni.host import files, permissions
 from mailsni.targets.postfix import map_read, map_source
@@ -154,8 +153,7 @@ def _read_stored(
 
 def findings(table: TableFacts) -> Iterator[Finding]:
     """Everything that is wrong with a table."""
-    written = table.reference.written
-    yield from run_each(*((f"{about} the table {written}", partial(check, table)) for about, check in _CHECKS))
+    yield from run_each([(f"{about} the table {table.reference.written}", check) for about, check in _CHECKS], table)
 
 
 def _check_type(table: TableFacts) -> Iterator[Finding]:
@@ -351,7 +349,7 @@ def _keys(lines: Sequence[SourceLine]) -> str:
     return summarize_names(line.key for line in lines)
 
 
-_CHECKS: tuple[tuple[str, Callable[[TableFacts], Iterator[Finding]]], ...] = (
+_CHECKS: Checks[TableFacts] = (
     ("the type of", _check_type),
     ("the existence of", _check_exists),
     ("the way to", _check_proxied),
