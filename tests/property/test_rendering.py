@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from mailsni.core.model import Certificate, Inventory, Reason
 from mailsni.core.names import NamePatterns, RefusedNameError, host_name, safe_path
 from mailsni.core.selection import Selection, select
-from mailsni.core.x509 import ValidPair, validate_pair
+from mailsni.core.x509 import validate_pair
 from mailsni.sources.certbot import CertbotStore
 from mailsni.targets.rendering import DovecotVersion, Paths
 from tests.support.authority import subject_alternative_names
@@ -173,9 +173,9 @@ def sans(raw: Sequence[bytes]) -> Iterator[str]:
     """The names of a certificate that has these dNSNames, read by the program from a real one."""
     issued = authority().issue([], key=shared_key(), raw_san=subject_alternative_names(*raw))
     outcome = validate_pair("/live/x", issued.fullchain_pem, issued.key_pem)
-    if isinstance(outcome, ValidPair):
+    if isinstance(outcome, Certificate):
         assert all(one.isascii() and one.isprintable() for one in outcome.refused_names)
-        yield from outcome.certificate.names
+        yield from outcome.names
 
 
 _KEYS: list[bytes] = []

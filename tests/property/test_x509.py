@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mailsni.core.x509 import InvalidPair, ValidPair, validate_pair
+from mailsni.core.model import Certificate
+from mailsni.core.x509 import InvalidPair, validate_pair
 from mailsni.sandbox.authority import Issued
 from tests.support.authority import Algorithm
 from tests.support.builders import authority
@@ -27,8 +28,8 @@ def pair(algorithm: Algorithm) -> Issued:
     return authority().issue(["mail.a.test", "*.a.test"], algorithm=algorithm, common_name="mail.a.test")
 
 
-def material(outcome: ValidPair | InvalidPair) -> bytes | None:
-    return outcome.certificate.material.pem if isinstance(outcome, ValidPair) else None
+def material(outcome: Certificate | InvalidPair) -> bytes | None:
+    return outcome.material.pem if isinstance(outcome, Certificate) else None
 
 
 @functools.cache
@@ -185,15 +186,15 @@ def test_a_torn_key_is_whole_or_nothing(algorithm: Algorithm) -> None:
 def test_a_torn_pinned_file_is_never_another_one() -> None:
     pinned = whole("ecdsa")
     ident = validate_pair("/live/a", pinned, pinned, kept=True)
-    assert isinstance(ident, ValidPair)
+    assert isinstance(ident, Certificate)
     (border,) = borders(pinned, first=2)
     for at in cuts(pinned):
         outcome = validate_pair("/live/a", pinned[:at], pinned[:at], kept=True)
         if at == len(pinned) - 1:
             assert outcome == ident
         else:
-            assert isinstance(outcome, ValidPair) == (at in border), at
-            assert not isinstance(outcome, ValidPair) or outcome.certificate.ident != ident.certificate.ident
+            assert isinstance(outcome, Certificate) == (at in border), at
+            assert not isinstance(outcome, Certificate) or outcome.ident != ident.ident
 
 
 # ── the same in other clothes ────────────────────────────────────────────────────────────────────────────────────────
@@ -218,8 +219,8 @@ def test_neither_order_nor_wrapping_changes_the_material(more: list[int], junk: 
 def test_another_chain_is_another_pinned_file() -> None:
     issued = pair("ecdsa")
     both = [validate_pair("/live/a", chain, issued.key_pem) for chain in (issued.fullchain_pem, issued.leaf_pem)]
-    idents = {one.certificate.ident for one in both if isinstance(one, ValidPair)}
-    fingerprints = {one.certificate.fingerprint for one in both if isinstance(one, ValidPair)}
+    idents = {one.ident for one in both if isinstance(one, Certificate)}
+    fingerprints = {one.fingerprint for one in both if isinstance(one, Certificate)}
     assert (len(idents), len(fingerprints)) == (2, 1)
 
 
@@ -230,10 +231,10 @@ def test_another_chain_is_another_pinned_file() -> None:
 def test_nothing_that_can_be_printed_holds_a_key(algorithm: Algorithm) -> None:
     issued = pair(algorithm)
     outcome = validate_pair("/live/a", issued.fullchain_pem, issued.key_pem)
-    assert isinstance(outcome, ValidPair)
-    for shown in (outcome, outcome.certificate, outcome.certificate.material, [outcome], {"x": outcome.certificate}):
+    assert isinstance(outcome, Certificate)
+    for shown in (outcome, outcome.material, [outcome], {"x": outcome}):
         assert_says_nothing_of_the_key(shown, issued)
     try:
-        raise ValueError(outcome.certificate)
+        raise ValueError(outcome)
     except ValueError as error:
         assert_says_nothing_of_the_key(traceback.format_exception(error), issued)

@@ -132,7 +132,7 @@ def _lineage(origin: str, entry: Mapping[str, str], file: StoreFile) -> CachedLi
     outcome = validate_pair(source, entry["chain"].encode(), entry["key"].encode())
     if isinstance(outcome, InvalidPair):
         return SkippedLineage(source, outcome.reason, outcome.detail, outcome.names)
-    return CachedLineage((file.identity,), outcome.certificate, outcome.refused_names)
+    return CachedLineage((file.identity,), outcome)
 
 
 class StoreBuilder(ABC):

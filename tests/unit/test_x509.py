@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 from mailsni.core.model import Certificate, Reason
 from mailsni.core.x509 import (
     InvalidPair,
-    ValidPair,
     chain_digests,
     chain_order_problem,
     parse_leaf,
@@ -59,8 +58,8 @@ def armoured(der: bytes, label: bytes = b"CERTIFICATE") -> bytes:
 
 def proven(issued: Issued, key_pem: bytes | None = None) -> Certificate:
     outcome = validate_pair("/live/a", issued.fullchain_pem, key_pem or issued.key_pem)
-    assert isinstance(outcome, ValidPair), outcome
-    return outcome.certificate
+    assert isinstance(outcome, Certificate), outcome
+    return outcome
 
 
 def rejected(chain: bytes, key: bytes | None) -> InvalidPair:
@@ -109,8 +108,8 @@ def test_a_whole_pair_is_proven(algorithm: Algorithm, kind: str) -> None:
 def test_a_pinned_file_gives_the_same_certificate_back() -> None:
     found = proven(pair())
     outcome = validate_pair("/live/a", secret(found), secret(found), kept=True)
-    assert isinstance(outcome, ValidPair)
-    assert outcome.certificate == replace(found, kept=True)
+    assert isinstance(outcome, Certificate)
+    assert outcome == replace(found, kept=True)
 
 
 @pytest.mark.parametrize("algorithm", ["ecdsa", "rsa"])
@@ -135,8 +134,8 @@ def test_names_outside_the_grammar_are_told_apart() -> None:
     raw = subject_alternative_names("mail.a.test", "mail b", "\n}\nssl = no", "192.0.2.1", "ä.test", b"a\0.test")
     issued = authority().issue([], raw_san=raw)
     outcome = validate_pair("/live/a", issued.fullchain_pem, issued.key_pem)
-    assert isinstance(outcome, ValidPair)
-    assert outcome.certificate.names == ("mail.a.test",)
+    assert isinstance(outcome, Certificate)
+    assert outcome.names == ("mail.a.test",)
     assert outcome.refused_names == ("mail b", r"'\n}\nssl = no'", r"'\xe4.test'", r"'a\x00.test'")
 
 
@@ -159,8 +158,8 @@ def test_the_name_of_an_issuer_alone_makes_nothing_self_signed() -> None:
     damaged = forged.public_bytes(Encoding.DER)
     damaged = damaged[:-1] + bytes([damaged[-1] ^ 1])
     outcome = validate_pair("/live/a", armoured(damaged), pem_of(key))
-    assert isinstance(outcome, ValidPair)
-    assert not outcome.certificate.self_signed
+    assert isinstance(outcome, Certificate)
+    assert not outcome.self_signed
     assert not proven(other).self_signed
 
 
@@ -252,7 +251,7 @@ def test_a_weak_signature_is_refused_but_not_that_of_a_root() -> None:
     key = loaded(pair("rsa"))
     outcome = rejected(with_sha1(self_made(key, issuer="somebody")), pem_of(key))
     assert (outcome.reason, outcome.detail) == (Reason.UNSUPPORTED_KEY, "signed with SHA1, which the servers refuse")
-    assert isinstance(validate_pair("/live/a", with_sha1(self_made(key)), pem_of(key)), ValidPair)
+    assert isinstance(validate_pair("/live/a", with_sha1(self_made(key)), pem_of(key)), Certificate)
 
 
 def test_the_chain_of_another_certificate_is_refused() -> None:

@@ -81,6 +81,8 @@ class Certificate:
     """The file of the store with leaf and intermediates, for servers that read it there; empty: there is none."""
     key_path: str = ""
     """The file of the store with the private key."""
+    refused_names: tuple[str, ...] = ()
+    """Its SANs that are outside the grammar, printable."""
 
     @property
     def ident(self) -> str:
@@ -109,6 +111,7 @@ class Certificate:
         """
         converted = {
             "names": tuple(document["names"]),
+            "refused_names": tuple(document["refused_names"]),
             "not_before": datetime.fromtimestamp(document["not_before"], UTC),
             "not_after": datetime.fromtimestamp(document["not_after"], UTC),
             "material": KeyAndChain(None, document["material"]),
@@ -156,7 +159,6 @@ class CachedLineage:
     files: tuple[FileIdentity, ...]
     """In an order that the store decides; empty: it has no files, and is not cached."""
     certificate: Certificate
-    refused_names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

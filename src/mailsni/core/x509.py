@@ -59,19 +59,6 @@ class InvalidPair:
     """The names of the leaf, as far as it could be read."""
 
 
-@dataclass(frozen=True, slots=True)
-class ValidPair:
-    """A certificate, and the SANs of its leaf that are outside the grammar (printable)."""
-
-    certificate: Certificate
-    refused_names: tuple[str, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the leaf."""
-        return self.certificate.names
-
-
 class _InvalidPairError(Exception):
     def __init__(self, reason: Reason, detail: str, names: Sequence[str] = ()) -> None:
         super().__init__(detail)
@@ -80,7 +67,7 @@ class _InvalidPairError(Exception):
 
 def validate_pair(
     source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool = False
-) -> ValidPair | InvalidPair:
+) -> Certificate | InvalidPair:
     """Check that a chain and a private key belong together, and that the servers can serve them.
 
     Args:
@@ -89,7 +76,7 @@ def validate_pair(
         key_pem: the private key; None: the result is invalid, with the names of the leaf.
         kept: the result stands in for a lineage that is broken now.
     """
-    return _outcome(lambda: _valid_pair(source, chain_pem, key_pem, kept=kept))
+    return _outcome(lambda: _paired_certificate(source, chain_pem, key_pem, kept=kept))
 
 
 def _outcome(read: Callable[[], _Result]) -> _Result | InvalidPair:
@@ -207,7 +194,7 @@ class _Parsed:
         return self.issuer == self.subject
 
 
-def _valid_pair(source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool) -> ValidPair:
+def _paired_certificate(source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool) -> Certificate:
     certificates = _certificates(chain_pem)
     try:
         label, key_der, key_public = _private_key(key_pem)
@@ -226,22 +213,20 @@ def _valid_pair(source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: b
         (_pem(label, key_der), _pem(b"CERTIFICATE", leaf.der), *(_issuer_pem(issuer.der) for issuer in chain[1:]))
     )
     issuer = _issuer_text(leaf.issuer if len(chain) == 1 else chain[1].subject)
-    return ValidPair(
-        Certificate(
-            source=source,
-            names=names,
-            algorithm=algorithm,
-            fingerprint=hashlib.sha256(leaf.der).hexdigest(),
-            spki=hashlib.sha256(key_public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest(),
-            not_before=leaf.certificate.not_valid_before_utc,
-            not_after=leaf.certificate.not_valid_after_utc,
-            issuer=issuer,
-            self_signed=_is_self_signed(leaf),
-            staging=bool(_STAGING.search(issuer)),
-            material=KeyAndChain(pem, hashlib.sha256(pem).hexdigest()),
-            kept=kept,
-        ),
-        refused,
+    return Certificate(
+        source=source,
+        names=names,
+        algorithm=algorithm,
+        fingerprint=hashlib.sha256(leaf.der).hexdigest(),
+        spki=hashlib.sha256(key_public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest(),
+        not_before=leaf.certificate.not_valid_before_utc,
+        not_after=leaf.certificate.not_valid_after_utc,
+        issuer=issuer,
+        self_signed=_is_self_signed(leaf),
+        staging=bool(_STAGING.search(issuer)),
+        material=KeyAndChain(pem, hashlib.sha256(pem).hexdigest()),
+        kept=kept,
+        refused_names=refused,
     )
 
 

@@ -121,9 +121,8 @@ class CertbotStore:
 
     def watch_paths(self) -> tuple[WatchPath, ...]:
         """``live`` and ``archive``, also where links lead to."""
-        directories = dict.fromkeys(
-            each for live in (self.path, Path(os.path.realpath(self.path))) for each in (live, _archive(live))
-        )
+        lives = (self.path, Path(os.path.realpath(self.path)))
+        directories = dict.fromkeys(directory for live in lives for directory in (live, _archive(live)))
         return tuple(WatchPath(directory, "*.pem") for directory in directories)
 
     def files(self) -> StoreFiles:
@@ -202,7 +201,7 @@ def _unchanged(lineage: CachedLineage | None) -> LineageRead | None:
 
 def _accepted(lineage: CachedLineage) -> LineageRead:
     source = lineage.certificate.source
-    refused = (f"the name {name} in the certificate is refused" for name in lineage.refused_names)
+    refused = (f"the name {name} in the certificate is refused" for name in lineage.certificate.refused_names)
     return LineageRead(lineage, tuple(SkippedLineage(source, Reason.BAD_NAME, detail) for detail in refused))
 
 
@@ -277,13 +276,13 @@ def _read(name: str, missing: Reason, directory: int, boundary: StoreBoundary) -
 def _pair(source: str, chain: _ReadFile, key: _ReadFile) -> CachedLineage | SkippedLineage:
     if isinstance(chain, ReadRefusedError):
         return SkippedLineage(source, chain.reason, chain.detail)
-    from mailsni.core.x509 import ValidPair, validate_pair  # only a changed lineage needs cryptography
+    from mailsni.core.x509 import validate_pair  # only a changed lineage needs cryptography
 
     if isinstance(key, ReadRefusedError):
         # The leaf is read all the same: a lineage without a mail name is nobody's concern, whatever its key is like.
         return SkippedLineage(source, key.reason, key.detail, validate_pair(source, chain.content, None).names)
     outcome = validate_pair(source, chain.content, key.content)
-    if not isinstance(outcome, ValidPair):
+    if not isinstance(outcome, Certificate):
         return SkippedLineage(source, outcome.reason, outcome.detail, outcome.names)
-    certificate = replace(outcome.certificate, chain_path=f"{source}/{_CHAIN}", key_path=f"{source}/{_KEY}")
-    return CachedLineage((chain.identity, key.identity), certificate, outcome.refused_names)
+    certificate = replace(outcome, chain_path=f"{source}/{_CHAIN}", key_path=f"{source}/{_KEY}")
+    return CachedLineage((chain.identity, key.identity), certificate)

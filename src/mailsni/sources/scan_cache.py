@@ -31,7 +31,6 @@ def load(path: Path) -> dict[str, CachedLineage]:
             CachedLineage(
                 files=tuple(FileIdentity(*identity) for identity in item["files"]),
                 certificate=Certificate.decode(item["certificate"]),
-                refused_names=tuple(item["refused_names"]),
             )
             for item in document["readings"]
         ]
@@ -51,7 +50,6 @@ def save(path: Path, lineages: Iterable[CachedLineage], now: datetime) -> None:
         {
             "files": lineage.files,
             "certificate": lineage.certificate.encode(),
-            "refused_names": lineage.refused_names,
         }
         for lineage in lineages
         if lineage.files and max(identity.ctime_ns for identity in lineage.files) < latest

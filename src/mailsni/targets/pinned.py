@@ -60,12 +60,10 @@ class PinDirectory:
         content = files.read_private(self.path_of(deployed))
         if content is None:
             return None
-        from mailsni.core.x509 import ValidPair, validate_pair  # only a certificate that is kept needs cryptography
+        from mailsni.core.x509 import validate_pair  # only a certificate that is kept needs cryptography
 
         outcome = validate_pair(deployed.source, content, content, kept=True)
-        if isinstance(outcome, ValidPair) and outcome.certificate.ident == deployed.ident:
-            return outcome.certificate
-        return None
+        return outcome if isinstance(outcome, Certificate) and outcome.ident == deployed.ident else None
 
     def publish(self, certificates: Collection[Certificate], staging: Path) -> None:
         """Write pinned files, durably. No server reads them yet, because no file names them.

@@ -72,13 +72,12 @@ def _read(path: Path) -> bytes:
 def _check_pair(
     facts: DovecotFacts, pair: BlockPair, chain: Path, chain_pem: bytes, key_pem: bytes
 ) -> Iterator[Finding]:
-    valid = validate_pair(str(pair.certificate.file), chain_pem, key_pem)
-    if isinstance(valid, InvalidPair):
-        encrypted = valid.reason is Reason.ENCRYPTED_KEY and _has_password(facts)
-        if valid.reason not in _SERVED_ALL_THE_SAME and not encrypted:
-            yield _unusable(facts, pair, valid.detail)
+    certificate = validate_pair(str(pair.certificate.file), chain_pem, key_pem)
+    if isinstance(certificate, InvalidPair):
+        encrypted = certificate.reason is Reason.ENCRYPTED_KEY and _has_password(facts)
+        if certificate.reason not in _SERVED_ALL_THE_SAME and not encrypted:
+            yield _unusable(facts, pair, certificate.detail)
         return
-    certificate = valid.certificate
     # Dovecot takes the first certificate of the file, whichever it is; a valid pair begins with the key's.
     if _first(chain_pem) != _first(certificate.material.pem or b""):
         yield _unusable(facts, pair, "the certificate of the key is not the first in its file")
