@@ -68,12 +68,10 @@ class Source(Protocol):
     @property
     def location(self) -> str:
         """Where the store is, printable: a path or an address."""
-        ...
 
     @property
     def certbot_directory(self) -> Path | None:
         """Certbot's configuration directory, where certbot fills the store: its hooks and renewals are there."""
-        ...
 
     def scan(self, known: Mapping[str, CachedLineage], progress: Progress | None = None) -> Inventory:
         """Read every certificate.
@@ -90,30 +88,24 @@ class Source(Protocol):
             PermissionMissingError: this user may not read the store.
             HostError: the store is missing or cannot be read.
         """
-        ...
 
     def owns(self, origin: str) -> bool:
         """Whether an origin is one of this store's, also when the certificate or the store is not there now."""
-        ...
 
     def certbot_lineage(self, origin: str) -> CertbotLineage | None:
         """The lineage of certbot's with an origin of this store's; None when certbot does not fill the store."""
-        ...
 
     def reload(self, certificate: Certificate) -> Certificate | None:
         """Read one certificate again, with its key and chain; None when the store holds another one now."""
-        ...
 
     def change_token(self) -> bytes:
         """What tells cheaply, and without reading a key, whether the store changed: equal tokens, equal content.
 
         It never raises. A store that cannot be read has a token too, so that the watcher sees it come back.
         """
-        ...
 
     def watch_paths(self) -> tuple[WatchPath, ...]:
         """Where changes make file events; nothing for a store without files."""
-        ...
 
     def files(self) -> StoreFiles:
         """The files whose permissions matter.
@@ -122,7 +114,6 @@ class Source(Protocol):
             PermissionMissingError: this user may not list the store.
             HostError: the store is missing or cannot be listed.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
