@@ -33,8 +33,6 @@ def collect(settings: Settings, now: datetime, *, wire: bool, progress: Progress
     try:
         snapshot = take_snapshot(settings, now, progress=progress)
         result = audit(snapshot, progress=progress) if wire else None
-    except MailsniError as error:
-        problem = error
-    except OSError as error:
-        problem = HostError.of(error)
+    except (MailsniError, OSError) as error:
+        problem = error if isinstance(error, MailsniError) else HostError.of(error)
     return MetricsInput(runs.load(settings.state.directory), snapshot, result, problem, wire)

@@ -74,12 +74,12 @@ def _skipped_table(lineages: Sequence[SkippedLineage]) -> None:
     if not lineages:
         print_line("nothing is skipped")
         return
-    marks = ["" if lineage.information else "!" for lineage in lineages]
     rows = [
-        (lineage.reason, mark, lineage.source, summarize(lineage.names), lineage.detail)
-        for lineage, mark in zip(lineages, marks, strict=True)
+        (each.reason, "" if each.information else "!", each.source, summarize(each.names), each.detail)
+        for each in lineages
     ]
-    table(("REASON", "", "SOURCE", "NAMES", "WHY"), rows, ["red" if mark else "" for mark in marks])
+    colours = ["" if each.information else "red" for each in lineages]
+    table(("REASON", "", "SOURCE", "NAMES", "WHY"), rows, colours)
 
 
 def _skipped_summary(lineages: Sequence[SkippedLineage]) -> None:

@@ -36,20 +36,14 @@ _SERVICE_PORTS: Final[Mapping[str, int]] = {"smtp": 25, "smtps": 465, "submissio
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A port to probe.
-
-    Attributes:
-        protocol: that the server speaks there.
-        host: an address or a host name to connect to; IPv6 without brackets.
-        port: 1 to 65535.
-        server: that listens there; the default is Postfix for the SMTP protocols and Dovecot for the others. (Dovecot
-            too has a submission service.)
-    """
+    """A port to probe, from 1 to 65535."""
 
     protocol: Protocol
     host: str
+    """An address or a host name to connect to; IPv6 without brackets."""
     port: int
     server: Server = _NOT_GIVEN
+    """By default Postfix for the SMTP protocols and Dovecot for the others. (Dovecot too has a submission service.)"""
 
     def __post_init__(self) -> None:
         if self.server == _NOT_GIVEN:

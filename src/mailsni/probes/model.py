@@ -37,22 +37,19 @@ class Outcome(enum.StrEnum):
 class Probe:
     """One TLS connection to make.
 
-    Attributes:
-        endpoint: the port to connect to.
-        name: the SNI name, A-labels; None sends no SNI, as many SMTP clients do.
-        algorithm: the only kind of certificate to accept; None leaves the choice to the server. Such a probe speaks
-            TLS 1.2, whose cipher suites name the kind (those of 1.3 do not).
-        require_trust: accept only a chain that the system's trust store leads to, as a mail client does. (The name is
-            not compared: whether a certificate covers a name is visible without a probe.)
-
     Raises:
         ValueError: the name is none that SNI carries: an address, a wildcard, not ASCII (RFC 6066, section 3).
     """
 
     endpoint: Endpoint
     name: str | None = None
+    """The SNI name, A-labels; None sends no SNI, as many SMTP clients do."""
     algorithm: Algorithm | None = None
+    """The only kind of certificate to accept; None leaves the choice to the server. Such a probe speaks TLS 1.2, whose
+    cipher suites name the kind (those of 1.3 do not)."""
     require_trust: bool = False
+    """Accept only a chain that the system's trust store leads to, as a mail client does. (The name is not compared:
+    whether a certificate covers a name is visible without a probe.)"""
 
     def __post_init__(self) -> None:
         if self.name is not None and not is_host_name(self.name):
