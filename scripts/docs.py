@@ -175,7 +175,7 @@ def word_table(words: type[ContractWord]) -> Iterator[str]:
 
 def doctor_codes() -> Iterator[str]:
     """Every code of the doctor's findings: how bad it is, what it means, what it does to clients."""
-    yield "| code | severity | meaning | what it does |\n| --- | --- | --- | --- |\n"
+    yield "| code | severity | meaning | effect |\n| --- | --- | --- | --- |\n"
     for code, kind in kinds().items():
         yield f"| `{code}` | {kind.severity} | {cell(kind.meaning)} | {cell(kind.why or '')} |\n"
 
