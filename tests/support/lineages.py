@@ -159,7 +159,7 @@ class CertbotDirectory:
         lines = ["# renew_before_expiry = 30 days", "version = 5.6.0", f"archive_dir = {self.archive / lineage}"]
         lines += [f"{kind} = {self.path(lineage, kind)}" for kind in KINDS]
         lines += ["", "# Options used in the renewal process", "[renewalparams]", "authenticator = standalone"]
-        _write(self.renewal / f"{lineage}.conf", "\n".join([*lines, ""]).encode())
+        _write(self.renewal / f"{lineage}.conf", os.fsencode("\n".join([*lines, ""])))
 
 
 def _contents(issued: Issued) -> dict[str, bytes]:
