@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import ssl
 import stat
-from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.x509.oid import ExtensionOID
 
 from mailsni.sandbox import authority as sandbox_authority
 from mailsni.sandbox import lineages
-from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import workspace
 from mailsni.sources.certbot import CertbotStore
-from tests.support.authority import Algorithm, Authority, subject_alternative_names
+from tests.support.authority import Authority
 from tests.support.lineages import KINDS, CertbotDirectory
 
 NAME = "mail.example.test"
@@ -34,69 +26,6 @@ def authority() -> Authority:
 @pytest.fixture
 def store(tmp_path: Path) -> CertbotDirectory:
     return CertbotDirectory(tmp_path / "letsencrypt")
-
-
-def public_bytes(key: object) -> bytes:
-    assert isinstance(key, ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey)
-    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-
-
-def leaf_of(issued: Issued) -> x509.Certificate:
-    return x509.load_pem_x509_certificate(issued.leaf_pem)
-
-
-def key_matches(key_pem: bytes, leaf_pem: bytes) -> bool:
-    key = serialization.load_pem_private_key(key_pem, password=None)
-    return public_bytes(key.public_key()) == public_bytes(x509.load_pem_x509_certificate(leaf_pem).public_key())
-
-
-@pytest.mark.parametrize("algorithm", ["ecdsa", "ecdsa-p384", "ed25519", "rsa"])
-def test_a_certificate_belongs_to_its_key_and_its_chain(authority: Authority, algorithm: Algorithm) -> None:
-    issued = authority.issue([NAME, "192.0.2.1"], algorithm=algorithm)
-    assert key_matches(issued.key_pem, issued.leaf_pem)
-    assert issued.fullchain_pem == issued.leaf_pem + issued.chain_pem
-    leaf, intermediate = x509.load_pem_x509_certificates(issued.fullchain_pem)
-    leaf.verify_directly_issued_by(intermediate)
-    intermediate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.root_pem))
-    assert list(leaf.subject) == []
-    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.DNSName) == [NAME]
-    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["192.0.2.1"]
-    assert issued.fingerprint == hashlib.sha256(ssl.PEM_cert_to_DER_cert(issued.leaf_pem.decode())).hexdigest()
-    assert leaf.not_valid_after_utc == issued.not_after
-
-
-def test_every_option_shows_in_the_certificate(authority: Authority) -> None:
-    start = datetime(2020, 1, 2, 3, 4, 5, 999, tzinfo=UTC)
-    first = authority.issue([NAME], not_before=start, common_name=NAME, issuer_name="(STAGING) Fake E1")
-    assert first.not_before == start.replace(microsecond=0)
-    assert first.not_after - first.not_before == timedelta(days=90)
-    assert leaf_of(first).subject.rfc4514_string() == f"CN={NAME}"
-    assert "(STAGING) Fake E1" in leaf_of(first).issuer.rfc4514_string()
-    again = authority.issue([NAME], key=first.key_pem)
-    assert again.key_pem == first.key_pem
-    assert again.fingerprint != first.fingerprint
-    assert key_matches(again.key_pem, again.leaf_pem)
-    alone = authority.issue([NAME], self_signed=True, common_name=NAME)
-    assert alone.chain_pem == b""
-    leaf_of(alone).verify_directly_issued_by(leaf_of(alone))
-
-
-def test_a_hostile_name_goes_in_unchanged(authority: Authority) -> None:
-    hostile = [b"a\x00b.test", b"x\n}\nssl = no.test", "büro.test".encode(), b"", b"y" * 300]
-    value = subject_alternative_names(*hostile)
-    leaf = leaf_of(authority.issue([], raw_san=value))
-    pieces = leaf.public_bytes(serialization.Encoding.DER).split(value)
-    assert len(pieces) == 2
-    assert all(name in value for name in hostile)
-    plain = leaf_of(authority.issue([NAME], raw_san=subject_alternative_names("other.test")))
-    names = plain.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert names.get_values_for_type(x509.DNSName) == ["other.test"]
-
-
-def test_no_name_means_no_extension(authority: Authority) -> None:
-    with pytest.raises(x509.ExtensionNotFound):
-        leaf_of(authority.issue([])).extensions.get_extension_for_oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME)
 
 
 def test_a_key_is_not_shown(authority: Authority) -> None:
