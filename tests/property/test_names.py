@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 from mailsni.config.settings import MAIL_NAMES
 from mailsni.core.names import NamePatterns, RefusedNameError, host_name, is_wildcard, safe_path, wildcard_matches
@@ -59,6 +59,10 @@ def test_the_hostile_names_are_refused(text: str) -> None:
 
 
 @effort(800)
+@example("1.2.3.4a")
+@example("l" * 63 + ".test")
+@example(".".join(["l" * 62] * 4) + ".t")
+@example(".".join(["l" * 62] * 4) + ".te")
 @given(names)
 def test_a_name_is_accepted_exactly_when_it_is_of_the_grammar(text: str) -> None:
     name = checked(text)
@@ -71,6 +75,9 @@ def test_a_name_is_accepted_exactly_when_it_is_of_the_grammar(text: str) -> None
 
 
 @effort(800)
+@example("/etc/letsencrypt/live/npm-7")
+@example("/a/b@c+d_e.pem")
+@example("/a;b")
 @given(paths)
 def test_a_path_is_accepted_exactly_when_it_is_of_the_grammar(text: str) -> None:
     accepted = checked(text, safe_path)
