@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mailsni.config import parser
-from mailsni.config.settings import AlertSettings, Settings, StateSettings
+from mailsni.config.settings import Settings, StateSettings
 from mailsni.deploy import transaction
 from mailsni.deploy.transaction import Options
 from mailsni.errors import (
@@ -153,10 +153,6 @@ def test_a_command_is_a_list_that_begins_with_a_path(value: str) -> None:
         parser.parse(f"alerts.on_failure = {value}\n", Path("x"))
 
 
-def test_no_command_is_the_default() -> None:
-    assert parser.parse("[alerts]\non_failure = []\n", Path("x")).alerts == AlertSettings() == Settings().alerts
-
-
 # ── who started it ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -187,7 +183,3 @@ def test_a_hook_on_a_terminal_is_not_attended(monkeypatch: pytest.MonkeyPatch) -
     assert Trigger.from_environment() == Trigger("terminal", attended=True)
     monkeypatch.setenv("MAILSNI_STARTED_BY", "dehydrated")
     assert Trigger.from_environment() == Trigger("dehydrated")
-
-
-def test_the_state_of_a_run_without_a_configuration_is_the_default() -> None:
-    assert Settings().state == StateSettings()
