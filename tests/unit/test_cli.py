@@ -59,20 +59,6 @@ def test_the_help_of_the_program_names_its_commands_and_its_exit_codes() -> None
         assert re.search(rf"\b{code.value}\b", text), code
 
 
-@pytest.mark.parametrize(
-    ("name", "own"),
-    [
-        ("apply", {"--dry-run", "--force", "--no-reload", "--no-verify", "--allow-empty", "--wait", *HIDDEN_OPTIONS}),
-        ("plan", {"--diff", "--detailed-exitcode"}),
-        ("status", {"--skipped"}),
-        ("explain", set()),
-        ("render", set()),
-    ],
-)
-def test_a_command_has_the_options_of_the_contract(name: str, own: set[str]) -> None:
-    assert options(COMMANDS[name]) == own | {"--config", "--json", "--verbose", "--quiet"}
-
-
 # ── usage and other errors ───────────────────────────────────────────────────────────────────────────────────────────
 
 
