@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from importlib import resources
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jsonschema import Draft202012Validator
 
 from mailsni.config.settings import Settings
 from mailsni.errors import Exit, HostError, RefusedError, RollbackFailedError
@@ -20,8 +17,8 @@ from mailsni.setup.model import SetupPlan
 from mailsni.setup.record import Edit, Record
 from mailsni.setup.steps import Step, carry_out, change_file, delete, make_directories
 from mailsni.targets.dovecot import conf_edit
+from tests.support.cli_host import SCHEMA
 
-SCHEMA = Draft202012Validator(json.loads(resources.files("mailsni.output").joinpath("schema.json").read_text("utf-8")))
 INCLUDE = Path("/etc/dovecot/sni/names.conf")
 
 
