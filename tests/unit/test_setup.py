@@ -100,7 +100,7 @@ def test_an_edit_keeps_mode_and_link_and_can_be_undone(tmp_path: Path) -> None:
 
 def test_made_directories_go_unless_somebody_uses_them(tmp_path: Path) -> None:
     (made,) = make_directories(tmp_path / "hooks/post")
-    assert make_directories(tmp_path) == ()
+    assert list(make_directories(tmp_path)) == []
     made.do()
     assert oct((tmp_path / "hooks/post").stat().st_mode) == "0o40755"
     (tmp_path / "hooks/mine").touch()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -67,17 +66,14 @@ def publish_file(file: StagedFile, undo: Rollback) -> None:
     """
 
     def restore(cause: BaseException) -> None:
-        if not os.path.lexists(file.path):  # else it was never renamed
-            with way_back_from(cause):
-                _put_back(file.previous, file.destination)
+        if os.path.lexists(file.path):  # it was never renamed
+            return
+        with way_back_from(cause):
+            if file.previous is None:
+                files.remove(file.destination)
+            else:
+                files.publish(file.previous, file.destination)
+            files.fsync_all([file.destination.parent])
 
     undo.add(restore)
     files.publish(file.path, file.destination)
-
-
-def _put_back(previous: Path | None, destination: Path) -> None:
-    if previous is None:
-        files.remove(destination)
-    else:
-        files.publish(previous, destination)
-    files.fsync_all([destination.parent])

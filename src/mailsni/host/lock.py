@@ -53,10 +53,10 @@ def _try_lock(path: Path) -> int | None:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             raise RefusedError(f"{path}: is not a lock file", hint="look at it, then remove it", path=path)
-        with host_errors(path, "cannot be locked"), suppress(BlockingIOError):
+        with host_errors(path, "cannot be locked"), suppress(BlockingIOError, FileNotFoundError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Somebody may have replaced the file between open and flock: then another run can lock the new one.
-            if _same_file(path, status):
+            if os.path.samestat(path.lstat(), status):
                 return descriptor
     except BaseException:
         os.close(descriptor)
@@ -83,11 +83,3 @@ def is_locked(path: Path) -> bool:
     finally:
         os.close(descriptor)
     return False
-
-
-def _same_file(path: Path, status: os.stat_result) -> bool:
-    try:
-        found = path.lstat()
-    except FileNotFoundError:
-        return False
-    return (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino)

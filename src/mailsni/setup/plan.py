@@ -205,16 +205,15 @@ def _hooks(settings: Settings, options: SetupOptions, program: Path) -> Iterator
             )
 
 
-def _managed_file(path: Path, text: bytes, mode: int, title: str) -> tuple[Step, ...]:
+def _managed_file(path: Path, text: bytes, mode: int, title: str) -> Iterator[Step]:
     """The step that a file of ours needs; none when it is as it should be.
 
     Raises:
         RefusedError: it was written by somebody else.
     """
     present = require_managed(path)
-    if present == text and permissions.mode_problem(path, mode) is None:
-        return ()
-    return (change_file(title, path, present, text, mode),)
+    if present != text or permissions.mode_problem(path, mode) is not None:
+        yield change_file(title, path, present, text, mode)
 
 
 def _startup(settings: Settings, options: SetupOptions, program: Path) -> Iterator[Item]:

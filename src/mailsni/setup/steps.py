@@ -7,7 +7,7 @@ removal delete keys and cannot be undone: no server refers to what they delete a
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -100,11 +100,11 @@ def difference(path: Path, before: bytes | None, after: bytes | None) -> str:
     return "\n".join(difflib.unified_diff(old, new, *names, lineterm=""))
 
 
-def make_directories(path: Path) -> tuple[Step, ...]:
+def make_directories(path: Path) -> Iterator[Step]:
     """The step that makes a directory and the missing ones above it; none when it exists."""
     missing = files.missing_directories(path)
     if not missing:
-        return ()
+        return
 
     def do() -> tuple[str, ...]:
         files.ensure_directory(path, 0o755)
@@ -114,15 +114,9 @@ def make_directories(path: Path) -> tuple[Step, ...]:
         for directory in reversed(missing):
             files.remove_directory(directory)
 
-    step = Step(
-        f"make the directory {path}",
-        "\n".join(f"mkdir --mode=0755 {directory}" for directory in missing),
-        do,
-        undo,
-        places=(missing[0].parent,),
-        record=Record(directories=tuple(map(str, missing))),
-    )
-    return (step,)
+    change = "\n".join(f"mkdir --mode=0755 {directory}" for directory in missing)
+    record = Record(directories=tuple(map(str, missing)))
+    yield Step(f"make the directory {path}", change, do, undo, (missing[0].parent,), record)
 
 
 def change_file(
