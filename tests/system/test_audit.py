@@ -19,17 +19,13 @@ from mailsni.probes.model import Outcome
 from mailsni.sandbox.authority import Issued
 from mailsni.verify.audit import probe_and_assess
 from mailsni.verify.model import Assessment, Audit, Client, Limits
-from tests.support.authority import Authority, subject_alternative_names
+from tests.support.authority import subject_alternative_names
+from tests.support.builders import authority
 from tests.support.fake_servers import peer, says, tls, waits
 
 NAME = "mail.a.test"
 LIMITS = Limits(timeout=5)
 NOW = datetime.now(UTC)
-
-
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    return Authority()
 
 
 def context(directory: Path, key: bytes, *chain: bytes) -> ssl.SSLContext:
@@ -70,10 +66,8 @@ def named(found: Audit) -> list[Assessment]:
     return [one for one in found.assessments if one.case.client is Client.NAMED]
 
 
-def test_what_is_meant_is_right_and_an_unknown_authority_is_only_a_warning(
-    authority: Authority, tmp_path: Path
-) -> None:
-    issued = authority.issue([NAME])
+def test_what_is_meant_is_right_and_an_unknown_authority_is_only_a_warning(tmp_path: Path) -> None:
+    issued = authority().issue([NAME])
     with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as endpoints:
         found = audited(endpoints, expect(issued))
     assert [(one.case.client, one.case.name, one.problems) for one in found.assessments] == [
@@ -86,16 +80,14 @@ def test_what_is_meant_is_right_and_an_unknown_authority_is_only_a_warning(
     assert found.assessments[0].not_after == issued.not_after
 
 
-def test_a_certificate_of_a_trusted_authority_has_no_problem(
-    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_certificate_of_a_trusted_authority_has_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As OpenSSL finds it: SSL_CERT_FILE in the place of the system's."""
     from mailsni.probes import tls_client
 
     root = tmp_path / "root.pem"
-    root.write_bytes(authority.root_pem)
+    root.write_bytes(authority().root_pem)
     monkeypatch.setenv("SSL_CERT_FILE", str(root))
-    issued = authority.issue([NAME])
+    issued = authority().issue([NAME])
     made = context(tmp_path, issued.key_pem, issued.fullchain_pem)
     tls_client._context.cache_clear()  # it has read the store of the tests before
     try:
@@ -108,8 +100,8 @@ def test_a_certificate_of_a_trusted_authority_has_no_problem(
     assert alone.problems == (Problem.WRONG_CHAIN, Problem.UNTRUSTED)
 
 
-def test_another_certificate_is_called_by_what_is_known_of_it(authority: Authority, tmp_path: Path) -> None:
-    meant, old, foreign = (authority.issue([NAME]) for _ in range(3))
+def test_another_certificate_is_called_by_what_is_known_of_it(tmp_path: Path) -> None:
+    meant, old, foreign = (authority().issue([NAME]) for _ in range(3))
     made = [context(tmp_path, one.key_pem, one.fullchain_pem) for one in (old, foreign)]
     with serving(*made) as endpoints:
         found = audited(endpoints, expect(meant), labels={old.fingerprint: "the certificate of /live/a"})
@@ -121,8 +113,8 @@ def test_another_certificate_is_called_by_what_is_known_of_it(authority: Authori
     )
 
 
-def test_a_certificate_outside_its_dates_is_expired_or_not_yet_valid(authority: Authority, tmp_path: Path) -> None:
-    issued = authority.issue([NAME])
+def test_a_certificate_outside_its_dates_is_expired_or_not_yet_valid(tmp_path: Path) -> None:
+    issued = authority().issue([NAME])
     late, early = issued.not_after + timedelta(seconds=1), issued.not_before - timedelta(seconds=1)
     with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as endpoints:
         for moment, problem in ((late, Problem.EXPIRED), (early, Problem.NOT_YET_VALID)):
@@ -131,14 +123,14 @@ def test_a_certificate_outside_its_dates_is_expired_or_not_yet_valid(authority: 
             assert len(found.wrong) == 3
 
 
-def test_a_chain_that_differs_from_the_expected_one_is_a_problem(authority: Authority, tmp_path: Path) -> None:
+def test_a_chain_that_differs_from_the_expected_one_is_a_problem(tmp_path: Path) -> None:
     """Whole; the leaf alone; with the root at its end; another intermediate in between."""
-    issued = authority.issue([NAME])
-    other = authority.issue(["x.test"], issuer_name="Sandbox E2").chain_pem
+    issued = authority().issue([NAME])
+    other = authority().issue(["x.test"], issuer_name="Sandbox E2").chain_pem
     chains = (
         (issued.chain_pem,),
         (),
-        (issued.chain_pem, authority.root_pem),
+        (issued.chain_pem, authority().root_pem),
         (other, issued.chain_pem),
     )
     made = [context(tmp_path, issued.key_pem, issued.leaf_pem, *chain) for chain in chains]
@@ -153,9 +145,9 @@ def test_a_chain_that_differs_from_the_expected_one_is_a_problem(authority: Auth
     assert "certificate 1 of 3 is not issued by the one behind it" in free[3].detail
 
 
-def test_names_that_nothing_is_known_of(authority: Authority, tmp_path: Path) -> None:
+def test_names_that_nothing_is_known_of(tmp_path: Path) -> None:
     """A certificate for it, the same everywhere: as much as can be asked of another host."""
-    first, second = authority.issue(["*.a.test"]), authority.issue([NAME])
+    first, second = authority().issue(["*.a.test"]), authority().issue([NAME])
     made = [context(tmp_path, one.key_pem, one.fullchain_pem) for one in (first, second)]
     with serving(*made) as endpoints:
         for one in named(audited(endpoints[:1], Expectation(NAME))):
@@ -167,16 +159,16 @@ def test_names_that_nothing_is_known_of(authority: Authority, tmp_path: Path) ->
             assert "the certificate is for *.a.test" in one.detail
 
 
-def test_a_wildcard_is_asked_for_by_a_name_below_it(authority: Authority, tmp_path: Path) -> None:
-    issued = authority.issue(["*.a.test"])
+def test_a_wildcard_is_asked_for_by_a_name_below_it(tmp_path: Path) -> None:
+    issued = authority().issue(["*.a.test"])
     with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as endpoints:
         (one,) = named(audited(endpoints, expect(issued, "*.a.test")))
     assert (one.case.name, one.result.name, one.wrong) == ("*.a.test", "mailsni-probe.a.test", False)
 
 
-def test_servers_that_do_not_speak_tls_are_asked_once(authority: Authority, tmp_path: Path) -> None:
+def test_servers_that_do_not_speak_tls_are_asked_once(tmp_path: Path) -> None:
     """Two hundred names, one that hangs: it costs one time limit, not two hundred."""
-    issued = authority.issue(["*.a.test"])
+    issued = authority().issue(["*.a.test"])
     connections = []
     gone = socket.create_server(("127.0.0.1", 0))
 
@@ -219,9 +211,9 @@ def test_servers_that_do_not_speak_tls_are_asked_once(authority: Authority, tmp_
     }
 
 
-def test_a_server_that_falls_silent_is_given_up(authority: Authority, tmp_path: Path) -> None:
+def test_a_server_that_falls_silent_is_given_up(tmp_path: Path) -> None:
     """It answers at first, and then no more: not every name waits for the time limit."""
-    issued = authority.issue(["*.a.test"])
+    issued = authority().issue(["*.a.test"])
     made = context(tmp_path, issued.key_pem, issued.fullchain_pem)
     lock = threading.Lock()
     connections = []
@@ -240,10 +232,10 @@ def test_a_server_that_falls_silent_is_given_up(authority: Authority, tmp_path: 
     assert {one.problems for one in found.assessments} == {(Problem.NO_ANSWER,)}
 
 
-def test_hostile_certificates_are_shown_harmlessly(authority: Authority, tmp_path: Path) -> None:
+def test_hostile_certificates_are_shown_harmlessly(tmp_path: Path) -> None:
     """What a server shows may be anything."""
     evil = "EVIL\n\x1b[31m} {{7*7}} \u202e"
-    hostile = authority.issue(
+    hostile = authority().issue(
         [],
         raw_san=subject_alternative_names(b"mail.a.test\n}\n", b"x{{7*7}}"),
         common_name=evil[:60],
@@ -258,8 +250,8 @@ def test_hostile_certificates_are_shown_harmlessly(authority: Authority, tmp_pat
         assert len(one.detail) < 700
 
 
-def test_an_ipv6_endpoint_is_probed(authority: Authority, tmp_path: Path) -> None:
-    issued = authority.issue([NAME])
+def test_an_ipv6_endpoint_is_probed(tmp_path: Path) -> None:
+    issued = authority().issue([NAME])
     made = context(tmp_path, issued.key_pem, issued.fullchain_pem)
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()

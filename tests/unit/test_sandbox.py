@@ -12,15 +12,10 @@ from mailsni.sandbox import authority as sandbox_authority
 from mailsni.sandbox import lineages
 from mailsni.sandbox.servers import workspace
 from mailsni.sources.certbot import CertbotStore
-from tests.support.authority import Authority
+from tests.support.builders import authority
 from tests.support.lineages import KINDS, CertbotDirectory
 
 NAME = "mail.example.test"
-
-
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    return Authority()
 
 
 @pytest.fixture
@@ -28,8 +23,8 @@ def store(tmp_path: Path) -> CertbotDirectory:
     return CertbotDirectory(tmp_path / "letsencrypt")
 
 
-def test_a_key_is_not_shown(authority: Authority) -> None:
-    assert "PRIVATE" not in repr(authority.issue([NAME]))
+def test_a_key_is_not_shown() -> None:
+    assert "PRIVATE" not in repr(authority().issue([NAME]))
 
 
 def versions(store: CertbotDirectory, lineage: str) -> list[str]:
@@ -38,8 +33,8 @@ def versions(store: CertbotDirectory, lineage: str) -> list[str]:
     return [link.readlink().name if link.exists() else "" for link in links]
 
 
-def test_a_lineage_is_laid_out_as_certbot_does_it(store: CertbotDirectory, authority: Authority) -> None:
-    issued = authority.issue([NAME])
+def test_a_lineage_is_laid_out_as_certbot_does_it(store: CertbotDirectory) -> None:
+    issued = authority().issue([NAME])
     live = store.add("one", issued)
     assert [str(store.path("one", kind).readlink()) for kind in KINDS] == [
         f"../../archive/one/{kind}1.pem" for kind in KINDS
@@ -55,8 +50,8 @@ def test_a_lineage_is_laid_out_as_certbot_does_it(store: CertbotDirectory, autho
         store.add("one", issued)
 
 
-def test_a_first_issuance_begins_with_dangling_links(store: CertbotDirectory, authority: Authority) -> None:
-    steps = store.issuance_steps("one", authority.issue([NAME]))
+def test_a_first_issuance_begins_with_dangling_links(store: CertbotDirectory) -> None:
+    steps = store.issuance_steps("one", authority().issue([NAME]))
     assert len(list(islice(steps, 6))) == 6  # two directories, four links
     assert all(store.path("one", kind).is_symlink() for kind in KINDS)
     assert versions(store, "one") == ["", "", "", ""]
@@ -64,9 +59,9 @@ def test_a_first_issuance_begins_with_dangling_links(store: CertbotDirectory, au
     assert versions(store, "one") == [f"{kind}1.pem" for kind in KINDS]
 
 
-def test_a_renewal_goes_through_absent_and_mixed_links(store: CertbotDirectory, authority: Authority) -> None:
-    store.add("one", authority.issue([NAME]))
-    renewed = authority.issue([NAME])
+def test_a_renewal_goes_through_absent_and_mixed_links(store: CertbotDirectory) -> None:
+    store.add("one", authority().issue([NAME]))
+    renewed = authority().issue([NAME])
     seen = [(step, versions(store, "one")) for step in store.renewal_steps("one", renewed)]
     assert len(seen) == 4 + 1 + 4 + 8 + 4
     states = dict(seen)
@@ -81,8 +76,8 @@ def test_a_renewal_goes_through_absent_and_mixed_links(store: CertbotDirectory, 
     )
 
 
-def test_five_old_versions_are_kept(store: CertbotDirectory, authority: Authority) -> None:
-    issued = authority.issue([NAME])
+def test_five_old_versions_are_kept(store: CertbotDirectory) -> None:
+    issued = authority().issue([NAME])
     store.add("one", issued)
     for _ in range(7):
         store.renew("one", issued)
@@ -91,9 +86,9 @@ def test_five_old_versions_are_kept(store: CertbotDirectory, authority: Authorit
     assert store.version("one") == 8
 
 
-def test_a_deleted_lineage_is_gone(store: CertbotDirectory, authority: Authority) -> None:
-    store.add("one", authority.issue([NAME]))
-    store.add("two", authority.issue([NAME]))
+def test_a_deleted_lineage_is_gone(store: CertbotDirectory) -> None:
+    store.add("one", authority().issue([NAME]))
+    store.add("two", authority().issue([NAME]))
     store.delete("one")
     left = sorted(str(path.relative_to(store.root)) for path in store.root.glob("*/*"))
     assert left == ["archive/two", "live/README", "live/two", "renewal/two.conf"]
