@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from mailsni.config.settings import MAIL_NAMES, Settings
+from mailsni.config.settings import MAIL_NAMES, DovecotSettings, PostfixSettings, Settings, StateSettings
 from mailsni.core import plan
 from mailsni.core.deployment import Deployment, DeploymentRecord
 from mailsni.core.model import Algorithm, Certificate, Inventory, KeyAndChain, Reason, SkippedLineage
@@ -17,6 +17,7 @@ from mailsni.core.names import NamePatterns
 from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
 from mailsni.deploy.snapshot import Snapshot
+from mailsni.sources.base import SourceSettings
 from mailsni.targets import rendering
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.rendering import Paths
@@ -132,6 +133,16 @@ def snapshot(
     )
     record = DeploymentRecord(before, trusted=deployed is not None)
     return Snapshot(Settings(), NOW, found, winners, record, (), PINS, {}, difference)
+
+
+def without_servers(root: Path, store: Path) -> Settings:
+    """Of a host that has neither server; pins, state and lock lie below ``root``."""
+    return Settings(
+        sources=(SourceSettings.of("certbot", path=store),),
+        postfix=PostfixSettings(enabled=False),
+        dovecot=DovecotSettings(enabled=False, pin_directory=root / "pins"),
+        state=StateSettings(root / "state", root / "lock"),
+    )
 
 
 def artifacts(selection: Selection, paths: Paths = PATHS) -> dict[str, bytes]:

@@ -18,8 +18,6 @@ from mailsni.check.gather import CheckContext, gather
 from mailsni.check.model import DAMAGE_CODES, CheckResult, Code, Expiry, Finding, Level, Thresholds
 from mailsni.check.records import check_runs, failed_run
 from mailsni.check.runner import expiry_findings, run_checks
-from mailsni.config.parser import parse
-from mailsni.config.settings import Settings, StateSettings
 from mailsni.core import x509
 from mailsni.core.deployment import Deployment, DeploymentRecord
 from mailsni.errors import HostError, PermissionMissingError
@@ -32,7 +30,7 @@ from mailsni.targets.dovecot.live_include import blocks_of
 from mailsni.targets.rendering import blocks, render_dovecot
 from mailsni.verify.model import Assessment, Audit, Client, ProbeCase
 from tests.support.authority import Authority
-from tests.support.builders import EVERYTHING, NOW, PATHS, certificate, deployment, mixture, selection
+from tests.support.builders import EVERYTHING, NOW, PATHS, certificate, deployment, mixture, selection, without_servers
 
 DAYS = st.floats(0.1, 4000)
 
@@ -131,7 +129,7 @@ def test_a_run_that_failed(code: int, by: str, level: Level, said: str) -> None:
 
 @pytest.mark.parametrize("last", [None, GOOD, replace(GOOD, exit_code=4)])
 def test_a_run_that_did_its_work_is_nothing_to_say(tmp_path: Path, last: Run | None) -> None:
-    settings = nowhere(tmp_path)
+    settings = without_servers(tmp_path, tmp_path)
     settings.state.directory.mkdir()
     if last is not None:
         history.record(settings.state.directory, last)
@@ -192,11 +190,6 @@ def test_that_what_is_deployed_is_served_on_is_no_fault_of_the_servers() -> None
     assert [one.level for one in wire.wire_findings(Audit((answer,)), Deployment())] == [Level.CRITICAL]
 
 
-def nowhere(tmp_path: Path) -> Settings:
-    text = f'[postfix]\nenabled = false\n[dovecot]\nenabled = false\n[[sources]]\npath = "{tmp_path}"\n'
-    return replace(parse(text, Path("config")), state=StateSettings(tmp_path / "state", tmp_path / "lock"))
-
-
 @pytest.mark.parametrize(
     ("outcome", "level", "said"),
     [
@@ -216,7 +209,7 @@ def test_the_servers_are_asked_only_if_that_is_wanted(
         return outcome
 
     monkeypatch.setattr(wire, "audit", answer)
-    settings = nowhere(tmp_path)
+    settings = without_servers(tmp_path, tmp_path)
     offline = runner.check(settings, Thresholds(), NOW)
     found = runner.check(settings, Thresholds(), NOW, wire=True)
     assert offline.probed is None
@@ -226,13 +219,13 @@ def test_the_servers_are_asked_only_if_that_is_wanted(
 
 
 def test_a_host_with_nothing_is_a_clear_line(tmp_path: Path) -> None:
-    found = runner.check(nowhere(tmp_path), Thresholds(), NOW)
+    found = runner.check(without_servers(tmp_path, tmp_path), Thresholds(), NOW)
     assert [(one.level, one.code) for one in found.findings] == [
         (Level.CRITICAL, "not_deployed"),
         (Level.UNKNOWN, "server_not_found"),
     ]
     (tmp_path / "state").write_text("no directory")
-    assert runner.check(nowhere(tmp_path), Thresholds(), NOW).level is Level.CRITICAL
+    assert runner.check(without_servers(tmp_path, tmp_path), Thresholds(), NOW).level is Level.CRITICAL
 
 
 # ── what follows from what ───────────────────────────────────────────────────────────────────────────────────────────
@@ -240,7 +233,7 @@ def test_a_host_with_nothing_is_a_clear_line(tmp_path: Path) -> None:
 
 def context(tmp_path: Path, record: DeploymentRecord | None, *problems: Finding) -> CheckContext:
     """Of a host without servers, where gathering found these problems."""
-    settings = nowhere(tmp_path)
+    settings = without_servers(tmp_path, tmp_path)
     return CheckContext(settings, Thresholds(), NOW, None, None, None, record, False, problems)  # noqa: FBT003
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.config.settings import DovecotSettings, PostfixSettings, Settings, StateSettings
 from mailsni.core.model import Reason
 from mailsni.core.x509 import ChainDescription, InvalidPair, describe
 from mailsni.doctor import helpers
@@ -22,12 +21,11 @@ from mailsni.doctor.runner import examine
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files, permissions
 from mailsni.output import documents, text
-from mailsni.sources.base import SourceSettings
 from mailsni.targets.postfix import lines, map_source
 from mailsni.targets.postfix.map_source import Mistake
 from mailsni.targets.postfix.map_types import TableReference
 from mailsni.targets.postfix.postconf import Configuration, Override, Service
-from tests.support.builders import NOW, authority
+from tests.support.builders import NOW, authority, without_servers
 
 MAIN_CF = """\
 # smtpd_tls_chain_files = /not/this
@@ -309,22 +307,13 @@ def test_and_other_names_are_no_backups(name: str) -> None:
 # ── the examination ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def nowhere(directory: Path) -> Settings:
-    """A host with neither server, and a store that is not there."""
-    return Settings(
-        sources=(SourceSettings.of("certbot", path=directory / "letsencrypt/live"),),
-        postfix=PostfixSettings(enabled=False),
-        dovecot=DovecotSettings(enabled=False, pin_directory=directory / "pins"),
-        state=StateSettings(directory / "state", directory / "lock"),
-    )
-
-
 def test_what_cannot_be_found_out_is_a_finding_and_the_rest_goes_on(tmp_path: Path) -> None:
-    found = {one.code: one for one in examine(nowhere(tmp_path), NOW, root=tmp_path)}
+    settings = without_servers(tmp_path, tmp_path / "letsencrypt/live")
+    found = {one.code: one for one in examine(settings, NOW, root=tmp_path)}
     assert set(found) == {"store_missing", "mailsni_not_scheduled"}
     assert found["store_missing"].where == str(tmp_path / "letsencrypt/live")
     (tmp_path / "letsencrypt/live").mkdir(parents=True)
-    codes = [one.code for one in examine(nowhere(tmp_path), NOW, root=tmp_path)]
+    codes = [one.code for one in examine(settings, NOW, root=tmp_path)]
     assert codes == ["mailsni_not_scheduled", "no_server"]
 
 

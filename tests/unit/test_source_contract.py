@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from mailsni.config import parser
-from mailsni.config.settings import DovecotSettings, PostfixSettings, Settings, StateSettings
 from mailsni.core.model import Certificate, Inventory, Reason
 from mailsni.core.names import safe_origin
 from mailsni.deploy.snapshot import take_snapshot
@@ -23,7 +23,7 @@ from mailsni.sandbox.authority import Issued
 from mailsni.sources import base, scan_cache
 from mailsni.sources.safe_read import SIZE_LIMIT
 from tests.support.authority import subject_alternative_names
-from tests.support.builders import authority
+from tests.support.builders import authority, without_servers
 from tests.support.stores import BUILDERS, JSON_KIND, StoreBuilder, digest_of_tree
 
 SECRET = "the content of a file that lies elsewhere"
@@ -361,12 +361,7 @@ def test_one_selection_is_made_over_all_stores(tmp_path: Path) -> None:
     for number, each in enumerate(stores):
         each.put("own", issue(f"mail.{number}.test"))
         each.put("shared", issue("mail.shared.test"))
-    settings = Settings(
-        sources=tuple(each.settings for each in stores),
-        postfix=PostfixSettings(enabled=False),
-        dovecot=DovecotSettings(enabled=False),
-        state=StateSettings(tmp_path / "state", tmp_path / "lock"),
-    )
+    settings = replace(without_servers(tmp_path, tmp_path), sources=tuple(each.settings for each in stores))
     first = take_snapshot(settings, datetime.now(UTC))
     assert [winner.name for winner in first.selection.winners] == [
         *(f"mail.{number}.test" for number in range(len(stores))),
