@@ -171,14 +171,10 @@ def test_doctor_as_a_process_has_the_exit_code_and_the_document_of_the_contract(
         f'[[sources]]\npath = "{tmp_path}/live"\n[postfix]\nenabled = false\n[dovecot]\nenabled = false\n'
         f'[state]\ndirectory = "{tmp_path}/state"\nlock = "{tmp_path}/lock"\n'
     )
-
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "mailsni", "--config", str(config), "doctor", *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-    said = run("--json")
+    doctor = [*PROGRAM, "--config", str(config), "doctor"]
+    said = outside([*doctor, "--json"])
     document = json.loads(said.stdout)
     assert (said.returncode, said.stderr, document["schema"]) == (4, "", "mailsni.doctor/1")
     assert document["findings"][0]["code"] == "store_missing"
     config.write_text("[postfix]\nenabled = 7\n")
-    assert run().returncode == 78
+    assert outside(doctor).returncode == Exit.CONFIGURATION

@@ -20,7 +20,6 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver, EventEmitter
 
 from mailsni.core.log import Level
-from mailsni.errors import Exit
 from mailsni.watch.events import StoreEvents
 from mailsni.watch.log import Journal
 from mailsni.watch.loop import ConfigurationFile, Watch
@@ -284,14 +283,3 @@ def test_the_program_scans_when_the_kernel_has_no_watches_left(tmp_path: Path) -
         process.kill()
         process.wait()
     assert talk.read_text().count("warning: no file events: ") == 1
-
-
-def test_a_wrong_configuration_at_the_start_is_exit_code_78(tmp_path: Path) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text("[watch]\nscan = 0\n")
-    words = [sys.executable, "-m", "mailsni", "--config", str(config), "watch"]
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT, check=False)
-    assert (done.returncode, done.stdout) == (Exit.CONFIGURATION, "")
-    assert done.stderr == (
-        f"mailsni: error: {config}: line 2: [watch] scan: must be a number of seconds, above 0 and at most 3600\n"
-    )

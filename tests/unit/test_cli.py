@@ -112,9 +112,10 @@ def test_a_broken_configuration_is_exit_code_78(tmp_path: Path, host: CliHost, t
     broken = tmp_path / "config.toml"
     if text is not None:
         broken.write_text(text)
-    done = host.run("--config", str(broken), "status", config=False)
-    assert done.exit_code == Exit.CONFIGURATION
-    assert done.stderr.startswith(f"mailsni: error: {broken}: ")
+    for command in ("status", "watch"):
+        done = host.run("--config", str(broken), command, config=False)
+        assert (done.exit_code, done.stdout) == (Exit.CONFIGURATION, "")
+        assert done.stderr.startswith(f"mailsni: error: {broken}: ")
     assert host.run("status", "--json", config=False, MAILSNI_CONFIG=str(broken)).exit_code == Exit.CONFIGURATION
 
 

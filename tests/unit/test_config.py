@@ -175,6 +175,7 @@ def test_an_unknown_key_is_named_with_its_line_and_the_nearest_one(text: str, wh
         ("verify", "timeout = true", "must be a number of seconds"),
         ("verify", "timeout = nan", "must be a number of seconds"),
         ("verify", "timeout = '10'", "must be a number of seconds"),
+        ("watch", "scan = 0", "above 0"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key_and_line(table: str, line: str, what: str) -> None:
