@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailsni.probes import endpoint as endpoint_module
-from mailsni.probes.endpoint import Endpoint
 from mailsni.targets.dovecot.endpoints import parse_dovecot
 from tests.support.data import read
 
@@ -17,15 +16,11 @@ DOVECOT_23_CUSTOM = read("doveconf-2.3-proxies.txt")
 DOVECOT_24_CUSTOM = read("doveconf-2.4-proxies.txt")
 
 
-def texts(endpoints: tuple[Endpoint, ...]) -> list[str]:
-    return [str(endpoint) for endpoint in endpoints]
-
-
 def test_every_family_gives_an_address_of_each_that_this_host_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where this host speaks IPv6: elsewhere neither server has such a socket, whatever its configuration says."""
     for speaks in (True, False):
         monkeypatch.setattr(endpoint_module, "_speaks_ipv6", lambda spoken=speaks: spoken)
-        found = texts(parse_dovecot(DOVECOT_23, every_family=True))
+        found = list(map(str, parse_dovecot(DOVECOT_23, every_family=True)))
         assert "imaps://127.0.0.1:993" in found
         assert ("imaps://[::1]:993" in found) is speaks
 
@@ -34,7 +29,7 @@ def test_every_family_gives_an_address_of_each_that_this_host_speaks(monkeypatch
 def test_the_listeners_of_a_default_configuration_are_found(text: str) -> None:
     endpoints = parse_dovecot(text)
     assert {endpoint.server for endpoint in endpoints} == {"dovecot"}
-    assert set(texts(endpoints)) - {"sieve://127.0.0.1:2000"} == {
+    assert set(map(str, endpoints)) - {"sieve://127.0.0.1:2000"} == {
         "imap://127.0.0.1:143",
         "imaps://127.0.0.1:993",
         "pop3://127.0.0.1:110",
@@ -53,13 +48,13 @@ def test_the_listeners_of_a_default_configuration_are_found(text: str) -> None:
 )
 def test_submission_is_found_where_it_is_switched_on(text: str, submission: set[str]) -> None:
     found = [endpoint for endpoint in parse_dovecot(text) if endpoint.protocol in {"smtp", "smtps"}]
-    assert set(texts(tuple(found))) == submission
+    assert set(map(str, found)) == submission
     assert {endpoint.server for endpoint in found} == {"dovecot"}
 
 
 @pytest.mark.parametrize("text", [DOVECOT_23_CUSTOM, DOVECOT_24_CUSTOM], ids=["2.3", "2.4"])
 def test_own_addresses_and_ports_are_found_and_proxied_listeners_left_out(text: str) -> None:
-    assert set(texts(parse_dovecot(text))) - {"sieve://127.0.0.1:2000"} == {
+    assert set(map(str, parse_dovecot(text))) - {"sieve://127.0.0.1:2000"} == {
         "imaps://127.0.0.2:10993",
         "sieve://127.0.0.1:4190",
     }
@@ -71,7 +66,7 @@ def test_without_tls_there_are_no_endpoints(text: str) -> None:
 
 
 def test_a_host_that_listens_on_ipv6_only_is_probed_there() -> None:
-    assert "imaps://[::1]:993" in texts(parse_dovecot(DOVECOT_23.replace("listen = *, ::", "listen = ::")))
+    assert "imaps://[::1]:993" in list(map(str, parse_dovecot(DOVECOT_23.replace("listen = *, ::", "listen = ::"))))
 
 
 @given(st.text(alphabet="{}= \nservicimap-lognt_1", max_size=400))

@@ -9,10 +9,6 @@ import pytest
 from mailsni.probes.endpoint import Endpoint, resolved
 
 
-def texts(endpoints: tuple[Endpoint, ...]) -> list[str]:
-    return [str(endpoint) for endpoint in endpoints]
-
-
 @pytest.mark.parametrize(
     ("text", "endpoint"),
     [
@@ -75,8 +71,8 @@ def test_the_host_of_an_endpoint_is_resolved(monkeypatch: pytest.MonkeyPatch) ->
         "imaps://no-such-host.invalid:993",
         "imaps://localhost:993",
     ):
-        assert texts(resolved(Endpoint.parse(url))) == [url]
-    assert texts(resolved(Endpoint.parse("imaps://mail.a.test"))) == [
+        assert list(map(str, resolved(Endpoint.parse(url)))) == [url]
+    assert list(map(str, resolved(Endpoint.parse("imaps://mail.a.test")))) == [
         "imaps://192.0.2.7:993",
         "imaps://[2001:db8::7]:993",
     ]

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailsni.probes import endpoint as endpoint_module
-from mailsni.probes.endpoint import Endpoint
 from mailsni.targets.postfix.endpoints import endpoints_of
 from mailsni.targets.postfix.postconf import Override, parse_overrides, parse_parameters, parse_services
 from tests.support.data import read
@@ -18,13 +17,9 @@ OVERRIDES = parse_overrides(read("postconf-Px.txt"))
 PARAMETERS = parse_parameters(read("postconf-x.txt"))
 
 
-def texts(endpoints: tuple[Endpoint, ...]) -> list[str]:
-    return [str(endpoint) for endpoint in endpoints]
-
-
 def of_service(line: str, overrides: tuple[Override, ...] = (), **main: str) -> list[str]:
     """The endpoints of one master.cf line, with some main.cf values changed."""
-    return texts(endpoints_of(parse_services(line), overrides, PARAMETERS | main))
+    return list(map(str, endpoints_of(parse_services(line), overrides, PARAMETERS | main)))
 
 
 def override(parameter: str, value: str) -> tuple[Override, ...]:
@@ -33,7 +28,7 @@ def override(parameter: str, value: str) -> tuple[Override, ...]:
 
 
 def test_services_with_tls_are_found_and_those_without_are_left_out() -> None:
-    assert texts(endpoints_of(parse_services(SERVICES), OVERRIDES, PARAMETERS)) == [
+    assert list(map(str, endpoints_of(parse_services(SERVICES), OVERRIDES, PARAMETERS))) == [
         "smtp://127.0.0.1:25",
         "smtp://127.0.0.1:587",
         "smtps://127.0.0.1:465",
@@ -79,7 +74,7 @@ def test_every_family_gives_an_address_of_each(
     monkeypatch.setattr(endpoint_module, "_speaks_ipv6", lambda: True)
     parameters = PARAMETERS | {"inet_interfaces": interfaces, "inet_protocols": protocols}
     found = endpoints_of(parse_services("25 inet n - n - - smtpd"), (), parameters, every_family=True)
-    assert texts(found) == [f"smtp://{host}:25" for host in hosts]
+    assert list(map(str, found)) == [f"smtp://{host}:25" for host in hosts]
 
 
 def test_main_cf_decides_about_tls_and_a_service_overrides_it() -> None:
