@@ -7,7 +7,7 @@ import ssl
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,6 @@ from tests.support.fake_servers import peer, says, tls, waits
 
 NAME = "mail.a.test"
 LIMITS = Limits(timeout=5)
-NOW = datetime.now(UTC)
 
 
 def context(directory: Path, key: bytes, *chain: bytes) -> ssl.SSLContext:
