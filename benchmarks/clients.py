@@ -21,9 +21,10 @@ from pathlib import Path
 from tests.support.authority import Authority
 from tests.support.clients import REFUSED, SERVERS, Crowd, Visit
 from tests.support.lineages import CertbotDirectory
+from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 from mailsni.host.commands import environment, require_tool, run
-from mailsni.sandbox.servers import LASTING_LOGINS, LOOPBACK, PrivateDovecot, PrivatePostfix, dovecot_version, workspace
+from mailsni.sandbox.servers import LOOPBACK, workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Host:
 
     def write_blocks_in_place(self) -> None:
         """A block for each name that points into certbot's directory."""
-        modern = self.dovecot.version >= (2, 4)
+        modern = self.dovecot.version == "2.4"
         certificate, key = (
             ("ssl_server_cert_file = ", "ssl_server_key_file = ") if modern else ("ssl_cert = <", "ssl_key = <")
         )
@@ -187,10 +188,10 @@ def main() -> None:
                 place.mkdir(mode=0o755)
                 place.chmod(0o755)
             sni_map = f"{arguments.map_type}:{places[0]}/etc/mailsni"
-            logins = LASTING_LOGINS[dovecot_version()] if arguments.lasting_logins else ""
+            new_dovecot = PrivateDovecot.with_lasting_logins if arguments.lasting_logins else PrivateDovecot
             with (
                 PrivatePostfix(places[0], default, sni_map=sni_map) as postfix,
-                PrivateDovecot(places[1], default, settings=logins) as dovecot,
+                new_dovecot(places[1], default) as dovecot,
             ):
                 host = Host(Path(own), authority, store, postfix, dovecot, arguments.map_type)
                 table(practice, *measure(host, deploy, arguments.rounds, arguments.pause))

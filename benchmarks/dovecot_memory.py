@@ -19,9 +19,10 @@ import time
 from pathlib import Path
 
 from tests.support.authority import Authority
+from tests.support.servers import PrivateDovecot
 
 from mailsni.host.commands import environment, find_tool, run
-from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, workspace
+from mailsni.sandbox.servers import LOOPBACK, workspace
 
 GREETING_LIMIT = 60.0
 """Seconds; a config process that has begun to read has not failed."""
@@ -44,8 +45,9 @@ def _tried(directory: Path, blocks: int, megabytes: int, names: int, authority: 
     """Whether a Dovecot with so many blocks serves, and what its config process takes, in KB."""
     directory.mkdir(mode=0o755)
     default = authority.issue(["default.test"])
-    settings = f"service config {{\n  vsz_limit = {megabytes}M\n}}"
-    server = PrivateDovecot(directory, default, settings=settings)
+    server = PrivateDovecot(directory, default)
+    limit = f"service config {{\n  vsz_limit = {megabytes}M\n}}\n"
+    (server.include_directory / "00-limit.conf").write_text(limit)
     pair = directory / "pair.pem"
     pair.write_bytes(default.key_pem + default.fullchain_pem)
     pair.chmod(0o600)

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from mailsni.sandbox.authority import Issued
-from mailsni.sandbox.servers import LASTING_LOGINS, PrivateDovecot, PrivatePostfix, dovecot_version, workspace
+from mailsni.sandbox.servers import workspace
 from tests.support.authority import Authority
 from tests.support.doctor_host import DoctorHost, new_doctor_host
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import DEFAULT_NAME, Certbot, MailHost, acme_server, require
+from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +73,7 @@ def dovecot(shared_tmp: Path, default: Issued) -> Iterator[PrivateDovecot]:
 
 @pytest.fixture
 def lasting_dovecot(shared_tmp: Path, default: Issued) -> Iterator[PrivateDovecot]:
-    """Dovecot with login processes that serve many clients: see :data:`LASTING_LOGINS`.
+    """Dovecot with login processes that serve many clients (``with_lasting_logins``).
 
     With its default of one process for each client every reload, whoever asks for it, cuts off those who connect at
     that very moment; benchmarks/clients.py has the numbers. A test module in which clients must not be cut off by it
@@ -81,7 +82,7 @@ def lasting_dovecot(shared_tmp: Path, default: Issued) -> Iterator[PrivateDoveco
     require(PrivateDovecot.unavailable())
     directory = shared_tmp / "dovecot"
     directory.mkdir(mode=0o755)
-    with PrivateDovecot(directory, default, settings=LASTING_LOGINS[dovecot_version()]) as server:
+    with PrivateDovecot.with_lasting_logins(directory, default) as server:
         yield server
 
 

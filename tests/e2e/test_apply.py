@@ -18,13 +18,13 @@ import pytest
 from mailsni.errors import HostError
 from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Issued
-from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from mailsni.targets.postfix.map_read import look_up
 from mailsni.targets.postfix.map_types import PostfixMap
 from mailsni.targets.postfix.postconf import Installation
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import ABORTED, DEFAULT_NAME, MailHost
+from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 MAP_TYPES = ("hash", "btree", "lmdb", "cdb", "texthash")
 
@@ -338,7 +338,7 @@ def test_a_lineage_that_breaks_keeps_its_last_good_certificate_until_it_is_whole
 
 def dovecot_template(mail_host: MailHost, certificate_file: Path) -> str:
     """An administrator's own template that names another file than it should."""
-    modern = mail_host.dovecot.version >= (2, 4)
+    modern = mail_host.dovecot.version == "2.4"
     certificate = "ssl_server_cert_file = " if modern else "ssl_cert = <"
     key = "ssl_server_key_file = " if modern else "ssl_key = <"
     return (
@@ -359,7 +359,7 @@ def test_what_is_wrong_on_the_wire_is_rolled_back(mail_host: MailHost, kind: str
     if kind == "aborts the handshake":
         named = mail_host.dovecot.directory / "garbage.pem"
         named.write_text("garbage\n")
-    version = "2.4" if mail_host.dovecot.version >= (2, 4) else "2.3"
+    version = "2.4" if mail_host.dovecot.version == "2.4" else "2.3"
     (templates / f"dovecot-{version}.conf.j2").write_text(dovecot_template(mail_host, named))
     renewed = mail_host.authority.issue(["mail.a.test"])
     mail_host.store.renew("mail.a.test", renewed)

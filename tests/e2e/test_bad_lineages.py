@@ -26,12 +26,13 @@ import pytest
 
 from mailsni.host.commands import environment
 from mailsni.sandbox.authority import Issued
-from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, workspace
+from mailsni.sandbox.servers import workspace
 from tests.e2e.lineages.kinds import BAD, DAY, HARMLESS, NOW, SECRET, LineageBuilder
 from tests.e2e.lineages.renewal import FIRST_SEEN, FIRST_STEPS, FIRST_WHOLE, RENEWAL_STEPS, TORN_FROM, TORN_TO, stop_at
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import MailHost, require, run_mailsni
+from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 LIMIT = 20.0
 """Seconds that any run of the program may take, whatever lies in the store."""

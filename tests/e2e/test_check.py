@@ -21,12 +21,12 @@ from mailsni.deploy import transaction
 from mailsni.host.commands import environment, require_tool, run
 from mailsni.runs import history
 from mailsni.sandbox.authority import Issued
-from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from tests.support import command_line
 from tests.support.authority import Authority
 from tests.support.command_line import Result
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import MailHost, require
+from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 pytestmark = pytest.mark.shared
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from mailsni.sandbox.servers import PrivateDovecot
 from tests.support.clients import SERVERS, Crowd, Visit
 from tests.support.mail_host import MailHost
+from tests.support.servers import PrivateDovecot
 
 NAMES = tuple(f"mail.d{number}.test" for number in range(6))
 RENEWED_AT_ONCE = 2

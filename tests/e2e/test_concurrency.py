@@ -18,8 +18,8 @@ import pytest
 
 from mailsni.host.commands import environment, require_tool, run
 from mailsni.sandbox.authority import Issued
-from mailsni.sandbox.servers import PrivateDovecot
 from tests.support.mail_host import MailHost
+from tests.support.servers import PrivateDovecot
 
 pytestmark = pytest.mark.shared
 

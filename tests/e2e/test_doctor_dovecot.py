@@ -26,11 +26,12 @@ from mailsni.doctor.runner import SAME_CODE_LIMIT, in_order
 from mailsni.errors import HostError
 from mailsni.host.commands import environment, find_tool, run
 from mailsni.sandbox.authority import Issued
-from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, dovecot_version
+from mailsni.sandbox.servers import LOOPBACK
 from mailsni.targets.dovecot.parser import DEPTH_LIMIT
 from tests.support.authority import Authority
 from tests.support.doctor_facts import facts_of
 from tests.support.mail_host import ABORTED, MailHost, require, served
+from tests.support.servers import PrivateDovecot
 
 NAME, OTHER, UNKNOWN = "mail.one.test", "mail.two.test", "nobody.test"
 WILDCARD = "*.one.test"
@@ -132,7 +133,7 @@ def host(shared_tmp: Path, authority: Authority, default: Issued) -> Iterator[Ho
             pin_directory=server.config_directory / "mailsni",
         )
     )
-    yield Host(server, authority, default, settings, modern=dovecot_version() >= (2, 4))
+    yield Host(server, authority, default, settings, modern=server.version == "2.4")
     server.stop()
 
 

@@ -30,11 +30,11 @@ from mailsni.host.commands import find_tool
 from mailsni.runs import history
 from mailsni.runs.history import Run
 from mailsni.sandbox.authority import Issued
-from mailsni.sandbox.servers import free_ports
 from tests.e2e.test_certbot import leaf
 from tests.e2e.test_concurrency import reloads
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import Certbot, MailHost, require
+from tests.support.servers import free_ports
 
 pytestmark = pytest.mark.shared
 

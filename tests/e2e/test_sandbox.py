@@ -11,9 +11,9 @@ import pytest
 from mailsni.errors import HostError
 from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Issued
-from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from tests.support.authority import Authority
 from tests.support.mail_host import ABORTED, Certbot, MailHost, require, served
+from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 pytestmark = pytest.mark.shared
 
@@ -37,7 +37,7 @@ def build_map(postfix: PrivatePostfix, lines: str) -> None:
 
 
 def block(dovecot: PrivateDovecot, name: str, path: Path) -> str:
-    if dovecot.version >= (2, 4):
+    if dovecot.version == "2.4":
         settings = f"  ssl_server_cert_file = {path}\n  ssl_server_key_file = {path}"
     else:
         settings = f"  ssl_cert = <{path}\n  ssl_key = <{path}"

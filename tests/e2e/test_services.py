@@ -18,10 +18,10 @@ import pytest
 
 from mailsni.config.settings import Action, DovecotSettings
 from mailsni.host.commands import environment, find_tool, require_tool
-from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix
 from mailsni.targets.dovecot.target import find
 from mailsni.targets.reload import ReloadResult
 from tests.support.mail_host import ABORTED, MailHost, require
+from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 pytestmark = pytest.mark.shared
 

@@ -45,12 +45,13 @@ from mailsni.errors import MailsniError, RefusedError
 from mailsni.host import files, lock
 from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Issued
-from mailsni.sandbox.servers import LASTING_LOGINS, PrivateDovecot, PrivatePostfix, dovecot_version, workspace
+from mailsni.sandbox.servers import workspace
 from mailsni.sources import certbot
 from tests.support.authority import Authority
 from tests.support.clients import visit
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import DEFAULT_NAME, MailHost, require
+from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 pytestmark = [pytest.mark.shared("trixie"), pytest.mark.long]
 
@@ -175,7 +176,7 @@ class Story(RuleBasedStateMachine):
             place.chmod(0o755)
         postfix = PrivatePostfix(places[0], self.default, sni_map=f"cdb:{places[0]}/etc/mailsni")
         # Lasting login processes also let it stop at once; those that serve one client each take seconds.
-        dovecot = PrivateDovecot(places[1], self.default, settings=LASTING_LOGINS[dovecot_version()])
+        dovecot = PrivateDovecot.with_lasting_logins(places[1], self.default)
         self.store = CertbotDirectory(own / "letsencrypt")
         self.mail_host = MailHost(own, self.authority, self.store, postfix, dovecot, self.default)
         self.mail_host.configure(

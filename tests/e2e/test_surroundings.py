@@ -19,10 +19,12 @@ import pytest
 
 from mailsni.host.commands import environment, find_tool, run
 from mailsni.sandbox.authority import Issued
-from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, dovecot_version, workspace
+from mailsni.sandbox.servers import workspace
+from mailsni.targets.dovecot.doveconf import full_version
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import MailHost, require
+from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 pytestmark = pytest.mark.shared
 
@@ -258,7 +260,7 @@ def test_a_user_with_directories_of_his_own_needs_no_root(shared_tmp: Path, auth
     main_cf = own / "postfix/main.cf"
     main_cf.write_text(f"compatibility_level = 3.6\nqueue_directory = {own}\n")
     os.utime(main_cf, (0, 0))
-    modern = dovecot_version() >= (2, 4)
+    modern = not full_version().startswith("2.3")
     head = "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\n" if modern else ""
     (own / "dovecot/dovecot.conf").write_text(f"{head}base_dir = {own}/run\n!include_try conf.d/*.conf\n")
     tables: dict[str, dict[str, str]] = {

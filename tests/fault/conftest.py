@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import mailsni
-from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, workspace
+from mailsni.sandbox.servers import workspace
 from tests.support.authority import Authority
 from tests.support.fault_host import FaultCertificates, strace_unavailable
 from tests.support.mail_host import DEFAULT_NAME, require
+from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,10 +18,11 @@ from mailsni.config import parser
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.doctor.runner import CHECKS, examine
 from mailsni.host.commands import environment
-from mailsni.sandbox.servers import PrivateDovecot, PrivatePostfix, workspace
+from mailsni.sandbox.servers import workspace
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import DEFAULT_NAME, MailHost, require
+from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 PROGRAMS = Path(sys.executable).parent
 NAME, OTHER = "mail.one.test", "mail.two.test"

@@ -33,10 +33,10 @@ from mailsni.errors import Exit, MailsniError
 from mailsni.host.commands import environment, find_tool, require_tool, run
 from mailsni.host.files import PRIVATE, PUBLIC, STAGING_NAME
 from mailsni.sandbox.authority import Issued
-from mailsni.sandbox.servers import LASTING_LOGINS, PrivateDovecot, PrivatePostfix, dovecot_version
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import MailHost
+from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 ALL = os.environ.get("MAILSNI_FAULTS") == "all"
 """Every error at every call: thousands of faults, hours."""
@@ -189,7 +189,7 @@ class FaultHost:
             CertbotDirectory(directory / "own/letsencrypt"),
             PrivatePostfix(postfix, certificates.default, sni_map=f"{map_type}:{postfix}/etc/mailsni"),
             # A reload of Dovecot's default login processes cuts off who connects at that moment: no fault of a run.
-            PrivateDovecot(directory / "dovecot", certificates.default, settings=LASTING_LOGINS[dovecot_version()]),
+            PrivateDovecot.with_lasting_logins(directory / "dovecot", certificates.default),
             certificates.default,
         )
         host = cls(directory, certificates, mail_host, map_type)

@@ -25,9 +25,10 @@ import pytest
 
 from mailsni.host.commands import environment, find_tool, run
 from mailsni.sandbox.authority import Issued
-from mailsni.sandbox.servers import LOOPBACK, PrivateDovecot, PrivatePostfix, free_ports
+from mailsni.sandbox.servers import LOOPBACK
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
+from tests.support.servers import PrivateDovecot, PrivatePostfix, free_ports
 
 DEFAULT_NAME = "default.test"
 """The name in the servers' default certificate."""

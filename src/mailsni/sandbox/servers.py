@@ -12,9 +12,7 @@ The daemons run as users of their own and have to reach their sockets, and a soc
 from __future__ import annotations
 
 import contextlib
-import functools
 import grp
-import itertools
 import os
 import pwd
 import re
@@ -32,22 +30,15 @@ from typing import Self
 from mailsni.errors import HostError
 from mailsni.host.commands import environment, find_tool, require_tool, run
 from mailsni.sandbox.authority import Issued
+from mailsni.targets.dovecot.doveconf import full_version
+from mailsni.targets.postfix.map_types import PostfixMap
+from mailsni.targets.rendering import DovecotVersion
 
 LOOPBACK = "127.0.0.1"
 START_LIMIT = 20.0
 """Seconds until a server that was started has to accept connections on all its ports."""
 STOP_LIMIT = 20.0
 """Seconds until a server that was told to stop has to be gone; then its master process is killed."""
-LASTING_LOGINS = {
-    (2, 3): "service imap-login {\n  service_count = 0\n  process_min_avail = 2\n}",
-    (2, 4): "service imap-login {\n  restart_request_count = unlimited\n  process_min_avail = 2\n}",
-}
-"""Dovecot's "high-performance" mode: login processes that serve many clients each.
-
-By default each serves one, and a reload, whoever asks for it, ends those that have just begun together with their
-client (2.4 says "Server shutting down (disconnected before auth was ready)"). Measured with a reload twice a second:
-2.3 one in 5,000 connections, 2.4 one in 400; with lasting processes none in 10,000.
-"""
 _OPEN_DIRECTORIES = ("/tmp", "/var/tmp")  # noqa: S108 - only mkdtemp makes something there
 _PAUSE = 0.02
 _IMPLICIT = ("smtps", "imaps", "pop3s")
@@ -69,48 +60,6 @@ def workspace() -> Iterator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory)
-
-
-class _Ports:
-    """The loopback ports that this process may give to servers, long before those listen on them.
-
-    They lie below the ports that connections are made from (32768 by default, ip(7)), in a block that no other process
-    with a sandbox in this network takes at the same time: an abstract socket with its name says that it is taken.
-    """
-
-    _FIRST, _SIZE, _COUNT = 10_000, 1000, 22
-
-    def __init__(self) -> None:
-        self._taken = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        begin = os.getpid() % self._COUNT
-        for block in (*range(begin, self._COUNT), *range(begin)):
-            with contextlib.suppress(OSError):
-                self._taken.bind(f"\0mailsni-sandbox-ports-{block}")
-                break
-        else:
-            raise HostError("no ports are free: too many sandboxes at once")
-        first = self._FIRST + block * self._SIZE
-        self._next = itertools.cycle(range(first, first + self._SIZE))
-
-    def take(self) -> int:
-        """The next one that nobody listens on."""
-        for port in itertools.islice(self._next, self._SIZE):
-            with contextlib.suppress(OSError), socket.socket() as candidate:
-                candidate.bind((LOOPBACK, port))
-                return port
-        raise HostError("no ports are free")
-
-
-_ports = functools.cache(_Ports)
-
-
-def free_ports(count: int) -> list[int]:
-    """Distinct TCP ports of the loopback address that nobody listens on, and no other sandbox is given soon.
-
-    Raises:
-        HostError: there are none.
-    """
-    return [_ports().take() for _ in range(count)]
 
 
 class PrivateServer(ABC):
@@ -137,16 +86,12 @@ class PrivateServer(ABC):
             raise HostError(reason)
         _require_suitable(directory)
         self.directory = directory
-        self.endpoints: Mapping[str, int] = dict(zip(self.services, free_ports(len(self.services)), strict=True))
+        self.endpoints: Mapping[str, int] = dict(zip(self.services, self.free_ports(len(self.services)), strict=True))
         self.log = directory / "log"
         self.default_file = directory / "default.pem"
         self._output = directory / "output"
-        self.set_default(default)
-
-    @classmethod
-    def available(cls) -> bool:
-        """Whether this host has the software and this user may start it."""
-        return cls.unavailable() is None
+        self.default_file.touch(mode=0o600)
+        self.default_file.write_bytes(default.key_pem + default.fullchain_pem)
 
     @classmethod
     @abstractmethod
@@ -160,17 +105,14 @@ class PrivateServer(ABC):
     def _ask_to_stop(self, pid: int) -> None: ...
 
     @abstractmethod
-    def _reload_command(self) -> list[str | Path]: ...
-
-    @abstractmethod
     def _pid_file(self) -> Path: ...
 
-    def set_default(self, default: Issued) -> None:
-        """Replace the default certificate; the server sees it after :meth:`reload`."""
-        staged = self.default_file.with_name(".default.pem")
-        staged.touch(mode=0o600)
-        staged.write_bytes(default.key_pem + default.fullchain_pem)
-        staged.replace(self.default_file)
+    @staticmethod
+    def free_ports(count: int) -> Sequence[int]:
+        """Distinct ports of the loopback address that nobody listens on."""
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(count)]
+            return [each.getsockname()[1] for each in sockets]
 
     def pid(self) -> int | None:
         """The process id of the running master, None when it does not run."""
@@ -187,10 +129,6 @@ class PrivateServer(ABC):
         ours = os.fsencode(self.directory) in words or place.is_relative_to(self.directory)
         return number if ours and state not in "ZX" else None
 
-    def running(self) -> bool:
-        """Whether its master process is there."""
-        return self.pid() is not None
-
     def start(self) -> None:
         """Start, and wait until every clear-text service has greeted a client. A running server is left as it is.
 
@@ -200,23 +138,22 @@ class PrivateServer(ABC):
         Raises:
             HostError: it does not start, or not within :data:`START_LIMIT`; the message ends with its last log lines.
         """
-        if self.running():
+        if self.pid() is not None:
             return
         with self._output.open("ab") as output:
-            child = subprocess.Popen(
-                [str(word) for word in self._start_command()],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env=environment(),
-                cwd="/",
-                start_new_session=True,
-            )
             try:
-                status = child.wait(START_LIMIT)
+                status = subprocess.run(
+                    [str(word) for word in self._start_command()],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    env=environment(),
+                    cwd="/",
+                    start_new_session=True,
+                    timeout=START_LIMIT,
+                    check=False,
+                ).returncode
             except subprocess.TimeoutExpired as error:
-                child.kill()
-                child.wait()
                 raise HostError(self._story("did not start in time")) from error
         if status != 0:
             raise HostError(self._story(f"start exited {status}"))
@@ -243,25 +180,6 @@ class PrivateServer(ABC):
                 return
             time.sleep(_PAUSE)
 
-    def restart(self) -> None:
-        """Stop and start on the same ports.
-
-        Raises:
-            HostError: see :meth:`start`.
-        """
-        self.stop()
-        self.start()
-
-    def reload(self) -> None:
-        """Have it read its configuration again.
-
-        Raises:
-            HostError: its command failed. (That it succeeds proves nothing about the new configuration.)
-        """
-        done = run(self._reload_command())
-        if done.returncode != 0:
-            raise HostError(self._story(f"reload exited {done.returncode}: {done.stderr}"))
-
     def __enter__(self) -> Self:
         try:
             self.start()
@@ -284,30 +202,17 @@ class PrivateServer(ABC):
 class PrivatePostfix(PrivateServer):
     """A private Postfix: smtp (STARTTLS), submission (STARTTLS) and smtps (TLS from the first byte).
 
-    Needs root and the users that Postfix's package makes.
-
-    Args:
-        directory: see :class:`PrivateServer`.
-        default: see :class:`PrivateServer`.
-        sni_map: value of ``tls_server_sni_maps``, such as ``cdb:/directory/mailsni``; none when None. Where the
-            compiled table is absent an empty one is made, because smtpd cuts off every client that sends a name while
-            the table it was told of does not exist.
-        settings: further settings of main.cf, which win over the sandbox's.
-
-    Attributes:
-        config_directory: what ``-c`` of Postfix's commands takes.
+    Needs root and the users that Postfix's package makes. ``sni_map`` is the value of ``tls_server_sni_maps``, such as
+    ``cdb:/directory/mailsni``. Where the compiled table is absent an empty one is made, because smtpd cuts off every
+    client that sends a name while the table it was told of does not exist.
     """
 
     services = ("smtp", "submission", "smtps")
 
-    def __init__(
-        self, directory: Path, default: Issued, *, sni_map: str | None = None, settings: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, directory: Path, default: Issued, *, sni_map: str | None = None) -> None:
         super().__init__(directory, default)
         self.config_directory = directory / "etc"
         self.config_file = self.config_directory / "main.cf"
-        self._sni_map = sni_map
-        self._settings = dict(settings or {})
         self._queue = directory / "queue"
         for path in (self.config_directory, self._queue):
             path.mkdir(exist_ok=True)
@@ -317,7 +222,7 @@ class PrivatePostfix(PrivateServer):
         data.mkdir(exist_ok=True)
         data.chmod(0o700)
         os.chown(data, owner.pw_uid, owner.pw_gid)
-        self.write_configuration()
+        self._write_configuration(sni_map)
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -332,8 +237,7 @@ class PrivatePostfix(PrivateServer):
             return "postfix: there is no user postfix"
         return None
 
-    def write_configuration(self) -> None:
-        """Write main.cf and master.cf; the server sees changes after :meth:`reload`."""
+    def _write_configuration(self, sni_map: str | None) -> None:
         settings = {
             "compatibility_level": "3.6",
             "queue_directory": str(self._queue),
@@ -355,10 +259,9 @@ class PrivatePostfix(PrivateServer):
             "smtpd_tls_chain_files": str(self.default_file),
             "smtpd_client_connection_count_limit": "0",
         }
-        if self._sni_map:
-            _require_map(self._sni_map, self.config_directory)
-            settings["tls_server_sni_maps"] = self._sni_map
-        settings |= self._settings
+        if sni_map:
+            _require_map(sni_map, self.config_directory)
+            settings["tls_server_sni_maps"] = sni_map
         _write(self.config_file, "".join(f"{key} = {value}\n" for key, value in settings.items()))
         listening = [f"{LOOPBACK}:{port} inet n - n - - smtpd" for port in self.endpoints.values()]
         listening[1] += "\n  -o syslog_name=postfix/submission"
@@ -371,9 +274,6 @@ class PrivatePostfix(PrivateServer):
     def _ask_to_stop(self, pid: int) -> None:
         del pid
         run([require_tool("postfix"), "-c", self.config_directory, "stop"], timeout=STOP_LIMIT)
-
-    def _reload_command(self) -> list[str | Path]:
-        return [require_tool("postfix"), "-c", self.config_directory, "reload"]
 
     def _pid_file(self) -> Path:
         return self._queue / "pid/master.pid"
@@ -402,35 +302,24 @@ class PrivateDovecot(PrivateServer):
     """A private Dovecot, 2.3 or 2.4: imap and pop3 (STARTTLS), imaps and pop3s, and sieve where Pigeonhole has it.
 
     Started by root it runs as the users that Dovecot's package makes; started by another user, as that user alone.
-    Nobody can log in.
-
-    Args:
-        directory: see :class:`PrivateServer`.
-        default: see :class:`PrivateServer`.
-        settings: text that is put at the end of the configuration file, before the includes.
-
-    Attributes:
-        config_file: what ``-c`` of Dovecot's commands takes.
-        include_directory: every ``*.conf`` in it is part of the configuration.
-        version: of the software, such as ``(2, 4)``.
+    Nobody can log in. Every ``*.conf`` in ``include_directory`` is part of the configuration.
     """
 
     services: Sequence[str] = ("imap", "imaps", "pop3", "pop3s")
 
-    def __init__(self, directory: Path, default: Issued, *, settings: str = "") -> None:
-        if find_tool_in_libexec("managesieve-login"):
+    def __init__(self, directory: Path, default: Issued) -> None:
+        if _is_service_installed("managesieve-login"):
             self.services = (*self.services, "sieve")
         super().__init__(directory, default)
         self.config_directory = directory / "etc"
         self.config_file = self.config_directory / "dovecot.conf"
         self.include_directory = self.config_directory / "conf.d"
-        self.version = dovecot_version()
-        self._settings = settings
+        self.version: DovecotVersion = "2.3" if full_version().startswith("2.3") else "2.4"
         self._run = directory / "run"
         for path in (self.config_directory, self.include_directory):
             path.mkdir(exist_ok=True)
             path.chmod(0o755)
-        self.write_configuration()
+        self._write_configuration()
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -438,38 +327,30 @@ class PrivateDovecot(PrivateServer):
         if find_tool("dovecot") is None or find_tool("doveadm") is None:
             return "dovecot: not installed"
         for name in ("imap-login", "pop3-login"):
-            if not find_tool_in_libexec(name):
+            if not _is_service_installed(name):
                 return f"dovecot: {name} is not installed"
         return None
 
-    def write_configuration(self) -> None:
-        """Write dovecot.conf; the server sees changes after :meth:`reload`."""
-        modern = self.version >= (2, 4)
-        protocols = "imap pop3 sieve" if "sieve" in self.endpoints else "imap pop3"
+    def _write_configuration(self) -> None:
+        protocols = ["imap", "pop3", "sieve"] if "sieve" in self.endpoints else ["imap", "pop3"]
+        syntax = _SYNTAX[self.version].format(
+            default=self.default_file,
+            words=" ".join(protocols),
+            switches="\n".join(f"  {name} = yes" for name in protocols),
+        )
         lines = [
-            *(("dovecot_config_version = 2.4.0", "dovecot_storage_version = 2.4.0") if modern else ()),
+            syntax,
             f"base_dir = {self._run}",
             f"state_dir = {self.directory / 'state'}",
             f"log_path = {self.log}",
             f"listen = {LOOPBACK}",
-            *((f"protocols {{\n{_switches(protocols)}}}",) if modern else (f"protocols = {protocols}",)),
             "ssl = yes",
-            *self._default_certificate(modern=modern),
-            "passdb static {\n  password = {CRYPT}!\n}"
-            if modern
-            else "passdb {\n  driver = static\n  args = password={CRYPT}!\n}",
             f"instance_name = {self.directory.name}",
             *self._users(),
             *self._listeners(),
-            self._settings,
             "!include_try conf.d/*.conf",
         ]
         _write(self.config_file, "\n".join([*lines, ""]))
-
-    def _default_certificate(self, *, modern: bool) -> tuple[str, str]:
-        if modern:
-            return f"ssl_server_cert_file = {self.default_file}", f"ssl_server_key_file = {self.default_file}"
-        return f"ssl_cert = <{self.default_file}", f"ssl_key = <{self.default_file}"
 
     def _users(self) -> list[str]:
         if os.geteuid() == 0:
@@ -496,37 +377,39 @@ class PrivateDovecot(PrivateServer):
     def _ask_to_stop(self, pid: int) -> None:
         os.kill(pid, signal.SIGTERM)  # as doveadm stop does, which then looks once a second
 
-    def _reload_command(self) -> list[str | Path]:
-        return [require_tool("doveadm"), "-c", self.config_file, "reload"]
-
     def _pid_file(self) -> Path:
         return self._run / "master.pid"
 
 
-def dovecot_version() -> tuple[int, int]:
-    """Major and minor version of the installed Dovecot.
+_SYNTAX: dict[DovecotVersion, str] = {
+    "2.3": """\
+protocols = {words}
+ssl_cert = <{default}
+ssl_key = <{default}
+passdb {{
+  driver = static
+  args = password={{CRYPT}}!
+}}
+""",
+    "2.4": """\
+dovecot_config_version = 2.4.0
+dovecot_storage_version = 2.4.0
+protocols {{
+{switches}
+}}
+ssl_server_cert_file = {default}
+ssl_server_key_file = {default}
+passdb static {{
+  password = {{CRYPT}}!
+}}
+""",
+}
 
-    Raises:
-        HostError: ``dovecot --version`` says something else than ``MAJOR.MINOR…``.
-    """
-    done = run([require_tool("dovecot"), "--version"])
-    found = re.match(rb"(\d+)\.(\d+)", done.stdout)
-    if found is None:
-        raise HostError("dovecot: --version: not understood")
-    return int(found[1]), int(found[2])
 
-
-def find_tool_in_libexec(name: str) -> Path | None:
-    """The path of one of Dovecot's service programs, None when it is not installed."""
-    for directory in ("/usr/lib/dovecot", "/usr/libexec/dovecot", "/usr/local/libexec/dovecot"):
-        candidate = Path(directory) / name
-        if candidate.exists():
-            return candidate
-    return None
-
-
-def _switches(protocols: str) -> str:
-    return "".join(f"  {name} = yes\n" for name in protocols.split())
+def _is_service_installed(name: str) -> bool:
+    """Whether Dovecot has one of its service programs."""
+    directories = ("/usr/lib/dovecot", "/usr/libexec/dovecot", "/usr/local/libexec/dovecot")
+    return any(Path(directory, name).exists() for directory in directories)
 
 
 def _require_suitable(directory: Path) -> None:
@@ -549,20 +432,18 @@ def _obstacle(directory: Path) -> Path | None:
 def _require_map(sni_map: str, config_directory: Path) -> None:
     """Make an empty table where none is; the source text is left to the one who owns the map."""
     kind, _, path = sni_map.partition(":")
-    suffix = {"hash": ".db", "btree": ".db"}.get(kind, f".{kind}")
-    table = Path(path + suffix)
+    table = PostfixMap(kind, Path(path)).file
     if kind == "texthash" or table.exists():
         return
     # postmap reads main.cf of its -c directory, so there must be one before the real one is written.
     _write(config_directory / "main.cf", "compatibility_level = 3.6\n")
-    staging = table.with_name(".empty")
-    staging.touch(mode=0o600)
-    done = run([require_tool("postmap"), "-c", config_directory, "-F", f"{kind}:{staging}"])
-    made = staging.with_name(staging.name + suffix)
-    if done.returncode != 0 or not made.exists():
+    empty = PostfixMap(kind, table.with_name(".empty"))
+    empty.source.touch(mode=0o600)
+    done = run([require_tool("postmap"), "-c", config_directory, "-F", str(empty)])
+    if done.returncode != 0 or not empty.file.exists():
         raise HostError(f"{sni_map}: postmap cannot make an empty table: {done.stderr}")
-    staging.unlink()
-    made.replace(table)
+    empty.source.unlink()
+    empty.file.replace(table)
     for lock in table.parent.glob(".empty*"):
         lock.unlink()
 
