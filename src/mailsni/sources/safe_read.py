@@ -65,35 +65,31 @@ class StoreBoundary:
         Raises:
             ReadRefusedError: it is missing, not regular, outside the store, too large or unreadable.
         """
+        shown = printable_name(name)
         try:
             handle = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=directory)
         except FileNotFoundError:
-            raise ReadRefusedError(missing, f"{printable_name(name)} is not there, or a link to nothing") from None
+            raise ReadRefusedError(missing, f"{shown} is not there, or a link to nothing") from None
         except OSError as error:
-            raise ReadRefusedError(Reason.UNREADABLE, f"{printable_name(name)}: {error.strerror}") from None
+            raise ReadRefusedError(Reason.UNREADABLE, f"{shown}: {error.strerror}") from None
         try:
-            return self._read_handle(name, handle)
+            return self._read_handle(shown, handle)
         except OSError as error:
-            raise ReadRefusedError(Reason.UNREADABLE, f"{printable_name(name)}: {error.strerror}") from None
+            raise ReadRefusedError(Reason.UNREADABLE, f"{shown}: {error.strerror}") from None
         finally:
             os.close(handle)
 
-    def _read_handle(self, name: str, handle: int) -> StoreFile:
+    def _read_handle(self, shown: str, handle: int) -> StoreFile:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
-            raise ReadRefusedError(Reason.NOT_A_REGULAR_FILE, f"{printable_name(name)} is not a regular file")
+            raise ReadRefusedError(Reason.NOT_A_REGULAR_FILE, f"{shown} is not a regular file")
         if not self.contains(handle):
-            raise ReadRefusedError(
-                Reason.SYMLINK_OUTSIDE_STORE, f"{printable_name(name)} is a link that leaves the store"
-            )
+            raise ReadRefusedError(Reason.SYMLINK_OUTSIDE_STORE, f"{shown} is a link that leaves the store")
         if status.st_size > self.size_limit:
-            detail = f"{printable_name(name)} has {status.st_size} bytes, more than {self.size_limit}"
-            raise ReadRefusedError(Reason.TOO_LARGE, detail)
+            raise ReadRefusedError(Reason.TOO_LARGE, f"{shown} has {status.st_size} bytes, more than {self.size_limit}")
         reader = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         with os.fdopen(reader, "rb", buffering=0) as file:
             content = file.read(self.size_limit + 1)
         if content is None or len(content) > self.size_limit:
-            raise ReadRefusedError(
-                Reason.TOO_LARGE, f"{printable_name(name)} grew over {self.size_limit} bytes while it was read"
-            )
+            raise ReadRefusedError(Reason.TOO_LARGE, f"{shown} grew over {self.size_limit} bytes while it was read")
         return StoreFile(content, file_identity.of_status(status))
