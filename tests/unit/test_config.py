@@ -211,10 +211,6 @@ def test_what_is_no_toml_is_named_with_its_line(text: str) -> None:
     assert (error.path, error.line) == (Path("config.toml"), 2)
 
 
-def test_no_list_of_sources_is_the_default_one() -> None:
-    assert parse("[names]\n", Path("config.toml")).sources == DEFAULT_SOURCES
-
-
 # ── the file ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
