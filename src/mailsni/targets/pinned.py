@@ -35,9 +35,7 @@ class PinDirectory:
     ) -> tuple[Certificate, ...]:
         """The certificates whose pinned file is missing or wrong: content, mode, owner.
 
-        Args:
-            certificates: those that need one.
-            known: identities of pinned files whose content was right, by ident: these are not read again.
+        A file whose identity is known, by ident, had the right content: it is not read again.
         """
         return tuple(one for one in certificates if not self._whole(one, known.get(one.ident)))
 
