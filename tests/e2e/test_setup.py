@@ -484,7 +484,8 @@ def test_services_and_instances_of_their_own_are_said(stopped: Host) -> None:
         shutil.rmtree("/etc/postfix-second")
     assert "2525/inet has tls_server_sni_maps = cdb:/etc/postfix/other in master.cf: it overrides main.cf" in notes
     assert "2526/inet has smtpd_tls_security_level = none in master.cf: the service has no TLS" in notes
-    assert "2527/inet has smtpd_tls_chain_files = /etc/own.pem in master.cf: a default of its own" in notes
+    own = "2527/inet has smtpd_tls_chain_files = /etc/own.pem in master.cf"
+    assert f"{own}: the service has a default certificate of its own" in notes
     assert "the instance postfix-second (/etc/postfix-second) is not changed" in notes
 
 
