@@ -21,7 +21,8 @@ from mailsni.core.model import Certificate, Inventory, Reason
 from mailsni.core.names import NamePatterns, RefusedNameError, host_name, safe_path
 from mailsni.core.selection import Selection, select
 from mailsni.sources.certbot import CertbotStore
-from mailsni.targets.rendering import DovecotVersion, Paths
+from mailsni.targets.dovecot.rendering import DovecotVersion
+from mailsni.targets.rendering import Paths
 from tests.support.authority import subject_alternative_names
 from tests.support.builders import EVERYTHING, MAIL, NOW, PATHS, PINS, artifacts, authority, certificate, kept
 from tests.support.lineages import CertbotDirectory

@@ -18,8 +18,9 @@ from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.sources.base import SourceSettings
-from mailsni.targets import rendering
+from mailsni.targets.dovecot.rendering import blocks, render_dovecot
 from mailsni.targets.pinned import PinDirectory
+from mailsni.targets.postfix.rendering import entries, render_postfix
 from mailsni.targets.rendering import Paths
 from tests.support.authority import Authority
 
@@ -148,9 +149,9 @@ def without_servers(root: Path, store: Path) -> Settings:
 def artifacts(selection: Selection, paths: Paths = PATHS) -> dict[str, bytes]:
     """The texts of all servers, by the name of the template."""
     return {
-        "postfix-sni": rendering.render_postfix(rendering.entries(selection, paths), None),
-        "dovecot-2.3.conf": rendering.render_dovecot(rendering.blocks(selection, paths, "2.3"), "2.3", None),
-        "dovecot-2.4.conf": rendering.render_dovecot(rendering.blocks(selection, paths, "2.4"), "2.4", None),
+        "postfix-sni": render_postfix(entries(selection, paths), None),
+        "dovecot-2.3.conf": render_dovecot(blocks(selection, paths, "2.3"), "2.3", None),
+        "dovecot-2.4.conf": render_dovecot(blocks(selection, paths, "2.4"), "2.4", None),
     }
 
 

@@ -16,7 +16,7 @@ from mailsni.host.commands import require_tool, run
 from mailsni.sandbox import servers
 from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import LOOPBACK
-from mailsni.targets.rendering import DovecotVersion
+from mailsni.targets.dovecot.rendering import DovecotVersion
 
 _LASTING_LOGINS: dict[DovecotVersion, str] = {
     "2.3": "service imap-login {\n  service_count = 0\n  process_min_avail = 2\n}\n",

@@ -27,7 +27,7 @@ from mailsni.probes.model import Outcome, ProbeResult
 from mailsni.runs import history
 from mailsni.runs.history import Run
 from mailsni.targets.dovecot.live_include import blocks_of
-from mailsni.targets.rendering import blocks, render_dovecot
+from mailsni.targets.dovecot.rendering import blocks, render_dovecot
 from mailsni.verify.model import Assessment, Audit, Client, ProbeCase
 from tests.support.authority import Authority
 from tests.support.builders import EVERYTHING, NOW, PATHS, certificate, deployment, mixture, selection, without_servers

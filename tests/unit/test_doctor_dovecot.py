@@ -29,8 +29,8 @@ from mailsni.targets.dovecot.parser import (
     statements,
 )
 from mailsni.targets.dovecot.precedence import LocalName, Precedence, can_match, pattern_matches
+from mailsni.targets.dovecot.rendering import DovecotVersion
 from mailsni.targets.dovecot.target import Dovecot
-from mailsni.targets.rendering import DovecotVersion
 from tests.support.builders import NOW, authority
 from tests.support.strategies import effort
 

@@ -19,8 +19,8 @@ from mailsni.targets.postfix import map_read
 from mailsni.targets.postfix.map_read import Difference, Discrepancy, MapEntry
 from mailsni.targets.postfix.map_types import PostfixMap, map_files
 from mailsni.targets.postfix.postconf import redirects_berkeley_db
+from mailsni.targets.postfix.rendering import postfix_key
 from mailsni.targets.postfix.target import Postfix
-from mailsni.targets.rendering import postfix_key
 
 _CUT_OFF = "clients that send a name are cut off"
 

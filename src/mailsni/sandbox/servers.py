@@ -31,8 +31,8 @@ from mailsni.errors import HostError
 from mailsni.host.commands import environment, find_tool, require_tool, run
 from mailsni.sandbox.authority import Issued
 from mailsni.targets.dovecot.doveconf import full_version
+from mailsni.targets.dovecot.rendering import DovecotVersion
 from mailsni.targets.postfix.map_types import PostfixMap
-from mailsni.targets.rendering import DovecotVersion
 
 LOOPBACK = "127.0.0.1"
 START_LIMIT = 20.0

@@ -1,24 +1,17 @@
-"""Renders the texts of both servers from a selection, with Jinja2 templates.
+"""A certificate as the templates of both servers see it.
 
-The package ships the templates. The administrator's own, of the same file name in ``templates/`` beside the
-configuration file, win. Every value went through :mod:`mailsni.core.names`, so templates escape nothing. The same
-selection gives the same bytes.
+Every value went through :mod:`mailsni.core.names`, so templates escape nothing. The same selection gives the same
+bytes.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from mailsni.core.model import Certificate
-from mailsni.core.names import host_name, is_wildcard, safe_origin, safe_path
-from mailsni.core.selection import Selection, Winner
-from mailsni.host.templates import render
-
-DovecotVersion = Literal["2.3", "2.4"]
+from mailsni.core.names import safe_origin, safe_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +26,6 @@ class RenderedCertificate:
     pinned_path: str
     chain_path: str
     key_path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A Dovecot ``local_name`` block: the names it is for (one only for 2.4), and one or two certificates."""
-
-    names: tuple[str, ...]
-    certificates: tuple[RenderedCertificate, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A line of the Postfix map source. The key of a wildcard is ``.example.com``: Postfix never looks up ``*``."""
-
-    key: str
-    certificates: tuple[RenderedCertificate, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,52 +55,3 @@ class Paths:
             chain_path=safe_path(certificate.chain_path) if live else pinned,
             key_path=safe_path(certificate.key_path) if live else pinned,
         )
-
-
-def postfix_key(name: str) -> str:
-    """A name as Postfix looks it up (postconf(5), tls_server_sni_maps)."""
-    checked = host_name(name)
-    return checked[1:] if is_wildcard(checked) else checked
-
-
-def entries(selection: Selection, paths: Paths) -> tuple[Entry, ...]:
-    """The lines of the Postfix map source, ordered by name."""
-    return tuple(
-        Entry(postfix_key(winner.name), tuple(paths.of(one) for one in winner.certificates))
-        for winner in selection.winners
-    )
-
-
-def blocks(selection: Selection, paths: Paths, version: DovecotVersion) -> tuple[Block, ...]:
-    """The blocks of the Dovecot include, in the order in which this version lets an exact name win.
-
-    Dovecot 2.3 takes the first block that matches, and a block costs 147 KB, so names of one certificate share one;
-    2.4 takes the last and accepts one name for each (both measured).
-    """
-    exact = [winner for winner in selection.winners if not is_wildcard(winner.name)]
-    wildcards = [winner for winner in selection.winners if is_wildcard(winner.name)]
-    if version == "2.4":
-        return tuple(_block((winner,), paths) for winner in (*wildcards, *exact))
-    return tuple(_block(group, paths) for group in (*_grouped(exact), *_grouped(wildcards)))
-
-
-def render_postfix(lines: Sequence[Entry], templates: Path | None) -> bytes:
-    """The source of the Postfix map."""
-    return render("postfix-sni.j2", templates, entries=lines)
-
-
-def render_dovecot(parts: Sequence[Block], version: DovecotVersion, templates: Path | None) -> bytes:
-    """The Dovecot include."""
-    return render(f"dovecot-{version}.conf.j2", templates, blocks=parts)
-
-
-def _grouped(winners: Iterable[Winner]) -> list[tuple[Winner, ...]]:
-    groups: dict[tuple[str, ...], list[Winner]] = defaultdict(list)
-    for winner in winners:
-        groups[tuple(one.ident for one in winner.certificates)].append(winner)
-    return [tuple(group) for group in groups.values()]
-
-
-def _block(group: Sequence[Winner], paths: Paths) -> Block:
-    names = tuple(host_name(winner.name) for winner in group)
-    return Block(names, tuple(paths.of(one) for one in group[0].certificates))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mailsni.targets.dovecot.parser import Block, Configuration, Scope, Setting
 from mailsni.targets.dovecot.precedence import LocalName
-from mailsni.targets.rendering import DovecotVersion
+from mailsni.targets.dovecot.rendering import DovecotVersion
 
 FILTERS = ("local_name", "local", "remote", "protocol")
 """Blocks whose settings are for some clients only."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mailsni.host.commands import LOCAL, Completed, Executor, require_tool
 from mailsni.targets.dovecot.parser import settings_in
-from mailsni.targets.rendering import DovecotVersion
+from mailsni.targets.dovecot.rendering import DovecotVersion
 
 _TIMEOUT = 300.0
 _POSITION = re.compile(r"configuration file (?P<file>/.*?) line (?P<line>\d+)")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mailsni.targets.dovecot.parser import Block, Scope
-from mailsni.targets.rendering import DovecotVersion
+from mailsni.targets.dovecot.rendering import DovecotVersion
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,14 @@ from mailsni.errors import HostError
 from mailsni.host import files, permissions
 from mailsni.host.commands import LOCAL, Executor
 from mailsni.probes.endpoint import Endpoint
-from mailsni.targets import reload, rendering
+from mailsni.targets import reload
 from mailsni.targets.base import Stage, StagedFile, copy_of_live
-from mailsni.targets.dovecot import doveconf, live_include, parser
+from mailsni.targets.dovecot import doveconf, live_include, parser, rendering
 from mailsni.targets.dovecot.endpoints import dovecot_endpoints
+from mailsni.targets.dovecot.rendering import DovecotVersion
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.reload import Controls, ReloadResult
-from mailsni.targets.rendering import DovecotVersion, Paths
+from mailsni.targets.rendering import Paths
 
 
 @dataclass(frozen=True, slots=True)

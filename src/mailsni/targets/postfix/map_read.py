@@ -24,7 +24,7 @@ from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.postfix.lines import split_words
 from mailsni.targets.postfix.map_types import PostfixMap
 from mailsni.targets.postfix.postconf import Installation
-from mailsni.targets.rendering import postfix_key
+from mailsni.targets.postfix.rendering import postfix_key
 
 _BATCH = 500
 """Keys asked for in one run of postmap -q: their values are held in memory."""

@@ -21,9 +21,10 @@ from mailsni.errors import HostError
 from mailsni.host import file_identity, files, permissions
 from mailsni.host.commands import LOCAL, Executor
 from mailsni.probes.endpoint import Endpoint
-from mailsni.targets import reload, rendering
+from mailsni.targets import reload
 from mailsni.targets.base import Stage, StagedFile, copy_of_live
 from mailsni.targets.pinned import PinDirectory
+from mailsni.targets.postfix import rendering
 from mailsni.targets.postfix.endpoints import postfix_endpoints
 from mailsni.targets.postfix.map_build import compile_map, empty_map
 from mailsni.targets.postfix.map_read import map_entries

@@ -1,0 +1,39 @@
+"""Renders the source of the Postfix map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailsni.core.names import host_name, is_wildcard
+from mailsni.core.selection import Selection
+from mailsni.host.templates import render
+from mailsni.targets.rendering import Paths, RenderedCertificate
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the Postfix map source. The key of a wildcard is ``.example.com``: Postfix never looks up ``*``."""
+
+    key: str
+    certificates: tuple[RenderedCertificate, ...]
+
+
+def postfix_key(name: str) -> str:
+    """A name as Postfix looks it up (postconf(5), tls_server_sni_maps)."""
+    checked = host_name(name)
+    return checked[1:] if is_wildcard(checked) else checked
+
+
+def entries(selection: Selection, paths: Paths) -> tuple[Entry, ...]:
+    """The lines of the Postfix map source, ordered by name."""
+    return tuple(
+        Entry(postfix_key(winner.name), tuple(paths.of(one) for one in winner.certificates))
+        for winner in selection.winners
+    )
+
+
+def render_postfix(lines: Sequence[Entry], templates: Path | None) -> bytes:
+    """The source of the Postfix map."""
+    return render("postfix-sni.j2", templates, entries=lines)
