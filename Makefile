@@ -94,5 +94,5 @@ wheel: venv  ## Build the wheel into .build
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir .build .
 
 clean:  ## Remove what was made here (the lab's roots stay: see tests/lab/lab.py)
-	rm -rf .venv .build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
