@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, Phase, note, settings
+from hypothesis import HealthCheck, Phase, note, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -58,6 +58,8 @@ pytestmark = [pytest.mark.shared("trixie"), pytest.mark.long]
 STORIES = int(os.environ.get("MAILSNI_STORIES", "0"))
 FEW_STORIES = 5
 STEPS = 24
+SEED = 2
+"""Of the few stories: they stay the same when the text of this file changes."""
 LINEAGES: Mapping[str, tuple[str, ...]] = {
     "one": ("imap.a.test", "mail.a.test"),
     "two": ("mail.b.test",),
@@ -540,11 +542,10 @@ def test_stories_of_a_host(authority: Authority, default: Issued, figures: list[
     assert DEFAULT_NAME not in NAMES
     Story.authority, Story.default = authority, default
     run_state_machine_as_test(
-        Story,
+        Story if STORIES else seed(SEED)(Story),
         settings=settings(
             max_examples=STORIES or FEW_STORIES,
             stateful_step_count=STEPS,
-            derandomize=not STORIES,
             database=None,
             deadline=None,
             phases=(Phase.generate, Phase.shrink) if STORIES else (Phase.generate,),
