@@ -389,3 +389,16 @@ def test_the_change_token_changes_with_where_links_lead_and_not_with_what_is_no_
     absent = token(store)
     store.path("one", "privkey").symlink_to("privkey.pem")  # a loop
     assert len({before, absent, token(store)}) == 3
+
+
+# ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_keys_that_an_administrator_put_beside_certbots_are_examined_too(tmp_path: Path) -> None:
+    store = CertbotDirectory(tmp_path / "le")
+    store.add("one", authority().issue(["mail.test"]))
+    own = [store.live / "own.key", store.archive / "one" / "old.key"]
+    for path in own:
+        path.touch()
+    (store.live / "link.key").symlink_to("own.key")
+    assert set(CertbotStore(store.live).files().keys) == {*own, store.archive / "one" / "privkey1.pem"}

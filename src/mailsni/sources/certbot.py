@@ -126,11 +126,12 @@ class CertbotStore:
         return tuple(WatchPath(directory, "*.pem") for directory in directories)
 
     def files(self) -> StoreFiles:
-        """The keys in ``live`` and ``archive``, and the directories down to them."""
+        """The keys in ``live`` and ``archive``, an administrator's ``*.key`` too, and the directories down to them."""
         self._names()
         archive = _archive(self.path)
         directories = [path for root in (self.path, archive) for path in (root, *_directories(root))]
-        keys = [path for directory in directories for path in directory.glob("privkey*.pem")]
+        patterns = ("privkey*.pem", "*.key")
+        keys = [path for directory in directories for pattern in patterns for path in directory.glob(pattern)]
         return StoreFiles(
             tuple(path for path in keys if path.is_file() and not path.is_symlink()), (self.path.parent, *directories)
         )
