@@ -273,7 +273,7 @@ def test_who_can_read_a_file_is_a_matter_of_all_directories_above_it(tmp_path: P
     ],
 )
 def test_a_restart_is_told_from_a_reload(line: str, server: str | None) -> None:
-    found = scripts.Script.parse(Path("/x"), f"#!/bin/sh\n{line}\n").first(scripts.RESTART)
+    found = scripts.Script.parse(Path("/x"), f"#!/bin/sh\n{line}\n").first(hooks.RESTART)
     assert (found and next((one for one in found[1].groups() if one), "postfix")) == server
 
 
@@ -291,7 +291,7 @@ def test_a_restart_is_told_from_a_reload(line: str, server: str | None) -> None:
     ],
 )
 def test_a_call_of_certbot_is_told_from_its_name(line: str, *, calls: bool) -> None:
-    assert (scripts.Script.parse(Path("/x"), line).first(scripts.CERTBOT) is not None) is calls
+    assert (scripts.Script.parse(Path("/x"), line).first(hooks.CERTBOT) is not None) is calls
 
 
 @pytest.mark.parametrize("name", ["x.bak", "x.sh.old", "x.BAK", "x.orig", "x.dpkg-old", "x.save", "x.bak2", "x~"])

@@ -16,7 +16,7 @@ from mailsni.config.settings import Settings
 from mailsni.core.model import Progress
 from mailsni.deploy.snapshot import take_snapshot
 from mailsni.doctor import helpers
-from mailsni.doctor.checks import cron, dovecot, hooks, leftovers, postfix, schedule, stores
+from mailsni.doctor.checks import dovecot, hooks, leftovers, postfix, schedule, stores
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding, kinds
 from mailsni.errors import ConfigurationError, MailsniError, PermissionMissingError
 from mailsni.sources.base import SourceSettings, StoreFiles
@@ -38,7 +38,7 @@ CHECKS: helpers.Checks[Facts] = (
     ("whether certbot renews all lineages", stores.unrenewed_lineages),
     ("certbot's hooks", hooks.hooks),
     ("the hooks in certbot's configuration", hooks.hooks_in_configuration),
-    ("cron", cron.cron),
+    ("cron", hooks.cron),
     ("what starts mailsni", schedule.schedule),
     ("what panels and tutorials left", leftovers.leftovers),
     ("Dovecot", dovecot.findings),

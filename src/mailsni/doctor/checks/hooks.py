@@ -1,80 +1,58 @@
-"""Certbot's hooks: files that it does not run, or runs by mistake, and commands in them that hurt.
-
-The rules are those of certbot's source (hooks.py): it runs every executable file of a directory but those that end
-in ``~``.
-"""
+"""Certbot's hooks and cron's jobs: files that certbot does not run, or runs by mistake, and commands that hurt."""
 
 from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
-from pathlib import Path
 
-from mailsni.doctor.checks.scripts import Script, check_script
+from mailsni.core.text import printable_name
+from mailsni.doctor.checks import scripts
+from mailsni.doctor.checks.scripts import CRON, RootFile, Script
 from mailsni.doctor.finding import Facts, Finding, Fix, finding
 from mailsni.doctor.helpers import quoted, run_each, writable_by_others
-from mailsni.host import files
-from mailsni.sources.base import certbot_directories
 
-KINDS = ("pre", "deploy", "post")
 BACKUP = re.compile(
     r".*\.(?:bak|old|orig|save|sav|backup|copy|disabled|off|swp|rpmsave|rpmnew|dpkg-\w+)\d*|.*~", re.IGNORECASE
 )
-_CONFIGURED_HOOK = re.compile(r"\s*(?:pre|post|renew|deploy)[-_]hook\s*=")
-
-
-def hook_files(facts: Facts) -> Iterator[tuple[str, Path]]:
-    """The files in the directories of hooks, each with the kind of its hook."""
-    for root in certbot_directories(facts.settings.sources):
-        for kind in KINDS:
-            directory = root / "renewal-hooks" / kind
-            yield from ((kind, directory / name) for name in files.list_names(directory))
-
-
-def is_executable(path: Path) -> bool:
-    """Whether certbot runs a file."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return False
-    return stat.S_ISREG(status.st_mode) and bool(status.st_mode & 0o111) and not path.name.endswith("~")
-
-
-def configured_hooks(facts: Facts) -> Iterator[Path]:
-    """Certbot's files with ``renew_hook = …`` and the like: certbot runs these commands by the shell."""
-    for root in certbot_directories(facts.settings.sources):
-        yield root / "cli.ini"
-        yield from (root / "renewal" / name for name in files.list_names(root / "renewal") if name.endswith(".conf"))
-
-
-def read_configured(path: Path) -> Script:
-    """The commands of the hooks in one of certbot's files."""
-    script = Script.read(path)
-    lines = script.lines if script is not None else ()
-    return Script(
-        path, tuple((at, line.partition("=")[2].strip()) for at, line in lines if _CONFIGURED_HOOK.match(line))
-    )
+CERTBOT = re.compile(r"(?:^|[;&|(`]|\bexec|\bsudo|\bthen|\bdo)\s*(?:/\S*/)?certbot\s+(?:-|[a-z])")
+RESTART = re.compile(
+    r"\bsystemctl\s+(?:-\S+\s+)*(?:try-)?restart\s+(?:[\w@.-]+\s+)*?(?P<a>postfix|dovecot)(?:@-)?(?:\.service)?(?![\w-])"
+    r"|\b(?:service|rc-service|invoke-rc\.d)\s+(?P<b>postfix|dovecot)\s+restart\b"
+    r"|/etc/init\.d/(?P<c>postfix|dovecot)\s+restart\b"
+    r"|\bpostfix\s+stop\b"
+)
+_POSTMAP = re.compile(r"\bpostmap\b(?P<words>[^;&|\n]*)")
+_POSTMAP_WITH_F = re.compile(r"\s-[a-zA-Z]*F")
+_POSTMAP_QUERY = re.compile(r"\s-[a-zA-Z]*[qsd]")
+_SNI_NAME = re.compile(r"(?:^|[/_.-])sni|vmail_ssl")
+_RELOADS = {"postfix": "postfix reload", "dovecot": "doveadm reload"}
 
 
 def hooks(facts: Facts) -> Iterator[Finding]:
     """Check the files in the directories of hooks."""
-    for _, path in hook_files(facts):
-        yield from run_each([(f"the hook {path}", partial(_check_hook, path))], facts)
+    for hook in scripts.hook_files(facts):
+        yield from run_each([(hook.about, partial(_check_hook, hook))], facts)
 
 
 def hooks_in_configuration(facts: Facts) -> Iterator[Finding]:
     """Check the hooks in cli.ini and in the renewal configurations."""
-    for path in configured_hooks(facts):
-        yield from run_each([(f"the hooks in {path}", partial(_check_configured, path))], facts)
+    yield from _check_all(scripts.configured_hooks(facts), facts)
 
 
-def _check_configured(path: Path, facts: Facts) -> Iterator[Finding]:
-    yield from check_script(facts, read_configured(path), "hook")
+def cron(facts: Facts) -> Iterator[Finding]:
+    """Check cron's tables and the scripts that they call."""
+    yield from _check_all(scripts.cron_files(facts), facts)
 
 
-def _check_hook(path: Path, facts: Facts) -> Iterator[Finding]:
+def _check_all(root_files: Iterable[RootFile], facts: Facts) -> Iterator[Finding]:
+    for file in root_files:
+        yield from run_each([(file.about, partial(_check_commands, file))], facts)
+
+
+def _check_hook(hook: RootFile, facts: Facts) -> Iterator[Finding]:
+    path = hook.path
     remove = Fix(quoted("rm", path))
     try:
         status = path.stat()
@@ -87,7 +65,7 @@ def _check_hook(path: Path, facts: Facts) -> Iterator[Finding]:
         yield finding("hook_not_regular_file", f"{path} is no regular file", path, remove)
         return
     executable, backup = bool(status.st_mode & 0o111), BACKUP.fullmatch(path.name) is not None
-    if not is_executable(path):
+    if not scripts.is_executable(path):
         if executable:
             yield finding("hook_ignored", f"{path} ends in ~", path, remove)
         elif not backup and not path.name.startswith("README"):
@@ -97,6 +75,60 @@ def _check_hook(path: Path, facts: Facts) -> Iterator[Finding]:
         fix = Fix(quoted("chmod", "a-x", path), note="or remove it")
         yield finding("hook_backup_executable", f"{path} looks like a backup, and is executable", path, fix)
     yield from writable_by_others("hook_writable", path)
-    script = Script.read(path)
-    if script is not None:
-        yield from check_script(facts, script, "hook")
+    yield from _check_commands(hook, facts)
+
+
+def _check_commands(file: RootFile, facts: Facts) -> Iterator[Finding]:
+    """The commands that hurt a server, or that certbot's lock stops."""
+    kind = CRON if file.kind == CRON else "hook"
+    for script in file.read():
+        if kind == "hook" and (renewal := script.first(CERTBOT)) is not None:
+            fix = Fix(edit="remove the call", note="the renewal that runs the hook has done its work already")
+            yield finding("hook_calls_certbot", f"{script.path} calls certbot", f"{script.path}:{renewal[0]}", fix)
+        called = f" (called by {script.caller})" if script.caller else ""
+        yield from _restarts(script, kind, called)
+        for number, line in script.lines:
+            for call in _POSTMAP.finditer(line):
+                if not _POSTMAP_QUERY.search(call["words"]):
+                    yield from _postmap(facts, script, number, call["words"], kind, called)
+        if kind == CRON and not script.caller:
+            yield from _panel_scripts(script)
+
+
+def _restarts(script: Script, kind: str, called: str) -> Iterator[Finding]:
+    restart = script.first(RESTART)
+    if restart is None:
+        return
+    number, match = restart
+    command = re.split(r"[;&|]", match.string[match.start() :])[0]
+    servers = [server for server in _RELOADS if server in command]
+    reload = " && ".join(_RELOADS[server] for server in servers)
+    yield finding(
+        f"{kind}_restarts_server",
+        f"{script.path} restarts {' and '.join(servers)}{called}",
+        f"{script.path}:{number}",
+        Fix(edit=f"write `{reload}` instead, or remove the line", note="mailsni reloads both after each change"),
+    )
+
+
+def _postmap(facts: Facts, script: Script, number: int, words: str, kind: str, called: str) -> Iterator[Finding]:
+    argument = next((word.strip("'\"") for word in words.split() if not word.startswith("-")), "")
+    path, where = argument.rpartition(":")[2], f"{script.path}:{number}"
+    if _POSTMAP_WITH_F.search(words):
+        note = "`mailsni setup --take-over` then removes the table from tls_server_sni_maps"
+        if path == str(facts.settings.postfix.map):
+            note = "it is mailsni's own map, which nothing else should compile"
+        fix = Fix(edit="remove the line, once mailsni serves these names (mailsni apply)", note=note)
+        what = f"{script.path} compiles {printable_name(argument) or 'a table'} in place{called}"
+        yield finding(f"{kind}_compiles_in_place", what, where, fix)
+    elif path in facts.postfix_tables or _SNI_NAME.search(argument):
+        fix = Fix(edit="write postmap -F there, or remove the line once mailsni serves these names")
+        what = f"{script.path} compiles {printable_name(argument)} without -F{called}"
+        yield finding(f"{kind}_compiles_without_f", what, where, fix)
+
+
+def _panel_scripts(table: Script) -> Iterator[Finding]:
+    for number, line in table.lines:
+        if (program := scripts.panel_script(line)) is not None:
+            fix = Fix(edit="switch SNI off in the panel, or remove the line, once `mailsni apply` serves these names")
+            yield finding("cron_panel_script", f"cron starts {program}", f"{table.path}:{number}", fix)

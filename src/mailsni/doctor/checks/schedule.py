@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
-from pathlib import Path
 
 from mailsni.core.text import summarize
-from mailsni.doctor.checks.cron import called_scripts, cron_files
-from mailsni.doctor.checks.hooks import configured_hooks, hook_files, is_executable, read_configured
-from mailsni.doctor.checks.scripts import Script
+from mailsni.doctor.checks import scripts
+from mailsni.doctor.checks.scripts import RootFile
 from mailsni.doctor.finding import Facts, Finding, Fix, finding
 from mailsni.errors import MailsniError
 from mailsni.host.commands import find_tool, run
@@ -38,31 +36,21 @@ def schedule(facts: Facts) -> Iterator[Finding]:
     """Check whether a hook, a timer, cron or the watcher starts mailsni."""
     if _runs_regularly(facts):
         return
-    hooks = list(_own_hooks(facts))
+    hooks = [*_starting_mailsni(scripts.hook_files(facts)), *_starting_mailsni(scripts.configured_hooks(facts))]
     if not hooks:
         root = next(iter(certbot_directories(facts.settings.sources)), None)
-        yield finding(
-            "mailsni_not_scheduled",
-            "nothing starts mailsni: no certbot hook, no timer, no cron job, no watcher",
-            root / "renewal-hooks/post" if root is not None else "mailsni",
-            Fix("mailsni setup"),
-        )
+        where = root / "renewal-hooks/post" if root is not None else "mailsni"
+        what = "nothing starts mailsni: no certbot hook, no timer, no cron job, no watcher"
+        yield finding("mailsni_not_scheduled", what, where, Fix("mailsni setup"))
         return
     version = certbot_version()
-    since = [_FIRST_ISSUANCE_SINCE.get(kind) for kind, _ in hooks]
+    since = [_FIRST_ISSUANCE_SINCE.get(hook.kind) for hook in hooks]
     if version is None or any(first is not None and version >= first for first in since):
         return
-    paths = summarize([str(path) for _, path in hooks])
-    yield finding(
-        "first_issuance_missed",
-        f"certbot {'.'.join(map(str, version))} does not run {paths} for a new certificate",
-        hooks[0][1],
-        Fix(
-            "mailsni setup",
-            note="it installs a timer or a cron job as well; until then run `mailsni apply` after each "
-            "`certbot certonly`",
-        ),
-    )
+    paths = summarize([str(hook.path) for hook in hooks])
+    what = f"certbot {'.'.join(map(str, version))} does not run {paths} for a new certificate"
+    note = "it installs a timer or a cron job as well; until then run `mailsni apply` after each `certbot certonly`"
+    yield finding("first_issuance_missed", what, hooks[0].path, Fix("mailsni setup", note=note))
 
 
 def _runs_regularly(facts: Facts) -> bool:
@@ -71,28 +59,14 @@ def _runs_regularly(facts: Facts) -> bool:
     last = history.load(facts.settings.state.directory).last
     if last is not None and last.trigger in ("timer", "watch", "cron") and facts.now - last.ended_at < _RECENT:
         return True
-    return any(_cron_starts_mailsni(facts, path) for path in cron_files(facts))
+    return any(_starting_mailsni(scripts.cron_files(facts)))
 
 
-def _cron_starts_mailsni(facts: Facts, path: Path) -> bool:
-    with suppress(MailsniError, OSError):  # a file that cannot be read is a finding of the check of cron
-        table = Script.read(path)
-        if table is not None:
-            return table.starts_mailsni or any(script.starts_mailsni for _, script in called_scripts(facts, table))
-    return False
-
-
-def _own_hooks(facts: Facts) -> Iterator[tuple[str, Path]]:
-    """The hooks that start mailsni, each with its kind."""
-    for kind, path in hook_files(facts):
-        with suppress(MailsniError, OSError):
-            script = Script.read(path) if is_executable(path) else None
-            if script is not None and script.starts_mailsni:
-                yield kind, path
-    for path in configured_hooks(facts):
-        with suppress(MailsniError, OSError):
-            if read_configured(path).starts_mailsni:
-                yield path.name if path.name == "cli.ini" else "renewal", path
+def _starting_mailsni(root_files: Iterable[RootFile]) -> Iterator[RootFile]:
+    for file in root_files:
+        with suppress(MailsniError, OSError):  # what cannot be read is a finding of the checks of hooks and cron
+            if any(script.starts_mailsni for script in file.read()):
+                yield file
 
 
 def certbot_version() -> tuple[int, ...] | None:

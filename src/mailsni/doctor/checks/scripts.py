@@ -1,30 +1,39 @@
-"""Commands in hooks and cron jobs that hurt a mail server."""
+"""The scripts that root runs: certbot's hooks, cron's tables, and what these call.
+
+Certbot runs every executable file of a directory of hooks but those that end in ``~``, and the commands of the hooks
+in its configuration by the shell (its source, hooks.py).
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from mailsni.core.text import printable_name
-from mailsni.doctor.finding import Facts, Finding, Fix, finding
+from mailsni.doctor.finding import Facts
 from mailsni.host import files
+from mailsni.sources.base import certbot_directories
 
-CERTBOT = re.compile(r"(?:^|[;&|(`]|\bexec|\bsudo|\bthen|\bdo)\s*(?:/\S*/)?certbot\s+(?:-|[a-z])")
-RESTART = re.compile(
-    r"\bsystemctl\s+(?:-\S+\s+)*(?:try-)?restart\s+(?:[\w@.-]+\s+)*?(?P<a>postfix|dovecot)(?:@-)?(?:\.service)?(?![\w-])"
-    r"|\b(?:service|rc-service|invoke-rc\.d)\s+(?P<b>postfix|dovecot)\s+restart\b"
-    r"|/etc/init\.d/(?P<c>postfix|dovecot)\s+restart\b"
-    r"|\bpostfix\s+stop\b"
+CRON = "cron"
+_HOOK_DIRECTORIES = ("pre", "deploy", "post")
+_CONFIGURED_HOOK = re.compile(r"\s*(?:pre|post|renew|deploy)[-_]hook\s*=")
+_CRON_PLACES = (
+    *("etc/crontab", "etc/cron.d", "etc/cron.hourly", "etc/cron.daily", "etc/cron.weekly", "etc/cron.monthly"),
+    *("var/spool/cron/crontabs", "var/spool/cron"),
 )
-_OURS = re.compile(r"\bmailsni\b")
-_POSTMAP = re.compile(r"\bpostmap\b(?P<words>[^;&|\n]*)")
-_POSTMAP_WITH_F = re.compile(r"\s-[a-zA-Z]*F")
-_POSTMAP_QUERY = re.compile(r"\s-[a-zA-Z]*[qsd]")
-_SNI_NAME = re.compile(r"(?:^|[/_.-])sni|vmail_ssl")
-_RELOADS = {"postfix": "postfix reload", "dovecot": "doveadm reload"}
+_PANEL_SCRIPTS = {
+    "go-keyhelp-mail-sni": "keyhelp-mail-sni: compiles a table in place and restarts both servers",
+    "cyberpanel-mail-ssl-fix": "a repair script for CyberPanel: compiles vmail_ssl.map in place and restarts both "
+    "servers",
+    "CyberCP/plogical/renew.py": "CyberPanel: compiles vmail_ssl.map in place and restarts both servers every night",
+}
+"""Known by parts of their paths."""
+_PATH = re.compile(r"(?<![\w.])/[\w./+-]+")
 _IGNORED = re.compile(r"\s*(?:#|\Z)")
+_OURS = re.compile(r"\bmailsni\b")
 _LINES_LIMIT = 10_000
 _LINE_LIMIT = 1000
 """Characters of a line: nobody writes longer ones by hand."""
@@ -37,23 +46,14 @@ class Script:
     path: Path
     lines: tuple[tuple[int, str], ...]
     """Without comments and empty ones, with their numbers."""
+    caller: str = ""
+    """The line that calls it, ``/path:LINE``; empty where cron or certbot runs it."""
 
     @classmethod
     def parse(cls, path: Path, text: str) -> Script:
         """The lines of a script, as far as they are checked."""
         numbered = enumerate(text.split("\n")[:_LINES_LIMIT], 1)
         return cls(path, tuple((at, line[:_LINE_LIMIT]) for at, line in numbered if not _IGNORED.match(line)))
-
-    @classmethod
-    def read(cls, path: Path) -> Script | None:
-        """A script; None when it is no regular file.
-
-        Raises:
-            PermissionMissingError: this user may not read it.
-            HostError: it cannot be read, or is too large.
-        """
-        text = files.read_text(path)
-        return cls.parse(path, text) if text is not None else None
 
     @property
     def starts_mailsni(self) -> bool:
@@ -68,59 +68,94 @@ class Script:
         return None
 
 
-def check_script(facts: Facts, script: Script, kind: str, caller: str = "") -> Iterator[Finding]:
-    """The commands of a script that hurt a server, or that certbot's lock stops.
+@dataclass(frozen=True, slots=True)
+class RootFile:
+    """A file with commands that certbot or cron runs as root."""
 
-    Args:
-        facts: of the host.
-        script: of a hook or of cron.
-        kind: ``hook`` or ``cron``; the codes begin with it.
-        caller: where the script is called, ``/path:LINE``.
+    kind: str
+    """``pre``, ``deploy``, ``post``: its directory of hooks; ``cli.ini``, ``renewal``: its hooks; :data:`CRON`."""
+    path: Path
+    about: str
+    """What it is, for a finding that it cannot be checked."""
+    read: Callable[[], Iterator[Script]]
+    """Its commands, then the scripts that they call.
+
+    Raises:
+        PermissionMissingError: this user may not read one of them.
+        HostError: one of them cannot be read, or is too large.
     """
-    if kind == "hook" and (renewal := script.first(CERTBOT)) is not None:
-        fix = Fix(edit="remove the call", note="the renewal that runs the hook has done its work already")
-        yield finding("hook_calls_certbot", f"{script.path} calls certbot", f"{script.path}:{renewal[0]}", fix)
-    called = f" (called by {caller})" if caller else ""
-    yield from _restarts(script, kind, called)
-    for number, line in script.lines:
-        for call in _POSTMAP.finditer(line):
-            if not _POSTMAP_QUERY.search(call["words"]):
-                yield from _postmap(facts, script, number, call["words"], kind, called)
 
 
-def _restarts(script: Script, kind: str, called: str) -> Iterator[Finding]:
-    restart = script.first(RESTART)
-    if restart is None:
-        return
-    number, match = restart
-    command = re.split(r"[;&|]", match.string[match.start() :])[0]
-    servers = [server for server in _RELOADS if server in command]
-    reload = " && ".join(_RELOADS[server] for server in servers)
-    yield finding(
-        f"{kind}_restarts_server",
-        f"{script.path} restarts {' and '.join(servers)}{called}",
-        f"{script.path}:{number}",
-        Fix(edit=f"write `{reload}` instead, or remove the line", note="mailsni reloads both after each change"),
-    )
+def hook_files(facts: Facts) -> Iterator[RootFile]:
+    """The files in certbot's directories of hooks."""
+    for root in certbot_directories(facts.settings.sources):
+        for kind in _HOOK_DIRECTORIES:
+            directory = root / "renewal-hooks" / kind
+            for path in (directory / name for name in files.list_names(directory)):
+                yield RootFile(kind, path, f"the hook {path}", partial(_read_hook, path))
 
 
-def _postmap(facts: Facts, script: Script, number: int, words: str, kind: str, called: str) -> Iterator[Finding]:
-    argument = next((word.strip("'\"") for word in words.split() if not word.startswith("-")), "")
-    path, where = argument.rpartition(":")[2], f"{script.path}:{number}"
-    if _POSTMAP_WITH_F.search(words):
-        note = "`mailsni setup --take-over` then removes the table from tls_server_sni_maps"
-        if path == str(facts.settings.postfix.map):
-            note = "it is mailsni's own map, which nothing else should compile"
-        yield finding(
-            f"{kind}_compiles_in_place",
-            f"{script.path} compiles {printable_name(argument) or 'a table'} in place{called}",
-            where,
-            Fix(edit="remove the line, once mailsni serves these names (mailsni apply)", note=note),
-        )
-    elif path in facts.postfix_tables or _SNI_NAME.search(argument):
-        yield finding(
-            f"{kind}_compiles_without_f",
-            f"{script.path} compiles {printable_name(argument)} without -F{called}",
-            where,
-            Fix(edit="write postmap -F there, or remove the line once mailsni serves these names"),
-        )
+def configured_hooks(facts: Facts) -> Iterator[RootFile]:
+    """Certbot's files with ``renew_hook = …`` and the like."""
+    for root in certbot_directories(facts.settings.sources):
+        renewal = root / "renewal"
+        configured = [("renewal", renewal / name) for name in files.list_names(renewal) if name.endswith(".conf")]
+        for kind, path in (("cli.ini", root / "cli.ini"), *configured):
+            yield RootFile(kind, path, f"the hooks in {path}", partial(_read_configured, path))
+
+
+def cron_files(facts: Facts) -> Iterator[RootFile]:
+    """Cron's tables, and the scripts that run every so often."""
+    for place in (facts.root / name for name in _CRON_PLACES):
+        entries = [place / name for name in files.list_names(place)] if place.is_dir() else [place]
+        for path in entries:
+            if path.is_file():
+                yield RootFile(CRON, path, f"cron's {path}", partial(_read_cron, path, facts.root))
+
+
+def is_executable(path: Path) -> bool:
+    """Whether certbot runs a file."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(status.st_mode) and bool(status.st_mode & 0o111) and not path.name.endswith("~")
+
+
+def panel_script(line: str) -> str | None:
+    """What the script of a panel does that a line calls; None where it calls none."""
+    return next((what for name, what in _PANEL_SCRIPTS.items() if name in line), None)
+
+
+def _read(path: Path) -> Iterator[Script]:
+    text = files.read_text(path)
+    if text is not None:
+        yield Script.parse(path, text)
+
+
+def _read_hook(path: Path) -> Iterator[Script]:
+    if is_executable(path):
+        yield from _read(path)
+
+
+def _read_configured(path: Path) -> Iterator[Script]:
+    for script in _read(path):
+        hooks = (each for each in script.lines if _CONFIGURED_HOOK.match(each[1]))
+        yield Script(path, tuple((at, line.partition("=")[2].strip()) for at, line in hooks))
+
+
+def _read_cron(path: Path, root: Path) -> Iterator[Script]:
+    for table in _read(path):
+        yield table
+        # Known scripts of panels are not opened.
+        for number, line in (each for each in table.lines if panel_script(each[1]) is None):
+            for called in (root / word.lstrip("/") for word in _PATH.findall(line)):
+                if _is_script(called):
+                    yield from (replace(script, caller=f"{path}:{number}") for script in _read(called))
+
+
+def _is_script(path: Path) -> bool:
+    if not path.is_file() or path.stat().st_size > files.TEXT_LIMIT:
+        return False
+    with path.open("rb") as file:
+        return file.read(2) == b"#!"
