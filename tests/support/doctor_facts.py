@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from mailsni.config.settings import Settings
+from mailsni.deploy.host_facts import HostFacts
 from mailsni.doctor.finding import Facts
 from mailsni.targets.dovecot import target as dovecot
 
@@ -16,4 +17,4 @@ def facts_of(settings: Settings, now: datetime | None = None) -> Facts:
         settings: of mailsni.
         now: the moment at which certificates must be valid; this one when None.
     """
-    return Facts(settings, now or datetime.now(UTC), dovecot=dovecot.find(settings.dovecot))
+    return Facts(HostFacts(settings, now or datetime.now(UTC), dovecot=dovecot.find(settings.dovecot)))

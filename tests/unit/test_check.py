@@ -20,6 +20,7 @@ from mailsni.check.records import check_runs, failed_run
 from mailsni.check.runner import expiry_findings, run_checks
 from mailsni.core import x509
 from mailsni.core.deployment import Deployment, DeploymentRecord
+from mailsni.deploy.host_facts import HostFacts
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Expectation, Problem
@@ -234,7 +235,7 @@ def test_a_host_with_nothing_is_a_clear_line(tmp_path: Path) -> None:
 def context(tmp_path: Path, record: DeploymentRecord | None, *problems: Finding) -> CheckContext:
     """Of a host without servers, where gathering found these problems."""
     settings = without_servers(tmp_path, tmp_path)
-    return CheckContext(settings, Thresholds(), NOW, None, None, None, record, False, problems)  # noqa: FBT003
+    return CheckContext(HostFacts(settings, NOW), Thresholds(), record, running=False, problems=problems)
 
 
 WAITING = Finding(Level.WARNING, Code.REWRITE_PENDING, "postfix: the map waits")

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mailsni.config.settings import DovecotSettings, Settings
+from mailsni.deploy.host_facts import HostFacts
 from mailsni.doctor.checks.dovecot import case_findings, findings
 from mailsni.doctor.finding import Facts, Finding
 from mailsni.doctor.runner import in_order
@@ -395,8 +396,8 @@ def test_only_2_4_0_compares_letter_by_letter() -> None:
 def found(main: Path, version: DovecotVersion) -> list[Finding]:
     """What the doctor finds in a configuration for a Dovecot that is not installed."""
     own = DovecotSettings(enabled=True, config_file=main, include_file=main.with_name("ours.conf"))
-    facts = Facts(Settings(dovecot=own), NOW, dovecot=Dovecot(own, installed=False, version=version))
-    return list(in_order(findings(facts)))
+    host = HostFacts(Settings(dovecot=own), NOW, dovecot=Dovecot(own, installed=False, version=version))
+    return list(in_order(findings(Facts(host))))
 
 
 STATEMENTS = st.sampled_from(

@@ -18,7 +18,7 @@ from mailsni.targets.dovecot.target import Dovecot
 
 def check_include(context: CheckContext) -> Iterator[Result]:
     """The include and everything around it."""
-    server = context.dovecot
+    server = context.host.dovecot
     if server is None:
         return
     path = server.path
@@ -73,13 +73,13 @@ def _check_edits(context: CheckContext, path: Path, content: bytes, blocks: Sequ
     """Whether somebody else wrote the include. That the next run writes another one is no edit."""
     if file_identity.of_file(path) == context.deployment.files.get(str(path)):
         return
-    if context.snapshot is not None and content == context.snapshot.texts.get("dovecot"):
+    if context.host.snapshot is not None and content == context.host.snapshot.texts.get("dovecot"):
         return
     expected = context.names or {}
     served = {name: block.paths for block in blocks for name in block.names}
     words = set(re.split(r'[\s"{}]+', content.decode("utf-8", "replace")))
     missing = [name for name in expected if name not in served and name not in words]
-    pinned = context.settings.dovecot.certificates == "pinned"
+    pinned = context.host.settings.dovecot.certificates == "pinned"
     wrong = [
         name
         for name, idents in expected.items()

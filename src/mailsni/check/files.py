@@ -47,7 +47,7 @@ def _check_contents(context: CheckContext, directory: Path) -> Iterator[Result]:
             if not digest.startswith(ident.partition("-")[2]):
                 changed += names
     if missing:
-        dovecot_reads_it = context.dovecot is not None and context.settings.dovecot.certificates == "pinned"
+        dovecot_reads_it = context.host.dovecot is not None and context.host.settings.dovecot.certificates == "pinned"
         harm = ": Dovecot does not start again" if dovecot_reads_it else ""
         text = f"the pinned file of {summarize_names(missing)} is gone from {directory}{harm}"
         yield Finding(Level.CRITICAL, Code.PINNED_FILE_MISSING, text, tuple(missing))

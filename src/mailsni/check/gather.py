@@ -3,42 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
 
 from mailsni.check.model import Code, Finding, Level, Result, Thresholds, Unreadable
 from mailsni.config.settings import Settings
 from mailsni.core.deployment import Deployment, DeploymentRecord
 from mailsni.core.model import Progress
 from mailsni.core.plan import Plan
-from mailsni.deploy.snapshot import Snapshot, take_snapshot
+from mailsni.deploy import host_facts
+from mailsni.deploy.host_facts import HostFacts, Part
 from mailsni.deploy.state_directory import State
-from mailsni.errors import MailsniError, PermissionMissingError
+from mailsni.errors import HostError, MailsniError, PermissionMissingError
 from mailsni.host import lock
 from mailsni.targets import registry
-from mailsni.targets.dovecot import target as dovecot
-from mailsni.targets.dovecot.target import Dovecot
-from mailsni.targets.postfix import target as postfix
-from mailsni.targets.postfix.target import Postfix
 
-_Value = TypeVar("_Value")
+_PARTS = {Part.POSTFIX: "Postfix", Part.DOVECOT: "Dovecot", Part.SNAPSHOT: "the certificate stores"}
 
 
 @dataclass(frozen=True, slots=True)
 class CheckContext:
     """What the checks start from. A part that could not be read is None, and ``problems`` says why."""
 
-    settings: Settings
+    host: HostFacts
     thresholds: Thresholds
-    now: datetime
-    """With a time zone."""
-    postfix: Postfix | None
-    dovecot: Dovecot | None
-    snapshot: Snapshot | None
-    """Needs root, a readable store and both servers' configurations in order."""
     record: DeploymentRecord | None
     running: bool
     """Whether a run is publishing now."""
@@ -47,13 +37,13 @@ class CheckContext:
     @property
     def state(self) -> State:
         """The state directory."""
-        return State(self.settings.state.directory)
+        return State(self.host.settings.state.directory)
 
     @property
     def owner(self) -> int:
         """The user who must own the files: root, or the owner of the state directory."""
         try:
-            return os.geteuid() and self.settings.state.directory.stat().st_uid
+            return os.geteuid() and self.host.settings.state.directory.stat().st_uid
         except OSError:
             return 0
 
@@ -67,9 +57,9 @@ class CheckContext:
         """The idents of each name's certificates that should be live; None when nobody can tell."""
         if self.record is None:
             return None
-        if self.record.deployment.names or self.snapshot is None or self.record.trusted:
+        if self.record.deployment.names or self.host.snapshot is None or self.record.trusted:
             return self.record.deployment.names
-        winners = self.snapshot.selection.winners
+        winners = self.host.snapshot.selection.winners
         return {winner.name: tuple(certificate.ident for certificate in winner.certificates) for winner in winners}
 
     @property
@@ -78,12 +68,12 @@ class CheckContext:
         record = self.record
         if record is None or record.deployment.names or record.trusted or record.interrupted:
             return False
-        return not any(os.path.lexists(path) for path in registry.texts(self.settings))
+        return not any(os.path.lexists(path) for path in registry.texts(self.host.settings))
 
     @property
     def plan(self) -> Plan | None:
         """The plan, where a record says what is deployed and no run is changing it."""
-        snapshot = self.snapshot
+        snapshot = self.host.snapshot
         return snapshot.plan if snapshot is not None and snapshot.record.trusted and not self.running else None
 
     @property
@@ -96,45 +86,37 @@ class CheckContext:
         """Where the pinned files of the deployment lie, or would."""
         if self.deployment.pin_directory:
             return Path(self.deployment.pin_directory)
-        return self.snapshot.pins.path if self.snapshot is not None else self.settings.dovecot.pin_directory
+        snapshot = self.host.snapshot
+        return snapshot.pins.path if snapshot is not None else self.host.settings.dovecot.pin_directory
 
 
 def gather(settings: Settings, thresholds: Thresholds, now: datetime, progress: Progress | None = None) -> CheckContext:
     """Read both servers' configurations, the stores and the record; certificates must be valid at ``now``."""
-    problems: list[Result] = []
-
-    def attempt(part: str, read: Callable[[], _Value]) -> _Value | None:
-        try:
-            return read()
-        except (MailsniError, OSError) as error:
-            problems.append(failure(part, error))
-            return None
-
     running = is_publishing(settings)
-    postfix_target = attempt("Postfix", lambda: _find_postfix(settings))
-    dovecot_target = attempt("Dovecot", lambda: dovecot.find(settings.dovecot))
-    for target in (postfix_target, dovecot_target):
+    host = host_facts.gather(settings, now, progress=progress)
+    problems = [failure(_PARTS[each.part], each.error) for each in host.failures]
+    for target in (host.postfix, host.dovecot):
         if target is not None and not target.installed:
             text = f"{target.name.capitalize()} is not installed here"
             problems.append(Finding(Level.UNKNOWN, Code.SERVER_NOT_FOUND, text))
-    if not problems and postfix_target is None and dovecot_target is None:
+    if not host.has_server:
         problems.append(Finding(Level.UNKNOWN, Code.SERVER_NOT_FOUND, registry.NO_SERVER))
-    snapshot = attempt("the certificate stores", lambda: take_snapshot(settings, now, progress=progress))
-    if snapshot is not None:
-        record: DeploymentRecord | None = snapshot.record
-    else:
-        record = attempt("the record of what is deployed", State(settings.state.directory).load)
-    targets = postfix_target, dovecot_target
-    return CheckContext(settings, thresholds, now, *targets, snapshot, record, running, tuple(problems))
+    record = host.snapshot.record if host.snapshot is not None else None
+    if record is None:
+        try:
+            record = State(settings.state.directory).load()
+        except (MailsniError, OSError) as error:
+            problems.append(failure("the record of what is deployed", error))
+    return CheckContext(host, thresholds, record, running, tuple(problems))
 
 
-def failure(part: str, error: MailsniError | OSError) -> Result:
+def failure(part: str, error: Exception) -> Result:
     """The result for a part that could not be read: this user may not, or something is in the way."""
     if isinstance(error, PermissionMissingError):
         return Unreadable(part)
-    if isinstance(error, MailsniError):
-        return Finding(Level.UNKNOWN, Code.CHECK_FAILED, f"{part}: {error.message}")
-    return Finding(Level.UNKNOWN, Code.CHECK_FAILED, f"{part}: {error.filename or ''}: {error.strerror or error}")
+    problem = HostError.of(error) if isinstance(error, OSError) else error
+    why = problem.message if isinstance(problem, MailsniError) else type(problem).__name__
+    return Finding(Level.UNKNOWN, Code.CHECK_FAILED, f"{part}: {why}")
 
 
 def is_publishing(settings: Settings) -> bool:
@@ -144,10 +126,3 @@ def is_publishing(settings: Settings) -> bool:
     except OSError:
         return False
     return journal is not None and lock.is_locked(settings.state.lock)
-
-
-def _find_postfix(settings: Settings) -> Postfix | None:
-    main = settings.postfix.main_cf
-    if main.exists() and not os.access(main, os.R_OK):
-        raise PermissionMissingError(str(main))
-    return postfix.find(settings.postfix)

@@ -27,7 +27,7 @@ _CUT_OFF = "clients that send a name are cut off"
 
 def check_map(context: CheckContext) -> Iterator[Result]:
     """The map and everything around it."""
-    server = context.postfix
+    server = context.host.postfix
     if server is None:
         return
     source = server.path

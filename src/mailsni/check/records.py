@@ -44,8 +44,8 @@ def check_records(context: CheckContext) -> Iterator[Result]:
 
 def _check_journal(context: CheckContext) -> Iterator[Result]:
     journal = context.state.change_token()[1]
-    age = timedelta(seconds=max(0.0, context.now.timestamp() - (journal.mtime_ns if journal else 0) / 1e9))
-    since = f"{context.now - age:%Y-%m-%d %H:%M} UTC"
+    age = timedelta(seconds=max(0.0, context.host.now.timestamp() - (journal.mtime_ns if journal else 0) / 1e9))
+    since = f"{context.host.now - age:%Y-%m-%d %H:%M} UTC"
     if not context.running:
         text = f"a run was cut off while it published, on {since}: the next run repairs it"
         yield Finding(Level.WARNING, Code.RUN_INTERRUPTED, text)
@@ -55,7 +55,7 @@ def _check_journal(context: CheckContext) -> Iterator[Result]:
 
 def check_runs(context: CheckContext) -> Iterator[Result]:
     """The last run, and the names that runs of the last days removed."""
-    directory = context.settings.state.directory
+    directory = context.host.settings.state.directory
     if (problem := runs.problem(directory)) is not None:
         text = f"{problem}: nobody knows how the last run ended"
         yield Finding(Level.WARNING, Code.RECORD_DAMAGED, text)
@@ -64,8 +64,8 @@ def check_runs(context: CheckContext) -> Iterator[Result]:
         yield failed_run(history.last)
     removed: dict[str, list[str]] = defaultdict(list)
     for name, removal in history.removed.items():
-        recent = timedelta() <= context.now - removal.when < runs.REMOVAL_RETENTION
-        if recent and name not in (context.names or ()) and context.settings.names.match(name):
+        recent = timedelta() <= context.host.now - removal.when < runs.REMOVAL_RETENTION
+        if recent and name not in (context.names or ()) and context.host.settings.names.match(name):
             removed[f"{removal.why}, and was removed on {removal.when:%Y-%m-%d}"].append(name)
     for why, names in removed.items():
         text = f"{summarize_names(names)}: not served any more: {printable_name(why)}"
@@ -88,7 +88,7 @@ def check_pending(context: CheckContext) -> Iterator[Result]:
     """The plan, and the certificates that somebody must look at."""
     if context.plan is not None:
         yield from _check_plan(context.plan)
-    for skipped in context.snapshot.selection.problems if context.snapshot is not None else ():
+    for skipped in context.host.snapshot.selection.problems if context.host.snapshot is not None else ():
         about = f" ({summarize_names(skipped.names)})" if skipped.names else ""
         text = f"{skipped.source}: {skipped.reason}: {skipped.detail}{about}"
         yield Finding(Level.WARNING, skipped.reason, text, skipped.names)

@@ -97,13 +97,13 @@ def run_checks(context: CheckContext) -> CheckResult:
     results = [result for part, run in CHECKS for result in _run_check(part, run, context)]
     expiries = first_expiries(result for result in results if isinstance(result, Expiry))
     unreadable = tuple(dict.fromkeys(result.part for result in results if isinstance(result, Unreadable)))
-    findings = [*expiry_findings(expiries, context.now), *(each for each in results if isinstance(each, Finding))]
+    findings = [*expiry_findings(expiries, context.host.now), *(each for each in results if isinstance(each, Finding))]
     if unreadable and not findings and not expiries and not context.names:
         text = "this user can read nothing of what is deployed"
         findings.append(Finding(Level.UNKNOWN, Code.NOTHING_READABLE, text))
     names = context.names if context.names is not None else expiries
     return CheckResult(
-        context.now,
+        context.host.now,
         worst_first(_without_consequences(findings)),
         expiries,
         0 if context.nothing_deployed else len(names),

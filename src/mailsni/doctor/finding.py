@@ -6,18 +6,13 @@ import enum
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from mailsni.config.settings import Settings
 from mailsni.core.model import Reason
-from mailsni.deploy.snapshot import Snapshot
-from mailsni.sources.base import StoreFiles
-from mailsni.targets.dovecot.target import Dovecot
+from mailsni.deploy.host_facts import HostFacts
 from mailsni.targets.postfix.postconf import Configuration
-from mailsni.targets.postfix.target import Postfix
 
 
 class Severity(enum.StrEnum):
@@ -122,16 +117,8 @@ def finding(
 class Facts:
     """What the checks judge. What could not be found out is None or empty, and is a finding already."""
 
-    settings: Settings
-    now: datetime
-    """With a time zone."""
-    postfix: Postfix | None = None
-    dovecot: Dovecot | None = None
-    snapshot: Snapshot | None = None
-    """Needs root, a readable store and both servers' configurations in order."""
+    host: HostFacts
     postfix_configuration: Configuration | None = None
-    stores: tuple[StoreFiles, ...] = ()
-    """The files of every store that can be listed."""
     root: Path = Path("/")
     """Of the system: cron's tables and units are looked for below it."""
 

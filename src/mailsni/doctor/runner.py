@@ -6,28 +6,38 @@ A fact that cannot be found out and a check that cannot run are findings themsel
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
 
 from mailsni.config.settings import Settings
 from mailsni.core.model import Progress
-from mailsni.deploy.snapshot import take_snapshot
+from mailsni.deploy import host_facts
+from mailsni.deploy.host_facts import Failure, Part
 from mailsni.doctor import helpers
 from mailsni.doctor.checks import dovecot, hooks, leftovers, postfix, schedule, stores
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding, kinds
 from mailsni.errors import ConfigurationError, MailsniError, PermissionMissingError
-from mailsni.sources.base import SourceSettings, StoreFiles
-from mailsni.targets.dovecot import target as dovecot_target
-from mailsni.targets.postfix import target as postfix_target
 from mailsni.targets.registry import NO_SERVER
-
-_Fact = TypeVar("_Fact")
 
 SAME_CODE_LIMIT = 20
 """Findings of one code that are reported one by one."""
+_UNREADABLE: Mapping[Part, tuple[str, str, Fix | None]] = {
+    Part.POSTFIX: ("postfix_unreadable", "Postfix", Fix("postconf -n", edit="correct that line")),
+    Part.DOVECOT: ("dovecot_unreadable", "Dovecot", Fix("doveconf -n", edit="correct it")),
+    Part.SNAPSHOT: ("snapshot_failed", "what is in the stores and what is deployed", None),
+    Part.STORE: (
+        "store_missing",
+        "the store {place}",
+        Fix(
+            edit="let [[sources]] path in mailsni's configuration name the directory with one directory per "
+            "certificate",
+            note="certbot creates it with the first certificate",
+        ),
+    ),
+}
+"""For each part of the host that cannot be read the code, what it is, and the fix where the error has no hint."""
 CHECKS: helpers.Checks[Facts] = (
     ("Postfix", postfix.findings),
     ("the modes of the private keys", stores.key_modes),
@@ -65,9 +75,29 @@ def examine(
     Returns:
         The findings, the worst first; no two of them alike.
     """
-    collector = _FactCollector(settings, now, root, progress)
-    facts = collector.facts()
-    return in_order([*collector.problems, *helpers.run_each(checks, facts)])
+    host = host_facts.gather(settings, now, partial=True, progress=progress)
+    failures = list(host.failures)
+    configuration = None
+    if host.postfix is not None and host.postfix.installed:
+        read = host.postfix.installation.read
+        configuration = host_facts.attempt(failures, Part.POSTFIX, settings.postfix.main_cf, read)
+    problems = [_unreadable(failure) for failure in failures]
+    if not problems and not host.has_server:
+        fix = Fix(edit="install one of them, or enable it in mailsni's configuration")
+        problems.append(finding("no_server", NO_SERVER, "[postfix] enabled, [dovecot] enabled", fix))
+    return in_order([*problems, *helpers.run_each(checks, Facts(host, configuration, root))])
+
+
+def _unreadable(failure: Failure) -> Finding:
+    """The finding for a part of the host that could not be read."""
+    code, about, fix = _UNREADABLE[failure.part]
+    problem = failure.error
+    failed = helpers.check_failed(about.format(place=failure.place), problem, failure.place)
+    if isinstance(problem, PermissionMissingError | PermissionError):
+        return failed
+    severity = Severity.WARNING if isinstance(problem, ConfigurationError) else kinds()[code].severity
+    has_hint = isinstance(problem, MailsniError) and problem.hint
+    return replace(failed, code=code, severity=severity, fix=failed.fix if has_hint or fix is None else fix)
 
 
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -88,85 +118,3 @@ def _bounded(findings: Iterable[Finding]) -> Iterator[Finding]:
             left_out.setdefault(each.code, []).append(each)
     for first, *more in left_out.values():
         yield replace(first, what=f"{len(more) + 1} more of this kind, the first of them: {first.what}")
-
-
-@dataclass(slots=True)
-class _FactCollector:
-    """Finds out the facts; what cannot be found out goes to :attr:`problems`."""
-
-    settings: Settings
-    now: datetime
-    root: Path
-    progress: Progress | None
-    problems: list[Finding] = field(default_factory=list)
-
-    def facts(self) -> Facts:
-        """Everything that the checks judge."""
-        settings = self.settings
-        main_cf = settings.postfix.main_cf
-        postfix_server = self._collect(
-            "postfix_unreadable", "Postfix", lambda: postfix_target.find(settings.postfix), main_cf
-        )
-        dovecot_server = self._collect(
-            "dovecot_unreadable", "Dovecot", lambda: dovecot_target.find(settings.dovecot), settings.dovecot.config_file
-        )
-        stores = [(source, files) for source in settings.sources if (files := self._store(source)) is not None]
-        # The snapshot does without a server that is not wanted or cannot be asked, and without such a store.
-        readable = replace(
-            settings,
-            sources=tuple(source for source, _ in stores),
-            postfix=replace(settings.postfix, enabled=settings.postfix.enabled if postfix_server else False),
-            dovecot=replace(settings.dovecot, enabled=settings.dovecot.enabled if dovecot_server else False),
-        )
-        snapshot = None
-        if stores:
-            snapshot = self._collect(
-                "snapshot_failed",
-                "what is in the stores and what is deployed",
-                lambda: take_snapshot(readable, self.now, progress=self.progress),
-                readable.sources[0].open().location,
-            )
-        if not self.problems and postfix_server is None and dovecot_server is None:
-            fix = Fix(edit="install one of them, or enable it in mailsni's configuration")
-            self.problems.append(finding("no_server", NO_SERVER, "[postfix] enabled, [dovecot] enabled", fix))
-        configuration = None
-        if postfix_server is not None and postfix_server.installed:
-            configuration = self._collect("postfix_unreadable", "Postfix", postfix_server.installation.read, main_cf)
-        return Facts(
-            settings=settings,
-            now=self.now,
-            postfix=postfix_server,
-            dovecot=dovecot_server,
-            snapshot=snapshot,
-            postfix_configuration=configuration,
-            stores=tuple(files for _, files in stores),
-            root=self.root,
-        )
-
-    def _store(self, source: SourceSettings) -> StoreFiles | None:
-        store = source.open()
-        return self._collect("store_missing", f"the store {store.location}", store.files, store.location)
-
-    def _collect(self, code: str, about: str, find: Callable[[], _Fact], where: str | Path) -> _Fact | None:
-        """A fact; None, and a finding with this code, when it cannot be found out."""
-        try:
-            return find()
-        except (MailsniError, OSError, ValueError) as problem:
-            failure = helpers.check_failed(about, problem, where)
-            if not isinstance(problem, PermissionMissingError | PermissionError):
-                severity = Severity.WARNING if isinstance(problem, ConfigurationError) else kinds()[code].severity
-                hint = problem.hint if isinstance(problem, MailsniError) else None
-                fix = failure.fix if hint else _FIXES.get(code, failure.fix)
-                failure = replace(failure, code=code, severity=severity, fix=fix)
-            self.problems.append(failure)
-            return None
-
-
-_FIXES = {
-    "store_missing": Fix(
-        edit="let [[sources]] path in mailsni's configuration name the directory with one directory per certificate",
-        note="certbot creates it with the first certificate",
-    ),
-    "postfix_unreadable": Fix("postconf -n", edit="correct that line"),
-    "dovecot_unreadable": Fix("doveconf -n", edit="correct it"),
-}

@@ -50,15 +50,13 @@ _REMOVE_MARK = "{}s/=[[:blank:]]*<[[:blank:]]*/= /"
 
 def findings(facts: Facts) -> Iterator[Finding]:
     """Look for every known mistake in Dovecot's configuration; nothing without a Dovecot."""
-    if facts.dovecot is None:
+    server = facts.host.dovecot
+    if server is None:
         return
-    settings = facts.dovecot.settings
-    configuration = DovecotConfiguration(
-        parser.read(settings.config_file), facts.dovecot.version, settings.include_file
-    )
-    dovecot = DovecotFacts(facts.dovecot, configuration, facts.now)
-    checks = _CHECKS if configuration.source.files else _CHECKS_WITHOUT_FILES
-    yield from run_each(checks, dovecot)
+    source = parser.read(server.settings.config_file)
+    configuration = DovecotConfiguration(source, server.version, server.settings.include_file)
+    checks = _CHECKS if source.files else _CHECKS_WITHOUT_FILES
+    yield from run_each(checks, DovecotFacts(server, configuration, facts.host.now))
 
 
 def _unreadable(facts: DovecotFacts) -> Iterator[Finding]:

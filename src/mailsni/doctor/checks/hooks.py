@@ -116,7 +116,7 @@ def _postmap(facts: Facts, script: Script, number: int, words: str, kind: str, c
     path, where = argument.rpartition(":")[2], f"{script.path}:{number}"
     if _POSTMAP_WITH_F.search(words):
         note = "`mailsni setup --take-over` then removes the table from tls_server_sni_maps"
-        if path == str(facts.settings.postfix.map):
+        if path == str(facts.host.settings.postfix.map):
             note = "it is mailsni's own map, which nothing else should compile"
         fix = Fix(edit="remove the line, once mailsni serves these names (mailsni apply)", note=note)
         what = f"{script.path} compiles {printable_name(argument) or 'a table'} in place{called}"

@@ -22,7 +22,7 @@ _SUFFIXES = (".db", ".lmdb", ".cdb")
 
 def leftovers(facts: Facts) -> Iterator[Finding]:
     """Check for such tables; the checks of Postfix's maps are about those that are in use."""
-    own = facts.settings.postfix
+    own = facts.host.settings.postfix
     for name, author in _KNOWN.items():
         source = own.config_directory / name
         if str(source) in facts.postfix_tables or source == own.map:

@@ -12,6 +12,7 @@ from pathlib import Path
 from mailsni.core.names import is_wildcard
 from mailsni.core.text import printable_name, summarize
 from mailsni.core.x509 import InvalidPair, describe
+from mailsni.deploy.host_facts import HostFacts
 from mailsni.doctor.checks import postfix_maps
 from mailsni.doctor.checks.postfix_maps import LIVE, TableFacts, command, then_reload
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
@@ -39,7 +40,7 @@ _KNOWN = (SNI_MAPS, *DEFAULT_CERTIFICATES, *DEFAULT_KEYS, SECURITY_LEVEL)
 class PostfixFacts:
     """What the checks of Postfix start from."""
 
-    host: Facts
+    host: HostFacts
     configuration: Configuration
     tables: tuple[TableFacts, ...]
     """Those that main.cf names, in order, and then those that only services name."""
@@ -80,11 +81,11 @@ def findings(facts: Facts) -> Iterator[Finding]:
         return
     tables = []
     for reference, where in configuration.named_tables().items():
-        table, unreadable = postfix_maps.read_table(reference, where, facts, configuration)
+        table, unreadable = postfix_maps.read_table(reference, where, facts.host, configuration)
         tables.append(table)
         yield from unreadable
         yield from postfix_maps.findings(table)
-    yield from run_each(_CHECKS, PostfixFacts(facts, configuration, tuple(tables)))
+    yield from run_each(_CHECKS, PostfixFacts(facts.host, configuration, tuple(tables)))
 
 
 # ── TLS, and the default certificate ─────────────────────────────────────────────────────────────────────────────────

@@ -14,7 +14,8 @@ from datetime import datetime
 from pathlib import Path
 
 from mailsni.core.text import printable_name, summarize_names
-from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
+from mailsni.deploy.host_facts import HostFacts
+from mailsni.doctor.finding import Finding, Fix, Severity, finding
 from mailsni.doctor.helpers import KEYS_EXPOSED, Checks, check_failed, chmod, quoted, run_each
 from mailsni.errors import HostError, MailsniError
 from mailsni.host import files, permissions
@@ -98,12 +99,12 @@ def then_reload(configuration: Configuration, first: str) -> str:
 
 
 def read_table(
-    reference: TableReference, where: str, facts: Facts, configuration: Configuration
+    reference: TableReference, where: str, host: HostFacts, configuration: Configuration
 ) -> tuple[TableFacts, tuple[Finding, ...]]:
     """Read a table, its source and the files that it names; also gives a finding for each that cannot be read."""
     table = reference.map
     file = table.existing_file(redirected=redirects_berkeley_db(configuration.values)) if table is not None else None
-    own = reference.source == facts.settings.postfix.map
+    own = reference.source == host.settings.postfix.map
     table_facts = TableFacts(reference, where, configuration, own, file)
     if table is None:
         return table_facts, ()
@@ -111,22 +112,22 @@ def read_table(
     lines: tuple[SourceLine, ...] = ()
     try:
         lines = tuple(map_source.source_lines(files.read_text(table.source) or ""))
-        if not (own and _is_as_rendered(table.source, facts)):
+        if not (own and _is_as_rendered(table.source, host)):
             labels = map_source.read_labels(path for line in lines for path in line.files)
             table_facts = replace(table_facts, source=lines, labels=labels)
     except (MailsniError, OSError, ValueError, RecursionError) as problem:
         problems.append(check_failed(f"the source of the table {reference.written}", problem))
     try:
         if file is not None and table.map_type != "texthash" and table.map_type in configuration.types:
-            stored, open_error = _read_stored(table, file, lines, Installation(configuration.directory), facts.now)
+            stored, open_error = _read_stored(table, file, lines, Installation(configuration.directory), host.now)
             table_facts = replace(table_facts, stored=stored, open_error=open_error)
     except (MailsniError, OSError, ValueError, RecursionError) as problem:
         problems.append(check_failed(f"the content of the table {reference.written}", problem))
     return table_facts, tuple(problems)
 
 
-def _is_as_rendered(source: Path, facts: Facts) -> bool:
-    return facts.snapshot is not None and files.read_private(source) == facts.snapshot.texts.get("postfix")
+def _is_as_rendered(source: Path, host: HostFacts) -> bool:
+    return host.snapshot is not None and files.read_private(source) == host.snapshot.texts.get("postfix")
 
 
 def _read_stored(

@@ -38,7 +38,7 @@ def schedule(facts: Facts) -> Iterator[Finding]:
         return
     hooks = [*_starting_mailsni(scripts.hook_files(facts)), *_starting_mailsni(scripts.configured_hooks(facts))]
     if not hooks:
-        root = next(iter(certbot_directories(facts.settings.sources)), None)
+        root = next(iter(certbot_directories(facts.host.settings.sources)), None)
         where = root / "renewal-hooks/post" if root is not None else "mailsni"
         what = "nothing starts mailsni: no certbot hook, no timer, no cron job, no watcher"
         yield finding("mailsni_not_scheduled", what, where, Fix("mailsni setup"))
@@ -56,8 +56,8 @@ def schedule(facts: Facts) -> Iterator[Finding]:
 def _runs_regularly(facts: Facts) -> bool:
     if any(os.path.lexists(facts.root / unit) for unit in _UNITS):
         return True
-    last = history.load(facts.settings.state.directory).last
-    if last is not None and last.trigger in ("timer", "watch", "cron") and facts.now - last.ended_at < _RECENT:
+    last = history.load(facts.host.settings.state.directory).last
+    if last is not None and last.trigger in ("timer", "watch", "cron") and facts.host.now - last.ended_at < _RECENT:
         return True
     return any(_starting_mailsni(scripts.cron_files(facts)))
 

@@ -88,7 +88,7 @@ class RootFile:
 
 def hook_files(facts: Facts) -> Iterator[RootFile]:
     """The files in certbot's directories of hooks."""
-    for root in certbot_directories(facts.settings.sources):
+    for root in certbot_directories(facts.host.settings.sources):
         for kind in _HOOK_DIRECTORIES:
             directory = root / "renewal-hooks" / kind
             for path in (directory / name for name in files.list_names(directory)):
@@ -97,7 +97,7 @@ def hook_files(facts: Facts) -> Iterator[RootFile]:
 
 def configured_hooks(facts: Facts) -> Iterator[RootFile]:
     """Certbot's files with ``renew_hook = …`` and the like."""
-    for root in certbot_directories(facts.settings.sources):
+    for root in certbot_directories(facts.host.settings.sources):
         renewal = root / "renewal"
         configured = [("renewal", renewal / name) for name in files.list_names(renewal) if name.endswith(".conf")]
         for kind, path in (("cli.ini", root / "cli.ini"), *configured):

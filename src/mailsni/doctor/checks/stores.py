@@ -39,7 +39,7 @@ _RENEWALS = {
 
 def key_modes(facts: Facts) -> Iterator[Finding]:
     """Check who can read or replace the private keys of the stores."""
-    for store in facts.stores:
+    for store in facts.host.stores:
         for_everybody = [path for path in store.keys if path.is_file() and path.stat().st_mode & stat.S_IROTH]
         exposed = [path for path, _ in world_readable(for_everybody)]
         shielded = [path for path in for_everybody if path not in set(exposed)]
@@ -56,7 +56,7 @@ def key_modes(facts: Facts) -> Iterator[Finding]:
 
 def pin_modes(facts: Facts) -> Iterator[Finding]:
     """Check who can read or replace the pinned files."""
-    settings = facts.settings
+    settings = facts.host.settings
     for directory in dict.fromkeys((settings.dovecot.pin_directory, settings.state.directory / "pinned")):
         pins = (directory / name for name in files.list_names(directory) if name.endswith(".pem"))
         exposed = [path for path, _ in world_readable(pins)]
@@ -71,13 +71,13 @@ def _listed(paths: Sequence[Path], noun: str) -> str:
 
 
 def _certbot_lineage(facts: Facts, origin: str) -> CertbotLineage | None:
-    lineages = (settings.open().certbot_lineage(origin) for settings in facts.settings.sources)
+    lineages = (settings.open().certbot_lineage(origin) for settings in facts.host.settings.sources)
     return next((lineage for lineage in lineages if lineage is not None), None)
 
 
 def broken_lineages(facts: Facts) -> Iterator[Finding]:
     """Report every certificate that is skipped and needs repair."""
-    for problem in facts.snapshot.selection.problems if facts.snapshot is not None else ():
+    for problem in facts.host.snapshot.selection.problems if facts.host.snapshot is not None else ():
         if problem.reason is not Reason.KEPT_LAST_GOOD:  # its lineage is there with its own reason
             yield finding(
                 f"lineage_{problem.reason}",
@@ -101,7 +101,7 @@ def _renewal_fix(reason: Reason, lineage: CertbotLineage | None) -> Fix:
 
 def incomplete_chains(facts: Facts) -> Iterator[Finding]:
     """Check the chains of the selected certificates."""
-    for certificate in facts.snapshot.selection.certificates if facts.snapshot is not None else ():
+    for certificate in facts.host.snapshot.selection.certificates if facts.host.snapshot is not None else ():
         path = Path(certificate.chain_path)
         leaf = lonely_leaf(files.read_untrusted(path, PEM_LIMIT) or b"") if certificate.chain_path else None
         if leaf is not None:
@@ -110,12 +110,13 @@ def incomplete_chains(facts: Facts) -> Iterator[Finding]:
 
 def competing_lineages(facts: Facts) -> Iterator[Finding]:
     """Report lineages that lose a name to another one which was issued later."""
-    if facts.snapshot is None:
+    snapshot, now = facts.host.snapshot, facts.host.now
+    if snapshot is None:
         return
-    winners = {winner.name: winner.certificates for winner in facts.snapshot.selection.winners}
+    winners = {winner.name: winner.certificates for winner in snapshot.selection.winners}
     selected = {certificate.source for certificates in winners.values() for certificate in certificates}
-    for certificate in facts.snapshot.inventory.certificates:
-        if certificate.kept or certificate.staging or certificate.self_signed or not certificate.valid_at(facts.now):
+    for certificate in snapshot.inventory.certificates:
+        if certificate.kept or certificate.staging or certificate.self_signed or not certificate.valid_at(now):
             continue
         lineage = _certbot_lineage(facts, certificate.source)
         for source, names in sorted(_lost_names(certificate, winners).items()):
@@ -149,15 +150,15 @@ def _lost_names(certificate: Certificate, winners: Mapping[str, tuple[Certificat
 
 def unrenewed_lineages(facts: Facts) -> Iterator[Finding]:
     """Report lineages that certbot has no renewal configuration for."""
-    if facts.snapshot is None:
+    if facts.host.snapshot is None:
         return
-    selected = {certificate.source for certificate in facts.snapshot.selection.certificates}
-    for certificate in facts.snapshot.inventory.certificates:
+    selected = {certificate.source for certificate in facts.host.snapshot.selection.certificates}
+    for certificate in facts.host.snapshot.inventory.certificates:
         lineage = None if certificate.kept else _certbot_lineage(facts, certificate.source)
         # A directory without any renewal configurations is not certbot's.
         if lineage is None or not lineage.renewal.parent.is_dir() or os.path.lexists(lineage.renewal):
             continue
-        if certificate.not_after <= facts.now:
+        if certificate.not_after <= facts.host.now:
             yield _unrenewed(certificate, lineage, expired=True)
         elif certificate.source in selected:
             yield _unrenewed(certificate, lineage, expired=False)
