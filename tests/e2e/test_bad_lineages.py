@@ -15,7 +15,6 @@ import os
 import re
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,14 +23,14 @@ from typing import Any
 
 import pytest
 
-from mailsni.host.commands import environment
 from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import workspace
 from tests.e2e.lineages.kinds import BAD, DAY, HARMLESS, NOW, SECRET, LineageBuilder
 from tests.e2e.lineages.renewal import FIRST_SEEN, FIRST_STEPS, FIRST_WHOLE, RENEWAL_STEPS, TORN_FROM, TORN_TO, stop_at
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
-from tests.support.mail_host import MailHost, require, run_mailsni
+from tests.support.mail_host import MailHost, require
+from tests.support.processes import AS_NOBODY, run_mailsni
 from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 LIMIT = 20.0
@@ -403,19 +402,7 @@ def test_what_the_user_may_not_read_is_skipped_as_unreadable(shared_tmp: Path, a
     os.chown(home, 65534, 65534)
     config = serverless(home, store)
     config.chmod(0o644)
-    done = subprocess.run(
-        [sys.executable, "-m", "mailsni", "--config", str(config), "apply", "--json"],
-        env=environment(),
-        cwd="/",
-        user=65534,
-        group=65534,
-        extra_groups=[],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
+    done = run_mailsni(config, "apply", "--json", before=AS_NOBODY, timeout=LIMIT)
     assert done.returncode == 4, done.stdout + done.stderr
     document = json.loads(done.stdout)
     found = {Path(one["source"]).name: one["reason"] for one in document["skipped"]}

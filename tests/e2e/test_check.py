@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -18,7 +17,7 @@ import pytest
 
 from mailsni.config.parser import load
 from mailsni.deploy import transaction
-from mailsni.host.commands import environment, require_tool, run
+from mailsni.host.commands import require_tool, run
 from mailsni.runs import history
 from mailsni.sandbox.authority import Issued
 from tests.support import command_line
@@ -26,6 +25,7 @@ from tests.support.authority import Authority
 from tests.support.command_line import Result
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import MailHost, require
+from tests.support.processes import AS_NOBODY, NOBODY, run_mailsni, start_mailsni, until
 from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 pytestmark = pytest.mark.shared
@@ -34,7 +34,6 @@ OK, WARNING, CRITICAL, UNKNOWN = range(4)
 STATUSES = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 VALUE = r"'[^'=]+'=-?[0-9.]+(;([0-9.]*:?)(;([0-9.]*:?)(;-?[0-9.]*(;-?[0-9.]*)?)?)?)?"
 LINE = re.compile(rf"MAILSNI (OK|WARNING|CRITICAL|UNKNOWN) - [ -{{}}~]+( \| {VALUE}( {VALUE})*)?")
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -386,9 +385,7 @@ def test_a_run_that_failed_is_told_until_one_works(mail_host: MailHost) -> None:
     mail_host.issue("mail.a.test")
     deployed_again(mail_host)
     mail_host.configure(dovecot={"action": ["/bin/false"]})
-    hook = {**environment(), "MAILSNI_STARTED_BY": "certbot-post"}
-    words = [sys.executable, "-m", "mailsni", "--config", str(mail_host.config), "apply", "--force"]
-    assert subprocess.run(words, env=hook, capture_output=True, check=False).returncode == 1
+    assert mail_host.mailsni("apply", "--force", MAILSNI_STARTED_BY="certbot-post").returncode == 1
     text = checked(mail_host, WARNING)
     assert re.search(r"the hook certbot-post failed, on 20[0-9 :-]+ UTC: .*/bin/false.* \(exit code 1\)", text)
     mail_host.configure(names={"include": ["mail.*"]}, dovecot={"acton": "none"})
@@ -486,11 +483,8 @@ def test_a_run_that_goes_on_is_no_fault(mail_host: MailHost) -> None:
     mail_host.configure(
         dovecot={"action": ["/bin/sh", "-c", f"touch {witness}; while test -e {witness}; do sleep 0.1; done"]}
     )
-    words = [sys.executable, "-m", "mailsni", "--config", str(mail_host.config), "apply", "--no-verify"]
-    with subprocess.Popen(words, env=environment(), stdout=subprocess.DEVNULL) as run_that_goes_on:
-        while not witness.exists():
-            assert run_that_goes_on.poll() is None
-            time.sleep(0.05)
+    with start_mailsni(mail_host.config, "apply", "--no-verify") as run_that_goes_on:
+        until(witness.exists, "the command was never run", beside=run_that_goes_on)
         checked(mail_host, OK)
         witness.unlink()
         assert run_that_goes_on.wait(30) == 0
@@ -504,16 +498,7 @@ def as_nobody(mail_host: MailHost, *words: str) -> subprocess.CompletedProcess[s
     config = mail_host.postfix.directory.parent / "config.toml"
     config.write_bytes(mail_host.config.read_bytes())
     config.chmod(0o644)
-    return subprocess.run(
-        [sys.executable, "-m", "mailsni", "--config", str(config), "check", *words],
-        env=environment(),
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=[],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_mailsni(config, "check", *words, before=AS_NOBODY)
 
 
 @pytest.mark.on_both
@@ -556,9 +541,8 @@ def test_a_wrong_command_line_is_unknown(mail_host: MailHost) -> None:
         assert "usage: " in checked(mail_host, UNKNOWN, *words)
     done = mail_host.mailsni("--bogus", "check")
     assert (done.returncode, done.stdout[:27]) == (UNKNOWN, "MAILSNI UNKNOWN - usage: No")
-    with Path("/dev/full").open("w") as full:
-        words = [sys.executable, "-m", "mailsni", "--config", str(mail_host.config), "check"]
-        assert subprocess.run(words, env=environment(), stdout=full, check=False).returncode == UNKNOWN
+    with Path("/dev/full").open("wb") as full, start_mailsni(mail_host.config, "check", output=full) as process:
+        assert process.wait(60) == UNKNOWN
 
 
 @pytest.mark.on_both

@@ -7,7 +7,6 @@ import os
 import signal
 import stat
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,16 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.host.commands import environment, require_tool, run
+from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Issued
 from tests.support.mail_host import MailHost
+from tests.support.processes import LIMIT, start_mailsni, until
 from tests.support.servers import PrivateDovecot
 
 pytestmark = pytest.mark.shared
 
 FIRST, SECOND = "mail.first.test", "mail.second.test"
-LIMIT = 240.0
-"""Seconds after which something hangs. Nothing is concluded from shorter times: the machine may be busy."""
 WAIT = ("--wait", "200")
 
 
@@ -46,14 +44,7 @@ def deployed(mail_host: MailHost) -> dict[str, Issued]:
 
 def start(mail_host: MailHost, *arguments: str) -> subprocess.Popen[str]:
     """Start the program and do not wait for it."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "mailsni", "--config", str(mail_host.config), *arguments],
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start_mailsni(mail_host.config, *arguments)
 
 
 def ended(*runs: subprocess.Popen[str]) -> list[tuple[int, str, str]]:
@@ -144,10 +135,7 @@ class Gate:
 
     def wait_for_entry(self) -> int:
         """The process id of the command that the first run has started."""
-        deadline = time.monotonic() + LIMIT
-        while not (self.entered.exists() and self.entered.read_text().endswith("\n")):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda: self.entered.exists() and self.entered.read_text().endswith("\n"), "the command was never run")
         return int(self.entered.read_text().split()[0])
 
     def open(self) -> None:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from mailsni.host.commands import environment
 from tests.support.doctor_host import DoctorHost
+from tests.support.processes import AS_NOBODY, run_mailsni
 
 
 def test_nothing_is_found_where_everything_is_in_order(doctor_host: DoctorHost) -> None:
@@ -88,16 +86,7 @@ def test_an_unprivileged_user_is_told_what_was_not_seen(doctor_host: DoctorHost)
     copy = doctor_host.root / "config.toml"
     copy.write_bytes(doctor_host.mail_host.config.read_bytes())
     copy.chmod(0o644)
-    command = [sys.executable, "-m", "mailsni", "--config", str(copy), "doctor"]
-    done = subprocess.run(
-        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *command],
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_mailsni(copy, "doctor", before=AS_NOBODY)
     assert done.stderr == ""
     assert f"note: cannot check the store {doctor_host.live}" in done.stdout
     assert "run it as root" in done.stdout

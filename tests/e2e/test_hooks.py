@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,24 +34,15 @@ from tests.e2e.test_certbot import leaf
 from tests.e2e.test_concurrency import reloads
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import Certbot, MailHost, require
+from tests.support.processes import LIMIT, until
 from tests.support.servers import free_ports
 
 pytestmark = pytest.mark.shared
 
 HOOKS = Path(__file__).parents[2] / "hooks"
 PROGRAM = Path(sys.executable).parent / "mailsni"
-LIMIT = 200.0
-"""Seconds after which something hangs. Nothing is concluded from shorter times: the machine may be busy."""
 IN_LAB = pytest.mark.skipif(not os.environ.get("MAILSNI_LAB_REQUIRED"), reason="only where / is thrown away")
 NAMES = [f"mail.d{number}.test" for number in range(6)]
-
-
-def until(look: Callable[[], object], why: str) -> None:
-    """Look again and again until there is something to see."""
-    deadline = time.monotonic() + LIMIT
-    while not look():
-        assert time.monotonic() < deadline, f"{why}: not after {LIMIT} seconds"
-        time.sleep(0.05)
 
 
 _place = [b""]

@@ -6,8 +6,6 @@ import fcntl
 import os
 import shutil
 import stat
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,15 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.host.commands import environment
 from mailsni.sandbox.authority import Issued
-from tests.support.mail_host import MailHost, run_mailsni
+from tests.support.mail_host import MailHost
+from tests.support.processes import AS_NOBODY, NOBODY, run_mailsni
 
 pytestmark = pytest.mark.shared
 
 FIRST, SECOND = "mail.first.test", "mail.second.test"
 STAGING = ".mailsni-staging"
-NOBODY = 65534
 
 
 @pytest.fixture
@@ -196,23 +193,6 @@ def test_a_configuration_file_that_is_no_text(tmp_path: Path, content: bytes | N
 # Permission and the lock
 
 
-def as_nobody(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the program as a user who owns nothing."""
-    return subprocess.run(
-        [sys.executable, "-m", "mailsni", "--config", str(config), *arguments],
-        env=environment(),
-        cwd="/",
-        user=NOBODY,
-        group=NOBODY,
-        extra_groups=[],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 def listing(*roots: Path) -> list[tuple[str, int, int, int, int]]:
     """Everything below some directories, with what changes when somebody touches it."""
     paths = sorted(path for root in roots for path in (root, *root.rglob("*")))
@@ -233,7 +213,7 @@ def assert_nobody_may(mail_host: MailHost, shared_tmp: Path) -> None:
     )
     before = listing(*places)
     for words in (["apply"], ["apply", "--force", "--allow-empty"], ["apply", "--dry-run"], ["status"], ["plan"]):
-        done = as_nobody(config, *words)
+        done = run_mailsni(config, *words, before=AS_NOBODY)
         assert done.returncode == 77, (words, done.stdout, done.stderr)
         assert "run it as root" in done.stderr
     assert listing(*places) == before

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,23 +20,16 @@ from mailsni.host.commands import environment, find_tool, require_tool
 from mailsni.targets.dovecot.target import find
 from mailsni.targets.reload import ReloadResult
 from tests.support.mail_host import ABORTED, MailHost, require
+from tests.support.processes import LIMIT, until
 from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 pytestmark = pytest.mark.shared
 
 NAME = "mail.one.test"
-LIMIT = 60.0
 
 
 SUPERVISORS = {"runit": "runsv", "s6": "s6-supervise"}
 """Programs that keep another one running, by a directory with a script called run."""
-
-
-def until(met: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + LIMIT
-    while not met():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 def above(number: int | None) -> list[str]:

@@ -16,7 +16,6 @@ import ssl
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +28,7 @@ from mailsni.sandbox.authority import Issued
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import ABORTED, Certbot, acme_server, require, served
+from tests.support.processes import LIMIT, until
 
 pytestmark = [pytest.mark.shared, pytest.mark.real_host]
 
@@ -47,7 +47,6 @@ CHANGED = ("postfix", "dovecot", "letsencrypt", "cron.d", "init.d", "systemd/sys
 """What a test may change below /etc."""
 SERVICES = {"smtp": 25, "imap": 143, "imaps": 993}
 NAME, OTHER = "mail.first.test", "imap.first.test"
-LIMIT = 120.0
 
 Tree = dict[str, tuple[object, ...]]
 
@@ -167,10 +166,7 @@ def stop_servers() -> None:
     """And wait until they are gone."""
     run([str(find_tool("doveadm")), "stop"])
     run([str(find_tool("postfix")), "stop"])
-    deadline = time.monotonic() + LIMIT
-    while any(listens(port) for port in SERVICES.values()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not any(map(listens, SERVICES.values())), "a server does not stop")
 
 
 def start_servers() -> None:
@@ -178,10 +174,7 @@ def start_servers() -> None:
     for command in (["postfix", "start"], ["dovecot"]):
         done = run([str(find_tool(command[0])), *command[1:]], detached=True)
         assert done.returncode == 0, command
-    deadline = time.monotonic() + LIMIT
-    while not all(listens(port) for port in SERVICES.values()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: all(map(listens, SERVICES.values())), "a server does not listen")
 
 
 def listens(port: int) -> bool:

@@ -11,8 +11,8 @@ import os
 import re
 import subprocess
 import sys
-import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,15 +20,15 @@ import pytest
 from mailsni.config import parser
 from mailsni.config.settings import Settings
 from mailsni.host.commands import environment, find_tool, parent, require_tool, run
+from mailsni.sandbox.authority import Issued
 from mailsni.setup.units import Kind, startup_files
 from tests.support.mail_host import MailHost, require
+from tests.support.processes import LIMIT, until
 
 NAME = "mail.one.test"
 PROGRAM = Path(sys.executable).with_name("mailsni")
 EXPOSURE = {"mailsni.service": 29, "mailsni-watch.service": 29}
 """What `systemd-analyze security` may give at most, times ten (0 is best, 100 is open)."""
-CRON_LIMIT = 150.0
-WATCH_LIMIT = 90.0
 
 
 def write_units(directory: Path, settings: Settings, kind: Kind, named: Path | None = None) -> list[Path]:
@@ -131,6 +131,10 @@ def test_the_real_job_is_done_inside_the_sandbox_of_the_service(mail_host: MailH
     assert mail_host.served_everywhere(NAME) == dict.fromkeys(mail_host.endpoints, renewed.fingerprint)
 
 
+def is_served(mail_host: MailHost, issued: Issued) -> bool:
+    return set(mail_host.served_everywhere(NAME).values()) == {issued.fingerprint}
+
+
 def test_the_watcher_does_its_job_inside_the_sandbox_of_its_service(mail_host: MailHost, tmp_path: Path) -> None:
     issued = mail_host.issue(NAME)
     words, variables = in_the_sandbox(mail_host, "watch", "watch")
@@ -139,15 +143,11 @@ def test_the_watcher_does_its_job_inside_the_sandbox_of_its_service(mail_host: M
         watcher = subprocess.Popen(words, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
         for _ in range(2):
-            deadline = time.monotonic() + WATCH_LIMIT
-            while mail_host.served_everywhere(NAME) != dict.fromkeys(mail_host.endpoints, issued.fingerprint):
-                assert watcher.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.5)
+            until(partial(is_served, mail_host, issued), log.read_text, beside=watcher)
             issued = mail_host.authority.issue([NAME])
             mail_host.store.renew(NAME, issued)
         watcher.terminate()
-        assert watcher.wait(WATCH_LIMIT) == 0, log.read_text()
+        assert watcher.wait(LIMIT) == 0, log.read_text()
     finally:
         watcher.kill()
         watcher.wait()
@@ -220,11 +220,15 @@ def test_a_real_cron_runs_the_job_and_mails_only_when_it_fails(mail_host: MailHo
             [str(require_tool("cron")), "-f"], stdin=subprocess.DEVNULL, stdout=output, stderr=output
         )
     try:
-        deadline = time.monotonic() + CRON_LIMIT
-        while mail_host.served("imaps", NAME) != issued.fingerprint or not any(mails.iterdir()) or is_at_work(cron.pid):
-            assert cron.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(1)
+        until(
+            lambda: (
+                mail_host.served("imaps", NAME) == issued.fingerprint
+                and any(mails.iterdir())
+                and not is_at_work(cron.pid)
+            ),
+            log.read_text,
+            beside=cron,
+        )
         texts = [path.read_bytes().decode(errors="replace") for path in mails.iterdir()]
         assert [text for text in texts if str(missing) not in text] == [], "a run that went well was mailed"
     finally:

@@ -14,7 +14,8 @@ import pytest
 
 from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Issued
-from tests.support.mail_host import DEFAULT_NAME, MailHost, run_mailsni
+from tests.support.mail_host import DEFAULT_NAME, MailHost
+from tests.support.processes import run_mailsni
 
 A, B = "mail.a.test", "imap.b.test"
 

@@ -16,17 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.host.commands import environment, require_tool, run
+from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Issued
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import MailHost
+from tests.support.processes import LIMIT, start_mailsni, until
 from tests.support.servers import PrivateDovecot
 
 pytestmark = pytest.mark.shared
 
 FIRST, SECOND = "mail.first.test", "mail.second.test"
-LIMIT = 120.0
-"""Seconds after which something hangs."""
 NO_LOOKS = {"scan": 3600.0}
 """Only events tell."""
 
@@ -40,7 +39,7 @@ def dovecot(lasting_dovecot: PrivateDovecot) -> PrivateDovecot:
 class Watching:
     """A watch that runs, with all that it says."""
 
-    def __init__(self, mail_host: MailHost, process: subprocess.Popen[bytes], talk: Path) -> None:
+    def __init__(self, mail_host: MailHost, process: subprocess.Popen[str], talk: Path) -> None:
         self._laboratory = mail_host
         self.process = process
         self._talk = talk
@@ -51,12 +50,7 @@ class Watching:
 
     def until(self, true: Callable[[], bool], what: str) -> float:
         """Wait for something; returns how many seconds it took."""
-        begin = time.monotonic()
-        while not true():
-            assert self.process.poll() is None, self.talk()
-            assert time.monotonic() - begin < LIMIT, f"{what}\n{self.talk()}"
-            time.sleep(0.02)
-        return time.monotonic() - begin
+        return until(true, lambda: f"{what}\n{self.talk()}", beside=self.process)
 
     def applies(self) -> int:
         """How many applies have come to a good end; with -v each of them says so."""
@@ -89,13 +83,7 @@ def watching(mail_host: MailHost, *options: str, also: dict[str, str] | None = N
     """Start a watch, with -v if no other options are given; killed at the end if it still runs."""
     talk = mail_host.directory / "talk"
     with talk.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mailsni", "--config", str(mail_host.config), "watch", *(options or ("-v",))],
-            env=environment() | (also or {}),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
+        process = start_mailsni(mail_host.config, "watch", *(options or ("-v",)), output=output, variables=also)
     try:
         yield Watching(mail_host, process, talk)
     finally:

@@ -195,14 +195,7 @@ def new_doctor_host(authority: Authority, directory: Path) -> Iterator[DoctorHos
         with PrivatePostfix(shared_tmp / "postfix", default, sni_map=f"cdb:{etc}/mailsni") as postfix:
             mail_host = MailHost(directory, authority, store, postfix, dovecot, default)
             mail_host.configure(names={"include": list(INCLUDE)})
-            done = subprocess.run(
-                [sys.executable, "-m", "mailsni", "--config", str(mail_host.config), "apply"],
-                env={**environment(), "MAILSNI_STARTED_BY": "cron"},
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
+            done = mail_host.mailsni("apply", MAILSNI_STARTED_BY="cron")
             assert done.returncode == 0, done.stdout + done.stderr
             root = shared_tmp / "root"
             (root / "etc/cron.d").mkdir(parents=True)

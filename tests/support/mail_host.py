@@ -14,8 +14,6 @@ import re
 import socket
 import ssl
 import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +26,7 @@ from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import LOOPBACK
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
+from tests.support.processes import run_mailsni, until
 from tests.support.servers import PrivateDovecot, PrivatePostfix, free_ports
 
 DEFAULT_NAME = "default.test"
@@ -38,7 +37,6 @@ STARTTLS = {"smtp": "smtp", "submission": "smtp", "imap": "imap", "pop3": "pop3"
 """Services that begin in clear text, and openssl's word for them."""
 SIGNATURES = {"rsa": "rsa_pss_rsae_sha256", "ecdsa": "ecdsa_secp256r1_sha256"}
 _PROBE_LIMIT = 15
-_ACME_LIMIT = 20.0
 
 
 def require(reason: str | None) -> None:
@@ -78,19 +76,6 @@ def served(port: int, name: str | None, protocol: str, *, algorithm: Literal["rs
     if done.returncode != 0 or found is None:
         return ABORTED
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(found[0].decode())).hexdigest()
-
-
-def run_mailsni(config: Path, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run the installed program in a process of its own, as a hook or a person would."""
-    return subprocess.run(
-        [sys.executable, "-m", "mailsni", "--config", str(config), *arguments],
-        env=environment() | {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "NO_COLOR": "1", "COLUMNS": "120"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
 
 
 @dataclass
@@ -172,9 +157,9 @@ class MailHost:
         self.store.add(lineage or names[0].removeprefix("*."), issued)
         return issued
 
-    def mailsni(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """Run the program with this mail host's configuration."""
-        return run_mailsni(self.config, *arguments, timeout=timeout)
+    def mailsni(self, *arguments: str, timeout: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run the program with this mail host's configuration: see :func:`tests.support.processes.run_mailsni`."""
+        return run_mailsni(self.config, *arguments, timeout=timeout, **variables)
 
     def served(self, service: str, name: str | None, *, algorithm: Literal["rsa", "ecdsa"] | None = None) -> str:
         """What a client of a service gets: see :func:`served`."""
@@ -302,11 +287,7 @@ def acme_server(directory: Path, authority: Authority) -> Iterator[Certbot]:
             stderr=output,
         )
     try:
-        deadline = time.monotonic() + _ACME_LIMIT
-        while not _accepts(listen):
-            assert pebble.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
+        until(lambda: _accepts(listen), log.read_text, beside=pebble)
         yield Certbot(directory, f"https://localhost:{listen}/dir", directory / "trusted.pem")
     finally:
         pebble.terminate()

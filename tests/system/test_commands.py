@@ -18,6 +18,7 @@ from mailsni.host import commands
 from mailsni.host.commands import environment, find_tool, require_tool, run
 from mailsni.runs import daemonize
 from mailsni.watch.child import Child, start
+from tests.support.processes import until
 
 SHELL = "/bin/sh"
 
@@ -30,13 +31,8 @@ def alive(pid: int) -> bool:
         return False
 
 
-def gone(*pids: int) -> bool:
-    deadline = time.monotonic() + 10
-    while any(map(alive, pids)):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
+def wait_for_end(*pids: int) -> None:
+    until(lambda: not any(map(alive, pids)), "a process does not end")
 
 
 # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -56,7 +52,7 @@ def test_a_program_that_does_not_end_is_killed_with_its_children_though_they_ign
     with pytest.raises(HostError, match=r"/bin/sh: did not end within 0\.5 seconds and was killed"):
         run([SHELL, "-c", script], timeout=0.5)
     assert time.monotonic() - begin < 10
-    assert gone(*map(int, pids.read_text().split()))
+    wait_for_end(*map(int, pids.read_text().split()))
 
 
 def test_an_interrupted_run_leaves_no_program_behind(tmp_path: Path) -> None:
@@ -70,7 +66,7 @@ def test_an_interrupted_run_leaves_no_program_behind(tmp_path: Path) -> None:
         f"run([{SHELL!r}, '-c', 'echo $$ > ' + {shlex.quote(str(pid))!r} + '; exec sleep 60'])\n"
     )
     assert run([sys.executable, "-c", code]).returncode == 9
-    assert gone(int(pid.read_text()))
+    wait_for_end(int(pid.read_text()))
 
 
 def test_a_program_that_is_not_there_cannot_be_started(tmp_path: Path) -> None:
@@ -263,10 +259,7 @@ Path("{tmp_path}/part").rename("{tmp_path}/told")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert (done.stdout, done.stderr) == ("caller\n", "")
     (tmp_path / "go").touch()
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "told").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until((tmp_path / "told").exists, "the part tells nothing")
     assert (tmp_path / "told").read_text() == repr(([os.devnull] * 3, False, "/", True))
 
 
@@ -309,7 +302,7 @@ def test_a_child_is_asked_to_end_and_killed_with_its_own(tmp_path: Path) -> None
     finally:
         child.close()
     assert child.returncode() == -9
-    assert gone(*map(int, pids.read_text().split()))
+    wait_for_end(*map(int, pids.read_text().split()))
 
 
 def test_a_child_that_cannot_be_started_leaves_no_descriptor(tmp_path: Path) -> None:

@@ -26,9 +26,8 @@ from mailsni.watch.loop import ConfigurationFile, Watch
 from mailsni.watch.sd_notify import Notifier
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
+from tests.support.processes import LIMIT, until
 
-LIMIT = 60.0
-"""Seconds after which something hangs."""
 QUIET = 0.2
 CALM = 4 * QUIET
 """Seconds in which an apply would have begun, if there were a reason for one."""
@@ -96,10 +95,7 @@ class Host:
 
     def until(self, true: Callable[[], bool], log: Callable[[], object] | None = None) -> None:
         """Wait for something; a failure shows a log, that of the watch in this process if no other is given."""
-        deadline = time.monotonic() + LIMIT
-        while not true():
-            assert time.monotonic() < deadline, self.log.lines if log is None else log()
-            time.sleep(0.02)
+        until(true, log or (lambda: self.log.lines))
 
 
 class BlindObserver(BaseObserver):
