@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from mailsni.sandbox.servers import workspace
+from tests.support.authority import Authority
 from tests.support.host_guard import UnprotectedHostError, protect_host
 from tests.support.purity import PURE, impure_events
 from tests.support.release_split import is_of, share
@@ -33,6 +36,18 @@ def _pure_tests_start_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
     if request.path.parent.name in PURE:
         assert events == []
+
+
+@pytest.fixture(scope="session")
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def shared_tmp() -> Iterator[Path]:
+    """A directory that the servers' users can pass through (they cannot pass through ``tmp_path``)."""
+    with workspace() as directory:
+        yield directory
 
 
 @pytest.fixture

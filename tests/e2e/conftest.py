@@ -10,17 +10,11 @@ from pathlib import Path
 import pytest
 
 from mailsni.sandbox.authority import Issued
-from mailsni.sandbox.servers import workspace
 from tests.support.authority import Authority
 from tests.support.doctor_host import DoctorHost, new_doctor_host
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import DEFAULT_NAME, Certbot, MailHost, acme_server, require
 from tests.support.servers import PrivateDovecot, PrivatePostfix
-
-
-@pytest.fixture(scope="session")
-def authority() -> Authority:
-    return Authority()
 
 
 @pytest.fixture(scope="session")
@@ -43,13 +37,6 @@ def _alone_on_the_host(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def store(tmp_path: Path) -> CertbotDirectory:
     return CertbotDirectory(tmp_path / "letsencrypt")
-
-
-@pytest.fixture
-def shared_tmp() -> Iterator[Path]:
-    """A directory that the servers' users can pass through (they cannot pass through ``tmp_path``)."""
-    with workspace() as directory:
-        yield directory
 
 
 @pytest.fixture

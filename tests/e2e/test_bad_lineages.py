@@ -29,9 +29,8 @@ from tests.e2e.lineages.kinds import BAD, DAY, HARMLESS, NOW, SECRET, LineageBui
 from tests.e2e.lineages.renewal import FIRST_SEEN, FIRST_STEPS, FIRST_WHOLE, RENEWAL_STEPS, TORN_FROM, TORN_TO, stop_at
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
-from tests.support.mail_host import MailHost, require
+from tests.support.mail_host import MailHost
 from tests.support.processes import AS_NOBODY, run_mailsni
-from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 LIMIT = 20.0
 """Seconds that any run of the program may take, whatever lies in the store."""
@@ -95,18 +94,12 @@ def secret_place(directory: Path) -> Path:
 @pytest.fixture(scope="module")
 def crowd(tmp_path_factory: pytest.TempPathFactory, authority: Authority, default: Issued) -> Iterator[Crowd]:
     """Every kind in one store: first only good lineages, then the bad ones as well, over some of them and beside."""
-    require(PrivatePostfix.unavailable())
-    require(PrivateDovecot.unavailable())
     directory = tmp_path_factory.mktemp("crowd")
     with workspace() as shared_tmp:
-        for server in ("postfix", "dovecot"):
-            (shared_tmp / server).mkdir(mode=0o755)
-        with (
-            PrivatePostfix(shared_tmp / "postfix", default, sni_map=f"cdb:{shared_tmp}/postfix/etc/mailsni") as postfix,
-            PrivateDovecot(shared_tmp / "dovecot", default) as dovecot,
-        ):
-            store = CertbotDirectory(directory / "le")  # short, or messages cut hostile names off
-            yield _populated(MailHost(directory, authority, store, postfix, dovecot, default))
+        store = CertbotDirectory(directory / "le")  # short, or messages cut hostile names off
+        mail_host = MailHost.build(directory, shared_tmp, authority, default, store)
+        with mail_host.postfix, mail_host.dovecot:
+            yield _populated(mail_host)
 
 
 def _populated(mail_host: MailHost) -> Crowd:

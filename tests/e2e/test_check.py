@@ -24,9 +24,9 @@ from tests.support import command_line
 from tests.support.authority import Authority
 from tests.support.command_line import Result
 from tests.support.lineages import CertbotDirectory
-from tests.support.mail_host import MailHost, require
+from tests.support.mail_host import MailHost
 from tests.support.processes import AS_NOBODY, NOBODY, run_mailsni, start_mailsni, until
-from tests.support.servers import PrivateDovecot, PrivatePostfix
+from tests.support.servers import PrivatePostfix
 
 pytestmark = pytest.mark.shared
 
@@ -41,13 +41,9 @@ def mail_host(
     tmp_path: Path, shared_tmp: Path, authority: Authority, store: CertbotDirectory, default: Issued
 ) -> MailHost:
     """Both servers, installed and configured, but not started: no look but one asks them."""
-    require(PrivatePostfix.unavailable())
-    require(PrivateDovecot.unavailable())
-    for name in ("postfix", "dovecot"):
-        (shared_tmp / name).mkdir(mode=0o755)
-    postfix = PrivatePostfix(shared_tmp / "postfix", default, sni_map=f"cdb:{shared_tmp}/postfix/etc/mailsni")
-    settled(postfix)
-    return MailHost(tmp_path, authority, store, postfix, PrivateDovecot(shared_tmp / "dovecot", default), default)
+    mail_host = MailHost.build(tmp_path, shared_tmp, authority, default, store)
+    settled(mail_host.postfix)
+    return mail_host
 
 
 def settled(postfix: PrivatePostfix) -> None:

@@ -49,7 +49,6 @@ from mailsni.sandbox.servers import workspace
 from mailsni.sources import certbot
 from tests.support.authority import Authority
 from tests.support.clients import visit
-from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import DEFAULT_NAME, MailHost, require
 from tests.support.servers import PrivateDovecot, PrivatePostfix
 
@@ -172,15 +171,9 @@ class Story(RuleBasedStateMachine):
         self.stack = ExitStack()
         room = self.stack.enter_context(workspace())
         own = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
-        places = [room / "postfix", room / "dovecot"]
-        for place in places:
-            place.mkdir()
-            place.chmod(0o755)
-        postfix = PrivatePostfix(places[0], self.default, sni_map=f"cdb:{places[0]}/etc/mailsni")
         # Lasting login processes also let it stop at once; those that serve one client each take seconds.
-        dovecot = PrivateDovecot.with_lasting_logins(places[1], self.default)
-        self.store = CertbotDirectory(own / "letsencrypt")
-        self.mail_host = MailHost(own, self.authority, self.store, postfix, dovecot, self.default)
+        self.mail_host = MailHost.build(own, room, self.authority, self.default, lasting_logins=True)
+        self.store = self.mail_host.store
         self.mail_host.configure(
             verify={
                 "endpoints": [url for url in self.mail_host.urls() if url.startswith(("smtps:", "imap:", "imaps:"))]
@@ -194,8 +187,8 @@ class Story(RuleBasedStateMachine):
         """What may be recorded as deployed for a name: one certificate for certain, more after a crash."""
         self.last_seen: dict[str, dict[str, str]] = {"postfix": {}, "dovecot": {}}
         self.announced: set[str] = set()
-        self.stack.enter_context(postfix)
-        self.stack.enter_context(dovecot)
+        self.stack.enter_context(self.mail_host.postfix)
+        self.stack.enter_context(self.mail_host.dovecot)
 
     def teardown(self) -> None:
         """The end of the story."""

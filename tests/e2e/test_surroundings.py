@@ -77,18 +77,11 @@ def call_by_shell(config: Path, words: str, *, before: str = "") -> subprocess.C
 @pytest.fixture(scope="module")
 def mail_host(authority: Authority, default: Issued, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MailHost]:
     """One for all tests of this file, so that the servers are started once."""
-    require(PrivatePostfix.unavailable() or PrivateDovecot.unavailable())
     own = tmp_path_factory.mktemp("surroundings")
     with workspace() as room:
-        for name in ("postfix", "dovecot"):
-            (room / name).mkdir(mode=0o755)
-        sni_map = f"cdb:{room}/postfix/etc/mailsni"
-        with (
-            PrivatePostfix(room / "postfix", default, sni_map=sni_map) as postfix,
-            PrivateDovecot(room / "dovecot", default) as dovecot,
-        ):
-            store = CertbotDirectory(own / "letsencrypt")
-            yield MailHost(own, authority, store, postfix, dovecot, default)
+        host = MailHost.build(own, room, authority, default)
+        with host.postfix, host.dovecot:
+            yield host
 
 
 @pytest.fixture

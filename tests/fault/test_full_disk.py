@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from mailsni.host.commands import require_tool
-from tests.support.authority import Authority
+from tests.support import mounts
 from tests.support.fault_host import Ended, FaultCertificates, FaultHost
 
 pytestmark = pytest.mark.shared
@@ -32,13 +30,12 @@ def _small_disk(place: Path, aside: Path) -> Iterator[None]:
     """A file system of its own for a directory, with what lies in it; the directory itself waits elsewhere."""
     place.rename(aside)
     place.mkdir()
-    options = f"size={_SIZE},mode={aside.stat().st_mode & 0o7777:o}"
-    subprocess.run([str(require_tool("mount")), "-t", "tmpfs", "-o", options, "tmpfs", str(place)], check=True)
+    mounts.mount("tmpfs", place, kind="tmpfs", options=f"size={_SIZE},mode={aside.stat().st_mode & 0o7777:o}")
     try:
         shutil.copytree(aside, place, dirs_exist_ok=True, symlinks=True)
         yield
     finally:
-        subprocess.run([str(require_tool("umount")), str(place)], check=True)
+        mounts.unmount(place)
         shutil.rmtree(place)
         aside.rename(place)
 
@@ -58,38 +55,29 @@ def _try_every_filling(host: FaultHost, place: Path) -> tuple[list[str], int]:
     for pages in _PAGES_LEFT:
         with _small_disk(place, host.directory.with_name("aside")):
             ballast = _fill(place, pages)
-            done = host.mail_host.mailsni("apply")
-            ended = Ended(done.returncode, done.stdout + done.stderr)
-            failed += done.returncode != 0
+            ended = Ended.of(host.mail_host.mailsni("apply"))
+            failed += ended.status != 0
             found = host.complaints(ended)
             ballast.unlink()
             found += host.convergence()
-            wrong += [f"{pages} pages left, exit {done.returncode}: {one} ({done.stderr.strip()})" for one in found]
+            wrong += [f"{pages} pages left, exit {ended.status}: {one} ({ended.talk.strip()})" for one in found]
         host.restore()
     return wrong, failed
 
 
 @pytest.mark.parametrize("map_type", _MAP_TYPES)
 def test_no_room_for_the_map(
-    shared_tmp: Path, authority: Authority, certificates: FaultCertificates, figures: list[str], map_type: str
+    shared_tmp: Path, certificates: FaultCertificates, figures: list[str], map_type: str
 ) -> None:
-    host = _scene(shared_tmp, authority, certificates, map_type)
+    host = FaultHost.build(shared_tmp / "x", certificates, map_type)
     _judge(host, host.mail_host.map.parent, f"full disk, {map_type} map", figures)
 
 
 @pytest.mark.parametrize("place", ["pins", "state", "include"])
-def test_no_room_for_the_rest(
-    shared_tmp: Path, authority: Authority, certificates: FaultCertificates, figures: list[str], place: str
-) -> None:
-    host = _scene(shared_tmp, authority, certificates, "cdb")
+def test_no_room_for_the_rest(host: FaultHost, figures: list[str], place: str) -> None:
     lab = host.mail_host
     where = {"pins": lab.pin_directory, "state": host.state, "include": lab.include_file.parent}[place]
     _judge(host, where, f"full disk, {place}", figures)
-
-
-def _scene(shared_tmp: Path, authority: Authority, certificates: FaultCertificates, map_type: str) -> FaultHost:
-    (shared_tmp / "x").mkdir(mode=0o755)
-    return FaultHost.build(shared_tmp / "x", authority, certificates, map_type)
 
 
 def _judge(host: FaultHost, place: Path, what: str, figures: list[str]) -> None:

@@ -27,7 +27,6 @@ from pathlib import Path
 import pytest
 
 from mailsni.host.files import STAGING_NAME
-from tests.support.authority import Authority
 from tests.support.fault_host import (
     ALL,
     ERRORS,
@@ -40,7 +39,6 @@ from tests.support.fault_host import (
     FaultHost,
     Runner,
 )
-from tests.support.mail_host import served
 from tests.support.release_split import own_part, share
 
 WORKERS = max(2, min(8, os.cpu_count() or 2))
@@ -52,7 +50,6 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(4 * 3600 if ALL else 900)]
 _VARYING = ("clone", "clone3")
 """A pool starts a thread only when none of its others is idle, so the last ones may not come."""
 _MAP_TYPES = ("cdb", "lmdb", "hash", "btree")
-_SERVICES = ("smtp", "imaps")
 
 
 @dataclass
@@ -63,15 +60,11 @@ class Campaign:
 
     @classmethod
     @contextmanager
-    def prepared(
-        cls, directory: Path, authority: Authority, certificates: FaultCertificates, map_type: str
-    ) -> Iterator[Campaign]:
+    def prepared(cls, directory: Path, certificates: FaultCertificates, map_type: str) -> Iterator[Campaign]:
         """Build the fault hosts."""
         places = [directory / f"{map_type}{number}" for number in range(WORKERS)]
-        for place in places:
-            place.mkdir(mode=0o755)
         with ExitStack() as stack:
-            hosts = [FaultHost.build(place, authority, certificates, map_type) for place in places]
+            hosts = [FaultHost.build(place, certificates, map_type) for place in places]
             yield cls([stack.enter_context(Runner(host)) for host in hosts])
 
     def run(self, faults: Sequence[Fault]) -> list[str]:
@@ -108,12 +101,14 @@ def _attempt(runner: Runner, fault: Fault, *, start: bool) -> str | None:
 
 def _started(host: FaultHost) -> list[str]:
     """Start both servers and ask for every name: old for all of them, or new for all of them."""
-    lab = host.mail_host
-    names = host.certificates.names
-    sides = [{name: host.certificates.fingerprint(name, new=new) for name in names} for new in (False, True)]
-    with lab.postfix, lab.dovecot:
-        answers = {one: {name: served(lab.endpoints[one], name, one) for name in names} for one in _SERVICES}
-    return [f"{one} serves neither the old nor the new: {got}" for one, got in answers.items() if got not in sides]
+    with host.mail_host.postfix, host.mail_host.dovecot:
+        answers = host.answers()
+    old, new = (host.certificates.answers(new=new) for new in (False, True))
+    return [
+        f"{service} serves neither the old nor the new: {names}"
+        for service, names in answers.items()
+        if names not in (old[service], new[service])
+    ]
 
 
 def _faults(calls: Iterable[Call], only: tuple[str, ...] = ()) -> Iterator[Fault]:
@@ -145,9 +140,9 @@ def _report(what: str, faults: Sequence[Fault], wrong: Sequence[str], seconds: f
 
 
 def test_at_no_call_of_the_program_can_a_fault_hurt(
-    shared_tmp: Path, authority: Authority, certificates: FaultCertificates, figures: list[str]
+    shared_tmp: Path, certificates: FaultCertificates, figures: list[str]
 ) -> None:
-    with Campaign.prepared(shared_tmp, authority, certificates, "cdb") as campaign:
+    with Campaign.prepared(shared_tmp, certificates, "cdb") as campaign:
         begun = time.monotonic()
         calls = campaign.runners[0].calls((*MUTATING, *OPENING, *OTHERS))
         lock = next(at for at, call in enumerate(calls) if "mailsni.lock" in call.what)
@@ -159,13 +154,13 @@ def test_at_no_call_of_the_program_can_a_fault_hurt(
 
 @pytest.mark.parametrize("map_type", _MAP_TYPES)
 def test_at_no_call_of_postmap_can_a_fault_hurt(
-    shared_tmp: Path, authority: Authority, certificates: FaultCertificates, figures: list[str], map_type: str
+    shared_tmp: Path, certificates: FaultCertificates, figures: list[str], map_type: str
 ) -> None:
     """Killed, failing, and failing without a word: what postmap leaves behind then is never published."""
     suffix = {"hash": "db", "btree": "db"}.get(map_type, map_type)
     made = (f"mailsni.{suffix}", f"mailsni.{suffix}.tmp", f"mailsni.{suffix}-lock", f"__db.mailsni.{suffix}")
     only = tuple(f"postfix/etc/{STAGING_NAME}/{name}" for name in made)
-    with Campaign.prepared(shared_tmp, authority, certificates, map_type) as campaign:
+    with Campaign.prepared(shared_tmp, certificates, map_type) as campaign:
         begun = time.monotonic()
         calls = campaign.runners[0].calls((*MUTATING, *OPENING, "close", "fcntl"), only)
         first = next(call.process for call in calls if call.mutating)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import resource
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from mailsni.host.commands import environment
 from mailsni.host.files import STAGING_NAME
-from tests.support.authority import Authority
-from tests.support.fault_host import Ended, Fault, FaultCertificates, FaultHost, Runner, traced
+from tests.support.fault_host import Ended, Fault, FaultHost, Runner, traced
+from tests.support.processes import run_mailsni, start_mailsni, until
 
 pytestmark = pytest.mark.shared
 
@@ -24,43 +20,6 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _HELD = 60.0
 """Seconds for which a command is held; a run that is told to stop must not wait for it."""
 _PROMPT = 10.0
-
-
-@pytest.fixture
-def host(shared_tmp: Path, authority: Authority, certificates: FaultCertificates) -> FaultHost:
-    (shared_tmp / "x").mkdir(mode=0o755)
-    return FaultHost.build(shared_tmp / "x", authority, certificates)
-
-
-def _started(host: FaultHost, *prefix: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*prefix, sys.executable, "-m", "mailsni", "--config", str(host.mail_host.config), "apply"],
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def _until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
-
-
-def _ended(process: subprocess.Popen[str]) -> Ended:
-    begun = time.monotonic()
-    talk, _ = process.communicate(timeout=_HELD)
-    assert time.monotonic() - begun < _PROMPT, "it took its time to stop"
-    return Ended(process.returncode if process.returncode >= 0 else None, talk)
-
-
-def _assert_as_before(host: FaultHost, before: dict[str, int]) -> None:
-    assert host.served() == (host.certificates.old, host.certificates.old)
-    assert host.listing() == before, "something lies about"
 
 
 # ── signals ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -75,14 +34,17 @@ def test_a_signal_while_a_server_is_told_to_reload_takes_everything_back(
     command = ["/bin/sh", "-c", f"test -e {flag} && exit; touch {flag}; sleep {_HELD:.0f}"]
     host.mail_host.configure(dovecot={"action": command})
     before = host.listing()
-    process = _started(host)
-    _until(flag.exists, "the command was never run")
-    assert host.served() == (host.certificates.new, host.certificates.new)
-    process.send_signal(number)
-    ended = _ended(process)
+    with start_mailsni(host.mail_host.config, "apply") as process:
+        until(flag.exists, "the command was never run", beside=process)
+        assert host.served() == (host.certificates.new, host.certificates.new)
+        process.send_signal(number)
+        begun = time.monotonic()
+        ended = Ended(process.wait(_HELD), "".join(process.communicate()))
+        assert time.monotonic() - begun < _PROMPT, "it took its time to stop"
     assert ended.status == 128 + number, ended.talk
     assert host.complaints(ended) == []
-    _assert_as_before(host, before)
+    assert host.served() == (host.certificates.old, host.certificates.old)
+    assert host.listing() == before, "something lies about"
     assert host.convergence() == []
 
 
@@ -151,19 +113,9 @@ def test_a_run_that_is_killed_leaves_no_helper_behind_that_writes_later(host: Fa
 # ── too little of something ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _limited(host: FaultHost, kind: int, limit: int) -> Ended:
-    """Run with a limit that its children inherit."""
-    done = subprocess.run(
-        [sys.executable, "-m", "mailsni", "--config", str(host.mail_host.config), "apply"],
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(kind, (limit, limit)),
-    )
-    return Ended(done.returncode if done.returncode >= 0 else None, done.stdout + done.stderr)
+def _limited(host: FaultHost, limit: str) -> Ended:
+    """Run with a limit that its children inherit, as prlimit(1) takes it."""
+    return Ended.of(run_mailsni(host.mail_host.config, "apply", before=("prlimit", limit)))
 
 
 def test_files_may_not_be_large_enough(host: FaultHost, figures: list[str]) -> None:
@@ -172,7 +124,7 @@ def test_files_may_not_be_large_enough(host: FaultHost, figures: list[str]) -> N
     limits = (0, 1000, 1400, 2000, 2800, 3200, 4000, 4600, 10_000, 19_000, 30_000, 2_000_000)
     for limit in limits:
         host.restore()
-        ended = _limited(host, resource.RLIMIT_FSIZE, limit)
+        ended = _limited(host, f"--fsize={limit}")
         failed += ended.status != 0
         found = host.complaints(ended) + host.convergence()
         wrong += [f"{limit} bytes, exit {ended.status}: {one}" for one in found]
@@ -187,7 +139,7 @@ def test_there_may_be_too_few_descriptors(host: FaultHost, figures: list[str]) -
     limits = range(5, 24)
     for limit in limits:
         host.restore()
-        ended = _limited(host, resource.RLIMIT_NOFILE, limit)
+        ended = _limited(host, f"--nofile={limit}")
         statuses.append(ended.status)
         if "mailsni" not in ended.talk.replace("No module named", ""):
             continue  # Python did not get as far as the program

@@ -9,16 +9,9 @@ from pathlib import Path
 import pytest
 
 from mailsni.host.commands import require_tool, run
-from tests.support.authority import Authority
-from tests.support.fault_host import Ended, FaultCertificates, FaultHost
+from tests.support.fault_host import Ended, FaultHost
 
 pytestmark = pytest.mark.shared
-
-
-@pytest.fixture
-def host(shared_tmp: Path, authority: Authority, certificates: FaultCertificates) -> FaultHost:
-    (shared_tmp / "x").mkdir(mode=0o755)
-    return FaultHost.build(shared_tmp / "x", authority, certificates)
 
 
 def _table(host: FaultHost) -> Path:

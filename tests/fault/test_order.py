@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from mailsni.host.files import STAGING_NAME
-from tests.support.authority import Authority
 from tests.support.fault_host import MUTATING, OPENING, Call, FaultCertificates, FaultHost, Runner
 
 pytestmark = pytest.mark.shared
@@ -22,9 +21,8 @@ _SYNCS = ("fsync", "fdatasync", "syncfs")
 _CALLS = (*MUTATING, *OPENING)
 
 
-def _log(directory: Path, authority: Authority, certificates: FaultCertificates, *, umask: int = -1) -> list[Call]:
+def _log(host: FaultHost, *, umask: int = -1) -> list[Call]:
     """The calls of a run of the program; those of its children, which only write into staging, are not looked at."""
-    host = FaultHost.build(directory, authority, certificates)
     with Runner(host, umask=umask) as runner:
         return runner.calls(_CALLS)
 
@@ -44,11 +42,8 @@ def _synced(calls: Sequence[Call], path: str) -> bool:
     return False
 
 
-def test_everything_is_durable_before_it_is_published_and_its_directory_afterwards(
-    shared_tmp: Path, authority: Authority, certificates: FaultCertificates
-) -> None:
-    (shared_tmp / "x").mkdir(mode=0o755)
-    calls = _log(shared_tmp / "x", authority, certificates)
+def test_everything_is_durable_before_it_is_published_and_its_directory_afterwards(host: FaultHost) -> None:
+    calls = _log(host)
     renames = _renames(calls)
     published = [destination for _, _, destination in renames]
     last = {name: max(at for at, _, path in renames if path == name) for name in published}
@@ -82,11 +77,8 @@ def test_everything_is_durable_before_it_is_published_and_its_directory_afterwar
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o077])
-def test_no_file_is_ever_wider_than_it_ends(
-    shared_tmp: Path, authority: Authority, certificates: FaultCertificates, umask: int
-) -> None:
-    (shared_tmp / "x").mkdir(mode=0o755)
-    calls = _log(shared_tmp / "x", authority, certificates, umask=umask)
+def test_no_file_is_ever_wider_than_it_ends(host: FaultHost, umask: int) -> None:
+    calls = _log(host, umask=umask)
     modes: dict[str, int] = {}
     created = 0
     for call in calls:
@@ -110,11 +102,10 @@ def test_no_file_is_ever_wider_than_it_ends(
 
 
 def test_postmap_finds_the_mode_of_its_source_whatever_the_umask(
-    shared_tmp: Path, authority: Authority, certificates: FaultCertificates
+    shared_tmp: Path, certificates: FaultCertificates
 ) -> None:
     """It makes the map as open as its source is."""
-    (shared_tmp / "x").mkdir(mode=0o755)
-    host = FaultHost.build(shared_tmp / "x", authority, certificates, "hash")
+    host = FaultHost.build(shared_tmp / "x", certificates, "hash")
     with Runner(host) as runner:
         calls = runner.calls(OPENING, [f"postfix/etc/{STAGING_NAME}/mailsni.db"])
     made = [match for call in calls if (match := _CREATED.search(call.what)) is not None]

@@ -7,39 +7,18 @@ Only the faults from the first file on that a server can see; those before it ar
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from mailsni.host.files import STAGING_NAME
-from tests.support.authority import Authority
-from tests.support.fault_host import ALL, ERRORS, MUTATING, OPENING, Call, Fault, FaultCertificates, FaultHost, Runner
-from tests.support.mail_host import served
+from tests.support.fault_host import ALL, ERRORS, MUTATING, OPENING, Call, Fault, FaultHost, Runner
+from tests.support.processes import until
 from tests.support.release_split import share
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(4 * 3600 if ALL else 900)]
-_SERVICES = ("smtp", "imaps")
-_SEEN_LIMIT = 20.0
 _STEPS = ("rename", "fsync", "unlink", "rmdir")
 """Calls at which SIGKILL is tried by default: what a server could see is the same between two of them."""
-
-Answers = Mapping[str, Mapping[str, str]]
-"""By service, then by name."""
-
-
-def _answers(host: FaultHost) -> Answers:
-    ports = host.mail_host.endpoints
-    pairs = [(service, name) for service in _SERVICES for name in host.certificates.names]
-    with ThreadPoolExecutor(4) as pool:
-        shown = dict(zip(pairs, pool.map(lambda pair: served(ports[pair[0]], pair[1], pair[0]), pairs), strict=True))
-    return {service: {name: shown[service, name] for name in host.certificates.names} for service in _SERVICES}
-
-
-def _expected(host: FaultHost, *, new: bool) -> Answers:
-    names = {name: host.certificates.fingerprint(name, new=new) for name in host.certificates.names}
-    return dict.fromkeys(_SERVICES, names)
 
 
 def _restored(host: FaultHost) -> None:
@@ -47,10 +26,8 @@ def _restored(host: FaultHost) -> None:
     host.restore()
     host.mail_host.postfix.reload()
     host.mail_host.dovecot.reload()
-    deadline = time.monotonic() + _SEEN_LIMIT
-    while _answers(host) != _expected(host, new=False):
-        assert time.monotonic() < deadline, "the servers do not go back to the old deployment"
-        time.sleep(0.1)
+    old = host.certificates.answers(new=False)
+    until(lambda: host.answers() == old, "the servers do not go back to the old deployment")
 
 
 def _faults(calls: list[Call]) -> Iterator[Fault]:
@@ -64,18 +41,14 @@ def _faults(calls: list[Call]) -> Iterator[Fault]:
 
 
 def _wrong_answers(host: FaultHost) -> Iterator[str]:
-    old, new = _expected(host, new=False), _expected(host, new=True)
-    for service, names in _answers(host).items():
+    old, new = (host.certificates.answers(new=new) for new in (False, True))
+    for service, names in host.answers().items():
         for name, answer in names.items():
             if answer not in (old[service][name], new[service][name]):
                 yield f"{service}: {name} is answered with {answer}, which is neither the old nor the new"
 
 
-def test_the_clients_of_running_servers_are_answered_whatever_happens(
-    shared_tmp: Path, authority: Authority, certificates: FaultCertificates, figures: list[str]
-) -> None:
-    (shared_tmp / "x").mkdir(mode=0o755)
-    host = FaultHost.build(shared_tmp / "x", authority, certificates)
+def test_the_clients_of_running_servers_are_answered_whatever_happens(host: FaultHost, figures: list[str]) -> None:
     lab = host.mail_host
     wrong, begun = [], time.monotonic()
     with lab.postfix, lab.dovecot, Runner(host) as runner:
@@ -89,8 +62,8 @@ def test_the_clients_of_running_servers_are_answered_whatever_happens(
                 lab.dovecot.restart()
                 found += [f"restarted: {one}" for one in _wrong_answers(host)]
             found += host.convergence()
-            if _answers(host) != _expected(host, new=True):
-                found.append(f"after the next run not everything new is served: {_answers(host)}")
+            if host.answers() != host.certificates.answers(new=True):
+                found.append(f"after the next run not everything new is served: {host.answers()}")
             wrong += [f"{fault} (exit {ended.status}): {one}" for one in found]
     seconds = time.monotonic() - begun
     figures.append(f"running servers: {len(faults)} faults in {seconds:.0f} s; {len(wrong)} complaints")

@@ -168,7 +168,7 @@ def test_no_file_is_left_over() -> None:
 def test_the_help_at_80_columns() -> None:
     texts = []
     for words in ((), *((name,) for name in main.MODULES)):
-        done = command_line.invoke(*words, "--help", environment={"COLUMNS": "80"})
+        done = command_line.invoke(*words, "--help", COLUMNS="80")
         assert (done.exit_code, done.stderr) == (0, "")
         texts.append(f"$ {' '.join(('mailsni', *words, '--help'))}\n{done.stdout}")
     compare("help.txt", "\n".join(texts).encode())

@@ -32,7 +32,8 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -407,14 +408,13 @@ def code_of(status: int) -> int:
 
 def unlayered(root: Path, binds: Sequence[str], command: Sequence[str]) -> int:
     """In the name spaces of ``prepare``: run a command in the very root, with some of the host's files shown in it."""
-    made: list[Path] = []
-    with removed_after(made):
+    with contextlib.ExitStack() as made:
         furnish(root)
         for bind in binds:
             source, _, target = bind.partition("=")
             place = root / target.lstrip("/")
             if not place.exists():
-                made.append(place)
+                made.callback(remove_mount_point, place)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.mkdir() if Path(source).is_dir() else place.touch()
             read_only = () if target == "/opt/venv" else ("-o", "ro")
@@ -422,16 +422,11 @@ def unlayered(root: Path, binds: Sequence[str], command: Sequence[str]) -> int:
         return enter(root, command, os.environ)
 
 
-@contextlib.contextmanager
-def removed_after(made: list[Path]) -> Iterator[None]:
-    """Take the mount points that were made for one command away again."""
-    try:
-        yield
-    finally:
-        for place in reversed(made):
-            subprocess.run(["umount", str(place)], capture_output=True, check=False)
-            with contextlib.suppress(OSError):
-                place.rmdir() if place.is_dir() else place.unlink()
+def remove_mount_point(place: Path) -> None:
+    """Take away what was made for one command."""
+    subprocess.run(["umount", str(place)], capture_output=True, check=False)
+    with contextlib.suppress(OSError):
+        place.rmdir() if place.is_dir() else place.unlink()
 
 
 def require_root() -> None:
@@ -442,22 +437,6 @@ def require_root() -> None:
     """
     if os.geteuid() != 0:
         raise LabError("needs root (it mounts file systems and changes roots)")
-
-
-def prepare_all(releases: Sequence[str]) -> None:
-    """Prepare releases side by side: most of the time goes into waiting for a mirror and for dpkg.
-
-    Raises:
-        LabError: one of them failed.
-    """
-    if len(releases) == 1:
-        prepare(releases[0])
-        return
-    words = [sys.executable, str(Path(__file__).resolve()), "prepare"]
-    children = [subprocess.Popen([*words, release]) for release in releases]
-    failed = [child for child in children if child.wait() != 0]
-    if failed:
-        raise LabError("not every release could be prepared")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -486,7 +465,8 @@ def main(arguments: Sequence[str]) -> int:
             return layered(options.release, options.command, options.output)
         if options.verb == "_inside":
             return unlayered(options.root, options.bind, options.command)
-        prepare_all(options.releases)
+        with ThreadPoolExecutor() as side_by_side:  # most of the time goes into waiting for a mirror and for dpkg
+            list(side_by_side.map(prepare, options.releases))
     except LabError as error:
         say(f"error: {error}")
         return LAB_FAILED

@@ -5,8 +5,10 @@ Hostile SubjectAltNames, certificates of any age, self-signed ones, "(STAGING)" 
 
 from __future__ import annotations
 
+import functools
 import ipaddress
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -27,9 +29,6 @@ _ISSUER_ADDRESS = x509.AuthorityInformationAccess(
         )
     ]
 )
-_RSA_KEYS = 2
-_rsa_keys: list[PrivateKey] = []
-_rsa_turn = 0
 
 
 class Authority(authority.Authority):
@@ -128,7 +127,6 @@ def _tlv(tag: int, value: bytes) -> bytes:
 
 
 def _make_key(algorithm: Algorithm) -> PrivateKey:
-    global _rsa_turn
     match algorithm:
         case "ecdsa":
             return authority.make_key(algorithm)
@@ -137,10 +135,12 @@ def _make_key(algorithm: Algorithm) -> PrivateKey:
         case "ed25519":
             return ed25519.Ed25519PrivateKey.generate()
         case "rsa":
-            if len(_rsa_keys) < _RSA_KEYS:
-                _rsa_keys.append(authority.make_key(algorithm))
-            _rsa_turn += 1
-            return _rsa_keys[_rsa_turn % len(_rsa_keys)]
+            return next(_rsa_keys())
+
+
+@functools.cache
+def _rsa_keys() -> Iterator[PrivateKey]:
+    return itertools.cycle([authority.make_key("rsa") for _ in range(2)])
 
 
 def _load(pem: bytes) -> PrivateKey:

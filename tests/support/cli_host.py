@@ -10,9 +10,8 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-from tests.support import command_line
 from tests.support.builders import authority
-from tests.support.command_line import Result
+from tests.support.command_line import Result, invoke
 from tests.support.lineages import CertbotDirectory
 
 SCHEMA = Draft202012Validator(json.loads(resources.files("mailsni.output").joinpath("schema.json").read_text("utf-8")))
@@ -34,14 +33,6 @@ class CliHost:
         document: dict[str, Any] = json.loads(self.run(*words).stdout)
         assert list(SCHEMA.iter_errors(document)) == []
         return document
-
-
-HIDDEN = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM", "TERMINAL_WIDTH", "MAILSNI_CONFIG", "PYTHONUNBUFFERED")
-"""Of the environment that the tests run in: what says where to look, how to draw and when to write."""
-
-
-def invoke(*words: str, **environment: str) -> Result:
-    return command_line.invoke(*words, environment=dict.fromkeys(HIDDEN) | environment)
 
 
 def configuration(store: Path, root: Path) -> str:

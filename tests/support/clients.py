@@ -22,14 +22,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from mailsni.sandbox.servers import LOOPBACK
+from tests.support.processes import LIMIT, until
 
 VISIT_LIMIT = 30.0
 """Seconds that a client waits for an answer before it gives up."""
 REFUSED = "refused"
 SERVERS = {"postfix": ("smtp", "smtps"), "dovecot": ("imap", "imaps")}
 _IMPLICIT = ("smtps", "imaps")
-_START_LIMIT = 30.0
-_STOP_LIMIT = 60.0
 _TOP = Path(__file__).resolve().parents[2]
 
 
@@ -136,11 +135,11 @@ class Crowd:
         words = [sys.executable, "-m", "tests.support.clients", str(self._job)]
         self._process = subprocess.Popen(words, cwd=_TOP, stdin=subprocess.DEVNULL)
         try:
-            deadline = time.monotonic() + _START_LIMIT
-            while {one.service for one in self._so_far()} != set(self._ports):
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError("the clients do not start")
-                time.sleep(0.05)
+            until(
+                lambda: {visit.service for visit in self._so_far()} == set(self._ports),
+                "the clients do not start",
+                beside=self._process,
+            )
         except BaseException:
             self.leave()
             raise
@@ -151,14 +150,11 @@ class Crowd:
 
     def leave(self) -> list[Visit]:
         """Let every client end its visit; all that there were, in the order of their ends."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(_STOP_LIMIT)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-                raise
+        self._process.terminate()
+        try:
+            self._process.wait(LIMIT)
+        finally:
+            self._process.kill()
         return self._so_far()
 
     def _so_far(self) -> list[Visit]:

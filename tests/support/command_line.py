@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from unittest import mock
@@ -21,17 +20,13 @@ class Result:
     stderr: str
 
 
-def invoke(*words: str, environment: Mapping[str, str | None] | None = None) -> Result:
-    """Run one command line.
+HIDDEN = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "TERM", "TERMINAL_WIDTH", "MAILSNI_CONFIG", "PYTHONUNBUFFERED")
+"""Of the environment that the tests run in: what says where to look, how to draw and when to write."""
 
-    Args:
-        words: the arguments.
-        environment: variables to set, or with None to unset.
-    """
-    variables = dict(os.environ)
-    for key, value in (environment or {}).items():
-        variables.pop(key, None)
-        variables |= {} if value is None else {key: value}
+
+def invoke(*words: str, **environment: str) -> Result:
+    """Run one command line, with further variables."""
+    variables = {key: value for key, value in os.environ.items() if key not in HIDDEN} | environment
     stdout, stderr = io.StringIO(), io.StringIO()
     with redirect_stdout(stdout), redirect_stderr(stderr), mock.patch.dict(os.environ, variables, clear=True):
         try:

@@ -21,8 +21,7 @@ from mailsni.host.commands import environment
 from mailsni.sandbox.servers import workspace
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
-from tests.support.mail_host import DEFAULT_NAME, MailHost, require
-from tests.support.servers import PrivateDovecot, PrivatePostfix
+from tests.support.mail_host import DEFAULT_NAME, MailHost
 
 PROGRAMS = Path(sys.executable).parent
 NAME, OTHER = "mail.one.test", "mail.two.test"
@@ -178,22 +177,16 @@ class DoctorHost:
 @contextmanager
 def new_doctor_host(authority: Authority, directory: Path) -> Iterator[DoctorHost]:
     """The mail host in order, applied by what would apply it on a host."""
-    require(PrivatePostfix.unavailable())
-    require(PrivateDovecot.unavailable())
     default = authority.issue([DEFAULT_NAME])
     with workspace() as shared_tmp:
-        for name in ("postfix", "dovecot"):
-            (shared_tmp / name).mkdir(mode=0o755)
         store = CertbotDirectory(shared_tmp / "letsencrypt")
         for kind in ("pre", "deploy", "post"):
             (store.root / "renewal-hooks" / kind).mkdir(parents=True)
         store.add(DEFAULT_NAME, default)
         for name in ("one.test", "two.test"):
             store.add(name, authority.issue([f"mail.{name}", f"imap.{name}"]))
-        dovecot = PrivateDovecot(shared_tmp / "dovecot", default)  # asked by its tools only
-        etc = shared_tmp / "postfix" / "etc"
-        with PrivatePostfix(shared_tmp / "postfix", default, sni_map=f"cdb:{etc}/mailsni") as postfix:
-            mail_host = MailHost(directory, authority, store, postfix, dovecot, default)
+        mail_host = MailHost.build(directory, shared_tmp, authority, default, store)
+        with mail_host.postfix:  # Dovecot is asked by its tools only
             mail_host.configure(names={"include": list(INCLUDE)})
             done = mail_host.mailsni("apply", MAILSNI_STARTED_BY="cron")
             assert done.returncode == 0, done.stdout + done.stderr

@@ -22,6 +22,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -34,9 +35,7 @@ from mailsni.host.commands import environment, find_tool, require_tool, run
 from mailsni.host.files import PRIVATE, PUBLIC, STAGING_NAME
 from mailsni.sandbox.authority import Issued
 from tests.support.authority import Authority
-from tests.support.lineages import CertbotDirectory
-from tests.support.mail_host import MailHost
-from tests.support.servers import PrivateDovecot, PrivatePostfix
+from tests.support.mail_host import DEFAULT_NAME, MailHost
 
 ALL = os.environ.get("MAILSNI_FAULTS") == "all"
 """Every error at every call: thousands of faults, hours."""
@@ -75,6 +74,10 @@ _WRITABLE = re.compile(r"\bO_(?:CREAT|WRONLY|RDWR|TRUNC)\b")
 Serving = Mapping[str, tuple[str, ...]]
 """Each name with what clients are served for it: for each certificate its key, leaf and chain, without white space."""
 
+SERVICES = ("smtp", "imaps")
+Answers = Mapping[str, Mapping[str, str]]
+"""The fingerprints that clients get, by service, then by name."""
+
 
 def materials(pem: str) -> tuple[str, ...]:
     """The keys in a text, each with the certificates that follow it; in a fixed order."""
@@ -93,6 +96,7 @@ def materials(pem: str) -> tuple[str, ...]:
 class FaultCertificates:
     """The certificates of a fault host; hosts with the same certificates make the same calls in the same order."""
 
+    authority: Authority
     default: Issued
     before: Mapping[str, Issued]
     """What is deployed, by lineage."""
@@ -100,7 +104,7 @@ class FaultCertificates:
     """What lies in the store when a fault happens."""
 
     @classmethod
-    def of(cls, authority: Authority, default: Issued) -> FaultCertificates:
+    def of(cls, authority: Authority) -> FaultCertificates:
         """A name for everything that can happen: it stays, is renewed, goes, comes; RSA, ECDSA, both."""
         before = {
             "stays": authority.issue(["mail.stays.test", "imap.stays.test"]),
@@ -114,7 +118,7 @@ class FaultCertificates:
         after["renewed"] = authority.issue(["mail.renewed.test"])
         after["both"] = authority.issue(["mail.both.test"])
         after["added"] = authority.issue(["mail.added.test", "smtp.added.test"])
-        return cls(default, before, after)
+        return cls(authority, authority.issue([DEFAULT_NAME]), before, after)
 
     @property
     def old(self) -> Serving:
@@ -135,10 +139,16 @@ class FaultCertificates:
         """Whether each name has the old or the new, as when a store cannot be read and what it had is kept."""
         return all(served.get(name) in (self.old.get(name), self.new.get(name)) for name in self.names)
 
-    def fingerprint(self, name: str, *, new: bool) -> str:
-        """Of the certificate that openssl is shown for a name (of two the ECDSA one); of the default one if none."""
-        lineages = self.after if new else self.before
-        return next((one.fingerprint for one in lineages.values() if name in one.names), self.default.fingerprint)
+    def answers(self, *, new: bool) -> Answers:
+        """What clients of running servers get: of two certificates the ECDSA one, the default one where there is none.
+
+        Args:
+            new: afterwards instead of before.
+        """
+        lineages = list((self.after if new else self.before).values())
+        shown = {name: issued.fingerprint for issued in reversed(lineages) for name in issued.names}
+        names = {name: shown.get(name, self.default.fingerprint) for name in self.names}
+        return dict.fromkeys(SERVICES, names)
 
     def needles(self) -> tuple[bytes, ...]:
         """What tells that a file holds one of the keys: lines of it, and those as they are in a base64 of it."""
@@ -172,27 +182,29 @@ class FaultHost:
     directory: Path
     certificates: FaultCertificates
     mail_host: MailHost
-    map_type: str
     finished: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def build(
-        cls, directory: Path, authority: Authority, certificates: FaultCertificates, map_type: str = "cdb"
-    ) -> FaultHost:
-        """Deploy what is to be old, then renew, add and delete in the store, and keep a copy of that moment."""
-        for name in ("postfix", "dovecot", "own"):
-            (directory / name).mkdir(mode=0o755)
-        postfix = directory / "postfix"
-        mail_host = MailHost(
+    def build(cls, directory: Path, certificates: FaultCertificates, map_type: str = "cdb") -> FaultHost:
+        """Deploy what is to be old, then renew, add and delete in the store, and keep a copy of that moment.
+
+        Args:
+            directory: is made.
+            certificates: what there is to deploy.
+            map_type: of Postfix's map.
+        """
+        (directory / "own").mkdir(mode=0o755, parents=True)
+        directory.chmod(0o755)
+        # A reload of Dovecot's default login processes cuts off who connects at that moment: no fault of a run.
+        mail_host = MailHost.build(
             directory / "own",
-            authority,
-            CertbotDirectory(directory / "own/letsencrypt"),
-            PrivatePostfix(postfix, certificates.default, sni_map=f"{map_type}:{postfix}/etc/mailsni"),
-            # A reload of Dovecot's default login processes cuts off who connects at that moment: no fault of a run.
-            PrivateDovecot.with_lasting_logins(directory / "dovecot", certificates.default),
+            directory,
+            certificates.authority,
             certificates.default,
+            map_type=map_type,
+            lasting_logins=True,
         )
-        host = cls(directory, certificates, mail_host, map_type)
+        host = cls(directory, certificates, mail_host)
         for lineage, issued in certificates.before.items():
             mail_host.store.add(lineage, issued)
         host.apply()
@@ -240,13 +252,13 @@ class FaultHost:
             shutil.rmtree(place)
             shutil.copytree(self._copies / name, place, symlinks=True)
 
-    def apply(self, *, force: bool = False) -> ApplyResult:
+    def apply(self) -> ApplyResult:
         """A run without a fault, in this process: most of the time of a run of its own would be its start.
 
         It may have to wait for the lock: a child that another thread is just starting has inherited it for a moment.
         """
         settings = parser.load(self.mail_host.config, required=True)
-        return transaction.run(settings, Options(force=force), wait=_LOCK_LIMIT)
+        return transaction.run(settings, Options(), wait=_LOCK_LIMIT)
 
     def listing(self) -> dict[str, int]:
         """The modes of all that lies in the places that ``apply`` writes in, by relative path.
@@ -267,6 +279,13 @@ class FaultHost:
         """
         return self.served_by_postfix(), self.served_by_dovecot()
 
+    def answers(self) -> Answers:
+        """What clients of the running servers get, as openssl(1) sees it."""
+        pairs = [(service, name) for service in SERVICES for name in self.certificates.names]
+        with ThreadPoolExecutor(4) as pool:
+            shown = dict(zip(pairs, pool.map(lambda pair: self.mail_host.served(*pair), pairs), strict=True))
+        return {service: {name: shown[service, name] for name in self.certificates.names} for service in SERVICES}
+
     def served_by_postfix(self) -> Serving:
         """What the live map holds, as postmap(1) reads it.
 
@@ -274,19 +293,15 @@ class FaultHost:
             AssertionError: it cannot be read.
         """
         done = run(
-            [require_tool("postmap"), "-c", self.mail_host.postfix.config_directory, "-q", "-", self._table],
+            [require_tool("postmap"), "-c", self.mail_host.postfix.config_directory, "-q", "-", self.mail_host.table],
             stdin="".join(f"{name}\n" for name in self.certificates.names).encode(),
         )
         assert done.returncode == 0, f"postmap -q exited {done.returncode}: {done.stderr}"
         lines = (line.partition(b"\t") for line in done.stdout.splitlines())
         texts = {name.decode(): value for name, _, value in lines}
-        if self.map_type == "texthash":
+        if self.mail_host.map_type == "texthash":
             return {name: _content(value.decode().replace(",", " ").split()) for name, value in texts.items()}
         return {name: materials(base64.b64decode(value).decode()) for name, value in texts.items()}
-
-    @property
-    def _table(self) -> str:
-        return f"{self.map_type}:{self.mail_host.map}"
 
     def served_by_dovecot(self) -> Serving:
         """What the files hold that the live include names; Dovecot reads its whole configuration.
@@ -374,7 +389,7 @@ class FaultHost:
 
     def _wrong_modes(self) -> list[str]:
         wanted = {self.mail_host.map: PRIVATE, self.mail_host.include_file: PUBLIC}
-        if self.map_type != "texthash":
+        if self.mail_host.map_type != "texthash":
             wanted |= dict.fromkeys(self.mail_host.map.parent.glob("mailsni.*"), PRIVATE)
         modes = {path: stat.S_IMODE(path.stat().st_mode) for path in wanted if path.exists()}
         return [f"{path.name} has mode {mode:04o}" for path, mode in modes.items() if mode != wanted[path]]
@@ -437,6 +452,11 @@ class Ended:
     may_write: bool = True
     hit: bool = True
     mute: bool = False
+
+    @classmethod
+    def of(cls, done: subprocess.CompletedProcess[str]) -> Ended:
+        """How a run ended that was not traced."""
+        return cls(done.returncode if done.returncode >= 0 else None, done.stdout + done.stderr)
 
     def complaints(self, certificates: FaultCertificates) -> list[str]:
         """What is wrong with that alone."""

@@ -19,22 +19,7 @@ KINDS = ("cert", "privkey", "chain", "fullchain")
 KEPT_VERSIONS = 5
 """Old versions that certbot leaves in archive/ beside the current one."""
 
-_README = """\
-This directory contains your keys and certificates.
-
-`{prefix}privkey.pem`  : the private key for your certificate.
-`{prefix}fullchain.pem`: the certificate file used in most server software.
-`{prefix}chain.pem`    : used for OCSP stapling in Nginx >=1.3.7.
-`{prefix}cert.pem`     : will break many server configurations, and should not be used
-                 without reading further documentation (see link below).
-
-WARNING: DO NOT MOVE OR RENAME THESE FILES!
-         Certbot expects these files to remain in this location in order
-         to function properly!
-
-We recommend not moving these files. For more information, see the Certbot
-User Guide at https://certbot.eff.org/docs/using.html#where-are-my-certificates.
-"""
+_README = b"What the files in this directory are.\n"
 
 
 class CertbotDirectory:
@@ -52,7 +37,7 @@ class CertbotDirectory:
         for directory, mode in ((self.live, 0o700), (self.archive, 0o700), (self.renewal, 0o755)):
             directory.mkdir(parents=True, exist_ok=True)
             directory.chmod(mode)
-        _write(self.live / "README", _README.format(prefix="[cert name]/").encode())
+        _write(self.live / "README", _README)
 
     def path(self, lineage: str, kind: str) -> Path:
         """The link in live/ for one of :data:`KINDS`."""
@@ -65,12 +50,12 @@ class CertbotDirectory:
 
     def add(self, lineage: str, issued: Issued) -> Path:
         """First issuance, to its end. Returns the lineage's directory in live/."""
-        _exhaust(self.issuance_steps(lineage, issued))
+        list(self.issuance_steps(lineage, issued))
         return self.live / lineage
 
     def renew(self, lineage: str, issued: Issued) -> Path:
         """A renewal, to its end. Returns the lineage's directory in live/."""
-        _exhaust(self.renewal_steps(lineage, issued))
+        list(self.renewal_steps(lineage, issued))
         return self.live / lineage
 
     def issuance_steps(self, lineage: str, issued: Issued) -> Iterator[str]:
@@ -95,7 +80,7 @@ class CertbotDirectory:
         for kind, content in _contents(issued).items():
             _write(self.archive / lineage / f"{kind}1.pem", content, 0o600 if kind == "privkey" else 0o644)
             yield f"write {kind}1.pem"
-        _write(self.live / lineage / "README", _README.format(prefix="").encode())
+        _write(self.live / lineage / "README", _README)
         yield "write README"
         self._write_renewal(lineage)
         yield f"write renewal/{lineage}.conf"
@@ -172,8 +157,3 @@ def _write(path: Path, content: bytes, mode: int = 0o644) -> None:
     with os.fdopen(descriptor, "wb") as stream:
         os.fchmod(descriptor, mode)  # whatever the umask is
         stream.write(content)
-
-
-def _exhaust(steps: Iterator[str]) -> None:
-    for _ in steps:
-        pass

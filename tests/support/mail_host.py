@@ -95,6 +95,7 @@ class MailHost:
     postfix: PrivatePostfix
     dovecot: PrivateDovecot
     default: Issued
+    map_type: str = "cdb"
     config: Path = field(init=False)
     settings: dict[str, dict[str, object]] = field(init=False)
 
@@ -117,10 +118,48 @@ class MailHost:
         }
         self.configure()
 
+    @classmethod
+    def build(
+        cls,
+        directory: Path,
+        rooms: Path,
+        authority: Authority,
+        default: Issued,
+        store: CertbotDirectory | None = None,
+        *,
+        map_type: str = "cdb",
+        lasting_logins: bool = False,
+    ) -> MailHost:
+        """Install and configure both servers, which are not started.
+
+        Args:
+            directory: see the class.
+            rooms: a directory for the servers, which their users can pass through.
+            authority: see the class.
+            default: see the class.
+            store: an empty one in ``directory`` when None.
+            map_type: of Postfix's map, which is empty.
+            lasting_logins: see :meth:`PrivateDovecot.with_lasting_logins`.
+        """
+        require(PrivatePostfix.unavailable())
+        require(PrivateDovecot.unavailable())
+        for name in ("postfix", "dovecot"):
+            (rooms / name).mkdir(mode=0o755)
+        postfix = PrivatePostfix(rooms / "postfix", default, sni_map=f"{map_type}:{rooms}/postfix/etc/mailsni")
+        new_dovecot = PrivateDovecot.with_lasting_logins if lasting_logins else PrivateDovecot
+        dovecot = new_dovecot(rooms / "dovecot", default)
+        store = store or CertbotDirectory(directory / "letsencrypt")
+        return cls(directory, authority, store, postfix, dovecot, default, map_type)
+
     @property
     def map(self) -> Path:
         """The source text of Postfix's map."""
         return self.postfix.config_directory / "mailsni"
+
+    @property
+    def table(self) -> str:
+        """The map as Postfix's configuration names it."""
+        return f"{self.map_type}:{self.map}"
 
     @property
     def include_file(self) -> Path:
@@ -174,8 +213,7 @@ class MailHost:
 class Certbot:
     """The real certbot in a directory of its own, against an ACME server that takes every challenge for met.
 
-    Attributes:
-        config_directory: what ``/etc/letsencrypt`` is to a host.
+    Every method raises AssertionError when certbot fails.
     """
 
     directory: Path
@@ -194,11 +232,7 @@ class Certbot:
         return f"{', '.join(missing)}: not installed" if missing else None
 
     def issue(self, *names: str, lineage: str | None = None, options: Sequence[str] = ()) -> Path:
-        """Get a certificate; returns its directory in live/.
-
-        Raises:
-            AssertionError: certbot failed.
-        """
+        """Get a certificate; returns its directory in live/."""
         chosen = lineage or names[0].removeprefix("*.")
         words = ["certonly", "--cert-name", chosen, *(word for name in names for word in ("-d", name))]
         words += ["--manual", "--manual-auth-hook", "/bin/true", "--preferred-challenges", "dns"]
@@ -211,27 +245,16 @@ class Certbot:
         Args:
             options: further ones of certbot's.
             hook_environment: what its hooks see besides.
-
-        Raises:
-            AssertionError: certbot failed.
         """
         words = ("renew", "--force-renewal", "--no-random-sleep-on-renew", *options)
         self.run(*words, hook_environment=hook_environment)
 
     def delete(self, lineage: str) -> None:
-        """Delete a lineage.
-
-        Raises:
-            AssertionError: certbot failed.
-        """
+        """Delete a lineage."""
         self.run("delete", "--cert-name", lineage)
 
     def run(self, *arguments: str, hook_environment: Mapping[str, str] | None = None) -> str:
-        """Run certbot to its end and return what it said.
-
-        Raises:
-            AssertionError: it failed.
-        """
+        """Run certbot to its end and return what it said."""
         own = {"config-dir": self.config_directory, "work-dir": self.directory / "w", "logs-dir": self.directory / "l"}
         options = [word for key, path in own.items() for word in (f"--{key}", str(path))]
         done = subprocess.run(
@@ -290,12 +313,8 @@ def acme_server(directory: Path, authority: Authority) -> Iterator[Certbot]:
         until(lambda: _accepts(listen), log.read_text, beside=pebble)
         yield Certbot(directory, f"https://localhost:{listen}/dir", directory / "trusted.pem")
     finally:
-        pebble.terminate()
-        try:
-            pebble.wait(10)
-        except subprocess.TimeoutExpired:
-            pebble.kill()
-            pebble.wait()
+        pebble.kill()
+        pebble.wait()
 
 
 def _accepts(port: int) -> bool:

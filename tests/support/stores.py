@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mailsni.core.model import CachedLineage, Certificate, Inventory, Progress, Reason, SkippedLineage
 from mailsni.core.names import RefusedNameError, safe_origin
@@ -44,7 +44,6 @@ class JsonStore:
 
     @property
     def location(self) -> str:
-        """The file."""
         return str(self.path)
 
     @property
@@ -52,7 +51,6 @@ class JsonStore:
         """None: certbot has nothing to do with it."""
 
     def scan(self, known: Mapping[str, CachedLineage], progress: Progress | None = None) -> Inventory:
-        """Read the file, and each certificate that it did not hold in an earlier scan."""
         file, entries = self._read()
         lineages: list[CachedLineage] = []
         skipped: list[SkippedLineage] = []
@@ -74,20 +72,17 @@ class JsonStore:
         )
 
     def owns(self, origin: str) -> bool:
-        """Whether an origin begins with this file's path."""
         return origin.startswith(f"{self.path}#")
 
     def certbot_lineage(self, origin: str) -> None:
         """None: certbot has nothing to do with it."""
 
     def reload(self, certificate: Certificate) -> Certificate | None:
-        """Read the whole file again."""
         inventory = self.scan({})
         same = (each for each in inventory.certificates if each.source == certificate.source)
         return next((each for each in same if each.ident == certificate.ident), None)
 
     def change_token(self) -> bytes:
-        """Which file it is."""
         try:
             status = self.path.stat()
             return repr((status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)).encode()
@@ -95,11 +90,9 @@ class JsonStore:
             return str(error.errno).encode()
 
     def watch_paths(self) -> tuple[WatchPath, ...]:
-        """The file."""
         return (WatchPath(self.path, self.path.name),)
 
     def files(self) -> StoreFiles:
-        """The file and its directory."""
         self._read()
         return StoreFiles((self.path,), (self.path.parent,))
 
@@ -140,23 +133,30 @@ class StoreBuilder(ABC):
 
     Args:
         root: the directory; it need not exist.
+        path: what the store's ``[[sources]]`` table names.
     """
 
-    def __init__(self, root: Path) -> None:
+    kind: ClassVar[str]
+    opened: ClassVar[type[CertbotStore | JsonStore]]
+    separator: ClassVar[str]
+    """Between the path and a certificate's name."""
+
+    def __init__(self, root: Path, path: Path) -> None:
         self.root = root
+        self.path = path
 
     @property
-    @abstractmethod
     def settings(self) -> SourceSettings:
         """What its ``[[sources]]`` table says."""
+        return SourceSettings.of(self.kind, path=self.path)
 
-    @abstractmethod
     def source(self, pause: Callable[[float], None] = no_pause) -> Source:
         """The store."""
+        return self.opened(self.path, pause)
 
-    @abstractmethod
     def origin(self, name: str) -> str:
         """Of a certificate."""
+        return f"{self.path}{self.separator}{name}"
 
     @abstractmethod
     def put(self, name: str, issued: Issued) -> None:
@@ -194,35 +194,21 @@ class StoreBuilder(ABC):
 class CertbotBuilder(StoreBuilder):
     """certbot's directory."""
 
+    kind, opened, separator = "certbot", CertbotStore, "/"
+
     def __init__(self, root: Path) -> None:
-        super().__init__(root)
         self._store = CertbotDirectory(root)
-
-    @property
-    def settings(self) -> SourceSettings:
-        """The ``live`` directory."""
-        return SourceSettings.of("certbot", path=self._store.live)
-
-    def source(self, pause: Callable[[float], None] = no_pause) -> Source:
-        """The ``live`` directory."""
-        return CertbotStore(self._store.live, pause)
-
-    def origin(self, name: str) -> str:
-        """Of a lineage."""
-        return f"{self._store.live}/{name}"
+        super().__init__(root, self._store.live)
 
     def put(self, name: str, issued: Issued) -> None:
-        """A new version."""
         (self._store.renew if (self._store.live / name).exists() else self._store.add)(name, issued)
 
     def damage(self, name: str, *, chain: bytes | None = None, key: bytes | None = None) -> None:
-        """Write into the files of the current version."""
         for kind, content in (("fullchain", chain), ("privkey", key)):
             if content is not None:
                 self._store.path(name, kind).write_bytes(content)
 
     def remove(self, name: str) -> None:
-        """``certbot delete``."""
         self._store.delete(name)
 
     def interrupt(self, name: str, issued: Issued) -> None:
@@ -232,11 +218,9 @@ class CertbotBuilder(StoreBuilder):
                 return
 
     def point_outside(self, name: str, target: Path) -> None:
-        """A link."""
         self.replace_file(name, lambda path: path.symlink_to(target))
 
     def replace_file(self, name: str, make: Callable[[Path], object]) -> None:
-        """The link in ``live``."""
         self._store.path(name, "privkey").unlink()
         make(self._store.path(name, "privkey"))
 
@@ -244,61 +228,45 @@ class CertbotBuilder(StoreBuilder):
 class JsonBuilder(StoreBuilder):
     """The tests' own kind."""
 
+    kind, opened, separator = "json", JsonStore, "#"
+
     def __init__(self, root: Path) -> None:
-        super().__init__(root)
+        super().__init__(root, root / "certificates.json")
         root.mkdir()
         self._entries: dict[str, dict[str, str]] = {}
-        self._path = root / "certificates.json"
         self._write()
 
-    @property
-    def settings(self) -> SourceSettings:
-        """The file."""
-        return SourceSettings.of("json", path=self._path)
-
-    def source(self, pause: Callable[[float], None] = no_pause) -> Source:
-        """The file."""
-        return JsonStore(self._path, pause)
-
-    def origin(self, name: str) -> str:
-        """Of an entry."""
-        return f"{self._path}#{name}"
-
     def put(self, name: str, issued: Issued) -> None:
-        """An entry."""
         self.damage(name, chain=issued.fullchain_pem, key=issued.key_pem)
 
     def damage(self, name: str, *, chain: bytes | None = None, key: bytes | None = None) -> None:
-        """One part of an entry."""
         given = (("chain", chain), ("key", key))
         self._entries.setdefault(name, {}).update({part: pem.decode() for part, pem in given if pem is not None})
         self._write()
 
     def remove(self, name: str) -> None:
-        """An entry."""
         del self._entries[name]
         self._write()
 
     def interrupt(self, name: str, issued: Issued) -> None:
         """The file is truncated first, then written."""
         self.put(name, issued)
-        os.truncate(self._path, self._path.stat().st_size // 2)
+        os.truncate(self.path, self.path.stat().st_size // 2)
 
     def point_outside(self, name: str, target: Path) -> None:
-        """A path instead of a key."""
         self.damage(name, key=str(target).encode())
 
     def replace_file(self, name: str, make: Callable[[Path], object]) -> None:
         """All certificates are in the one file."""
         del name
-        self._path.unlink()
-        make(self._path)
+        self.path.unlink()
+        make(self.path)
 
     def _write(self) -> None:
-        self._path.write_text(json.dumps([{"name": name, **parts} for name, parts in self._entries.items()]))
+        self.path.write_text(json.dumps([{"name": name, **parts} for name, parts in self._entries.items()]))
 
 
-BUILDERS: Mapping[str, type[StoreBuilder]] = {"certbot": CertbotBuilder, "json": JsonBuilder}
+BUILDERS: Mapping[str, Callable[[Path], StoreBuilder]] = {"certbot": CertbotBuilder, "json": JsonBuilder}
 
 
 def digest_of_tree(root: Path) -> str:

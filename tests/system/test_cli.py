@@ -20,7 +20,8 @@ from mailsni import __version__
 from mailsni.errors import Exit
 from mailsni.host.commands import find_tool
 from mailsni.sources import scan_cache
-from tests.support.cli_host import HIDDEN, CliHost, new_host
+from tests.support.cli_host import CliHost, new_host
+from tests.support.command_line import HIDDEN
 
 PROGRAM = [sys.executable, "-m", "mailsni"]
 ESCAPE = "\x1b["

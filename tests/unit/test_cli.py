@@ -12,7 +12,8 @@ from typer._click.core import Command
 
 from mailsni.cli import main
 from mailsni.errors import Exit
-from tests.support.cli_host import CliHost, configuration, invoke, new_host
+from tests.support.cli_host import CliHost, configuration, new_host
+from tests.support.command_line import invoke
 
 WIDTH = 80
 COMMANDS = {name: main.load(name) for name in main.MODULES}
