@@ -25,7 +25,11 @@ class Exit(enum.IntEnum):
         return member
 
     DONE = 0, "done, or nothing to do"
-    FAILED = 1, "failed; the previous deployment is still live"
+    FAILED = (
+        1,
+        "failed; the previous deployment is still live, except that `apply` deploys what is in the other stores when \
+one of several cannot be read",
+    )
     USAGE = 2, "wrong command line"
     PENDING = 3, "changes are pending (`plan --detailed-exitcode`)"
     SKIPPED = (

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.core.model import Certificate
+from mailsni.core.model import KeyAndChain
 from mailsni.host.commands import environment, find_tool
 from mailsni.sandbox.authority import Issued
 from mailsni.sources.certbot import CertbotStore
@@ -123,12 +123,11 @@ def renewing(
             process.kill()
 
 
-def assert_whole(found: Certificate, known: dict[str, set[tuple[bytes, ...]]]) -> None:
+def assert_whole(pair: KeyAndChain, known: dict[str, set[tuple[bytes, ...]]]) -> None:
     """Key, leaf and chain are of one generation of the lineage that they were found in."""
-    lineage = found.source.rpartition("/")[2]
-    assert found.material.pem is not None
-    assert blocks(found.material.pem) in known[lineage], f"{lineage}: a torn pair was accepted"
-    assert found.names == (NAMES[lineage],)
+    lineage = pair.certificate.source.rpartition("/")[2]
+    assert blocks(pair.pem) in known[lineage], f"{lineage}: a torn pair was accepted"
+    assert pair.certificate.names == (NAMES[lineage],)
 
 
 def test_no_torn_pair_is_accepted_while_certbot_renews(
@@ -159,9 +158,9 @@ def test_no_torn_pair_is_accepted_while_certbot_renews(
         while (process.poll() is None or not runs[-1].done()) and time.monotonic() < deadline:
             inventory = CertbotStore(mail_host.store.live, wait_a_little).scan({})
             seen["looks"] += 1
-            for one in inventory.certificates:
-                assert_whole(one, known)
-                versions.add(one.fingerprint)
+            for pair in inventory.read:
+                assert_whole(pair, known)
+                versions.add(pair.certificate.fingerprint)
                 seen["accepted"] += 1
             seen.update(f"skipped: {skipped.reason}" for skipped in inventory.skipped)
         assert process.stdout is not None

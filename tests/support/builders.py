@@ -65,7 +65,6 @@ def certificate(
     """
     not_before, not_after = NOW - timedelta(days=age), NOW + timedelta(days=left)
     fingerprint = digest("leaf", lineage, algorithm, f"{not_before.timestamp():.0f}")
-    pem = f"key and chain of {fingerprint}\n".encode()
     return Certificate(
         source=source(lineage),
         names=tuple(sorted(names)),
@@ -77,16 +76,19 @@ def certificate(
         issuer="CN=E1,O=Made Up",
         self_signed=self_signed,
         staging=staging,
-        material=KeyAndChain(pem, hashlib.sha256(pem).hexdigest()),
+        digest=hashlib.sha256(_pem(fingerprint)).hexdigest(),
         chain_path=f"{source(lineage)}/fullchain.pem",
         key_path=f"{source(lineage)}/privkey.pem",
     )
 
 
-def secret(certificate: Certificate) -> bytes:
-    """The key and chain that a certificate brings."""
-    assert certificate.material.pem is not None
-    return certificate.material.pem
+def _pem(fingerprint: str) -> bytes:
+    return f"key and chain of {fingerprint}\n".encode()
+
+
+def with_key(certificate: Certificate) -> KeyAndChain:
+    """A certificate with its key and chain."""
+    return KeyAndChain(certificate, _pem(certificate.fingerprint))
 
 
 def kept(certificate: Certificate) -> Certificate:
@@ -130,7 +132,7 @@ def snapshot(
     difference = Plan(
         changes,
         tuple(ArtifactChange(server, path, "its content changes") for server, path in PUBLISHED if changes),
-        tuple(one for one in winners.certificates if one.ident not in before.certificates),
+        tuple(with_key(one) for one in winners.certificates if one.ident not in before.certificates),
     )
     record = DeploymentRecord(before, trusted=deployed is not None)
     return Snapshot(Settings(), NOW, found, winners, record, (), PINS, {}, difference)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mailsni.core.model import CachedLineage, Certificate, Inventory, Progress, Reason, SkippedLineage
+from mailsni.core.model import CachedLineage, Certificate, Inventory, KeyAndChain, Progress, Reason, SkippedLineage
 from mailsni.core.names import RefusedNameError, safe_origin
 from mailsni.core.text import printable_name
 from mailsni.core.x509 import InvalidPair, validate_pair
@@ -54,21 +54,25 @@ class JsonStore:
         file, entries = self._read()
         lineages: list[CachedLineage] = []
         skipped: list[SkippedLineage] = []
+        read: list[KeyAndChain] = []
         for done, entry in enumerate(entries, 1):
-            origin = f"{self.path}#{entry['name']}"
-            cached = known.get(origin)
-            outcome = cached if cached and cached.files == (file.identity,) else _lineage(origin, entry, file)
-            if isinstance(outcome, CachedLineage):
-                lineages.append(outcome)
-            else:
-                skipped.append(outcome)
             if progress is not None:
                 progress("reading certificates", done, len(entries))
+            origin = f"{self.path}#{entry['name']}"
+            cached = known.get(origin)
+            outcome = cached if cached and cached.files == (file.identity,) else _pair(origin, entry)
+            if isinstance(outcome, SkippedLineage):
+                skipped.append(outcome)
+                continue
+            if isinstance(outcome, KeyAndChain):
+                read.append(outcome)
+            lineages.append(CachedLineage((file.identity,), outcome.certificate))
         return Inventory(
             tuple(lineage.certificate for lineage in lineages),
             tuple(skipped),
             frozenset([*(lineage.certificate.source for lineage in lineages), *(one.source for one in skipped)]),
             tuple(lineages),
+            tuple(read),
         )
 
     def owns(self, origin: str) -> bool:
@@ -77,10 +81,8 @@ class JsonStore:
     def certbot_lineage(self, origin: str) -> None:
         """None: certbot has nothing to do with it."""
 
-    def reload(self, certificate: Certificate) -> Certificate | None:
-        inventory = self.scan({})
-        same = (each for each in inventory.certificates if each.source == certificate.source)
-        return next((each for each in same if each.ident == certificate.ident), None)
+    def reload(self, certificate: Certificate) -> KeyAndChain | None:
+        return next((pair for pair in self.scan({}).read if pair.certificate == certificate), None)
 
     def change_token(self) -> bytes:
         try:
@@ -117,7 +119,7 @@ class JsonStore:
         return not os.access(self.path, os.R_OK)
 
 
-def _lineage(origin: str, entry: Mapping[str, str], file: StoreFile) -> CachedLineage | SkippedLineage:
+def _pair(origin: str, entry: Mapping[str, str]) -> KeyAndChain | SkippedLineage:
     try:
         source = safe_origin(origin)
     except RefusedNameError as error:
@@ -125,7 +127,7 @@ def _lineage(origin: str, entry: Mapping[str, str], file: StoreFile) -> CachedLi
     outcome = validate_pair(source, entry["chain"].encode(), entry["key"].encode())
     if isinstance(outcome, InvalidPair):
         return SkippedLineage(source, outcome.reason, outcome.detail, outcome.names)
-    return CachedLineage((file.identity,), outcome)
+    return outcome
 
 
 class StoreBuilder(ABC):

@@ -45,7 +45,6 @@ from tests.support.builders import (
     inventory,
     kept,
     mixture,
-    secret,
     skipped,
     snapshot,
 )
@@ -295,7 +294,7 @@ def test_an_unknown_word_is_an_error() -> None:
 
 
 def test_no_document_holds_a_key() -> None:
-    material = {secret(one).decode().strip() for one in everything().selection.certificates}
+    material = {pin.pem.decode().strip() for pin in everything().plan.pins}
     assert material
     for make in DOCUMENTS.values():
         text = json.dumps(make())

@@ -8,7 +8,7 @@ from pathlib import Path
 from mailsni.core.deployment import Deployment
 from mailsni.core.model import Certificate
 from mailsni.core.plan import ArtifactChange, Change, Kind, Plan, changes
-from tests.support.builders import certificate, deployment, inventory, kept, selection, source
+from tests.support.builders import certificate, deployment, inventory, kept, selection, source, with_key
 
 MAIL_A, MAIL_B = "mail.a.test", "mail.b.test"
 OLD = certificate("a", MAIL_A, age=60, left=30)
@@ -103,5 +103,5 @@ def test_a_plan_counts_and_knows_whether_anything_is_to_be_written() -> None:
     ) == (1, 0, 2)
     assert [one.name for one in plan.effective] == [MAIL_B, "mail.c.test"]
     assert not plan.pending
-    assert replace(plan, pins=(NEW,)).pending
+    assert replace(plan, pins=(with_key(NEW),)).pending
     assert replace(plan, artifacts=(ArtifactChange("postfix", Path("/etc/postfix/mailsni"), "x"),)).pending

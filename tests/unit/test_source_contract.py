@@ -295,21 +295,21 @@ def test_what_is_known_is_not_read_again_and_what_changed_is(store: StoreBuilder
     known = scan_cache.load(tmp_path / "cache")
     assert set(known) == first.lineages
     again = store.source().scan(known)
-    assert [one.material.pem for one in again.certificates] == [None, None]
+    assert again.read == ()
     assert [one.ident for one in again.certificates] == [one.ident for one in first.certificates]
     renewed = issue()
     store.put("a", renewed)
-    later = {one.source: one for one in store.source().scan(known).certificates}
-    assert later[store.origin("a")].fingerprint == renewed.fingerprint
-    assert later[store.origin("a")].material.pem is not None
+    later = {pair.certificate.source: pair for pair in store.source().scan(known).read}
+    assert later[store.origin("a")].certificate.fingerprint == renewed.fingerprint
+    assert later[store.origin("a")].pem == renewed.key_pem + renewed.fullchain_pem
 
 
 def test_reload_reads_the_same_certificate_and_no_other(store: StoreBuilder) -> None:
     store.put("a", issue())
-    certificate = only(store)
-    assert store.source().reload(certificate) == certificate
+    (pair,) = scan(store).read
+    assert store.source().reload(pair.certificate) == pair
     store.put("a", issue())
-    assert store.source().reload(certificate) is None
+    assert store.source().reload(pair.certificate) is None
 
 
 def test_the_change_token_tells_every_change_and_nothing_else(store: StoreBuilder) -> None:
@@ -370,6 +370,5 @@ def test_one_selection_is_made_over_all_stores(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     scan_cache.save(tmp_path / "state" / "readings.json", first.inventory.cached, datetime(2099, 1, 1, tzinfo=UTC))
     again = take_snapshot(settings, datetime.now(UTC))
-    assert all(one.material.pem is None for one in again.inventory.certificates)
-    assert [one.ident for one in again.plan.pins] == [one.ident for one in first.plan.pins]
-    assert all(one.material.pem is not None for one in again.plan.pins), "each store reads its own again"
+    assert again.inventory.read == ()
+    assert again.plan.pins == first.plan.pins, "each store reads its own again"

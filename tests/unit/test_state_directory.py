@@ -16,7 +16,7 @@ from mailsni.core.deployment import Deployment, DeploymentRecord, decode
 from mailsni.deploy.state_directory import State
 from mailsni.errors import PermissionMissingError
 from mailsni.host import file_identity
-from tests.support.builders import EVERYTHING, certificate, deployment, mixture, secret
+from tests.support.builders import EVERYTHING, certificate, deployment, mixture
 
 A, B = certificate("a", "mail.a.test"), certificate("b", "mail.b.test", algorithm="rsa")
 
@@ -61,11 +61,6 @@ def test_the_same_deployment_is_the_same_bytes(state: State) -> None:
         state.commit(deployment(*found, patterns=EVERYTHING))
         contents.append((state.directory / "deployment.json").read_bytes())
     assert contents[0] == contents[1]
-
-
-def test_the_record_holds_no_key(state: State) -> None:
-    state.commit(deployment(A))
-    assert secret(A).strip() not in (state.directory / "deployment.json").read_bytes()
 
 
 def test_a_record_that_was_cut_off_is_none(state: State, tmp_path: Path) -> None:

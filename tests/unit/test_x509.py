@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PrivateFormat
 
-from mailsni.core.model import Certificate, Reason
+from mailsni.core.model import Certificate, KeyAndChain, Reason
 from mailsni.core.x509 import (
     InvalidPair,
     chain_digests,
@@ -27,7 +27,7 @@ from mailsni.core.x509 import (
 )
 from mailsni.sandbox.authority import Issued
 from tests.support.authority import Algorithm, subject_alternative_names
-from tests.support.builders import authority, secret
+from tests.support.builders import authority
 
 PLAIN = serialization.NoEncryption()
 Private = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | dsa.DSAPrivateKey
@@ -56,13 +56,17 @@ def armoured(der: bytes, label: bytes = b"CERTIFICATE") -> bytes:
     return b"-----BEGIN %b-----\n%b-----END %b-----\n" % (label, base64.encodebytes(der), label)
 
 
-def proven(issued: Issued, key_pem: bytes | None = None) -> Certificate:
+def with_key(issued: Issued, key_pem: bytes | None = None) -> KeyAndChain:
     outcome = validate_pair("/live/a", issued.fullchain_pem, key_pem or issued.key_pem)
-    assert isinstance(outcome, Certificate), outcome
+    assert isinstance(outcome, KeyAndChain), outcome
     return outcome
 
 
-def rejected(chain: bytes, key: bytes | None) -> InvalidPair:
+def proven(issued: Issued) -> Certificate:
+    return with_key(issued).certificate
+
+
+def rejected(chain: bytes, key: bytes) -> InvalidPair:
     outcome = validate_pair("/live/a", chain, key)
     assert isinstance(outcome, InvalidPair)
     return outcome
@@ -90,7 +94,8 @@ def self_made(key: Private, issuer: str = "x") -> bytes:
 @pytest.mark.parametrize(("algorithm", "kind"), [("ecdsa", "ecdsa"), ("ecdsa-p384", "ecdsa"), ("rsa", "rsa")])
 def test_a_whole_pair_is_proven(algorithm: Algorithm, kind: str) -> None:
     issued = pair(algorithm)
-    found = proven(issued)
+    whole = with_key(issued)
+    found = whole.certificate
     leaf = x509.load_pem_x509_certificate(issued.leaf_pem)
     spki = leaf.public_key().public_bytes(Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     assert found.source == "/live/a"
@@ -101,28 +106,26 @@ def test_a_whole_pair_is_proven(algorithm: Algorithm, kind: str) -> None:
     assert (found.not_before, found.not_after) == (issued.not_before, issued.not_after)
     assert "Sandbox E1" in found.issuer
     assert (found.self_signed, found.staging, found.kept) == (False, False, False)
-    assert found.material.pem == issued.key_pem + issued.fullchain_pem
-    assert found.material.digest == hashlib.sha256(secret(found)).hexdigest()
+    assert whole.pem == issued.key_pem + issued.fullchain_pem
+    assert found.digest == hashlib.sha256(whole.pem).hexdigest()
 
 
 def test_a_pinned_file_gives_the_same_certificate_back() -> None:
-    found = proven(pair())
-    outcome = validate_pair("/live/a", secret(found), secret(found), kept=True)
-    assert isinstance(outcome, Certificate)
-    assert outcome == replace(found, kept=True)
+    whole = with_key(pair())
+    assert validate_pair("/live/a", whole.pem, whole.pem) == whole
 
 
 @pytest.mark.parametrize("algorithm", ["ecdsa", "rsa"])
 def test_a_key_in_the_old_form_keeps_its_form(algorithm: Algorithm) -> None:
     issued = pair(algorithm)
     old_form = pem_of(loaded(issued), PrivateFormat.TraditionalOpenSSL)
-    assert proven(issued, old_form).material.pem == old_form + issued.fullchain_pem
+    assert with_key(issued, old_form).pem == old_form + issued.fullchain_pem
 
 
 def test_parameters_before_a_key_are_left_out() -> None:
     """Postfix warns of them on every handshake."""
     parameters = armoured(b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07", b"EC PARAMETERS")
-    assert proven(pair(), parameters + pair().key_pem) == proven(pair())
+    assert with_key(pair(), parameters + pair().key_pem) == with_key(pair())
 
 
 def test_the_common_name_is_not_a_name() -> None:
@@ -133,8 +136,7 @@ def test_the_common_name_is_not_a_name() -> None:
 def test_names_outside_the_grammar_are_told_apart() -> None:
     raw = subject_alternative_names("mail.a.test", "mail b", "\n}\nssl = no", "192.0.2.1", "ä.test", b"a\0.test")
     issued = authority().issue([], raw_san=raw)
-    outcome = validate_pair("/live/a", issued.fullchain_pem, issued.key_pem)
-    assert isinstance(outcome, Certificate)
+    outcome = proven(issued)
     assert outcome.names == ("mail.a.test",)
     assert outcome.refused_names == ("mail b", r"'\n}\nssl = no'", r"'\xe4.test'", r"'a\x00.test'")
 
@@ -158,8 +160,8 @@ def test_the_name_of_an_issuer_alone_makes_nothing_self_signed() -> None:
     damaged = forged.public_bytes(Encoding.DER)
     damaged = damaged[:-1] + bytes([damaged[-1] ^ 1])
     outcome = validate_pair("/live/a", armoured(damaged), pem_of(key))
-    assert isinstance(outcome, Certificate)
-    assert not outcome.self_signed
+    assert isinstance(outcome, KeyAndChain)
+    assert not outcome.certificate.self_signed
     assert not proven(other).self_signed
 
 
@@ -173,7 +175,7 @@ def test_the_primes_of_a_key_are_not_looked_at() -> None:
     length = (prime.bit_length() + 7) // 8
     changed = der.replace(prime.to_bytes(length, "big"), (prime + 2).to_bytes(length, "big"))
     assert changed != der
-    assert proven(issued, armoured(changed, b"RSA PRIVATE KEY")).fingerprint == issued.fingerprint
+    assert with_key(issued, armoured(changed, b"RSA PRIVATE KEY")).certificate.fingerprint == issued.fingerprint
 
 
 # ── what is refused ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -190,7 +192,6 @@ KEY = pair().key_pem
 @pytest.mark.parametrize(
     ("chain", "key", "reason", "detail"),
     [
-        (MAIL, None, Reason.KEY_MISSING, "there is no private key file"),
         (MAIL, b"", Reason.BAD_PEM, "there is no private key in the key file"),
         (MAIL, MAIL, Reason.BAD_PEM, "there is no private key in the key file"),
         (MAIL, KEY + KEY, Reason.BAD_PEM, "more than one private key"),
@@ -208,14 +209,14 @@ KEY = pair().key_pem
         (MAIL + b"-----BEGIN ODDITIES------\n", KEY, Reason.BAD_PEM, "begins and does not end"),
     ],
 )
-def test_a_pair_that_cannot_be_served_is_rejected(chain: bytes, key: bytes | None, reason: Reason, detail: str) -> None:
+def test_a_pair_that_cannot_be_served_is_rejected(chain: bytes, key: bytes, reason: Reason, detail: str) -> None:
     outcome = rejected(chain, key)
     assert outcome.reason is reason
     assert detail in outcome.detail
 
 
 def test_a_lineage_with_a_bad_key_is_known_by_its_names() -> None:
-    for key in (None, KEY + KEY, pair("rsa").key_pem, encrypted(PrivateFormat.PKCS8)):
+    for key in (KEY + KEY, pair("rsa").key_pem, encrypted(PrivateFormat.PKCS8)):
         assert rejected(MAIL, key).names == ("*.a.test", "a.test", "mail.a.test")
 
 
@@ -251,7 +252,7 @@ def test_a_weak_signature_is_refused_but_not_that_of_a_root() -> None:
     key = loaded(pair("rsa"))
     outcome = rejected(with_sha1(self_made(key, issuer="somebody")), pem_of(key))
     assert (outcome.reason, outcome.detail) == (Reason.UNSUPPORTED_KEY, "signed with SHA1, which the servers refuse")
-    assert isinstance(validate_pair("/live/a", with_sha1(self_made(key)), pem_of(key)), Certificate)
+    assert isinstance(validate_pair("/live/a", with_sha1(self_made(key)), pem_of(key)), KeyAndChain)
 
 
 def test_the_chain_of_another_certificate_is_refused() -> None:

@@ -20,7 +20,7 @@ class Deployment:
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Each name, and the idents of its certificates in the order in which they are rendered."""
     certificates: Mapping[str, Certificate] = field(default_factory=dict)
-    """By ident, without their keys and chains."""
+    """By ident."""
     pins: Mapping[str, FileIdentity] = field(default_factory=dict)
     """The pinned files, by ident, as they were when they were known to be whole."""
     files: Mapping[str, FileIdentity] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Deployment:
         """What a selection is once it is deployed, still without the published files."""
         return cls(
             names={winner.name: tuple(each.ident for each in winner.certificates) for winner in selection.winners},
-            certificates={each.ident: each.without_key for each in selection.certificates},
+            certificates={each.ident: each for each in selection.certificates},
             pin_directory=str(pin_directory),
             memories=memories or {},
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
@@ -45,18 +45,8 @@ class Reason(ContractWord):
 
 
 @dataclass(frozen=True, slots=True)
-class KeyAndChain:
-    """Private key, leaf and intermediates as PEM, key first: the very bytes of a pinned file. Never shown."""
-
-    pem: bytes | None = field(repr=False)
-    """None for a certificate from the scan cache or the deployment record: its files are read when they are needed."""
-    digest: str
-    """SHA-256 of the bytes, hexadecimal."""
-
-
-@dataclass(frozen=True, slots=True)
 class Certificate:
-    """A leaf with its chain and its private key, which belong together."""
+    """What a leaf, its chain and its private key are, which belong together. It holds no key: :class:`KeyAndChain`."""
 
     source: str
     """Its origin in the store, printable: a path, or ``path#name``. Equal from scan to scan, and opaque: only the store
@@ -74,7 +64,8 @@ class Certificate:
     """For people: printable ASCII, bounded."""
     self_signed: bool
     staging: bool
-    material: KeyAndChain = field(repr=False)
+    digest: str
+    """SHA-256 of key and chain as the pinned file has them, hexadecimal."""
     kept: bool = False
     """It is the last good one of a lineage that is broken now."""
     chain_path: str = ""
@@ -87,19 +78,13 @@ class Certificate:
     @property
     def ident(self) -> str:
         """The name of its pinned file: equal exactly when key, leaf and chain are equal."""
-        return f"{self.fingerprint}-{self.material.digest[:16]}"
-
-    @property
-    def without_key(self) -> Certificate:
-        """The same without key and chain."""
-        return replace(self, material=KeyAndChain(None, self.material.digest))
+        return f"{self.fingerprint}-{self.digest[:16]}"
 
     def encode(self) -> dict[str, Any]:
-        """The JSON form, without key and chain."""
+        """The JSON form."""
         return {each.name: getattr(self, each.name) for each in fields(self)} | {
             "not_before": self.not_before.timestamp(),
             "not_after": self.not_after.timestamp(),
-            "material": self.material.digest,
         }
 
     @classmethod
@@ -114,13 +99,20 @@ class Certificate:
             "refused_names": tuple(document["refused_names"]),
             "not_before": datetime.fromtimestamp(document["not_before"], UTC),
             "not_after": datetime.fromtimestamp(document["not_after"], UTC),
-            "material": KeyAndChain(None, document["material"]),
         }
         return cls(**document | converted)
 
     def valid_at(self, now: datetime) -> bool:
         """Whether the leaf's validity period holds."""
         return self.not_before <= now < self.not_after
+
+
+@dataclass(frozen=True, slots=True)
+class KeyAndChain:
+    """A certificate with its private key, leaf and intermediates as PEM, key first: the very bytes of a pinned file."""
+
+    certificate: Certificate
+    pem: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +163,8 @@ class Inventory:
     """The origin of everything that exists, good or bad. What is deployed from any other origin is really gone."""
     cached: tuple[CachedLineage, ...] = ()
     """What the next scan need not read again as long as the files are the same."""
+    read: tuple[KeyAndChain, ...] = ()
+    """The keys and chains that this scan read: not those of certificates that are known from earlier scans."""
 
 
 def merged(inventories: Sequence[Inventory]) -> Inventory:
@@ -180,4 +174,5 @@ def merged(inventories: Sequence[Inventory]) -> Inventory:
         skipped=tuple(skipped for inventory in inventories for skipped in inventory.skipped),
         lineages=frozenset().union(*(inventory.lineages for inventory in inventories)),
         cached=tuple(lineage for inventory in inventories for lineage in inventory.cached),
+        read=tuple(read for inventory in inventories for read in inventory.read),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.core.deployment import Deployment
-from mailsni.core.model import Certificate
+from mailsni.core.model import Certificate, KeyAndChain
 from mailsni.core.selection import Selection, Winner
 
 
@@ -77,8 +77,8 @@ class Plan:
 
     changes: tuple[Change, ...]
     artifacts: tuple[ArtifactChange, ...]
-    pins: tuple[Certificate, ...]
-    """The certificates whose pinned file has to be written."""
+    pins: tuple[KeyAndChain, ...]
+    """The pinned files that have to be written."""
 
     @property
     def pending(self) -> bool:

@@ -65,18 +65,21 @@ class _InvalidPairError(Exception):
         self.pair = InvalidPair(reason, detail, tuple(names))
 
 
-def validate_pair(
-    source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool = False
-) -> Certificate | InvalidPair:
+def validate_pair(source: str, chain_pem: bytes, key_pem: bytes) -> KeyAndChain | InvalidPair:
     """Check that a chain and a private key belong together, and that the servers can serve them.
 
     Args:
         source: the origin of both, for the result.
         chain_pem: leaf and intermediates.
-        key_pem: the private key; None: the result is invalid, with the names of the leaf.
-        kept: the result stands in for a lineage that is broken now.
+        key_pem: the private key.
     """
-    return _outcome(lambda: _paired_certificate(source, chain_pem, key_pem, kept=kept))
+    return _outcome(lambda: _key_and_chain(source, chain_pem, key_pem))
+
+
+def leaf_names(pem: bytes) -> tuple[str, ...]:
+    """The names of the first certificate of a PEM file; none when they cannot be read."""
+    outcome = _outcome(lambda: _names(_certificates(pem)[0]))
+    return () if isinstance(outcome, InvalidPair) else outcome[0]
 
 
 def _outcome(read: Callable[[], _Result]) -> _Result | InvalidPair:
@@ -194,7 +197,7 @@ class _Parsed:
         return self.issuer == self.subject
 
 
-def _paired_certificate(source: str, chain_pem: bytes, key_pem: bytes | None, *, kept: bool) -> Certificate:
+def _key_and_chain(source: str, chain_pem: bytes, key_pem: bytes) -> KeyAndChain:
     certificates = _certificates(chain_pem)
     try:
         label, key_der, key_public = _private_key(key_pem)
@@ -213,7 +216,7 @@ def _paired_certificate(source: str, chain_pem: bytes, key_pem: bytes | None, *,
         (_pem(label, key_der), _pem(b"CERTIFICATE", leaf.der), *(_issuer_pem(issuer.der) for issuer in chain[1:]))
     )
     issuer = _issuer_text(leaf.issuer if len(chain) == 1 else chain[1].subject)
-    return Certificate(
+    certificate = Certificate(
         source=source,
         names=names,
         algorithm=algorithm,
@@ -224,10 +227,10 @@ def _paired_certificate(source: str, chain_pem: bytes, key_pem: bytes | None, *,
         issuer=issuer,
         self_signed=_is_self_signed(leaf),
         staging=bool(_STAGING.search(issuer)),
-        material=KeyAndChain(pem, hashlib.sha256(pem).hexdigest()),
-        kept=kept,
+        digest=hashlib.sha256(pem).hexdigest(),
         refused_names=refused,
     )
+    return KeyAndChain(certificate, pem)
 
 
 def _blocks(pem: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -289,10 +292,8 @@ _parsed_issuer = functools.lru_cache(maxsize=256)(_parsed)
 _Public = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 
-def _private_key(pem: bytes | None) -> tuple[bytes, bytes, _Public]:
+def _private_key(pem: bytes) -> tuple[bytes, bytes, _Public]:
     """Label, DER and public half of the one private key in the file."""
-    if pem is None:
-        raise _InvalidPairError(Reason.KEY_MISSING, "there is no private key file")
     keys = [(label, der) for label, der in _blocks(pem) if label.endswith(b"PRIVATE KEY")]
     if not keys:
         raise _InvalidPairError(Reason.BAD_PEM, "there is no private key in the key file")

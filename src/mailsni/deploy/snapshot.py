@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -10,7 +10,16 @@ from pathlib import Path
 from mailsni.config.settings import Settings
 from mailsni.core import plan
 from mailsni.core.deployment import Deployment, DeploymentRecord
-from mailsni.core.model import Certificate, Inventory, Progress, merged
+from mailsni.core.model import (
+    CachedLineage,
+    Certificate,
+    Inventory,
+    KeyAndChain,
+    Progress,
+    Reason,
+    SkippedLineage,
+    merged,
+)
 from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
 from mailsni.deploy.state_directory import State
@@ -38,13 +47,16 @@ class Snapshot:
     texts: Mapping[Server, bytes]
     """The text that each target should have, by its name."""
     plan: Plan
+    unreadable: tuple[HostError, ...] = ()
+    """Why stores could not be read, where others could. What is deployed from them stays."""
 
 
 def take_snapshot(settings: Settings, now: datetime, *, progress: Progress | None = None) -> Snapshot:
     """Read everything; ``now``, with a time zone, is the moment at which certificates must be valid.
 
     Raises:
-        HostError: a store or a server's configuration cannot be read.
+        HostError: a server's configuration cannot be read; or no store can, or one without which something that is
+            deployed would have to go.
         PermissionMissingError: this user may not read what it takes.
         ConfigurationError: an administrator's template is wrong.
     """
@@ -54,31 +66,69 @@ def take_snapshot(settings: Settings, now: datetime, *, progress: Progress | Non
     record = state.load()
     known = scan_cache.load(state.readings)
     sources = [source.open() for source in settings.sources]
-    found = merged([source.scan(known, progress) for source in sources])
-    inventory = replace(found, certificates=(*found.certificates, *_last_good(found, record.deployment, now)))
+    scans = [_scan(source, known, record, now, progress) for source in sources]
+    unreadable = tuple(scan.error for scan in scans if scan.error is not None)
+    if len(unreadable) == len(scans):
+        raise unreadable[0]
+    found = merged([scan.inventory for scan in scans])
+    kept = _last_good(found, record.deployment, now)
+    inventory = replace(found, certificates=(*found.certificates, *(pair.certificate for pair in kept)))
     selection = select(inventory, settings.names, now)
     texts = {target.name: target.render(selection, pins, settings.templates) for target in targets}
     reasons = ((target, target.change_reason(record, texts[target.name])) for target in targets)
     difference = Plan(
         changes=plan.changes(selection, record.deployment, inventory.lineages),
         artifacts=tuple(ArtifactChange(target.name, target.path, why) for target, why in reasons if why is not None),
-        pins=_whole(pins.missing(selection.certificates, record.deployment.pins), sources),
+        pins=_with_keys(pins.missing(selection.certificates, record.deployment.pins), (*found.read, *kept), scans),
     )
-    return Snapshot(settings, now, inventory, selection, record, targets, pins, texts, difference)
+    return Snapshot(settings, now, inventory, selection, record, targets, pins, texts, difference, unreadable)
 
 
-def _whole(certificates: Iterable[Certificate], sources: Iterable[Source]) -> tuple[Certificate, ...]:
-    """The certificates with key and chain: those from the scan cache are read again."""
-    whole = []
+@dataclass(frozen=True, slots=True)
+class _Scan:
+    """What a store has; where it could not be read, what is deployed from it, and the error."""
+
+    source: Source
+    inventory: Inventory
+    error: HostError | None = None
+
+
+def _scan(
+    source: Source,
+    known: Mapping[str, CachedLineage],
+    record: DeploymentRecord,
+    now: datetime,
+    progress: Progress | None,
+) -> _Scan:
+    try:
+        return _Scan(source, source.scan(known, progress))
+    except HostError as error:
+        deployed = [each for each in record.deployment.certificates.values() if source.owns(each.source)]
+        if not record.trusted or not all(certificate.valid_at(now) for certificate in deployed):
+            raise
+        skipped = SkippedLineage(source.location, Reason.UNREADABLE, f"{error.message}; what is deployed from it stays")
+        lineages = frozenset(certificate.source for certificate in deployed)
+        return _Scan(source, Inventory(tuple(deployed), (skipped,), lineages), error)
+
+
+def _with_keys(
+    certificates: Collection[Certificate], read: Iterable[KeyAndChain], scans: Collection[_Scan]
+) -> tuple[KeyAndChain, ...]:
+    """The certificates with their keys and chains. Their stores read again what is known from earlier scans.
+
+    Raises:
+        HostError: a store has another one by now, or cannot be read.
+    """
+    pairs = {pair.certificate.ident: pair for pair in read}
     for certificate in certificates:
-        current: Certificate | None = certificate
-        if certificate.material.pem is None:
-            owners = (source for source in sources if source.owns(certificate.source))
-            current = next((again for source in owners if (again := source.reload(certificate))), None)
-        if current is None:
-            raise HostError(f"{certificate.source}: changed while it was read", hint="run it again")
-        whole.append(current)
-    return tuple(whole)
+        if certificate.ident not in pairs:
+            scan = next(scan for scan in scans if scan.source.owns(certificate.source))
+            pair = scan.source.reload(certificate) if scan.error is None else None
+            if pair is None:
+                changed = HostError(f"{certificate.source}: changed while it was read", hint="run it again")
+                raise scan.error or changed
+            pairs[certificate.ident] = pair
+    return tuple(pairs[certificate.ident] for certificate in certificates)
 
 
 def _pin_directory(settings: Settings, targets: Sequence[Target]) -> Path:
@@ -86,7 +136,7 @@ def _pin_directory(settings: Settings, targets: Sequence[Target]) -> Path:
     return next(needed, settings.state.directory / "pinned")
 
 
-def _last_good(found: Inventory, deployed: Deployment, now: datetime) -> list[Certificate]:
+def _last_good(found: Inventory, deployed: Deployment, now: datetime) -> list[KeyAndChain]:
     """The deployed certificates of lineages that exist and have none that can be served now."""
     whole = {one.source for one in found.certificates if one.valid_at(now) and not one.staging}
     pins = PinDirectory(Path(deployed.pin_directory or "/"))
@@ -94,7 +144,7 @@ def _last_good(found: Inventory, deployed: Deployment, now: datetime) -> list[Ce
     for ident in sorted(deployed.certificates):
         old = deployed.certificates[ident]
         if old.source in found.lineages and old.source not in whole and old.not_before <= now < old.not_after:
-            certificate = pins.last_good(old)
-            if certificate is not None:
-                kept.append(certificate)
+            pair = pins.last_good(old)
+            if pair is not None:
+                kept.append(pair)
     return kept

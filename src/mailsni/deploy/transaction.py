@@ -65,7 +65,9 @@ class ApplyResult:
 
     @property
     def exit_code(self) -> Exit:
-        """Whether there is something that a person should look at."""
+        """Whether there is something that a person should look at; FAILED when a store could not be read."""
+        if self.snapshot.unreadable:
+            return self.snapshot.unreadable[0].exit_code
         return Exit.SKIPPED if self.snapshot.selection.problems or self.wrong else Exit.DONE
 
 
@@ -135,7 +137,8 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
     old = snapshot.record.deployment
     new = Deployment.of(snapshot.selection, snapshot.pins.path, old.memories)
     files.ensure_directory(snapshot.pins.path, 0o700)
-    new_pins = [one for one in snapshot.plan.pins if not snapshot.pins.path_of(one).exists()]
+    pinned = (pin.certificate for pin in snapshot.plan.pins)
+    new_pins = [certificate for certificate in pinned if not snapshot.pins.path_of(certificate).exists()]
     with ExitStack() as directories, Rollback() as undo:
         if not snapshot.record.interrupted:
             # The last steps back, once the live files are all old again. Before that the journal must stay, so that the

@@ -16,7 +16,7 @@ from pathlib import Path
 from mailsni.config.settings import DEFAULT_PATH, Settings
 from mailsni.core.names import NamePatterns, is_wildcard
 from mailsni.core.text import counted, summarize
-from mailsni.core.x509 import validate_pair
+from mailsni.core.x509 import leaf_names
 from mailsni.deploy import transaction
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.errors import HostError
@@ -154,7 +154,7 @@ def _serve_default_names(snapshot: Snapshot, options: SetupOptions) -> tuple[Sna
 def _names_in(path: Path) -> tuple[str, ...]:
     with path.open("rb") as file:
         content = file.read(_LARGEST_PEM)
-    return tuple(name for name in validate_pair(str(path), content, None).names if "." in name)
+    return tuple(name for name in leaf_names(content) if "." in name)
 
 
 # ── the steps ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -17,7 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from mailsni.core.model import CachedLineage, Certificate, Inventory, Progress
+from mailsni.core.model import CachedLineage, Certificate, Inventory, KeyAndChain, Progress
 
 DEFAULT_KIND = "certbot"
 
@@ -81,7 +81,7 @@ class Source(Protocol):
 
         Args:
             known: what earlier scans read, by origin. A certificate whose files are still the same is taken from
-                there, without its key.
+                there, and its key is not read.
             progress: called for each certificate.
 
         Raises:
@@ -95,8 +95,8 @@ class Source(Protocol):
     def certbot_lineage(self, origin: str) -> CertbotLineage | None:
         """The lineage of certbot's with an origin of this store's; None when certbot does not fill the store."""
 
-    def reload(self, certificate: Certificate) -> Certificate | None:
-        """Read one certificate again, with its key and chain; None when the store holds another one now."""
+    def reload(self, certificate: Certificate) -> KeyAndChain | None:
+        """Read the key and chain of one certificate again; None when the store holds another one now."""
 
     def change_token(self) -> bytes:
         """What tells cheaply, and without reading a key, whether the store changed: equal tokens, equal content.

@@ -17,7 +17,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mailsni.core.model import CachedLineage, Certificate, FileIdentity, Inventory, Progress, Reason, SkippedLineage
+from mailsni.core.model import (
+    CachedLineage,
+    Certificate,
+    FileIdentity,
+    Inventory,
+    KeyAndChain,
+    Progress,
+    Reason,
+    SkippedLineage,
+)
 from mailsni.core.names import RefusedNameError, safe_path
 from mailsni.core.text import printable_name
 from mailsni.errors import HostError, PermissionMissingError
@@ -44,6 +53,8 @@ class LineageRead:
     """What one read of one lineage gave."""
 
     lineage: CachedLineage | None = None
+    pair: KeyAndChain | None = None
+    """The certificate with its key and chain, if they were read: those of a known one are not."""
     skipped: tuple[SkippedLineage, ...] = ()
     foreign: bool = False
     """It is no lineage, but somebody's own file or directory."""
@@ -99,11 +110,11 @@ class CertbotStore:
         """The lineage with an origin of this store's."""
         return CertbotLineage(self.certbot_directory, origin.rpartition("/")[2]) if self.owns(origin) else None
 
-    def reload(self, certificate: Certificate) -> Certificate | None:
+    def reload(self, certificate: Certificate) -> KeyAndChain | None:
         """Read one lineage again."""
         name = certificate.source.rpartition("/")[2]
-        lineage = _read_lineage(self.path, name, self._boundary()).lineage
-        return lineage.certificate if lineage and lineage.certificate.ident == certificate.ident else None
+        pair = _read_lineage(self.path, name, self._boundary()).pair
+        return pair if pair and pair.certificate.ident == certificate.ident else None
 
     def change_token(self) -> bytes:
         """A digest of which file each key and chain is. No file is opened."""
@@ -184,6 +195,7 @@ def _inventory(live: Path, reads: Mapping[str, LineageRead]) -> Inventory:
         skipped=tuple(skipped for read in own.values() for skipped in read.skipped),
         lineages=frozenset(f"{live}/{name}" for name in own),
         cached=cached,
+        read=tuple(read.pair for read in own.values() if read.pair),
     )
 
 
@@ -200,10 +212,10 @@ def _unchanged(lineage: CachedLineage | None) -> LineageRead | None:
     return _accepted(lineage) if files == lineage.files else None
 
 
-def _accepted(lineage: CachedLineage) -> LineageRead:
+def _accepted(lineage: CachedLineage, pair: KeyAndChain | None = None) -> LineageRead:
     source = lineage.certificate.source
     refused = (f"the name {name} in the certificate is refused" for name in lineage.certificate.refused_names)
-    return LineageRead(lineage, tuple(SkippedLineage(source, Reason.BAD_NAME, detail) for detail in refused))
+    return LineageRead(lineage, pair, tuple(SkippedLineage(source, Reason.BAD_NAME, detail) for detail in refused))
 
 
 def _refused(source: str, reason: Reason, detail: str) -> LineageRead:
@@ -256,8 +268,8 @@ def _read_open_lineage(source: str, directory: int, boundary: StoreBoundary) -> 
     chain = _read(_CHAIN, Reason.CHAIN_MISSING, directory, boundary)
     key = _read(_KEY, Reason.KEY_MISSING, directory, boundary)
     outcome = _pair(source, chain, key)
-    if isinstance(outcome, CachedLineage):
-        return _accepted(outcome)
+    if isinstance(outcome, LineageRead):
+        return outcome
     transient = outcome.reason in TRANSIENT_REASONS
     touched = max(changed, *(part.changed for part in (chain, key) if isinstance(part, StoreFile)), 0.0)
     recent = abs(time.time() - touched) < RECENT
@@ -274,16 +286,16 @@ def _read(name: str, missing: Reason, directory: int, boundary: StoreBoundary) -
         return error
 
 
-def _pair(source: str, chain: _ReadFile, key: _ReadFile) -> CachedLineage | SkippedLineage:
+def _pair(source: str, chain: _ReadFile, key: _ReadFile) -> LineageRead | SkippedLineage:
     if isinstance(chain, ReadRefusedError):
         return SkippedLineage(source, chain.reason, chain.detail)
-    from mailsni.core.x509 import validate_pair  # only a changed lineage needs cryptography
+    from mailsni.core.x509 import InvalidPair, leaf_names, validate_pair  # only a changed lineage needs cryptography
 
     if isinstance(key, ReadRefusedError):
         # The leaf is read all the same: a lineage without a mail name is nobody's concern, whatever its key is like.
-        return SkippedLineage(source, key.reason, key.detail, validate_pair(source, chain.content, None).names)
+        return SkippedLineage(source, key.reason, key.detail, leaf_names(chain.content))
     outcome = validate_pair(source, chain.content, key.content)
-    if not isinstance(outcome, Certificate):
+    if isinstance(outcome, InvalidPair):
         return SkippedLineage(source, outcome.reason, outcome.detail, outcome.names)
-    certificate = replace(outcome, chain_path=f"{source}/{_CHAIN}", key_path=f"{source}/{_KEY}")
-    return CachedLineage((chain.identity, key.identity), certificate)
+    certificate = replace(outcome.certificate, chain_path=f"{source}/{_CHAIN}", key_path=f"{source}/{_KEY}")
+    return _accepted(CachedLineage((chain.identity, key.identity), certificate), KeyAndChain(certificate, outcome.pem))

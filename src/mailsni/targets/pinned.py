@@ -10,10 +10,10 @@ import hashlib
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mailsni.core.model import Certificate, FileIdentity
+from mailsni.core.model import Certificate, FileIdentity, KeyAndChain
 from mailsni.errors import HostError
 from mailsni.host import file_identity, files
 
@@ -46,40 +46,42 @@ class PinDirectory:
             return False
         if identity == known:
             return True
-        return hashlib.sha256(files.read_private(path) or b"").hexdigest() == certificate.material.digest
+        return hashlib.sha256(files.read_private(path) or b"").hexdigest() == certificate.digest
 
     def identities(self, certificates: Iterable[Certificate]) -> dict[str, FileIdentity]:
         """The identities of the pinned files, by ident."""
         found = ((one.ident, file_identity.of_file(self.path_of(one))) for one in certificates)
         return {ident: identity for ident, identity in found if identity is not None}
 
-    def last_good(self, deployed: Certificate) -> Certificate | None:
-        """A deployed certificate, from its pinned file; None when that is missing or wrong."""
+    def last_good(self, deployed: Certificate) -> KeyAndChain | None:
+        """A deployed certificate, to be kept, from its pinned file; None when that is missing or wrong."""
         content = files.read_private(self.path_of(deployed))
         if content is None:
             return None
         from mailsni.core.x509 import validate_pair  # only a certificate that is kept needs cryptography
 
-        outcome = validate_pair(deployed.source, content, content, kept=True)
-        return outcome if isinstance(outcome, Certificate) and outcome.ident == deployed.ident else None
+        outcome = validate_pair(deployed.source, content, content)
+        if not isinstance(outcome, KeyAndChain) or outcome.certificate.ident != deployed.ident:
+            return None
+        return replace(outcome, certificate=replace(outcome.certificate, kept=True))
 
-    def publish(self, certificates: Collection[Certificate], staging: Path) -> None:
+    def publish(self, pins: Collection[KeyAndChain], staging: Path) -> None:
         """Write pinned files, durably. No server reads them yet, because no file names them.
 
         Args:
-            certificates: those that are :meth:`missing`, with their key and chain.
+            pins: what each file is to hold.
             staging: a private directory below this one.
 
         Raises:
             HostError: they cannot be written.
         """
-        staged = {one.ident: staging / f"{one.ident}.pem" for one in certificates}
-        for one in certificates:
-            files.create(staged[one.ident], one.material.pem or b"")
-        files.fsync_all(staged.values())
-        for one in certificates:
-            files.publish(staged[one.ident], self.path_of(one))
-        if certificates:
+        staged = [(staging / f"{pin.certificate.ident}.pem", pin) for pin in pins]
+        for path, pin in staged:
+            files.create(path, pin.pem)
+        files.fsync_all(path for path, _ in staged)
+        for path, pin in staged:
+            files.publish(path, self.path_of(pin.certificate))
+        if pins:
             files.fsync_all([self.path])
 
     def list_unused(self, referred_to: Collection[str]) -> list[Path]:

@@ -72,19 +72,19 @@ def _read(path: Path) -> bytes:
 def _check_pair(
     facts: DovecotFacts, pair: BlockPair, chain: Path, chain_pem: bytes, key_pem: bytes
 ) -> Iterator[Finding]:
-    certificate = validate_pair(str(pair.certificate.file), chain_pem, key_pem)
-    if isinstance(certificate, InvalidPair):
-        encrypted = certificate.reason is Reason.ENCRYPTED_KEY and _has_password(facts)
-        if certificate.reason not in _SERVED_ALL_THE_SAME and not encrypted:
-            yield _unusable(facts, pair, certificate.detail)
+    outcome = validate_pair(str(pair.certificate.file), chain_pem, key_pem)
+    if isinstance(outcome, InvalidPair):
+        encrypted = outcome.reason is Reason.ENCRYPTED_KEY and _has_password(facts)
+        if outcome.reason not in _SERVED_ALL_THE_SAME and not encrypted:
+            yield _unusable(facts, pair, outcome.detail)
         return
     # Dovecot takes the first certificate of the file, whichever it is; a valid pair begins with the key's.
-    if _first(chain_pem) != _first(certificate.material.pem or b""):
+    if _first(chain_pem) != _first(outcome.pem):
         yield _unusable(facts, pair, "the certificate of the key is not the first in its file")
         return
-    yield from _check_dates(facts, pair, chain, certificate)
+    yield from _check_dates(facts, pair, chain, outcome.certificate)
     yield from _check_chain(facts, pair, chain, chain_pem)
-    yield from _check_names(facts, pair, certificate)
+    yield from _check_names(facts, pair, outcome.certificate)
 
 
 def _check_dates(facts: DovecotFacts, pair: BlockPair, chain: Path, certificate: Certificate) -> Iterator[Finding]:

@@ -88,7 +88,7 @@ def map_entries(selection: Selection, pins: PinDirectory) -> tuple[MapEntry, ...
         MapEntry(
             postfix_key(winner.name),
             tuple(pins.path_of(certificate) for certificate in winner.certificates),
-            tuple(certificate.material.digest for certificate in winner.certificates),
+            tuple(certificate.digest for certificate in winner.certificates),
         )
         for winner in selection.winners
     )
