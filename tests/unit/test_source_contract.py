@@ -8,20 +8,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from mailsni.config import parser
+from mailsni.config.settings import Settings
 from mailsni.core.model import Certificate, Inventory, Reason
 from mailsni.core.names import safe_origin
+from mailsni.deploy import transaction
 from mailsni.deploy.snapshot import take_snapshot
-from mailsni.errors import ConfigurationError, HostError, PermissionMissingError
+from mailsni.deploy.transaction import ApplyResult, Options
+from mailsni.errors import ConfigurationError, Exit, HostError, PermissionMissingError
 from mailsni.sandbox.authority import Issued
 from mailsni.sources import base, scan_cache
 from mailsni.sources.safe_read import SIZE_LIMIT
+from mailsni.targets.dovecot import target as dovecot_target
 from tests.support.authority import subject_alternative_names
 from tests.support.builders import authority, without_servers
 from tests.support.stores import BUILDERS, JSON_KIND, StoreBuilder, digest_of_tree
@@ -372,3 +376,94 @@ def test_one_selection_is_made_over_all_stores(tmp_path: Path) -> None:
     again = take_snapshot(settings, datetime.now(UTC))
     assert again.inventory.read == ()
     assert again.plan.pins == first.plan.pins, "each store reads its own again"
+
+
+@dataclass(frozen=True)
+class TwoStores:
+    """A host with an unreadable-to-be store beside a good one, and a Dovecot that only its settings tell of."""
+
+    settings: Settings
+    lost: StoreBuilder
+    good: StoreBuilder
+
+    def apply(self, now: datetime | None = None) -> ApplyResult:
+        """What ``mailsni apply --no-reload`` does."""
+        snapshot = take_snapshot(self.settings, now or datetime.now(UTC))
+        return transaction.apply(snapshot, Options(reload=False))
+
+    def served(self) -> set[str]:
+        """The names in the published file."""
+        return {name for name in NAMES_OF_BOTH if name in self.settings.dovecot.include_file.read_text()}
+
+
+NAMES_OF_BOTH = ("mail.lost.test", "mail.good.test", "mail.shared.test", "mail.new.test")
+
+
+@pytest.fixture(params=[("certbot", "json"), ("json", "certbot")], ids=lambda kinds: f"{kinds[0]}-is-lost")
+def two_stores(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TwoStores:
+    monkeypatch.setattr(dovecot_target, "_is_installed", lambda _: False)
+    lost, good = (BUILDERS[kind](tmp_path / kind) for kind in request.param)
+    lost.put("own", issue("mail.lost.test"))
+    good.put("own", issue("mail.good.test"))
+    good.put("shared", issue("mail.shared.test"))
+    lost.put("shared", authority().issue(["mail.shared.test"], not_before=datetime.now(UTC) - timedelta(minutes=1)))
+    plain = without_servers(tmp_path, tmp_path)
+    dovecot = replace(plain.dovecot, enabled=True, version="2.4", include_file=tmp_path / "include.conf")
+    return TwoStores(replace(plain, sources=(lost.settings, good.settings), dovecot=dovecot), lost, good)
+
+
+def test_the_other_stores_are_deployed_when_one_cannot_be_read_and_what_is_deployed_from_it_stays(
+    two_stores: TwoStores,
+) -> None:
+    first = two_stores.apply()
+    assert first.exit_code is Exit.DONE
+    before = {winner.name: winner.certificates for winner in first.snapshot.selection.winners}
+    two_stores.lost.unmount()
+    two_stores.good.put("new", issue("mail.new.test"))
+    result = two_stores.apply()
+    assert result.exit_code is Exit.FAILED
+    (problem,) = result.snapshot.selection.problems
+    assert (problem.source, problem.reason) == (two_stores.lost.source().location, Reason.UNREADABLE)
+    assert [change.name for change in result.snapshot.plan.changes] == ["mail.new.test"]
+    after = {winner.name: winner.certificates for winner in result.snapshot.selection.winners}
+    assert {name: after[name] for name in before} == before
+    assert two_stores.served() == set(NAMES_OF_BOTH)
+    assert two_stores.apply().exit_code is Exit.FAILED, "nothing to do, and the store is still not there"
+    two_stores.lost.mount()
+    assert two_stores.apply().exit_code is Exit.DONE
+    assert two_stores.served() == set(NAMES_OF_BOTH)
+
+
+def lose_the_record(two_stores: TwoStores) -> None:
+    (two_stores.settings.state.directory / "deployment.json").unlink()
+
+
+def lose_a_pinned_file(two_stores: TwoStores) -> None:
+    (certificate,) = (one for one in scan(two_stores.lost).certificates if one.names == ("mail.lost.test",))
+    (two_stores.settings.dovecot.pin_directory / f"{certificate.ident}.pem").unlink()
+
+
+def lose_the_other_store_too(two_stores: TwoStores) -> None:
+    two_stores.good.unmount()
+
+
+@pytest.mark.parametrize("lose", [lose_the_record, lose_a_pinned_file, lose_the_other_store_too])
+def test_the_whole_run_fails_when_what_is_deployed_cannot_stay(
+    two_stores: TwoStores, lose: Callable[[TwoStores], None]
+) -> None:
+    two_stores.apply()
+    text = two_stores.settings.dovecot.include_file.read_bytes()
+    lose(two_stores)
+    two_stores.lost.unmount()
+    with pytest.raises(HostError) as caught:
+        two_stores.apply()
+    assert caught.value.path == two_stores.lost.settings.values["path"]
+    assert two_stores.settings.dovecot.include_file.read_bytes() == text
+
+
+def test_an_expired_certificate_of_a_store_that_cannot_be_read_is_not_dropped(two_stores: TwoStores) -> None:
+    """The store may hold a new one."""
+    two_stores.apply()
+    two_stores.lost.unmount()
+    with pytest.raises(HostError):
+        two_stores.apply(datetime.now(UTC) + timedelta(days=400))
