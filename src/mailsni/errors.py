@@ -27,8 +27,8 @@ class Exit(enum.IntEnum):
     DONE = 0, "done, or nothing to do"
     FAILED = (
         1,
-        "failed; the previous deployment is still live, except that `apply` deploys what is in the other stores when \
-one of several cannot be read",
+        "failed; the previous deployment is still live (`apply`: or one store cannot be read, and the others were \
+deployed)",
     )
     USAGE = 2, "wrong command line"
     PENDING = 3, "changes are pending (`plan --detailed-exitcode`)"
