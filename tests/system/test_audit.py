@@ -62,14 +62,14 @@ def audited(
 
 
 def named(found: Audit) -> list[Assessment]:
-    return [one for one in found.assessments if one.case.client is Client.NAMED]
+    return [one for one in found.assessments if one.client is Client.NAMED]
 
 
 def test_what_is_meant_is_right_and_an_unknown_authority_is_only_a_warning(tmp_path: Path) -> None:
     issued = authority().issue([NAME])
     with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as endpoints:
         found = audited(endpoints, expect(issued))
-    assert [(one.case.client, one.case.name, one.problems) for one in found.assessments] == [
+    assert [(one.client, one.expectation.name, one.problems) for one in found.assessments] == [
         (Client.NAMED, NAME, (Problem.UNTRUSTED,)),
         (Client.WITHOUT_SNI, None, (Problem.UNTRUSTED,)),
         (Client.UNKNOWN_NAME, "mailsni-unknown.invalid", (Problem.UNTRUSTED,)),
@@ -162,7 +162,7 @@ def test_a_wildcard_is_asked_for_by_a_name_below_it(tmp_path: Path) -> None:
     issued = authority().issue(["*.a.test"])
     with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as endpoints:
         (one,) = named(audited(endpoints, expect(issued, "*.a.test")))
-    assert (one.case.name, one.result.name, one.wrong) == ("*.a.test", "mailsni-probe.a.test", False)
+    assert (one.expectation.name, one.result.name, one.wrong) == ("*.a.test", "mailsni-probe.a.test", False)
 
 
 def test_servers_that_do_not_speak_tls_are_asked_once(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_servers_that_do_not_speak_tls_are_asked_once(tmp_path: Path) -> None:
         found = probe_and_assess(expected, endpoints, Limits(timeout=1))
     assert len(connections) == 2
     by_port = {
-        endpoint.port: [each for each in found.assessments if each.case.endpoint == endpoint] for endpoint in endpoints
+        endpoint.port: [each for each in found.assessments if each.endpoint == endpoint] for endpoint in endpoints
     }
     assert {len(each) for each in by_port.values()} == {202}
     problems = [{problem for each in by_port[endpoint.port] for problem in each.problems} for endpoint in endpoints]
@@ -203,7 +203,7 @@ def test_servers_that_do_not_speak_tls_are_asked_once(tmp_path: Path) -> None:
         {Problem.NOT_LISTENING},
     ]
     assert all("EVIL" not in each.detail for each in found.assessments)
-    assert {each.case.name for each in by_port[one]} == {
+    assert {each.expectation.name for each in by_port[one]} == {
         *(one.name for one in expected),
         None,
         "mailsni-unknown.invalid",

@@ -29,7 +29,7 @@ from mailsni.runs import history
 from mailsni.runs.history import Run
 from mailsni.targets.dovecot.live_include import blocks_of
 from mailsni.targets.dovecot.rendering import blocks, render_dovecot
-from mailsni.verify.model import Assessment, Audit, Client, ProbeCase
+from mailsni.verify.model import Assessment, Audit
 from tests.support.authority import Authority
 from tests.support.builders import EVERYTHING, NOW, PATHS, certificate, deployment, mixture, selection, without_servers
 
@@ -143,9 +143,8 @@ def test_a_run_that_did_its_work_is_nothing_to_say(tmp_path: Path, last: Run | N
 def assessment(name: str | None, port: int, *problems: Problem) -> Assessment:
     endpoint = Endpoint.parse(f"imaps://127.0.0.1:{port}")
     result = ProbeResult(endpoint, name, Outcome.SERVED, "a" * 64, "TLSv1.3")
-    client = Client.NAMED if name else Client.WITHOUT_SNI
-    case = ProbeCase(client, endpoint, Expectation(name, "a" * 64) if name else None)
-    return Assessment(case, result, problems, "why" if problems else "")
+    expectation = Expectation(name, "a" * 64 if name else None)
+    return Assessment(expectation, result, problems, "why" if problems else "")
 
 
 def test_what_the_servers_show() -> None:

@@ -34,7 +34,7 @@ from mailsni.probes.model import Outcome, ProbeResult
 from mailsni.runs.history import EMPTY_HISTORY, Run
 from mailsni.setup.model import SetupPlan
 from mailsni.targets.reload import ReloadResult
-from mailsni.verify.model import Assessment, Audit, Client, ProbeCase
+from mailsni.verify.model import Assessment, Audit
 from tests.support.builders import (
     EVERYTHING,
     MAIL,
@@ -149,12 +149,12 @@ def audit() -> Audit:
     leaf = Leaf((MAIL_A,), NOW, NOW, "CN=x", self_signed=False, has_issuer_address=False)
     good = ProbeResult(endpoint, MAIL_A, Outcome.SERVED, "0" * 64, "TLSv1.3", (b"leaf", b"issuer"))
     refused = ProbeResult(endpoint, None, Outcome.REFUSED, None, "connection refused")
-    named = ProbeCase(Client.NAMED, endpoint, Expectation(MAIL_A, "0" * 64, "rsa"))
+    named = Expectation(MAIL_A, "0" * 64, "rsa")
     return Audit(
         (
             Assessment(named, good, (Problem.UNTRUSTED,), "not trusted", leaf),
-            Assessment(ProbeCase(Client.NAMED, endpoint, Expectation("*.a.test")), good, leaf=leaf),
-            Assessment(ProbeCase(Client.WITHOUT_SNI, endpoint), refused, (Problem.NOT_LISTENING,), "refused"),
+            Assessment(Expectation("*.a.test"), good, leaf=leaf),
+            Assessment(Expectation(None), refused, (Problem.NOT_LISTENING,), "refused"),
         )
     )
 

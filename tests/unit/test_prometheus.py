@@ -16,7 +16,7 @@ from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Expectation, Problem
 from mailsni.probes.model import Outcome, ProbeResult
 from mailsni.runs.history import EMPTY_HISTORY, History, Run
-from mailsni.verify.model import Assessment, Audit, Client, ProbeCase
+from mailsni.verify.model import UNKNOWN_NAME, Assessment, Audit
 from tests.support.builders import NOW, certificate, deployment, skipped, snapshot
 
 IMAPS, SMTP = Endpoint("imaps", "127.0.0.1", 993), Endpoint("smtp", "::1", 25)
@@ -35,11 +35,9 @@ def line(family: str, value: float, /, **labels: str) -> str:
     return f"mailsni_{family}{{{inner}}} {value:.1f}"
 
 
-def assessment(
-    endpoint: Endpoint, *problems: Problem, client: Client = Client.NAMED, name: str | None = NAME
-) -> Assessment:
+def assessment(endpoint: Endpoint, *problems: Problem, name: str | None = NAME) -> Assessment:
     result = ProbeResult(endpoint, name, Outcome.SERVED, "0" * 64, "TLSv1.3")
-    return Assessment(ProbeCase(client, endpoint, Expectation(name, "0" * 64) if name else None), result, problems)
+    return Assessment(Expectation(name, "0" * 64 if name else None), result, problems)
 
 
 def test_without_anything_known_only_that_and_the_version_are_exported() -> None:
@@ -99,8 +97,8 @@ def test_probes_are_counted_by_problem() -> None:
         (
             assessment(IMAPS, Problem.UNTRUSTED),
             assessment(SMTP, Problem.EXPIRED, Problem.UNTRUSTED),
-            assessment(IMAPS, client=Client.WITHOUT_SNI, name=None),
-            assessment(SMTP, Problem.HANDSHAKE_FAILED, client=Client.UNKNOWN_NAME, name="x.invalid"),
+            assessment(IMAPS, name=None),
+            assessment(SMTP, Problem.HANDSHAKE_FAILED, name=UNKNOWN_NAME),
         )
     )
     found = lines(MetricsInput(EMPTY_HISTORY, snapshot(), inspection))

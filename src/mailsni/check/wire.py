@@ -41,12 +41,12 @@ def wire_findings(result: Audit, deployed: Deployment) -> Iterator[Finding]:
     for assessment in result.assessments:
         for problem in assessment.problems:
             if not _is_acceptable(assessment, problem, deployed):
-                groups[assessment.case.endpoint.server, problem].append(assessment)
+                groups[assessment.endpoint.server, problem].append(assessment)
     explained: set[Assessment] = set()
     for (server, problem), group in groups.items():
         level = Level.WARNING if problem is Problem.UNTRUSTED else Level.CRITICAL
-        names = tuple(dict.fromkeys(assessment.case.name or "(no name)" for assessment in group))
-        where = summarize_names(sorted({str(assessment.case.endpoint) for assessment in group}))
+        names = tuple(dict.fromkeys(assessment.expectation.name or "(no name)" for assessment in group))
+        where = summarize_names(sorted({str(assessment.endpoint) for assessment in group}))
         about = where if problem is Problem.NOT_LISTENING else f"{summarize_names(names)} at {where}"
         first = group[0]
         # A detail names all problems of an answer: once is enough.
@@ -60,9 +60,9 @@ def _is_acceptable(assessment: Assessment, problem: Problem, deployed: Deploymen
     match problem:
         case Problem.UNTRUSTED:
             # A client that sends no name, or one that nobody has, cannot expect more of the default certificate.
-            return assessment.case.client is not Client.NAMED or _is_of_private_authority(assessment)
+            return assessment.client is not Client.NAMED or _is_of_private_authority(assessment)
         case Problem.WRONG_CERTIFICATE:
-            certificates = deployed.certificates_for(assessment.case.name or "")
+            certificates = deployed.certificates_for(assessment.expectation.name or "")
             return any(certificate.fingerprint == assessment.result.fingerprint for certificate in certificates)
         case _:
             return False

@@ -153,22 +153,22 @@ def _of_names(snapshot: Snapshot) -> Iterator[Metric]:
 
 
 def _of_the_wire(audit: Audit) -> Iterator[Metric]:
-    named = [each for each in audit.assessments if each.case.client is Client.NAMED]
-    others = [each for each in audit.assessments if each.case.client is not Client.NAMED]
+    named = [each for each in audit.assessments if each.client is Client.NAMED]
+    others = [each for each in audit.assessments if each.client is not Client.NAMED]
     yield _gauge(
         "served_as_intended",
         "Whether a server sends the right certificate, for a name at a port; algorithm: the only kind it accepts.",
         _worst(
-            ((*_of(each.case.name or "", each.case.algorithm or ""), *_endpoint(each)), not each.wrong)
+            ((*_of(each.expectation.name or "", each.expectation.algorithm or ""), *_endpoint(each)), not each.wrong)
             for each in named
         ),
     )
     yield _gauge(
         "served_to_others",
         "Whether a server sends a valid certificate to a client without SNI, or with a name that nobody has.",
-        _worst(((("client", str(each.case.client)), *_endpoint(each)), not each.wrong) for each in others),
+        _worst(((("client", str(each.client)), *_endpoint(each)), not each.wrong) for each in others),
     )
-    counts = Counter((each.case.endpoint.server, problem) for each in audit.assessments for problem in each.problems)
+    counts = Counter((each.endpoint.server, problem) for each in audit.assessments for problem in each.problems)
     yield _gauge(
         "answers",
         "How many answers of a server have a problem, by problem.",
@@ -190,6 +190,6 @@ def _of(name: str, algorithm: str) -> _Labels:
 
 
 def _endpoint(assessment: Assessment) -> _Labels:
-    endpoint = assessment.case.endpoint
+    endpoint = assessment.endpoint
     address = (("host", endpoint.host), ("port", str(endpoint.port)))
     return (("server", endpoint.server), ("protocol", endpoint.protocol), *address)

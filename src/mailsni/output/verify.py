@@ -44,14 +44,14 @@ def document(audit: Audit) -> dict[str, Any]:
 
 
 def _answer(assessment: Assessment) -> dict[str, Any]:
-    case, result, not_after = assessment.case, assessment.result, assessment.not_after
+    expectation, result, not_after = assessment.expectation, assessment.result, assessment.not_after
     return {
-        "client": str(case.client),
-        "name": case.name,
-        "endpoint": str(case.endpoint),
-        "server": case.endpoint.server,
-        "algorithm": case.algorithm,
-        "expected": case.fingerprint,
+        "client": str(assessment.client),
+        "name": expectation.name,
+        "endpoint": str(result.endpoint),
+        "server": result.endpoint.server,
+        "algorithm": expectation.algorithm,
+        "expected": expectation.fingerprint,
         "served": result.fingerprint,
         "certificates_sent": len(result.chain),
         "served_names": list(assessment.served_names),
@@ -76,11 +76,13 @@ def show(audit: Audit, *, verbose: bool, quiet: bool = False) -> None:
         if lines:
             console.print_line()
     for assessment in lines:
-        case = assessment.case
-        kind = f", {case.algorithm.upper()} only" if case.algorithm else ""
+        algorithm = assessment.expectation.algorithm
+        kind = f", {algorithm.upper()} only" if algorithm else ""
         level = "wrong" if assessment.wrong else "warning"
         problems = ", ".join(assessment.problems)
-        console.print_line(f"{level}: {_client(assessment)} at {case.endpoint}{kind}: {problems}: {assessment.detail}")
+        console.print_line(
+            f"{level}: {_client(assessment)} at {assessment.endpoint}{kind}: {problems}: {assessment.detail}"
+        )
     if quiet:
         return
     console.print_line()
@@ -98,21 +100,20 @@ def warn(audit: Audit) -> None:
         console.log(
             Level.WARNING,
             f"this system does not trust the certificate of {counted(len(untrusted), 'answer')}, "
-            f"the first: {_client(first)} at {first.case.endpoint}: {first.detail}",
+            f"the first: {_client(first)} at {first.endpoint}: {first.detail}",
         )
 
 
 def _client(assessment: Assessment) -> str:
-    case = assessment.case
-    return case.name or "(no SNI)" if case.client is Client.NAMED else _CLIENTS[case.client]
+    return _CLIENTS.get(assessment.client) or str(assessment.expectation.name)
 
 
 def _table(audit: Audit, *, all_names: bool) -> None:
     rows: dict[str, dict[str, list[Assessment]]] = {}
     for assessment in audit.assessments:
-        port = _port(assessment.case.endpoint)
+        port = _port(assessment.endpoint)
         rows.setdefault(_client(assessment), {}).setdefault(port, []).append(assessment)
-    ports = list(dict.fromkeys(_port(assessment.case.endpoint) for assessment in audit.assessments))
+    ports = list(dict.fromkeys(_port(assessment.endpoint) for assessment in audit.assessments))
     wrong = {_client(assessment) for assessment in audit.wrong}
     all_names = all_names or len(rows) <= _TABLE_LIMIT
     visible = {name: cells for name, cells in rows.items() if all_names or name in wrong or name in _CLIENTS.values()}
@@ -130,11 +131,11 @@ def _defaults(audit: Audit) -> Iterator[str]:
     """What clients without a known name get: a line for each server and certificate."""
     clients: dict[tuple[str, str, str], dict[str, None]] = {}
     for assessment in audit.assessments:
-        case, not_after = assessment.case, assessment.not_after
-        if case.client is not Client.NAMED and not_after is not None:
+        not_after = assessment.not_after
+        if assessment.client is not Client.NAMED and not_after is not None:
             certificate = f"a certificate for {describe_names(assessment.served_names)}, until {not_after:%Y-%m-%d}"
-            key = (case.endpoint.server, certificate, assessment.result.fingerprint or "")
-            clients.setdefault(key, {})[_CLIENTS[case.client]] = None
+            key = (assessment.endpoint.server, certificate, assessment.result.fingerprint or "")
+            clients.setdefault(key, {})[_CLIENTS[assessment.client]] = None
     for (server, certificate, _), kinds in clients.items():
         yield f"{' and '.join(kinds)}: {server} serves {certificate}"
 
@@ -143,7 +144,7 @@ def _cell(assessments: Sequence[Assessment]) -> str:
     """The answers of a port for a name, of all addresses and kinds of client; with the address where they differ."""
     by_host: dict[str, dict[str, None]] = {}
     for assessment in assessments:
-        by_host.setdefault(assessment.case.endpoint.host, {}).update(dict.fromkeys(_words(assessment)))
+        by_host.setdefault(assessment.endpoint.host, {}).update(dict.fromkeys(_words(assessment)))
     texts = {host: " ".join(words) for host, words in by_host.items()}
     if len(set(texts.values())) == 1:
         return next(iter(texts.values()))
@@ -166,11 +167,11 @@ def _word(problem: Problem) -> str:
 
 
 def _totals(audit: Audit) -> Iterator[str]:
-    for server in dict.fromkeys(assessment.case.endpoint.server for assessment in audit.assessments):
-        answers = [assessment for assessment in audit.assessments if assessment.case.endpoint.server == server]
+    for server in dict.fromkeys(assessment.endpoint.server for assessment in audit.assessments):
+        answers = [assessment for assessment in audit.assessments if assessment.endpoint.server == server]
         right = sum(not answer.wrong for answer in answers)
-        names = len({answer.case.name for answer in answers if answer.case.client is Client.NAMED})
-        endpoints = len({answer.case.endpoint for answer in answers})
+        names = len({answer.expectation.name for answer in answers if answer.client is Client.NAMED})
+        endpoints = len({answer.endpoint for answer in answers})
         yield (
             f"{server}: {right} of {counted(len(answers), 'answer')} as intended, "
             f"for {counted(names, 'name')} at {counted(endpoints, 'endpoint')}"

@@ -34,10 +34,10 @@ class Problem(ContractWord):
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """The certificate that one kind of client should get for a name."""
+    """The certificate that one kind of client should get."""
 
-    name: str
-    """As it is deployed: a wildcard stands as ``*.example.com``."""
+    name: str | None
+    """As it is deployed: a wildcard stands as ``*.example.com``. None: the client sends no name."""
     fingerprint: str | None = None
     """SHA-256 of the leaf, hexadecimal; None: any certificate will do."""
     algorithm: Algorithm | None = None
@@ -45,9 +45,9 @@ class Expectation:
     chain: tuple[str, ...] = ()
     """SHA-256 of each certificate of the chain, the leaf first; empty when it is not known."""
 
-    def probe(self, endpoint: Endpoint) -> Probe:
+    def probe(self, endpoint: Endpoint, *, require_trust: bool = False) -> Probe:
         """The probe that tests it at an endpoint."""
-        return Probe(endpoint, sni_name(self.name), self.algorithm)
+        return Probe(endpoint, None if self.name is None else sni_name(self.name), self.algorithm, require_trust)
 
 
 _PROBLEMS: Final[Mapping[Outcome, Problem]] = {

@@ -12,21 +12,26 @@ from mailsni.core import x509
 from mailsni.core.names import covered_by
 from mailsni.core.text import summarize
 from mailsni.core.x509 import Leaf
-from mailsni.probes.expectation import Problem, problem_of, sni_name
+from mailsni.probes.expectation import Expectation, Problem, problem_of, sni_name
 from mailsni.probes.model import Outcome, ProbeResult
-from mailsni.verify.model import Assessment, Client, ProbeCase
+from mailsni.verify.model import Assessment, Client, client_of
 
 
 def assess(
-    case: ProbeCase, result: ProbeResult, trust_error: str | None, *, now: datetime, labels: Mapping[str, str]
+    expectation: Expectation,
+    result: ProbeResult,
+    trust_error: str | None,
+    *,
+    now: datetime,
+    labels: Mapping[str, str],
 ) -> Assessment:
-    """What is wrong with the result of a case at a moment with a time zone.
+    """What is wrong with a result at a moment with a time zone.
 
     ``trust_error`` says why the system's trust store does not lead to the chain. ``labels`` has what to call a
     certificate, by fingerprint.
     """
     leaf = x509.parse_leaf(result.chain[0]) if result.chain else None
-    problem = problem_of(result, case.fingerprint)
+    problem = problem_of(result, expectation.fingerprint)
     explained: list[tuple[Problem, str]] = []
     if problem is Problem.WRONG_CERTIFICATE:
         label = labels.get(result.fingerprint or "") or _unknown_certificate(result, leaf)
@@ -34,30 +39,31 @@ def assess(
     elif problem is not None:
         explained.append((problem, result.detail))
     if leaf is not None:
-        explained += _leaf_problems(case, leaf, now)
-        explained += _chain_problems(case, result.chain, leaf, trust_error)
+        explained += _leaf_problems(expectation, leaf, now)
+        explained += _chain_problems(expectation, result.chain, leaf, trust_error)
         if trust_error is not None and leaf.not_before <= now < leaf.not_after:  # else it only repeats the dates
             explained.append((Problem.UNTRUSTED, f"this system does not trust it: {trust_error}"))
     elif result.outcome is Outcome.SERVED:
         explained.append((Problem.WRONG_CERTIFICATE, "serves a certificate that cannot be decoded"))
     problems = tuple(dict.fromkeys(problem for problem, _ in explained))
-    return Assessment(case, result, problems, "; ".join(text for _, text in explained), leaf)
+    return Assessment(expectation, result, problems, "; ".join(text for _, text in explained), leaf)
 
 
-def _leaf_problems(case: ProbeCase, leaf: Leaf, now: datetime) -> Iterator[tuple[Problem, str]]:
+def _leaf_problems(expectation: Expectation, leaf: Leaf, now: datetime) -> Iterator[tuple[Problem, str]]:
     if now < leaf.not_before:
         yield Problem.NOT_YET_VALID, f"not valid before {leaf.not_before:%Y-%m-%d %H:%M} UTC"
     if now >= leaf.not_after:
         yield Problem.EXPIRED, f"expired on {leaf.not_after:%Y-%m-%d %H:%M} UTC"
-    if case.client is Client.NAMED and case.name is not None and not covered_by(sni_name(case.name), leaf.names):
+    name = expectation.name if client_of(expectation) is Client.NAMED else None
+    if name is not None and not covered_by(sni_name(name), leaf.names):
         yield Problem.NAME_MISMATCH, f"the certificate is for {describe_names(leaf.names)}"
 
 
 def _chain_problems(
-    case: ProbeCase, chain: Sequence[bytes], leaf: Leaf, trust_error: str | None
+    expectation: Expectation, chain: Sequence[bytes], leaf: Leaf, trust_error: str | None
 ) -> Iterator[tuple[Problem, str]]:
     digests = tuple(hashlib.sha256(der).hexdigest() for der in chain)
-    expected = case.expectation.chain if case.expectation is not None else ()
+    expected = expectation.chain
     order_problem = x509.chain_order_problem(chain)
     if order_problem is not None:
         yield Problem.WRONG_CHAIN, f"the chain is out of order: {order_problem}"
@@ -85,9 +91,9 @@ def with_disagreements(assessments: Sequence[Assessment]) -> Iterator[Assessment
     served: dict[str | None, set[str | None]] = defaultdict(set)
     for assessment in assessments:
         if _has_no_expectation(assessment):
-            served[assessment.case.name].add(assessment.result.fingerprint)
+            served[assessment.expectation.name].add(assessment.result.fingerprint)
     for assessment in assessments:
-        if _has_no_expectation(assessment) and len(served[assessment.case.name]) > 1:
+        if _has_no_expectation(assessment) and len(served[assessment.expectation.name]) > 1:
             problems = (*assessment.problems, Problem.SERVERS_DISAGREE)
             here = (assessment.result.fingerprint or "")[:16]
             text = f"the endpoints serve different certificates: {here}... here"
@@ -98,6 +104,5 @@ def with_disagreements(assessments: Sequence[Assessment]) -> Iterator[Assessment
 
 
 def _has_no_expectation(assessment: Assessment) -> bool:
-    case = assessment.case
     served = assessment.result.outcome is Outcome.SERVED
-    return served and case.client is Client.NAMED and case.fingerprint is None
+    return served and assessment.client is Client.NAMED and assessment.expectation.fingerprint is None

@@ -20,7 +20,7 @@ from mailsni.probes.expectation import Expectation
 from mailsni.probes.model import Outcome, Probe, ProbeResult
 from mailsni.probes.tls_client import CONCURRENCY, run_probes
 from mailsni.verify.assess import assess, with_disagreements
-from mailsni.verify.model import UNKNOWN_NAME, Audit, Client, Limits, ProbeCase
+from mailsni.verify.model import UNKNOWN_NAME, Audit, Limits
 from mailsni.verify.request import (
     EVERYTHING,
     VerifyRequest,
@@ -29,6 +29,7 @@ from mailsni.verify.request import (
     expected_certificates,
 )
 
+_Case = tuple[Expectation, Endpoint]
 _BATCH = 512
 """Probes between two decisions whether an endpoint still responds."""
 _TRUST_ATTEMPTS = 3
@@ -84,21 +85,16 @@ def probe_and_assess(
     endpoint whose host is a name stands for all addresses of that name.
     """
     addresses = list(dict.fromkeys(address for endpoint in endpoints for address in resolved(endpoint)))
-    cases = [
-        *(  # the names first, so that concurrent probes spread over all endpoints
-            ProbeCase(Client.NAMED, address, expectation)
-            for expectation in sorted(expected, key=lambda expectation: expectation.name)
-            for address in addresses
-        ),
-        *(ProbeCase(Client.WITHOUT_SNI, address) for address in addresses),
-        *(ProbeCase(Client.UNKNOWN_NAME, address, Expectation(UNKNOWN_NAME)) for address in addresses),
-    ]
+    by_name = sorted(expected, key=lambda expectation: expectation.name or "")
+    clients = (*by_name, Expectation(None), Expectation(UNKNOWN_NAME))
+    # The names first, so that concurrent probes spread over all endpoints.
+    cases = [(expectation, address) for expectation in clients for address in addresses]
     results = _run_cases(cases, _unresponsive(addresses, limits), limits, progress)
     trust_errors = _trust_errors(cases, results, limits, progress)
     moment, known = now or datetime.now(UTC), labels or {}
     assessments = [
-        assess(case, result, trust_errors.get(result.chain), now=moment, labels=known)
-        for case, result in zip(cases, results, strict=True)
+        assess(expectation, result, trust_errors.get(result.chain), now=moment, labels=known)
+        for (expectation, _), result in zip(cases, results, strict=True)
     ]
     return Audit(tuple(with_disagreements(assessments)))
 
@@ -111,7 +107,7 @@ def _unresponsive(endpoints: Sequence[Endpoint], limits: Limits) -> dict[Endpoin
 
 
 def _run_cases(
-    cases: Sequence[ProbeCase],
+    cases: Sequence[_Case],
     unresponsive: Mapping[Endpoint, ProbeResult],
     limits: Limits,
     progress: Progress | None,
@@ -125,11 +121,11 @@ def _run_cases(
     results: list[ProbeResult] = []
     for start in range(0, len(cases), _BATCH):
         batch = cases[start : start + _BATCH]
-        probes = [case.probe() for case in batch if case.endpoint not in left_out]
+        probes = [expectation.probe(endpoint) for expectation, endpoint in batch if endpoint not in left_out]
         new = iter(_run(probes, limits, progress, "probing the servers", start, len(cases)))
         results += [
-            replace(left_out[case.endpoint], name=case.name) if case.endpoint in left_out else next(new)
-            for case in batch
+            replace(left_out[endpoint], name=expectation.name) if endpoint in left_out else next(new)
+            for expectation, endpoint in batch
         ]
         for result in results[start:]:
             timeouts[result.endpoint] += result.outcome is Outcome.TIMEOUT
@@ -139,13 +135,13 @@ def _run_cases(
 
 
 def _trust_errors(
-    cases: Sequence[ProbeCase], results: Sequence[ProbeResult], limits: Limits, progress: Progress | None
+    cases: Sequence[_Case], results: Sequence[ProbeResult], limits: Limits, progress: Progress | None
 ) -> dict[tuple[bytes, ...], str | None]:
     """For each chain, why a client that trusts as this system does rejects it; None: it accepts it.
 
     Each chain takes a handshake of its own: Python's ssl has no other way to OpenSSL's verdict.
     """
-    by_chain: dict[tuple[bytes, ...], list[ProbeCase]] = {}
+    by_chain: dict[tuple[bytes, ...], list[_Case]] = {}
     for case, result in zip(cases, results, strict=True):
         if result.outcome is Outcome.SERVED:
             by_chain.setdefault(result.chain, []).append(case)
@@ -157,7 +153,7 @@ def _trust_errors(
             for chain, candidates in by_chain.items()
             if chain not in verdicts and attempt < len(candidates)
         ]
-        probes = [case.probe(require_trust=True) for _, case in pending]
+        probes = [expectation.probe(endpoint, require_trust=True) for _, (expectation, endpoint) in pending]
         trusted = _run(probes, limits, progress, "verifying trust", 0, len(probes))
         for (chain, _), result in zip(pending, trusted, strict=True):
             if result.outcome is Outcome.UNTRUSTED or (result.outcome is Outcome.SERVED and result.chain == chain):

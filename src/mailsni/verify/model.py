@@ -6,11 +6,10 @@ import enum
 from dataclasses import dataclass
 from datetime import datetime
 
-from mailsni.core.model import Algorithm
 from mailsni.core.x509 import Leaf
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.expectation import Expectation, Problem, sni_name
-from mailsni.probes.model import Probe, ProbeResult
+from mailsni.probes.expectation import Expectation, Problem
+from mailsni.probes.model import ProbeResult
 from mailsni.probes.tls_client import CONCURRENCY
 
 UNKNOWN_NAME = "mailsni-unknown.invalid"
@@ -27,46 +26,34 @@ class Client(enum.StrEnum):
     """It sends a name that no certificate covers."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeCase:
-    """One client at one endpoint, and what it should get."""
-
-    client: Client
-    endpoint: Endpoint
-    expectation: Expectation | None = None
-    """None: the client sends no name."""
-
-    @property
-    def name(self) -> str | None:
-        """The name as it is deployed; a wildcard stands as ``*.example.com``."""
-        return None if self.expectation is None else self.expectation.name
-
-    @property
-    def algorithm(self) -> Algorithm | None:
-        """The only kind of certificate that the client accepts, where the name has two; else None."""
-        return None if self.expectation is None else self.expectation.algorithm
-
-    @property
-    def fingerprint(self) -> str | None:
-        """SHA-256 of the expected leaf, hexadecimal; None: any valid certificate."""
-        return None if self.expectation is None else self.expectation.fingerprint
-
-    def probe(self, *, require_trust: bool = False) -> Probe:
-        """The probe that tests it."""
-        return Probe(self.endpoint, None if self.name is None else sni_name(self.name), self.algorithm, require_trust)
+def client_of(expectation: Expectation) -> Client:
+    """The kind of client that tests an expectation."""
+    if expectation.name is None:
+        return Client.WITHOUT_SNI
+    return Client.UNKNOWN_NAME if expectation.name == UNKNOWN_NAME else Client.NAMED
 
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
     """What is wrong with the result of one probe."""
 
-    case: ProbeCase
+    expectation: Expectation
     result: ProbeResult
     problems: tuple[Problem, ...] = ()
     detail: str = ""
     """What is wrong, and what the server sends instead, for people: printable, bounded."""
     leaf: Leaf | None = None
     """What the server sent; None where it is nothing, or cannot be decoded."""
+
+    @property
+    def client(self) -> Client:
+        """The kind of client that sent the probe."""
+        return client_of(self.expectation)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the probe went."""
+        return self.result.endpoint
 
     @property
     def wrong(self) -> bool:
