@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import shlex
 import subprocess
 import sys
@@ -17,7 +16,8 @@ from mailsni.errors import HostError
 from mailsni.host import commands
 from mailsni.host.commands import environment, find_tool, require_tool, run
 from mailsni.runs import daemonize
-from mailsni.watch.child import Child, start
+from mailsni.watch.apply_process import ApplyProcess
+from mailsni.watch.log import Journal
 from tests.support.processes import until
 
 SHELL = "/bin/sh"
@@ -263,53 +263,40 @@ Path("{tmp_path}/part").rename("{tmp_path}/told")
     assert (tmp_path / "told").read_text() == repr(([os.devnull] * 3, False, "/", True))
 
 
-# ── a program beside us ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── a run that the watch has started ─────────────────────────────────────────────────────────────────────────────────
 
 
-def until_ended(child: Child) -> int:
-    assert child.ending is not None
-    assert select.select([child.ending], [], [], 10)[0]
-    code = child.returncode()
-    assert code is not None
-    return code
-
-
-def test_a_child_reads_more_than_a_pipe_holds_and_says_all_in_one_place(tmp_path: Path) -> None:
-    go_on = tmp_path / "go-on"
-    script = f"while [ ! -e {go_on} ]; do sleep 0.01; done; wc -c; echo talk >&2; echo $OWN"
-    child = start([SHELL, "-c", script], stdin=b"x" * 200_000, also={"OWN": "1"})
-    try:
-        with pytest.raises(BlockingIOError):
-            os.read(child.output, 1)
-        go_on.touch()
-        assert until_ended(child) == 0
-        assert os.read(child.output, 100) == b"200000\ntalk\n1\n"
-    finally:
-        child.close()
-
-
-def test_a_child_is_asked_to_end_and_killed_with_its_own(tmp_path: Path) -> None:
+def test_a_run_is_asked_to_end_and_killed_with_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pids = tmp_path / "pids"
     script = f"trap 'echo asked' TERM; sleep 60 & echo $$ $! > {shlex.quote(str(pids))}; wait; wait"
-    child = start([SHELL, "-c", script], stdin=b"", also={})
+    process = ApplyProcess([SHELL, "-c", script], b"", Journal(), frozenset(), now=0)
     try:
         while not pids.exists() or not pids.read_text().endswith("\n"):
             time.sleep(0.01)
-        child.terminate()
-        assert select.select([child.output], [], [], 10)[0]
-        assert os.read(child.output, 100) == b"asked\n"
-        assert child.returncode() is None
+        process.finish_by(1)
+        assert process.poll(0.9) is None
+        assert process.poll(1) is None
+        said = ""
+        while "asked\n" not in said:
+            assert process.poll(1.1) is None
+            said += capsys.readouterr().err
+        assert process.poll(100) is None
+        assert process.poll(100) == -9
     finally:
-        child.close()
-    assert child.returncode() == -9
+        process.close()
+    said += capsys.readouterr().err
+    assert [line for line in said.splitlines() if line != "asked"] == [
+        "mailsni: warning: the running apply is out of time: sending SIGTERM",
+        "mailsni: error: the running apply ignores SIGTERM: sending SIGKILL",
+    ]
     wait_for_end(*map(int, pids.read_text().split()))
 
 
-def test_a_child_that_cannot_be_started_leaves_no_descriptor(tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_started_leaves_no_descriptor(tmp_path: Path) -> None:
     before = sorted(Path("/proc/self/fd").iterdir())
     with pytest.raises(HostError, match="cannot be started: No such file or directory"):
-        start([tmp_path / "missing"], stdin=b"", also={})
-    child = start(["/bin/true"], stdin=b"", also={})
-    until_ended(child)
-    child.close()
+        ApplyProcess([str(tmp_path / "missing")], b"", Journal(), frozenset(), now=0)
+    process = ApplyProcess(["/bin/true"], b"", Journal(), frozenset(), now=0)
+    while process.poll(0) is None:
+        time.sleep(0.01)
     assert sorted(Path("/proc/self/fd").iterdir()) == before

@@ -22,7 +22,8 @@ from watchdog.observers.api import BaseObserver, EventEmitter
 from mailsni.core.log import Level
 from mailsni.watch.events import StoreEvents
 from mailsni.watch.log import Journal
-from mailsni.watch.loop import ConfigurationFile, Watch
+from mailsni.watch.loop import Configuration, Watch
+from mailsni.watch.requests import Request
 from mailsni.watch.sd_notify import Notifier
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
@@ -74,7 +75,7 @@ class Host:
     def watching(self, observer: Callable[[], BaseObserver]) -> Iterator[Watch]:
         """Run the loop until the end of the block."""
         watch = Watch(
-            ConfigurationFile(self.config, required=True),
+            partial(Configuration.read, self.config, required=True),
             self.command,
             journal=self.log,
             notifier=Notifier(),
@@ -85,7 +86,7 @@ class Host:
         try:
             yield watch
         finally:
-            watch.requests.stop()
+            watch.requests.add(Request.STOP)
             thread.join(LIMIT)
             assert not thread.is_alive()
 
@@ -248,7 +249,7 @@ def test_a_configuration_reaches_the_apply_as_it_was_read(tmp_path: Path) -> Non
     with host.watching(Observer) as watch:
         host.until(lambda: (tmp_path / "environment").exists())
         host.config.write_text("[watch]\nquite = 1\n")
-        watch.requests.reload()
+        watch.requests.add(Request.RELOAD)
         host.until(lambda: any("did you mean quiet?" in line for line in host.log.lines))
         host.store.add("lineage", host.authority.issue(["mail.test"]))
         host.until(lambda: host.count() == 2)

@@ -13,12 +13,13 @@ from tests.support.lineages import CertbotDirectory
 def test_a_store_is_watched_from_the_nearest_directory_that_exists(tmp_path: Path) -> None:
     live = tmp_path / "a" / "b" / "live"
     paths = CertbotStore(live).watch_paths()
-    assert not to_watch(paths).trees
-    assert {(path, *sorted(names)) for path, _, _, names in to_watch(paths).parents} == {(str(tmp_path), "a")}
+    assert [(each.path, each.is_tree, each.names) for each in to_watch(paths)] == [
+        (str(tmp_path), False, frozenset("a"))
+    ]
     store = CertbotDirectory(live.parent)
     found = to_watch([*paths, *paths])
-    assert [path for path, *_ in found.trees] == [str(store.archive), str(store.live)]
-    assert {path: set(names) for path, _, _, names in found.parents} == {
+    assert [each.path for each in found if each.is_tree] == [str(store.archive), str(store.live)]
+    assert {each.path: each.names for each in found if not each.is_tree} == {
         str(tmp_path / "a"): {"b"},
         str(live.parent): {"archive", "live"},
     }
@@ -33,9 +34,8 @@ def test_a_store_in_one_file_is_watched_by_its_name_in_its_directory(tmp_path: P
     file.parent.mkdir()
     for _ in ("not there yet", "there"):
         watched = to_watch([WatchPath(file)])
-        assert not watched.trees
-        assert {path: set(names) for path, _, _, names in watched.parents} == {
-            str(tmp_path): {"data"},
-            str(file.parent): {"acme.json"},
+        assert {(each.path, each.is_tree, *each.names) for each in watched} == {
+            (str(tmp_path), False, "data"),
+            (str(file.parent), False, "acme.json"),
         }
         file.touch()

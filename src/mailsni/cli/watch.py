@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import typer
 
@@ -33,7 +34,7 @@ def watch(context: typer.Context) -> int:
     path, named = options.configuration()
     least = Level.DEBUG if options.verbose else Level.WARNING if options.quiet else Level.INFO
     loop = watching.Watch(
-        watching.ConfigurationFile(path.absolute(), required=named),
+        partial(watching.Configuration.read, path.absolute(), required=named),
         watching.command(path.absolute() if named else None, verbose=options.verbose),
         journal=Journal(least, prefixed=Journal.listens()),
         notifier=Notifier.of(os.environ, os.getpid()),

@@ -4,35 +4,51 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Iterator
+import signal
+import subprocess
+from collections.abc import Sequence
+from typing import IO, cast
 
+from mailsni.config.settings import FROM_STDIN
 from mailsni.core import log
 from mailsni.core.log import Level
-from mailsni.watch.child import Child
+from mailsni.errors import HostError
+from mailsni.host.commands import environment, kill_group
 from mailsni.watch.log import Journal
 
 RUN_LIMIT = 3600.0
 """Seconds after which a run hangs."""
 GRACE_AFTER_SIGTERM = 8.0
 """Seconds that it has after SIGTERM for undoing what it has begun; then it is killed."""
+_VARIABLES = {"MAILSNI_STARTED_BY": "watch", FROM_STDIN: "1", log.LEVELS_WANTED: "1"}
 _CHUNK = 1 << 16
 _LONGEST_LINE = 1 << 13
 _POLL = 0.25
-"""Seconds between two polls for the end of a child where the kernel has no pidfd_open(2)."""
+"""Seconds between two polls for the end of a run: the end of its output announces it, but for what it left behind."""
 
 
 class ApplyProcess:
     """Passes on what a run says, and terminates it when its time is over.
 
+    It runs in a session of its own, so that Ctrl-C is ours alone.
+
     Args:
-        child: the run.
+        command: the absolute path of the program, then its arguments.
+        configuration: what it reads.
         journal: where its lines go.
         reported: warnings that are not repeated: a broken lineage is reported once, not at every renewal of another.
-        now: when it was started; moments are seconds of a clock that never goes back.
+        now: when it is started; moments are seconds of a clock that never goes back.
+
+    Raises:
+        HostError: it could not be started.
     """
 
-    def __init__(self, child: Child, journal: Journal, reported: frozenset[str], now: float) -> None:
-        self._child = child
+    def __init__(
+        self, command: Sequence[str], configuration: bytes, journal: Journal, reported: frozenset[str], now: float
+    ) -> None:
+        self._process = _start(command, configuration)
+        self._output = cast("IO[bytes]", self._process.stdout)
+        os.set_blocking(self._output.fileno(), False)
         self._journal = journal
         self._reported = reported
         self._warnings: set[str] = set()
@@ -52,13 +68,10 @@ class ApplyProcess:
             self._deadline = min(self._deadline, moment)
 
     def register(self, poller: select.poll, now: float) -> float:
-        """Have a poller wake for its output and its end. Returns when :meth:`poll` is due in any case."""
+        """Have a poller wake for its output. Returns when :meth:`poll` is due in any case."""
         if not self._output_closed:
-            poller.register(self._child.output, select.POLLIN)
-        if self._child.ending is None:
-            return min(self._deadline, now + _POLL)
-        poller.register(self._child.ending, select.POLLIN)
-        return self._deadline
+            poller.register(self._output, select.POLLIN)
+        return min(self._deadline, now + _POLL)
 
     def poll(self, now: float) -> int | None:
         """Pass on its output, and terminate it, then kill it, when its time is over.
@@ -66,7 +79,7 @@ class ApplyProcess:
         Returns:
             Its exit status (negative: the signal that ended it); None while it runs.
         """
-        code = self._child.returncode()
+        code = self._process.poll()
         self._forward_output()
         if code is None:
             if now >= self._deadline:
@@ -78,26 +91,24 @@ class ApplyProcess:
         return code
 
     def close(self) -> None:
-        """Kill it if it still runs, and give back the descriptors."""
-        self._child.close()
+        """Kill it if it still runs, with what it has started in its own process group, and give back the descriptor."""
+        if self._process.poll() is None:
+            kill_group(self._process)
+        self._output.close()
 
     def _terminate(self, now: float) -> None:
         if self._terminate_sent:
             self._journal.say(Level.ERROR, "the running apply ignores SIGTERM: sending SIGKILL")
-            self._child.kill()
+            kill_group(self._process)
         else:
             self._journal.say(Level.WARNING, "the running apply is out of time: sending SIGTERM")
-            self._child.terminate()
+            self._process.send_signal(signal.SIGTERM)
         self._terminate_sent = True
         self._deadline = now + GRACE_AFTER_SIGTERM
 
     def _forward_output(self) -> None:
-        if self._output_closed:
-            return
-        for chunk in _chunks(self._child.output):
-            if not chunk:
-                self._output_closed = True
-                return
+        while not self._output_closed and (chunk := self._output.read(_CHUNK)) is not None:
+            self._output_closed = not chunk
             *lines, self._partial_line = (self._partial_line + chunk).split(b"\n")
             for line in lines:
                 self._forward(line)
@@ -116,13 +127,21 @@ class ApplyProcess:
         self._journal.pass_on(level, text)
 
 
-def _chunks(descriptor: int) -> Iterator[bytes]:
-    """What can be read without waiting; an empty chunk at the end of file."""
-    while True:
-        try:
-            chunk = os.read(descriptor, _CHUNK)
-        except OSError:
-            return
-        yield chunk
-        if not chunk:
-            return
+def _start(command: Sequence[str], configuration: bytes) -> subprocess.Popen[bytes]:
+    try:
+        # No pipe: a program that does not read, or has died, could not take more than the pipe holds.
+        with os.fdopen(os.memfd_create("stdin"), "w+b") as stdin:
+            stdin.write(configuration)
+            stdin.seek(0)
+            return subprocess.Popen(
+                command,
+                bufsize=0,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=environment() | _VARIABLES,
+                cwd="/",
+                start_new_session=True,
+            )
+    except OSError as error:
+        raise HostError(f"{command[0]}: cannot be started: {error.strerror}") from error

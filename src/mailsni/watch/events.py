@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -34,6 +34,7 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
 from mailsni.sources.base import WatchPath
+from mailsni.watch.requests import Request
 
 CHANGES: list[type[FileSystemEvent]] = [
     FileCreatedEvent,
@@ -51,24 +52,24 @@ RETRY = 3600.0
 _TURNS = 3
 """How often the watches are renewed at once because the directories changed meanwhile: no event tells of that."""
 
-OnEvent = Callable[[bool], None]
-"""Called for each event, from a thread of its own; with True when a key or a chain was certainly changed."""
+OnEvent = Callable[[Request], None]
+"""Called for each event, from a thread of its own."""
 
 
 @dataclass(frozen=True, slots=True)
-class WatchedDirectories:
-    """Directories to watch.
+class WatchedDirectory:
+    """A directory of a store, with all below it, or one above, which tells when a tree or a file comes or goes."""
 
-    Attributes:
-        trees: those of the stores, with all below them: path, device, inode, and the patterns of key and chain files.
-        parents: those above, which tell when a tree or a file comes, goes or is replaced, and the names that matter.
-    """
+    path: str
+    identity: tuple[int, int]
+    """Its device and its inode."""
+    is_tree: bool
+    """Whether it is a directory of a store."""
+    names: frozenset[str]
+    """Of a store: the patterns of key and chain files. Above: the names that matter."""
 
-    trees: tuple[tuple[str, int, int, frozenset[str]], ...]
-    parents: tuple[tuple[str, int, int, frozenset[str]], ...]
 
-
-def to_watch(paths: Iterable[WatchPath]) -> WatchedDirectories:
+def to_watch(paths: Iterable[WatchPath]) -> tuple[WatchedDirectory, ...]:
     """The directories to watch for some stores, as they are now."""
     contents: defaultdict[str, set[str]] = defaultdict(set)
     names: defaultdict[str, set[str]] = defaultdict(set)
@@ -78,12 +79,12 @@ def to_watch(paths: Iterable[WatchPath]) -> WatchedDirectories:
         contents[tree].add(place.content)
         for path in dict.fromkeys((place.path, Path(tree))):
             _add_parents(path, names)
-    return WatchedDirectories(_existing(contents), _existing(names))
-
-
-def _existing(directories: Mapping[str, set[str]]) -> tuple[tuple[str, int, int, frozenset[str]], ...]:
-    identified = ((path, _directory(path), words) for path, words in sorted(directories.items()))
-    return tuple((path, *which, frozenset(words)) for path, which, words in identified if which is not None)
+    return tuple(
+        WatchedDirectory(path, identity, is_tree, frozenset(words))
+        for is_tree, directories in ((True, contents), (False, names))
+        for path, words in sorted(directories.items())
+        if (identity := _directory(path)) is not None
+    )
 
 
 def _add_parents(path: Path, names: defaultdict[str, set[str]]) -> None:
@@ -109,23 +110,18 @@ def _names(event: FileSystemEvent) -> list[str]:
     return [os.path.basename(os.fsdecode(path)) for path in (event.src_path, event.dest_path)]  # noqa: PTH119
 
 
-class _TreeHandler(FileSystemEventHandler):
-    def __init__(self, on_event: OnEvent, patterns: frozenset[str]) -> None:
+class _Handler(FileSystemEventHandler):
+    def __init__(self, on_event: OnEvent, directory: WatchedDirectory) -> None:
         self._on_event = on_event
-        self._patterns = patterns
+        self._directory = directory
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        self._on_event(any(fnmatchcase(name, pattern) for name in _names(event) for pattern in self._patterns))
-
-
-class _ParentHandler(FileSystemEventHandler):
-    def __init__(self, on_event: OnEvent, names: frozenset[str]) -> None:
-        self._on_event = on_event
-        self._names = names
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        if not self._names.isdisjoint(_names(event)):
-            self._on_event(False)  # noqa: FBT003
+        names, wanted = _names(event), self._directory.names
+        if self._directory.is_tree:
+            matches = any(fnmatchcase(name, pattern) for name in names for pattern in wanted)
+            self._on_event(Request.APPLY if matches else Request.SCAN)
+        elif not wanted.isdisjoint(names):
+            self._on_event(Request.SCAN)
 
 
 class _OverflowHandler(logging.Handler):
@@ -137,7 +133,7 @@ class _OverflowHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         del record
-        self._on_event(False)  # noqa: FBT003
+        self._on_event(Request.SCAN)
 
 
 class StoreEvents:
@@ -159,7 +155,7 @@ class StoreEvents:
         self._unavailable = unavailable
         self._make = observer
         self._observer: BaseObserver | None = None
-        self._watched: WatchedDirectories | None = None
+        self._watched: tuple[WatchedDirectory, ...] | None = None
         self._retry_at = 0.0
         self._reported = False
         log = logging.getLogger("watchdog")
@@ -187,14 +183,14 @@ class StoreEvents:
             before, wanted = wanted, to_watch(places)
             if wanted == before:
                 return
-        self._on_event(False)  # they come and go all the time: scan again soon  # noqa: FBT003
+        self._on_event(Request.SCAN)  # they come and go all the time: scan again soon
 
-    def _arm(self, wanted: WatchedDirectories, now: float) -> None:
+    def _arm(self, wanted: tuple[WatchedDirectory, ...], now: float) -> None:
         self.disarm()
         try:
             self._observer = self._armed(wanted)
         except (FileNotFoundError, NotADirectoryError):
-            self._on_event(False)  # it went in this very moment: scan again soon  # noqa: FBT003
+            self._on_event(Request.SCAN)  # it went in this very moment: scan again soon
         except (OSError, RuntimeError) as error:
             self._retry_at = now + RETRY
             if not self._reported:
@@ -204,16 +200,14 @@ class StoreEvents:
             self._watched = wanted
             self._reported = False
 
-    def _armed(self, wanted: WatchedDirectories) -> BaseObserver:
+    def _armed(self, wanted: tuple[WatchedDirectory, ...]) -> BaseObserver:
         observer = self._make()
         try:
             observer.start()
-            for path, _, _, patterns in wanted.trees:
-                observer.schedule(_TreeHandler(self._on_event, patterns), path, recursive=True, event_filter=CHANGES)
-            for path, _, _, names in wanted.parents:
-                # One with a tree at the same place is told apart by watchdog through `recursive`.
-                above = _ParentHandler(self._on_event, names)
-                observer.schedule(above, path, recursive=False, event_filter=CHANGES)
+            for directory in wanted:
+                # A tree and a directory above another one at the same place are told apart through `recursive`.
+                handler = _Handler(self._on_event, directory)
+                observer.schedule(handler, directory.path, recursive=directory.is_tree, event_filter=CHANGES)
         except BaseException:
             _stop(observer)
             raise

@@ -18,17 +18,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mailsni.config import parser, settings
+from mailsni.config import parser
 from mailsni.config.settings import WatchSettings
-from mailsni.core import log
 from mailsni.core.log import Level
 from mailsni.errors import Exit, HostError, MailsniError
 from mailsni.sources.base import Source, WatchPath
 from mailsni.watch.apply_process import ApplyProcess
-from mailsni.watch.child import start
-from mailsni.watch.events import StoreEvents
+from mailsni.watch.events import OnEvent, StoreEvents
 from mailsni.watch.log import Journal
-from mailsni.watch.requests import EventCount, Requests
+from mailsni.watch.requests import Request, Requests
 from mailsni.watch.schedule import Schedule
 from mailsni.watch.sd_notify import Notifier
 
@@ -42,12 +40,24 @@ _GOOD = (Exit.DONE, Exit.SKIPPED)
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A configuration that could be read."""
+    """What a configuration file says."""
 
     content: bytes
     """What the file held: a run reads the same."""
     sources: tuple[Source, ...]
     timing: WatchSettings
+
+    @classmethod
+    def read(cls, path: Path, *, required: bool) -> Configuration:
+        """Read the file, which may be absent unless it is ``required``, because somebody named it.
+
+        Raises:
+            ConfigurationError: it is wrong.
+            PermissionMissingError: this user may not read it.
+        """
+        content = parser.read(path, required=required)
+        settings = parser.parse_file(content, path)
+        return cls(content, tuple(source.open() for source in settings.sources), settings.watch)
 
     @property
     def watch_paths(self) -> list[WatchPath]:
@@ -64,30 +74,11 @@ class Configuration:
         return b"".join(source.change_token() for source in self.sources)
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigurationFile:
-    """Where the configuration is read from; ``required`` when somebody named it."""
-
-    path: Path
-    required: bool
-
-    def read(self) -> Configuration:
-        """What it says.
-
-        Raises:
-            ConfigurationError: it is wrong.
-            PermissionMissingError: this user may not read it.
-        """
-        content = parser.read(self.path, required=self.required)
-        found = parser.parse_file(content, self.path)
-        return Configuration(content, tuple(source.open() for source in found.sources), found.watch)
-
-
 class Watch:
     """The loop.
 
     Args:
-        file: the configuration.
+        read: reads the configuration.
         command: one apply, as a command; it reads the configuration from its standard input.
         journal: where messages go.
         notifier: the service manager.
@@ -104,23 +95,22 @@ class Watch:
 
     def __init__(
         self,
-        file: ConfigurationFile,
+        read: Callable[[], Configuration],
         command: Sequence[str],
         *,
         journal: Journal,
         notifier: Notifier,
-        events: Callable[[Callable[[bool], None], Callable[[str], None]], StoreEvents] = StoreEvents,
+        events: Callable[[OnEvent, Callable[[str], None]], StoreEvents] = StoreEvents,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._file = file
+        self._read = read
         self._command = command
         self._journal = journal
         self._notifier = notifier
         self._clock = clock
-        self._configuration = file.read()
+        self._configuration = read()
         self.requests = Requests()
-        self._store_events = events(self.requests.count_event, self._warn_without_events)
-        self._events_seen = EventCount()
+        self._store_events = events(self.requests.add, self._warn_without_events)
         self._schedule = Schedule(self._configuration.timing, due=clock())
         self._process: ApplyProcess | None = None
         self._reported: frozenset[str] = frozenset()
@@ -154,40 +144,34 @@ class Watch:
             moments.append(self._process.register(poller, now))
         seconds = min(max(0.0, min(moments) - now), _LONGEST_WAIT)
         poller.poll(int(seconds * 1000) + 1 if seconds else 0)
-        self.requests.drain()
 
     def _step(self, now: float) -> None:
         if self._notifier.interval is not None and now >= self._keepalive_at:
             self._notifier.alive()
             self._keepalive_at = now + self._notifier.interval
-        if self.requests.stops:
+        requests = self.requests.take()
+        for _ in range(requests.count(Request.STOP)):
             self._stop(now)
         if self._process is not None:
             self._poll(self._process, now)
         if self._stopping:
             return
-        if self.requests.take_reload():
+        if Request.RELOAD in requests:
             self._reload(now)
-        self._take_events(now)
+        certain = Request.APPLY in requests
+        if certain or Request.SCAN in requests:
+            self._schedule = self._schedule.event_seen(now, certain=certain)
         if now >= self._schedule.scan_at:
             self._scan(now)
             if now >= self._schedule.apply_at:
                 self._apply(now)
-
-    def _take_events(self, now: float) -> None:
-        events = self.requests.events
-        if events != self._events_seen:
-            certain = events.certain != self._events_seen.certain
-            self._schedule = self._schedule.event_seen(now, certain=certain)
-            self._events_seen = events
 
     def _scan(self, now: float) -> None:
         # The watches come first: what changes after the token was taken makes an event.
         self._store_events.arm(self._configuration.watch_paths, now)
         before = self._schedule
         self._schedule = before.scanned(now, self._configuration.change_token())
-        announced = self.requests.events != self._events_seen
-        if before.resting and before.token != self._schedule.token and not announced:
+        if before.resting and before.token != self._schedule.token and not self.requests.pending():
             self._journal.say(Level.DEBUG, "a scan found a change that no file event announced")
             self._store_events.arm(self._configuration.watch_paths, now, anew=True)
 
@@ -201,14 +185,12 @@ class Watch:
 
     def _apply(self, now: float) -> None:
         self._schedule = self._schedule.apply_started(now)
-        variables = {"MAILSNI_STARTED_BY": "watch", settings.FROM_STDIN: "1", log.LEVELS_WANTED: "1"}
         try:
-            child = start(self._command, stdin=self._configuration.content, also=variables)
+            content = self._configuration.content
+            self._process = ApplyProcess(self._command, content, self._journal, self._reported, now)
         except HostError as error:
             self._journal.say(Level.ERROR, error.message)
             self._apply_ended(now, Exit.FAILED)
-        else:
-            self._process = ApplyProcess(child, self._journal, self._reported, now)
         self._notifier.status(self._status())
 
     def _poll(self, process: ApplyProcess, now: float) -> None:
@@ -228,9 +210,9 @@ class Watch:
             self._journal.say(Level.WARNING, f"apply: {_outcome(code)}: {retry}")
 
     def _stop(self, now: float) -> None:
-        if self.requests.stops > 1 and self._process is not None:
-            self._process.finish_by(now)
         if self._stopping:
+            if self._process is not None:
+                self._process.finish_by(now)
             return
         self._stopping = True
         self._notifier.stopping("stopping" if self._process is None else "waiting for the running apply")
@@ -241,7 +223,7 @@ class Watch:
     def _reload(self, now: float) -> None:
         self._notifier.reloading()
         try:
-            self._configuration = self._file.read()
+            self._configuration = self._read()
         except MailsniError as error:
             self._journal.say(Level.ERROR, f"configuration refused, keeping the old one: {error.message}")
             if error.hint:
