@@ -97,7 +97,7 @@ def confirmation(outcome: Outcome, served: str = "a" * 64) -> Confirmation:
 def applied() -> ApplyResult:
     return ApplyResult(
         everything(),
-        tuple(path for _, path in PUBLISHED),
+        {server: (path,) for server, path in PUBLISHED},
         {"postfix": ReloadResult.RELOADED, "dovecot": ReloadResult.NOT_RUNNING},
         (*map(confirmation, Outcome), confirmation(Outcome.SERVED, "b" * 64), Confirmation("postfix", (), 1, 1)),
         ("something that is no fault of a certificate",),

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.errors import HostError
 from mailsni.host import files
-from mailsni.targets.base import StagedFile, Target
+from mailsni.targets.base import Stage, Target
 
 
-@dataclass(frozen=True, slots=True)
-class StagedDeployment:
-    """What is ready to be published."""
-
-    files: tuple[StagedFile, ...]
-    """In the order in which to publish them."""
-    memories: Mapping[str, Mapping[str, str]]
-    """What each target must remember of it, by name."""
-
-    @property
-    def destinations(self) -> tuple[Path, ...]:
-        """Where the files are published."""
-        return tuple(file.destination for file in self.files)
-
-
-def stage(snapshot: Snapshot, targets: Iterable[Target], directories: ExitStack) -> StagedDeployment:
+def stage(snapshot: Snapshot, targets: Iterable[Target], directories: ExitStack) -> dict[str, Stage]:
     """Write the pinned files, which nothing names yet, and stage what the targets publish.
 
-    ``directories`` removes the private directories when it closes.
+    The stages are by the targets' names, in the order in which to publish them. ``directories`` removes the private
+    directories when it closes.
 
     Raises:
         HostError: a file cannot be made, or a server would not take it.
@@ -45,15 +30,14 @@ def stage(snapshot: Snapshot, targets: Iterable[Target], directories: ExitStack)
         return opened[directory]
 
     snapshot.pins.publish(snapshot.plan.pins, private_directory_in(snapshot.pins.path))
-    staged: list[StagedFile] = []
-    memories: dict[str, Mapping[str, str]] = {}
+    stages: dict[str, Stage] = {}
     for target in targets:
         directory = target.path.parent
         if not directory.is_dir():
             raise HostError(f"{directory}: no such directory: {target.path.name} cannot be written there")
         text = snapshot.texts[target.name]
-        result = target.stage(private_directory_in(directory), text, snapshot.selection, snapshot.pins)
-        staged += result.files
-        memories[target.name] = result.memory
+        private = private_directory_in(directory)
+        stages[target.name] = target.stage(private, text, snapshot.selection, snapshot.pins)
+    staged = [file for each in stages.values() for file in each.files]
     files.fsync_all([path for file in staged for path in (file.path, file.previous) if path is not None])
-    return StagedDeployment(tuple(staged), memories)
+    return stages

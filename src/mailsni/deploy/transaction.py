@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -49,7 +49,8 @@ class ApplyResult:
     """What apply did."""
 
     snapshot: Snapshot
-    published: tuple[Path, ...] = ()
+    published: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    """The new files of each server, in the order in which they were published."""
     reloads: Mapping[str, ReloadResult] | None = None
     """Of each server that has new files; None when there was nothing to do."""
     confirmations: tuple[Confirmation, ...] = ()
@@ -148,20 +149,21 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
         undo.add(lambda _: directories.close())
         state.begin_journal(new)
         scan_cache.save(state.readings, snapshot.inventory.cached, snapshot.now)
-        staged = stage(snapshot, targets, directories)
-        new = replace(new, memories={**old.memories, **staged.memories})
+        stages = stage(snapshot, targets, directories)
+        new = replace(new, memories={**old.memories, **{name: each.memory for name, each in stages.items()}})
         listening = _listening(snapshot, options, targets, new.memories)
         names = _names_to_confirm(snapshot, options)
         timeout = snapshot.settings.verify.timeout
         wire = WireCheck(listening.endpoints, expectations(names), timeout, len(new.names), progress)
-        reloads, confirmations = publish(staged.files, targets, wire, undo, reload=options.reload)
-    result = ApplyResult(
-        snapshot, staged.destinations, reloads, confirmations, listening.not_configured, listening.warnings
-    )
+        staged = [file for each in stages.values() for file in each.files]
+        reloads, confirmations = publish(staged, targets, wire, undo, reload=options.reload)
+    published = {name: tuple(file.destination for file in each.files) for name, each in stages.items()}
+    result = ApplyResult(snapshot, published, reloads, confirmations, listening.not_configured, listening.warnings)
+    paths = [file.destination for file in staged]
     try:
         # Before the commit: afterwards nothing would tell that a map of another type was one of ours.
-        cleanup.remove_stale_artifacts(targets, old.files, staged.destinations)
-        _commit(snapshot, state, new, targets, staged.destinations)
+        cleanup.remove_stale_artifacts(targets, old.files, paths)
+        _commit(snapshot, state, new, targets, paths)
         cleanup.clean_up(snapshot)
     except MailsniError as error:
         # It is live and proven. Without a commit the journal stays, and the next run does it all again.

@@ -97,7 +97,7 @@ def run(outcome: ApplyResult | MailsniError) -> Document:
         "result": "unchanged" if outcome.reloads is None else "applied",
         **_plan(outcome.snapshot.plan),
         "skipped": _skipped(outcome.snapshot.selection.skipped),
-        "published": [str(path) for path in outcome.published],
+        "published": [str(path) for paths in outcome.published.values() for path in paths],
         "servers": {server: str(done) for server, done in (outcome.reloads or {}).items()},
         "confirmations": [_confirmation(confirmation) for confirmation in outcome.confirmations],
         "warnings": [*outcome.not_configured, *outcome.warnings],

@@ -160,7 +160,7 @@ def applied(result: ApplyResult, *, verbose: bool) -> None:
     for change in snapshot.plan.changes:
         _change(change)
     for server, outcome in result.reloads.items():
-        paths = ", ".join(str(path) for path in result.published if _belongs(path, server, snapshot))
+        paths = ", ".join(str(path) for path in result.published.get(server, ()))
         print_line(f"{server}: {paths or 'nothing'} published, {outcome}")
     for confirmation in result.confirmations:
         _confirmation(confirmation, verbose=verbose)
@@ -178,10 +178,6 @@ def applied_in_a_line(result: ApplyResult) -> str:
     right = answers - len(result.wrong)
     asked = f"; {right} of {counted(answers, 'answer')} as intended" if answers else ""
     return f"published: {changed}; {servers}{asked}"
-
-
-def _belongs(path: object, server: str, snapshot: Snapshot) -> bool:
-    return (path == snapshot.settings.dovecot.include_file) == (server == "dovecot")
 
 
 def _confirmation(confirmation: Confirmation, *, verbose: bool) -> None:
