@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from mailsni.probes.endpoint import Protocol
@@ -153,77 +153,55 @@ def _smtp_reply(server: _Dialogue) -> tuple[int, list[bytes]]:
 
 def _imap(server: _Dialogue) -> None:
     """RFC 9051. Untagged lines may come at any time (Dovecot says `* OK Waiting for authentication …`)."""
-    match _words(server.line()):
-        case [b"*", b"OK", *_]:
-            pass
-        case [b"*", b"PREAUTH", *_]:
-            _no_starttls("greeted with PREAUTH, which rules out STARTTLS")
-        case [b"*", b"BYE", *_]:
-            _turned_away("greeted with BYE")
-        case _:
-            _protocol_error("a greeting that is not of IMAP")
+    tag, word = _words(server.line())
+    if (tag, word) == (b"*", b"PREAUTH"):
+        _no_starttls("greeted with PREAUTH, which rules out STARTTLS")
+    _require_greeting("IMAP", word if tag == b"*" else b"", b"OK", (b"BYE",))
     server.send(b"a1 STARTTLS")
-    while True:
-        match _words(server.line()):
-            case [b"*", b"BYE", *_]:
-                _turned_away("STARTTLS was answered with BYE")
-            case [b"*", *_]:
-                continue
-            case [b"A1", b"OK", *_]:
-                return server.require_no_plaintext()
-            case [b"A1", b"NO" | b"BAD" as word, *_]:
-                _no_starttls(f"STARTTLS was answered with {word.decode('ascii')}")
-            case _:
-                _protocol_error("a line that is no IMAP response")
+    while (words := _words(server.line()))[0] == b"*":
+        if words[1] == b"BYE":
+            _turned_away("STARTTLS was answered with BYE")
+    tag, word = words
+    _require_answer("IMAP", "STARTTLS", word if tag == b"A1" else b"", b"OK", (b"NO", b"BAD"))
+    server.require_no_plaintext()
 
 
 def _pop3(server: _Dialogue) -> None:
     """RFC 1939 and 2595."""
-    match _words(server.line()):
-        case [b"+OK", *_]:
-            pass
-        case [b"-ERR", *_]:
-            _turned_away("greeted with -ERR")
-        case _:
-            _protocol_error("a greeting that is not of POP3")
+    _require_greeting("POP3", _words(server.line())[0], b"+OK", (b"-ERR",))
     server.send(b"STLS")
-    match _words(server.line()):
-        case [b"+OK", *_]:
-            server.require_no_plaintext()
-        case [b"-ERR", *_]:
-            _no_starttls("STLS was answered with -ERR")
-        case _:
-            _protocol_error("a line that is no POP3 response")
-
-
-_LITERAL = re.compile(rb"\{([0-9]{1,9})\+?\}\Z")
+    _require_answer("POP3", "STLS", _words(server.line())[0], b"+OK", (b"-ERR",))
+    server.require_no_plaintext()
 
 
 def _sieve(server: _Dialogue) -> None:
     """RFC 5804: the greeting is a list of capabilities that an OK ends."""
     offered = False
-    while True:
-        line = _sieve_line(server)
-        if line.startswith(b'"'):
-            offered = offered or line.upper().startswith(b'"STARTTLS"')
-            continue
-        match _words(line):
-            case [b"OK", *_]:
-                break
-            case [b"NO" | b"BYE" as word, *_]:
-                _turned_away(f"greeted with {word.decode('ascii')}")
-            case _:
-                _protocol_error("a greeting that is not of ManageSieve")
+    while (line := _sieve_line(server)).startswith(b'"'):
+        offered = offered or line.upper().startswith(b'"STARTTLS"')
+    _require_greeting("ManageSieve", _words(line)[0], b"OK", (b"NO", b"BYE"))
     if not offered:
         _no_starttls("STARTTLS is not offered")
     server.send(b"STARTTLS")
-    match _words(_sieve_line(server)):
-        case [b"OK", *_]:
-            server.require_no_plaintext()
-        case [b"NO" | b"BYE" as word, *_]:
-            _no_starttls(f"STARTTLS was answered with {word.decode('ascii')}")
-        case _:
-            _protocol_error("a line that is no ManageSieve response")
+    _require_answer("ManageSieve", "STARTTLS", _words(_sieve_line(server))[0], b"OK", (b"NO", b"BYE"))
+    server.require_no_plaintext()
+
+
+def _require_greeting(protocol: str, word: bytes, good: bytes, refusals: Sequence[bytes]) -> None:
+    if word in refusals:
+        _turned_away(f"greeted with {word.decode('ascii')}")
+    if word != good:
+        _protocol_error(f"a greeting that is not of {protocol}")
+
+
+def _require_answer(protocol: str, command: str, word: bytes, good: bytes, refusals: Sequence[bytes]) -> None:
+    if word in refusals:
+        _no_starttls(f"{command} was answered with {word.decode('ascii')}")
+    if word != good:
+        _protocol_error(f"a line that is no {protocol} response")
+
+
+_LITERAL = re.compile(rb"\{([0-9]{1,9})\+?\}\Z")
 
 
 def _sieve_line(server: _Dialogue) -> bytes:
@@ -234,9 +212,10 @@ def _sieve_line(server: _Dialogue) -> bytes:
     return b"".join(parts)
 
 
-def _words(line: bytes) -> list[bytes]:
+def _words(line: bytes) -> tuple[bytes, bytes]:
     """The first two words, in capitals: no protocol here tells case apart. The rest does not matter."""
-    return line.upper().split(maxsplit=2)
+    first, second, *_ = *line.upper().split(maxsplit=2), b"", b""
+    return first, second
 
 
 _DIALOGUES: Final[dict[Protocol, Callable[[_Dialogue], None]]] = {
