@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -24,7 +24,7 @@ from mailsni.verify.model import Assessment, Audit, Client
 
 def exposition(given: MetricsInput) -> bytes:
     """The text format of Prometheus, version 0.0.4."""
-    return generate_latest(_registry(given))
+    return generate_latest(_Collector(given))
 
 
 def document(given: MetricsInput) -> dict[str, Any]:
@@ -33,16 +33,10 @@ def document(given: MetricsInput) -> dict[str, Any]:
         "schema": "mailsni.metrics/1",
         "samples": [
             {"name": sample.name, "labels": dict(sample.labels), "value": sample.value}
-            for metric in _registry(given).collect()
+            for metric in _Collector(given).collect()
             for sample in metric.samples
         ],
     }
-
-
-def _registry(given: MetricsInput) -> CollectorRegistry:
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(given))
-    return registry
 
 
 class _Collector(Collector):
