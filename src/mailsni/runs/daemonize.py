@@ -1,9 +1,8 @@
-"""Finds the ACME client that calls, goes on in the background, and waits for the client's end."""
+"""Finds the ACME client that calls, and goes on in the background."""
 
 from __future__ import annotations
 
 import os
-import select
 from pathlib import Path
 
 from mailsni.host.commands import parent
@@ -31,16 +30,11 @@ def ancestor(name: str) -> int | None:
 
 
 def handle(number: int) -> int | None:
-    """A descriptor that tells when a process that is not ours has ended; None when nothing can tell."""
+    """A descriptor that becomes readable when a process that is not ours has ended; None when nothing can tell."""
     try:
         return os.pidfd_open(number)
     except OSError:  # a kernel or a container that does not know pidfd_open(2)
         return None
-
-
-def wait_for_end(handle: int | None, seconds: float) -> None:
-    """Wait until the process of a :func:`handle` has ended, or for so many seconds; for None only the seconds count."""
-    select.select([] if handle is None else [handle], [], [], seconds)
 
 
 def forget_inherited() -> None:

@@ -8,11 +8,11 @@ renewal's call finds the lock free and leaves the next process behind. No renewa
 from __future__ import annotations
 
 import enum
+import os
+import select
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 from mailsni.errors import LockedError
 from mailsni.host import lock as lock_module
@@ -33,10 +33,6 @@ class Debounced(enum.Enum):
     """Run; nobody waits for the result or sees a message."""
     ALREADY_PENDING = enum.auto()
     """Do nothing: another process will run."""
-
-
-class _WaitOverError(Exception):
-    """The wait is over."""
 
 
 def wait(lock: Path, seconds: float, client: str | None) -> Debounced:
@@ -61,36 +57,19 @@ def wait(lock: Path, seconds: float, client: str | None) -> Debounced:
         return Debounced.RUN_NOW
     daemonize.forget_inherited()
     handle = None if calling is None else daemonize.handle(calling)
+    signalled, wakeup = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         with lock_module.locked(lock.with_name(f"{lock.name}.waiting")):
             # A signal that comes before the process is ready for it waits until it is.
             signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
             if not daemonize.go_on_in_background():
                 return Debounced.ALREADY_PENDING
-            try:
-                _take_signals(_now)
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
-                daemonize.wait_for_end(handle, seconds)
-            except _WaitOverError:
-                pass
-            _take_signals(_later)
+            signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+            for number in _ENDING:
+                signal.signal(number, lambda *_: None)  # unlike SIG_IGN the programs that are started do not inherit it
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+            select.select([signalled] if handle is None else [signalled, handle], [], [], seconds)
             time.sleep(GRACE)
             return Debounced.RUN_IN_BACKGROUND
     except LockedError:
         return Debounced.ALREADY_PENDING
-
-
-def _take_signals(handler: Callable[[int, FrameType | None], None]) -> None:
-    for number in _ENDING:
-        signal.signal(number, handler)
-
-
-def _now(number: int, frame: FrameType | None) -> None:
-    del number, frame
-    _take_signals(_later)
-    raise _WaitOverError
-
-
-def _later(number: int, frame: FrameType | None) -> None:
-    """Go on; unlike SIG_IGN this is not inherited by the programs that are started."""
-    del number, frame
