@@ -24,16 +24,7 @@ from mailsni.errors import Exit, HostError
 from mailsni.host.commands import run
 from mailsni.runs.history import History, Run
 
-TOLD = frozenset(
-    {
-        Exit.FAILED,
-        Exit.SKIPPED,
-        Exit.ROLLED_BACK,
-        Exit.ROLLBACK_FAILED,
-        Exit.NOT_PERMITTED,
-        Exit.CONFIGURATION,
-    }
-)
+TOLD = frozenset(Exit) - {Exit.DONE, Exit.USAGE, Exit.PENDING, Exit.LOCKED}
 """Exit codes that cause an alert. A held lock does not: the run that holds it reports its own end."""
 REPEATED_AFTER = timedelta(hours=24)
 TIMEOUT = 60.0
