@@ -38,10 +38,9 @@ def test_a_main_cf_that_does_not_parse_is_a_finding_and_the_stores_are_looked_at
 
 
 def test_text_that_is_no_utf_8_does_no_harm(doctor_host: DoctorHost) -> None:
-    doctor_host.main_cf.write_bytes(
-        doctor_host.main_cf.read_bytes() + b"# \xff\xfe\nmail_name = \xff\xfeostfix\nsni_\xff = x\n"
-    )
-    doctor_host.postconf()
+    with doctor_host.main_cf.open("ab") as main_cf:
+        main_cf.write(b"# \xff\xfe\nmail_name = \xff\xfeostfix\nsni_\xff = x\n")
+    doctor_host.shell("true")
     found = doctor_host.find()
     assert all(one.what.isprintable() and one.where.isprintable() for one in found.values())
     assert "postfix_unreadable" not in found
@@ -49,8 +48,8 @@ def test_text_that_is_no_utf_8_does_no_harm(doctor_host: DoctorHost) -> None:
 
 @pytest.mark.shared
 def test_hostile_sources_hooks_and_tables_end_in_findings(doctor_host: DoctorHost) -> None:
-    source = doctor_host.table(doctor_host.entry("extra.test"))
-    source.write_bytes(
+    doctor_host.shell('add_map hash "extra.test $ONE"')
+    (doctor_host.main_cf.parent / "theirs").write_bytes(
         os.urandom(2 << 20).replace(b"\n", b"\n\x1b[2J") + b"\nx.test " + b"/a" * 100_000 + b"\ny" + b" /a" * 3_000_000
     )
     os.mkfifo(doctor_host.hooks / "post" / "fifo", 0o755)
@@ -72,9 +71,15 @@ def test_hostile_sources_hooks_and_tables_end_in_findings(doctor_host: DoctorHos
 
 
 def test_no_key_is_in_any_output(doctor_host: DoctorHost) -> None:
-    doctor_host.table(doctor_host.entry("extra.test"), compiled="plain", mode=0o644)
-    (doctor_host.archive / "one.test" / "privkey1.pem").chmod(0o644)
-    doctor_host.archive.chmod(0o755)
+    doctor_host.shell(
+        """
+        write_map "extra.test $ONE"
+        postmap "hash:$THEIRS"
+        use_map hash
+        chmod 644 "$THEIRS" "$ARCHIVE/one.test/privkey1.pem"
+        chmod 755 "$ARCHIVE"
+        """
+    )
     said = doctor_host.mail_host.mailsni("doctor", "--json")
     lines = [line for key in doctor_host.archive.rglob("privkey*.pem") for line in key.read_text().splitlines()[1:-1]]
     assert lines
@@ -88,7 +93,7 @@ def test_an_unprivileged_user_is_told_what_was_not_seen(doctor_host: DoctorHost)
     copy.chmod(0o644)
     done = run_mailsni(copy, "doctor", before=AS_NOBODY)
     assert done.stderr == ""
-    assert f"note: cannot check the store {doctor_host.live}" in done.stdout
+    assert f"note: cannot check the store {doctor_host.mail_host.store.live}" in done.stdout
     assert "run it as root" in done.stdout
     assert "error: " not in done.stdout
 
@@ -97,13 +102,12 @@ def test_an_unprivileged_user_is_told_what_was_not_seen(doctor_host: DoctorHost)
 
 
 def test_findings_are_printed_with_their_counts_and_exit_code_4(doctor_host: DoctorHost) -> None:
-    doctor_host.table(doctor_host.entry("extra.test"), compiled="")
-    (doctor_host.mail_host.store.renewal / "one.test.conf").unlink()
+    doctor_host.shell('write_map "extra.test $ONE"; use_map hash; rm "$RENEWAL/one.test.conf"')
+    theirs = doctor_host.main_cf.parent / "theirs"
     said = doctor_host.mail_host.mailsni("doctor")
     assert said.returncode == 4
-    assert said.stdout.startswith(
-        f"error: hash:{doctor_host.etc}/theirs: {doctor_host.etc}/theirs.db does not exist\n  where: {doctor_host.etc}"
-    )
+    place = f"\n  where: {theirs.parent}"
+    assert said.stdout.startswith(f"error: hash:{theirs}: {theirs}.db does not exist{place}")
     assert said.stdout.endswith("1 error, 1 warning\n")
     quiet = doctor_host.mail_host.mailsni("doctor", "-q")
     assert quiet.returncode == 4
@@ -112,7 +116,7 @@ def test_findings_are_printed_with_their_counts_and_exit_code_4(doctor_host: Doc
 
 
 def test_notes_alone_leave_the_exit_code_0(doctor_host: DoctorHost) -> None:
-    doctor_host.hook("true", name="theirs~")
+    doctor_host.shell("hook theirs~ true")
     said = doctor_host.mail_host.mailsni("doctor")
     assert (said.returncode, said.stdout.splitlines()[-1]) == (0, "1 note")
     assert doctor_host.mail_host.mailsni("doctor", "-q").stdout == ""

@@ -1,45 +1,53 @@
-"""A mail host in order, to plant mistakes on that `mailsni doctor` knows; and what such a mistake is."""
+"""A mail host in order, to plant faults on that `mailsni doctor` knows; and what such a fault is."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
 from pathlib import Path
+from string import Template
+
+import pytest
+from _pytest.mark import ParameterSet
 
 from mailsni.config import parser
-from mailsni.doctor.finding import Finding, Severity
+from mailsni.doctor.finding import Finding
 from mailsni.doctor.runner import CHECKS, examine
 from mailsni.host.commands import environment
 from mailsni.sandbox.servers import workspace
+from tests.support import data
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import DEFAULT_NAME, MailHost
 
 PROGRAMS = Path(sys.executable).parent
-NAME, OTHER = "mail.one.test", "mail.two.test"
 INCLUDE = ("mail.*", "imap.*", DEFAULT_NAME)
-LONG_AGO = 1_000_000_000
+_FRESH = 5.0
+"""Seconds; every program of Postfix waits until main.cf is more than one second old."""
 
 
 @dataclass
 class DoctorHost:
-    """The mail host with a system's root of its own, and copies of everything a mistake may be planted in.
+    """The mail host with a system's root of its own, and copies of everything a fault may be planted in.
 
     Attributes:
         root: where cron's tables and units are looked for.
+        spare: a second store, with what a fault may need: expired, self-signed and competing certificates.
     """
 
     mail_host: MailHost
     directory: Path
     root: Path
+    spare: CertbotDirectory
     _kept: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,24 +75,9 @@ class DoctorHost:
         self.mail_host.config.write_bytes(self._configuration)
 
     @property
-    def etc(self) -> Path:
-        """Postfix's directory."""
-        return self.mail_host.postfix.config_directory
-
-    @property
     def main_cf(self) -> Path:
         """Postfix's main.cf."""
-        return self.etc / "main.cf"
-
-    @property
-    def master_cf(self) -> Path:
-        """Postfix's master.cf."""
-        return self.etc / "master.cf"
-
-    @property
-    def live(self) -> Path:
-        """The store."""
-        return self.mail_host.store.live
+        return self.mail_host.postfix.config_file
 
     @property
     def archive(self) -> Path:
@@ -100,22 +93,48 @@ class DoctorHost:
         """What the doctor finds, by its code. Dovecot's checks have tests of their own, and take most of the time."""
         checks = [(about, check) for about, check in CHECKS if about != "Dovecot"]
         settings = parser.load(self.mail_host.config, required=True)
-        found = examine(settings, datetime.now(UTC), root=self.root, checks=checks)
-        return {one.code: one for one in found}
+        return {each.code: each for each in examine(settings, datetime.now(UTC), root=self.root, checks=checks)}
 
-    def shell(self, line: str) -> str:
-        """Run a line as an administrator would type it.
+    def variables(self) -> dict[str, str]:
+        """What the scripts and the expected places of faults may name."""
+        lab, live = self.mail_host, self.mail_host.store.live
+        paths = {
+            "ETC": lab.postfix.config_directory,
+            "MAP": lab.map,
+            "THEIRS": lab.postfix.config_directory / "theirs",
+            "STORE": lab.store.root,
+            "LIVE": live,
+            "ARCHIVE": self.archive,
+            "RENEWAL": lab.store.renewal,
+            "HOOKS": self.hooks,
+            "PINS": lab.pin_directory,
+            "PIN": min(lab.pin_directory.iterdir()),
+            "STATE": lab.directory / "state",
+            "ROOT": self.root,
+            "SPARE": self.spare.root,
+            "KEPT": self._kept,
+            "MAILSNI_CONFIG": lab.config,
+        }
+        pairs = {"ONE": "one.test", "TWO": "two.test", "DEFAULT_PAIR": DEFAULT_NAME}
+        return {
+            **{name: str(path) for name, path in paths.items()},
+            **{name: f"{live}/{lineage}/privkey.pem {live}/{lineage}/fullchain.pem" for name, lineage in pairs.items()},
+            **{service.upper(): str(port) for service, port in lab.postfix.endpoints.items()},
+        }
+
+    def shell(self, script: str, **variables: str) -> None:
+        """Run a script as an administrator would type it, with the functions of tests/data/doctor/functions.sh.
 
         Raises:
             AssertionError: it fails.
         """
-        path = f"{PROGRAMS}:{environment()['PATH']}"
         done = subprocess.run(
-            ["/bin/sh", "-c", line],
+            ["/bin/sh", "-c", f"{data.read('doctor/functions.sh')}\n{script}"],
             env={
                 **environment(),
-                "PATH": path,
-                "MAILSNI_CONFIG": str(self.mail_host.config),
+                **self.variables(),
+                **variables,
+                "PATH": f"{PROGRAMS}:{environment()['PATH']}",
                 "MAILSNI_STARTED_BY": "cron",
             },
             stdin=subprocess.DEVNULL,
@@ -124,54 +143,10 @@ class DoctorHost:
             timeout=60,
             check=False,
         )
-        assert done.returncode in (0, 4), f"{line}: {done.stdout}{done.stderr}"
-        return done.stdout
-
-    def postconf(self, *words: str) -> None:
-        """Change this main.cf with Postfix's own tool; without words only have it looked at without waiting."""
-        if words:
-            self.shell(shlex.join(["postconf", "-c", str(self.etc), *words]))
-        earlier = time.time() - 5  # every program of Postfix waits until main.cf is more than a second old
-        os.utime(self.main_cf, (earlier, earlier))
-
-    def line(self, path: Path, text: str) -> str:
-        """``path:LINE`` of the first line with a text."""
-        number = next(at for at, line in enumerate(path.read_text().splitlines(), 1) if text in line)
-        return f"{path}:{number}"
-
-    def option(self, service: int, option: str) -> str:
-        """Give one of the three services of master.cf an option; tells its line."""
-        port = list(self.mail_host.postfix.endpoints.values())[service]
-        text = self.master_cf.read_text().split("\n")
-        at = next(number for number, line in enumerate(text) if line.startswith(f"127.0.0.1:{port} "))
-        text.insert(at + 1, f"  -o {option}")
-        self.master_cf.write_text("\n".join(text))
-        return f"{self.master_cf}:{at + 2}"
-
-    def table(self, *lines: str, kind: str = "hash", compiled: str = "-F", mode: int = 0o600) -> Path:
-        """A table of somebody else's besides mailsni's; compiled unless that is empty."""
-        source = self.etc / "theirs"
-        source.write_text("\n".join(("# made by hand", *lines, "")))
-        source.chmod(mode)
-        if compiled:
-            self.shell(f"postmap -c {self.etc} {compiled if compiled != 'plain' else ''} {kind}:{source}")
-        self.postconf("-e", f"tls_server_sni_maps={kind}:{source}, cdb:{self.mail_host.map}")
-        return source
-
-    def pair(self, lineage: str) -> str:
-        """The right-hand side for a lineage, as it should be."""
-        return f"{self.live}/{lineage}/privkey.pem {self.live}/{lineage}/fullchain.pem"
-
-    def entry(self, name: str, lineage: str = "one.test") -> str:
-        """A line of a table's source."""
-        return f"{name} {self.pair(lineage)}"
-
-    def hook(self, text: str, *, kind: str = "deploy", name: str = "theirs", mode: int = 0o755) -> Path:
-        """A hook of somebody else's."""
-        path = self.hooks / kind / name
-        path.write_text(f"#!/bin/sh\n# a tutorial's\n{text}\n")
-        path.chmod(mode)
-        return path
+        assert done.returncode in (0, 4), f"{script}: {done.stdout}{done.stderr}"
+        earlier = time.time() - _FRESH
+        if self.main_cf.stat().st_mtime > earlier:
+            os.utime(self.main_cf, (earlier, earlier))
 
 
 @contextmanager
@@ -192,59 +167,69 @@ def new_doctor_host(authority: Authority, directory: Path) -> Iterator[DoctorHos
             assert done.returncode == 0, done.stdout + done.stderr
             root = shared_tmp / "root"
             (root / "etc/cron.d").mkdir(parents=True)
-            yield DoctorHost(mail_host, directory, root)
+            yield DoctorHost(mail_host, directory, root, _spare_store(authority, shared_tmp / "spare"))
 
 
-Plant = Callable[[DoctorHost], str]
-Mend = Callable[[DoctorHost, Finding], None]
+def _spare_store(authority: Authority, root: Path) -> CertbotDirectory:
+    store = CertbotDirectory(root)
+    long_ago, recently = (datetime.now(UTC) - timedelta(days=days) for days in (100, 9))
+    of_one = ["mail.one.test", "imap.one.test"]
+    store.add("extra.test", authority.issue(["mail.extra.test"]))
+    store.add("renewed", authority.issue(of_one))
+    store.add("one.test-0001", authority.issue(of_one, not_before=recently))
+    store.add("old.test", authority.issue(["www.old.test"], not_before=long_ago))
+    store.add("expired", authority.issue([DEFAULT_NAME], not_before=long_ago))
+    store.add("self-signed", authority.issue([DEFAULT_NAME], self_signed=True))
+    return store
 
 
 @dataclass(frozen=True)
-class Mistake:
-    """How it is made (which tells where it must be found), and how its fix is followed."""
+class Fault:
+    """How a fault is made, where it must be found, and how its fix is followed: a table of tests/data/doctor/*.toml."""
 
     code: str
-    severity: Severity
-    plant: Plant
-    mend: Mend
-    also: tuple[str, ...] = ()
-    """What else is found besides, and rightly."""
+    severity: str
+    plant: str
+    """A script."""
+    where: str
+    """The path that the finding must name."""
+    line: str | int = 0
+    """The line in it, by its number or a text; 0 when the finding must name none."""
+    fix: Mapping[str, str] = field(default_factory=dict)
+    """Patterns (fnmatch(3)) of what the parts of the fix must say."""
+    mend: str = 'sh -c "$RUN"'
+    """A script that does what the fix says: ``$RUN`` is its command, ``$EDIT`` its edit, ``$FILE`` the path."""
+    also: Sequence[str] = ()
+    """Codes of what is rightly found besides."""
+    left: Sequence[str] = ()
+    """Codes of what is rightly found after the fix."""
 
     def try_on(self, host: DoctorHost) -> None:
         """Plant it, see it named and placed, follow the fix, see nothing any more."""
-        where = self.plant(host)
-        found = host.find()
-        assert set(found) == {self.code, *self.also}, found
-        finding = found[self.code]
-        assert (finding.where, finding.severity) == (where, self.severity), finding
-        self.mend(host, finding)
-        assert host.find() == {}
+        host.shell(self.plant)
+        findings = host.find()
+        assert set(findings) == {self.code, *self.also}, findings
+        finding = findings[self.code]
+        variables = host.variables()
+        path = Path(Template(self.where).substitute(variables))
+        assert (finding.where, finding.severity) == (self._place(path), self.severity), finding
+        for part, pattern in self.fix.items():
+            assert fnmatchcase(getattr(finding.fix, part) or "", Template(pattern).substitute(variables)), finding
+        host.shell(self.mend, RUN=finding.fix.command or "false", EDIT=finding.fix.edit or "", FILE=str(path))
+        assert set(host.find()) == set(self.left)
+
+    def _place(self, path: Path) -> str:
+        if isinstance(self.line, int):
+            return f"{path}:{self.line}" if self.line else str(path)
+        number = next(at for at, line in enumerate(path.read_text().splitlines(), 1) if self.line in line)
+        return f"{path}:{number}"
 
 
-def run_fix(host: DoctorHost, finding: Finding) -> None:
-    """Run the command of a fix."""
-    assert finding.fix.command is not None, finding
-    host.shell(finding.fix.command)
-    if host.main_cf.stat().st_mtime > time.time() - 5:
-        host.postconf()
-
-
-def edit_of(finding: Finding) -> str:
-    """What the fix tells a person to change."""
-    assert finding.fix.edit is not None, finding
-    return finding.fix.edit
-
-
-def edited(old: str, new: str) -> Mend:
-    """The fix is an edit of the other table's source, then a command line."""
-
-    def mend(host: DoctorHost, finding: Finding) -> None:
-        source = host.etc / "theirs"
-        assert old in source.read_text()
-        source.write_text(source.read_text().replace(old, new.format(live=host.live)))
-        run_fix(host, finding)
-
-    return mend
-
-
-ERROR, WARNING, NOTE = Severity
+def load_faults(name: str) -> list[ParameterSet]:
+    """The faults of a file of tests/data/doctor, as the values of ``pytest.mark.parametrize``."""
+    tables = tomllib.loads(data.read(f"doctor/{name}.toml"))
+    return [
+        pytest.param(Fault(code, **table), id=f"{code}-{case}")
+        for code, cases in tables.items()
+        for case, table in cases.items()
+    ]

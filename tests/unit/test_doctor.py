@@ -1,4 +1,4 @@
-"""The parts of `mailsni doctor` that need no server; tests/e2e/test_doctor.py plants the mistakes on real ones."""
+"""The parts of `mailsni doctor` that need no server; tests/e2e/test_doctor_faults.py plants faults on real ones."""
 
 from __future__ import annotations
 
