@@ -1,6 +1,7 @@
 """What `mailsni doctor` finds in Dovecot's configuration: each fault is planted in a real one, named, and mended.
 
-What a finding says of Dovecot ("does not start", "that block is taken") is shown with the real one, too.
+What a finding says of Dovecot ("does not start", "that block is taken") is shown with the real one, too. Faults that
+need no more than that are tables in tests/data/doctor/dovecot.toml.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +31,7 @@ from mailsni.sandbox.servers import LOOPBACK
 from mailsni.targets.dovecot.parser import DEPTH_LIMIT
 from tests.support.authority import Authority
 from tests.support.doctor_facts import facts_of
+from tests.support.doctor_host import Fault, load_faults, run_script
 from tests.support.mail_host import ABORTED, MailHost, require, served
 from tests.support.servers import PrivateDovecot
 
@@ -40,48 +42,46 @@ NOBODY = 65534
 
 @dataclass
 class Host:
-    """A private Dovecot that does not run yet, and a configuration of mailsni that knows it."""
+    """A private Dovecot that does not run yet, and a configuration of mailsni that knows it.
+
+    Attributes:
+        certificates: by the names of the variables that hold the paths of their files, key first.
+    """
 
     server: PrivateDovecot
-    authority: Authority
-    default: Issued
     settings: Settings
     modern: bool
+    certificates: Mapping[str, Issued]
+
+    @property
+    def own(self) -> Path:
+        """A file of conf.d that the administrator wrote."""
+        return self.server.include_directory / "10-own.conf"
 
     @property
     def include(self) -> Path:
         """The file that mailsni writes."""
         return self.settings.dovecot.include_file
 
-    def pair(self, *names: str, mode: int = 0o600, end: datetime | None = None) -> tuple[Path, str]:
-        """A new certificate's file, key first, and its fingerprint."""
-        begin = end - timedelta(days=90) if end is not None else None
-        issued = self.authority.issue(names or (NAME,), not_before=begin, not_after=end)
-        path = self.server.directory / f"{issued.fingerprint[:12]}.pem"
-        path.write_bytes(issued.key_pem + issued.fullchain_pem)
-        path.chmod(mode)
-        return path, issued.fingerprint
+    def variables(self) -> dict[str, str]:
+        """What the scripts and the expected texts of faults may name."""
+        paths = {
+            "CONF": self.server.config_file,
+            "CONF_D": self.server.include_directory,
+            "OWN": self.own,
+            "INCLUDE": self.include,
+            "DIRECTORY": self.server.directory,
+            **{name: self.server.directory / f"{name.lower()}.pem" for name in self.certificates},
+        }
+        syntax = (
+            ("ssl_server_cert_file = ", "ssl_server_key_file = ") if self.modern else ("ssl_cert = <", "ssl_key = <")
+        )
+        return {**{name: str(path) for name, path in paths.items()}, **dict(zip(("CERT", "KEY"), syntax, strict=True))}
 
-    def setting(self, kind: str, path: Path | str) -> str:
-        """A line such as ``ssl_cert = </path``, as this release has it."""
-        return f"ssl_server_{kind}_file = {path}" if self.modern else f"ssl_{kind} = <{path}"
-
-    def block(self, name: str, path: Path | str, key: Path | str | None = None) -> str:
-        """A ``local_name`` block as this release has it."""
-        return f"local_name {name} {{\n  {self.setting('cert', path)}\n  {self.setting('key', key or path)}\n}}\n"
-
-    def write(self, name: str, text: str) -> Path:
-        """A file of conf.d."""
-        path = self.server.include_directory / name
-        path.write_text(text)
-        return path
-
-    def append(self, text: str) -> int:
-        """Put text at the end of dovecot.conf; returns the number of its first line."""
-        file = self.server.config_file
-        before = file.read_text()
-        file.write_text(before + text)
-        return before.count("\n") + 1
+    def shell(self, script: str, **variables: str) -> None:
+        """Run a script. What ends in a reload of Dovecot fails while it does not run."""
+        code, output = run_script(script, {**self.variables(), **variables})
+        assert code == 0 or not self.server.running(), f"{script}: {output}"
 
     def findings(self) -> list[Finding]:
         """What the doctor finds. Nothing of a key may be in it, whatever is wrong."""
@@ -92,35 +92,49 @@ class Host:
         assert all(part.isprintable() for part in fixes)
         return found
 
-    def only(self) -> Finding:
-        """The one thing that is found."""
+    def find(self) -> dict[str, Finding]:
+        """What the doctor finds, by its code, each once."""
         found = self.findings()
-        assert len(found) == 1, found
-        return found[0]
+        assert len({one.code for one in found}) == len(found), found
+        return {one.code: one for one in found}
 
     def served(self, name: str | None) -> str:
-        """What a client of IMAPS gets."""
-        return served(self.server.endpoints["imaps"], name, "imaps")
+        """The variable of the certificate that a client of IMAPS gets."""
+        fingerprint = served(self.server.endpoints["imaps"], name, "imaps")
+        variables = {issued.fingerprint: variable for variable, issued in self.certificates.items()}
+        return variables.get(fingerprint, "ABORTED" if fingerprint == ABORTED else fingerprint)
 
-    def refuses(self) -> bool:
-        """Whether Dovecot really does not start."""
+    def behaves(self, expected: str) -> bool:
+        """Whether a client of :data:`NAME` gets this certificate, or Dovecot really does not start."""
         try:
             with self.server:
-                return False
+                return self.served(NAME) == expected
         except HostError as error:
-            return "exited 89" in error.message
+            return expected == "no start" and "exited 89" in error.message
 
     def mend(self, finding: Finding) -> None:
-        """Run the command of a finding; its last word is the reload, which fails while nothing runs."""
+        """Run the command of a finding."""
         assert finding.fix.command is not None
-        silent = subprocess.DEVNULL  # a Dovecot that it starts would hold a pipe open
-        words = ["/bin/sh", "-c", finding.fix.command]
-        done = subprocess.run(words, env=environment(), stdin=silent, stdout=silent, stderr=silent, check=False)
-        assert done.returncode == 0 or not self.server.running(), finding.fix.command
+        self.shell('sh -c "$RUN"', RUN=finding.fix.command)
+
+
+@pytest.fixture(scope="module")
+def certificates(authority: Authority) -> Mapping[str, Issued]:
+    """By variables of the shell; made once, because to make them takes longer than to check them."""
+    now, day = datetime.now(UTC), timedelta(days=1)
+    return {
+        "ONE": authority.issue([NAME]),
+        "TWO": authority.issue([OTHER]),
+        "BOTH": authority.issue([NAME, OTHER]),
+        "MANY": authority.issue([f"n{number}.test" for number in range(200)]),
+        **{variable: authority.issue([WILDCARD]) for variable in ("WILDCARD", "WILDCARD2", "WILDCARD3")},
+        "EXPIRED": authority.issue([WILDCARD], not_before=now - 92 * day, not_after=now - 2 * day),
+        "FUTURE": authority.issue([WILDCARD], not_before=now + day, not_after=now + 90 * day),
+    }
 
 
 @pytest.fixture
-def host(shared_tmp: Path, authority: Authority, default: Issued) -> Iterator[Host]:
+def host(shared_tmp: Path, certificates: Mapping[str, Issued], default: Issued) -> Iterator[Host]:
     require(PrivateDovecot.unavailable())
     directory = shared_tmp / "dovecot"
     directory.mkdir(mode=0o755)
@@ -133,31 +147,20 @@ def host(shared_tmp: Path, authority: Authority, default: Issued) -> Iterator[Ho
             pin_directory=server.config_directory / "mailsni",
         )
     )
-    yield Host(server, authority, default, settings, modern=server.version == "2.4")
+    host = Host(server, settings, server.version == "2.4", {**certificates, "DEFAULT": default})
+    for variable, issued in certificates.items():
+        path = Path(host.variables()[variable])
+        path.touch(mode=0o600)
+        path.write_bytes(issued.key_pem + issued.fullchain_pem)
+    yield host
     server.stop()
 
 
-def place(path: Path, line: int) -> str:
+def place(path: Path, line: int | str) -> str:
+    """A place in a file; its line is given by its number, or by a text in it."""
+    if isinstance(line, str):
+        line = next(number for number, text in enumerate(path.read_text().splitlines(), 1) if line in text)
     return f"{path}:{line}"
-
-
-def found_line(host: Host, text: str) -> int:
-    """The number of the first line of dovecot.conf with a text in it."""
-    texts = host.server.config_file.read_text().splitlines()
-    return next(number for number, line in enumerate(texts, 1) if text in line)
-
-
-def mends(host: Host, finding: Finding) -> None:
-    """What the finding says to do is done, nothing is found any more, and Dovecot runs, or starts."""
-    host.mend(finding)
-    assert host.findings() == []
-    host.server.start()
-
-
-def silences(host: Host, finding: Finding) -> None:
-    """What the finding says to do is done, and nothing is found any more, not by Dovecot's own check either."""
-    host.mend(finding)
-    assert host.findings() == []
 
 
 def test_a_healthy_dovecot_after_apply_gives_nothing(mail_host: MailHost) -> None:
@@ -174,322 +177,100 @@ def test_no_dovecot_gives_nothing() -> None:
     assert list(findings(facts_of(Settings(dovecot=DovecotSettings(enabled=False))))) == []
 
 
+@pytest.mark.shared
+@pytest.mark.parametrize("fault", load_faults("dovecot"))
+def test_a_fault_in_dovecot_is_named_and_its_fix_mends_it(host: Host, fault: Fault) -> None:
+    finding = fault.plant_on(host)
+    assert not fault.before or host.behaves(fault.before)
+    fault.mend_on(host, finding)
+    assert not fault.after or host.behaves(fault.after)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
-# The default certificate
+# Certificates
 
 
 @pytest.mark.shared
-def test_tls_that_is_switched_off_is_found_and_the_fix_mends_it(host: Host) -> None:
-    line = host.append("ssl = no\n")
-    finding = host.only()
-    assert (finding.code, finding.where) == ("dovecot_tls_off", place(host.server.config_file, line))
-    mends(host, finding)
-    assert host.served(UNKNOWN) == host.default.fingerprint
-
-
-def test_a_missing_default_certificate_is_found_and_the_fix_mends_it(host: Host) -> None:
-    file = host.server.config_file
-    kept = [
-        line for line in file.read_text().splitlines() if not line.startswith(("ssl_cert", "ssl_key", "ssl_server"))
-    ]
-    file.write_text("\n".join([*kept, ""]))
-    path, _ = host.pair()
-    host.write("99-mailsni.conf", host.block(NAME, path))
-    finding = host.only()
-    assert (finding.code, finding.where) == ("dovecot_default_certificate_missing", str(file))
-    with host.server:
-        assert [host.served(name) for name in (NAME, UNKNOWN)] == [ABORTED, ABORTED]
-    # The lines that it tells to write are of this release.
-    assert host.setting("cert", "/etc/letsencrypt/live/NAME/fullchain.pem") in (finding.fix.edit or "")
-    lines = (host.setting("cert", host.server.default_file), host.setting("key", host.server.default_file))
-    file.write_text(
-        "\n".join([*lines, *kept, ""]) if not host.modern else "\n".join([*kept[:2], *lines, *kept[2:], ""])
-    )
-    assert host.findings() == []
-
-
-@pytest.mark.shared
-def test_a_default_certificate_where_the_look_does_not_reach_is_asked_for(host: Host) -> None:
-    file = host.server.config_file
-    lines = file.read_text().splitlines()
-    own = [line for line in lines if line.startswith(("ssl_cert", "ssl_key", "ssl_server"))]
-    deep = host.server.config_directory / "deep"
-    deep.mkdir()
+def test_a_default_certificate_in_a_file_that_cannot_be_read_is_not_called_missing(host: Host) -> None:
     for number in range(DEPTH_LIMIT + 5):
-        (deep / f"{number}.conf").write_text(f"!include {number + 1}.conf\n")
-    (deep / f"{DEPTH_LIMIT + 5}.conf").write_text("\n".join([*own, ""]))
-    file.write_text("\n".join([*(line for line in lines if line not in own), "!include deep/0.conf", ""]))
-    assert host.only().code == "dovecot_include_unreadable"
-
-
-@pytest.mark.shared
-def test_a_default_certificate_that_is_gone(host: Host) -> None:
-    host.server.default_file.unlink()
-    finding = host.only()
-    line = found_line(host, str(host.server.default_file))
-    assert (finding.code, finding.where) == ("dovecot_file_missing", place(host.server.config_file, line))
-    assert finding.what.startswith("the default certificate: ")
-    assert host.refuses()
-
-
-@pytest.mark.shared
-def test_default_certificates_that_cannot_be_served(host: Host) -> None:
-    good = host.server.default_file.read_bytes()
-    key, _, rest = good.partition(b"-----BEGIN CERTIFICATE")
-    chain = b"-----BEGIN CERTIFICATE" + rest
-    other, _ = host.pair()
-    foreign_key = other.read_bytes().partition(b"-----BEGIN CERTIFICATE")[0]
-    leaf, issuer = (part + b"-----END CERTIFICATE-----\n" for part in chain.split(b"-----END CERTIFICATE-----\n")[:2])
-    wrong = {"": "is empty", "garbage\n": "garbage"}
-    faults = [*(text.encode() for text in wrong), foreign_key + chain, key + issuer + leaf, good[: len(good) // 2]]
-    for content in faults:
-        host.server.default_file.write_bytes(content)
-        finding = host.only()
-        assert (finding.code, finding.severity) == ("dovecot_certificate_unusable", Severity.ERROR), content[:20]
-        assert "every client is cut off" in finding.why
-    path, _ = host.pair(OTHER)
-    host.write("99-mailsni.conf", host.block(OTHER, path))
-    host.server.default_file.write_bytes(foreign_key + chain)
-    with host.server:
-        assert [host.served(name) for name in (OTHER, UNKNOWN)] == [ABORTED, ABORTED]
-
-
-@pytest.mark.shared
-def test_a_default_certificate_that_is_not_valid_now(host: Host) -> None:
-    now = datetime.now(UTC)
-    for code, begin, end in (
-        ("dovecot_certificate_expired", now - timedelta(days=90), now - timedelta(days=1)),
-        ("dovecot_certificate_not_yet_valid", now + timedelta(days=1), now + timedelta(days=90)),
-    ):
-        host.server.set_default(host.authority.issue(["default.test"], not_before=begin, not_after=end))
-        assert host.only().code == code
-
-
-@pytest.mark.shared
-def test_a_leaf_without_its_intermediates(host: Host) -> None:
-    issued = host.authority.issue([NAME])
-    live = host.server.directory / "live"
-    live.mkdir()
-    for name, content in (("cert", issued.leaf_pem), ("fullchain", issued.fullchain_pem), ("privkey", issued.key_pem)):
-        (live / f"{name}.pem").write_bytes(content)
-        (live / f"{name}.pem").chmod(0o600)
-    path = host.write("10-own.conf", host.block(NAME, live / "cert.pem", live / "privkey.pem"))
-    finding = host.only()
-    assert (finding.code, finding.where) == ("dovecot_chain_incomplete", place(path, 2))
-    silences(host, finding)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# What other blocks name
-
-
-def test_a_block_with_a_path_that_is_gone(host: Host) -> None:
-    path = host.write("10-own.conf", "# mine\n" + host.block(NAME, "/nonexistent/a.pem"))
-    finding = host.only()
-    assert (finding.code, finding.where) == ("dovecot_file_missing", place(path, 3))
-    assert NAME in finding.what
-    assert "/nonexistent/a.pem does not exist" in finding.what
-    assert host.refuses()
-    mends(host, finding)
-
-
-@pytest.mark.shared
-def test_a_reload_that_keeps_the_bomb_quiet(host: Host) -> None:
-    with host.server:
-        host.write("10-own.conf", host.block(NAME, "/nonexistent/a.pem"))
-        host.server.reload()  # exits 0
-        assert host.served(UNKNOWN) == host.default.fingerprint
-        assert host.only().code == "dovecot_file_missing"
-
-
-@pytest.mark.shared
-def test_blocks_with_files_that_cannot_be_served(host: Host) -> None:
-    good, _ = host.pair(NAME)
-    other, _ = host.pair(OTHER)
-    empty, garbage = host.server.directory / "empty.pem", host.server.directory / "garbage.pem"
-    empty.write_bytes(b"")
-    garbage.write_bytes(b"-----BEGIN garbage\n\xff")
-    for path in (empty, garbage):
-        path.chmod(0o600)
-    finding = None
-    for certificate, key in ((empty, good), (good, garbage), (good, other)):
-        file = host.write("10-own.conf", host.block(NAME, certificate, key))
-        finding = host.only()
-        assert (finding.code, finding.where) == ("dovecot_certificate_unusable", place(file, 2))
-    assert finding is not None
-    with host.server:
-        assert [host.served(name) for name in (NAME, UNKNOWN)] == [ABORTED, host.default.fingerprint]
-        assert f"clients that ask for {NAME} are cut off" in finding.why
-        mends(host, finding)
-        assert host.served(NAME) == host.default.fingerprint
-
-
-@pytest.mark.shared
-def test_blocks_with_things_that_are_no_files(host: Host) -> None:
-    link = host.server.directory / "link.pem"
-    link.symlink_to("nowhere")
-    for path, why in (("/etc", "is a directory"), (link, "is a link to nothing")):
-        file = host.write("10-own.conf", host.block(NAME, path))
-        finding = host.only()
-        assert (finding.code, finding.where) == ("dovecot_file_missing", place(file, 2))
-        assert why in finding.what
-        assert host.refuses()
-        host.mend(finding)
-        assert host.findings() == []
-
-
-@pytest.mark.shared
-def test_the_certificate_of_a_block_is_of_another_name_or_expired(host: Host) -> None:
-    path, _ = host.pair(OTHER)
-    host.write("10-own.conf", host.block(NAME, path))
-    assert host.only().code == "dovecot_certificate_name_mismatch"
-    path, _ = host.pair(WILDCARD, end=datetime.now(UTC) - timedelta(days=2))
-    host.write("10-own.conf", host.block(NAME, path))
-    finding = host.only()
-    assert finding.code == "dovecot_certificate_expired"
-    silences(host, finding)
-
-
-@pytest.mark.shared
-def test_a_key_that_others_can_read(host: Host) -> None:
-    path, fingerprint = host.pair(mode=0o644)
-    file = host.write("10-own.conf", host.block(NAME, path))
-    finding = host.only()
-    assert (finding.code, finding.where) == ("dovecot_key_exposed", place(file, 3))
-    mends(host, finding)
-    assert host.served(NAME) == fingerprint
-    # Where nobody can get to it, its mode does not matter.
-    closed = host.server.directory / "closed"
-    closed.mkdir(mode=0o700)
-    (closed / "key.pem").write_bytes(path.read_bytes())
-    (closed / "key.pem").chmod(0o644)
-    host.write("10-own.conf", host.block(NAME, closed / "key.pem"))
-    assert host.findings() == []
-
-
-@pytest.mark.shared
-def test_a_file_of_certbots_archive(host: Host) -> None:
-    root = host.server.directory / "letsencrypt"
-    path, fingerprint = host.pair()
-    for directory, number in (("archive", "3"), ("live", "")):
-        (root / directory / "one.test").mkdir(parents=True)
-        for kind in ("fullchain", "privkey"):
-            (root / directory / "one.test" / f"{kind}{number}.pem").write_bytes(path.read_bytes())
-            (root / directory / "one.test" / f"{kind}{number}.pem").chmod(0o600)
-    old = root / "archive/one.test"
-    file = host.write("10-own.conf", host.block(NAME, old / "fullchain3.pem", old / "privkey3.pem"))
-    finding = host.only()
-    assert (finding.code, finding.where) == ("dovecot_archive_path", place(file, 2))
-    mends(host, finding)
-    assert file.read_text() == host.block(
-        NAME, root / "live/one.test/fullchain.pem", root / "live/one.test/privkey.pem"
+        (host.server.config_directory / f"{number}.deep").write_text(f"!include {number + 1}.deep\n")
+    host.shell(
+        f"""
+        grep '^ssl_.*default.pem' "$CONF" >"${{CONF%/*}}/{DEPTH_LIMIT + 5}.deep"
+        sed -i '/^ssl_.*default.pem/d' "$CONF"
+        echo '!include 0.deep' >>"$CONF"
+        """
     )
-    assert host.served(NAME) == fingerprint
+    assert list(host.find()) == ["dovecot_include_unreadable"]
+
+
+@pytest.mark.shared
+def test_a_missing_file_is_found_though_a_reload_is_silent_about_it(host: Host) -> None:
+    with host.server:
+        host.shell('block mail.one.test /nonexistent/a.pem >"$OWN"')
+        host.server.reload()  # exits 0
+        assert host.served(UNKNOWN) == "DEFAULT"
+        assert list(host.find()) == ["dovecot_file_missing"]
+
+
+@pytest.mark.shared
+def test_the_mode_of_a_key_that_nobody_can_reach_does_not_matter(host: Host) -> None:
+    host.shell(
+        'mkdir -m 700 "$DIRECTORY/closed"; cp "$ONE" "$DIRECTORY/closed/"; chmod 644 "$DIRECTORY/closed/one.pem"'
+    )
+    host.shell('block mail.one.test "$DIRECTORY/closed/one.pem" >"$OWN"')
+    assert host.find() == {}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Syntax
 
 
-def test_the_mark_before_a_path(host: Host) -> None:
+def test_the_mark_before_a_path_must_be_that_of_the_release(host: Host) -> None:
     """``<`` forgotten on 2.3, where it is needed, and written on 2.4, where it is not."""
-    path, fingerprint = host.pair()
-    block = host.block(NAME, path)
-    wrong = block.replace("= ", "= <") if host.modern else block.replace("= <", "= ")
-    file = host.write("10-own.conf", wrong)
+    host.shell('block mail.one.test "$ONE" >"$OWN"')
+    block = host.own.read_text()
+    host.own.write_text(block.replace("= ", "= <") if host.modern else block.replace("= <", "= "))
     found = host.findings()
     code = "dovecot_file_mark_unexpected" if host.modern else "dovecot_file_mark_missing"
-    assert [(one.code, one.where) for one in found] == [(code, place(file, 2)), (code, place(file, 3))]
-    if host.modern:
-        assert host.refuses()
-    else:
-        with host.server:
-            assert [host.served(name) for name in (NAME, UNKNOWN)] == [ABORTED, host.default.fingerprint]
-    host.mend(found[0])
-    mends(host, found[1])
-    assert file.read_text() == block
-    assert host.served(NAME) == fingerprint
+    assert [(one.code, one.where) for one in found] == [(code, place(host.own, 2)), (code, place(host.own, 3))]
+    assert host.behaves("no start" if host.modern else "ABORTED")
+    for one in found:
+        host.mend(one)
+    assert host.own.read_text() == block
+    assert host.findings() == []
+    assert host.behaves("ONE")
 
 
-def test_the_syntax_of_the_other_release(host: Host) -> None:
-    path, fingerprint = host.pair()
+def test_the_syntax_of_the_other_release_is_found_and_rewritten(host: Host) -> None:
+    path = host.variables()["ONE"]
     old = f"local_name {NAME} {{\n  ssl_cert = <{path}\n  ssl_key =< {path}\n}}\n"
     new = (
         f"dovecot_config_version = 2.4.0\nlocal_name {NAME} {{\n"
         f"  ssl_server_cert_file = {path}\n  ssl_server_key_file={path}\n}}\n"
     )
-    file = host.write("10-own.conf", old if host.modern else new)
+    host.own.write_text(old if host.modern else new)
     found = host.findings()
     assert {one.code for one in found} == {"dovecot_wrong_release_syntax"}
-    assert [one.where for one in found] == ([place(file, 2)] if host.modern else [place(file, 1), place(file, 3)])
-    assert host.refuses()
+    assert [one.where for one in found] == [place(host.own, line) for line in ([2] if host.modern else [1, 3])]
+    assert host.behaves("no start")
     for one in found:
         host.mend(one)
     assert host.findings() == []
-    with host.server:
-        assert host.served(NAME) == fingerprint
+    assert host.behaves("ONE")
 
 
-def test_several_names_in_a_block(host: Host) -> None:
-    path, fingerprint = host.pair(NAME, OTHER)
-    file = host.write("10-own.conf", host.block(f'"{NAME} {OTHER}"', path))
+def test_several_names_in_a_block_are_a_fault_where_dovecot_refuses_them(host: Host) -> None:
+    host.shell("""block '"mail.one.test mail.two.test"' "$BOTH" >"$OWN" """)
     if not host.modern:
         assert host.findings() == []
         with host.server:
-            assert {host.served(name) for name in (NAME, OTHER)} == {fingerprint}
+            assert {host.served(name) for name in (NAME, OTHER)} == {"BOTH"}
         return
-    finding = host.only()
-    assert (finding.code, finding.where) == ("dovecot_several_names", place(file, 1))
-    assert host.refuses()
-    file.write_text(host.block(NAME, path) + host.block(OTHER, path))
+    assert {code: one.where for code, one in host.find().items()} == {"dovecot_several_names": place(host.own, 1)}
+    assert host.behaves("no start")
+    host.shell('{ block mail.one.test "$BOTH"; block mail.two.test "$BOTH"; } >"$OWN"')
     assert host.findings() == []
-
-
-@pytest.mark.shared
-def test_a_block_within_protocol(host: Host) -> None:
-    path, _ = host.pair()
-    file = host.write("10-own.conf", "protocol imap {\n" + host.block(NAME, path) + "}\n")
-    finding = host.only()
-    assert (finding.code, finding.where) == ("dovecot_local_name_in_protocol", place(file, 2))
-    assert host.refuses()
-    file.write_text(
-        f"local_name {NAME} {{\n  protocol imap {{\n"
-        f"    {host.setting('cert', path)}\n    {host.setting('key', path)}\n  }}\n}}\n"
-    )
-    assert host.findings() == []
-
-
-@pytest.mark.shared
-def test_names_that_match_nothing(host: Host) -> None:
-    path, fingerprint = host.pair(WILDCARD)
-    file = host.write("10-own.conf", host.block(".one.test", path))
-    with host.server:
-        assert host.served(NAME) == host.default.fingerprint
-        finding = host.only()
-        assert (finding.code, finding.where) == ("dovecot_name_never_matches", place(file, 1))
-        mends(host, finding)
-        assert host.served(NAME) == fingerprint
-
-
-@pytest.mark.shared
-def test_what_dovecot_itself_refuses(host: Host) -> None:
-    line = host.append("no_such_setting = yes\n")
-    finding = host.only()
-    assert (finding.code, finding.where) == (
-        "dovecot_configuration_rejected",
-        place(host.server.config_file, line),
-    )
-    assert "no_such_setting" in finding.what
-    assert host.refuses()
-
-
-@pytest.mark.shared
-def test_a_file_that_cannot_be_included(host: Host) -> None:
-    line = host.append("!include /nonexistent/own.conf\n")
-    found = {one.code: one for one in host.findings()}
-    assert list(found) == ["dovecot_configuration_rejected"]
-    assert found["dovecot_configuration_rejected"].where == place(host.server.config_file, line)
-    assert host.refuses()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -498,114 +279,95 @@ def test_a_file_that_cannot_be_included(host: Host) -> None:
 
 @pytest.mark.parametrize("first", ["10", "zz"])
 @pytest.mark.parametrize("pattern", [NAME, WILDCARD])
-def test_a_block_elsewhere_for_a_name_of_ours(host: Host, pattern: str, first: str) -> None:
-    """Who wins is said as the real Dovecot serves it."""
-    ours, fingerprint = host.pair(NAME)
-    others, foreign = host.pair(WILDCARD)
-    host.include.write_text(host.block(NAME, ours))
-    file = host.write(f"{first}-own.conf", host.block(pattern, others))
+def test_a_block_elsewhere_for_a_name_of_ours_is_found_and_the_winner_named(
+    host: Host, pattern: str, first: str
+) -> None:
+    """The winner is the one that the real Dovecot serves."""
+    file = host.own.with_name(f"{first}-own.conf")
+    host.shell(
+        'block mail.one.test "$ONE" >"$INCLUDE"; block "$PATTERN" "$WILDCARD" >"$FILE"', PATTERN=pattern, FILE=str(file)
+    )
     with host.server:
         now = host.served(NAME)
-        assert now in (fingerprint, foreign)
+        assert now in ("ONE", "WILDCARD")
         found = host.findings()
-        if pattern == WILDCARD and now == fingerprint:
+        if pattern == WILDCARD and now == "ONE":
             assert found == []  # a wildcard that leaves exact names alone
             return
         (finding,) = found
         assert (finding.code, finding.where) == ("dovecot_foreign_block", place(file, 1))
-        assert finding.severity is (Severity.ERROR if now == foreign else Severity.WARNING)
-        assert ("Dovecot uses this one" in finding.what) is (now == foreign)
+        assert finding.severity is (Severity.ERROR if now == "WILDCARD" else Severity.WARNING)
+        assert ("Dovecot uses this one" in finding.what) is (now == "WILDCARD")
         if pattern == NAME:
-            mends(host, finding)
-            assert host.served(NAME) == fingerprint
+            host.mend(finding)
         else:
             file.rename(file.with_name("99-zz.conf" if first == "10" else "00-own.conf"))
             host.server.reload()
-            assert host.findings() == []
-            assert host.served(NAME) == fingerprint
+        assert host.findings() == []
+        assert host.served(NAME) == "ONE"
 
 
-def test_blocks_elsewhere_that_repeat_each_other(host: Host) -> None:
+def test_blocks_elsewhere_that_repeat_each_other_are_found_and_the_winner_named(host: Host) -> None:
     """Blocks of one name are one, at the place of the first, with the value of the last; so 2.4 takes the wildcard."""
-    pairs = [host.pair(WILDCARD) for _ in range(3)]
-    blocks = [host.block(name, path) for name, (path, _) in zip((NAME, WILDCARD, NAME), pairs, strict=True)]
-    file = host.write("10-own.conf", "".join(blocks))
+    host.shell(
+        """
+        block mail.one.test "$WILDCARD" >"$OWN"
+        block '*.one.test' "$WILDCARD2" >>"$OWN"
+        block mail.one.test "$WILDCARD3" >>"$OWN"
+        """
+    )
     found = host.findings()
     assert {one.code for one in found} == {"dovecot_duplicate_block"}
-    with host.server:
-        served = host.served(NAME)
-        assert served == pairs[1 if host.modern else 2][1]
-        if host.modern:
-            assert [one.where for one in found] == [place(file, 1), place(file, 9)]
-            assert f"Dovecot uses the one at {place(file, 5)}" in found[1].what
-        else:
-            assert [one.where for one in found] == [place(file, 1)]
-            assert f"Dovecot uses the one at {place(file, 9)}" in found[0].what
+    assert host.behaves("WILDCARD2" if host.modern else "WILDCARD3")
+    assert [one.where for one in found] == [place(host.own, line) for line in ([1, 9] if host.modern else [1])]
+    assert f"Dovecot uses the one at {place(host.own, 5 if host.modern else 9)}" in found[-1].what
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The include, the order, what else lies there
+# The order, what else lies there
 
 
-@pytest.mark.shared
-def test_an_include_that_is_not_read(host: Host) -> None:
-    path, fingerprint = host.pair()
-    file = host.server.config_file
-    file.write_text(file.read_text().replace("!include_try conf.d/*.conf", ""))
-    assert (host.only().code, host.only().severity) == ("dovecot_include_not_configured", Severity.WARNING)
-    host.include.write_text(host.block(NAME, path))
-    finding = host.only()
-    assert (finding.code, finding.severity, finding.where) == (
-        "dovecot_include_not_configured",
-        Severity.ERROR,
-        str(file),
+def test_settings_for_all_after_the_blocks_are_found_where_dovecot_warns_of_them(host: Host) -> None:
+    file = host.include.with_name("99-zz.conf")
+    host.shell(
+        'block mail.one.test "$ONE" >"$INCLUDE"; printf "%s\\n" "$CERT$DEFAULT" "$KEY$DEFAULT" >"$FILE"', FILE=str(file)
     )
-    mends(host, finding)
-    assert host.served(NAME) == fingerprint
-
-
-def test_settings_for_all_after_the_blocks(host: Host) -> None:
-    path, fingerprint = host.pair()
-    host.include.write_text(host.block(NAME, path))
-    default = host.server.default_file
-    file = host.write("99-zz.conf", f"{host.setting('cert', default)}\n{host.setting('key', default)}\n")
     found = host.findings()
     said = run([find_tool("doveconf") or "", "-c", host.server.config_file, "-n"]).stderr
     # 2.4 serves the same and says nothing.
     assert ("won't change the setting" in said) is not host.modern
-    codes = [] if host.modern else ["dovecot_global_setting_after_blocks"] * 2
-    assert [one.code for one in found] == codes
-    assert [one.where for one in found] == [place(file, 1), place(file, 2)][: len(codes)]
-    with host.server:
-        assert host.served(NAME) == fingerprint
+    expected = [("dovecot_global_setting_after_blocks", place(file, line)) for line in (1, 2)]
+    assert [(one.code, one.where) for one in found] == ([] if host.modern else expected)
+    assert host.behaves("ONE")
 
 
 @pytest.mark.shared
-def test_what_other_programs_left_behind(host: Host) -> None:
-    path, _ = host.pair()
-    (host.server.include_directory / "domains").mkdir()
-    files = [
-        host.write(name, host.block(f"mail.{at}.test", path)) for at, name in enumerate(("sni.conf", "domains/a.conf"))
-    ]
-    host.append("!include_try conf.d/domains/*.conf\n")
-    found = [one for one in host.findings() if one.code != "dovecot_certificate_name_mismatch"]
-    assert {(one.code, one.severity, one.where) for one in found} == {
-        ("dovecot_leftover_blocks", Severity.NOTE, str(file)) for file in files
+def test_what_other_programs_left_behind_is_noted(host: Host) -> None:
+    host.shell(
+        """
+        mkdir "$CONF_D/domains"
+        block n0.test "$MANY" >"$CONF_D/sni.conf"
+        block n1.test "$MANY" >"$CONF_D/domains/a.conf"
+        echo '!include_try conf.d/domains/*.conf' >>"$CONF"
+        """
+    )
+    directory = host.server.include_directory
+    assert {(one.code, one.severity, one.where) for one in host.findings()} == {
+        ("dovecot_leftover_blocks", Severity.NOTE, str(directory / file)) for file in ("sni.conf", "domains/a.conf")
     }
 
 
 @pytest.mark.shared
 def test_without_root_it_says_what_it_could_not_see(host: Host) -> None:
-    path, _ = host.pair(OTHER)
-    file = host.write("10-own.conf", host.block(NAME, path) + host.block(".x.test", path))
+    host.shell('{ block mail.one.test "$TWO"; block .x.test "$TWO"; } >"$OWN"')
     os.seteuid(NOBODY)
     try:
         found = host.findings()
     finally:
         os.seteuid(0)
     assert [(one.code, one.where) for one in found] == [
-        ("dovecot_name_never_matches", place(file, 5)),
-        ("dovecot_certificates_not_checked", place(host.server.config_file, found_line(host, "default.pem"))),
+        ("dovecot_name_never_matches", place(host.own, 5)),
+        ("dovecot_certificates_not_checked", place(host.server.config_file, "default.pem")),
     ]
 
 
@@ -613,7 +375,7 @@ def test_without_root_it_says_what_it_could_not_see(host: Host) -> None:
 def test_hostile_files_beside_the_configuration(host: Host) -> None:
     """A FIFO is not opened and not shown to doveconf, a loop is left: the look ends, and says what it did not see."""
     os.mkfifo(host.server.include_directory / "10-pipe.conf")
-    host.write("20-loop.conf", "!include_try ../dovecot.conf\n")
+    (host.server.include_directory / "20-loop.conf").write_text("!include_try ../dovecot.conf\n")
     evil = host.server.include_directory / "30-evil\n\x1b[31m.conf"
     evil.write_bytes(b"\xff\xfe = \0{\n}}}}\nlocal_name .\x1b[31m {\nssl_cert = </\xff\n")
     codes = [one.code for one in host.findings()]
@@ -625,8 +387,10 @@ def test_hostile_files_beside_the_configuration(host: Host) -> None:
 # Thousands of blocks
 
 
-def many(host: Host, blocks: int, path: Path) -> str:
-    return "".join(host.block(f"n{number}.test", path) for number in range(blocks))
+def write_blocks(host: Host, blocks: int, variable: str = "MANY") -> None:
+    """So many blocks, for ``n0.test`` and so on, all with one certificate."""
+    path = host.variables().get(variable, "/nonexistent/a.pem")
+    host.shell(f'for n in $(seq 0 {blocks - 1}); do block "n$n.test" "$FILE"; done >"$OWN"', FILE=path)
 
 
 def greets_within_its_memory(server: PrivateDovecot) -> bool:
@@ -646,35 +410,31 @@ def greets_within_its_memory(server: PrivateDovecot) -> bool:
     raise AssertionError("it neither greets nor fails")
 
 
-def test_blocks_that_the_config_process_cannot_hold(host: Host) -> None:
-    path, fingerprint = host.pair(*(f"n{number}.test" for number in (0, 199)))
-    line = host.append("service config {\n  vsz_limit = 32M\n}\n") + 1
-    file = host.write("50-many.conf", many(host, 200, path))
-    found = [one for one in host.findings() if one.code != "dovecot_certificate_name_mismatch"]
+def test_blocks_that_the_config_process_cannot_hold_are_found_before_it_fails(host: Host) -> None:
+    host.shell('printf "service config {\\n  vsz_limit = 32M\\n}\\n" >>"$CONF"')
+    write_blocks(host, 200)
+    found = host.find()
     assert greets_within_its_memory(host.server) is host.modern
     if host.modern:
-        assert found == []
+        assert found == {}
         return
-    (finding,) = found
-    assert (finding.code, finding.severity) == ("dovecot_too_many_blocks", Severity.ERROR)
-    assert finding.where == place(host.server.config_file, line)
+    finding = found.pop("dovecot_too_many_blocks")
+    assert found == {}
+    assert (finding.severity, finding.where) == (Severity.ERROR, place(host.server.config_file, "vsz_limit"))
     host.mend(finding)
-    assert [one.code for one in host.findings() if one.code != "dovecot_certificate_name_mismatch"] == []
+    assert host.find() == {}
     assert greets_within_its_memory(host.server)
-    assert host.served("n199.test") == fingerprint
+    assert host.served("n199.test") == "MANY"
     # What is near the limit is a warning, what is far from it is nothing.
-    host.server.config_file.write_text(host.server.config_file.read_text().replace("256M", "32M"))
-    for blocks, expected in ((150, ["dovecot_too_many_blocks"]), (100, [])):
-        file.write_text(many(host, blocks, path))
-        near = [one for one in host.findings() if one.code != "dovecot_certificate_name_mismatch"]
-        assert [one.code for one in near] == expected
-        assert all(one.severity is Severity.WARNING for one in near)
+    host.shell('sed -i "s/256M/32M/" "$CONF"')
+    for blocks, expected in ((150, {"dovecot_too_many_blocks": Severity.WARNING}), (100, {})):
+        write_blocks(host, blocks)
+        assert {code: one.severity for code, one in host.find().items()} == expected
 
 
 @pytest.mark.shared
 def test_a_fault_in_each_of_many_blocks_is_told_so_often_and_no_more(host: Host) -> None:
-    path = host.server.directory / "gone.pem"
-    host.write("50-many.conf", many(host, SAME_CODE_LIMIT + 30, path))
+    write_blocks(host, SAME_CODE_LIMIT + 30, "no certificate")
     found = host.findings()
     assert len(found) == SAME_CODE_LIMIT + 1
     assert {one.code for one in found} == {"dovecot_file_missing"}
@@ -695,9 +455,9 @@ def test_debians_own_configuration_gives_nothing(host: Host) -> None:
     assert list(findings(facts_of(replace(host.settings, dovecot=dovecot)))) == []
 
 
-def test_our_include_after_an_upgrade_of_dovecot(host: Host) -> None:
+def test_our_include_must_be_applied_again_after_an_upgrade_of_dovecot(host: Host) -> None:
     """It is still in the syntax of the release before; that is one finding, whatever the number of blocks."""
-    path, _ = host.pair()
+    path = host.variables()["ONE"]
     old = f'local_name "{NAME} {OTHER}" {{\n  ssl_cert = <{path}\n  ssl_key = <{path}\n}}\n'
     new = f"local_name {NAME} {{\n  ssl_server_cert_file = {path}\n  ssl_server_key_file = {path}\n}}\n"
     host.include.write_text((old if host.modern else new) * 2)
@@ -707,19 +467,22 @@ def test_our_include_after_an_upgrade_of_dovecot(host: Host) -> None:
     assert {one.code: one.where for one in found} == places
     assert len(found) == len(places)
     assert {one.fix for one in found} == {Fix("mailsni apply")}
-    assert host.refuses()
+    assert host.behaves("no start")
 
 
-def test_a_complaint_that_comes_after_warnings(host: Host) -> None:
-    path, _ = host.pair()
-    host.write("10-own.conf", host.block(NAME, path))
-    line = host.append(f"{host.setting('cert', host.server.default_file)}\nno_such_setting = yes\n") + 1
+def test_a_complaint_of_dovecot_is_found_after_its_warnings(host: Host) -> None:
+    host.shell(
+        """
+        block mail.one.test "$ONE" >"$OWN"
+        printf '%s\\n' "$CERT$DEFAULT" 'no_such_setting = yes' >>"$CONF"
+        """
+    )
     (finding,) = [one for one in host.findings() if one.code == "dovecot_configuration_rejected"]
-    assert finding.where == place(host.server.config_file, line)
+    assert finding.where == place(host.server.config_file, "no_such_setting")
     assert "no_such_setting" in finding.what
 
 
 @pytest.mark.shared
-def test_a_configuration_that_is_not_there(host: Host) -> None:
+def test_a_configuration_that_is_not_there_is_found(host: Host) -> None:
     host.server.config_file.unlink()
     assert [one.code for one in host.findings()] == ["dovecot_configuration_rejected", "dovecot_include_unreadable"]

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from string import Template
+from typing import Protocol
 
 import pytest
 from _pytest.mark import ParameterSet
@@ -128,25 +130,32 @@ class DoctorHost:
         Raises:
             AssertionError: it fails.
         """
-        done = subprocess.run(
+        code, output = run_script(script, {**self.variables(), **variables})
+        assert code in (0, 4), f"{script}: {output}"
+        earlier = time.time() - _FRESH
+        if self.main_cf.stat().st_mtime > earlier:
+            os.utime(self.main_cf, (earlier, earlier))
+
+
+def run_script(script: str, variables: Mapping[str, str]) -> tuple[int, str]:
+    """Run a script with the functions of tests/data/doctor/functions.sh; returns its exit code and what it printed."""
+    with tempfile.TemporaryFile("w+") as output:  # a server that it starts would hold a pipe open
+        code = subprocess.run(
             ["/bin/sh", "-c", f"{data.read('doctor/functions.sh')}\n{script}"],
             env={
                 **environment(),
-                **self.variables(),
                 **variables,
                 "PATH": f"{PROGRAMS}:{environment()['PATH']}",
                 "MAILSNI_STARTED_BY": "cron",
             },
             stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
+            stdout=output,
+            stderr=output,
             timeout=60,
             check=False,
-        )
-        assert done.returncode in (0, 4), f"{script}: {done.stdout}{done.stderr}"
-        earlier = time.time() - _FRESH
-        if self.main_cf.stat().st_mtime > earlier:
-            os.utime(self.main_cf, (earlier, earlier))
+        ).returncode
+        output.seek(0)
+        return code, output.read()
 
 
 @contextmanager
@@ -183,6 +192,19 @@ def _spare_store(authority: Authority, root: Path) -> CertbotDirectory:
     return store
 
 
+class Host(Protocol):
+    """Where a fault is planted."""
+
+    def find(self) -> Mapping[str, Finding]:
+        """What the doctor finds, by its code."""
+
+    def variables(self) -> Mapping[str, str]:
+        """What the scripts and the expected texts of faults may name."""
+
+    def shell(self, script: str, **variables: str) -> None:
+        """Run a script with these and further variables."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """How a fault is made, where it must be found, and how its fix is followed: a table of tests/data/doctor/*.toml."""
@@ -195,28 +217,50 @@ class Fault:
     """The path that the finding must name."""
     line: str | int = 0
     """The line in it, by its number or a text; 0 when the finding must name none."""
+    what: str = "*"
+    """A pattern (fnmatch(3)), as the next two are."""
+    why: str = "*"
     fix: Mapping[str, str] = field(default_factory=dict)
-    """Patterns (fnmatch(3)) of what the parts of the fix must say."""
+    """By the parts of a fix."""
+    before: str = ""
+    """What a client gets while the fault is there; empty when no client is asked."""
     mend: str = 'sh -c "$RUN"'
     """A script that does what the fix says: ``$RUN`` is its command, ``$EDIT`` its edit, ``$FILE`` the path."""
+    after: str = ""
+    """What a client gets after the fix."""
     also: Sequence[str] = ()
     """Codes of what is rightly found besides."""
     left: Sequence[str] = ()
     """Codes of what is rightly found after the fix."""
+    on_both: bool = False
+    """Whether both releases must be tried."""
 
-    def try_on(self, host: DoctorHost) -> None:
+    def try_on(self, host: Host) -> None:
         """Plant it, see it named and placed, follow the fix, see nothing any more."""
+        self.mend_on(host, self.plant_on(host))
+
+    def plant_on(self, host: Host) -> Finding:
+        """Plant it, and see it named and placed."""
         host.shell(self.plant)
         findings = host.find()
         assert set(findings) == {self.code, *self.also}, findings
         finding = findings[self.code]
         variables = host.variables()
-        path = Path(Template(self.where).substitute(variables))
+        path = self._path(host)
         assert (finding.where, finding.severity) == (self._place(path), self.severity), finding
-        for part, pattern in self.fix.items():
-            assert fnmatchcase(getattr(finding.fix, part) or "", Template(pattern).substitute(variables)), finding
-        host.shell(self.mend, RUN=finding.fix.command or "false", EDIT=finding.fix.edit or "", FILE=str(path))
+        fix = [(getattr(finding.fix, part) or "", pattern) for part, pattern in self.fix.items()]
+        for text, pattern in ((finding.what, self.what), (finding.why, self.why), *fix):
+            assert fnmatchcase(text, Template(pattern).substitute(variables)), finding
+        return finding
+
+    def mend_on(self, host: Host, finding: Finding) -> None:
+        """Follow the fix, and see that nothing is found any more."""
+        parts = {"RUN": finding.fix.command or "false", "EDIT": finding.fix.edit or "", "FILE": str(self._path(host))}
+        host.shell(self.mend, **parts)
         assert set(host.find()) == set(self.left)
+
+    def _path(self, host: Host) -> Path:
+        return Path(Template(self.where).substitute(host.variables()))
 
     def _place(self, path: Path) -> str:
         if isinstance(self.line, int):
@@ -227,9 +271,12 @@ class Fault:
 
 def load_faults(name: str) -> list[ParameterSet]:
     """The faults of a file of tests/data/doctor, as the values of ``pytest.mark.parametrize``."""
-    tables = tomllib.loads(data.read(f"doctor/{name}.toml"))
-    return [
-        pytest.param(Fault(code, **table), id=f"{code}-{case}")
-        for code, cases in tables.items()
+    faults = {
+        f"{code}-{case}": Fault(code, **table)
+        for code, cases in tomllib.loads(data.read(f"doctor/{name}.toml")).items()
         for case, table in cases.items()
+    }
+    return [
+        pytest.param(fault, id=name, marks=[pytest.mark.on_both] if fault.on_both else [])
+        for name, fault in faults.items()
     ]

@@ -72,3 +72,15 @@ start_by_timer() {
     mkdir -p "$ROOT/etc/systemd/system/timers.target.wants"
     ln -s /etc/systemd/system/mailsni.timer "$ROOT/etc/systemd/system/timers.target.wants/"
 }
+
+# block NAME CERTIFICATE [KEY]: a local_name block in the syntax of this Dovecot.
+block() {
+    printf 'local_name %s {\n  %s\n  %s\n}\n' "$1" "$CERT$2" "$KEY${3:-$2}"
+}
+# key_of FILE, chain_of FILE: the parts of a file with a key and its chain.
+key_of() {
+    sed '/-----BEGIN CERTIFICATE/,$d' "$1"
+}
+chain_of() {
+    sed -n '/-----BEGIN CERTIFICATE/,$p' "$1"
+}
