@@ -20,7 +20,7 @@ from mailsni.errors import HostError, MailsniError, PermissionMissingError
 from mailsni.host import lock
 from mailsni.targets import registry
 
-_PARTS = {Part.POSTFIX: "Postfix", Part.DOVECOT: "Dovecot", Part.SNAPSHOT: "the certificate stores"}
+_PARTS: Mapping[Part, str] = {"postfix": "Postfix", "dovecot": "Dovecot", "snapshot": "the certificate stores"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import enum
+import functools
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from mailsni.config.settings import PostfixSettings, Settings
 from mailsni.core.model import Progress
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.errors import MailsniError, PermissionMissingError
-from mailsni.sources.base import SourceSettings, StoreFiles
+from mailsni.sources.base import StoreFiles
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot
 from mailsni.targets.postfix import target as postfix
@@ -22,13 +22,8 @@ from mailsni.targets.postfix.target import Postfix
 _Fact = TypeVar("_Fact")
 
 
-class Part(enum.Enum):
-    """A part of a host that can be unreadable."""
-
-    POSTFIX = enum.auto()
-    DOVECOT = enum.auto()
-    STORE = enum.auto()
-    SNAPSHOT = enum.auto()
+Part = Literal["postfix", "dovecot", "store", "snapshot"]
+"""A part of a host that can be unreadable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +54,7 @@ class HostFacts:
     @property
     def has_server(self) -> bool:
         """Whether there is a server, or may be one that cannot be read."""
-        failed = any(failure.part in (Part.POSTFIX, Part.DOVECOT) for failure in self.failures)
+        failed = any(failure.part in ("postfix", "dovecot") for failure in self.failures)
         return failed or self.postfix is not None or self.dovecot is not None
 
 
@@ -78,35 +73,27 @@ def gather(settings: Settings, now: datetime, *, partial: bool = False, progress
     Args:
         settings: of this host.
         now: the moment at which certificates must be valid, with a time zone.
-        partial: take the snapshot also without the stores and servers that cannot be read. Such a snapshot judges
-            certificates and never what is pending: names of a store that is left out look like names to remove.
+        partial: list the files of the stores, and take the snapshot without the stores and servers that cannot be
+            read. It does not tell what is pending: names of a store that is left out look like names to remove.
         progress: called for every lineage that is read.
     """
     failures: list[Failure] = []
     main_cf, dovecot_conf = settings.postfix.main_cf, settings.dovecot.config_file
-    postfix_server = attempt(failures, Part.POSTFIX, main_cf, lambda: _find_postfix(settings.postfix))
-    dovecot_server = attempt(failures, Part.DOVECOT, dovecot_conf, lambda: dovecot.find(settings.dovecot))
+    postfix_server = attempt(failures, "postfix", main_cf, lambda: _find_postfix(settings.postfix))
+    dovecot_server = attempt(failures, "dovecot", dovecot_conf, lambda: dovecot.find(settings.dovecot))
+    sources = [source.open() for source in settings.sources]
     stores: list[StoreFiles] = []
-    readable = settings
     if partial:
-        listed = [(source, files) for source in settings.sources if (files := _list(failures, source)) is not None]
-        stores = [files for _, files in listed]
-        readable = replace(
-            settings,
-            sources=tuple(source for source, _ in listed),
-            postfix=replace(settings.postfix, enabled=settings.postfix.enabled if postfix_server else False),
-            dovecot=replace(settings.dovecot, enabled=settings.dovecot.enabled if dovecot_server else False),
-        )
+        listings = [(source, attempt(failures, "store", source.location, source.files)) for source in sources]
+        sources = [source for source, files in listings if files is not None]
+        stores = [files for _, files in listings if files is not None]
     snapshot = None
-    if stores or not partial:
-        location = next((source.open().location for source in readable.sources), "")
-        snapshot = attempt(failures, Part.SNAPSHOT, location, lambda: take_snapshot(readable, now, progress=progress))
+    if sources if partial else not failures:
+        targets = [target for target in (postfix_server, dovecot_server) if target is not None]
+        place = sources[0].location if sources else ""
+        read = functools.partial(take_snapshot, settings, now, targets=targets, sources=sources, progress=progress)
+        snapshot = attempt(failures, "snapshot", place, read)
     return HostFacts(settings, now, postfix_server, dovecot_server, snapshot, tuple(stores), tuple(failures))
-
-
-def _list(failures: list[Failure], source: SourceSettings) -> StoreFiles | None:
-    store = source.open()
-    return attempt(failures, Part.STORE, store.location, store.files)
 
 
 def _find_postfix(settings: PostfixSettings) -> Postfix | None:

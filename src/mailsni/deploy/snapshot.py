@@ -51,8 +51,17 @@ class Snapshot:
     """Why stores could not be read, where others could. What is deployed from them stays."""
 
 
-def take_snapshot(settings: Settings, now: datetime, *, progress: Progress | None = None) -> Snapshot:
+def take_snapshot(
+    settings: Settings,
+    now: datetime,
+    *,
+    targets: Sequence[Target] | None = None,
+    sources: Sequence[Source] | None = None,
+    progress: Progress | None = None,
+) -> Snapshot:
     """Read everything; ``now``, with a time zone, is the moment at which certificates must be valid.
+
+    Without ``targets`` and ``sources`` it finds the servers and opens the stores of the settings.
 
     Raises:
         HostError: a server's configuration cannot be read; or no store can, or one without which something that is
@@ -60,12 +69,12 @@ def take_snapshot(settings: Settings, now: datetime, *, progress: Progress | Non
         PermissionMissingError: this user may not read what it takes.
         ConfigurationError: an administrator's template is wrong.
     """
-    targets = find_all(settings)
+    targets = tuple(targets) if targets is not None else find_all(settings)
     pins = PinDirectory(_pin_directory(settings, targets))
     state = State(settings.state.directory)
     record = state.load()
     known = scan_cache.load(state.readings)
-    sources = [source.open() for source in settings.sources]
+    sources = sources if sources is not None else [source.open() for source in settings.sources]
     scans = [_scan(source, known, record, now, progress) for source in sources]
     unreadable = tuple(scan.error for scan in scans if scan.error is not None)
     if len(unreadable) == len(scans):

@@ -24,10 +24,10 @@ from mailsni.targets.registry import NO_SERVER
 SAME_CODE_LIMIT = 20
 """Findings of one code that are reported one by one."""
 _UNREADABLE: Mapping[Part, tuple[str, str, Fix | None]] = {
-    Part.POSTFIX: ("postfix_unreadable", "Postfix", Fix("postconf -n", edit="correct that line")),
-    Part.DOVECOT: ("dovecot_unreadable", "Dovecot", Fix("doveconf -n", edit="correct it")),
-    Part.SNAPSHOT: ("snapshot_failed", "what is in the stores and what is deployed", None),
-    Part.STORE: (
+    "postfix": ("postfix_unreadable", "Postfix", Fix("postconf -n", edit="correct that line")),
+    "dovecot": ("dovecot_unreadable", "Dovecot", Fix("doveconf -n", edit="correct it")),
+    "snapshot": ("snapshot_failed", "what is in the stores and what is deployed", None),
+    "store": (
         "store_missing",
         "the store {place}",
         Fix(
@@ -80,7 +80,7 @@ def examine(
     configuration = None
     if host.postfix is not None and host.postfix.installed:
         read = host.postfix.installation.read
-        configuration = host_facts.attempt(failures, Part.POSTFIX, settings.postfix.main_cf, read)
+        configuration = host_facts.attempt(failures, "postfix", settings.postfix.main_cf, read)
     problems = [_unreadable(failure) for failure in failures]
     if not problems and not host.has_server:
         fix = Fix(edit="install one of them, or enable it in mailsni's configuration")
