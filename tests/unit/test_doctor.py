@@ -16,7 +16,7 @@ from mailsni.core.model import Reason
 from mailsni.core.x509 import ChainDescription, InvalidPair, describe
 from mailsni.doctor import helpers
 from mailsni.doctor.checks import hooks, scripts
-from mailsni.doctor.finding import Finding, Fix, Kind, Severity, finding, kinds
+from mailsni.doctor.finding import Finding, Fix, Severity, finding, kinds
 from mailsni.doctor.runner import examine
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files, permissions
@@ -406,17 +406,3 @@ def test_a_finding_takes_what_its_case_does_not_say_from_its_kind() -> None:
     assert (own.severity, own.why) == (Severity.NOTE, "why")
     with pytest.raises(LookupError, match="check_failed"):
         finding("check_failed", "what", "/x", Fix("fix"))
-
-
-@pytest.mark.parametrize(
-    "table",
-    [
-        {"meaning": "x", "severity": "fatal"},
-        {"meaning": "x"},
-        {"meaning": "x", "severity": "note", "why": 1},
-        {"meaning": "x", "severity": "note", "because": "y"},
-    ],
-)
-def test_a_kind_that_is_written_wrong_is_refused(table: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"findings\.toml|fatal"):
-        Kind.of("x", table)

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 from mailsni.core.model import Reason
 from mailsni.deploy.host_facts import HostFacts
@@ -64,19 +63,6 @@ class Kind:
     why: str | None = None
     """None where it always depends on the case."""
 
-    @classmethod
-    def of(cls, code: str, table: Mapping[str, Any]) -> Kind:
-        """A table of ``findings.toml``.
-
-        Raises:
-            ValueError: it has a key too many or too few, or a value of a wrong type.
-        """
-        match {"why": None, **table}:
-            case {"meaning": str(meaning), "severity": str(severity), "why": str() | None as why, **more} if not more:
-                return cls(meaning, Severity(severity), why)
-            case _:
-                raise ValueError(f"findings.toml: [{code}] takes meaning, severity and why, as texts")
-
 
 _SKIPPED = [reason for reason in Reason if reason is not Reason.KEPT_LAST_GOOD]
 
@@ -87,7 +73,7 @@ def kinds() -> Mapping[str, Kind]:
     tables = tomllib.loads(Path(__file__).with_name("findings.toml").read_text(encoding="utf-8"))
     read = {}
     for code, table in tables.items():
-        kind = Kind.of(code, table)
+        kind = Kind(**{**table, "severity": Severity(table["severity"])})
         for reason in _SKIPPED if "REASON" in code else ("",):
             read[code.replace("REASON", reason)] = replace(kind, meaning=kind.meaning.replace("REASON", reason))
     return read

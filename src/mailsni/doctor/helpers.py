@@ -24,6 +24,8 @@ PEM_LIMIT = 1 << 20
 KEYS_EXPOSED = "others may know the keys: replace them (certbot renew --force-renewal --new-key)"
 """Note of a fix, where keys could be read."""
 
+_FAILURES = (MailsniError, OSError, ValueError, RecursionError)
+"""What can keep a check from running, whatever lies on a host."""
 _Facts = TypeVar("_Facts")
 _Item = TypeVar("_Item")
 Checks = Sequence[tuple[str, Callable[[_Facts], Iterable[Finding]]]]
@@ -35,8 +37,17 @@ def run_each(checks: Checks[_Facts], facts: _Facts) -> Iterator[Finding]:
     for about, check in checks:
         try:
             yield from check(facts)
-        except (MailsniError, OSError, ValueError, RecursionError) as problem:
+        except _FAILURES as problem:
             yield check_failed(about, problem)
+
+
+def attempt(problems: list[Finding], about: str, read: Callable[[], _Item]) -> _Item | None:
+    """What can be read; None, and one problem more, where it cannot."""
+    try:
+        return read()
+    except _FAILURES as problem:
+        problems.append(check_failed(about, problem))
+        return None
 
 
 def check_failed(about: str, problem: Exception, where: str | Path | None = None) -> Finding:

@@ -5,8 +5,7 @@ A fact that cannot be found out and a check that cannot run are findings themsel
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from mailsni.core.model import Progress
 from mailsni.deploy import host_facts
 from mailsni.deploy.host_facts import Failure, Part
 from mailsni.doctor import helpers
-from mailsni.doctor.checks import dovecot, hooks, leftovers, postfix, schedule, stores
+from mailsni.doctor.checks import dovecot, hooks, postfix, postfix_maps, schedule, stores
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding, kinds
 from mailsni.errors import ConfigurationError, MailsniError, PermissionMissingError
 from mailsni.targets.registry import NO_SERVER
@@ -50,7 +49,7 @@ CHECKS: helpers.Checks[Facts] = (
     ("the hooks in certbot's configuration", hooks.hooks_in_configuration),
     ("cron", hooks.cron),
     ("what starts mailsni", schedule.schedule),
-    ("what panels and tutorials left", leftovers.leftovers),
+    ("what panels and tutorials left", postfix_maps.leftovers),
     ("Dovecot", dovecot.findings),
 )
 
@@ -101,20 +100,14 @@ def _unreadable(failure: Failure) -> Finding:
 
 
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Findings fit to be shown: printable, each once, not too many of a code, the worst first."""
+    """Findings fit to be shown: printable, each once, not too many of a code, the worst first.
+
+    A host with thousands of blocks can have the same mistake in each of them.
+    """
     unique = dict.fromkeys(helpers.sanitized(each) for each in findings)
-    return tuple(sorted(_bounded(unique), key=lambda each: list(Severity).index(each.severity)))
-
-
-def _bounded(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """A host with thousands of blocks can have the same mistake in each of them."""
-    left_out: dict[str, list[Finding]] = {}
-    number: Counter[str] = Counter()
-    for each in findings:
-        number[each.code] += 1
-        if number[each.code] <= SAME_CODE_LIMIT:
-            yield each
-        else:
-            left_out.setdefault(each.code, []).append(each)
-    for first, *more in left_out.values():
-        yield replace(first, what=f"{len(more) + 1} more of this kind, the first of them: {first.what}")
+    groups = helpers.grouped(unique, lambda each: each.code)
+    kept = {each for same in groups for each in same[:SAME_CODE_LIMIT]}
+    bounded = [each for each in unique if each in kept]
+    for more in (same[SAME_CODE_LIMIT:] for same in groups if len(same) > SAME_CODE_LIMIT):
+        bounded.append(replace(more[0], what=f"{len(more)} more of this kind, the first of them: {more[0].what}"))
+    return tuple(sorted(bounded, key=lambda each: list(Severity).index(each.severity)))

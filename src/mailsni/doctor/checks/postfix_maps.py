@@ -11,21 +11,31 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
-from mailsni.core.text import printable_name, summarize_names
+from mailsni.core.text import printable_name, summarize, summarize_names
 from mailsni.deploy.host_facts import HostFacts
-from mailsni.doctor.finding import Finding, Fix, Severity, finding
-from mailsni.doctor.helpers import KEYS_EXPOSED, Checks, check_failed, chmod, quoted, run_each
-from mailsni.errors import HostError, MailsniError
+from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
+from mailsni.doctor.helpers import KEYS_EXPOSED, Checks, attempt, chmod, quoted, run_each, world_readable
+from mailsni.errors import HostError
 from mailsni.host import files, permissions
 from mailsni.targets.postfix import map_read, map_source
 from mailsni.targets.postfix.map_source import Mistake, PemLabels, SourceLine
-from mailsni.targets.postfix.map_types import PostfixMap, TableReference
+from mailsni.targets.postfix.map_types import PostfixMap, TableReference, map_files
 from mailsni.targets.postfix.postconf import SNI_MAPS, Configuration, Installation, redirects_berkeley_db
 
 LIVE = "/etc/letsencrypt/live/NAME"
 """A lineage, for people to put theirs in."""
+_LEFTOVERS = {
+    "vmail_ssl.map": "CyberPanel and aaPanel write it",
+    "sni_map": "Virtualmin writes it",
+    "sni": "YunoHost and a HowtoForge tutorial write it",
+    "sni.map": "mailcow writes it",
+    "sni_maps": "Hermes SEG writes it",
+    "sni_cert_map": "scripts for docker-mailserver write it",
+}
+"""Sources of tables (measured, or read in the code of those programs)."""
 _MAKEABLE = ("lmdb", "cdb", "hash", "btree")
 _SLACK = 2.0
 """Seconds between a table and what it was made of that say nothing: file systems and copies round times."""
@@ -49,7 +59,7 @@ class TableFacts:
     configuration: Configuration
     own: bool
     """Whether it is mailsni's."""
-    file: Path | None
+    file: Path | None = None
     """The file that Postfix opens; None when there is none."""
     source: tuple[SourceLine, ...] = ()
     """Empty when mailsni rendered it just so: then there is nothing to check in it."""
@@ -100,34 +110,35 @@ def then_reload(configuration: Configuration, first: str) -> str:
 
 def read_table(
     reference: TableReference, where: str, host: HostFacts, configuration: Configuration
-) -> tuple[TableFacts, tuple[Finding, ...]]:
+) -> tuple[TableFacts, list[Finding]]:
     """Read a table, its source and the files that it names; also gives a finding for each that cannot be read."""
-    table = reference.map
-    file = table.existing_file(redirected=redirects_berkeley_db(configuration.values)) if table is not None else None
+    problems: list[Finding] = []
     own = reference.source == host.settings.postfix.map
-    table_facts = TableFacts(reference, where, configuration, own, file)
+    table = reference.map
     if table is None:
-        return table_facts, ()
-    problems = []
-    lines: tuple[SourceLine, ...] = ()
-    try:
-        lines = tuple(map_source.source_lines(files.read_text(table.source) or ""))
-        if not (own and _is_as_rendered(table.source, host)):
-            labels = map_source.read_labels(path for line in lines for path in line.files)
-            table_facts = replace(table_facts, source=lines, labels=labels)
-    except (MailsniError, OSError, ValueError, RecursionError) as problem:
-        problems.append(check_failed(f"the source of the table {reference.written}", problem))
-    try:
-        if file is not None and table.map_type != "texthash" and table.map_type in configuration.types:
-            stored, open_error = _read_stored(table, file, lines, Installation(configuration.directory), host.now)
-            table_facts = replace(table_facts, stored=stored, open_error=open_error)
-    except (MailsniError, OSError, ValueError, RecursionError) as problem:
-        problems.append(check_failed(f"the content of the table {reference.written}", problem))
-    return table_facts, tuple(problems)
+        return TableFacts(reference, where, configuration, own), problems
+    about, read_source = f"the source of the table {reference.written}", partial(_read_source, table, host, own=own)
+    lines, labels = attempt(problems, about, read_source) or ((), None)
+    file = table.existing_file(redirected=redirects_berkeley_db(configuration.values))
+    facts = TableFacts(reference, where, configuration, own, file, () if labels is None else lines, labels or {})
+    if file is not None and table.map_type != "texthash" and table.map_type in configuration.types:
+        installation = Installation(configuration.directory)
+        read_stored = partial(_read_stored, table, file, lines, installation, host.now)
+        about = f"the content of the table {reference.written}"
+        if (content := attempt(problems, about, read_stored)) is not None:
+            facts = replace(facts, stored=content[0], open_error=content[1])
+    return facts, problems
 
 
-def _is_as_rendered(source: Path, host: HostFacts) -> bool:
-    return host.snapshot is not None and files.read_private(source) == host.snapshot.texts.get("postfix")
+def _read_source(
+    table: PostfixMap, host: HostFacts, *, own: bool
+) -> tuple[tuple[SourceLine, ...], Mapping[Path, PemLabels | str] | None]:
+    """The entries, and the labels of the files that they name: None when mailsni rendered the source just so."""
+    lines = tuple(map_source.source_lines(files.read_text(table.source) or ""))
+    rendered = host.snapshot.texts.get("postfix") if own and host.snapshot is not None else None
+    if rendered is not None and files.read_private(table.source) == rendered:
+        return lines, None
+    return lines, map_source.read_labels(path for line in lines for path in line.files)
 
 
 def _read_stored(
@@ -222,16 +233,11 @@ def _check_duplicates(table: TableFacts) -> Iterator[Finding]:
     repeated = [line for line in table.source if first[line.key] != line]
     if repeated:
         texthash = table.reference.map_type == "texthash"
-        yield finding(
-            "map_duplicate_key",
-            f"{_keys(repeated)}: in the source more than once",
-            table.place(repeated[0].number),
-            Fix(table.rebuild, edit="remove the line"),
-            severity=Severity.ERROR if texthash else None,
-            why="smtpd cannot use the table at all: every client that sends a name (SNI) is cut off"
-            if texthash
-            else None,
-        )
+        severity = Severity.ERROR if texthash else None
+        why = "smtpd cannot use the table at all: every client that sends a name (SNI) is cut off" if texthash else None
+        what, place = f"{_keys(repeated)}: in the source more than once", table.place(repeated[0].number)
+        fix = Fix(table.rebuild, edit="remove the line")
+        yield finding("map_duplicate_key", what, place, fix, severity=severity, why=why)
 
 
 def _check_named_files(table: TableFacts) -> Iterator[Finding]:
@@ -301,13 +307,9 @@ def _check_readers(table: TableFacts) -> Iterator[Finding]:
         return
     paths = _files(table)
     if mode := permissions.world_readable(file):
-        yield finding(
-            "map_world_readable",
-            f"{file} can be read by every user of this host ({mode})",
-            file,
-            chmod("600", paths, KEYS_EXPOSED),
-            why=f"it holds the private key of every name in it: `postmap -F -s {table.reference.map}` prints them all",
-        )
+        what = f"{file} can be read by every user of this host ({mode})"
+        why = f"it holds the private key of every name in it: `postmap -F -s {table.reference.map}` prints them all"
+        yield finding("map_world_readable", what, file, chmod("600", paths, KEYS_EXPOSED), why=why)
     elif permissions.world_readable(source):
         what = f"{source} can be read by others"
         yield finding("map_source_world_readable", what, source, chmod("600", paths))
@@ -322,13 +324,9 @@ def _check_writers(table: TableFacts) -> Iterator[Finding]:
         if permissions.others_can_write(status):
             yield _writable(path, status.st_mode, chmod("600", paths))
         if status.st_uid not in (0, os.geteuid()):
-            yield finding(
-                "map_wrong_owner",
-                f"{path} belongs to user {status.st_uid}",
-                path,
-                Fix(quoted("chown", "root", *paths)),
-                severity=Severity.ERROR if path == source else None,
-            )
+            what, fix = f"{path} belongs to user {status.st_uid}", Fix(quoted("chown", "root", *paths))
+            severity = Severity.ERROR if path == source else None
+            yield finding("map_wrong_owner", what, path, fix, severity=severity)
     if source.parent.is_dir():
         status = source.parent.stat()
         if permissions.others_can_replace_entries(status):
@@ -348,6 +346,23 @@ def _files(table: TableFacts) -> list[Path]:
 
 def _keys(lines: Sequence[SourceLine]) -> str:
     return summarize_names(line.key for line in lines)
+
+
+def leftovers(facts: Facts) -> Iterator[Finding]:
+    """Check for tables that panels and tutorials are known to make, and that no parameter names."""
+    own = facts.host.settings.postfix
+    for name, author in _LEFTOVERS.items():
+        source = own.config_directory / name
+        if str(source) in facts.postfix_tables or source == own.map:
+            continue
+        paths = [path for path in (source, *map_files(source)) if path.is_file()]
+        exposed = world_readable(path for path in paths if path != source)
+        if paths:
+            what = f"{summarize([str(path) for path in paths])}: {author}, and {SNI_MAPS} does not name it"
+            what += f"; every user of this host can read it ({exposed[0][1]})" if exposed else ""
+            fix = Fix(quoted("rm", *paths), edit="switch SNI off where it comes from")
+            severity = Severity.ERROR if exposed else None
+            yield finding("leftover_map", what, paths[0], fix, severity=severity)
 
 
 _CHECKS: Checks[TableFacts] = (
