@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mailsni.check.files import check_directory, check_files, is_absent
+from mailsni.check.files import check_published, is_absent
 from mailsni.check.gather import CheckContext
 from mailsni.check.model import Code, Finding, Level, Result, Unreadable
 from mailsni.core.text import summarize_names
@@ -22,8 +22,7 @@ def check_include(context: CheckContext) -> Iterator[Result]:
     if server is None:
         return
     path = server.path
-    yield from check_files((path,), files.PUBLIC, context.owner)
-    yield from check_directory(path.parent, context.owner)
+    yield from check_published(server.artifacts, files.PUBLIC, context.owner)
     if context.nothing_deployed:
         return
     if server.installed:
@@ -41,10 +40,8 @@ def check_include(context: CheckContext) -> Iterator[Result]:
     named = dict.fromkeys(file for block in blocks for file in block.paths)
     dead = [str(file) for file in named if file.parent != pins and is_absent(file)]
     if dead:
-        text = (
-            f"dovecot: {path} names files that are not there, so Dovecot does not start again: {summarize_names(dead)}"
-        )
-        yield Finding(Level.CRITICAL, Code.INCLUDE_DEAD_PATH, text)
+        what = f"{path} names files that are not there, so Dovecot does not start again"
+        yield Finding(Level.CRITICAL, Code.INCLUDE_DEAD_PATH, f"dovecot: {what}: {summarize_names(dead)}")
 
 
 def _check_configured(context: CheckContext, server: Dovecot) -> Iterator[Result]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mailsni.check.gather import CheckContext
@@ -14,13 +14,21 @@ from mailsni.core.text import summarize_names
 from mailsni.errors import PermissionMissingError
 from mailsni.host import file_identity, files, permissions
 
+_DIRECTORY = 0o755
+_HARMS = {
+    files.PRIVATE: "others may read its keys",
+    files.PUBLIC: "others may change it",
+    _DIRECTORY: "others may replace the files in it",
+}
+"""What it does when a file or a directory has more than the mode allows."""
+
 
 def check_pinned_files(context: CheckContext) -> Iterator[Result]:
     """The directory, and the pinned file of each certificate that is deployed."""
     directory = context.pin_directory
-    yield from check_directory(directory, context.owner)
+    yield from _check_mode(directory, _DIRECTORY, context.owner)
     listable = permissions.excess_permissions(directory, 0o700, context.owner) if directory.is_dir() else None
-    if listable is not None and permissions.excess_permissions(directory, 0o755, context.owner) is None:
+    if listable is not None and permissions.excess_permissions(directory, _DIRECTORY, context.owner) is None:
         yield Finding(Level.WARNING, Code.INSECURE_DIRECTORY, f"{listable}: others may list it")
     if context.record is None or (directory.is_dir() and not os.access(directory, os.R_OK | os.X_OK)):
         raise PermissionMissingError(str(directory))
@@ -41,7 +49,7 @@ def _check_contents(context: CheckContext, directory: Path) -> Iterator[Result]:
         if identity is None:
             missing += names
             continue
-        yield from check_files((path,), files.PRIVATE, context.owner)
+        yield from _check_mode(path, files.PRIVATE, context.owner)
         if identity != context.deployment.pins.get(ident):
             digest = hashlib.sha256(files.read_private(path) or b"").hexdigest()
             if not digest.startswith(ident.partition("-")[2]):
@@ -56,21 +64,18 @@ def _check_contents(context: CheckContext, directory: Path) -> Iterator[Result]:
         yield Finding(Level.CRITICAL, Code.PINNED_FILE_CHANGED, text, tuple(changed))
 
 
-def check_files(paths: Iterable[Path], mode: int, owner: int) -> Iterator[Finding]:
-    """A finding for each file with another owner, or with bits that the mode does not have."""
-    harm = "others may read its keys" if mode == files.PRIVATE else "others may change it"
+def check_published(paths: Sequence[Path], mode: int, owner: int) -> Iterator[Finding]:
+    """Findings for files of a server's and their directory: another owner, or bits that the mode does not have."""
     for path in paths:
-        excess = permissions.excess_permissions(path, mode, owner)
-        if excess is not None:
-            yield Finding(Level.CRITICAL, Code.INSECURE_FILE, f"{excess}: {harm}")
+        yield from _check_mode(path, mode, owner)
+    yield from _check_mode(paths[0].parent, _DIRECTORY, owner)
 
 
-def check_directory(directory: Path, owner: int) -> Iterator[Finding]:
-    """A finding for a directory that others may write in, or own."""
-    excess = permissions.excess_permissions(directory, 0o755, owner)
+def _check_mode(path: Path, mode: int, owner: int) -> Iterator[Finding]:
+    excess = permissions.excess_permissions(path, mode, owner)
     if excess is not None:
-        text = f"{excess}: others may replace the files in it"
-        yield Finding(Level.CRITICAL, Code.INSECURE_DIRECTORY, text)
+        code = Code.INSECURE_DIRECTORY if mode == _DIRECTORY else Code.INSECURE_FILE
+        yield Finding(Level.CRITICAL, code, f"{excess}: {_HARMS[mode]}")
 
 
 def is_absent(path: Path) -> bool:

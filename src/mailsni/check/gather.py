@@ -11,7 +11,7 @@ from pathlib import Path
 from mailsni.check.model import Code, Finding, Level, Result, Thresholds, Unreadable
 from mailsni.config.settings import Settings
 from mailsni.core.deployment import Deployment, DeploymentRecord
-from mailsni.core.model import Progress
+from mailsni.core.model import FileIdentity, Progress
 from mailsni.core.plan import Plan
 from mailsni.deploy import host_facts
 from mailsni.deploy.host_facts import HostFacts, Part
@@ -119,10 +119,14 @@ def failure(part: str, error: Exception) -> Result:
     return Finding(Level.UNKNOWN, Code.CHECK_FAILED, f"{part}: {why}")
 
 
+def records(settings: Settings) -> tuple[FileIdentity | None, FileIdentity | None]:
+    """The identities of the record and of the journal, as far as this user can see them."""
+    try:
+        return State(settings.state.directory).change_token()
+    except OSError:
+        return None, None
+
+
 def is_publishing(settings: Settings) -> bool:
     """Whether a run is publishing: it has written its journal, and holds the lock."""
-    try:
-        journal = State(settings.state.directory).change_token()[1]
-    except OSError:
-        return False
-    return journal is not None and lock.is_locked(settings.state.lock)
+    return records(settings)[1] is not None and lock.is_locked(settings.state.lock)

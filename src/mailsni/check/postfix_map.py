@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from mailsni.check.files import check_directory, check_files, is_absent
+from mailsni.check.files import check_published, is_absent
 from mailsni.check.gather import CheckContext
 from mailsni.check.model import Code, Finding, Level, Result, Unreadable
 from mailsni.core.names import RefusedNameError
@@ -17,12 +17,21 @@ from mailsni.errors import MailsniError
 from mailsni.host import file_identity, files
 from mailsni.targets.postfix import map_read
 from mailsni.targets.postfix.map_read import Difference, Discrepancy, MapEntry
-from mailsni.targets.postfix.map_types import PostfixMap, map_files
+from mailsni.targets.postfix.map_types import PostfixMap
 from mailsni.targets.postfix.postconf import redirects_berkeley_db
 from mailsni.targets.postfix.rendering import postfix_key
 from mailsni.targets.postfix.target import Postfix
 
 _CUT_OFF = "clients that send a name are cut off"
+_EFFECTS = {
+    Difference.UNUSABLE: (Code.MAP_ENTRY_UNUSABLE, "holds no key and chain for {names}: their handshakes are aborted"),
+    Difference.OTHER: (Code.MAP_STALE, "holds another certificate than the deployed one for {names}"),
+    Difference.MISSING: (Code.MAP_NAMES_MISSING, "lacks {names}: they get the default certificate"),
+    Difference.ADDITIONAL: (Code.MAP_NAMES_UNKNOWN, "has entries that nobody deployed: {names}"),
+}
+"""The finding for the entries of the map that differ in the same way."""
+_WITHOUT_KEYS = (Code.MAP_WITHOUT_KEYS, "was compiled without `postmap -F`: the handshakes of {names} are aborted")
+"""The finding where no entry at all holds a key and a chain."""
 
 
 def check_map(context: CheckContext) -> Iterator[Result]:
@@ -31,8 +40,7 @@ def check_map(context: CheckContext) -> Iterator[Result]:
     if server is None:
         return
     source = server.path
-    yield from check_files((source, *map_files(source)), files.PRIVATE, context.owner)
-    yield from check_directory(source.parent, context.owner)
+    yield from check_published(server.artifacts, files.PRIVATE, context.owner)
     references = server.installation.sni_tables() if server.installed else ()
     tables = [reference.map for reference in references if reference.map is not None]
     for table in tables:
@@ -99,8 +107,10 @@ def _check_entries(context: CheckContext, server: Postfix, table: PostfixMap, fi
     without_keys = len(lacking) >= len(context.names)
     for difference, unsorted_names in differing.items():
         names = tuple(sorted(unsorted_names))
-        code, text = _code_and_text(difference, file, summarize_names(names), without_keys=without_keys)
-        yield Finding(Level.CRITICAL, code, f"postfix: {text}", names)
+        code, text = _EFFECTS[difference]
+        if difference is Difference.UNUSABLE and without_keys:
+            code, text = _WITHOUT_KEYS
+        yield Finding(Level.CRITICAL, code, f"postfix: {file} {text.format(names=summarize_names(names))}", names)
 
 
 def _expected_entries(context: CheckContext, table: PostfixMap) -> Iterator[MapEntry]:
@@ -123,22 +133,6 @@ def _is_expected_during_publish(context: CheckContext, entry: Discrepancy) -> bo
     known = {ident.partition("-")[2] for ident in context.deployment.certificates}
     recognized = not entry.digests or any(digest[:16] in known for digest in entry.digests)
     return entry.difference is Difference.OTHER and recognized
-
-
-def _code_and_text(difference: Difference, file: Path, names: str, *, without_keys: bool) -> tuple[Code, str]:
-    """The finding for entries with the same difference; whether no entry at all holds a key and a chain."""
-    match difference:
-        case Difference.UNUSABLE if without_keys:
-            text = f"{file} was compiled without `postmap -F`: the handshakes of {names} are aborted"
-            return Code.MAP_WITHOUT_KEYS, text
-        case Difference.UNUSABLE:
-            return Code.MAP_ENTRY_UNUSABLE, f"{file} holds no key and chain for {names}: their handshakes are aborted"
-        case Difference.OTHER:
-            return Code.MAP_STALE, f"{file} holds another certificate than the deployed one for {names}"
-        case Difference.MISSING:
-            return Code.MAP_NAMES_MISSING, f"{file} lacks {names}: they get the default certificate"
-        case Difference.ADDITIONAL:
-            return Code.MAP_NAMES_UNKNOWN, f"{file} has entries that nobody deployed: {names}"
 
 
 def _file_of(table: PostfixMap, server: Postfix) -> Path | None:

@@ -14,7 +14,7 @@ from datetime import datetime
 
 from mailsni.check.dovecot_include import check_include
 from mailsni.check.files import check_pinned_files
-from mailsni.check.gather import CheckContext, failure, gather, is_publishing
+from mailsni.check.gather import CheckContext, failure, gather, is_publishing, records
 from mailsni.check.model import (
     DAMAGE_CODES,
     DAY,
@@ -33,7 +33,6 @@ from mailsni.check.records import check_expiry, check_pending, check_records, ch
 from mailsni.config.settings import Settings
 from mailsni.core.model import Progress
 from mailsni.core.text import summarize_names
-from mailsni.deploy.state_directory import State
 from mailsni.errors import MailsniError
 
 PATIENCE = 5.0
@@ -71,9 +70,9 @@ def check(
     """Run all checks, and again if a run was publishing meanwhile; with ``wire`` probe the running servers, too."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        before = _change_token(settings)
+        before = records(settings)
         result = run_checks(gather(settings, thresholds, now, progress))
-        moving = before != _change_token(settings) or is_publishing(settings)
+        moving = before != records(settings) or is_publishing(settings)
         if result.level is Level.OK or not moving or time.monotonic() >= deadline:
             break
         time.sleep(_PAUSE)
@@ -83,13 +82,6 @@ def check(
 
     findings, probed = check_wire(settings, now, progress)
     return replace(result, findings=worst_first((*findings, *result.findings)), probed=probed)
-
-
-def _change_token(settings: Settings) -> object:
-    try:
-        return State(settings.state.directory).change_token()
-    except OSError:
-        return None
 
 
 def run_checks(context: CheckContext) -> CheckResult:

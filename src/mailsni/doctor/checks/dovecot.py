@@ -85,12 +85,9 @@ def _default_certificate(facts: DovecotFacts) -> Iterator[Finding]:
     mark = "<" if configuration.is_23 else ""
     live = f"{mark}/etc/letsencrypt/live/NAME"
     lines = f"{keys[0]} = {live}/fullchain.pem and {keys[1]} = {live}/privkey.pem"
-    yield finding(
-        "dovecot_default_certificate_missing",
-        f"there is no default certificate: {' and '.join(missing)} not set outside of blocks",
-        facts.main,
-        facts.by_hand(f"write these lines before all blocks, with the server's own NAME: {lines}"),
-    )
+    what = f"there is no default certificate: {' and '.join(missing)} not set outside of blocks"
+    fix = facts.by_hand(f"write these lines before all blocks, with the server's own NAME: {lines}")
+    yield finding("dovecot_default_certificate_missing", what, facts.main, fix)
 
 
 def _has_default_elsewhere(facts: DovecotFacts) -> bool:
@@ -151,14 +148,11 @@ def _missing_marks(facts: DovecotFacts) -> Iterator[Finding]:
         value = setting.value
         is_path = bool(value) and "-----BEGIN" not in value and not value.startswith("$")
         if full_key(setting) in CONTENT_SETTINGS and not setting.from_file and is_path:
-            yield finding(
-                "dovecot_file_mark_missing",
-                f"{setting.key} lacks the < before the path {printable_name(value)}",
-                place_of(setting),
-                facts.sed(setting.file, _ADD_MARK.format(setting.line)),
-                why=f"Dovecot takes the path itself for PEM text: {disconnected(setting.blocks)}, and it starts "
-                "without a complaint",
-            )
+            what = f"{setting.key} lacks the < before the path {printable_name(value)}"
+            effect = f"{disconnected(setting.blocks)}, and it starts without a complaint"
+            why = f"Dovecot takes the path itself for PEM text: {effect}"
+            fix = facts.sed(setting.file, _ADD_MARK.format(setting.line))
+            yield finding("dovecot_file_mark_missing", what, place_of(setting), fix, why=why)
 
 
 def _superfluous_marks(facts: DovecotFacts) -> Iterator[Finding]:
@@ -274,15 +268,11 @@ def _include(facts: DovecotFacts) -> Iterator[Finding]:
     # In a file that was not read there may be the line that includes it.
     if path in source.files or source.unreadable or live_include.is_included(source, path):
         return
-    missing = not os.access(path, os.F_OK)
-    yield finding(
-        "dovecot_include_not_configured",
-        f"{facts.main} does not include {path}",
-        facts.main,
-        facts.append(f"!include_try {path}"),
-        severity=Severity.WARNING if missing else None,
-        why="Dovecot will not read what `mailsni apply` writes there" if missing else None,
-    )
+    severity, why = None, None
+    if not os.access(path, os.F_OK):
+        severity, why = Severity.WARNING, "Dovecot will not read what `mailsni apply` writes there"
+    what, fix = f"{facts.main} does not include {path}", facts.append(f"!include_try {path}")
+    yield finding("dovecot_include_not_configured", what, facts.main, fix, severity=severity, why=why)
 
 
 def _globals_after_blocks(facts: DovecotFacts) -> Iterator[Finding]:
@@ -315,17 +305,14 @@ def _memory(facts: DovecotFacts) -> Iterator[Finding]:
         fix = facts.sed(setting.file, f"{setting.line}s/=.*/= {proposed}M/", then=facts.restart)
     else:
         fix = facts.append("service config {", f"  vsz_limit = {proposed}M", "}", then=facts.restart)
-    full = needed >= limit
-    yield finding(
-        "dovecot_too_many_blocks",
-        f"{configuration.filter_blocks} blocks; with its limit of {limit >> 20}M Dovecot's config process can hold "
-        f"about {int(limit / (needed / configuration.filter_blocks))}",
-        place_of(setting) if setting is not None else facts.main,
-        fix,
-        severity=Severity.ERROR if full else None,
-        why='beyond that the process dies ("Out of memory"), and no client can log in or shake hands: '
-        + ("so it is now, or will be with the next few names" if full else "there is little room left"),
-    )
+    blocks, most = configuration.filter_blocks, int(limit / (needed / configuration.filter_blocks))
+    what = f"{blocks} blocks; with its limit of {limit >> 20}M Dovecot's config process can hold about {most}"
+    where = place_of(setting) if setting is not None else facts.main
+    severity, state = None, "there is little room left"
+    if needed >= limit:
+        severity, state = Severity.ERROR, "so it is now, or will be with the next few names"
+    why = f'beyond that the process dies ("Out of memory"), and no client can log in or shake hands: {state}'
+    yield finding("dovecot_too_many_blocks", what, where, fix, severity=severity, why=why)
 
 
 # ── Dovecot's own answer ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -347,12 +334,9 @@ def _startup(facts: DovecotFacts) -> Iterator[Finding]:
     if position is not None and position in facts.configuration.fatal_places():
         return
     command = f"doveconf -c {quoted(facts.main)} -n -x > /dev/null && {facts.reload}"
-    yield finding(
-        "dovecot_configuration_rejected",
-        f"Dovecot rejects its configuration: {message}",
-        f"{position[0]}:{position[1]}" if position is not None else facts.main,
-        Fix(command, edit="correct what Dovecot complains about"),
-    )
+    fix = Fix(command, edit="correct what Dovecot complains about")
+    where = f"{position[0]}:{position[1]}" if position is not None else facts.main
+    yield finding("dovecot_configuration_rejected", f"Dovecot rejects its configuration: {message}", where, fix)
 
 
 _CHECKS_WITHOUT_FILES: Checks[DovecotFacts] = (

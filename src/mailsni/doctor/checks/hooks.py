@@ -103,12 +103,9 @@ def _restarts(script: Script, kind: str, called: str) -> Iterator[Finding]:
     command = re.split(r"[;&|]", match.string[match.start() :])[0]
     servers = [server for server in _RELOADS if server in command]
     reload = " && ".join(_RELOADS[server] for server in servers)
-    yield finding(
-        f"{kind}_restarts_server",
-        f"{script.path} restarts {' and '.join(servers)}{called}",
-        f"{script.path}:{number}",
-        Fix(edit=f"write `{reload}` instead, or remove the line", note="mailsni reloads both after each change"),
-    )
+    fix = Fix(edit=f"write `{reload}` instead, or remove the line", note="mailsni reloads both after each change")
+    what = f"{script.path} restarts {' and '.join(servers)}{called}"
+    yield finding(f"{kind}_restarts_server", what, f"{script.path}:{number}", fix)
 
 
 def _postmap(facts: Facts, script: Script, number: int, words: str, kind: str, called: str) -> Iterator[Finding]:

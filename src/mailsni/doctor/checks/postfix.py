@@ -95,14 +95,10 @@ def _check_tls(facts: PostfixFacts) -> Iterator[Finding]:
     configuration = facts.configuration
     off = [service for service in facts.servers if not configuration.offers_tls(service)]
     if off and (off == facts.servers or not configuration.offers_tls()):
-        services = summarize([service.title for service in off])
-        yield finding(
-            "tls_off",
-            f"TLS is switched off in main.cf (smtpd_tls_security_level), for {services}",
-            configuration.where(SECURITY_LEVEL),
-            Fix(then_reload(configuration, command(configuration, "postconf", "-e", f"{SECURITY_LEVEL}=may"))),
-            severity=None if off == facts.servers else Severity.WARNING,
-        )
+        what = f"TLS is switched off in main.cf ({SECURITY_LEVEL}), for {summarize([each.title for each in off])}"
+        fix = Fix(then_reload(configuration, command(configuration, "postconf", "-e", f"{SECURITY_LEVEL}=may")))
+        severity = None if off == facts.servers else Severity.WARNING
+        yield finding("tls_off", what, configuration.where(SECURITY_LEVEL), fix, severity=severity)
         return
     for service in off:
         if not _LOOPBACK.match(service.name):  # there a content filter gives mail back: it needs no TLS
@@ -138,21 +134,17 @@ def _check_default(facts: PostfixFacts) -> Iterator[Finding]:
 def _check_services(facts: PostfixFacts) -> Iterator[Finding]:
     configuration = facts.configuration
     shared, shared_paths = configuration.certificate()
+    servers = {service.title: service for service in facts.servers}
     for override in configuration.overrides_of(*DEFAULT_CERTIFICATES):
-        service = next((one for one in facts.servers if one.title == override.service), None)
-        if service is None:
+        if (service := servers.get(override.service)) is None:
             continue
         where = configuration.where_service(service.title, override.parameter)
         remove = _remove_override(configuration, service.title, override.parameter)
         parameter, paths = configuration.certificate(service)
         if shared and not parameter:
-            yield finding(
-                "default_certificate_missing",
-                f"{service.title} takes the default certificate away for itself ({override.parameter})",
-                where,
-                Fix(remove),
-                why=f"without one Postfix switches TLS off there and never looks into {SNI_MAPS}",
-            )
+            what = f"{service.title} takes the default certificate away for itself ({override.parameter})"
+            why = f"without one Postfix switches TLS off there and never looks into {SNI_MAPS}"
+            yield finding("default_certificate_missing", what, where, Fix(remove), why=why)
         elif parameter == override.parameter and paths != shared_paths:
             what = f"{service.title} has a default certificate of its own ({parameter})"
             fix = Fix(remove, note="only needed to have one default certificate everywhere")
@@ -175,17 +167,12 @@ def _check_certificate(facts: PostfixFacts, certificate: DefaultCertificate) -> 
     if key_file.is_absolute() and not key_file.exists():
         missing.append(key_file)
     if missing:
-        yield finding(
-            "default_certificate_unreadable",
-            f"{certificate.title} does not exist: {missing[0]}",
-            certificate.where,
-            Fix(
-                edit=f"let {certificate.parameter} name files that exist",
-                note="to get a certificate: certbot certonly -d NAME",
-            ),
-            # Measured: with smtpd_tls_chain_files names are served all the same, with the others nothing is.
-            why="clients that send no name, or one without an entry, are cut off" if chained else None,
-        )
+        what = f"{certificate.title} does not exist: {missing[0]}"
+        edit = f"let {certificate.parameter} name files that exist"
+        fix = Fix(edit=edit, note="to get a certificate: certbot certonly -d NAME")
+        # Measured: with smtpd_tls_chain_files names are served all the same, with the others nothing is.
+        why = "clients that send no name, or one without an entry, are cut off" if chained else None
+        yield finding("default_certificate_unreadable", what, certificate.where, fix, why=why)
     certificates = {path: text for path, text in contents.items() if text and b"-----BEGIN CERTIFICATE" in text}
     # smtpd_tls_chain_files may have the intermediates in a file of their own, after the leaf's.
     is_whole = lonely_leaf(b"\n".join(certificates.values())) is None
@@ -228,13 +215,9 @@ def _check_misspelt(facts: PostfixFacts) -> Iterator[Finding]:
             lines = (entry.line_with(re.escape(name)) for entry in configuration.master if name in entry.text)
             where = next((f"{file}:{number}" for number in lines), str(file))
             fix = Fix(edit=f"write {meant} there, or remove the option")
-        yield finding(
-            "parameter_misspelt",
-            f"{printable_name(name)} is no parameter of Postfix; {meant} is",
-            where,
-            fix,
-            severity=Severity.ERROR if meant == SNI_MAPS and not configuration.tables else None,
-        )
+        what = f"{printable_name(name)} is no parameter of Postfix; {meant} is"
+        severity = Severity.ERROR if meant == SNI_MAPS and not configuration.tables else None
+        yield finding("parameter_misspelt", what, where, fix, severity=severity)
 
 
 def _check_repeated(facts: PostfixFacts) -> Iterator[Finding]:
@@ -242,17 +225,11 @@ def _check_repeated(facts: PostfixFacts) -> Iterator[Finding]:
     for name in (SNI_MAPS, *DEFAULT_CERTIFICATES, SECURITY_LEVEL):
         first, *more = facts.configuration.lines_of(name) or [0]
         if more:
-            yield finding(
-                "parameter_duplicated",
-                f"{name} stands in main.cf {len(more) + 1} times",
-                f"{main_cf}:{first}",
-                Fix(
-                    quoted("sed", "-i", f"{first}d", main_cf),
-                    edit=f"add what is missing to line {more[-1]}",
-                    note="the command removes this line",
-                ),
-                why=f"only the last one (line {more[-1]}) is in force: Postfix ignores this one",
-            )
+            what = f"{name} stands in main.cf {len(more) + 1} times"
+            why = f"only the last one (line {more[-1]}) is in force: Postfix ignores this one"
+            remove, edit = quoted("sed", "-i", f"{first}d", main_cf), f"add what is missing to line {more[-1]}"
+            fix = Fix(remove, edit=edit, note="the command removes this line")
+            yield finding("parameter_duplicated", what, f"{main_cf}:{first}", fix, why=why)
 
 
 def _check_overrides(facts: PostfixFacts) -> Iterator[Finding]:

@@ -24,14 +24,10 @@ from mailsni.doctor.helpers import (
 from mailsni.host import files
 from mailsni.sources.base import CertbotLineage
 
-_RENEW = ("--force-renewal",)
+_DAMAGED = (Reason.KEY_MISMATCH, Reason.KEY_MISSING, Reason.CHAIN_MISSING, Reason.BAD_PEM, Reason.ENCRYPTED_KEY)
 _RENEWALS = {
-    Reason.KEY_MISMATCH: _RENEW,
-    Reason.KEY_MISSING: _RENEW,
-    Reason.CHAIN_MISSING: _RENEW,
-    Reason.BAD_PEM: _RENEW,
-    Reason.ENCRYPTED_KEY: _RENEW,
-    Reason.UNSUPPORTED_KEY: (*_RENEW, "--key-type", "ecdsa"),
+    **dict.fromkeys(_DAMAGED, ("--force-renewal",)),
+    Reason.UNSUPPORTED_KEY: ("--force-renewal", "--key-type", "ecdsa"),
     Reason.EXPIRED: ("--dry-run",),
 }
 """The options with which certbot repairs a lineage."""
@@ -79,14 +75,13 @@ def broken_lineages(facts: Facts) -> Iterator[Finding]:
     """Report every certificate that is skipped and needs repair."""
     for problem in facts.host.snapshot.selection.problems if facts.host.snapshot is not None else ():
         if problem.reason is not Reason.KEPT_LAST_GOOD:  # its lineage is there with its own reason
-            yield finding(
-                f"lineage_{problem.reason}",
-                f"{problem.source}: {problem.detail}",
-                problem.source,
-                _renewal_fix(problem.reason, _certbot_lineage(facts, problem.source)),
-                why=f"{summarize(problem.names) or 'no name'} is not served from it: clients get its last valid "
-                "certificate, and after that the default one",
+            names = summarize(problem.names) or "no name"
+            why = (
+                f"{names} is not served from it: clients get its last valid certificate, and after that the default one"
             )
+            what = f"{problem.source}: {problem.detail}"
+            fix = _renewal_fix(problem.reason, _certbot_lineage(facts, problem.source))
+            yield finding(f"lineage_{problem.reason}", what, problem.source, fix, why=why)
 
 
 def _renewal_fix(reason: Reason, lineage: CertbotLineage | None) -> Fix:
@@ -126,12 +121,10 @@ def competing_lineages(facts: Facts) -> Iterator[Finding]:
                 command = quoted("certbot", "certonly", "--cert-name", lineage.name, *kept)
             elif lineage is not None:
                 command = quoted("certbot", "delete", "--cert-name", lineage.name)
-            yield finding(
-                "lineages_compete",
-                f"{summarize(names)}: two lineages have it, {source} is served, {certificate.source} is not",
-                lineage.renewal if lineage is not None and lineage.renewal.is_file() else certificate.source,
-                Fix(command, note=f"check first what else uses it: mailsni explain {names[0]}"),
-            )
+            where = lineage.renewal if lineage is not None and lineage.renewal.is_file() else certificate.source
+            what = f"{summarize(names)}: two lineages have it, {source} is served, {certificate.source} is not"
+            fix = Fix(command, note=f"check first what else uses it: mailsni explain {names[0]}")
+            yield finding("lineages_compete", what, where, fix)
 
 
 def _lost_names(certificate: Certificate, winners: Mapping[str, tuple[Certificate, ...]]) -> dict[str, list[str]]:
@@ -158,10 +151,9 @@ def unrenewed_lineages(facts: Facts) -> Iterator[Finding]:
         # A directory without any renewal configurations is not certbot's.
         if lineage is None or not lineage.renewal.parent.is_dir() or os.path.lexists(lineage.renewal):
             continue
-        if certificate.not_after <= facts.host.now:
-            yield _unrenewed(certificate, lineage, expired=True)
-        elif certificate.source in selected:
-            yield _unrenewed(certificate, lineage, expired=False)
+        expired = certificate.not_after <= facts.host.now
+        if expired or certificate.source in selected:
+            yield _unrenewed(certificate, lineage, expired=expired)
 
 
 def _unrenewed(certificate: Certificate, lineage: CertbotLineage, *, expired: bool) -> Finding:
