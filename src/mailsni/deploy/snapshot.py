@@ -77,7 +77,7 @@ def take_snapshot(
     sources = sources if sources is not None else [source.open() for source in settings.sources]
     scans = [_scan(source, known, record, now, progress) for source in sources]
     unreadable = tuple(scan.error for scan in scans if scan.error is not None)
-    if len(unreadable) == len(scans):
+    if unreadable and len(unreadable) == len(scans):
         raise unreadable[0]
     found = merged([scan.inventory for scan in scans])
     kept = _last_good(found, record.deployment, now)
