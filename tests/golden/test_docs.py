@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from scripts import docs
 
 TOP = Path(__file__).resolve().parents[2]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib import resources
 from unittest import mock
 
+from jsonschema import Draft202012Validator
+
 from mailsni.cli import main
+
+SCHEMA = Draft202012Validator(json.loads(resources.files("mailsni.output").joinpath("schema.json").read_text("utf-8")))
+"""Of every JSON document."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from mailsni.setup.model import SetupPlan
 from mailsni.setup.record import Edit, Record
 from mailsni.setup.steps import Step, carry_out, change_file, delete, make_directories
 from mailsni.targets.dovecot import conf_edit
-from tests.support.cli_host import SCHEMA
+from tests.support.command_line import SCHEMA
 
 INCLUDE = Path("/etc/dovecot/sni/names.conf")
 
