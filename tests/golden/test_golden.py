@@ -18,9 +18,14 @@ from mailsni.config.settings import Settings, StateSettings
 from mailsni.core.model import Certificate, Reason
 from mailsni.core.selection import explain
 from mailsni.deploy.snapshot import Snapshot
-from mailsni.output import text
+from mailsni.metrics import MetricsInput
+from mailsni.output import prometheus, text
+from mailsni.probes.endpoint import Endpoint
+from mailsni.probes.expectation import Expectation, Problem
+from mailsni.probes.model import Outcome, ProbeResult
 from mailsni.runs.history import EMPTY_HISTORY, Run
 from mailsni.setup.units import startup_files
+from mailsni.verify.model import UNKNOWN_NAME, Assessment, Audit
 from tests.support import command_line
 from tests.support.builders import (
     EVERYTHING,
@@ -112,6 +117,27 @@ def explained(name: str) -> None:
     text.explanation(name, explain(name, RIVALS, MAIL, NOW))
 
 
+def metrics() -> MetricsInput:
+    """A run that failed after a good one, a renewal that is pending, a broken lineage, and four answers."""
+    seen = snapshot(
+        certificate("a.test", "mail.a.test"),
+        skipped=[skipped("b.test", Reason.BAD_PEM, "mail.b.test")],
+        deployed=deployment(certificate("a.test", "mail.a.test", age=60, left=30)),
+    )
+    imaps, smtp = Endpoint("imaps", "127.0.0.1", 993), Endpoint("smtp", "::1", 25)
+    answers = (
+        (imaps, "mail.a.test", (Problem.UNTRUSTED,)),
+        (smtp, "mail.a.test", (Problem.EXPIRED, Problem.UNTRUSTED)),
+        (imaps, None, ()),
+        (smtp, UNKNOWN_NAME, (Problem.HANDSHAKE_FAILED,)),
+    )
+    assessments = (
+        Assessment(Expectation(name), ProbeResult(endpoint, name, Outcome.SERVED, "0" * 64, "TLSv1.3"), problems)
+        for endpoint, name, problems in answers
+    )
+    return MetricsInput(HISTORY.after(FAILED), seen, Audit(tuple(assessments)), wire=True)
+
+
 TEXTS: dict[str, Callable[[], None]] = {
     "plan": lambda: text.plan(seen()),
     "plan-nothing": lambda: text.plan(snapshot(*ONE, deployed=deployment(*ONE))),
@@ -131,6 +157,10 @@ def test_what_a_command_prints_is_the_committed_text(name: str, capsys: pytest.C
     printed, talk = capsys.readouterr()
     assert talk == ""
     compare(f"{name}.txt", printed.encode())
+
+
+def test_the_metrics_are_the_committed_ones() -> None:
+    compare("metrics.txt", prometheus.exposition(metrics()))
 
 
 def test_warnings_go_to_standard_error_and_are_the_committed_ones(capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,7 +191,7 @@ def test_no_file_is_left_over() -> None:
     servers = list(artifacts(selection()))
     known = {f"{name}.{server}" for name in ("one", "mixture", "mixture-live", "none") for server in servers}
     found = {path.name for path in HERE.iterdir() if path.is_file() and path.suffix != ".py"}
-    assert found == known | set(STARTS) | {f"{name}.txt" for name in (*TEXTS, "problems", "help")}
+    assert found == known | set(STARTS) | {f"{name}.txt" for name in (*TEXTS, "metrics", "problems", "help")}
     assert str(PINS.path) in (HERE / "one.postfix-sni").read_text()
 
 

@@ -7,7 +7,7 @@ the script's own directory, in lines and in files.
 * ``stdout REGEX``, ``stderr REGEX``: the last command printed it; ``! stdout REGEX``: it did not
 * ``document NAME``: the last command printed one JSON document, ``mailsni.NAME/1``, as the schema describes it
 * ``cmp FILE FILE``: the same text; ``stdout`` and ``stderr`` are what the last command printed
-* ``env NAME=VALUE``: for all commands that follow
+* ``env NAME=VALUE``: for all commands that follow; ``REPOSITORY`` is set
 * ``lineage NAME SAN…``: certbot adds a lineage to ``$WORK/letsencrypt``, or renews it
 * ``without PROGRAM``: the script is skipped where the host has it
 """
@@ -29,18 +29,15 @@ import pytest
 from mailsni.host.commands import find_tool
 from tests.support.builders import authority
 from tests.support.command_line import HIDDEN, SCHEMA
+from tests.support.host_guard import REPOSITORY
 from tests.support.lineages import CertbotDirectory
-
-_FILE = re.compile(r"^-- (\S+) --\n", re.MULTILINE)
-_PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # finds mailsni and its python
 
 
 @dataclass
 class _Run:
     work: Path
     variables: dict[str, str]
-    printed: dict[str, str] = field(default_factory=dict)
-    """What the last command wrote, by stream."""
+    printed: dict[str, str] = field(default_factory=dict)  # by the last command, by stream
 
     def execute(self, words: list[str]) -> None:
         match words:
@@ -83,17 +80,19 @@ class _Run:
 
 def run_script(path: Path, work: Path) -> None:
     """Run a script in an empty directory; an AssertionError has the line, the reason and what was printed last."""
-    lines, *files = _FILE.split(path.read_text())
+    lines, *files = re.split(r"^-- (\S+) --\n", path.read_text(), flags=re.MULTILINE)
     CertbotDirectory(work / "letsencrypt")
     for name, content in zip(files[::2], files[1::2], strict=True):
         (work / name).write_text(content.replace("$WORK", str(work)))
     inherited = {name: value for name, value in os.environ.items() if name not in HIDDEN}
-    run = _Run(work, inherited | {"PATH": _PATH, "MAILSNI_CONFIG": str(work / "config.toml")})
+    search = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # finds mailsni and its python
+    own = {"PATH": search, "MAILSNI_CONFIG": str(work / "config.toml"), "REPOSITORY": str(REPOSITORY)}
+    run = _Run(work, inherited | own)
     for number, line in enumerate(lines.splitlines(), 1):
         words = shlex.split(line.replace("$WORK", str(work)), comments=True)
         try:
             if words:
                 run.execute(words)
         except (AssertionError, ValueError) as error:
-            printed = "".join(f"\n── {stream}\n{text}" for stream, text in run.printed.items())
-            raise AssertionError(f"{path.name}:{number}: {line}\n{error}{printed}") from None
+            printed = [f"── {stream}\n{text}" for stream, text in run.printed.items()]
+            raise AssertionError("\n".join([f"{path.name}:{number}: {line}", str(error), *printed])) from None

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 
-from mailsni.core.model import Reason
 from mailsni.errors import HostError
 from mailsni.metrics import MetricsInput
 from mailsni.output import prometheus
@@ -16,8 +14,8 @@ from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Expectation, Problem
 from mailsni.probes.model import Outcome, ProbeResult
 from mailsni.runs.history import EMPTY_HISTORY, History, Run
-from mailsni.verify.model import UNKNOWN_NAME, Assessment, Audit
-from tests.support.builders import NOW, certificate, deployment, skipped, snapshot
+from mailsni.verify.model import Assessment, Audit
+from tests.support.builders import NOW, certificate, deployment, snapshot
 
 IMAPS, SMTP = Endpoint("imaps", "127.0.0.1", 993), Endpoint("smtp", "::1", 25)
 NAME = "mail.a.test"
@@ -42,78 +40,6 @@ def assessment(endpoint: Endpoint, *problems: Problem, name: str | None = NAME) 
 
 def test_without_anything_known_only_that_and_the_version_are_exported() -> None:
     assert lines(MetricsInput(EMPTY_HISTORY)) == {"mailsni_up 0.0", 'mailsni_build_info{version="0.1.0"} 1.0'}
-
-
-def test_the_last_run_and_the_last_good_run_are_exported() -> None:
-    good = Run(NOW - timedelta(seconds=3), NOW, 4, "done", "timer")
-    bad = Run(NOW, NOW + timedelta(seconds=2), 143, "ended", "certbot-post")
-    found = lines(MetricsInput(History(last=bad, last_good=good)))
-    assert {
-        "mailsni_last_run_success 0.0",
-        "mailsni_last_run_exit_code 143.0",
-        "mailsni_last_run_duration_seconds 2.0",
-        'mailsni_last_run_info{trigger="certbot-post"} 1.0',
-    } <= found
-    values = dict(one.split(" ") for one in found)
-    assert float(values["mailsni_last_success_timestamp_seconds"]) == NOW.timestamp()
-    assert float(values["mailsni_last_run_timestamp_seconds"]) == NOW.timestamp() + 2
-
-
-def test_names_have_their_expiry_and_reasons_their_counts() -> None:
-    old, new = certificate("a.test", NAME, age=60, left=30), certificate("a.test", NAME)
-    seen = snapshot(new, deployed=deployment(old), skipped=[skipped("b.test", Reason.BAD_PEM, "mail.b.test")])
-    found = lines(MetricsInput(EMPTY_HISTORY, seen))
-    labels = f'algorithm="{new.algorithm}",name="{NAME}"'
-    values = dict(one.rsplit(" ", 1) for one in found)
-    store = values[f'mailsni_store_not_after_timestamp_seconds{{{labels},source="{new.source}"}}']
-    assert float(store) == new.not_after.timestamp()
-    assert float(values[f"mailsni_deployed_not_after_timestamp_seconds{{{labels}}}"]) == old.not_after.timestamp()
-    assert float(values[f"mailsni_deployed_not_before_timestamp_seconds{{{labels}}}"]) == old.not_before.timestamp()
-    assert values["mailsni_pending"] == "1.0"
-    assert values['mailsni_problems{reason="bad_pem"}'] == "1.0"
-    assert {key for key in values if key.startswith("mailsni_problems")} == {
-        f'mailsni_problems{{reason="{reason}"}}' for reason in Reason
-    }
-    assert values[f'mailsni_name_state{{name="{NAME}",state="pending"}}'] == "1.0"
-    assert {key: value for key, value in values.items() if key.startswith("mailsni_pending_changes")} == {
-        f'mailsni_pending_changes{{kind="{kind}"}}': "1.0" if kind == "renew" else "0.0"
-        for kind in ("add", "renew", "replace", "remove")
-    }
-    assert {key for key in values if key.startswith("mailsni_skipped")} == {
-        f'mailsni_skipped{{reason="{reason}"}}' for reason in Reason
-    }
-    assert [key for key, value in values.items() if key.startswith("mailsni_skipped") and value != "0.0"] == [
-        'mailsni_skipped{reason="bad_pem"}'
-    ]
-    states = {key: value for key, value in values.items() if key.startswith("mailsni_names")}
-    assert states == {
-        f'mailsni_names{{state="{state}"}}': "1.0" if state == "pending" else "0.0"
-        for state in ("deployed", "pending", "kept", "leaving")
-    }
-
-
-def test_probes_are_counted_by_problem() -> None:
-    inspection = Audit(
-        (
-            assessment(IMAPS, Problem.UNTRUSTED),
-            assessment(SMTP, Problem.EXPIRED, Problem.UNTRUSTED),
-            assessment(IMAPS, name=None),
-            assessment(SMTP, Problem.HANDSHAKE_FAILED, name=UNKNOWN_NAME),
-        )
-    )
-    found = lines(MetricsInput(EMPTY_HISTORY, snapshot(), inspection))
-    imaps = {"server": "dovecot", "protocol": "imaps", "host": "127.0.0.1", "port": "993"}
-    smtp = {"server": "postfix", "protocol": "smtp", "host": "::1", "port": "25"}
-    assert {
-        line("served_as_intended", 1, name=NAME, algorithm="", **imaps),
-        line("served_as_intended", 0, name=NAME, algorithm="", **smtp),
-        line("served_to_others", 1, client="without_sni", **imaps),
-        line("served_to_others", 0, client="unknown_name", **smtp),
-        line("answers", 1, server="postfix", problem="expired"),
-        line("answers", 0, server="dovecot", problem="expired"),
-        line("answers", 1, server="dovecot", problem="untrusted"),
-    } <= found
-    assert len([one for one in found if one.startswith("mailsni_answers")]) == 2 * len(Problem)
 
 
 def test_every_problem_is_there_before_anybody_answered() -> None:
