@@ -121,8 +121,7 @@ def test_what_is_renewed_added_and_removed_is_followed(mail_host: MailHost) -> N
     applied(mail_host)
     assert_served(mail_host, "mail.b.test", gone)
 
-    renewed = mail_host.authority.issue(["mail.a.test"])
-    mail_host.store.renew("mail.a.test", renewed)
+    renewed = mail_host.renew("mail.a.test")
     mail_host.store.delete("mail.b.test")
     added = mail_host.issue("mail.c.test")
     plan = json.loads(mail_host.mailsni("plan", "--json").stdout)
@@ -289,8 +288,7 @@ def test_live_certificates_are_named_in_the_blocks_and_followed(mail_host: MailH
     applied(mail_host)
     assert f"{mail_host.store.live}/mail.a.test/fullchain.pem" in mail_host.include_file.read_text()
     assert_served(mail_host, "mail.a.test", issued)
-    renewed = mail_host.authority.issue(["mail.a.test"])
-    mail_host.store.renew("mail.a.test", renewed)
+    renewed = mail_host.renew("mail.a.test")
     applied(mail_host)
     assert_served(mail_host, "mail.a.test", renewed)
 
@@ -326,8 +324,7 @@ def test_a_lineage_that_breaks_keeps_its_last_good_certificate_until_it_is_whole
     assert_served(mail_host, "mail.a.test", good)
     assert applied(mail_host, code=4)["result"] == "unchanged"
 
-    whole = mail_host.authority.issue(["mail.a.test"])
-    mail_host.store.renew("mail.a.test", whole)
+    whole = mail_host.renew("mail.a.test")
     applied(mail_host)
     assert_served(mail_host, "mail.a.test", whole)
     mail_host.store.delete("mail.a.test")
@@ -361,8 +358,7 @@ def test_what_is_wrong_on_the_wire_is_rolled_back(mail_host: MailHost, kind: str
         named.write_text("garbage\n")
     version = "2.4" if mail_host.dovecot.version == "2.4" else "2.3"
     (templates / f"dovecot-{version}.conf.j2").write_text(dovecot_template(mail_host, named))
-    renewed = mail_host.authority.issue(["mail.a.test"])
-    mail_host.store.renew("mail.a.test", renewed)
+    renewed = mail_host.renew("mail.a.test")
     mail_host.configure(verify={"timeout": 3})
     done = mail_host.mailsni("apply")
     assert done.returncode == 5, done.stdout + done.stderr
@@ -490,7 +486,7 @@ def test_a_command_that_fails_takes_everything_back(mail_host: MailHost) -> None
     first = mail_host.issue("mail.a.test")
     applied(mail_host)
     mail_host.configure(dovecot={"action": ["/bin/false"]})
-    mail_host.store.renew("mail.a.test", mail_host.authority.issue(["mail.a.test"]))
+    mail_host.renew("mail.a.test")
     done = mail_host.mailsni("apply")
     assert done.returncode == 1
     assert "/bin/false" in done.stderr

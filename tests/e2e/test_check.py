@@ -79,11 +79,6 @@ def document(mail_host: MailHost, *words: str) -> dict[str, Any]:
     return found
 
 
-def applied(mail_host: MailHost, *words: str, code: int = 0) -> None:
-    done = mail_host.mailsni("apply", *words)
-    assert done.returncode == code, done.stdout + done.stderr
-
-
 def deployed_again(mail_host: MailHost) -> None:
     """Mend everything, whatever is broken."""
     for path in (mail_host.map, map_of(mail_host), mail_host.include_file):
@@ -116,7 +111,7 @@ def test_what_is_right_is_ok_and_what_was_never_done_is_not(mail_host: MailHost)
     mail_host.issue("mail.a.test", "imap.a.test")
     assert "nothing is deployed" in checked(mail_host, CRITICAL)
     assert document(mail_host)["names"] == 0
-    applied(mail_host)
+    mail_host.apply()
     done = mail_host.mailsni("check", "-v")
     assert (done.returncode, done.stderr) == (OK, ""), done.stdout
     text, _, data = done.stdout.rstrip("\n").partition(" | ")
@@ -337,7 +332,7 @@ def test_what_is_deployed_expires_though_the_store_has_a_new_one(mail_host: Mail
     mail_host.store.add("mail.a.test", last)
     mail_host.issue("mail.b.test")
     deployed_again(mail_host)
-    mail_host.store.renew("mail.a.test", mail_host.authority.issue(["mail.a.test"]))
+    mail_host.renew("mail.a.test")
     while datetime.now(UTC) <= last.not_after:
         time.sleep(0.1)
     text = checked(mail_host, CRITICAL)
@@ -351,7 +346,7 @@ def test_what_waits_and_what_cannot_be_served(mail_host: MailHost) -> None:
     for name in ("mail.a.test", "mail.b.test", "mail.c.test"):
         mail_host.issue(name)
     deployed_again(mail_host)
-    mail_host.store.renew("mail.a.test", mail_host.authority.issue(["mail.a.test"]))
+    mail_host.renew("mail.a.test")
     mail_host.issue("mail.d.test")
     mail_host.store.delete("mail.b.test")
     key = mail_host.store.path("mail.c.test", "privkey").resolve()
@@ -363,14 +358,14 @@ def test_what_waits_and_what_cannot_be_served(mail_host: MailHost) -> None:
     assert "mail.c.test: key_mismatch: the private key is not the key of the certificate" in text
     assert "mail.c.test: kept_last_good: its last good certificate, valid until 20" in text
 
-    applied(mail_host, "--no-reload", "--no-verify", code=4)
+    mail_host.apply("--no-reload", "--no-verify", code=4)
     text = checked(mail_host, WARNING)
     assert "mail.b.test: not served any more: its lineage is gone, and was removed on 20" in text
     assert "not deployed yet" not in text
     assert "kept_last_good" in text
-    mail_host.store.renew("mail.c.test", mail_host.authority.issue(["mail.c.test"]))
+    mail_host.renew("mail.c.test")
     mail_host.issue("mail.b.test")
-    applied(mail_host, "--no-reload", "--no-verify")
+    mail_host.apply("--no-reload", "--no-verify")
     checked(mail_host, OK)
 
 
@@ -391,7 +386,7 @@ def test_a_run_that_failed_is_told_until_one_works(mail_host: MailHost) -> None:
     mail_host.configure(dovecot={"action": "none"})
     text = checked(mail_host, WARNING)
     assert "the last run failed, started by unattended with a wrong configuration, on 20" in text
-    applied(mail_host)
+    mail_host.apply()
     checked(mail_host, OK)
 
 
@@ -474,7 +469,7 @@ def test_a_run_that_goes_on_is_no_fault(mail_host: MailHost) -> None:
     """It has its journal, and holds the lock: what it has not published yet is not wrong."""
     mail_host.issue("mail.a.test")
     deployed_again(mail_host)
-    mail_host.store.renew("mail.a.test", mail_host.authority.issue(["mail.a.test"]))
+    mail_host.renew("mail.a.test")
     witness = mail_host.directory / "reloading"
     mail_host.configure(
         dovecot={"action": ["/bin/sh", "-c", f"touch {witness}; while test -e {witness}; do sleep 0.1; done"]}
@@ -548,9 +543,9 @@ def test_with_wire_the_running_servers_are_probed(mail_host: MailHost, monkeypat
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
     issued = mail_host.issue("mail.a.test")
     with mail_host.postfix, mail_host.dovecot:
-        applied(mail_host)
+        mail_host.apply()
         assert checked(mail_host, OK, "--wire").endswith(" answers as intended")
-        mail_host.store.renew("mail.a.test", mail_host.authority.issue(["mail.a.test"]))
+        mail_host.renew("mail.a.test")
         text = checked(mail_host, WARNING, "--wire")
         assert text == "mail.a.test: renewed, but not deployed yet"
         mail_host.map.write_text("")

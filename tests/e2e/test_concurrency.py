@@ -37,8 +37,7 @@ def dovecot(lasting_dovecot: PrivateDovecot) -> PrivateDovecot:
 def deployed(mail_host: MailHost) -> dict[str, Issued]:
     """Two names that are served."""
     issued = {name: mail_host.issue(name) for name in (FIRST, SECOND)}
-    done = mail_host.mailsni("apply")
-    assert done.returncode == 0, done.stdout + done.stderr
+    mail_host.apply()
     return issued
 
 
@@ -54,18 +53,6 @@ def ended(*runs: subprocess.Popen[str]) -> list[tuple[int, str, str]]:
         output, talk = one.communicate(timeout=LIMIT)
         results.append((one.returncode, output, talk))
     return results
-
-
-def renew(mail_host: MailHost, name: str) -> Issued:
-    """Put another certificate into the lineage of a name."""
-    issued = mail_host.authority.issue([name])
-    mail_host.store.renew(name, issued)
-    return issued
-
-
-def reloads(mail_host: MailHost) -> int:
-    """How often Dovecot was told to read its configuration: once for each publish."""
-    return mail_host.dovecot.log.read_text().count("SIGHUP received")
 
 
 def assert_in_order(mail_host: MailHost, wanted: dict[str, Issued]) -> None:
@@ -93,15 +80,15 @@ def test_of_runs_at_once_one_publishes_and_the_others_wait_or_give_up(
     mail_host: MailHost, deployed: dict[str, Issued], count: int, *, waits: bool
 ) -> None:
     """One publishes; the others find the lock held (75), or nothing left to do (0)."""
-    renewed = renew(mail_host, FIRST)
-    before = reloads(mail_host)
+    renewed = mail_host.renew(FIRST)
+    before = mail_host.reloads()
     results = ended(*(start(mail_host, "apply", "--json", *(WAIT if waits else ())) for _ in range(count)))
     codes = [code for code, _, _ in results]
     assert set(codes) <= ({0} if waits else {0, 75}), results
     assert 0 in codes
     documents = [json.loads(output) for code, output, _ in results if code == 0]
     assert sum(bool(one["published"]) for one in documents) == 1
-    assert reloads(mail_host) - before == 1
+    assert mail_host.reloads() - before == 1
     for code, _, talk in results:
         assert ("another run holds the lock" in talk) == (code == 75), talk
     assert_in_order(mail_host, {**deployed, FIRST: renewed})
@@ -109,13 +96,13 @@ def test_of_runs_at_once_one_publishes_and_the_others_wait_or_give_up(
 
 def test_many_hooks_in_a_row_make_at_most_two_publishes(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """Certbot calls a deploy hook for each lineage: here twelve are started, and a renewal comes in the middle."""
-    before = reloads(mail_host)
-    wanted = {**deployed, FIRST: renew(mail_host, FIRST)}
+    before = mail_host.reloads()
+    wanted = {**deployed, FIRST: mail_host.renew(FIRST)}
     runs = [start(mail_host, "apply", "--quiet", *WAIT) for _ in range(6)]
-    wanted[SECOND] = renew(mail_host, SECOND)
+    wanted[SECOND] = mail_host.renew(SECOND)
     runs += [start(mail_host, "apply", "--quiet", *WAIT) for _ in range(6)]
     assert [(code, output) for code, output, _ in ended(*runs)] == [(0, "")] * len(runs)
-    assert 1 <= reloads(mail_host) - before <= 2
+    assert 1 <= mail_host.reloads() - before <= 2
     assert_in_order(mail_host, wanted)
 
 
@@ -159,7 +146,7 @@ def held_run(mail_host: MailHost) -> Iterator[tuple[subprocess.Popen[str], Gate,
 @pytest.mark.on_both
 def test_a_killed_holder_frees_the_lock_at_once(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """Also when a command that it started lives on: no child inherits the lock."""
-    renewed = renew(mail_host, FIRST)
+    renewed = mail_host.renew(FIRST)
     with held_run(mail_host) as (process, gate, child):
         assert mail_host.mailsni("apply").returncode == 75
         process.kill()
@@ -174,7 +161,7 @@ def test_a_killed_holder_frees_the_lock_at_once(mail_host: MailHost, deployed: d
 
 
 def test_who_waits_is_served_when_the_holder_is_killed(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
-    renewed = renew(mail_host, FIRST)
+    renewed = mail_host.renew(FIRST)
     with held_run(mail_host) as (process, gate, _):
         waiting = start(mail_host, "apply", *WAIT)
         time.sleep(1)
@@ -200,10 +187,10 @@ def test_a_lock_that_is_taken_away_while_it_is_held(
     mail_host: MailHost, deployed: dict[str, Issued], spoil: Callable[[Path], None]
 ) -> None:
     """Somebody tidied up /run. Whatever the two runs do to each other, no server is hurt, and the next run mends it."""
-    held = renew(mail_host, FIRST)
+    held = mail_host.renew(FIRST)
     with held_run(mail_host) as (process, gate, _):
         spoil(mail_host.directory / "mailsni.lock")
-        later = renew(mail_host, SECOND)
+        later = mail_host.renew(SECOND)
         other = start(mail_host, "apply")
         time.sleep(3)
         complaint = run([require_tool("doveconf"), "-c", mail_host.dovecot.config_file, "-n", "-x"], discard=True)
@@ -223,7 +210,7 @@ def test_a_lock_that_is_taken_away_while_it_is_held(
 
 def test_looking_on_during_a_run(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """In the very middle of one: status, plan and the others need no lock, and tell both names."""
-    renewed = renew(mail_host, FIRST)
+    renewed = mail_host.renew(FIRST)
     with held_run(mail_host) as (process, gate, _):
         for words in (("status",), ("plan",), ("explain", FIRST), ("render", "postfix"), ("render", "dovecot")):
             done = mail_host.mailsni(*words)
@@ -249,7 +236,7 @@ def test_looking_on_while_everything_changes(mail_host: MailHost, deployed: dict
     try:
         wanted = dict(deployed)
         for turn in range(6):
-            wanted[FIRST] = renew(mail_host, FIRST)
+            wanted[FIRST] = mail_host.renew(FIRST)
             name = f"mail.turn{turn}.test"
             wanted[name] = mail_host.issue(name)
             if turn:

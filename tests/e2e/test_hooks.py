@@ -31,7 +31,6 @@ from mailsni.runs import history
 from mailsni.runs.history import Run
 from mailsni.sandbox.authority import Issued
 from tests.e2e.test_certbot import leaf
-from tests.e2e.test_concurrency import reloads
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import Certbot, MailHost, require
 from tests.support.processes import LIMIT, until
@@ -182,8 +181,7 @@ class Client:
 
     def renew(self, name: str) -> Issued:
         """Renew the lineage of a name, and call the hook."""
-        issued = self.mail_host.authority.issue([name])
-        self.mail_host.store.renew(name, issued)
+        issued = self.mail_host.renew(name)
         assert self.call() == 0, self.said.read_text()
         assert self.said.read_text() == ""
         return issued
@@ -206,8 +204,7 @@ class Client:
 def deployed(mail_host: MailHost) -> dict[str, Issued]:
     """Names that are served."""
     issued = {name: mail_host.issue(name) for name in NAMES}
-    done = mail_host.mailsni("apply")
-    assert done.returncode == 0, done.stdout + done.stderr
+    mail_host.apply()
     return issued
 
 
@@ -233,14 +230,14 @@ def assert_served(mail_host: MailHost, wanted: Mapping[str, Issued]) -> None:
 def test_a_hook_for_each_certificate_is_one_publish(
     mail_host: MailHost, deployed: dict[str, Issued], spy: Spy, program: str, hook: str
 ) -> None:
-    before = reloads(mail_host)
+    before = mail_host.reloads()
     with client(mail_host, spy, program, HOOKS / hook) as running:
         wanted = {name: running.renew(name) for name in NAMES}
         assert len(working()) == 1, "one waits"
         assert_served(mail_host, deployed)
         running.end()
         all_done()
-    assert reloads(mail_host) - before == 1
+    assert mail_host.reloads() - before == 1
     assert len(spy.calls()) == len(NAMES)
     assert_served(mail_host, wanted)
     assert (last_run(mail_host).trigger, last_run(mail_host).exit_code) == (hook, 0)
@@ -278,7 +275,7 @@ def test_a_renewal_while_the_last_one_is_published_is_not_lost(
     script = f"touch {reached}; while [ ! -e {go_on} ]; do sleep 0.1; done; {reload}"
     mail_host.configure(dovecot={"action": ["/bin/sh", "-c", script]})
     wanted = dict(deployed)
-    before = reloads(mail_host)
+    before = mail_host.reloads()
     with client(mail_host, spy, "certbot", HOOKS / "certbot-deploy") as running:
         wanted[NAMES[0]] = running.renew(NAMES[0])
         running.end()
@@ -291,7 +288,7 @@ def test_a_renewal_while_the_last_one_is_published_is_not_lost(
     go_on.touch()
     all_done()
     assert_served(mail_host, wanted)
-    assert reloads(mail_host) - before == 2
+    assert mail_host.reloads() - before == 2
 
 
 def test_a_client_that_goes_on_for_long_is_not_waited_for(
@@ -409,7 +406,7 @@ def test_caddy_calls_in_the_background_for_each_certificate(
     """``events { on cert_obtained exec … }``: Caddy's environment, all at once, and Caddy goes on for ever."""
     del deployed
     hook = installed("caddy", mail_host.directory / "hook", ("--settle 30", "--settle 1"))
-    before = reloads(mail_host)
+    before = mail_host.reloads()
     wanted = {}
     for name in NAMES:
         wanted[name] = mail_host.authority.issue([name])
@@ -429,7 +426,7 @@ def test_caddy_calls_in_the_background_for_each_certificate(
     assert [(one.communicate(timeout=LIMIT)[0], one.returncode) for one in calls] == [("", 0)] * len(NAMES)
     all_done()
     assert_served(mail_host, wanted)
-    assert 1 <= reloads(mail_host) - before <= 2
+    assert 1 <= mail_host.reloads() - before <= 2
     assert last_run(mail_host).trigger == "caddy"
 
 
@@ -456,9 +453,8 @@ def test_acme_sh_reloads_once(mail_host: MailHost, deployed: dict[str, Issued], 
     script.parent.mkdir()
     script.write_text(ACME_SH)
     script.chmod(0o755)
-    renewed = mail_host.authority.issue([NAMES[0]])
-    mail_host.store.renew(NAMES[0], renewed)
-    before = reloads(mail_host)
+    renewed = mail_host.renew(NAMES[0])
+    before = mail_host.reloads()
     more = {"DOMAIN_PATH": str(script.parent), "Le_ReloadCmd": str(HOOKS / "acme.sh")}
     line = f'"{script.parent}"/acme.sh --cron --home "{script.parent}"'
     done = subprocess.run(
@@ -467,7 +463,7 @@ def test_acme_sh_reloads_once(mail_host: MailHost, deployed: dict[str, Issued], 
     assert (done.returncode, done.stdout, done.stderr) == (0, "Reload success\n" * 3, "")
     all_done()
     assert_served(mail_host, {NAMES[0]: renewed})
-    assert reloads(mail_host) - before == 1
+    assert mail_host.reloads() - before == 1
     assert [one["Le_Domain"] for one in spy.environments()] == ["first", "second", "third"]
 
 
@@ -494,7 +490,7 @@ class TestCertbot:
         installed("certbot-deploy", hooks / "deploy")
         if both:
             installed("certbot-post", hooks / "post")
-        before = reloads(mail_host)
+        before = mail_host.reloads()
         certbot.renew(hook_environment=spy.environment(mail_host))
         all_done()
         calls = [call["MAILSNI_STARTED_BY"] for call in spy.environments()]
@@ -504,7 +500,7 @@ class TestCertbot:
         for name, lineage in lineages.items():
             assert leaf(lineage) != old[name]
             assert mail_host.served_everywhere(name) == dict.fromkeys(mail_host.endpoints, leaf(lineage))
-        assert reloads(mail_host) - before == 1
+        assert mail_host.reloads() - before == 1
         assert last_run(mail_host).exit_code == 0
 
     def test_what_the_post_hook_says_is_shown_by_certbot_and_remembered(
@@ -526,7 +522,7 @@ class TestCertbot:
         certbot.issue(NAMES[0])
         assert mail_host.mailsni("apply").returncode == 0
         hook = installed("certbot-post", certbot.config_directory / "renewal-hooks" / "post")
-        before = reloads(mail_host)
+        before = mail_host.reloads()
         done = subprocess.run(
             ["/bin/sh", "-c", shlex.quote(str(hook))],
             env=spy.environment(mail_host),
@@ -535,7 +531,7 @@ class TestCertbot:
             check=False,
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        assert reloads(mail_host) == before
+        assert mail_host.reloads() == before
         assert (last_run(mail_host).trigger, last_run(mail_host).names) == ("certbot-post", 1)
 
 
@@ -600,8 +596,7 @@ def test_lego_calls_it_for_a_new_certificate_and_a_renewed_one(
     environment = spy.environment(mail_host) | {"LEGO_CA_CERTIFICATES": str(certbot.trusted)}
     for words in (["run", "--run-hook"], ["renew", "--no-random-sleep", "--days", "9999", "--renew-hook"]):
         if "renew" in words:
-            issued = mail_host.authority.issue([NAMES[0]])
-            mail_host.store.renew(NAMES[0], issued)
+            issued = mail_host.renew(NAMES[0])
         done = subprocess.run(
             [str(tool), *common, *words, str(HOOKS / "lego")],
             env=environment,

@@ -27,8 +27,7 @@ STAGING = ".mailsni-staging"
 def deployed(mail_host: MailHost) -> dict[str, str]:
     """Two names that are served; their fingerprints."""
     issued = {name: mail_host.issue(name).fingerprint for name in (FIRST, SECOND)}
-    done = mail_host.mailsni("apply")
-    assert done.returncode == 0, done.stdout + done.stderr
+    mail_host.apply()
     return issued
 
 
@@ -245,7 +244,7 @@ def test_another_user_than_root_is_told_so_where_even_a_look_is_forbidden(
 
 def test_a_lock_that_is_held(mail_host: MailHost, deployed: dict[str, str]) -> None:
     """Exit code 75 at once, or after the time that was asked for; looking needs no lock."""
-    mail_host.store.renew(FIRST, mail_host.authority.issue([FIRST]))
+    mail_host.renew(FIRST)
     before = artifacts(mail_host)
     with (mail_host.directory / "mailsni.lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -262,8 +261,7 @@ def test_a_lock_that_is_held(mail_host: MailHost, deployed: dict[str, str]) -> N
 
 
 def test_a_lock_that_is_given_up_in_time(mail_host: MailHost, deployed: dict[str, str]) -> None:
-    renewed = mail_host.authority.issue([FIRST])
-    mail_host.store.renew(FIRST, renewed)
+    renewed = mail_host.renew(FIRST)
     with (mail_host.directory / "mailsni.lock").open("r+") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         timer = threading.Timer(1.5, fcntl.flock, (lock, fcntl.LOCK_UN))
@@ -283,7 +281,7 @@ def test_a_lock_that_is_given_up_in_time(mail_host: MailHost, deployed: dict[str
 def test_a_main_cf_that_cannot_be_parsed(mail_host: MailHost, deployed: dict[str, str]) -> None:
     main_cf = mail_host.postfix.config_file
     whole = main_cf.read_text()
-    mail_host.store.renew(FIRST, mail_host.authority.issue([FIRST]))
+    mail_host.renew(FIRST)
     for line in ("this is no setting", "= value"):
         main_cf.write_text(f"{whole}\n{line}\n")
         before = artifacts(mail_host)
@@ -312,7 +310,7 @@ def an_unknown_setting(mail_host: MailHost) -> str:  # noqa: ARG001
 def test_a_dovecot_configuration_that_is_broken_already(
     mail_host: MailHost, deployed: dict[str, str], mistake: Callable[[MailHost], str]
 ) -> None:
-    mail_host.store.renew(FIRST, mail_host.authority.issue([FIRST]))
+    mail_host.renew(FIRST)
     own = mail_host.dovecot.include_directory / "10-own.conf"
     own.write_text(mistake(mail_host))
     before = artifacts(mail_host)
@@ -490,8 +488,7 @@ def test_an_old_map_with_a_loose_mode_is_replaced_and_never_written_into(mail_ho
     with old[0].open("rb") as source, old[1].open("rb") as compiled:
         contents = [source.read(), compiled.read()]
         inodes = [path.stat().st_ino for path in old]
-        done = mail_host.mailsni("apply")
-        assert done.returncode == 0, done.stdout + done.stderr
+        mail_host.apply()
         for stream in (source, compiled):
             stream.seek(0)
         assert [source.read(), compiled.read()] == contents

@@ -84,8 +84,7 @@ def test_a_supervised_server_is_restarted_by_its_supervisor(mail_host: MailHost,
     ):
         until(lambda: ABORTED not in mail_host.served_everywhere(None).values(), "nothing is served")
         masters = {mail_host.postfix.pid(), mail_host.dovecot.pid()}
-        done = mail_host.mailsni("apply")
-        assert done.returncode == 0, done.stdout + done.stderr
+        done = mail_host.apply()
         assert "restarted" in done.stdout
         until(lambda: mail_host.postfix.running() and mail_host.dovecot.running(), "one of them is not restarted")
         after = {mail_host.postfix.pid(), mail_host.dovecot.pid()}
@@ -94,10 +93,8 @@ def test_a_supervised_server_is_restarted_by_its_supervisor(mail_host: MailHost,
         wanted = dict.fromkeys(mail_host.endpoints, issued.fingerprint)
         until(lambda: mail_host.served_everywhere(NAME) == wanted, "not everything is served")
         mail_host.configure(postfix={"action": "auto"}, dovecot={"action": "auto"})
-        renewed = mail_host.authority.issue([NAME])
-        mail_host.store.renew(NAME, renewed)
-        done = mail_host.mailsni("apply")
-        assert done.returncode == 0, done.stdout + done.stderr
+        renewed = mail_host.renew(NAME)
+        mail_host.apply()
         assert mail_host.served_everywhere(NAME) == dict.fromkeys(mail_host.endpoints, renewed.fingerprint)
         assert {mail_host.postfix.pid(), mail_host.dovecot.pid()} == after
 
@@ -107,8 +104,7 @@ def test_a_server_that_does_not_run_is_not_started(mail_host: MailHost) -> None:
     mail_host.issue(NAME)
     mail_host.postfix.stop()
     mail_host.dovecot.stop()
-    done = mail_host.mailsni("apply")
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = mail_host.apply()
     assert done.stdout.count("not running") == 2
     assert not mail_host.postfix.running()
     assert not mail_host.dovecot.running()

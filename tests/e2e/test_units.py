@@ -122,8 +122,7 @@ def test_the_real_job_is_done_inside_the_sandbox_of_the_service(mail_host: MailH
     done = sandboxed(mail_host, "apply", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), done.stderr
     assert mail_host.served_everywhere(NAME) == dict.fromkeys(mail_host.endpoints, first.fingerprint)
-    renewed = mail_host.authority.issue([NAME])
-    mail_host.store.renew(NAME, renewed)
+    renewed = mail_host.renew(NAME)
     done = sandboxed(mail_host, "apply", "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert '"postfix": "reloaded"' in done.stdout
@@ -144,8 +143,7 @@ def test_the_watcher_does_its_job_inside_the_sandbox_of_its_service(mail_host: M
     try:
         for _ in range(2):
             until(partial(is_served, mail_host, issued), log.read_text, beside=watcher)
-            issued = mail_host.authority.issue([NAME])
-            mail_host.store.renew(NAME, issued)
+            issued = mail_host.renew(NAME)
         watcher.terminate()
         assert watcher.wait(LIMIT) == 0, log.read_text()
     finally:

@@ -26,8 +26,7 @@ def deployed(mail_host: MailHost) -> MailHost:
     mail_host.issue(A)
     for algorithm in ("ecdsa", "rsa"):
         mail_host.store.add(f"b-{algorithm}", mail_host.authority.issue([B], algorithm=algorithm))
-    done = mail_host.mailsni("apply")
-    assert done.returncode == 0, done.stdout + done.stderr
+    mail_host.apply()
     return mail_host
 
 
@@ -132,7 +131,7 @@ def test_another_certificate_on_one_of_two_servers(deployed: MailHost) -> None:
 
 
 def test_a_renewed_certificate_that_is_not_deployed(deployed: MailHost) -> None:
-    deployed.store.renew(A, deployed.authority.issue([A]))
+    deployed.renew(A)
     answers = verified(deployed, code=5)
     assert wrong(answers) == {(server, A, "wrong_certificate") for server in ("postfix", "dovecot")}
     told = {one["detail"].partition(";")[0] for one in answers if one["wrong"]}
@@ -145,8 +144,7 @@ def test_a_renewed_certificate_that_is_not_deployed(deployed: MailHost) -> None:
 @pytest.mark.shared
 def test_chains_dates_and_names(deployed: MailHost) -> None:
     """Three mistakes of a map that was made by hand."""
-    issued = deployed.authority.issue([A])
-    deployed.store.renew(A, issued)
+    issued = deployed.renew(A)
     assert deployed.mailsni("apply").returncode == 0
     put_into_the_map(deployed, A, issued)
     answers = verified(deployed, A, code=5)

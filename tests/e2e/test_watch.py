@@ -98,18 +98,6 @@ def deployed(mail_host: MailHost) -> dict[str, Issued]:
     return {name: mail_host.issue(name) for name in (FIRST, SECOND)}
 
 
-def renew(mail_host: MailHost, name: str) -> Issued:
-    """Put another certificate into the lineage of a name."""
-    issued = mail_host.authority.issue([name])
-    mail_host.store.renew(name, issued)
-    return issued
-
-
-def reloads(mail_host: MailHost) -> int:
-    """How often Dovecot was told to read its configuration: once for each publish."""
-    return mail_host.dovecot.log.read_text().count("SIGHUP received")
-
-
 # ── changes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -122,7 +110,7 @@ def test_a_renewal_reaches_both_wires(
         for name, issued in deployed.items():
             watch.until_served(name, issued)
         watch.until_applied(1)
-        took = [watch.until_served(FIRST, renew(mail_host, FIRST)) for _ in range(3)]
+        took = [watch.until_served(FIRST, mail_host.renew(FIRST)) for _ in range(3)]
         watch.until_applied(4)
         (mail_host.store.live / "README").write_text("another text\n")
         time.sleep(4)
@@ -152,13 +140,13 @@ def test_a_burst_is_one_publish(mail_host: MailHost, deployed: dict[str, Issued]
     with watching(mail_host) as watch:
         watch.until_served(names[-1], issued[names[-1]])
         watch.until_applied(1)
-        before = reloads(mail_host)
+        before = mail_host.reloads()
         for _ in range(2):
             for name in names:
                 mail_host.store.renew(name, renewals[name])
         watch.until_served(names[-1], renewals[names[-1]])
         watch.until_served(names[0], renewals[names[0]])
-        assert 1 <= reloads(mail_host) - before <= 2, watch.talk()
+        assert 1 <= mail_host.reloads() - before <= 2, watch.talk()
         watch.until_served(FIRST, deployed[FIRST])
 
 
@@ -168,9 +156,9 @@ def test_a_trickle_starves_nobody(mail_host: MailHost, deployed: dict[str, Issue
     with watching(mail_host) as watch:
         watch.until_served(SECOND, deployed[SECOND])
         watch.until_applied(1)
-        issued = renew(mail_host, FIRST)
-        begin, before = time.monotonic(), reloads(mail_host)
-        while reloads(mail_host) == before:
+        issued = mail_host.renew(FIRST)
+        begin, before = time.monotonic(), mail_host.reloads()
+        while mail_host.reloads() == before:
             assert time.monotonic() - begin < LIMIT, watch.talk()
             mail_host.store.renew(SECOND, deployed[SECOND])
             time.sleep(0.2)
@@ -245,7 +233,7 @@ def test_sighup_reads_the_configuration_and_refuses_a_broken_one(
         watch.signal(signal.SIGHUP)
         watch.until(lambda: "configuration refused, keeping the old one" in watch.talk(), "refusal")
         assert "postfx" in watch.talk()
-        watch.until_served(FIRST, renew(mail_host, FIRST))  # by the old one, though the file is broken
+        watch.until_served(FIRST, mail_host.renew(FIRST))  # by the old one, though the file is broken
         mail_host.configure(names={"include": ["mail.*", "web.*"]})
         watch.signal(signal.SIGHUP)
         watch.until_served("web.other.test", other)
@@ -277,7 +265,7 @@ def test_a_second_sigterm_has_the_apply_take_back_what_it_did(mail_host: MailHos
     entered = mail_host.directory / "entered"
     script = f"[ -e {entered} ] && exit 0; echo > {entered}; sleep 300"
     mail_host.configure(dovecot={"action": ["/bin/sh", "-c", script]})
-    renew(mail_host, FIRST)
+    mail_host.renew(FIRST)
     with watching(mail_host) as watch:
         watch.until(entered.exists, "the middle of an apply")
         watch.signal(signal.SIGTERM)
@@ -369,7 +357,7 @@ def test_neither_descriptors_nor_threads_nor_memory_grow(
                 away = mail_host.directory / f"away{number}"
                 mail_host.store.root.rename(away)
                 away.rename(mail_host.store.root)
-            renew(mail_host, FIRST)
+            mail_host.renew(FIRST)
             watch.until_applied(wanted)
 
         for number in range(10):

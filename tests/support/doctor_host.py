@@ -172,8 +172,7 @@ def new_doctor_host(authority: Authority, directory: Path) -> Iterator[DoctorHos
         mail_host = MailHost.build(directory, shared_tmp, authority, default, store)
         with mail_host.postfix:  # Dovecot is asked by its tools only
             mail_host.configure(names={"include": list(INCLUDE)})
-            done = mail_host.mailsni("apply", MAILSNI_STARTED_BY="cron")
-            assert done.returncode == 0, done.stdout + done.stderr
+            mail_host.apply(MAILSNI_STARTED_BY="cron")
             root = shared_tmp / "root"
             (root / "etc/cron.d").mkdir(parents=True)
             yield DoctorHost(mail_host, directory, root, _spare_store(authority, shared_tmp / "spare"))

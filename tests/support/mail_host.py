@@ -196,6 +196,24 @@ class MailHost:
         self.store.add(lineage or names[0].removeprefix("*."), issued)
         return issued
 
+    def renew(self, name: str) -> Issued:
+        """Issue another certificate for a name, and put it into the lineage that is called so."""
+        issued = self.authority.issue([name])
+        self.store.renew(name, issued)
+        return issued
+
+    def apply(
+        self, *arguments: str, code: int = 0, timeout: float = 120, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``mailsni apply``, which must end with this exit code."""
+        done = self.mailsni("apply", *arguments, timeout=timeout, **variables)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    def reloads(self) -> int:
+        """How often Dovecot was told to read its configuration: once for each publish."""
+        return self.dovecot.log.read_text().count("SIGHUP received")
+
     def mailsni(self, *arguments: str, timeout: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run the program with this mail host's configuration: see :func:`tests.support.processes.run_mailsni`."""
         return run_mailsni(self.config, *arguments, timeout=timeout, **variables)
