@@ -12,20 +12,14 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 from tests.support.authority import Authority
+from tests.support.mail_host import ABORTED, served
 from tests.support.servers import PrivateDovecot
 
-from mailsni.host.commands import environment, find_tool, run
-from mailsni.sandbox.servers import LOOPBACK, workspace
-
-GREETING_LIMIT = 60.0
-"""Seconds; a config process that has begun to read has not failed."""
+from mailsni.sandbox.servers import workspace
 
 
 def _peak(master: int) -> int:
@@ -57,42 +51,14 @@ def _tried(directory: Path, blocks: int, megabytes: int, names: int, authority: 
         for at in range(blocks)
     )
     (server.include_directory / "99-many.conf").write_text(text)
-    subprocess.run(
-        [str(find_tool("dovecot")), "-c", str(server.config_file)],
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        check=True,
-    )
     try:
-        served = _greets(server) and _shows(server, f"n{blocks - 1}x0.test")
-        for at in range(0, blocks, max(1, blocks // 20)):
-            served = served and _shows(server, f"n{at}x0.test")
-        return served, _peak(server.pid() or 0)
+        asked = (blocks - 1, *range(0, blocks, max(1, blocks // 20)))
+        serves = server.greets_within_its_memory() and all(
+            served(server.endpoints["imaps"], f"n{at}x0.test", "imaps") != ABORTED for at in asked
+        )
+        return serves, _peak(server.pid() or 0)
     finally:
         server.stop()
-
-
-def _greets(server: PrivateDovecot) -> bool:
-    deadline = time.monotonic() + GREETING_LIMIT
-    while time.monotonic() < deadline:
-        if b"Out of memory" in server.log.read_bytes():
-            return False
-        try:
-            with socket.create_connection((LOOPBACK, server.endpoints["imap"]), timeout=GREETING_LIMIT) as client:
-                if client.recv(1):
-                    return True
-        except OSError:
-            pass
-        time.sleep(0.1)
-    return False
-
-
-def _shows(server: PrivateDovecot, name: str) -> bool:
-    target = f"{LOOPBACK}:{server.endpoints['imaps']}"
-    done = run([str(find_tool("openssl")), "s_client", "-connect", target, "-servername", name], timeout=60)
-    return done.returncode == 0 and b"BEGIN CERTIFICATE" in done.stdout
 
 
 def main() -> int:
@@ -111,8 +77,8 @@ def main() -> int:
             while bad - good > max(2, good // 100):
                 middle = (good + bad) // 2
                 tries += 1
-                served, found = _tried(rooms / f"d{tries}", middle, megabytes, options.names, authority)
-                if served:
+                serves, found = _tried(rooms / f"d{tries}", middle, megabytes, options.names, authority)
+                if serves:
                     good, peak = middle, found
                 else:
                     bad = middle

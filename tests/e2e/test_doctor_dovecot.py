@@ -6,12 +6,8 @@ need no more than that are tables in tests/data/doctor/dovecot.toml.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -21,16 +17,16 @@ import pytest
 
 from mailsni.config.parser import load
 from mailsni.config.settings import DovecotSettings, Settings
+from mailsni.deploy.host_facts import HostFacts
 from mailsni.doctor.checks.dovecot import findings
-from mailsni.doctor.finding import Finding, Fix, Severity
+from mailsni.doctor.finding import Facts, Finding, Fix, Severity
 from mailsni.doctor.runner import SAME_CODE_LIMIT, in_order
 from mailsni.errors import HostError
-from mailsni.host.commands import environment, find_tool, run
+from mailsni.host.commands import find_tool, run
 from mailsni.sandbox.authority import Issued
-from mailsni.sandbox.servers import LOOPBACK
 from mailsni.targets.dovecot.parser import DEPTH_LIMIT
+from mailsni.targets.dovecot.target import find
 from tests.support.authority import Authority
-from tests.support.doctor_facts import facts_of
 from tests.support.doctor_host import Fault, load_faults, run_script
 from tests.support.mail_host import ABORTED, MailHost, require, served
 from tests.support.servers import PrivateDovecot
@@ -38,6 +34,11 @@ from tests.support.servers import PrivateDovecot
 NAME, OTHER, UNKNOWN = "mail.one.test", "mail.two.test", "nobody.test"
 WILDCARD = "*.one.test"
 NOBODY = 65534
+
+
+def facts_of(settings: Settings) -> Facts:
+    """Dovecot as it is found on this host, and nothing else."""
+    return Facts(HostFacts(settings, datetime.now(UTC), dovecot=find(settings.dovecot)))
 
 
 @dataclass
@@ -392,28 +393,11 @@ def write_blocks(host: Host, blocks: int, variable: str = "MANY") -> None:
     host.shell(f'for n in $(seq 0 {blocks - 1}); do block "n$n.test" "$FILE"; done >"$OWN"', FILE=path)
 
 
-def greets_within_its_memory(server: PrivateDovecot) -> bool:
-    """Whether it greets, or its config process says that it is out of memory. It is started if it does not run."""
-    if not server.running():
-        command = [str(find_tool("dovecot")), "-c", str(server.config_file)]
-        silent = subprocess.DEVNULL
-        subprocess.run(command, env=environment(), stdin=silent, stdout=silent, stderr=silent, check=True)
-    before = len(server.log.read_bytes())
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, server.endpoints["imap"]), 20) as client:
-            if client.recv(1):
-                return True
-        if b"Out of memory" in server.log.read_bytes()[before:]:
-            return False
-    raise AssertionError("it neither greets nor fails")
-
-
 def test_blocks_that_the_config_process_cannot_hold_are_found_before_it_fails(host: Host) -> None:
     host.shell('printf "service config {\\n  vsz_limit = 32M\\n}\\n" >>"$CONF"')
     write_blocks(host, 200)
     found = host.find()
-    assert greets_within_its_memory(host.server) is host.modern
+    assert host.server.greets_within_its_memory() is host.modern
     if host.modern:
         assert found == {}
         return
@@ -422,7 +406,7 @@ def test_blocks_that_the_config_process_cannot_hold_are_found_before_it_fails(ho
     assert (finding.severity, finding.where) == (Severity.ERROR, place(host.server.config_file, "vsz_limit"))
     host.mend(finding)
     assert host.find() == {}
-    assert greets_within_its_memory(host.server)
+    assert host.server.greets_within_its_memory()
     assert host.served("n199.test") == "MANY"
     # What is near the limit is a warning, what is far from it is nothing.
     host.shell('sed -i "s/256M/32M/" "$CONF"')

@@ -33,7 +33,7 @@ from mailsni.sandbox.authority import Issued
 from tests.e2e.test_certbot import leaf
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import Certbot, MailHost, require
-from tests.support.processes import LIMIT, until
+from tests.support.processes import LIMIT, running, until
 from tests.support.servers import free_ports
 
 pytestmark = pytest.mark.shared
@@ -650,15 +650,11 @@ def test_cron_itself_calls_it(mail_host: MailHost, spy: Spy) -> None:
     lines = [f"{key}={value}" for key, value in spy.environment(mail_host).items()]
     table.write_text("\n".join([*lines, f"@reboot root {HOOKS}/certbot-post", ""]))
     Path("/run/crond.reboot").unlink(missing_ok=True)
-    cron = subprocess.Popen(
-        [str(find_tool("cron")), "-f"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
     try:
-        until(lambda: history.load(mail_host.directory / "state").last, "a run that cron started")
-        all_done()
+        with running([str(find_tool("cron")), "-f"], mail_host.directory / "cron.log"):
+            until(lambda: history.load(mail_host.directory / "state").last, "a run that cron started")
+            all_done()
     finally:
-        cron.terminate()
-        cron.wait()
         table.unlink()
     assert (last_run(mail_host).trigger, last_run(mail_host).exit_code) == ("certbot-post", 0)
     assert_served(mail_host, {NAMES[0]: issued})

@@ -20,7 +20,7 @@ from mailsni.host.commands import environment, find_tool, require_tool
 from mailsni.targets.dovecot.target import find
 from mailsni.targets.reload import ReloadResult
 from tests.support.mail_host import ABORTED, MailHost, require
-from tests.support.processes import LIMIT, until
+from tests.support.processes import LIMIT, running, until
 from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 pytestmark = pytest.mark.shared
@@ -51,22 +51,12 @@ def supervised(
     script = directory / "run"
     script.write_text(f"#!/bin/sh\nexec 2>&1\nexec {command}\n")
     script.chmod(0o755)
-    with (directory.parent / f"{directory.name}.log").open("wb") as log:
-        keeper = subprocess.Popen(
-            [str(require_tool(supervisor)), str(directory)],
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
+    try:
+        with running([str(require_tool(supervisor)), str(directory)], directory.with_name(f"{directory.name}.log")):
             until(lambda: server.running() and supervisor in above(server.pid()), "it does not start")
             yield
-        finally:
-            keeper.kill()
-            keeper.wait()
-            server.stop()
+    finally:
+        server.stop()
 
 
 @pytest.mark.on_both

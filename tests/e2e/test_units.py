@@ -23,7 +23,7 @@ from mailsni.host.commands import environment, find_tool, parent, require_tool, 
 from mailsni.sandbox.authority import Issued
 from mailsni.setup.units import Kind, startup_files
 from tests.support.mail_host import MailHost, require
-from tests.support.processes import LIMIT, until
+from tests.support.processes import LIMIT, running, until
 
 NAME = "mail.one.test"
 PROGRAM = Path(sys.executable).with_name("mailsni")
@@ -138,17 +138,12 @@ def test_the_watcher_does_its_job_inside_the_sandbox_of_its_service(mail_host: M
     issued = mail_host.issue(NAME)
     words, variables = in_the_sandbox(mail_host, "watch", "watch")
     log = tmp_path / "log"
-    with log.open("wb") as output:
-        watcher = subprocess.Popen(words, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    try:
+    with running(words, log, variables) as watcher:
         for _ in range(2):
             until(partial(is_served, mail_host, issued), log.read_text, beside=watcher)
             issued = mail_host.renew(NAME)
         watcher.terminate()
         assert watcher.wait(LIMIT) == 0, log.read_text()
-    finally:
-        watcher.kill()
-        watcher.wait()
 
 
 def test_no_system_call_of_a_run_is_outside_the_filter_of_the_service(mail_host: MailHost, tmp_path: Path) -> None:
@@ -213,24 +208,19 @@ def test_a_real_cron_runs_the_job_and_mails_only_when_it_fails(mail_host: MailHo
         assert "\n*/15 * * * * root " in job
         path.write_text(job.replace("*/15 * * * *", "* * * * *"))
     log = tmp_path / "cron.log"
-    with log.open("wb") as output:
-        cron = subprocess.Popen(
-            [str(require_tool("cron")), "-f"], stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
     try:
-        until(
-            lambda: (
-                mail_host.served("imaps", NAME) == issued.fingerprint
-                and any(mails.iterdir())
-                and not is_at_work(cron.pid)
-            ),
-            log.read_text,
-            beside=cron,
-        )
+        with running([str(require_tool("cron")), "-f"], log) as cron:
+            until(
+                lambda: (
+                    mail_host.served("imaps", NAME) == issued.fingerprint
+                    and any(mails.iterdir())
+                    and not is_at_work(cron.pid)
+                ),
+                log.read_text,
+                beside=cron,
+            )
         texts = [path.read_bytes().decode(errors="replace") for path in mails.iterdir()]
         assert [text for text in texts if str(missing) not in text] == [], "a run that went well was mailed"
     finally:
-        cron.kill()
-        cron.wait()
         for path in (*jobs, *mails.iterdir()):
             path.unlink()

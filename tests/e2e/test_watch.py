@@ -20,7 +20,7 @@ from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Issued
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import MailHost
-from tests.support.processes import LIMIT, start_mailsni, until
+from tests.support.processes import LIMIT, mailsni_command, running, until
 from tests.support.servers import PrivateDovecot
 
 pytestmark = pytest.mark.shared
@@ -39,7 +39,7 @@ def dovecot(lasting_dovecot: PrivateDovecot) -> PrivateDovecot:
 class Watching:
     """A watch that runs, with all that it says."""
 
-    def __init__(self, mail_host: MailHost, process: subprocess.Popen[str], talk: Path) -> None:
+    def __init__(self, mail_host: MailHost, process: subprocess.Popen[bytes], talk: Path) -> None:
         self._laboratory = mail_host
         self.process = process
         self._talk = talk
@@ -82,13 +82,8 @@ class Watching:
 def watching(mail_host: MailHost, *options: str, also: dict[str, str] | None = None) -> Iterator[Watching]:
     """Start a watch, with -v if no other options are given; killed at the end if it still runs."""
     talk = mail_host.directory / "talk"
-    with talk.open("wb") as output:
-        process = start_mailsni(mail_host.config, "watch", *(options or ("-v",)), output=output, variables=also)
-    try:
+    with running(mailsni_command(mail_host.config, "watch", *(options or ("-v",))), talk, also) as process:
         yield Watching(mail_host, process, talk)
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import LOOPBACK
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
-from tests.support.processes import run_mailsni, until
+from tests.support.processes import run_mailsni, running, until
 from tests.support.servers import PrivateDovecot, PrivatePostfix, free_ports
 
 DEFAULT_NAME = "default.test"
@@ -319,20 +319,9 @@ def acme_server(directory: Path, authority: Authority) -> Iterator[Certbot]:
     configuration.write_text(json.dumps({"pebble": settings}))
     always = {"PEBBLE_VA_ALWAYS_VALID": "1", "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
     log = directory / "pebble.log"
-    with log.open("wb") as output:
-        pebble = subprocess.Popen(
-            [str(find_tool("pebble")), "-config", str(configuration)],
-            env=environment() | always,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-    try:
+    with running([str(find_tool("pebble")), "-config", str(configuration)], log, always) as pebble:
         until(lambda: _accepts(listen), log.read_text, beside=pebble)
         yield Certbot(directory, f"https://localhost:{listen}/dir", directory / "trusted.pem")
-    finally:
-        pebble.kill()
-        pebble.wait()
 
 
 def _accepts(port: int) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from mailsni.host.commands import environment
 
@@ -27,16 +27,14 @@ def start_mailsni(
     config: Path,
     *arguments: str,
     before: Sequence[str] = (),
-    output: int | IO[bytes] = subprocess.PIPE,
     variables: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[str]:
-    """Start the program, and do not wait for it.
+    """Start the program with a pipe for each of its streams, and do not wait for it.
 
     Args:
         config: its configuration file.
         arguments: the command and its options.
         before: words before the command line, such as :data:`AS_NOBODY`.
-        output: where both of its streams go; a pipe for each when not given.
         variables: of its environment, besides the usual ones.
     """
     usual = environment() | {"LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "NO_COLOR": "1", "COLUMNS": "120"}
@@ -45,8 +43,8 @@ def start_mailsni(
         env=usual | dict(variables or {}),
         cwd="/",
         stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
 
@@ -62,6 +60,33 @@ def run_mailsni(
             process.kill()
             raise
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+@contextmanager
+def running(
+    command: Sequence[str], log: Path, variables: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Let a command run until the end of the block, where it is killed.
+
+    Args:
+        command: its words.
+        log: where both of its streams go.
+        variables: of its environment, besides those that every program gets.
+    """
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            env=environment() | dict(variables or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def until(

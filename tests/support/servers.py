@@ -7,6 +7,7 @@ import functools
 import itertools
 import os
 import socket
+import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -129,6 +130,25 @@ class PrivateDovecot(_ControlledServer, servers.PrivateDovecot):
         with server.config_file.open("a") as file:
             file.write(_LASTING_LOGINS[server.version])
         return server
+
+    def greets_within_its_memory(self, limit: float = 60.0) -> bool:
+        """Whether it greets, or its config process says that it is out of memory. It is started if it does not run.
+
+        Raises:
+            AssertionError: neither within so many seconds.
+        """
+        if not self.running():
+            run([require_tool("dovecot"), "-c", self.config_file], detached=True)
+        before = len(self.log.read_bytes())
+        deadline = time.monotonic() + limit
+        while time.monotonic() < deadline:
+            address = (LOOPBACK, self.endpoints["imap"])
+            with contextlib.suppress(OSError), socket.create_connection(address, limit) as client:
+                if client.recv(1):
+                    return True
+            if b"Out of memory" in self.log.read_bytes()[before:]:
+                return False
+        raise AssertionError("it neither greets nor fails")
 
     def _reload_command(self) -> list[str | Path]:
         return [require_tool("doveadm"), "-c", self.config_file, "reload"]

@@ -27,7 +27,7 @@ from mailsni.watch.requests import Request
 from mailsni.watch.sd_notify import Notifier
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
-from tests.support.processes import LIMIT, until
+from tests.support.processes import LIMIT, running, until
 
 QUIET = 0.2
 CALM = 4 * QUIET
@@ -268,15 +268,10 @@ def test_the_program_scans_when_the_kernel_has_no_watches_left(tmp_path: Path) -
     host = Host(tmp_path, scan=0.5)
     talk = tmp_path / "talk"
     words = f"{probe}; exec {sys.executable} -m mailsni --config {host.config} watch"
-    with talk.open("wb") as output:
-        process = subprocess.Popen([*limited, words], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    try:
+    with running([*limited, words], talk) as process:
         host.until(lambda: talk.read_text().count("apply: failed") == 1, talk.read_text)
         host.store.add("lineage", host.authority.issue(["mail.test"]))
         host.until(lambda: talk.read_text().count("apply: failed") == 2, talk.read_text)
         process.terminate()
         assert process.wait(LIMIT) == 0
-    finally:
-        process.kill()
-        process.wait()
     assert talk.read_text().count("warning: no file events: ") == 1
