@@ -49,8 +49,8 @@ def _fill(place: Path, pages: int) -> Path:
     return ballast
 
 
-def _try_every_filling(host: FaultHost, place: Path) -> tuple[list[str], int]:
-    """Apply on a disk that is full to a different degree each time. Gives what went wrong, and how many runs failed."""
+def _judge(host: FaultHost, place: Path, what: str, figures: list[str]) -> None:
+    """Apply on a disk that is full to a different degree each time."""
     wrong, failed = [], 0
     for pages in _PAGES_LEFT:
         with _small_disk(place, host.directory.with_name("aside")):
@@ -62,7 +62,9 @@ def _try_every_filling(host: FaultHost, place: Path) -> tuple[list[str], int]:
             found += host.convergence()
             wrong += [f"{pages} pages left, exit {ended.status}: {one} ({ended.talk.strip()})" for one in found]
         host.restore()
-    return wrong, failed
+    figures.append(f"{what}: {len(_PAGES_LEFT)} fillings, {failed} of them too full; {len(wrong)} complaints")
+    assert not wrong, "\n".join(wrong)
+    assert 0 < failed < len(_PAGES_LEFT), "the disk was never full, or always"
 
 
 @pytest.mark.parametrize("map_type", _MAP_TYPES)
@@ -78,10 +80,3 @@ def test_no_room_for_the_rest(host: FaultHost, figures: list[str], place: str) -
     lab = host.mail_host
     where = {"pins": lab.pin_directory, "state": host.state, "include": lab.include_file.parent}[place]
     _judge(host, where, f"full disk, {place}", figures)
-
-
-def _judge(host: FaultHost, place: Path, what: str, figures: list[str]) -> None:
-    wrong, failed = _try_every_filling(host, place)
-    figures.append(f"{what}: {len(_PAGES_LEFT)} fillings, {failed} of them too full; {len(wrong)} complaints")
-    assert not wrong, "\n".join(wrong)
-    assert 0 < failed < len(_PAGES_LEFT), "the disk was never full, or always"

@@ -17,10 +17,9 @@ from __future__ import annotations
 import os
 import queue
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack
 from itertools import cycle, product
 from pathlib import Path
 
@@ -52,37 +51,44 @@ _VARYING = ("clone", "clone3")
 _MAP_TYPES = ("cdb", "lmdb", "hash", "btree")
 
 
-@dataclass
-class Campaign:
-    """Scenes with the same certificates, in which faults are tried side by side."""
+def _campaign(
+    what: str,
+    directory: Path,
+    certificates: FaultCertificates,
+    map_type: str,
+    figures: list[str],
+    chosen: Callable[[Runner], Iterable[Fault]],
+) -> None:
+    """Try faults side by side, on hosts with the same certificates. Fails when something wrong follows one of them."""
+    with ExitStack() as stack:
+        hosts = [FaultHost.build(directory / f"{map_type}{at}", certificates, map_type) for at in range(WORKERS)]
+        runners = [stack.enter_context(Runner(host)) for host in hosts]
+        begun = time.monotonic()
+        faults = share(chosen(runners[0]))
+        wrong = _tried(runners, faults)
+    kinds = ", ".join(sorted({fault.call.name for fault in faults}))
+    seconds = time.monotonic() - begun
+    figures.append(f"{what}: {len(faults)} faults in {seconds:.0f} s at {kinds}; {len(wrong)} went wrong")
+    if wrong:
+        pytest.fail("\n".join([f"{what}: {len(wrong)} of {len(faults)} faults:", *wrong]), pytrace=False)
 
-    runners: Sequence[Runner]
 
-    @classmethod
-    @contextmanager
-    def prepared(cls, directory: Path, certificates: FaultCertificates, map_type: str) -> Iterator[Campaign]:
-        """Build the fault hosts."""
-        places = [directory / f"{map_type}{number}" for number in range(WORKERS)]
-        with ExitStack() as stack:
-            hosts = [FaultHost.build(place, certificates, map_type) for place in places]
-            yield cls([stack.enter_context(Runner(host)) for host in hosts])
+def _tried(runners: Sequence[Runner], faults: Sequence[Fault]) -> list[str]:
+    """What is wrong after faults, one text for each that is followed by something wrong."""
+    free: queue.SimpleQueue[Runner] = queue.SimpleQueue()
+    for runner in runners:
+        free.put(runner)
 
-    def run(self, faults: Sequence[Fault]) -> list[str]:
-        """Try faults. Gives what is wrong after them, one line for each that is followed by something wrong."""
-        free: queue.SimpleQueue[Runner] = queue.SimpleQueue()
-        for runner in self.runners:
+    def attempt(numbered: tuple[int, Fault]) -> str | None:
+        number, fault = numbered
+        runner = free.get()
+        try:
+            return _attempt(runner, fault, start=number % START_EVERY == START_EVERY // 2)
+        finally:
             free.put(runner)
 
-        def attempt(numbered: tuple[int, Fault]) -> str | None:
-            number, fault = numbered
-            runner = free.get()
-            try:
-                return _attempt(runner, fault, start=number % START_EVERY == START_EVERY // 2)
-            finally:
-                free.put(runner)
-
-        with ThreadPoolExecutor(len(self.runners)) as pool:
-            return [line for line in pool.map(attempt, enumerate(faults)) if line is not None]
+    with ThreadPoolExecutor(len(runners)) as pool:
+        return [text for text in pool.map(attempt, enumerate(faults)) if text is not None]
 
 
 def _attempt(runner: Runner, fault: Fault, *, start: bool) -> str | None:
@@ -132,24 +138,17 @@ def _faults(calls: Iterable[Call], only: tuple[str, ...] = ()) -> Iterator[Fault
                 yield Fault(call, f"error={next(errors)}", only=only)
 
 
-def _report(what: str, faults: Sequence[Fault], wrong: Sequence[str], seconds: float, figures: list[str]) -> None:
-    kinds = sorted({fault.call.name for fault in faults})
-    figures.append(f"{what}: {len(faults)} faults in {seconds:.0f} s at {', '.join(kinds)}; {len(wrong)} went wrong")
-    if wrong:
-        pytest.fail("\n".join([f"{what}: {len(wrong)} of {len(faults)} faults:", *wrong]), pytrace=False)
-
-
 def test_at_no_call_of_the_program_can_a_fault_hurt(
     shared_tmp: Path, certificates: FaultCertificates, figures: list[str]
 ) -> None:
-    with Campaign.prepared(shared_tmp, certificates, "cdb") as campaign:
-        begun = time.monotonic()
-        calls = campaign.runners[0].calls((*MUTATING, *OPENING, *OTHERS))
+    def chosen(runner: Runner) -> list[Fault]:
+        calls = runner.calls((*MUTATING, *OPENING, *OTHERS))
         lock = next(at for at, call in enumerate(calls) if "mailsni.lock" in call.what)
-        faults = share(_faults(calls[lock:]))
+        faults = list(_faults(calls[lock:]))
         assert len({fault.call.name for fault in faults if fault.deadly}) >= 6, "too few kinds of calls were seen"
-        wrong = campaign.run(faults)
-    _report("the program itself", faults, wrong, time.monotonic() - begun, figures)
+        return faults
+
+    _campaign("the program itself", shared_tmp, certificates, "cdb", figures, chosen)
 
 
 @pytest.mark.parametrize("map_type", _MAP_TYPES)
@@ -160,11 +159,11 @@ def test_at_no_call_of_postmap_can_a_fault_hurt(
     suffix = {"hash": "db", "btree": "db"}.get(map_type, map_type)
     made = (f"mailsni.{suffix}", f"mailsni.{suffix}.tmp", f"mailsni.{suffix}-lock", f"__db.mailsni.{suffix}")
     only = tuple(f"postfix/etc/{STAGING_NAME}/{name}" for name in made)
-    with Campaign.prepared(shared_tmp, certificates, map_type) as campaign:
-        begun = time.monotonic()
-        calls = campaign.runners[0].calls((*MUTATING, *OPENING, "close", "fcntl"), only)
+
+    def chosen(runner: Runner) -> Iterator[Fault]:
+        calls = runner.calls((*MUTATING, *OPENING, "close", "fcntl"), only)
         first = next(call.process for call in calls if call.mutating)
-        faults = share(_faults([call for call in calls if call.process == first], only))
         assert first != 0, "postmap was not followed"
-        wrong = campaign.run(faults)
-    _report(f"postmap, {map_type}", faults, wrong, time.monotonic() - begun, figures)
+        return _faults([call for call in calls if call.process == first], only)
+
+    _campaign(f"postmap, {map_type}", shared_tmp, certificates, map_type, figures, chosen)

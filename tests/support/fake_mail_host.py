@@ -4,22 +4,21 @@
 
 /etc, /var/lib, /run and /usr/sbin lie under throw-away layers in a mount namespace of the command's own. Planted in
 them are the configuration of Postfix and Dovecot, a state directory of mailsni, and tools that answer as those of a
-working host do, so that a mailsni that is started as root with default paths publishes there. Each layer holds exactly
-what was written through it: afterwards it must hold what was planted, byte for byte, with the same inodes, modes and
-times. What other processes of the real host do is not in it, and nothing of the command's reaches the real host.
+working host do, so that a mailsni that is started as root with default paths publishes there. The upper layer holds
+exactly what was written through it (a file whose mode or time was changed is copied there, a removed one leaves a
+whiteout): afterwards it must be empty. What other processes of the real host do is not in it, and nothing of the
+command's reaches the real host.
 
 A plain user runs the command as it is: it cannot write there. Exit code: the command's; 1 when the host was changed.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.support import mounts
@@ -75,61 +74,41 @@ def run(command: Sequence[str]) -> tuple[int, list[str]]:
         OSError: root may not mount here, or the command cannot be started.
     """
     mounts.enter_private_namespace()
-    with _layers() as layers:
-        _plant()
-        before = _snapshot(layers)
-        status = subprocess.run(command, check=False).returncode
-        after = _snapshot(layers)
-    changed = {path for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
-    return status, sorted(changed)
-
-
-@contextlib.contextmanager
-def _layers() -> Iterator[Mapping[Path, Path]]:
-    """For each of :data:`LAYERED`, the directory that holds what is written through it from now on."""
     with tempfile.TemporaryDirectory() as name:
         stage = Path(name)
         mounts.mount("layers", stage, kind="tmpfs")
-        layers = {}
         try:
-            for directory in LAYERED:
-                layer = stage / directory.name
-                upper, work = layer / "upper", layer / "work"
-                upper.mkdir(parents=True)
-                work.mkdir()
-                upper.chmod(0o755)
-                options = f"lowerdir={directory},upperdir={upper},workdir={work}"
-                mounts.mount("layer", directory, kind="overlay", options=options)
-                layers[directory] = upper
-            yield layers
+            layers = _layers(stage)
+            status = subprocess.run(command, check=False).returncode
+            changed = [
+                str(directory / path.relative_to(upper))
+                for directory, upper in layers.items()
+                for path in upper.rglob("*")
+            ]
         finally:
             mounts.unmount(stage)
+    return status, sorted(path for path in changed if not Path(path).is_relative_to(REPOSITORY))
 
 
-def _plant() -> None:
+def _layers(stage: Path) -> Mapping[Path, Path]:
+    """For each of :data:`LAYERED`, the directory that holds what is written through it from now on."""
+    planted = stage / "planted"
     for path, text in (PLANTED_FILES | PLANTED_TOOLS).items():
-        file = Path(path)
+        file = planted / path.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.unlink(missing_ok=True)
         file.write_text(text)
         file.chmod(0o755 if path in PLANTED_TOOLS else 0o600)
-
-
-def _snapshot(layers: Mapping[Path, Path]) -> dict[str, tuple[object, ...]]:
-    """What was written through the layers: by its path, everything of it but the time of the last reading."""
-    return {
-        str(directory / path.relative_to(upper)): _description(path)
-        for directory, upper in layers.items()
-        for path in (upper, *upper.rglob("*"))
-        if not (directory / path.relative_to(upper)).is_relative_to(REPOSITORY)
-    }
-
-
-def _description(path: Path) -> tuple[object, ...]:
-    status = path.lstat()
-    content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() and not path.is_symlink() else None
-    target = path.readlink() if path.is_symlink() else None
-    return (status.st_ino, status.st_mode, status.st_uid, status.st_gid, status.st_mtime_ns, content, target)
+    layers = {}
+    for directory in LAYERED:
+        layers[directory] = upper = stage / directory.name / "upper"
+        work = upper.with_name("work")
+        for made in (upper, work):
+            made.mkdir(parents=True)
+        upper.chmod(0o755)
+        lower = f"{planted / directory.relative_to('/')}:{directory}"
+        options = f"lowerdir={lower},upperdir={upper},workdir={work}"
+        mounts.mount("layer", directory, kind="overlay", options=options)
+    return layers
 
 
 def main(command: Sequence[str]) -> int:
