@@ -328,13 +328,9 @@ class FaultHost:
             except (AssertionError, OSError, ValueError) as error:
                 found.append(f"{server} could not be started: {error}")
                 continue
-            if ended.status == Exit.SKIPPED:
-                if not self.certificates.allows(live[server]):
-                    found.append(
-                        f"{server} would serve other than old or new: {_difference(self.certificates, live[server])}"
-                    )
-                continue
-            if live[server] not in (self.certificates.old, self.certificates.new):
+            skipped = ended.status == Exit.SKIPPED
+            whole = live[server] in (self.certificates.old, self.certificates.new)
+            if not (self.certificates.allows(live[server]) if skipped else whole):
                 found.append(
                     f"{server} would serve neither old nor new: {_difference(self.certificates, live[server])}"
                 )
