@@ -48,8 +48,9 @@ def publish(snapshot: Snapshot, target: Target, stage: Stage) -> DeploymentRecor
     for file in stage.files:
         file.path.rename(file.destination)
     identities = {str(file.destination): file_identity.of_file(file.destination) for file in stage.files}
-    deployment = replace(
-        Deployment.of(snapshot.selection, snapshot.pins.path),
+    deployment = Deployment.of(
+        snapshot.selection,
+        snapshot.pins.path,
         files={path: identity for path, identity in identities.items() if identity is not None},
         memories={target.name: stage.memory},
     )

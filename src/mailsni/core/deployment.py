@@ -31,12 +31,20 @@ class Deployment:
 
     @classmethod
     def of(
-        cls, selection: Selection, pin_directory: Path, memories: Mapping[str, Mapping[str, str]] | None = None
+        cls,
+        selection: Selection,
+        pin_directory: Path,
+        *,
+        pins: Mapping[str, FileIdentity] | None = None,
+        files: Mapping[str, FileIdentity] | None = None,
+        memories: Mapping[str, Mapping[str, str]] | None = None,
     ) -> Deployment:
-        """What a selection is once it is deployed, still without the published files."""
+        """What a selection is once it is deployed. A journal of what is intended knows no published files."""
         return cls(
             names={winner.name: tuple(each.ident for each in winner.certificates) for winner in selection.winners},
             certificates={each.ident: each for each in selection.certificates},
+            pins=pins or {},
+            files=files or {},
             pin_directory=str(pin_directory),
             memories=memories or {},
         )

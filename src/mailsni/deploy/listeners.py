@@ -22,10 +22,12 @@ class Listener:
 
 
 def find_listener(target: Target, verify: VerifySettings, name: str) -> Listener:
-    """Find out which endpoints of a server get as far as TLS.
+    """Find out which endpoints of a server get as far as TLS, where the configuration allows to probe it.
 
     The others would cost a timeout for each name, and show no certificate. Any name will do for the probe.
     """
+    if not (target.installed and verify.after_apply and target.reload_action != "none"):
+        return Listener()
     given = verify.endpoints
     try:
         endpoints = target.endpoints() if given == "auto" else tuple(one for one in given if one.server == target.name)

@@ -2,21 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from mailsni.core.text import summarize
 from mailsni.deploy import confirm
 from mailsni.deploy.confirm import Answer, Confirmation, WireCheck
-from mailsni.deploy.rollback import Rollback, publish_file, way_back_from
-from mailsni.errors import HostError, RolledBackError
+from mailsni.errors import HostError, MailsniError, RollbackFailedError, RolledBackError
 from mailsni.host import files
 from mailsni.targets.base import StagedFile, Target
 from mailsni.targets.reload import ReloadResult
 
+UndoStep = Callable[[BaseException], None]
+"""Undoes one thing; takes what went wrong. It must not fail where the thing has not been done yet."""
+
+
+@contextmanager
+def rollback() -> Iterator[list[UndoStep]]:
+    """A list of undo steps, taken in reverse order when the block fails.
+
+    A step is added before what it undoes is done, so that a signal between the two loses nothing. A step that fails
+    ends the way back: the steps below it rely on what it should have undone.
+    """
+    steps: list[UndoStep] = []
+    try:
+        yield steps
+    except BaseException as cause:
+        while steps:
+            steps.pop()(cause)
+        raise
+
 
 def publish(
-    staged: Sequence[StagedFile], targets: Sequence[Target], wire: WireCheck, undo: Rollback, *, reload: bool
+    staged: Sequence[StagedFile], targets: Sequence[Target], wire: WireCheck, undo: list[UndoStep], *, reload: bool
 ) -> tuple[dict[str, ReloadResult], tuple[Confirmation, ...]]:
     """Rename the files to their places in this order, reload the servers, and confirm that they serve what they should.
 
@@ -31,7 +50,7 @@ def publish(
         return {target.name: target.reload() if reload else ReloadResult.LEFT_ALONE for target in targets}
 
     def reload_restored(cause: BaseException) -> None:
-        with way_back_from(cause):
+        with _way_back_from(cause):
             if isinstance(cause, RolledBackError):
                 reload_all()
                 _require_answers(before, wire.any_certificate())
@@ -40,14 +59,47 @@ def publish(
                     reload_all()
 
     before = wire.now()
-    undo.add(reload_restored)
+    undo.append(reload_restored)
     for file in staged:
-        publish_file(file, undo)
+        _publish_file(file, undo)
     files.fsync_all(sorted({file.destination.parent for file in staged}))
     reloads = reload_all()
     after = wire.confirm()
     _check_result(before, after)
     return reloads, after
+
+
+@contextmanager
+def _way_back_from(cause: BaseException) -> Iterator[None]:
+    """Undo something that servers can see.
+
+    Raises:
+        RollbackFailedError: it cannot be undone.
+    """
+    try:
+        yield
+    except (MailsniError, OSError) as error:
+        raise RollbackFailedError(
+            f"the way back failed too: {error}; what led to it: {cause}",
+            hint="look at the servers now: `mailsni apply --force` publishes everything again",
+        ) from cause
+
+
+def _publish_file(file: StagedFile, undo: list[UndoStep]) -> None:
+    """Rename a staged file to its destination; on the way back its predecessor takes the place again."""
+
+    def restore(cause: BaseException) -> None:
+        if os.path.lexists(file.path):  # it was never renamed
+            return
+        with _way_back_from(cause):
+            if file.previous is None:
+                files.remove(file.destination)
+            else:
+                files.publish(file.previous, file.destination)
+            files.fsync_all([file.destination.parent])
+
+    undo.append(restore)
+    files.publish(file.path, file.destination)
 
 
 def _check_result(before: Sequence[Confirmation], after: Sequence[Confirmation]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 
 from mailsni.deploy.snapshot import Snapshot
@@ -22,12 +23,10 @@ def stage(snapshot: Snapshot, targets: Iterable[Target], directories: ExitStack)
         HostError: a file cannot be made, or a server would not take it.
         RefusedError: something lies at the name of a private directory that no run made.
     """
-    opened: dict[Path, Path] = {}
 
+    @cache
     def private_directory_in(directory: Path) -> Path:
-        if directory not in opened:
-            opened[directory] = directories.enter_context(files.staging(directory))
-        return opened[directory]
+        return directories.enter_context(files.staging(directory))
 
     snapshot.pins.publish(snapshot.plan.pins, private_directory_in(snapshot.pins.path))
     stages: dict[str, Stage] = {}
@@ -36,8 +35,7 @@ def stage(snapshot: Snapshot, targets: Iterable[Target], directories: ExitStack)
         if not directory.is_dir():
             raise HostError(f"{directory}: no such directory: {target.path.name} cannot be written there")
         text = snapshot.texts[target.name]
-        private = private_directory_in(directory)
-        stages[target.name] = target.stage(private, text, snapshot.selection, snapshot.pins)
+        stages[target.name] = target.stage(private_directory_in(directory), text, snapshot.selection, snapshot.pins)
     staged = [file for each in stages.values() for file in each.files]
     files.fsync_all([path for file in staged for path in (file.path, file.previous) if path is not None])
     return stages

@@ -7,7 +7,7 @@ the commit. A run that was cut off leaves its journal; the next one removes the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,15 +18,13 @@ from mailsni.core.deployment import Deployment
 from mailsni.core.model import Certificate, Progress
 from mailsni.deploy import cleanup
 from mailsni.deploy.confirm import Answer, Confirmation, WireCheck
-from mailsni.deploy.listeners import find_listener
-from mailsni.deploy.publish import publish
-from mailsni.deploy.rollback import Rollback
+from mailsni.deploy.listeners import Listener, find_listener
+from mailsni.deploy.publish import publish, rollback
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.deploy.stage import stage
 from mailsni.deploy.state_directory import State
 from mailsni.errors import Exit, HostError, MailsniError, RefusedError
 from mailsni.host import file_identity, files, lock, permissions
-from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import expectations
 from mailsni.sources import scan_cache
 from mailsni.targets import registry
@@ -136,34 +134,32 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
     targets = tuple(target for target in snapshot.targets if options.force or target.name in changed)
     state = State(snapshot.settings.state.directory)
     old = snapshot.record.deployment
-    new = Deployment.of(snapshot.selection, snapshot.pins.path, old.memories)
     files.ensure_directory(snapshot.pins.path, 0o700)
     pinned = (pin.certificate for pin in snapshot.plan.pins)
     new_pins = [certificate for certificate in pinned if not snapshot.pins.path_of(certificate).exists()]
-    with ExitStack() as directories, Rollback() as undo:
+    with ExitStack() as directories, rollback() as undo:
         if not snapshot.record.interrupted:
             # The last steps back, once the live files are all old again. Before that the journal must stay, so that the
             # next run does not believe the files, and so must the pinned files that they may name.
-            undo.add(lambda _: state.clear_journal())
-            undo.add(lambda _: cleanup.discard_new_pins(snapshot, new_pins))
-        undo.add(lambda _: directories.close())
-        state.begin_journal(new)
+            undo.append(lambda _: state.clear_journal())
+            undo.append(lambda _: cleanup.discard_new_pins(snapshot, new_pins))
+        undo.append(lambda _: directories.close())
+        state.begin_journal(Deployment.of(snapshot.selection, snapshot.pins.path))
         scan_cache.save(state.readings, snapshot.inventory.cached, snapshot.now)
         stages = stage(snapshot, targets, directories)
-        new = replace(new, memories={**old.memories, **{name: each.memory for name, each in stages.items()}})
-        listening = _listening(snapshot, options, targets, new.memories)
-        names = _names_to_confirm(snapshot, options)
-        timeout = snapshot.settings.verify.timeout
-        wire = WireCheck(listening.endpoints, expectations(names), timeout, len(new.names), progress)
         staged = [file for each in stages.values() for file in each.files]
+        memories = {**old.memories, **{server: each.memory for server, each in stages.items()}}
+        not_configured = _why_not_configured(targets, memories)
+        probed = [target for target in targets if target.name not in not_configured]
+        wire, warnings = _wire_check(snapshot, options, probed, progress)
         reloads, confirmations = publish(staged, targets, wire, undo, reload=options.reload)
-    published = {name: tuple(file.destination for file in each.files) for name, each in stages.items()}
-    result = ApplyResult(snapshot, published, reloads, confirmations, listening.not_configured, listening.warnings)
+    published = {server: tuple(file.destination for file in each.files) for server, each in stages.items()}
+    result = ApplyResult(snapshot, published, reloads, confirmations, tuple(not_configured.values()), warnings)
     paths = [file.destination for file in staged]
     try:
         # Before the commit: afterwards nothing would tell that a map of another type was one of ours.
         cleanup.remove_stale_artifacts(targets, old.files, paths)
-        _commit(snapshot, state, new, targets, paths)
+        state.commit(_deployed(snapshot, targets, paths, memories))
         cleanup.clean_up(snapshot)
     except MailsniError as error:
         # It is live and proven. Without a commit the journal stays, and the next run does it all again.
@@ -171,35 +167,27 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
     return result
 
 
-@dataclass(frozen=True, slots=True)
-class _Listening:
-    """Where the servers that read what is published answer, and why others are not probed."""
-
-    endpoints: Mapping[str, tuple[Endpoint, ...]]
-    not_configured: tuple[str, ...]
-    warnings: tuple[str, ...]
+def _why_not_configured(targets: Iterable[Target], memories: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Why servers of this host do not read what is published, by their names."""
+    installed = (target for target in targets if target.installed)
+    reasons = ((target.name, target.not_configured_reason(memories.get(target.name, {}))) for target in installed)
+    return {server: reason for server, reason in reasons if reason is not None}
 
 
-def _listening(
-    snapshot: Snapshot, options: Options, targets: Sequence[Target], memories: Mapping[str, Mapping[str, str]]
-) -> _Listening:
+def _wire_check(
+    snapshot: Snapshot, options: Options, targets: Iterable[Target], progress: Progress | None
+) -> tuple[WireCheck, tuple[str, ...]]:
+    """The probes of these servers for the names that must be confirmed, and why some servers are not probed."""
     verify = snapshot.settings.verify
-    name = next(iter(_names_to_confirm(snapshot, options)), None)
-    wanted = options.verify and options.reload and verify.after_apply and name is not None
-    endpoints: dict[str, tuple[Endpoint, ...]] = {}
-    not_configured: list[str] = []
-    warnings: list[str] = []
-    for target in targets:
-        if not target.installed:
-            continue
-        if (reason := target.not_configured_reason(memories.get(target.name, {}))) is not None:
-            not_configured.append(reason)
-        elif wanted and name is not None and target.reload_action != "none":
-            listener = find_listener(target, verify, name)
-            warnings += listener.warnings
-            if listener.endpoints is not None:
-                endpoints[target.name] = listener.endpoints
-    return _Listening(endpoints, tuple(not_configured), tuple(warnings))
+    names = _names_to_confirm(snapshot, options)
+    probed = targets if options.verify and options.reload and names else ()
+    listeners: dict[str, Listener] = {
+        target.name: find_listener(target, verify, next(iter(names))) for target in probed
+    }
+    endpoints = {server: found.endpoints for server, found in listeners.items() if found.endpoints is not None}
+    warnings = tuple(warning for found in listeners.values() for warning in found.warnings)
+    deployed = len(snapshot.selection.winners)
+    return WireCheck(endpoints, expectations(names), verify.timeout, deployed, progress), warnings
 
 
 def _names_to_confirm(snapshot: Snapshot, options: Options) -> dict[str, tuple[Certificate, ...]]:
@@ -210,12 +198,20 @@ def _names_to_confirm(snapshot: Snapshot, options: Options) -> dict[str, tuple[C
     return changed | {winner.name: winner.certificates for winner in snapshot.selection.winners}
 
 
-def _commit(
-    snapshot: Snapshot, state: State, new: Deployment, targets: Sequence[Target], published: Sequence[Path]
-) -> None:
+def _deployed(
+    snapshot: Snapshot,
+    targets: Iterable[Target],
+    published: Iterable[Path],
+    memories: Mapping[str, Mapping[str, str]],
+) -> Deployment:
+    """What is deployed once everything is published: the record of targets that did not change stays as it is."""
     replaced = {str(path) for target in targets for path in target.artifacts}
     kept = {path: identity for path, identity in snapshot.record.deployment.files.items() if path not in replaced}
     found = {str(path): file_identity.of_file(path) for path in published}
-    recorded = kept | {path: identity for path, identity in found.items() if identity is not None}
-    pins = snapshot.pins.identities(snapshot.selection.certificates)
-    state.commit(replace(new, files=recorded, pins=pins))
+    return Deployment.of(
+        snapshot.selection,
+        snapshot.pins.path,
+        pins=snapshot.pins.identities(snapshot.selection.certificates),
+        files=kept | {path: identity for path, identity in found.items() if identity is not None},
+        memories=memories,
+    )

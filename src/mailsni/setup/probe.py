@@ -20,8 +20,7 @@ def wire_check(settings: Settings, target: Target, expected: Iterable[Expectatio
     None where the server does not run, or the configuration forbids to probe it. A changed server needs patience:
     Postfix's programs alone wait two seconds at their start when main.cf was changed within the last one (measured).
     """
-    probed = target.installed and settings.verify.after_apply and target.reload_action != "none"
-    endpoints = find_listener(target, settings.verify, _UNKNOWN_NAME).endpoints if probed else None
+    endpoints = find_listener(target, settings.verify, _UNKNOWN_NAME).endpoints
     wanted = (*expected, Expectation(_UNKNOWN_NAME))
     return WireCheck({target.name: endpoints or ()}, wanted, settings.verify.timeout, len(wanted))
 
