@@ -31,7 +31,6 @@ from tests.support.builders import (
     EVERYTHING,
     MAIL,
     NOW,
-    PATHS,
     PINS,
     artifacts,
     certificate,
@@ -63,7 +62,7 @@ def compare(name: str, content: bytes) -> None:
 )
 def test_the_artifacts_are_the_committed_ones(name: str, certificates: tuple[Certificate, ...], live: bool) -> None:  # noqa: FBT001
     winners = selection(*certificates, patterns=MAIL if certificates is ONE else EVERYTHING)
-    for server, content in artifacts(winners, replace(PATHS, live=live)).items():
+    for server, content in artifacts(winners, live=live).items():
         compare(f"{name}.{server}", content)
 
 

@@ -22,9 +22,9 @@ from mailsni.core.names import NamePatterns, RefusedNameError, host_name, safe_p
 from mailsni.core.selection import Selection, select
 from mailsni.sources.certbot import CertbotStore
 from mailsni.targets.dovecot.rendering import DovecotVersion
-from mailsni.targets.rendering import Paths
+from mailsni.targets.pinned import PinDirectory
 from tests.support.authority import subject_alternative_names
-from tests.support.builders import EVERYTHING, MAIL, NOW, PATHS, PINS, artifacts, authority, certificate, kept
+from tests.support.builders import EVERYTHING, MAIL, NOW, PINS, artifacts, authority, certificate, kept
 from tests.support.lineages import CertbotDirectory
 from tests.support.strategies import crowded, effort, names, raw_names
 
@@ -287,9 +287,9 @@ def is_safe(path: str) -> bool:
 def test_no_text_is_made_of_an_unsafe_path(path: str) -> None:
     winners = selected([certificate("a", "mail.a.test")], MAIL)
     moved = selected([replace(certificate("a", "mail.a.test"), source=path.replace("#", "\r"))], MAIL)
-    for selection, paths in ((winners, Paths(lambda _: Path(path))), (moved, PATHS)):
+    for selection, pins in ((winners, PinDirectory(Path(path))), (moved, PINS)):
         with pytest.raises(RefusedNameError):
-            artifacts(selection, paths)
+            artifacts(selection, pins)
 
 
 # ── the same bytes ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -18,16 +18,14 @@ from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.sources.base import SourceSettings
-from mailsni.targets.dovecot.rendering import blocks, render_dovecot
+from mailsni.targets.dovecot.rendering import render_dovecot
 from mailsni.targets.pinned import PinDirectory
-from mailsni.targets.postfix.rendering import entries, render_postfix
-from mailsni.targets.rendering import Paths
+from mailsni.targets.postfix.rendering import render_postfix
 from tests.support.authority import Authority
 
 LIVE = "/etc/letsencrypt/live"
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 PINS = PinDirectory(Path("/etc/dovecot/mailsni"))
-PATHS = Paths(PINS.path_of)
 PUBLISHED = (("postfix", Settings().postfix.map), ("dovecot", Settings().dovecot.include_file))
 MAIL = NamePatterns(MAIL_NAMES)
 EVERYTHING = NamePatterns(["*"])
@@ -148,12 +146,12 @@ def without_servers(root: Path, store: Path) -> Settings:
     )
 
 
-def artifacts(selection: Selection, paths: Paths = PATHS) -> dict[str, bytes]:
+def artifacts(selection: Selection, pins: PinDirectory = PINS, *, live: bool = False) -> dict[str, bytes]:
     """The texts of all servers, by the name of the template."""
     return {
-        "postfix-sni": render_postfix(entries(selection, paths), None),
-        "dovecot-2.3.conf": render_dovecot(blocks(selection, paths, "2.3"), "2.3", None),
-        "dovecot-2.4.conf": render_dovecot(blocks(selection, paths, "2.4"), "2.4", None),
+        "postfix-sni": render_postfix(selection, pins, None),
+        "dovecot-2.3.conf": render_dovecot(selection, pins, "2.3", None, live=live),
+        "dovecot-2.4.conf": render_dovecot(selection, pins, "2.4", None, live=live),
     }
 
 

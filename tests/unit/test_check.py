@@ -28,10 +28,10 @@ from mailsni.probes.model import Outcome, ProbeResult
 from mailsni.runs import history
 from mailsni.runs.history import Run
 from mailsni.targets.dovecot.live_include import blocks_of
-from mailsni.targets.dovecot.rendering import blocks, render_dovecot
+from mailsni.targets.dovecot.rendering import render_dovecot
 from mailsni.verify.model import Assessment, Audit
 from tests.support.authority import Authority
-from tests.support.builders import EVERYTHING, NOW, PATHS, certificate, deployment, mixture, selection, without_servers
+from tests.support.builders import EVERYTHING, NOW, PINS, certificate, deployment, mixture, selection, without_servers
 
 DAYS = st.floats(0.1, 4000)
 
@@ -275,14 +275,14 @@ def test_the_worst_of_all_counts(levels: Sequence[Level], worst: Level) -> None:
 @pytest.mark.parametrize("version", ["2.3", "2.4"])
 def test_an_include_is_read_as_it_was_written(version: Literal["2.3", "2.4"]) -> None:
     chosen = selection(*mixture(), patterns=EVERYTHING)
-    text = render_dovecot(blocks(chosen, PATHS, version), version, None).decode()
+    text = render_dovecot(chosen, PINS, version, None).decode()
     found = {name: block for block in blocks_of(text) for name in block.names}
     assert set(found) == {winner.name for winner in chosen.winners}
     for winner in chosen.winners:
         block = found[winner.name]
         assert [one.fingerprint for one in block.certificates] == [one.fingerprint for one in winner.certificates]
         assert [one.not_after for one in block.certificates] == [one.not_after for one in winner.certificates]
-        assert set(block.paths) == {PATHS.pinned(one) for one in winner.certificates}
+        assert set(block.paths) == {PINS.path_of(one) for one in winner.certificates}
 
 
 @given(st.text(alphabet='local_name {}"\n# SHA-256 valid until :.01a<=/ssl_cert', max_size=300))

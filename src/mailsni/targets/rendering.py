@@ -6,12 +6,11 @@ bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from mailsni.core.model import Certificate
 from mailsni.core.names import safe_origin, safe_path
+from mailsni.targets.pinned import PinDirectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,30 +27,23 @@ class RenderedCertificate:
     key_path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Paths:
-    """Where the servers read a certificate: the pinned file, and what the Dovecot blocks name."""
+def rendered(certificate: Certificate, pins: PinDirectory, *, live: bool = False) -> RenderedCertificate:
+    """A certificate as templates see it.
 
-    pinned: Callable[[Certificate], Path]
-    live: bool = False
-    """The blocks name the store's own files, where a certificate has such: a last good one has none."""
+    With ``live`` the Dovecot blocks name the store's own files, where a certificate has such: a last good one has none.
 
-    def of(self, certificate: Certificate) -> RenderedCertificate:
-        """A certificate as templates see it.
-
-        Raises:
-            RefusedNameError: a path is outside the grammar.
-        """
-        pinned = safe_path(self.pinned(certificate))
-        source = safe_origin(certificate.source)
-        live = self.live and bool(certificate.chain_path)
-        return RenderedCertificate(
-            source=source,
-            algorithm=certificate.algorithm.upper(),
-            not_after=f"{certificate.not_after:%Y-%m-%d %H:%M} UTC",
-            fingerprint=certificate.fingerprint,
-            kept=certificate.kept,
-            pinned_path=pinned,
-            chain_path=safe_path(certificate.chain_path) if live else pinned,
-            key_path=safe_path(certificate.key_path) if live else pinned,
-        )
+    Raises:
+        RefusedNameError: a path is outside the grammar.
+    """
+    pinned = safe_path(pins.path_of(certificate))
+    live = live and bool(certificate.chain_path)
+    return RenderedCertificate(
+        source=safe_origin(certificate.source),
+        algorithm=certificate.algorithm.upper(),
+        not_after=f"{certificate.not_after:%Y-%m-%d %H:%M} UTC",
+        fingerprint=certificate.fingerprint,
+        kept=certificate.kept,
+        pinned_path=pinned,
+        chain_path=safe_path(certificate.chain_path) if live else pinned,
+        key_path=safe_path(certificate.key_path) if live else pinned,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +11,8 @@ from typing import Literal
 from mailsni.core.names import host_name, is_wildcard
 from mailsni.core.selection import Selection, Winner
 from mailsni.host.templates import render
-from mailsni.targets.rendering import Paths, RenderedCertificate
+from mailsni.targets.pinned import PinDirectory
+from mailsni.targets.rendering import RenderedCertificate, rendered
 
 DovecotVersion = Literal["2.3", "2.4"]
 
@@ -24,31 +25,33 @@ class Block:
     certificates: tuple[RenderedCertificate, ...]
 
 
-def blocks(selection: Selection, paths: Paths, version: DovecotVersion) -> tuple[Block, ...]:
-    """The blocks of the Dovecot include, in the order in which this version lets an exact name win.
+def render_dovecot(
+    selection: Selection, pins: PinDirectory, version: DovecotVersion, templates: Path | None, *, live: bool = False
+) -> bytes:
+    """The Dovecot include, its blocks in the order in which this version lets an exact name win.
 
     Dovecot 2.3 takes the first block that matches, and a block costs 147 KB, so names of one certificate share one;
-    2.4 takes the last and accepts one name for each (both measured).
+    2.4 takes the last and accepts one name for each (both measured). ``live``: see :func:`rendered`.
     """
     exact = [winner for winner in selection.winners if not is_wildcard(winner.name)]
     wildcards = [winner for winner in selection.winners if is_wildcard(winner.name)]
     if version == "2.4":
-        return tuple(_block((winner,), paths) for winner in (*wildcards, *exact))
-    return tuple(_block(group, paths) for group in (*_grouped(exact), *_grouped(wildcards)))
+        groups = [[winner] for winner in (*wildcards, *exact)]
+    else:
+        groups = [*_grouped(exact), *_grouped(wildcards)]
+    blocks = [
+        Block(
+            names=tuple(host_name(winner.name) for winner in group),
+            certificates=tuple(rendered(each, pins, live=live) for each in group[0].certificates),
+        )
+        for group in groups
+    ]
+    return render(f"dovecot-{version}.conf.j2", templates, blocks=blocks)
 
 
-def render_dovecot(parts: Sequence[Block], version: DovecotVersion, templates: Path | None) -> bytes:
-    """The Dovecot include."""
-    return render(f"dovecot-{version}.conf.j2", templates, blocks=parts)
-
-
-def _grouped(winners: Iterable[Winner]) -> list[tuple[Winner, ...]]:
+def _grouped(winners: Iterable[Winner]) -> Iterable[list[Winner]]:
+    """The winners with the same certificates together."""
     groups: dict[tuple[str, ...], list[Winner]] = defaultdict(list)
     for winner in winners:
-        groups[tuple(one.ident for one in winner.certificates)].append(winner)
-    return [tuple(group) for group in groups.values()]
-
-
-def _block(group: Sequence[Winner], paths: Paths) -> Block:
-    names = tuple(host_name(winner.name) for winner in group)
-    return Block(names, tuple(paths.of(one) for one in group[0].certificates))
+        groups[tuple(each.ident for each in winner.certificates)].append(winner)
+    return groups.values()

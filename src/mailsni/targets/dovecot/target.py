@@ -23,12 +23,11 @@ from mailsni.host.commands import LOCAL, Executor
 from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import reload
 from mailsni.targets.base import Stage, StagedFile, copy_of_live
-from mailsni.targets.dovecot import doveconf, live_include, parser, rendering
+from mailsni.targets.dovecot import doveconf, live_include, parser
 from mailsni.targets.dovecot.endpoints import dovecot_endpoints
-from mailsni.targets.dovecot.rendering import DovecotVersion
+from mailsni.targets.dovecot.rendering import DovecotVersion, render_dovecot
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.reload import Controls, ReloadResult
-from mailsni.targets.rendering import Paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +59,8 @@ class Dovecot:
         return self.settings.pin_directory if self.settings.certificates == "pinned" else None
 
     def render(self, selection: Selection, pins: PinDirectory, templates: Path | None) -> bytes:
-        paths = Paths(pins.path_of, live=self.settings.certificates == "live")
-        return rendering.render_dovecot(rendering.blocks(selection, paths, self.version), self.version, templates)
+        live = self.settings.certificates == "live"
+        return render_dovecot(selection, pins, self.version, templates, live=live)
 
     def change_reason(self, record: DeploymentRecord, text: bytes) -> str | None:
         live = files.read_private(self.path)

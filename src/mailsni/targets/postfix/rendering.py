@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.core.names import host_name, is_wildcard
 from mailsni.core.selection import Selection
 from mailsni.host.templates import render
-from mailsni.targets.rendering import Paths, RenderedCertificate
+from mailsni.targets.pinned import PinDirectory
+from mailsni.targets.rendering import RenderedCertificate, rendered
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,10 @@ def postfix_key(name: str) -> str:
     return checked[1:] if is_wildcard(checked) else checked
 
 
-def entries(selection: Selection, paths: Paths) -> tuple[Entry, ...]:
-    """The lines of the Postfix map source, ordered by name."""
-    return tuple(
-        Entry(postfix_key(winner.name), tuple(paths.of(one) for one in winner.certificates))
+def render_postfix(selection: Selection, pins: PinDirectory, templates: Path | None) -> bytes:
+    """The source of the Postfix map, ordered by name."""
+    entries = [
+        Entry(postfix_key(winner.name), tuple(rendered(each, pins) for each in winner.certificates))
         for winner in selection.winners
-    )
-
-
-def render_postfix(lines: Sequence[Entry], templates: Path | None) -> bytes:
-    """The source of the Postfix map."""
-    return render("postfix-sni.j2", templates, entries=lines)
+    ]
+    return render("postfix-sni.j2", templates, entries=entries)

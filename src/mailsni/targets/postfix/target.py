@@ -24,14 +24,13 @@ from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import reload
 from mailsni.targets.base import Stage, StagedFile, copy_of_live
 from mailsni.targets.pinned import PinDirectory
-from mailsni.targets.postfix import rendering
 from mailsni.targets.postfix.endpoints import postfix_endpoints
 from mailsni.targets.postfix.map_build import compile_map, empty_map
 from mailsni.targets.postfix.map_read import map_entries
 from mailsni.targets.postfix.map_types import map_files, parse_tables
 from mailsni.targets.postfix.postconf import SNI_MAPS, Installation
+from mailsni.targets.postfix.rendering import render_postfix
 from mailsni.targets.reload import Controls, ReloadResult
-from mailsni.targets.rendering import Paths
 
 _MAP_TYPE = "map_type"
 """What a stage remembers."""
@@ -71,7 +70,7 @@ class Postfix:
         return self.settings.action
 
     def render(self, selection: Selection, pins: PinDirectory, templates: Path | None) -> bytes:
-        return rendering.render_postfix(rendering.entries(selection, Paths(pins.path_of)), templates)
+        return render_postfix(selection, pins, templates)
 
     def change_reason(self, record: DeploymentRecord, text: bytes) -> str | None:
         """Why the live map is not what it should be; None when it is.
