@@ -29,7 +29,7 @@ from mailsni.targets.dovecot.parser import (
     read,
     statements,
 )
-from mailsni.targets.dovecot.precedence import LocalName, Precedence, can_match, pattern_matches
+from mailsni.targets.dovecot.precedence import LocalName, can_match, conflicts, pattern_matches
 from mailsni.targets.dovecot.rendering import DovecotVersion
 from mailsni.targets.dovecot.target import Dovecot
 from tests.support.builders import NOW, authority
@@ -321,13 +321,13 @@ def test_what_cannot_match_matches_nothing(pattern: str, name: str) -> None:
 
 
 def blocks(*texts: str) -> list[LocalName]:
-    places = (Block("local_name", text, Path("/f"), at) for at, text in enumerate(texts, 1))
+    places = (Block(at, "local_name", text, Path("/f")) for at, text in enumerate(texts, 1))
     return [LocalName(block, tuple(block.name.lower().split()), (), ours=False) for block in places]
 
 
 def lost(version: DovecotVersion, *texts: str) -> list[tuple[str, int, int]]:
     """Name, line of the block that is not taken for it, line of the one that is."""
-    found = Precedence(blocks(*texts), version).conflicts()
+    found = conflicts(blocks(*texts), version)
     return [(one.name, one.loser.block.line, one.winner.block.line) for one in found]
 
 

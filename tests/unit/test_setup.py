@@ -16,7 +16,7 @@ from mailsni.setup import autostart, record
 from mailsni.setup.model import SetupPlan
 from mailsni.setup.record import Edit, Record
 from mailsni.setup.steps import Step, carry_out, change_file, delete, make_directories
-from mailsni.targets.dovecot import conf_edit
+from mailsni.targets.dovecot import live_include
 from tests.support.command_line import SCHEMA
 
 INCLUDE = Path("/etc/dovecot/sni/names.conf")
@@ -121,9 +121,9 @@ def test_a_deletion_says_which_directory_stays(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=200))
 def test_the_line_of_dovecot_conf_comes_and_goes(content: bytes) -> None:
-    added = conf_edit.with_include(content, INCLUDE)
+    added = live_include.with_include(content, INCLUDE)
     assert added.splitlines()[-1] == b"!include_try /etc/dovecot/sni/names.conf"
-    left = conf_edit.without_include(added, INCLUDE)
+    left = live_include.without_include(added, INCLUDE)
     assert left in (content, content + b"\n")
 
 

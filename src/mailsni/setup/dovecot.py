@@ -14,7 +14,7 @@ from mailsni.probes.expectation import Expectation
 from mailsni.setup.model import Item, SetupOptions, is_published
 from mailsni.setup.record import Record
 from mailsni.setup.steps import Step, change_file, change_server
-from mailsni.targets.dovecot import conf_edit, doveconf, live_include, parser
+from mailsni.targets.dovecot import doveconf, live_include, parser
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot
 
@@ -65,10 +65,10 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
     if before is None:
         raise HostError(f"{own.config_file}: cannot be read: no such file")
     title = (
-        f"add the line `{conf_edit.line(own.include_file)}` to {own.config_file}, "
+        f"add the line `{live_include.include_line(own.include_file)}` to {own.config_file}, "
         "which does not include that place, and reload Dovecot"
     )
-    edit = change_file(title, own.config_file, before, conf_edit.with_include(before, own.include_file), mode=None)
+    edit = change_file(title, own.config_file, before, live_include.with_include(before, own.include_file), mode=None)
     yield _in_server(edit, own.config_file, settings, expected)
 
 
@@ -82,7 +82,7 @@ def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation,
     before = files.read_private(own.config_file.resolve())
     if before is not None:
         original = known.before(own.config_file, before)
-        after = original if original is not None else conf_edit.without_include(before, own.include_file)
+        after = original if original is not None else live_include.without_include(before, own.include_file)
         if before != after:
             title = f"remove mailsni's line from {own.config_file}, and reload Dovecot"
             edit = change_file(title, own.config_file, before, after, mode=None)

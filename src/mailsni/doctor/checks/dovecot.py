@@ -29,7 +29,7 @@ from mailsni.targets.dovecot.configuration import (
     full_key,
 )
 from mailsni.targets.dovecot.parser import Setting
-from mailsni.targets.dovecot.precedence import Conflict, LocalName, Precedence, can_match
+from mailsni.targets.dovecot.precedence import Conflict, LocalName, can_match, conflicts
 
 NEARLY_FULL = 0.7
 """Part of the memory limit from which on the blocks are a finding."""
@@ -217,8 +217,8 @@ def _conflicts(facts: DovecotFacts) -> Iterator[Finding]:
     by_place = {(one.block.file, one.block.line): one for one in reversed(facts.configuration.local_names)}
     # A file that is included twice counts once.
     for names in grouped(reversed(by_place.values()), lambda name: name.outer):
-        conflicts = Precedence(names, facts.configuration.version).conflicts()
-        foreign = (conflict for conflict in conflicts if not (conflict.loser.ours and conflict.winner.ours))
+        told = conflicts(names, facts.configuration.version)
+        foreign = (conflict for conflict in told if not (conflict.loser.ours and conflict.winner.ours))
         for of_two_blocks in grouped(foreign, lambda conflict: (conflict.loser.block, conflict.winner.block)):
             yield _conflict(facts, of_two_blocks)
 

@@ -1,4 +1,7 @@
-"""The include that this program writes: what a live one says, which file includes it, and a trial with a new one."""
+"""The include that this program writes: what a live one says, which file includes it, and a trial with a new one.
+
+Setup adds a line that includes it where no ``!include`` that is there already does.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ from mailsni.targets.dovecot.parser import (
     statements,
 )
 
+_MARK = "# mailsni: `mailsni setup --remove` takes this line and the next one out again\n"
 _CERTIFICATE_KEY = re.compile(r"ssl_\w*(?:cert|key)(?:_file)?")
 _VALID_UNTIL = re.compile(r"# \S+: [A-Z]+, valid until (\d{4}-\d\d-\d\d \d\d:\d\d) UTC")
 _FINGERPRINT = re.compile(r"# SHA-256 ([0-9a-f]{64})")
@@ -83,6 +87,26 @@ def _moment(text: str) -> datetime | None:
         return datetime.strptime(text, "%Y-%m-%d %H:%M").replace(tzinfo=UTC)
     except ValueError:
         return None
+
+
+def include_line(live: Path) -> str:
+    """What stands in dovecot.conf: ``!include_try``, so that without the file Dovecot still starts."""
+    return f"!include_try {live}"
+
+
+def with_include(content: bytes, live: Path) -> bytes:
+    """dovecot.conf with our line at its end, after everything that the blocks override."""
+    separator = b"" if content.endswith(b"\n") or not content else b"\n"
+    return content + separator + _marked_line(live)
+
+
+def without_include(content: bytes, live: Path) -> bytes:
+    """dovecot.conf without what :func:`with_include` added; one without it is given back as it is."""
+    return content.replace(_marked_line(live), b"")
+
+
+def _marked_line(live: Path) -> bytes:
+    return f"{_MARK}{include_line(live)}\n".encode()
 
 
 def is_included(configuration: Configuration, live: Path) -> bool:

@@ -61,7 +61,9 @@ class BlockStart:
 
     line: int
     kind: str
+    """``local_name``, ``protocol``, ``service``, …"""
     name: str
+    """``"a b"`` without the quotes; empty when there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,41 +182,26 @@ def settings_in(text: str) -> Iterator[tuple[Scope, Assignment]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class Block(BlockStart):
     """A block where it begins. The same name in two places is two of them."""
 
-    kind: str
-    """``local_name``, ``protocol``, ``service``, …"""
-    name: str
-    """``"a b"`` without the quotes; empty when there is none."""
     file: Path
-    line: int
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Assignment):
     """A setting where it stands."""
 
-    key: str
-    value: str
-    from_file: bool
-    """See :class:`Assignment`."""
     blocks: tuple[Block, ...]
     """The blocks around it, the outermost first."""
     file: Path
-    line: int
 
 
 @dataclass(frozen=True, slots=True)
-class IncludedFiles:
+class IncludedFiles(Include):
     """An ``!include`` where it stands, and the files that it takes in."""
 
     file: Path
-    line: int
-    pattern: str
-    """As it is written."""
-    optional: bool
-    """See :class:`Include`."""
     matches: tuple[Path, ...]
     """In the order in which Dovecot reads them."""
 
@@ -322,20 +309,20 @@ class _Reading:
         for statement in found:
             match statement:
                 case Assignment(line, key, value, from_file):
-                    self.settings.append(Setting(key, value, from_file, path, file, line))
+                    self.settings.append(Setting(line, key, value, from_file, path, file))
                 case BlockStart(line, kind, name):
                     if len(path) >= NESTING_LIMIT:
                         why = f"{file}: more than {NESTING_LIMIT} blocks within blocks from line {line} on"
                         self.unreadable.append(UnreadableInclude(file, line, file, why))
                         return
-                    path = (*path, Block(kind, name, file, line))
+                    path = (*path, Block(line, kind, name, file))
                     self.blocks.append(path)
                 case BlockEnd(line):
                     if len(path) > len(outer):  # Dovecot refuses a superfluous one
                         self.ends[path[-1]] = line
                         path = path[:-1]
                 case Include(line, pattern, optional):
-                    included = IncludedFiles(file, line, pattern, optional, _matches(file.parent, pattern))
+                    included = IncludedFiles(line, pattern, optional, file, _matches(file.parent, pattern))
                     self.includes.append(included)
                     for match in included.matches:
                         if match != self.without:

@@ -8,7 +8,7 @@ blocks that match, 2.3 takes the first and 2.4 the last. How exact a match is ha
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mailsni.targets.dovecot.parser import Block, Scope
@@ -58,19 +58,6 @@ def can_match(pattern: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
-    """The blocks that are one to Dovecot."""
-
-    place: int
-    names: tuple[str, ...]
-    blocks: tuple[LocalName, ...]
-
-    @property
-    def winner(self) -> LocalName:
-        return self.blocks[-1]
-
-
-@dataclass(frozen=True, slots=True)
 class Conflict:
     """A block that is not what clients get for one of its names."""
 
@@ -81,44 +68,50 @@ class Conflict:
     """They are one block to Dovecot, with two values."""
 
 
-class Precedence:
-    """Who wins, among the blocks that stand in the same outer blocks, in the order in which Dovecot reads them."""
+def conflicts(blocks: Iterable[LocalName], version: DovecotVersion) -> Iterator[Conflict]:
+    """Every name of a block for which another block is taken, and every block whose values another one replaces.
 
-    def __init__(self, blocks: Sequence[LocalName], version: DovecotVersion) -> None:
-        self._groups = _groups(blocks)
-        self._last = version != "2.3"
-        self._usual: Mapping[str, list[_Group]] = defaultdict(list)
-        self._odd: list[tuple[str, _Group]] = []
-        for group in self._groups:
-            for name in dict.fromkeys(group.names):
-                if _is_usual(name):
-                    self._usual[name].append(group)
-                elif len(self._odd) < _ODD_LIMIT:
-                    self._odd.append((name, group))
+    A wildcard that gives way to an exact name is none: that is what both are for.
 
-    def conflicts(self) -> Iterator[Conflict]:
-        """Every name of a block for which another block is taken, and every block whose values another one replaces.
+    Args:
+        blocks: those that stand in the same outer blocks, in the order in which Dovecot reads them.
+        version: decides whether the first or the last block wins.
+    """
+    by_text: dict[str, list[LocalName]] = defaultdict(list)
+    for block in blocks:
+        by_text[block.block.name.lower()].append(block)
+    groups = list(by_text.values())  # the blocks of a group are one to Dovecot; its place decides
+    named = [(name, place) for place, group in enumerate(groups) for name in dict.fromkeys(group[0].names)]
+    usual: dict[str, list[int]] = defaultdict(list)
+    for name, place in named:
+        if _is_usual(name):
+            usual[name].append(place)
+    odd = [(name, place) for name, place in named if not _is_usual(name)][:_ODD_LIMIT]
+    choose = min if version == "2.3" else max
+    for group in groups:
+        for loser in group[:-1]:
+            yield Conflict(group[0].names[0] if group[0].names else "", loser, group[-1], same=True)
+        for name in dict.fromkeys(group[0].names):
+            taken = choose(_matching(name, usual, odd), default=None)
+            if taken is not None and groups[taken] is not group:
+                yield Conflict(name, group[-1], groups[taken][-1], same=False)
 
-        A wildcard that gives way to an exact name is none: that is what both are for.
-        """
-        for group in self._groups:
-            for loser in group.blocks[:-1]:
-                yield Conflict(group.names[0] if group.names else "", loser, group.winner, same=True)
-            for name in dict.fromkeys(group.names):
-                taken = self._taken(name)
-                if taken is not None and taken is not group:
-                    yield Conflict(name, group.winner, taken.winner, same=False)
 
-    def _taken(self, name: str) -> _Group | None:
-        """The group that a client gets which asks for a name; for a wildcard, which one its own text leads to."""
-        if not _is_usual(name):
-            return None
-        matching = [*self._usual.get(name, ())]
-        if not name.startswith("*."):
-            matching += self._usual.get(f"*.{name.partition('.')[2]}", ())
-            matching += [group for pattern, group in self._odd if pattern_matches(pattern, name)]
-        choose = max if self._last else min
-        return choose(matching, key=lambda group: group.place, default=None)
+def _matching(name: str, usual: Mapping[str, Sequence[int]], odd: Iterable[tuple[str, int]]) -> list[int]:
+    """The places of the groups that match a name which a client asks for; for a wildcard, its own text leads to them.
+
+    Args:
+        name: the name of a block.
+        usual: the places by name.
+        odd: names of another form than ``*.example.com``, and their places.
+    """
+    if not _is_usual(name):
+        return []
+    places = [*usual.get(name, ())]
+    if not name.startswith("*."):
+        places += usual.get(f"*.{name.partition('.')[2]}", ())
+        places += [place for pattern, place in odd if pattern_matches(pattern, name)]
+    return places
 
 
 def _is_usual(name: str) -> bool:
@@ -128,10 +121,3 @@ def _is_usual(name: str) -> bool:
 
 _ODD_LIMIT = 100
 """Patterns of another form than ``*.example.com`` that are compared with every name."""
-
-
-def _groups(blocks: Sequence[LocalName]) -> list[_Group]:
-    groups: dict[str, list[LocalName]] = defaultdict(list)
-    for block in blocks:
-        groups[block.block.name.lower()].append(block)
-    return [_Group(place, group[0].names, tuple(group)) for place, group in enumerate(groups.values())]
