@@ -6,31 +6,28 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.targets.reload import ServiceManager, restart_commands, unit_of
+from mailsni.targets.reload import Command, restart_commands, unit_of
 
 OWN = ((Path("/usr/sbin/postfix"), "stop"), (Path("/usr/sbin/postfix"), "start"))
 SCRIPT = Path("/etc/init.d/postfix")
 
 
 @pytest.mark.parametrize(
-    ("manager", "commands"),
+    ("unit", "supervised", "openrc", "script", "commands"),
     [
-        (ServiceManager(), OWN),
-        (
-            ServiceManager(unit="postfix@-.service", init_script=SCRIPT),
-            (("systemctl", "restart", "postfix@-.service"),),
-        ),
-        (ServiceManager(supervisor_pid=17), ((Path("/bin/sh"), "-c", "kill -TERM 17"),)),
-        (ServiceManager(supervisor_pid=17, init_script=SCRIPT), ((Path("/bin/sh"), "-c", "kill -TERM 17"),)),
-        (ServiceManager(openrc=True, init_script=SCRIPT), (("rc-service", "postfix", "restart"),)),
-        (ServiceManager(openrc=True), OWN),
-        (ServiceManager(init_script=SCRIPT), ((SCRIPT, "restart"),)),
+        (None, None, False, None, OWN),
+        ("postfix@-.service", None, False, SCRIPT, (("systemctl", "restart", "postfix@-.service"),)),
+        (None, 17, False, None, ((Path("/bin/sh"), "-c", "kill -TERM 17"),)),
+        (None, 17, False, SCRIPT, ((Path("/bin/sh"), "-c", "kill -TERM 17"),)),
+        (None, None, True, SCRIPT, (("rc-service", "postfix", "restart"),)),
+        (None, None, True, None, OWN),
+        (None, None, False, SCRIPT, ((SCRIPT, "restart"),)),
     ],
 )
 def test_who_keeps_a_server_running_restarts_it(
-    manager: ServiceManager, commands: tuple[tuple[str | Path, ...], ...]
+    *, unit: str | None, supervised: int | None, openrc: bool, script: Path | None, commands: tuple[Command, ...]
 ) -> None:
-    assert restart_commands(manager, OWN) == commands
+    assert restart_commands(OWN, unit=unit, supervised=supervised, openrc=openrc, script=script) == commands
 
 
 @pytest.mark.parametrize(

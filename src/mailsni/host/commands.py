@@ -36,6 +36,16 @@ class Completed:
     stderr: str
     """Made fit for a terminal: :func:`mailsni.core.text.printable`."""
 
+    @property
+    def text(self) -> str:
+        """The output as text, not more than :data:`OUTPUT_LIMIT` bytes of it."""
+        return self.stdout[:OUTPUT_LIMIT].decode("utf-8", "replace")
+
+    @property
+    def complaint(self) -> str:
+        """The last line of its messages, or the exit status of a program that said nothing."""
+        return self.stderr.splitlines()[-1] if self.stderr else f"exit status {self.returncode}"
+
 
 class Executor(Protocol):
     """Runs the programs of a server where that server lives: on this host, or in a container."""
@@ -140,17 +150,6 @@ def require_tool(name: str, executor: Executor = LOCAL) -> Path:
     if found is None:
         raise HostError(f"{name}: not found in {':'.join(SEARCH_PATH)}")
     return found
-
-
-def output_of(done: Completed) -> str:
-    """The output of a program that succeeded, as text.
-
-    Raises:
-        HostError: its exit status is not 0.
-    """
-    if done.returncode != 0:
-        raise HostError(f"{' '.join(done.argv)}: exit status {done.returncode}: {done.stderr or 'no message'}")
-    return done.stdout[:OUTPUT_LIMIT].decode("utf-8", "replace")
 
 
 def kill_group(child: subprocess.Popen[bytes]) -> None:

@@ -80,8 +80,7 @@ def deliver(command: Sequence[str], alert: Alert, document: Mapping[str, Any], h
     content = json.dumps(document, indent=2, ensure_ascii=True).encode() + b"\n"
     done = run(command, stdin=content, timeout=TIMEOUT, discard=True, variables=variables)
     if done.returncode != 0:
-        talk = done.stderr.splitlines()[-1] if done.stderr else f"exit status {done.returncode}"
-        raise HostError(f"{command[0]}: {talk}")
+        raise HostError(f"{command[0]}: {done.complaint}")
 
 
 def host_name() -> str:

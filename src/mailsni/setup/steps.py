@@ -251,8 +251,7 @@ def run_commands(title: str, commands: CommandLines, back: CommandLines = ()) ->
             for words in commands:
                 done = run([require_tool(words[0]), *words[1:]], timeout=_TIMEOUT)
                 if done.returncode != 0:
-                    message = done.stderr.splitlines()[-1] if done.stderr else f"exit status {done.returncode}"
-                    raise HostError(f"{' '.join(words)}: {message}")
+                    raise HostError(f"{' '.join(words)}: {done.complaint}")
         except BaseException:
             undo()
             raise

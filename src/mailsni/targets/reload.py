@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,41 +50,33 @@ class ReloadResult(enum.StrEnum):
     LEFT_ALONE = "left alone"
 
 
-@dataclass(frozen=True, slots=True)
-class ServiceManager:
-    """What keeps a server's master process running, as far as it can be detected."""
-
-    unit: str | None = None
-    """The systemd service that the process belongs to, where systemd runs the system."""
-    supervisor_pid: int | None = None
-    """The number of the master process, where a supervisor starts it again when it ends."""
-    openrc: bool = False
-    """Whether OpenRC runs the system and has a script for the server."""
-    init_script: Path | None = None
-    """The script in ``/etc/init.d``."""
-
-
 def unit_of(groups: str) -> str | None:
     """The systemd service of a process, from its ``/proc/PID/cgroup`` (cgroups(7)); None when it is in none."""
     units = _UNIT.findall(groups)
     return units[-1] if units else None
 
 
-def restart_commands(manager: ServiceManager, own: Sequence[Command]) -> tuple[Command, ...]:
-    """How to restart a server: through what keeps it running, else by its own commands to stop and to start."""
-    match manager:
-        case ServiceManager(unit=str(unit)):
-            return (("systemctl", "restart", unit),)
-        case ServiceManager(supervisor_pid=int(number)):
-            # What `sv restart` and `s6-svc -r` do; but they would do it to the shell that `postfix start-fg` may leave
-            # between the two, and `postfix stop` ends with SIGKILL for a master that is there again (postfix-script).
-            return ((Path("/bin/sh"), "-c", f"kill -TERM {number}"),)
-        case ServiceManager(openrc=True, init_script=Path() as script):
-            return (("rc-service", script.name, "restart"),)
-        case ServiceManager(init_script=Path() as script):
-            return ((script, "restart"),)
-        case _:
-            return tuple(own)
+def restart_commands(
+    own: tuple[Command, ...], *, unit: str | None, supervised: int | None, openrc: bool, script: Path | None
+) -> tuple[Command, ...]:
+    """How to restart a server: through what keeps its master process running, else by its own commands.
+
+    Args:
+        own: its own commands to stop and to start.
+        unit: the systemd service that the process belongs to, where systemd runs the system.
+        supervised: the number of the process, where a supervisor starts it again when it ends.
+        openrc: whether OpenRC runs the system.
+        script: the server's script in ``/etc/init.d``.
+    """
+    if unit is not None:
+        return (("systemctl", "restart", unit),)
+    if supervised is not None:
+        # What `sv restart` and `s6-svc -r` do; but they would do it to the shell that `postfix start-fg` may leave
+        # between the two, and `postfix stop` ends with SIGKILL for a master that is there again (postfix-script).
+        return ((Path("/bin/sh"), "-c", f"kill -TERM {supervised}"),)
+    if script is not None:
+        return (("rc-service", script.name, "restart"),) if openrc else ((script, "restart"),)
+    return own
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,21 +94,19 @@ class Controls:
     executor: Executor
 
 
-def _detect_service_manager(name: str, server: Controls) -> ServiceManager:
+def _detected_restart_commands(name: str, server: Controls) -> tuple[Command, ...]:
     script = _INIT_SCRIPTS / name  # it knows the default configuration only
     installed = script if server.is_default and os.access(script, os.X_OK) else None
     file = server.pid_file()
-    try:
+    number = unit = None
+    with suppress(OSError, ValueError):
         number = int(file.read_text()) if file is not None else None
-    except (OSError, ValueError):
-        number = None
-    if number is None:
-        return ServiceManager(openrc=_OPENRC.exists(), init_script=installed)
-    unit = None
-    if _SYSTEMD.is_dir():
+    if number is not None and _SYSTEMD.is_dir():
         with suppress(OSError, ValueError):
             unit = unit_of((Path("/proc") / str(number) / "cgroup").read_text())
-    return ServiceManager(unit, number if _is_supervised(number) else None, _OPENRC.exists(), installed)
+    supervised = number if number is not None and _is_supervised(number) else None
+    openrc = _OPENRC.exists()
+    return restart_commands(server.own_restart, unit=unit, supervised=supervised, openrc=openrc, script=installed)
 
 
 def _is_supervised(number: int) -> bool:
@@ -145,7 +135,7 @@ def perform(name: str, action: Action, server: Controls) -> ReloadResult:
     if not server.is_running():
         return ReloadResult.NOT_RUNNING
     if action == "restart":
-        for command in restart_commands(_detect_service_manager(name, server), server.own_restart):
+        for command in _detected_restart_commands(name, server):
             # A daemon that is started by a command itself would keep a pipe of ours open for ever.
             _run(server.executor, command, detached=command[0] != "systemctl")
         return ReloadResult.RESTARTED
@@ -158,5 +148,4 @@ def _run(executor: Executor, command: Command, *, detached: bool = False) -> Non
     program = tool if Path(tool).is_absolute() else require_tool(str(tool), executor)
     done = executor.run([program, *arguments], timeout=TIMEOUT, detached=detached)
     if done.returncode != 0:
-        talk = done.stderr.splitlines()[-1] if done.stderr else f"exit status {done.returncode}"
-        raise HostError(f"{' '.join(done.argv)}: {talk}")
+        raise HostError(f"{' '.join(done.argv)}: {done.complaint}")

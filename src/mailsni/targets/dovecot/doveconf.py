@@ -47,7 +47,7 @@ def default_certificate(config_file: Path, version: DovecotVersion, executor: Ex
     # 2.3 prints "ssl_cert = </path", 2.4 "ssl_server {", "cert_file = /path"; blocks of names may follow.
     setting = "ssl_cert" if version == "2.3" else "ssl_server/cert_file"
     done = run(config_file, setting, executor=executor, timeout=_TIMEOUT)
-    for scope, printed in settings_in(done.stdout.decode("utf-8", "replace")):
+    for scope, printed in settings_in(done.text):
         kinds = [kind for kind, _ in scope]
         if "/".join([*kinds, printed.key]) == setting and printed.value.startswith("/"):
             return Path(printed.value)
@@ -61,4 +61,4 @@ def full_version(executor: Executor = LOCAL) -> str:
         HostError: there is no dovecot.
     """
     done = executor.run([require_tool("dovecot", executor), "--version"])
-    return done.stdout.decode("ascii", "replace").strip() if done.returncode == 0 else ""
+    return done.text.strip() if done.returncode == 0 else ""

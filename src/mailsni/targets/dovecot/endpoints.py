@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from mailsni.host.commands import LOCAL, Executor, output_of
+from mailsni.errors import HostError
+from mailsni.host.commands import LOCAL, Executor
 from mailsni.probes.endpoint import Endpoint, Protocol, connectable, service_port
 from mailsni.targets.dovecot import doveconf
 from mailsni.targets.dovecot.parser import settings_in
@@ -37,7 +38,10 @@ def dovecot_endpoints(
     completed = doveconf.run(config_file, "-m", "master", *_DOVECOT_SETTINGS, executor=executor)
     if completed.returncode != 0:
         completed = doveconf.run(config_file, *_DOVECOT_SETTINGS, executor=executor)
-    return parse_dovecot(output_of(completed), every_family=every_family)
+    if completed.returncode != 0:
+        why = completed.stderr or "no message"
+        raise HostError(f"{' '.join(completed.argv)}: exit status {completed.returncode}: {why}")
+    return parse_dovecot(completed.text, every_family=every_family)
 
 
 def parse_dovecot(text: str, *, every_family: bool = False) -> tuple[Endpoint, ...]:

@@ -126,8 +126,7 @@ class Dovecot:
     def _pid_file(self) -> Path | None:
         config_file = self.settings.config_file
         done = doveconf.run(config_file, "-h", "base_dir", executor=self.executor, timeout=reload.TIMEOUT)
-        base = done.stdout.decode("utf-8", "replace").strip()
-        return Path(base) / "master.pid" if done.returncode == 0 else None
+        return Path(done.text.strip()) / "master.pid" if done.returncode == 0 else None
 
     def _is_running(self) -> bool:
         """Whether the master process that the configuration's ``base_dir`` tells of is alive; when in doubt it is."""

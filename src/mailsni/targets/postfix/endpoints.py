@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from mailsni.probes.endpoint import Endpoint, connectable, service_port
 from mailsni.targets.postfix.lines import split_words
-from mailsni.targets.postfix.postconf import Installation, Override, Service, offers_tls
+from mailsni.targets.postfix.postconf import Installation, Override, Service, offers_tls, values_of
 
 _TLS_PARAMETERS: Final = (
     "smtpd_tls_wrappermode",
@@ -31,7 +30,7 @@ def postfix_endpoints(postfix: Installation, *, every_family: bool = False) -> t
 
 
 def endpoints_of(
-    services: Iterable[Service], overrides: Iterable[Override], main: Mapping[str, str], *, every_family: bool = False
+    services: Iterable[Service], overrides: Sequence[Override], main: Mapping[str, str], *, every_family: bool = False
 ) -> tuple[Endpoint, ...]:
     """What :func:`postfix_endpoints` gives, from what postconf(1) says.
 
@@ -39,29 +38,23 @@ def endpoints_of(
     level other than ``none``, else the older ``smtpd_use_tls`` and ``smtpd_enforce_tls``; ``-o`` over main.cf), and
     no PROXY header is expected of the client. A parameter that this Postfix does not know has no value in main.cf.
     """
-    values: dict[str, dict[str, str]] = defaultdict(lambda: dict(main))
-    for override in overrides:
-        values[override.service][override.parameter] = override.value
-    hosts = _interfaces(main)
     endpoints = (
         endpoint
         for service in services
         if service.type == "inet" and service.command in {"smtpd", "postscreen"}
-        for endpoint in _service_endpoints(service, values[service.title], hosts, every_family=every_family)
+        for endpoint in _service_endpoints(service, values_of(service, overrides, main), every_family=every_family)
     )
     return tuple(dict.fromkeys(endpoints))
 
 
-def _service_endpoints(
-    service: Service, values: Mapping[str, str], interfaces: list[str], *, every_family: bool
-) -> Iterator[Endpoint]:
+def _service_endpoints(service: Service, values: Mapping[str, str], *, every_family: bool) -> Iterator[Endpoint]:
     program = service.command
     listened, _, name = service.name.removeprefix("inet:").rpartition(":")
     port = service_port(name)
     if port is None or not offers_tls(values, program) or values.get(f"{program}_upstream_proxy_protocol"):
         return
     wrapped = program == "smtpd" and values.get("smtpd_tls_wrappermode", "").lower() == "yes"
-    for host in connectable([listened] if listened else interfaces, every_family=every_family):
+    for host in connectable([listened] if listened else _interfaces(values), every_family=every_family):
         yield Endpoint("smtps" if wrapped else "smtp", host, port)
 
 

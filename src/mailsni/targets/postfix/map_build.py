@@ -66,7 +66,7 @@ def _postmap(postfix: Installation, table: PostfixMap) -> Path:
         return table.source
     done = postfix.run("postmap", "-F", str(table), timeout=_TIMEOUT)
     if done.returncode != 0 and re.search(r"unsupported (dictionary|map) type|is not available", done.stderr):
-        raise _UnsupportedTypeError(done.stderr.splitlines()[-1])
+        raise _UnsupportedTypeError(done.complaint)
     messages = messages_of(done)
     if done.returncode != 0 or messages:
         what = "\n".join(messages) or f"exit status {done.returncode}"

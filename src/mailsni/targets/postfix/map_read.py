@@ -10,9 +10,10 @@ import io
 import re
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from mailsni.core.selection import Selection
@@ -214,15 +215,15 @@ def records(postfix: Installation, table: PostfixMap, file: Path, keys: Sequence
     Raises:
         HostError: the map cannot be read.
     """
-    readers: Mapping[str, Callable[[Path], Iterator[MapRecord] | None]] = {
-        ".cdb": _read_cdb,
-        ".db": _read_berkeleydb,
-        ".lmdb": _read_lmdb,
-    }
-    reader = readers.get(file.name.removeprefix(table.source.name))
-    direct = reader(file) if reader is not None else None
-    if direct is not None:
-        return direct
+    match file.name.removeprefix(table.source.name):
+        case ".cdb":
+            return _read_cdb(file)
+        case ".db" if _is_installed("berkeleydb.db"):
+            return _read_berkeleydb(file)
+        case ".lmdb" if _is_installed("lmdb"):
+            return _read_lmdb(file)
+        case _:
+            pass
     listed = _list(postfix, table) if file.stat().st_size <= _LISTED else None
     return listed if listed is not None else look_up(postfix, table, keys)
 
@@ -283,46 +284,43 @@ def _read_cdb(path: Path) -> Iterator[MapRecord]:
             yield _without_nul(key), _without_nul(value)
 
 
-def _read_berkeleydb(path: Path) -> Iterator[MapRecord] | None:
+def _read_berkeleydb(path: Path) -> Iterator[MapRecord]:
+    from berkeleydb import db
+
     try:
-        from berkeleydb import db
-    except ImportError:
-        return None
-
-    def read() -> Iterator[MapRecord]:
-        try:
-            with closing(db.DB()) as table:
-                table.open(str(path), None, db.DB_UNKNOWN, db.DB_RDONLY)
-                with closing(table.cursor()) as cursor:
-                    record = cursor.first()
-                    while record is not None:
-                        yield _without_nul(record[0]), _without_nul(record[1])
-                        record = cursor.next()
-        except db.DBError as error:
-            raise HostError(f"{path}: cannot be read back: {error}", path=path) from None
-
-    return read()
+        with closing(db.DB()) as table:
+            table.open(str(path), None, db.DB_UNKNOWN, db.DB_RDONLY)
+            with closing(table.cursor()) as cursor:
+                record = cursor.first()
+                while record is not None:
+                    yield _without_nul(record[0]), _without_nul(record[1])
+                    record = cursor.next()
+    except db.DBError as error:
+        raise HostError(f"{path}: cannot be read back: {error}", path=path) from None
 
 
-def _read_lmdb(path: Path) -> Iterator[MapRecord] | None:
+def _read_lmdb(path: Path) -> Iterator[MapRecord]:
+    import lmdb
+
     try:
-        import lmdb
+        with (
+            closing(lmdb.open(str(path), subdir=False, readonly=True, lock=False)) as environment,
+            environment.begin() as transaction,
+            transaction.cursor() as cursor,
+        ):
+            for key, value in cursor:
+                yield _without_nul(key), _without_nul(value)
+    except lmdb.Error as error:
+        raise HostError(f"{path}: cannot be read back: {error}", path=path) from None
+
+
+def _is_installed(module: str) -> bool:
+    """Whether a module of an optional package, and the library that it needs, is here."""
+    try:
+        import_module(module)
     except ImportError:
-        return None
-
-    def read() -> Iterator[MapRecord]:
-        try:
-            with (
-                closing(lmdb.open(str(path), subdir=False, readonly=True, lock=False)) as environment,
-                environment.begin() as transaction,
-                transaction.cursor() as cursor,
-            ):
-                for key, value in cursor:
-                    yield _without_nul(key), _without_nul(value)
-        except lmdb.Error as error:
-            raise HostError(f"{path}: cannot be read back: {error}", path=path) from None
-
-    return read()
+        return False
+    return True
 
 
 def _without_nul(data: bytes) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -108,8 +108,7 @@ class Configuration:
 
     def values_of(self, service: Service | None) -> Mapping[str, str]:
         """All values for a service, or of main.cf."""
-        own = {one.parameter: one.value for one in self.overrides if service and one.service == service.title}
-        return {**self.values, **own}
+        return values_of(service, self.overrides, self.values) if service is not None else self.values
 
     def value(self, parameter: str, service: Service | None = None) -> str:
         """What a parameter is for a service, or in main.cf; empty when it is not known."""
@@ -155,6 +154,12 @@ class Configuration:
                 option = rf"(?<![\w]){re.escape(parameter)}\s*=" if parameter else ""
                 return f"{self.directory / 'master.cf'}:{entry.line_with(option) if option else entry.number}"
         return str(self.directory / "master.cf")
+
+
+def values_of(service: Service, overrides: Iterable[Override], main: Mapping[str, str]) -> Mapping[str, str]:
+    """All values for a service: what it has for itself, else those of main.cf."""
+    own = {override.parameter: override.value for override in overrides if override.service == service.title}
+    return {**main, **own}
 
 
 def offers_tls(values: Mapping[str, str], program: str) -> bool:
@@ -204,7 +209,7 @@ class Installation:
         main = self._postconf("-x", *_READ)
         return Configuration(
             directory=self.config_directory,
-            values=parse_parameters(_text(main)),
+            values=parse_parameters(main.text),
             services=self.services(),
             overrides=self.overrides(),
             types=self.supported_types(),
@@ -220,7 +225,7 @@ class Installation:
 
         A parameter that this Postfix does not know is not among them.
         """
-        return parse_parameters(_text(self._postconf(*(["-x"] if expanded else []), *names)))
+        return parse_parameters(self._postconf(*(["-x"] if expanded else []), *names).text)
 
     def sni_tables(self, *, expanded: bool = True) -> tuple[TableReference, ...]:
         """The tables of ``tls_server_sni_maps`` in main.cf, in order; see :meth:`parameters`."""
@@ -228,12 +233,12 @@ class Installation:
 
     def services(self) -> tuple[Service, ...]:
         """The services of master.cf that take mail by SMTP, in order."""
-        return tuple(parse_services(_text(self._postconf("-M", file="master.cf"))))
+        return tuple(parse_services(self._postconf("-M", file="master.cf").text))
 
     def overrides(self, *names: str) -> tuple[Override, ...]:
         """The parameters that services have for themselves, in the order of postconf(1); all where none is named."""
         patterns = [f"*/*/{name}" for name in names]
-        return parse_overrides(_text(self._postconf("-Px", *patterns, file="master.cf")))
+        return parse_overrides(self._postconf("-Px", *patterns, file="master.cf").text)
 
     def instances(self) -> tuple[Instance, ...]:
         """All instances that ``postmulti -l`` lists; none when the configuration directory is not one of them."""
@@ -241,7 +246,7 @@ class Installation:
         if program is None:
             return ()
         done = self.executor.run([program, "-l"])
-        rows = (line.split() for line in _text(done).splitlines())
+        rows = (line.split() for line in done.text.splitlines())
         listed = tuple(Instance("" if row[0] == "-" else row[0], Path(row[3])) for row in rows if len(row) == 4)
         # A private Postfix of another directory is none of the host's family.
         is_listed = any(instance.config_directory == self.config_directory for instance in listed)
@@ -249,7 +254,7 @@ class Installation:
 
     def supported_types(self) -> frozenset[str]:
         """The map types of this Postfix (``postconf -m``)."""
-        return frozenset(_text(self.executor.run([require_tool("postconf", self.executor), "-m"])).split())
+        return frozenset(self.executor.run([require_tool("postconf", self.executor), "-m"]).text.split())
 
     def _postconf(self, *words: str, file: str = "main.cf") -> Completed:
         """Run postconf(1); the file is the one to blame when it fails without a place."""
@@ -264,10 +269,6 @@ class Installation:
             path=Path(blamed[1]) if blamed else path,
             line=int(blamed[2]) if blamed else None,
         )
-
-
-def _text(done: Completed) -> str:
-    return done.stdout.decode("utf-8", "replace")
 
 
 def parse_parameters(text: str) -> dict[str, str]:
