@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mailsni.sandbox.authority import Issued
+from mailsni.sandbox.servers import workspace
 from tests.support.authority import Authority
 from tests.support.doctor_host import DoctorHost, new_doctor_host
 from tests.support.lineages import CertbotDirectory
@@ -83,6 +84,19 @@ def mail_host(
     default: Issued,
 ) -> MailHost:
     return MailHost(tmp_path, authority, store, postfix, dovecot, default)
+
+
+@pytest.fixture(scope="module")
+def lasting_mail_host(
+    authority: Authority, default: Issued, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MailHost]:
+    """One mail host for tests that leave it in order, so that the servers are started once."""
+    with workspace() as rooms:
+        directory = tmp_path_factory.mktemp("host")
+        store = CertbotDirectory(directory / "le")  # short, or messages cut hostile names off
+        host = MailHost.build(directory, rooms, authority, default, store)
+        with host.postfix, host.dovecot:
+            yield host
 
 
 @pytest.fixture

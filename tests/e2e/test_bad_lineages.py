@@ -1,11 +1,11 @@
 """Bad lineages beside good ones: every reason code, and what the servers do then.
 
-One mail host for all of them. Each *kind* is a function that plants one lineage, and the decorator above it says what
-the program must make of it. Every kind is planted
+Each kind of lineage says what the program must make of it. Every kind is planted
 
 * under a name that was never served, beside good lineages, in front of both servers (``crowd``);
-* if it can, over a lineage that was deployed before and must therefore keep its last good certificate (``crowd``);
-* alone with the good lineages, in a store of its own, for the exit code that it alone causes (``alone``).
+* if it can, over a lineage that was deployed before and must therefore keep its last good certificate (``crowd``).
+
+For each set of reason codes a kind is also alone with good lineages, for the exit code that it alone causes.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ import json
 import os
 import re
 import stat
-import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 
 from mailsni.sandbox.authority import Issued
-from mailsni.sandbox.servers import workspace
-from tests.e2e.lineages.kinds import BAD, DAY, HARMLESS, NOW, SECRET, LineageBuilder
+from tests.e2e.lineages.bad import BAD
+from tests.e2e.lineages.harmless import HARMLESS
+from tests.e2e.lineages.kinds import DAY, NOW, SECRET, LineageBuilder
 from tests.e2e.lineages.renewal import FIRST_SEEN, FIRST_STEPS, FIRST_WHOLE, RENEWAL_STEPS, TORN_FROM, TORN_TO, stop_at
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
-from tests.support.mail_host import MailHost
-from tests.support.processes import AS_NOBODY, run_mailsni
+from tests.support.mail_host import ONE_EACH, MailHost
+from tests.support.processes import AS_NOBODY, NOBODY, run_mailsni
 
-LIMIT = 20.0
-"""Seconds that any run of the program may take, whatever lies in the store."""
-SERVICES = ("smtp", "imaps")
-"""One of each server: STARTTLS, and TLS from the first byte."""
+KINDS = {**BAD, **HARMLESS}
+PROCESSOR_SECONDS = 20
+"""That any run of the program may take, whatever lies in the store."""
 GOOD, OTHER = "mail.good.test", "mail.other.test"
 
 
@@ -46,19 +46,26 @@ class Crowd:
     Attributes:
         builders: by kind, for a name that was never served.
         expected: by name, the fingerprint that must be served.
-        applied: the run with all of them there.
-        document: what ``status --json`` says after it.
-        said: everything that any run of the program said.
+        runs: by command line, every run of the program; all but the first with all kinds there.
         planted_keys: every private key in the store.
     """
 
     mail_host: MailHost
     builders: dict[str, LineageBuilder]
     expected: dict[str, str]
-    applied: subprocess.CompletedProcess[str]
-    document: dict[str, Any]
-    said: dict[str, str]
+    runs: dict[str, CompletedProcess[str]]
     planted_keys: list[bytes] = field(repr=False)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What ``status --json`` says at the end."""
+        document: dict[str, Any] = json.loads(self.runs["status --json"].stdout)
+        return document
+
+    @property
+    def said(self) -> dict[str, str]:
+        """By command line, everything that any run of the program said."""
+        return {words: done.stdout + done.stderr for words, done in self.runs.items()}
 
     def skipped(self, source: Path) -> dict[str, bool]:
         """The reason codes of a lineage, each with whether it is only information."""
@@ -67,7 +74,7 @@ class Crowd:
 
     def assert_served(self, *names: str) -> None:
         """Both servers present what is expected for these names."""
-        questions = [(service, name) for name in names for service in SERVICES]
+        questions = [(service, name) for name in names for service in ONE_EACH]
         with ThreadPoolExecutor(len(questions)) as pool:
             answers = list(pool.map(lambda question: self.mail_host.served(*question), questions))
         assert dict(zip(questions, answers, strict=True)) == {one: self.expected[one[1]] for one in questions}
@@ -92,14 +99,9 @@ def secret_place(directory: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def crowd(tmp_path_factory: pytest.TempPathFactory, authority: Authority, default: Issued) -> Iterator[Crowd]:
+def crowd(lasting_mail_host: MailHost) -> Crowd:
     """Every kind in one store: first only good lineages, then the bad ones as well, over some of them and beside."""
-    directory = tmp_path_factory.mktemp("crowd")
-    with workspace() as shared_tmp:
-        store = CertbotDirectory(directory / "le")  # short, or messages cut hostile names off
-        mail_host = MailHost.build(directory, shared_tmp, authority, default, store)
-        with mail_host.postfix, mail_host.dovecot:
-            yield _populated(mail_host)
+    return _populated(lasting_mail_host)
 
 
 def _populated(mail_host: MailHost) -> Crowd:
@@ -121,15 +123,18 @@ def _populated(mail_host: MailHost) -> Crowd:
     add(other, algorithm="rsa")
     for one in (*replaced.values(), *torn.values()):
         add(one, not_before=NOW - 2 * DAY)
-    first = mail_host.apply("--json", timeout=LIMIT)
+    runs = {"apply": bounded(mail_host, "apply")}
+    assert runs["apply"].returncode == 0, runs["apply"].stderr
 
-    builders = {kind: builder(label(kind)) for kind in (*BAD, *HARMLESS)}
+    builders = {kind: builder(label(kind)) for kind in KINDS}
     for kind, one in builders.items():
-        served = {**BAD, **HARMLESS}[kind].build(one)
-        expected[one.name] = (served or mail_host.default).fingerprint
+        planted = KINDS[kind].plant(one)
+        served = planted if KINDS[kind].served else mail_host.default
+        assert isinstance(served, Issued)
+        expected[one.name] = served.fingerprint
     for kind, one in replaced.items():
         store.delete(one.lineage)
-        BAD[kind].build(one)
+        BAD[kind].plant(one)
     for at, (step, one) in enumerate(torn.items()):
         renewed = one.issue()
         stop_at(store.renewal_steps(one.lineage, renewed), step)
@@ -144,9 +149,8 @@ def _populated(mail_host: MailHost) -> Crowd:
     store.renew(good.lineage, renewed)
     expected[good.name] = renewed.fingerprint
 
-    applied = mail_host.mailsni("apply", "--json", timeout=LIMIT)
-    said = {"apply": first.stdout + first.stderr, "apply --json": applied.stdout + applied.stderr}
     for words in (
+        "apply --json",
         "-v apply",
         "apply --force",
         "status --json",
@@ -157,38 +161,16 @@ def _populated(mail_host: MailHost) -> Crowd:
         "render dovecot",
         f"explain {replaced['key_of_another_certificate'].name}",
     ):
-        done = mail_host.mailsni(*words.split(), timeout=LIMIT)
-        said[words] = done.stdout + done.stderr
-    status = mail_host.mailsni("status", "--json", timeout=LIMIT)
-    assert status.returncode == 0, status.stderr
-    return Crowd(mail_host, builders, expected, applied, json.loads(status.stdout), said, keys)
+        runs[words] = bounded(mail_host, *words.split())
+    assert runs["status --json"].returncode == 0, runs["status --json"].stderr
+    return Crowd(mail_host, builders, expected, runs, keys)
 
 
-@pytest.fixture(scope="module")
-def alone(
-    tmp_path_factory: pytest.TempPathFactory, authority: Authority
-) -> dict[str, subprocess.CompletedProcess[str]]:
-    """For each kind ``apply --json`` over a store with this one and two good lineages, where no server runs."""
-    directory = tmp_path_factory.mktemp("alone")
-    good = {GOOD: authority.issue([GOOD]), OTHER: authority.issue([OTHER], algorithm="rsa")}
-
-    def apply(kind: str) -> subprocess.CompletedProcess[str]:
-        return run_mailsni(_lonely(directory / kind, authority, good, kind), "apply", "--json", timeout=LIMIT)
-
-    with ThreadPoolExecutor(12) as pool:  # most of the time Postfix's tools wait until a new file is a second old
-        return dict(zip((*BAD, *HARMLESS), pool.map(apply, (*BAD, *HARMLESS)), strict=True))
-
-
-def _lonely(directory: Path, authority: Authority, good: Mapping[str, Issued], kind: str) -> Path:
-    directory.mkdir()
-    store = CertbotDirectory(directory / "letsencrypt")
-    for name, issued in good.items():
-        store.add(name, issued)
-    builder = LineageBuilder(
-        store, authority, f"mail.{label(kind)}.test", label(kind), secret_place(directory / "outside")
-    )
-    {**BAD, **HARMLESS}[kind].build(builder)
-    return serverless(directory, store)
+def bounded(mail_host: MailHost, *words: str) -> CompletedProcess[str]:
+    """Run the program to its end, which must not take long."""
+    done = run_mailsni(mail_host.config, *words, before=("prlimit", f"--cpu={PROCESSOR_SECONDS}"))
+    assert done.returncode >= 0, f"{words}: killed"
+    return done
 
 
 def serverless(directory: Path, store: CertbotDirectory) -> Path:
@@ -220,33 +202,27 @@ def test_the_good_lineages_beside_all_of_them_are_served(crowd: Crowd) -> None:
     crowd.assert_served(GOOD, OTHER)
 
 
-@pytest.mark.parametrize("kind", BAD)
-def test_a_bad_lineage_is_skipped_with_its_reason_and_its_name_gets_the_default_certificate(
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lineage_is_reported_with_its_reasons_and_its_name_is_served_or_gets_the_default(
     kind: str, crowd: Crowd
 ) -> None:
     builder = crowd.builders[kind]
-    assert crowd.skipped(builder.directory) == BAD[kind].reasons
-    assert crowd.expected[builder.name] == crowd.mail_host.default.fingerprint
-    crowd.assert_served(builder.name)
-
-
-@pytest.mark.parametrize("kind", HARMLESS)
-def test_a_harmless_lineage_is_information_at_most(kind: str, crowd: Crowd) -> None:
-    """Nothing but information in status, and its name is served as the kind says."""
-    builder = crowd.builders[kind]
-    assert crowd.skipped(builder.directory) == HARMLESS[kind].reasons
+    assert crowd.skipped(builder.directory) == KINDS[kind].reasons
     crowd.assert_served(builder.name)
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("kind", [*BAD, *HARMLESS])
-def test_a_lineage_beside_good_ones_decides_the_exit_code(
-    kind: str, alone: dict[str, subprocess.CompletedProcess[str]]
-) -> None:
-    """Exit code 4 of the bad ones, and 0 and not a word of the harmless ones."""
-    done = alone[kind]
+@pytest.mark.parametrize("kind", {frozenset(KINDS[kind].reasons.items()): kind for kind in KINDS}.values())
+def test_a_lineage_beside_good_ones_decides_the_exit_code(kind: str, tmp_path: Path, authority: Authority) -> None:
+    """Exit code 4 of the bad ones, and 0 and not a word of the harmless ones; no server runs."""
+    store = CertbotDirectory(tmp_path / "letsencrypt")
+    store.add(GOOD, authority.issue([GOOD]))
+    store.add(OTHER, authority.issue([OTHER], algorithm="rsa"))
+    outside = secret_place(tmp_path / "outside")
+    KINDS[kind].plant(LineageBuilder(store, authority, f"mail.{label(kind)}.test", label(kind), outside))
+    done = run_mailsni(serverless(tmp_path, store), "apply", "--json")
     assert done.returncode == (4 if kind in BAD else 0), done.stdout + done.stderr
-    assert reasons(json.loads(done.stdout)) == {**BAD, **HARMLESS}[kind].reasons
+    assert reasons(json.loads(done.stdout)) == KINDS[kind].reasons
     assert (done.stderr == "") is (kind in HARMLESS)
 
 
@@ -279,8 +255,9 @@ def test_a_first_issuance_is_served_from_the_step_that_completes_it(step: str, c
 
 
 def test_all_of_them_together_are_applied_with_exit_code_4(crowd: Crowd) -> None:
-    assert crowd.applied.returncode == 4, crowd.applied.stderr
-    document = json.loads(crowd.applied.stdout)
+    applied = crowd.runs["apply --json"]
+    assert applied.returncode == 4, applied.stderr
+    document = json.loads(applied.stdout)
     assert document["result"] == "applied"
     assert document["servers"] == {"postfix": "reloaded", "dovecot": "reloaded"}
 
@@ -345,27 +322,25 @@ def test_the_artifacts_have_their_modes(crowd: Crowd) -> None:
 def test_once_the_bad_ones_are_gone_all_is_well(mail_host: MailHost) -> None:
     issued = mail_host.issue(GOOD, lineage="good")
     names = {}
-    for kind in ("key_of_another_certificate", "privkey_is_a_fifo", "name_with_newline"):
+    for kind in ("key_of_another_certificate", "key_is_a_fifo", "name_with_newline"):
         builder = LineageBuilder(
             mail_host.store, mail_host.authority, f"mail.{label(kind)}.test", label(kind), Path("/")
         )
-        BAD[kind].build(builder)
+        BAD[kind].plant(builder)
         names[builder.name] = builder
-    assert mail_host.mailsni("apply").returncode == 4
+    mail_host.apply(code=4)
     for builder in names.values():
         mail_host.store.delete(builder.lineage)
-    done = mail_host.mailsni("apply", "--json")
-    assert (done.returncode, json.loads(done.stdout)["skipped"]) == (0, [])
-    assert mail_host.served_everywhere(GOOD) == dict.fromkeys(mail_host.endpoints, issued.fingerprint)
+    assert json.loads(mail_host.apply("--json").stdout)["skipped"] == []
+    mail_host.assert_served(GOOD, issued)
 
 
 def test_a_good_name_beside_a_hostile_one_in_the_same_certificate_is_served(mail_host: MailHost) -> None:
     hostile = "mail.x.test\n}\nssl = no\n#"
     issued = mail_host.issue(GOOD, hostile, lineage="both")
-    done = mail_host.mailsni("apply", "--json")
-    assert done.returncode == 4
+    done = mail_host.apply("--json", code=4)
     assert reasons(json.loads(done.stdout)) == {"bad_name": False}
-    assert mail_host.served_everywhere(GOOD) == dict.fromkeys(mail_host.endpoints, issued.fingerprint)
+    mail_host.assert_served(GOOD, issued)
     assert mail_host.served("imaps", "mail.x.test") == mail_host.default.fingerprint
 
 
@@ -373,11 +348,11 @@ def test_a_staging_certificate_does_not_take_the_place_of_the_one_that_is_served
     """``certbot --staging`` over a lineage that is in use: the last good certificate is still valid."""
     issued = mail_host.issue(GOOD, lineage="good")
     mail_host.issue(OTHER, lineage="other")
-    assert mail_host.mailsni("apply").returncode == 0
+    mail_host.apply()
     mail_host.store.renew("good", mail_host.authority.issue([GOOD], issuer_name="(STAGING) Sandbox E1"))
     done = mail_host.mailsni("apply", "--json")
     assert "kept_last_good" in reasons(json.loads(done.stdout))
-    assert mail_host.served_everywhere(GOOD) == dict.fromkeys(mail_host.endpoints, issued.fingerprint)
+    mail_host.assert_served(GOOD, issued)
 
 
 def test_what_the_user_may_not_read_is_skipped_as_unreadable(shared_tmp: Path, authority: Authority) -> None:
@@ -391,10 +366,10 @@ def test_what_the_user_may_not_read_is_skipped_as_unreadable(shared_tmp: Path, a
     (store.live / "mail.shut.test").chmod(0o700)
     home = shared_tmp / "home"
     home.mkdir()
-    os.chown(home, 65534, 65534)
+    os.chown(home, NOBODY, NOBODY)
     config = serverless(home, store)
     config.chmod(0o644)
-    done = run_mailsni(config, "apply", "--json", before=AS_NOBODY, timeout=LIMIT)
+    done = run_mailsni(config, "apply", "--json", before=AS_NOBODY)
     assert done.returncode == 4, done.stdout + done.stderr
     document = json.loads(done.stdout)
     found = {Path(one["source"]).name: one["reason"] for one in document["skipped"]}

@@ -6,9 +6,7 @@ and ``certbot delete`` call to write, link and remove files, without an ACME ser
 
 from __future__ import annotations
 
-import base64
 import json
-import re
 import subprocess
 import time
 from collections import Counter
@@ -24,7 +22,7 @@ from mailsni.host.commands import environment, find_tool
 from mailsni.sandbox.authority import Issued
 from mailsni.sources.certbot import CertbotStore
 from tests.support.authority import Authority
-from tests.support.lineages import CertbotDirectory
+from tests.support.lineages import CertbotDirectory, der_blocks
 from tests.support.mail_host import MailHost, require
 
 GENERATIONS = 40
@@ -80,12 +78,6 @@ print(done, flush=True)
 """
 
 
-def blocks(pem: bytes) -> tuple[bytes, ...]:
-    """The DER of each PEM block: what the files hold, however they are laid out."""
-    found = re.findall(rb"-----BEGIN [A-Z ]+-----(.+?)-----END", pem, re.DOTALL)
-    return tuple(base64.b64decode(one) for one in found)
-
-
 @pytest.fixture
 def generations(authority: Authority) -> list[dict[str, Issued]]:
     """Certificates to renew with: keys and intermediates all differ, so that no mixture looks whole."""
@@ -126,7 +118,7 @@ def renewing(
 def assert_whole(pair: KeyAndChain, known: dict[str, set[tuple[bytes, ...]]]) -> None:
     """Key, leaf and chain are of one generation of the lineage that they were found in."""
     lineage = pair.certificate.source.rpartition("/")[2]
-    assert blocks(pair.pem) in known[lineage], f"{lineage}: a torn pair was accepted"
+    assert der_blocks(pair.pem) in known[lineage], f"{lineage}: a torn pair was accepted"
     assert pair.certificate.names == (NAMES[lineage],)
 
 
@@ -135,7 +127,8 @@ def test_no_torn_pair_is_accepted_while_certbot_renews(
 ) -> None:
     """Looks in a loop, and whole runs of the program beside them; in the end the last version is served."""
     known = {
-        lineage: {blocks(one[lineage].key_pem + one[lineage].fullchain_pem) for one in generations} for lineage in NAMES
+        lineage: {der_blocks(one[lineage].key_pem + one[lineage].fullchain_pem) for one in generations}
+        for lineage in NAMES
     }
     fingerprints = {one[STEADY].fingerprint for one in generations}
     seen: Counter[str] = Counter()

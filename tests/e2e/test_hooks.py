@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,45 +31,16 @@ from mailsni.host.commands import find_tool
 from mailsni.runs import history
 from mailsni.runs.history import Run
 from mailsni.sandbox.authority import Issued
-from tests.e2e.test_certbot import leaf
 from tests.support.lineages import CertbotDirectory
-from tests.support.mail_host import Certbot, MailHost, require
-from tests.support.processes import LIMIT, running, until
+from tests.support.mail_host import ONE_EACH, Certbot, Gate, MailHost, require
+from tests.support.processes import LIMIT, PROGRAM, run_command, until
 from tests.support.servers import free_ports
 
 pytestmark = pytest.mark.shared
 
 HOOKS = Path(__file__).parents[2] / "hooks"
-PROGRAM = Path(sys.executable).parent / "mailsni"
 IN_LAB = pytest.mark.skipif(not os.environ.get("MAILSNI_LAB_REQUIRED"), reason="only where / is thrown away")
 NAMES = [f"mail.d{number}.test" for number in range(6)]
-
-
-_place = [b""]
-"""The directory of the test: other tests may have processes too."""
-
-
-@pytest.fixture(autouse=True)
-def _remember_the_place(tmp_path: Path) -> None:
-    _place[0] = os.fsencode(tmp_path)
-
-
-def working() -> list[int]:
-    """The processes of the test that are an ``apply``, or wait to be one."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            content = path.read_bytes()
-            words = content.split(b"\0")
-            ours = _place[0] in content + path.with_name("environ").read_bytes()
-            if ours and b"apply" in words and any(word.endswith(b"mailsni") for word in words):
-                found.append(int(path.parent.name))
-    return found
-
-
-def all_done() -> None:
-    """Wait until nothing goes on in the background."""
-    until(lambda: not working(), "the end of what goes on in the background")
 
 
 def last_run(mail_host: MailHost) -> Run:
@@ -93,6 +65,22 @@ class Spy:
     def environment(self, mail_host: MailHost) -> dict[str, str]:
         """What a hook needs to know that runs on a host with another configuration and installation."""
         return {"PATH": f"{self.directory}:/usr/bin:/bin", "MAILSNI_CONFIG": str(mail_host.config)}
+
+    def working(self) -> list[int]:
+        """The processes of the test that are an ``apply``, or wait to be one."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                content = path.read_bytes()
+                words = content.split(b"\0")
+                ours = os.fsencode(self.directory.parent) in content + path.with_name("environ").read_bytes()
+                if ours and b"apply" in words and any(word.endswith(b"mailsni") for word in words):
+                    found.append(int(path.parent.name))
+        return found
+
+    def all_done(self) -> None:
+        """Wait until nothing goes on in the background."""
+        until(lambda: not self.working(), "the end of what goes on in the background")
 
     def calls(self) -> list[list[str]]:
         """The arguments of each call."""
@@ -124,10 +112,10 @@ def spy(tmp_path: Path) -> Iterator[Spy]:
     script.write_text(SPY.format(python=sys.executable, log=str(made.log), program=str(PROGRAM)))
     script.chmod(0o755)
     yield made
-    for one in working():
+    for one in made.working():
         with contextlib.suppress(ProcessLookupError):
             os.kill(one, signal.SIGKILL)
-    all_done()
+    made.all_done()
 
 
 def installed(name: str, directory: Path, *changes: tuple[str, str]) -> Path:
@@ -222,7 +210,7 @@ def client(mail_host: MailHost, spy: Spy, name: str, hook: Path, *leaked: int) -
 
 def assert_served(mail_host: MailHost, wanted: Mapping[str, Issued]) -> None:
     for name, issued in wanted.items():
-        assert mail_host.served("imaps", name) == mail_host.served("smtp", name) == issued.fingerprint, name
+        mail_host.assert_served(name, issued, ONE_EACH)
 
 
 @pytest.mark.on_both
@@ -233,10 +221,10 @@ def test_a_hook_for_each_certificate_is_one_publish(
     before = mail_host.reloads()
     with client(mail_host, spy, program, HOOKS / hook) as running:
         wanted = {name: running.renew(name) for name in NAMES}
-        assert len(working()) == 1, "one waits"
+        assert len(spy.working()) == 1, "one waits"
         assert_served(mail_host, deployed)
         running.end()
-        all_done()
+        spy.all_done()
     assert mail_host.reloads() - before == 1
     assert len(spy.calls()) == len(NAMES)
     assert_served(mail_host, wanted)
@@ -249,7 +237,7 @@ def test_what_waits_holds_nothing_of_its_caller(mail_host: MailHost, deployed: d
     reading, writing = os.pipe()
     with client(mail_host, spy, "certbot", HOOKS / "certbot-deploy", writing) as running:
         running.renew(NAMES[0])
-        (waiting,) = working()
+        (waiting,) = spy.working()
         process = Path(f"/proc/{waiting}")
         open_files = {int(path.name): str(path.readlink()) for path in (process / "fd").iterdir()}
         assert [open_files.pop(number) for number in (0, 1, 2)] == [os.devnull] * 3
@@ -261,7 +249,7 @@ def test_what_waits_holds_nothing_of_its_caller(mail_host: MailHost, deployed: d
         assert os.getsid(waiting) != os.getsid(0)
         assert (process / "stat").read_text().rpartition(")")[2].split()[4] == "0", "it has a terminal"
         running.end()
-        all_done()
+        spy.all_done()
     os.close(writing)
     os.close(reading)
 
@@ -270,23 +258,20 @@ def test_a_renewal_while_the_last_one_is_published_is_not_lost(
     mail_host: MailHost, deployed: dict[str, Issued], spy: Spy
 ) -> None:
     """Clients follow each other closely: what waited for one is still at work, and has looked, when the next calls."""
-    reached, go_on = mail_host.directory / "reached", mail_host.directory / "go-on"
-    reload = f"doveadm -c {mail_host.dovecot.config_file} reload"
-    script = f"touch {reached}; while [ ! -e {go_on} ]; do sleep 0.1; done; {reload}"
-    mail_host.configure(dovecot={"action": ["/bin/sh", "-c", script]})
+    gate = Gate(mail_host)
     wanted = dict(deployed)
     before = mail_host.reloads()
     with client(mail_host, spy, "certbot", HOOKS / "certbot-deploy") as running:
         wanted[NAMES[0]] = running.renew(NAMES[0])
         running.end()
-    until(reached.exists, "the publication of the first renewal")
+    until(gate.reached, "the publication of the first renewal")
     with client(mail_host, spy, "certbot", HOOKS / "certbot-deploy") as running:
         wanted[NAMES[1]] = running.renew(NAMES[1])
         wanted[NAMES[2]] = running.renew(NAMES[2])
-        assert len(working()) == 2, "one is at work, one waits"
+        assert len(spy.working()) == 2, "one is at work, one waits"
         running.end()
-    go_on.touch()
-    all_done()
+    gate.open()
+    spy.all_done()
     assert_served(mail_host, wanted)
     assert mail_host.reloads() - before == 2
 
@@ -299,7 +284,7 @@ def test_a_client_that_goes_on_for_long_is_not_waited_for(
     with client(mail_host, spy, "certbot", hook) as running:
         for name in NAMES[:2]:
             issued = running.renew(name)
-            all_done()
+            spy.all_done()
             assert_served(mail_host, {name: issued})
         assert running.process.poll() is None
 
@@ -312,8 +297,8 @@ def test_a_service_manager_that_ends_what_is_left_does_not_lose_it(
     with client(mail_host, spy, "certbot", HOOKS / "certbot-deploy") as running:
         for number, name in ((signal.SIGTERM, NAMES[0]), (signal.SIGHUP, NAMES[1])):
             issued = running.renew(name)
-            (waiting,) = working()
-            while waiting in working():  # again and again, whatever it is doing
+            (waiting,) = spy.working()
+            while waiting in spy.working():  # again and again, whatever it is doing
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(waiting, number)
                 time.sleep(0.05)
@@ -333,7 +318,7 @@ def test_a_hook_that_somebody_else_calls_does_it_at_once(
     del deployed
     with client(mail_host, spy, program, HOOKS / hook) as running:
         issued = running.renew(NAMES[0])
-        assert working() == []
+        assert spy.working() == []
         assert_served(mail_host, {NAMES[0]: issued})
         shutil.rmtree(mail_host.store.live)
         assert running.call() == 1
@@ -349,7 +334,7 @@ def test_what_is_wrong_before_the_wait_is_said_to_the_caller(
     with client(mail_host, spy, "certbot", HOOKS / "certbot-deploy") as running:
         assert running.call() == 78
         assert re.match(r"mailsni: error: \S+: line \d+: postfx: unknown key\n", running.said.read_text())
-        assert working() == []
+        assert spy.working() == []
     assert last_run(mail_host).exit_code == 78
     (mail_host.directory / "mailsni.lock.waiting").mkdir()
     mail_host.configure()
@@ -382,7 +367,7 @@ def test_a_failure_in_the_background_is_known_to_everybody_who_asks(
                     pass
         finally:
             Path("/dev/log").unlink()
-    all_done()
+    spy.all_done()
     host = socket.gethostname()
     summary, document = told.read_text().split("\n", 1)
     assert summary == f"mailsni: {host}: failed (exit code 1): {why}"[:200] + (" […]" if len(why) > 160 else "")
@@ -407,24 +392,12 @@ def test_caddy_calls_in_the_background_for_each_certificate(
     del deployed
     hook = installed("caddy", mail_host.directory / "hook", ("--settle 30", "--settle 1"))
     before = mail_host.reloads()
-    wanted = {}
-    for name in NAMES:
-        wanted[name] = mail_host.authority.issue([name])
-        mail_host.store.renew(name, wanted[name])
+    wanted = {name: mail_host.renew(name) for name in NAMES}
     environment = spy.environment(mail_host) | {"HOME": "/var/lib/caddy", "XDG_DATA_HOME": "/var/lib"}
-    calls = [
-        subprocess.Popen(
-            [str(hook)],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for _ in NAMES
-    ]
-    assert [(one.communicate(timeout=LIMIT)[0], one.returncode) for one in calls] == [("", 0)] * len(NAMES)
-    all_done()
+    with ThreadPoolExecutor(len(NAMES)) as pool:
+        calls = list(pool.map(lambda _: run_command([hook], env=environment), NAMES))
+    assert [(done.returncode, done.stdout + done.stderr) for done in calls] == [(0, "")] * len(NAMES)
+    spy.all_done()
     assert_served(mail_host, wanted)
     assert 1 <= mail_host.reloads() - before <= 2
     assert last_run(mail_host).trigger == "caddy"
@@ -457,11 +430,9 @@ def test_acme_sh_reloads_once(mail_host: MailHost, deployed: dict[str, Issued], 
     before = mail_host.reloads()
     more = {"DOMAIN_PATH": str(script.parent), "Le_ReloadCmd": str(HOOKS / "acme.sh")}
     line = f'"{script.parent}"/acme.sh --cron --home "{script.parent}"'
-    done = subprocess.run(
-        ["/bin/sh", "-c", line], env=spy.environment(mail_host) | more, capture_output=True, text=True, check=False
-    )
+    done = run_command(["/bin/sh", "-c", line], env=spy.environment(mail_host) | more)
     assert (done.returncode, done.stdout, done.stderr) == (0, "Reload success\n" * 3, "")
-    all_done()
+    spy.all_done()
     assert_served(mail_host, {NAMES[0]: renewed})
     assert mail_host.reloads() - before == 1
     assert [one["Le_Domain"] for one in spy.environments()] == ["first", "second", "third"]
@@ -478,30 +449,43 @@ class TestCertbot:
         """The mail host reads certbot's own directory."""
         return CertbotDirectory(certbot.config_directory)
 
-    @pytest.mark.parametrize("both", [False, True], ids=["deploy hook", "deploy and post hook"])
-    def test_renewals_reach_the_wire_through_the_deploy_hook_at_once(
-        self, certbot: Certbot, mail_host: MailHost, spy: Spy, *, both: bool
+    @pytest.mark.parametrize("kinds", [("deploy",), ("deploy", "post"), ("post",)], ids=" and ".join)
+    def test_renewals_reach_the_wire_through_hooks_at_once(
+        self, certbot: Certbot, mail_host: MailHost, spy: Spy, kinds: tuple[str, ...]
     ) -> None:
-        """Alone, and beside the post hook, which comes before what waits."""
-        lineages = {name: certbot.issue(name, lineage=f"any-{name[5:7]}") for name in NAMES[:4]}
-        assert mail_host.mailsni("apply").returncode == 0
-        old = {name: leaf(lineage) for name, lineage in lineages.items()}
-        hooks = certbot.config_directory / "renewal-hooks"
-        installed("certbot-deploy", hooks / "deploy")
-        if both:
-            installed("certbot-post", hooks / "post")
+        """Each alone, and both, where the post hook comes before what waits."""
+        lineages = {name: certbot.issue(name, lineage=f"any-{name[5:7]}") for name in NAMES[:3]}
+        lineages["mx.b.test"] = certbot.issue("*.b.test", "b.test", options=["--key-type", "rsa"])
+        mail_host.apply()
+        old = {name: certbot.fingerprint(lineage) for name, lineage in lineages.items()}
+        for kind in kinds:
+            installed(f"certbot-{kind}", certbot.config_directory / "renewal-hooks" / kind)
         before = mail_host.reloads()
-        certbot.renew(hook_environment=spy.environment(mail_host))
-        all_done()
-        calls = [call["MAILSNI_STARTED_BY"] for call in spy.environments()]
-        assert calls == ["certbot-deploy"] * 4 + ["certbot-post"] * both
-        lineage_of = sorted(call["RENEWED_LINEAGE"] for call in spy.environments()[:4])
-        assert lineage_of == sorted(map(str, lineages.values()))
+        certbot.renew(spy.environment(mail_host))
+        spy.all_done()
+        calls = [(call["MAILSNI_STARTED_BY"], call.get("RENEWED_LINEAGE")) for call in spy.environments()]
+        deploy_calls = [("certbot-deploy", str(lineage)) for lineage in lineages.values()]
+        post_calls = [call for call in calls if call[0] == "certbot-post"]
+        assert sorted(calls[: len(calls) - len(post_calls)]) == (sorted(deploy_calls) if "deploy" in kinds else [])
+        assert len(post_calls) == ("post" in kinds)
         for name, lineage in lineages.items():
-            assert leaf(lineage) != old[name]
-            assert mail_host.served_everywhere(name) == dict.fromkeys(mail_host.endpoints, leaf(lineage))
+            assert certbot.fingerprint(lineage) != old[name]
+            served = mail_host.served_everywhere(name)
+            assert served == dict.fromkeys(mail_host.endpoints, certbot.fingerprint(lineage))
         assert mail_host.reloads() - before == 1
         assert last_run(mail_host).exit_code == 0
+
+    def test_a_lineage_that_certbot_deletes_leaves_both_servers_at_the_next_run(
+        self, certbot: Certbot, mail_host: MailHost
+    ) -> None:
+        """``certbot delete`` runs no hook."""
+        certbot.issue(NAMES[0])
+        kept = certbot.fingerprint(certbot.issue(NAMES[1]))
+        mail_host.apply()
+        certbot.delete(NAMES[0])
+        mail_host.apply()
+        mail_host.assert_served(NAMES[0], mail_host.default)
+        assert mail_host.served_everywhere(NAMES[1]) == dict.fromkeys(mail_host.endpoints, kept)
 
     def test_what_the_post_hook_says_is_shown_by_certbot_and_remembered(
         self, certbot: Certbot, mail_host: MailHost, spy: Spy
@@ -510,9 +494,7 @@ class TestCertbot:
         certbot.issue(NAMES[0])
         installed("certbot-post", certbot.config_directory / "renewal-hooks" / "post")
         mail_host.configure(verify={"endpoints": "wrong"})
-        words = ("renew", "--force-renewal", "--no-random-sleep-on-renew")
-        said = certbot.run(*words, hook_environment=spy.environment(mail_host))
-        assert "mailsni: error: " in said
+        assert "mailsni: error: " in certbot.renew(spy.environment(mail_host))
         assert len(spy.calls()) == 1
 
     def test_a_post_hook_without_anything_new_touches_nothing_and_says_nothing(
@@ -520,25 +502,26 @@ class TestCertbot:
     ) -> None:
         """As certbot calls it: ``sh -c PATH``."""
         certbot.issue(NAMES[0])
-        assert mail_host.mailsni("apply").returncode == 0
+        mail_host.apply()
         hook = installed("certbot-post", certbot.config_directory / "renewal-hooks" / "post")
         before = mail_host.reloads()
-        done = subprocess.run(
-            ["/bin/sh", "-c", shlex.quote(str(hook))],
-            env=spy.environment(mail_host),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_command(["/bin/sh", "-c", shlex.quote(str(hook))], env=spy.environment(mail_host))
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert mail_host.reloads() == before
         assert (last_run(mail_host).trigger, last_run(mail_host).names) == ("certbot-post", 1)
 
 
+def installed_client(name: str) -> Path:
+    """The program of an ACME client."""
+    tool = find_tool(name)
+    require(None if tool else f"{name}: not installed")
+    assert tool is not None
+    return tool
+
+
 def test_dehydrated_calls_it_once_for_all(certbot: Certbot, mail_host: MailHost, spy: Spy, tmp_path: Path) -> None:
     """The real dehydrated, two certificates, against the real ACME server."""
-    tool = find_tool("dehydrated")
-    require(None if tool else "dehydrated: not installed")
+    tool = installed_client("dehydrated")
     mail_host.issue(NAMES[0])
     directory = tmp_path / "dehydrated"
     (directory / "well-known").mkdir(parents=True)
@@ -557,15 +540,7 @@ HOOK={installed("dehydrated", directory / "hook")}
     environment = spy.environment(mail_host) | {"PATH": f"{spy.directory}:/usr/sbin:/usr/bin:/sbin:/bin"}
 
     def dehydrated(*words: str) -> str:
-        done = subprocess.run(
-            [str(tool), *words, "--config", str(directory / "config")],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=LIMIT,
-        )
+        done = run_command([tool, *words, "--config", directory / "config"], env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "mailsni" not in done.stderr
         return done.stdout
@@ -587,8 +562,7 @@ def test_lego_calls_it_for_a_new_certificate_and_a_renewed_one(
     certbot: Certbot, mail_host: MailHost, spy: Spy, tmp_path: Path
 ) -> None:
     """The real lego 4, against the real ACME server; its hooks return before it ends."""
-    tool = find_tool("lego")
-    require(None if tool else "lego: not installed")
+    tool = installed_client("lego")
     issued = mail_host.issue(NAMES[0])
     (port,) = free_ports(1)
     common = ["--server", certbot.server, "--accept-tos", "--email", "root@a.test", "--path", str(tmp_path / "lego")]
@@ -597,17 +571,9 @@ def test_lego_calls_it_for_a_new_certificate_and_a_renewed_one(
     for words in (["run", "--run-hook"], ["renew", "--no-random-sleep", "--days", "9999", "--renew-hook"]):
         if "renew" in words:
             issued = mail_host.renew(NAMES[0])
-        done = subprocess.run(
-            [str(tool), *common, *words, str(HOOKS / "lego")],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=LIMIT,
-        )
+        done = run_command([tool, *common, *words, HOOKS / "lego"], env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
-        all_done()
+        spy.all_done()
         assert_served(mail_host, {NAMES[0]: issued})
         assert last_run(mail_host).trigger == "lego"
     assert len(spy.calls()) == 2
@@ -634,30 +600,9 @@ def test_the_program_is_found_where_installers_put_it(mail_host: MailHost) -> No
                     link.symlink_to(PROGRAM)
                 else:
                     link.unlink()
-                done = subprocess.run(
-                    words, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=LIMIT
-                )
+                done = run_command(words)
                 assert (done.returncode, done.stdout, bool(done.stderr)) == (int(not there), "", not there), done.stderr
     assert last_run(mail_host).trigger == "certbot-post"
-
-
-@pytest.mark.real_host
-@IN_LAB
-def test_cron_itself_calls_it(mail_host: MailHost, spy: Spy) -> None:
-    """A real cron: its environment, no terminal, and what is said would be mailed."""
-    issued = mail_host.issue(NAMES[0])
-    table = Path("/etc/cron.d/mailsni-hook")
-    lines = [f"{key}={value}" for key, value in spy.environment(mail_host).items()]
-    table.write_text("\n".join([*lines, f"@reboot root {HOOKS}/certbot-post", ""]))
-    Path("/run/crond.reboot").unlink(missing_ok=True)
-    try:
-        with running([str(find_tool("cron")), "-f"], mail_host.directory / "cron.log"):
-            until(lambda: history.load(mail_host.directory / "state").last, "a run that cron started")
-            all_done()
-    finally:
-        table.unlink()
-    assert (last_run(mail_host).trigger, last_run(mail_host).exit_code) == ("certbot-post", 0)
-    assert_served(mail_host, {NAMES[0]: issued})
 
 
 # ── alerts in one line each ──────────────────────────────────────────────────────────────────────────────────────────
@@ -697,15 +642,8 @@ def alerted(mail_host: MailHost, line: str) -> None:
     content = key.read_bytes()
     for intact in (False, False, True, True):
         key.write_bytes(content if intact else b"")
-        done = subprocess.run(
-            [str(PROGRAM), "apply", "--quiet"],
-            env={"MAILSNI_CONFIG": str(mail_host.config), "MAILSNI_STARTED_BY": "timer"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=LIMIT,
-        )
+        variables = {"MAILSNI_CONFIG": str(mail_host.config), "MAILSNI_STARTED_BY": "timer"}
+        done = run_command([PROGRAM, "apply", "--quiet"], env=variables)
         assert done.returncode == (0 if intact else 4), done.stderr
         assert "on_failure" not in done.stderr
 

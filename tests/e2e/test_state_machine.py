@@ -49,8 +49,8 @@ from mailsni.sandbox.servers import workspace
 from mailsni.sources import certbot
 from tests.support.authority import Authority
 from tests.support.clients import visit
-from tests.support.mail_host import DEFAULT_NAME, MailHost, require
-from tests.support.servers import PrivateDovecot, PrivatePostfix
+from tests.support.lineages import der_blocks
+from tests.support.mail_host import DEFAULT_NAME, MailHost
 
 pytestmark = [pytest.mark.shared("trixie"), pytest.mark.long]
 
@@ -92,11 +92,6 @@ class Outcome:
     def done(self) -> bool:
         """Whether it went well."""
         return self.error is None and not self.killed
-
-
-def blocks(pem: bytes) -> tuple[bytes, ...]:
-    """The DER of each PEM block."""
-    return tuple(base64.b64decode(one) for one in re.findall(rb"-----BEGIN [A-Z ]+-----(.+?)-----END", pem, re.DOTALL))
 
 
 def run_in_child(
@@ -169,10 +164,10 @@ class Story(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.stack = ExitStack()
-        room = self.stack.enter_context(workspace())
+        rooms = self.stack.enter_context(workspace())
         own = Path(self.stack.enter_context(tempfile.TemporaryDirectory()))
-        # Lasting login processes also let it stop at once; those that serve one client each take seconds.
-        self.mail_host = MailHost.build(own, room, self.authority, self.default, lasting_logins=True)
+        # Lasting login processes also let Dovecot stop at once; those that serve one client each take seconds.
+        self.mail_host = MailHost.build(own, rooms, self.authority, self.default, lasting_logins=True)
         self.store = self.mail_host.store
         self.mail_host.configure(
             verify={
@@ -295,9 +290,9 @@ class Story(RuleBasedStateMachine):
 
     def plan(self) -> None:
         """A plan, which touches nothing."""
-        before = self.files()
+        before = self.mail_host.snapshot()
         note(self.mail_host.mailsni("plan").stdout)
-        assert self.files() == before
+        assert self.mail_host.snapshot() == before
 
     def apply_with_a_broken_dovecot(self) -> None:
         """Somebody broke Dovecot's configuration: nothing is published, what was live is live, and it is mended."""
@@ -395,9 +390,7 @@ class Story(RuleBasedStateMachine):
             assert lost <= self.announced, f"{server}: {lost} lost, and no plan said so"
         self.last_seen = served
         self.announced &= {name for found in served.values() for name in found}
-        words: list[str | Path] = [require_tool("doveconf"), "-c", self.mail_host.dovecot.config_file, "-n", "-x"]
-        complaint = run(words, discard=True)
-        assert complaint.returncode == 0, complaint.stderr
+        self.mail_host.dovecot.assert_can_start()
 
     def served(self) -> dict[str, dict[str, str]]:
         """What both servers would serve after a start, by name: fingerprints. Whatever is torn fails here."""
@@ -429,7 +422,7 @@ class Story(RuleBasedStateMachine):
     def known(self, pem: bytes, name: str) -> str:
         """The fingerprint of the certificate that this is, with its key and its chain, whole."""
         for fingerprint, issued in self.issued.items():
-            if blocks(pem) == blocks(issued.key_pem + issued.fullchain_pem):
+            if der_blocks(pem) == der_blocks(issued.key_pem + issued.fullchain_pem):
                 assert name in issued.names, f"{name} is served with a certificate for {issued.names}"
                 return fingerprint
         raise AssertionError(f"{name} is served with something torn")
@@ -448,8 +441,7 @@ class Story(RuleBasedStateMachine):
 
     def check_debris(self) -> None:
         """Nothing is left of runs that were cut off."""
-        places = (self.mail_host.postfix.config_directory, self.mail_host.dovecot.config_directory)
-        debris = [path for place in places for path in place.rglob(".*")]
+        debris = [path for place in self.mail_host.places[:2] for path in place.rglob(".*")]
         debris += list((self.mail_host.directory / "state").glob("*journal*"))
         assert debris == []
         pins = {path.stat().st_mode & 0o7777 for path in self.mail_host.pin_directory.iterdir()}
@@ -457,17 +449,6 @@ class Story(RuleBasedStateMachine):
         served = {found for options in self.deployed.values() for found in options if found}
         held = {path.name.partition("-")[0] for path in self.mail_host.pin_directory.iterdir()}
         assert held >= served
-
-    def files(self) -> dict[str, tuple[int, int, int]]:
-        """What tells of any write, but for the record of the last run and the time of its directory."""
-        places = (
-            self.mail_host.postfix.config_directory,
-            self.mail_host.dovecot.config_directory,
-            self.mail_host.directory / "state",
-        )
-        paths = [path for place in places if place.exists() for path in (place, *place.rglob("*"))]
-        looked_at = [path for path in paths if path.name != "runs.json" and path != places[2]]
-        return {str(path): (path.lstat().st_ino, path.lstat().st_ctime_ns, path.lstat().st_mode) for path in looked_at}
 
     # ── the model ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -531,7 +512,6 @@ class Story(RuleBasedStateMachine):
 @pytest.mark.timeout(3600 if STORIES else 600)
 def test_stories_of_a_host(authority: Authority, default: Issued, figures: list[str]) -> None:
     """A few of every kind, the same each time."""
-    require(PrivatePostfix.unavailable() or PrivateDovecot.unavailable())
     assert DEFAULT_NAME not in NAMES
     Story.authority, Story.default = authority, default
     run_state_machine_as_test(

@@ -4,133 +4,58 @@ from __future__ import annotations
 
 import json
 import os
-import pwd
 import re
 import shlex
 import shutil
 import stat
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
-from mailsni.host.commands import environment, find_tool, run
+from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Issued
-from mailsni.sandbox.servers import workspace
 from mailsni.targets.dovecot.doveconf import full_version
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
-from tests.support.mail_host import MailHost, require
+from tests.support.mail_host import ONE_EACH, MailHost, require, snapshot
+from tests.support.processes import AS_NOBODY, NOBODY, PROGRAM, run_command, run_mailsni
 from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 pytestmark = pytest.mark.shared
 
 NAME, OTHER = "mail.first.test", "mail.second.test"
-NOBODY = pwd.getpwnam("nobody")
-PROGRAM = Path(sys.executable).with_name("mailsni")
-"""The program as it is installed; ``python -m mailsni`` looks for modules in the current directory first."""
-LIMIT = 120.0
 
 
-def call(
-    config: Path | None,
-    *words: str,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    as_nobody: bool = False,
-    descriptors: Sequence[int] = (),
-) -> subprocess.CompletedProcess[str]:
-    """Run the installed program."""
-    return subprocess.run(
-        [str(PROGRAM), *(() if config is None else ("--config", str(config))), *words],
-        env=environment() if env is None else env,
-        cwd=cwd,
-        user=NOBODY.pw_uid if as_nobody else None,
-        group=NOBODY.pw_gid if as_nobody else None,
-        extra_groups=[] if as_nobody else None,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-        pass_fds=descriptors,
-    )
-
-
-def call_by_shell(config: Path, words: str, *, before: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the installed program from a shell, with redirections among its words."""
-    command = f"{before}exec {shlex.quote(str(PROGRAM))} --config {shlex.quote(str(config))} {words}"
-    return subprocess.run(
-        ["/bin/sh", "-c", command],
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
+def run_by_shell(mail_host: MailHost, words: str, *, before: str = "") -> CompletedProcess[str]:
+    """Run the program from a shell, with redirections among its words."""
+    command = f"{before}exec {shlex.quote(str(PROGRAM))} --config {shlex.quote(str(mail_host.config))} {words}"
+    return run_command(["/bin/sh", "-c", command])
 
 
 @pytest.fixture(scope="module")
-def mail_host(authority: Authority, default: Issued, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MailHost]:
-    """One for all tests of this file, so that the servers are started once."""
-    own = tmp_path_factory.mktemp("surroundings")
-    with workspace() as room:
-        host = MailHost.build(own, room, authority, default)
-        with host.postfix, host.dovecot:
-            yield host
+def mail_host(lasting_mail_host: MailHost) -> MailHost:
+    """One for all tests of this file."""
+    return lasting_mail_host
 
 
 @pytest.fixture
 def deployed(mail_host: MailHost) -> Iterator[dict[str, Issued]]:
     """Two names that are served; the configuration is put back afterwards."""
     settings = dict(mail_host.settings)
-    issued = {name: renew(mail_host, name) for name in (NAME, OTHER)}
+    issued = {name: mail_host.renew(name) for name in (NAME, OTHER)}
     mail_host.apply()
     yield issued
     mail_host.settings = settings
     mail_host.configure()
 
 
-def renew(mail_host: MailHost, name: str = NAME) -> Issued:
-    """Put another certificate into the lineage of a name, or its first one."""
-    issued = mail_host.authority.issue([name])
-    known = (mail_host.store.live / name).exists()
-    (mail_host.store.renew if known else mail_host.store.add)(name, issued)
-    return issued
-
-
-def places(mail_host: MailHost) -> list[Path]:
-    """Every directory that the program writes into, but for that of its lock."""
-    return [
-        mail_host.postfix.config_directory,
-        mail_host.dovecot.config_directory,
-        mail_host.directory / "state",
-    ]
-
-
-def listing(*roots: Path) -> dict[str, tuple[int, int, int, int, int]]:
-    """Everything below some directories, with what changes when somebody touches it.
-
-    But for the record of the last run, which every run replaces, and so the times of its directory.
-    """
-    paths = [path for root in roots for path in (root, *root.rglob("*")) if path.name != "runs.json"]
-    states = {str(path): path.lstat() for path in paths}
-    return {
-        path: (one.st_mode, one.st_ino, one.st_size, one.st_mtime_ns, one.st_ctime_ns)
-        if not path.endswith("/state")
-        else (one.st_mode, one.st_ino, 0, 0, 0)
-        for path, one in states.items()
-    }
-
-
-def assert_served(mail_host: MailHost, name: str, issued: Issued) -> None:
-    """Both servers show a certificate for a name."""
-    shown = {service: mail_host.served(service, name) for service in ("smtp", "imaps")}
-    assert shown == dict.fromkeys(shown, issued.fingerprint)
+def assert_served(mail_host: MailHost, wanted: Mapping[str, Issued]) -> None:
+    """Both servers show these certificates for these names."""
+    for name, issued in wanted.items():
+        mail_host.assert_served(name, issued, ONE_EACH)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -141,9 +66,7 @@ def assert_served(mail_host: MailHost, name: str, issued: Issued) -> None:
 def read_only(*directories: Path) -> Iterator[None]:
     """Directories that not even root can write into, as systemd's ProtectSystem=strict makes them."""
     require(None if os.environ.get("MAILSNI_LAB_REQUIRED") else "mounts things: only in the lab")
-    mount, umount = find_tool("mount"), find_tool("umount")
-    assert mount is not None
-    assert umount is not None
+    mount, umount = require_tool("mount"), require_tool("umount")
 
     def unmount(directory: Path) -> None:
         # Dovecot's master has its working directory there.
@@ -176,68 +99,79 @@ def test_a_read_only_directory_is_said_and_nothing_has_changed(
     """One of the places at a time, then all of them; looking needs none of them writable."""
     (mail_host.directory / "lock").mkdir(exist_ok=True)
     mail_host.configure(state={"lock": str(mail_host.directory / "lock/mailsni.lock")})
-    renewed = renew(mail_host)
-    before = listing(*places(mail_host))
+    renewed = mail_host.renew(NAME)
+    before = mail_host.snapshot()
     with read_only(*(PLACES[place](mail_host) for place in chosen)):
-        for words in (["apply"], ["apply", "--force"]):
-            done = mail_host.mailsni(*words)
-            assert done.returncode == 1, done.stdout + done.stderr
+        for options in ([], ["--force"]):
+            done = mail_host.apply(*options, code=1)
             assert re.fullmatch(r"mailsni: error: /\S+: .+\nmailsni: hint: .*read-only.*\n", done.stderr), done.stderr
             assert any(str(PLACES[place](mail_host)) in done.stderr for place in chosen)
         assert mail_host.mailsni("status").returncode == 0
         assert mail_host.mailsni("plan", "--detailed-exitcode").returncode == 3
-        assert mail_host.mailsni("apply", "--dry-run").returncode == 0
-    assert listing(*places(mail_host)) == before
-    for name, one in deployed.items():
-        assert_served(mail_host, name, one)
-    assert mail_host.mailsni("apply").returncode == 0
-    assert_served(mail_host, NAME, renewed)
+        mail_host.apply("--dry-run")
+    assert mail_host.snapshot() == before
+    assert_served(mail_host, deployed)
+    mail_host.apply()
+    mail_host.assert_served(NAME, renewed, ONE_EACH)
 
 
 def test_a_read_only_store_is_enough(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """Certbot's directory is only ever read."""
-    renewed = renew(mail_host)
+    renewed = mail_host.renew(NAME)
     with read_only(mail_host.store.root):
-        done = mail_host.mailsni("apply")
-        assert done.returncode == 0, done.stderr
-    assert_served(mail_host, NAME, renewed)
-    assert_served(mail_host, OTHER, deployed[OTHER])
+        mail_host.apply()
+    assert_served(mail_host, {**deployed, NAME: renewed})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Other users
 
 
-@pytest.mark.parametrize(
-    ("words", "code"),
-    [
-        ("apply", 77),
-        ("apply --dry-run", 77),
-        ("plan --diff", 77),
-        ("status --skipped", 77),
-        (f"explain {NAME}", 77),
-        ("render postfix", 77),
-        ("render dovecot", 77),
-        ("explain no_name!", 2),
-        ("--version", 0),
-        ("--help", 0),
-    ],
+FORBIDDEN = (
+    "apply",
+    "apply --force --allow-empty",
+    "apply --dry-run",
+    "plan",
+    "plan --diff",
+    "status",
+    "status --skipped",
+    f"explain {NAME}",
+    "render postfix",
+    "render dovecot",
 )
-def test_every_command_as_nobody(
-    mail_host: MailHost, shared_tmp: Path, deployed: dict[str, Issued], words: str, code: int
+"""Command lines for which keys would have to be read."""
+ALLOWED = {"explain no_name!": 2, "--version": 0, "--help": 0}
+"""Other command lines, with their exit codes."""
+
+
+@pytest.mark.parametrize("case", ["deployed", "nothing is deployed", "the state is in a closed directory"])
+def test_another_user_than_root_is_told_so_before_anything_is_touched(
+    mail_host: MailHost, shared_tmp: Path, deployed: dict[str, Issued], case: str
 ) -> None:
-    """Not permitted, in one line and a hint, where keys would have to be read; and nothing has changed."""
+    """Exit code 77, in one line and a hint; and nothing has changed."""
     del deployed
-    config = shared_tmp / "config.toml"
+    own = shared_tmp / "own"
+    own.mkdir(mode=0o755)
+    (own / "closed").mkdir(mode=0o700)
+    if case != "deployed":
+        state = own / "state" if case == "nothing is deployed" else own / "closed/state"
+        mail_host.configure(
+            state={"directory": str(state), "lock": str(own / "lock")},
+            postfix={"map": str(own / "map")},
+            dovecot={"include_file": str(own / "include.conf"), "pin_directory": str(own / "pins")},
+        )
+    config = shared_tmp / "config.toml"  # where that user can read it
     shutil.copy(mail_host.config, config)
     config.chmod(0o644)
-    before = listing(*places(mail_host), mail_host.directory)
-    done = call(config, *words.split(), cwd=Path("/"), as_nobody=True)
-    assert done.returncode == code, done.stdout + done.stderr
-    if code:
-        assert done.stdout == ""
-        assert re.fullmatch(r"mailsni: error: .+\n(mailsni: hint: .+\n)?", done.stderr), done.stderr
-    assert listing(*places(mail_host), mail_host.directory) == before
+    before = snapshot(own, *mail_host.places, mail_host.directory)
+    for words in (*FORBIDDEN, *ALLOWED):
+        done = run_mailsni(config, *words.split(), before=AS_NOBODY)
+        assert done.returncode == ALLOWED.get(words, 77), (words, done.stdout, done.stderr)
+        if done.returncode:
+            assert done.stdout == ""
+            assert re.fullmatch(r"mailsni: error: .+\n(mailsni: hint: .+\n)?", done.stderr), done.stderr
+        assert ("run it as root" in done.stderr) is (words in FORBIDDEN)
+    assert snapshot(own, *mail_host.places, mail_host.directory) == before
 
 
 def test_a_user_with_directories_of_his_own_needs_no_root(shared_tmp: Path, authority: Authority) -> None:
@@ -269,15 +203,15 @@ def test_a_user_with_directories_of_his_own_needs_no_root(shared_tmp: Path, auth
         lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
     (own / "config.toml").write_text("\n".join([*lines, ""]))
     for path in (own, *own.rglob("*")):
-        os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid, follow_symlinks=False)
+        os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
     own.chmod(0o700)
-    done = call(own / "config.toml", "apply", cwd=Path("/"), as_nobody=True)
+    done = run_mailsni(own / "config.toml", "apply", before=AS_NOBODY)
     assert done.returncode == 0, done.stdout + done.stderr
     pins = list((own / "dovecot/mailsni").iterdir())
     assert [path.name.partition("-")[0] for path in pins] == [issued.fingerprint]
-    assert pins[0].stat().st_uid == NOBODY.pw_uid
+    assert pins[0].stat().st_uid == NOBODY
     assert NAME in (own / "dovecot/conf.d/99-mailsni.conf").read_text()
-    assert call(own / "config.toml", "plan", "--detailed-exitcode", as_nobody=True).returncode == 0
+    assert run_mailsni(own / "config.toml", "plan", "--detailed-exitcode", before=AS_NOBODY).returncode == 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -285,10 +219,10 @@ def test_a_user_with_directories_of_his_own_needs_no_root(shared_tmp: Path, auth
 
 
 def test_the_modes_are_the_same_whatever_the_umask(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
-    """Everything that two runs make, one with umask 000 and one with 077."""
+    """Everything that a run makes."""
     del deployed
     found = []
-    for umask in (0o000, 0o077):
+    for umask in (0o000, 0o077, 0o777):
         own = (mail_host.include_file, mail_host.map, mail_host.map.with_name("mailsni.cdb"))
         for path in (*own, mail_host.directory / "mailsni.lock"):
             path.unlink()
@@ -296,16 +230,16 @@ def test_the_modes_are_the_same_whatever_the_umask(mail_host: MailHost, deployed
         shutil.rmtree(mail_host.directory / "state")
         previous = os.umask(umask)
         try:
-            done = mail_host.mailsni("apply")
+            mail_host.apply()
         finally:
             os.umask(previous)
-        assert done.returncode == 0, done.stderr
-        made = [*places(mail_host), mail_host.directory / "mailsni.lock"]
-        paths = {str(path): path for root in made for path in (root, *root.rglob("*"))}
-        found.append({path: stat.S_IMODE(one.lstat().st_mode) for path, one in paths.items()})
-    assert found[0] == found[1]
-    loose = {path for path, mode in found[0].items() if mode & 0o022}
-    assert loose == set()
+        made = [*mail_host.places, mail_host.directory / "mailsni.lock"]
+        found.append({path: stat.S_IMODE(path.lstat().st_mode) for root in made for path in (root, *root.rglob("*"))})
+    assert found[0] == found[1] == found[2]
+    assert [path for path, mode in found[0].items() if mode & 0o022] == []
+    private = [mail_host.map, mail_host.map.with_name("mailsni.cdb"), *mail_host.pin_directory.iterdir()]
+    assert {found[0][path] for path in private} == {0o600}
+    assert (found[0][mail_host.include_file], found[0][mail_host.pin_directory]) == (0o644, 0o700)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -357,16 +291,15 @@ def test_the_environment_changes_nothing(
 ) -> None:
     """The same plan, the same result, and nothing of the environment's is run or written."""
     env = {key: value.replace("{evil}", str(evil)) for key, value in ENVIRONMENTS[kind].items()}
-    config = mail_host.config
-    renewed = renew(mail_host)
-    assert call(config, "plan", "--json", env=env).stdout == call(config, "plan", "--json").stdout
-    done = call(config, "apply", env=env, cwd=evil)
+    command: list[str | Path] = [PROGRAM, "--config", mail_host.config]
+    renewed = mail_host.renew(NAME)
+    assert run_command([*command, "plan", "--json"], env=env).stdout == mail_host.mailsni("plan", "--json").stdout
+    done = run_command([*command, "apply"], env=env, cwd=evil)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert NAME in done.stdout
-    assert_served(mail_host, NAME, renewed)
-    assert_served(mail_host, OTHER, deployed[OTHER])
+    assert_served(mail_host, {**deployed, NAME: renewed})
     for words in (["status", "--skipped"], ["--help"]):
-        done = call(config, *words, env=env)
+        done = run_command([*command, *words], env=env)
         assert (done.returncode, done.stderr) == (0, ""), words
     assert not (evil / "trace").exists(), (evil / "trace").read_text()
 
@@ -378,12 +311,11 @@ def test_the_environment_changes_nothing(
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_standard_descriptors(mail_host: MailHost, deployed: dict[str, Issued], closed: str) -> None:
     """What takes the place of a closed descriptor is not written to by accident."""
-    renewed = renew(mail_host)
-    done = call_by_shell(mail_host.config, f"apply {closed}")
+    renewed = mail_host.renew(NAME)
+    done = run_by_shell(mail_host, f"apply {closed}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    assert_served(mail_host, NAME, renewed)
-    assert_served(mail_host, OTHER, deployed[OTHER])
+    assert_served(mail_host, {**deployed, NAME: renewed})
     assert (mail_host.directory / "mailsni.lock").read_bytes() == b""
     assert mail_host.mailsni("plan", "--detailed-exitcode").returncode == 0
 
@@ -392,20 +324,19 @@ def test_closed_standard_descriptors(mail_host: MailHost, deployed: dict[str, Is
 def test_looking_with_closed_descriptors(mail_host: MailHost, deployed: dict[str, Issued], closed: str) -> None:
     del deployed
     for words in ("status", "plan", "apply --dry-run", "render postfix", f"explain {NAME}"):
-        done = call_by_shell(mail_host.config, f"{words} {closed}")
+        done = run_by_shell(mail_host, f"{words} {closed}")
         assert (done.returncode, done.stderr) == (0, ""), words
 
 
 def test_an_output_that_is_full_takes_nothing_back(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """What was done is done, even if it cannot be told."""
-    renewed = renew(mail_host)
-    done = call_by_shell(mail_host.config, "apply >/dev/full")
+    renewed = mail_host.renew(NAME)
+    done = run_by_shell(mail_host, "apply >/dev/full")
     assert done.stderr == "mailsni: warning: standard output: No space left on device\n"
     assert done.returncode == 0
-    assert_served(mail_host, NAME, renewed)
-    assert_served(mail_host, OTHER, deployed[OTHER])
+    assert_served(mail_host, {**deployed, NAME: renewed})
     assert mail_host.mailsni("plan", "--detailed-exitcode").returncode == 0
-    done = call_by_shell(mail_host.config, "status >/dev/full")
+    done = run_by_shell(mail_host, "status >/dev/full")
     assert (done.returncode, done.stderr) == (1, "mailsni: error: standard output: No space left on device\n")
 
 
@@ -417,12 +348,11 @@ def test_children_get_nothing_but_what_they_need(mail_host: MailHost, deployed: 
         f"exec > {witness}; ls /proc/$$/fd; echo; readlink /proc/$$/fd/0; pwd; ulimit -c; echo; cat /proc/$$/environ"
     )
     mail_host.configure(postfix={"action": ["/bin/sh", "-c", script]})
-    renew(mail_host)
+    mail_host.renew(NAME)
     with ExitStack() as stack:
         opened = [stack.enter_context(mail_host.config.open()) for _ in range(3)]
-        done = call(
-            mail_host.config,
-            "apply",
+        done = run_command(
+            [PROGRAM, "--config", mail_host.config, "apply"],
             env={"SECRET": "x", "LD_DEBUG_OUTPUT": "/nowhere", "TZ": "UTC"},
             cwd=mail_host.directory,
             descriptors=[one.fileno() for one in opened],
@@ -441,31 +371,27 @@ def test_children_get_nothing_but_what_they_need(mail_host: MailHost, deployed: 
 @pytest.mark.parametrize("way", ["option", "environment"])
 def test_a_relative_path_of_the_configuration(mail_host: MailHost, deployed: dict[str, Issued], way: str) -> None:
     """Also the administrator's templates beside it are found."""
-    templates = mail_host.directory / "templates"
-    templates.mkdir()
-    (templates / "postfix-sni.j2").write_text(
-        "# mine\n{% for entry in entries %}{{ entry.key }} {{ entry.certificates[0].pinned_path }}\n{% endfor %}"
-    )
-    renewed = renew(mail_host)
+    template = "# mine\n{% for entry in entries %}{{ entry.key }} {{ entry.certificates[0].pinned_path }}\n{% endfor %}"
+    templates = mail_host.put_template(template)
+    renewed = mail_host.renew(NAME)
     below = mail_host.directory / "below"
     below.mkdir()
     if way == "option":
-        done = call(Path("../config.toml"), "apply", cwd=below)
+        done = run_command([PROGRAM, "--config", "../config.toml", "apply"], cwd=below)
     else:
-        done = call(None, "apply", cwd=below, env={"MAILSNI_CONFIG": "../config.toml"})
+        done = run_command([PROGRAM, "apply"], cwd=below, env={"MAILSNI_CONFIG": "../config.toml"})
     assert (done.returncode, done.stderr) == (0, "")
     assert mail_host.map.read_text().startswith("# mine\n")
-    assert_served(mail_host, NAME, renewed)
-    assert_served(mail_host, OTHER, deployed[OTHER])
+    assert_served(mail_host, {**deployed, NAME: renewed})
     shutil.rmtree(templates)
     shutil.rmtree(below)
 
 
 def test_a_current_directory_that_is_gone(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     del deployed
-    renewed = renew(mail_host)
+    renewed = mail_host.renew(NAME)
     gone = mail_host.directory / "gone"
     gone.mkdir()
-    done = call_by_shell(mail_host.config, "apply", before=f"cd {gone} && rmdir {gone} && ")
+    done = run_by_shell(mail_host, "apply", before=f"cd {gone} && rmdir {gone} && ")
     assert (done.returncode, done.stderr) == (0, "")
-    assert_served(mail_host, NAME, renewed)
+    mail_host.assert_served(NAME, renewed, ONE_EACH)

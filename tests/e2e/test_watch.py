@@ -19,7 +19,7 @@ import pytest
 from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Issued
 from tests.support.lineages import CertbotDirectory
-from tests.support.mail_host import MailHost
+from tests.support.mail_host import ONE_EACH, Gate, MailHost
 from tests.support.processes import LIMIT, mailsni_command, running, until
 from tests.support.servers import PrivateDovecot
 
@@ -40,7 +40,7 @@ class Watching:
     """A watch that runs, with all that it says."""
 
     def __init__(self, mail_host: MailHost, process: subprocess.Popen[bytes], talk: Path) -> None:
-        self._laboratory = mail_host
+        self._mail_host = mail_host
         self.process = process
         self._talk = talk
 
@@ -62,10 +62,9 @@ class Watching:
 
     def until_served(self, name: str, issued: Issued) -> float:
         """Wait until both servers serve a certificate; returns how many seconds that took."""
-        services = ("smtp", "imaps")
+        served = self._mail_host.served
         return self.until(
-            lambda: all(self._laboratory.served(one, name) == issued.fingerprint for one in services),
-            f"{name} on the wire",
+            lambda: all(served(service, name) == issued.fingerprint for service in ONE_EACH), f"{name} on the wire"
         )
 
     def signal(self, number: signal.Signals) -> None:
@@ -237,17 +236,14 @@ def test_sighup_reads_the_configuration_and_refuses_a_broken_one(
 
 def test_sigterm_lets_an_apply_end(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
     """It has published, and is held in the middle of telling Dovecot."""
-    entered, gate = mail_host.directory / "entered", mail_host.directory / "gate"
-    reload = f"{require_tool('doveadm')} -c {mail_host.dovecot.config_file} reload"
-    script = f"echo > {entered}; n=0; while [ ! -e {gate} ] && [ $n -lt 1200 ]; do sleep 0.05; n=$((n+1)); done; "
-    mail_host.configure(dovecot={"action": ["/bin/sh", "-c", script + f"exec {reload}"]})
+    gate = Gate(mail_host)
     with watching(mail_host) as watch:
-        watch.until(entered.exists, "the middle of an apply")
+        watch.until(gate.reached, "the middle of an apply")
         watch.signal(signal.SIGTERM)
         watch.until(lambda: "stopping" in watch.talk(), "stopping")
         time.sleep(1)
         assert watch.process.poll() is None
-        gate.touch()
+        gate.open()
         assert watch.process.wait(LIMIT) == 0
         assert "published" in watch.talk()
     for name, issued in deployed.items():
@@ -256,7 +252,7 @@ def test_sigterm_lets_an_apply_end(mail_host: MailHost, deployed: dict[str, Issu
 
 
 def test_a_second_sigterm_has_the_apply_take_back_what_it_did(mail_host: MailHost, deployed: dict[str, Issued]) -> None:
-    assert mail_host.mailsni("apply").returncode == 0
+    mail_host.apply()
     entered = mail_host.directory / "entered"
     script = f"[ -e {entered} ] && exit 0; echo > {entered}; sleep 300"
     mail_host.configure(dovecot={"action": ["/bin/sh", "-c", script]})
@@ -270,7 +266,7 @@ def test_a_second_sigterm_has_the_apply_take_back_what_it_did(mail_host: MailHos
         assert "the running apply is out of time: sending SIGTERM" in watch.talk()
     assert mail_host.served("smtp", FIRST) == deployed[FIRST].fingerprint
     mail_host.configure(dovecot={"action": "reload"})
-    assert mail_host.mailsni("apply").returncode == 0
+    mail_host.apply()
 
 
 # ── the service manager ──────────────────────────────────────────────────────────────────────────────────────────────

@@ -7,6 +7,7 @@ absent, or point at the files of different versions, and a program that looks at
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -145,6 +146,11 @@ class CertbotDirectory:
         lines += [f"{kind} = {self.path(lineage, kind)}" for kind in KINDS]
         lines += ["", "# Options used in the renewal process", "[renewalparams]", "authenticator = standalone"]
         _write(self.renewal / f"{lineage}.conf", os.fsencode("\n".join([*lines, ""])))
+
+
+def der_blocks(pem: bytes) -> tuple[bytes, ...]:
+    """The DER of each PEM block: what a file holds, however it is laid out."""
+    return tuple(base64.b64decode(one) for one in re.findall(rb"-----BEGIN [A-Z ]+-----(.+?)-----END", pem, re.DOTALL))
 
 
 def _contents(issued: Issued) -> dict[str, bytes]:

@@ -13,8 +13,9 @@ import os
 import re
 import socket
 import ssl
+import stat
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -26,7 +27,7 @@ from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import LOOPBACK
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
-from tests.support.processes import run_mailsni, running, until
+from tests.support.processes import LIMIT, run_command, run_mailsni, running, until
 from tests.support.servers import PrivateDovecot, PrivatePostfix, free_ports
 
 DEFAULT_NAME = "default.test"
@@ -35,6 +36,8 @@ ABORTED = "handshake aborted"
 """What :func:`served` says where others get a fingerprint."""
 STARTTLS = {"smtp": "smtp", "submission": "smtp", "imap": "imap", "pop3": "pop3", "sieve": "sieve"}
 """Services that begin in clear text, and openssl's word for them."""
+ONE_EACH = ("smtp", "imaps")
+"""A service of each server: STARTTLS, and TLS from the first byte."""
 SIGNATURES = {"rsa": "rsa_pss_rsae_sha256", "ecdsa": "ecdsa_secp256r1_sha256"}
 _PROBE_LIMIT = 15
 
@@ -76,6 +79,27 @@ def served(port: int, name: str | None, protocol: str, *, algorithm: Literal["rs
     if done.returncode != 0 or found is None:
         return ABORTED
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(found[0].decode())).hexdigest()
+
+
+def snapshot(*roots: Path, times: bool = True) -> dict[str, tuple[object, ...]]:
+    """Everything in some directories, so that two snapshots differ after any write to a file.
+
+    But for the record of the last run, which every run replaces, and so the times of its directory.
+
+    Args:
+        roots: the directories; they need not exist.
+        times: whether two differ after a change that was undone, too. Without times they do not: a staging directory
+            may have come and gone, and the cache of what the store holds may be another one.
+    """
+    left_out = ("runs.json",) if times else ("runs.json", "readings.json")
+    entries: dict[str, tuple[object, ...]] = {}
+    for path in (path for root in roots if root.exists() for path in (root, *root.rglob("*"))):
+        if path.name not in left_out:
+            status = path.lstat()
+            content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
+            changed = status.st_ctime_ns if times and path.name != "state" else 0
+            entries[str(path)] = (status.st_ino, status.st_mode, content, changed)
+    return entries
 
 
 @dataclass
@@ -190,6 +214,13 @@ class MailHost:
             lines += ["", f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
         self.config.write_text("\n".join([*lines, ""]))
 
+    def put_template(self, text: str, name: str = "postfix-sni.j2") -> Path:
+        """Put a template of the administrator's beside the configuration file; gives its directory."""
+        templates = self.directory / "templates"
+        templates.mkdir(exist_ok=True)
+        (templates / name).write_text(text)
+        return templates
+
     def issue(self, *names: str, lineage: str | None = None) -> Issued:
         """Issue a certificate and put it into the store, under its first name if no other is given."""
         issued = self.authority.issue(names)
@@ -197,10 +228,15 @@ class MailHost:
         return issued
 
     def renew(self, name: str) -> Issued:
-        """Issue another certificate for a name, and put it into the lineage that is called so."""
+        """Issue another certificate for a name, and put it into the lineage that is called so; a new one if need be."""
         issued = self.authority.issue([name])
-        self.store.renew(name, issued)
+        known = (self.store.live / name).exists()
+        (self.store.renew if known else self.store.add)(name, issued)
         return issued
+
+    def mailsni(self, *arguments: str, timeout: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run the program with this mail host's configuration: see :func:`tests.support.processes.run_mailsni`."""
+        return run_mailsni(self.config, *arguments, timeout=timeout, **variables)
 
     def apply(
         self, *arguments: str, code: int = 0, timeout: float = 120, **variables: str
@@ -214,9 +250,14 @@ class MailHost:
         """How often Dovecot was told to read its configuration: once for each publish."""
         return self.dovecot.log.read_text().count("SIGHUP received")
 
-    def mailsni(self, *arguments: str, timeout: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run the program with this mail host's configuration: see :func:`tests.support.processes.run_mailsni`."""
-        return run_mailsni(self.config, *arguments, timeout=timeout, **variables)
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """Every directory that the program writes into, but for that of its lock."""
+        return self.postfix.config_directory, self.dovecot.config_directory, self.directory / "state"
+
+    def snapshot(self, *, times: bool = True) -> dict[str, tuple[object, ...]]:
+        """Every file that the program may write: see :func:`snapshot`."""
+        return snapshot(*self.places, times=times)
 
     def served(self, service: str, name: str | None, *, algorithm: Literal["rsa", "ecdsa"] | None = None) -> str:
         """What a client of a service gets: see :func:`served`."""
@@ -225,6 +266,38 @@ class MailHost:
     def served_everywhere(self, name: str | None) -> dict[str, str]:
         """What a client gets from each service."""
         return {service: self.served(service, name) for service in self.endpoints}
+
+    def assert_served(self, name: str | None, issued: Issued, services: Collection[str] | None = None) -> None:
+        """These services, or all, show a certificate for a name."""
+        shown = {service: self.served(service, name) for service in services or self.endpoints}
+        assert shown == dict.fromkeys(shown, issued.fingerprint), name
+
+
+class Gate:
+    """Holds the runs of a mail host, which have published, where they tell Dovecot; it is told when the gate opens."""
+
+    def __init__(self, mail_host: MailHost) -> None:
+        self._entered, self._open = mail_host.directory / "entered", mail_host.directory / "open"
+        reload = f"{find_tool('doveadm')} -c {mail_host.dovecot.config_file} reload"
+        # Not for ever, should the test end early.
+        turns = int(LIMIT * 20)
+        script = (
+            f"echo $$ >> {self._entered}; n=0; "
+            f"while [ ! -e {self._open} ] && [ $n -lt {turns} ]; do sleep 0.05; n=$((n+1)); done; exec {reload}"
+        )
+        mail_host.configure(dovecot={"action": ["/bin/sh", "-c", script]})
+
+    def reached(self) -> bool:
+        """Whether a run stands there."""
+        return self._entered.exists() and self._entered.read_text().endswith("\n")
+
+    def child(self) -> int:
+        """The process id of the command that the first run has started."""
+        return int(self._entered.read_text().split()[0])
+
+    def open(self) -> None:
+        """Let everybody through from now on."""
+        self._open.touch()
 
 
 @dataclass(frozen=True)
@@ -257,15 +330,18 @@ class Certbot:
         self.run(*words, "--agree-tos", "--register-unsafely-without-email", *options)
         return self.config_directory / "live" / chosen
 
-    def renew(self, *options: str, hook_environment: Mapping[str, str] | None = None) -> None:
-        """Renew everything now.
+    def renew(self, hook_environment: Mapping[str, str] | None = None) -> str:
+        """Renew everything now; returns what was said.
 
         Args:
-            options: further ones of certbot's.
-            hook_environment: what its hooks see besides.
+            hook_environment: what certbot's hooks see besides.
         """
-        words = ("renew", "--force-renewal", "--no-random-sleep-on-renew", *options)
-        self.run(*words, hook_environment=hook_environment)
+        return self.run("renew", "--force-renewal", "--no-random-sleep-on-renew", hook_environment=hook_environment)
+
+    @staticmethod
+    def fingerprint(lineage: Path) -> str:
+        """Of the certificate that lies in a directory in live/."""
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert((lineage / "cert.pem").read_text())).hexdigest()
 
     def delete(self, lineage: str) -> None:
         """Delete a lineage."""
@@ -275,19 +351,10 @@ class Certbot:
         """Run certbot to its end and return what it said."""
         own = {"config-dir": self.config_directory, "work-dir": self.directory / "w", "logs-dir": self.directory / "l"}
         options = [word for key, path in own.items() for word in (f"--{key}", str(path))]
-        done = subprocess.run(
+        trust = {"REQUESTS_CA_BUNDLE": str(self.trusted), "PYTHONWARNINGS": "ignore"}
+        done = run_command(
             [str(find_tool("certbot")), *arguments, *options, "--server", self.server, "--non-interactive"],
-            env={
-                **environment(),
-                "REQUESTS_CA_BUNDLE": str(self.trusted),
-                "PYTHONWARNINGS": "ignore",
-                **(hook_environment or {}),
-            },
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
+            env={**environment(), **trust, **(hook_environment or {})},
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from mailsni.host.commands import environment
 
+PROGRAM = Path(sys.executable).with_name("mailsni")
+"""The program as it is installed; ``python -m mailsni`` looks for modules in the current directory first."""
 NOBODY = 65534
 AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 """Words before a command that a user who owns nothing is to run."""
@@ -87,6 +89,34 @@ def running(
     finally:
         process.kill()
         process.wait()
+
+
+def run_command(
+    words: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    descriptors: Sequence[int] = (),
+) -> subprocess.CompletedProcess[str]:
+    """Run any command to its end, as a script would: without a terminal.
+
+    Args:
+        words: the command and its arguments.
+        env: all of its environment; what the program gives to its own children when None.
+        cwd: its working directory, ``/`` when None.
+        descriptors: those that it gets beside the standard ones.
+    """
+    return subprocess.run(
+        words,
+        env=environment() if env is None else env,
+        cwd=cwd or "/",
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+        pass_fds=descriptors,
+    )
 
 
 def until(

@@ -150,5 +150,10 @@ class PrivateDovecot(_ControlledServer, servers.PrivateDovecot):
                 return False
         raise AssertionError("it neither greets nor fails")
 
+    def assert_can_start(self) -> None:
+        """Dovecot takes its configuration as it is now, with every file that it names."""
+        done = run([require_tool("doveconf"), "-c", self.config_file, "-n", "-x"], discard=True)
+        assert done.returncode == 0, done.stderr
+
     def _reload_command(self) -> list[str | Path]:
         return [require_tool("doveadm"), "-c", self.config_file, "reload"]

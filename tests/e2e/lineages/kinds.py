@@ -53,25 +53,15 @@ class LineageBuilder:
         self.store.add(self.lineage, issued)
         return issued
 
-    def add_pair(self, chain_pem: bytes, key_pem: bytes) -> None:
-        """Plant a lineage of these two files."""
-        self.keys.append(key_pem)
-        self.add()
-        self.put("fullchain", chain_pem)
-        self.put("privkey", key_pem)
+    def file(self, kind: str) -> Path:
+        """The file in archive/ that a link of the lineage leads to."""
+        return self.store.archive / self.lineage / f"{kind}1.pem"
 
-    def put(self, kind: str, content: bytes) -> None:
-        """Write something else into a file of the lineage."""
-        (self.store.archive / self.lineage / f"{kind}1.pem").write_bytes(content)
-
-    def link(self, kind: str, target: Path | str) -> None:
-        """Have a link of the lineage point elsewhere."""
-        self.unlink(kind)
-        self.store.path(self.lineage, kind).symlink_to(target)
-
-    def unlink(self, kind: str) -> None:
-        """Remove a link of the lineage."""
-        self.store.path(self.lineage, kind).unlink()
+    def without(self, kind: str) -> Path:
+        """Remove a link of the lineage; returns where it was."""
+        path = self.store.path(self.lineage, kind)
+        path.unlink()
+        return path
 
     def rename(self, name: str | bytes) -> None:
         """Give the lineage's directory in live/ another name."""
@@ -79,8 +69,9 @@ class LineageBuilder:
         self.lineage = os.fsdecode(name)
 
 
-Build = Callable[[LineageBuilder], Issued | None]
-"""Plants a lineage. Returns the certificate that must then be served for the name; None for the default one."""
+Plant = Callable[[LineageBuilder], object]
+Content = Callable[[LineageBuilder, Issued], bytes]
+"""What a file of a lineage holds instead, made of the certificate that the lineage was issued with."""
 
 
 @dataclass(frozen=True)
@@ -88,54 +79,42 @@ class Kind:
     """A kind of lineage, and what the program must say of it.
 
     Attributes:
+        plant: what plants it; of a kind that is served, it returns the certificate that the name must be served with.
         reasons: the reason codes, each with whether it is only information.
         replaces: it can be planted over a deployed lineage, whose name must then keep its last good certificate.
+        served: clients get a certificate other than the server's default one.
     """
 
-    build: Build
+    plant: Plant
     reasons: Mapping[str, bool]
     replaces: bool = False
+    served: bool = False
 
 
-BAD: dict[str, Kind] = {}
-"""Exit code 4, and the name falls back to the default certificate."""
-HARMLESS: dict[str, Kind] = {}
-"""Exit code 0."""
+def certificate(*names: str, **options: Any) -> Callable[[LineageBuilder], Issued]:  # noqa: ANN401  # as Authority.issue
+    """A lineage whose files are whole, for names in which ``{}`` stands for the mail name."""
+    return lambda builder: builder.add(*(name.format(builder.name) for name in names), **options)
 
 
-def bad(reason: str, *, label: str = "", replaces: bool = True) -> Callable[[Build], Build]:
-    """Register a kind that a person must look at."""
+def files(
+    of: Callable[[LineageBuilder], Issued] = LineageBuilder.add, **contents: bytes | Content
+) -> Callable[[LineageBuilder], Issued]:
+    """A lineage in which ``privkey`` or ``fullchain`` hold something else."""
 
-    def register(build: Build) -> Build:
-        BAD[label or build.__name__] = Kind(build, {reason: False}, replaces)
-        return build
+    def plant(builder: LineageBuilder) -> Issued:
+        issued = of(builder)
+        for kind, content in contents.items():
+            builder.file(kind).write_bytes(content if isinstance(content, bytes) else content(builder, issued))
+        return issued
 
-    return register
-
-
-def harmless(*reasons: str) -> Callable[[Build], Build]:
-    """Register a kind that leaves the exit code 0, with reasons that are only information, or none."""
-
-    def register(build: Build) -> Build:
-        HARMLESS[build.__name__] = Kind(build, dict.fromkeys(reasons, True))
-        return build
-
-    return register
+    return plant
 
 
-def as_key_and_as_chain(
-    reason: str,
-) -> Callable[[Callable[[LineageBuilder, str], None]], Callable[[LineageBuilder, str], None]]:
-    """Register a kind twice: it plants something in the place of the key, and of the chain."""
+def another_key(builder: LineageBuilder, _: Issued) -> bytes:
+    """The key of another certificate for the same name."""
+    return builder.issue().key_pem
 
-    def register(build: Callable[[LineageBuilder, str], None]) -> Callable[[LineageBuilder, str], None]:
-        for kind in ("privkey", "fullchain"):
 
-            def plant(builder: LineageBuilder, kind: str = kind) -> None:
-                builder.add()
-                build(builder, kind)
-
-            bad(reason, label=f"{kind}_{build.__name__}")(plant)
-        return build
-
-    return register
+def foreign_chain(builder: LineageBuilder, own: Issued) -> bytes:
+    """The leaf is right, and what follows it did not issue it."""
+    return own.leaf_pem + builder.authority.issue(["stranger.test"], issuer_name="Another E2").chain_pem
