@@ -184,44 +184,7 @@ def test_variables_are_seen_beside_the_environment() -> None:
     assert done.stdout.decode() == f"two words {environment()['PATH']}\n"
 
 
-# ── the caller, and life without it ──────────────────────────────────────────────────────────────────────────────────
-
-ASK = f"""{sys.executable} -c '
-import os
-import select
-from mailsni.runs.daemonize import ancestor
-print(ancestor("client.sh"), ancestor("no-client.sh"), os.getppid())'"""
-
-
-def script(path: Path, text: str) -> Path:
-    path.write_text(f"#!/bin/sh\n{text}\n:\n")
-    path.chmod(0o755)
-    return path
-
-
-@pytest.mark.parametrize("prefix", [[], ["sh"], ["env", "sh"]], ids=" ".join)
-def test_a_caller_is_found_by_the_name_of_its_program(tmp_path: Path, prefix: list[str]) -> None:
-    client = script(tmp_path / "client.sh", f"echo $$\n{ASK}")
-    done = subprocess.run([*prefix, str(client)], capture_output=True, text=True, check=True)
-    own, found, other, parent = done.stdout.split()
-    assert own == found == parent
-    assert other == "None"
-
-
-def test_the_outermost_caller_of_the_name_is_the_one(tmp_path: Path) -> None:
-    (tmp_path / "inner").mkdir()
-    inner = script(tmp_path / "inner" / "client.sh", ASK)
-    between = script(tmp_path / "a (strange) name", f"'{inner}'")
-    outer = script(tmp_path / "client.sh", f"echo $$\n'{between}'")
-    done = subprocess.run([str(outer)], capture_output=True, text=True, check=True)
-    own, found, _, parent = done.stdout.split()
-    assert own == found != parent
-
-
-def test_a_name_among_the_arguments_is_no_program(tmp_path: Path) -> None:
-    other = script(tmp_path / "other.sh", ASK)
-    words = [str(other), "--like", "client.sh", "client.sh"]
-    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()[0] == "None"
+# ── life without the caller ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_the_end_of_a_process_is_noticed() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import enum
 import json
 import operator
 from collections.abc import Callable, Iterable, Iterator
@@ -250,15 +249,12 @@ def words(name: str) -> list[object]:
         ("reload_result", ReloadResult),
         ("problem", Problem),
         ("severity", Severity),
+        ("algorithm", get_args(Algorithm)),
+        ("server", get_args(Server)),
     ],
 )
-def test_the_schema_has_the_words_of_the_code(name: str, members: type[enum.StrEnum]) -> None:
-    assert words(name) == [str(one) for one in members]
-
-
-@pytest.mark.parametrize(("name", "members"), [("algorithm", Algorithm), ("server", Server)])
-def test_and_those_that_are_no_classes(name: str, members: object) -> None:
-    assert set(words(name)) == set(get_args(members))
+def test_the_schema_has_the_words_of_the_code(name: str, members: Iterable[str]) -> None:
+    assert words(name) == list(map(str, members))
 
 
 def subclasses(base: type[MailsniError]) -> Iterable[type[MailsniError]]:

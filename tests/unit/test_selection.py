@@ -35,68 +35,66 @@ def why(name: str, *certificates: Certificate, patterns: NamePatterns = MAIL) ->
 # ── the rule ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_valid_now_beats_everything() -> None:
-    good = certificate("good", "*.a.test", age=80)
-    assert winners(good, certificate("late", MAIL_A, left=0))[MAIL_A] == ["good"]
-    assert winners(good, certificate("early", MAIL_A, age=-0.01))[MAIL_A] == ["good"]
-    assert winners(good, certificate("staging", MAIL_A, staging=True))[MAIL_A] == ["good"]
+WILD, OWN = certificate("wild", "*.a.test", age=80), certificate("own", MAIL_A, age=1, self_signed=True)
+RULES: dict[str, tuple[list[Certificate], list[str]]] = {
+    "valid beats expired": ([WILD, certificate("late", MAIL_A, left=0)], ["wild"]),
+    "valid beats not yet valid": ([WILD, certificate("early", MAIL_A, age=-0.01)], ["wild"]),
+    "trusted beats staging": ([WILD, certificate("staging", MAIL_A, staging=True)], ["wild"]),
+    "validity begins with its first moment": ([certificate("first", MAIL_A, age=0)], ["first"]),
+    "validity ends before its last moment": ([certificate("last", MAIL_A, left=0)], []),
+    "a wildcard of an authority beats self-signed": ([OWN, WILD], ["wild"]),
+    "a kept one of an authority beats self-signed": ([OWN, kept(certificate("kept", MAIL_A, age=80))], ["kept"]),
+    "self-signed is better than none": ([OWN], ["own"]),
+    "self-signed is not even served beside another algorithm": (
+        [certificate("rsa", MAIL_A, algorithm="rsa", self_signed=True), certificate("good", MAIL_A)],
+        ["good"],
+    ),
+    "self-signed ones of two algorithms are served": (
+        [certificate("rsa", MAIL_A, algorithm="rsa", self_signed=True), OWN],
+        ["own", "rsa"],
+    ),
+    "exact beats a wildcard issued later": (
+        [certificate("later", "*.a.test", age=1), certificate("exact", MAIL_A, age=80)],
+        ["exact"],
+    ),
+    "an exact last good copy beats a whole wildcard": (
+        [kept(certificate("copy", MAIL_A)), certificate("later", "*.a.test")],
+        ["copy"],
+    ),
+    "whole beats a last good copy issued later": (
+        [kept(certificate("copy", MAIL_A, age=1)), certificate("whole", MAIL_A, age=80)],
+        ["whole"],
+    ),
+    "issued later beats lasting longer": (
+        [certificate("long", MAIL_A, age=2, left=999), certificate("new", MAIL_A, age=1)],
+        ["new"],
+    ),
+    "the order of the directories breaks a tie": ([certificate("b", MAIL_A), certificate("a", MAIL_A)], ["a"]),
+    "each algorithm has its winner, ECDSA first": (
+        [
+            certificate("rsa-old", MAIL_A, algorithm="rsa", age=9),
+            certificate("ec-new", MAIL_A, age=1),
+            certificate("ec-old", MAIL_A, age=9),
+            certificate("rsa-new", MAIL_A, algorithm="rsa", age=1),
+        ],
+        ["ec-new", "rsa-new"],
+    ),
+    "a wildcard of the other algorithm joins an exact one": (
+        [certificate("exact", MAIL_A), certificate("wild-rsa", "*.a.test", algorithm="rsa")],
+        ["exact", "wild-rsa"],
+    ),
+}
 
 
-def test_validity_begins_with_its_first_moment_and_ends_before_its_last() -> None:
-    assert winners(certificate("first", MAIL_A, age=0)) == {MAIL_A: ["first"]}
-    assert winners(certificate("last", MAIL_A, left=0)) == {}
+@pytest.mark.parametrize(("rivals", "expected"), RULES.values(), ids=RULES)
+def test_the_winner_of_a_name(rivals: list[Certificate], expected: list[str]) -> None:
+    assert winners(*rivals).get(MAIL_A, []) == expected
 
 
-def test_an_authority_beats_a_self_signed_one_whatever_else() -> None:
-    own = certificate("own", MAIL_A, age=1, self_signed=True)
-    assert winners(own, certificate("wild", "*.a.test", age=80))[MAIL_A] == ["wild"]
-    assert winners(own, kept(certificate("kept", MAIL_A, age=80)))[MAIL_A] == ["kept"]
-    assert winners(own) == {MAIL_A: ["own"]}
-
-
-def test_a_self_signed_one_is_not_even_served_beside_another_algorithm() -> None:
-    own = certificate("own", MAIL_A, algorithm="rsa", self_signed=True)
-    assert winners(own, certificate("good", MAIL_A)) == {MAIL_A: ["good"]}
-    assert winners(own, certificate("own2", MAIL_A, self_signed=True)) == {MAIL_A: ["own2", "own"]}
-
-
-def test_an_exact_name_beats_a_wildcard_that_was_issued_later() -> None:
-    assert winners(certificate("wild", "*.a.test", age=1), certificate("exact", MAIL_A, age=80))[MAIL_A] == ["exact"]
-
-
-def test_an_exact_last_good_copy_beats_a_whole_wildcard() -> None:
-    assert winners(kept(certificate("copy", MAIL_A)), certificate("wild", "*.a.test"))[MAIL_A] == ["copy"]
-
-
-def test_a_whole_one_beats_a_last_good_copy_that_was_issued_later() -> None:
-    copy = kept(certificate("copy", MAIL_A, age=1))
-    assert winners(copy, certificate("whole", MAIL_A, age=80)) == {MAIL_A: ["whole"]}
-
-
-def test_the_one_issued_later_beats_the_one_that_lasts_longer() -> None:
-    assert winners(certificate("long", MAIL_A, age=2, left=999), certificate("new", MAIL_A, age=1)) == {MAIL_A: ["new"]}
-
-
-def test_a_tie_is_broken_by_the_directory_then_by_the_fingerprint() -> None:
-    assert winners(certificate("b", MAIL_A), certificate("a", MAIL_A)) == {MAIL_A: ["a"]}
+def test_the_fingerprint_breaks_the_last_tie() -> None:
     low, high = (replace(certificate("a", MAIL_A), fingerprint=digit * 64) for digit in "0f")
     for pair in ((low, high), (high, low)):
         assert selection(*pair).winners[0].certificates == (low,)
-
-
-def test_each_algorithm_has_its_winner_and_ecdsa_comes_first() -> None:
-    found = winners(
-        certificate("rsa-old", MAIL_A, algorithm="rsa", age=9),
-        certificate("ec-new", MAIL_A, age=1),
-        certificate("ec-old", MAIL_A, age=9),
-        certificate("rsa-new", MAIL_A, algorithm="rsa", age=1),
-    )
-    assert found == {MAIL_A: ["ec-new", "rsa-new"]}
-
-
-def test_a_wildcard_of_the_other_algorithm_joins_an_exact_one() -> None:
-    found = winners(certificate("exact", MAIL_A), certificate("wild", "*.a.test", algorithm="rsa"))
-    assert found[MAIL_A] == ["exact", "wild"]
 
 
 @pytest.mark.parametrize("patterns", [MAIL, EVERYTHING, NamePatterns(["m*.a.test"])])
