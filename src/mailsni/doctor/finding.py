@@ -82,16 +82,7 @@ def kinds() -> Mapping[str, Kind]:
 def finding(
     code: str, what: str, where: str | Path, fix: Fix, *, severity: Severity | None = None, why: str | None = None
 ) -> Finding:
-    """A finding of a kind.
-
-    Args:
-        code: one of :func:`kinds`.
-        what: see :class:`Finding`.
-        where: see :class:`Finding`.
-        fix: see :class:`Finding`.
-        severity: where it is not that of the kind.
-        why: where it is not that of the kind.
-    """
+    """A :class:`Finding` of a kind; ``severity`` and ``why`` where they are not those of the kind."""
     kind = kinds()[code]
     why = why or kind.why
     if why is None:

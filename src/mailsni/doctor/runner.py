@@ -17,26 +17,18 @@ from mailsni.deploy.host_facts import Failure, Part
 from mailsni.doctor import helpers
 from mailsni.doctor.checks import dovecot, hooks, postfix, postfix_maps, schedule, stores
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding, kinds
-from mailsni.errors import ConfigurationError, MailsniError, PermissionMissingError
+from mailsni.errors import ConfigurationError, PermissionMissingError
 from mailsni.targets.registry import NO_SERVER
 
 SAME_CODE_LIMIT = 20
 """Findings of one code that are reported one by one."""
-_UNREADABLE: Mapping[Part, tuple[str, str, Fix | None]] = {
-    "postfix": ("postfix_unreadable", "Postfix", Fix("postconf -n", edit="correct that line")),
-    "dovecot": ("dovecot_unreadable", "Dovecot", Fix("doveconf -n", edit="correct it")),
-    "snapshot": ("snapshot_failed", "what is in the stores and what is deployed", None),
-    "store": (
-        "store_missing",
-        "the store {place}",
-        Fix(
-            edit="let [[sources]] path in mailsni's configuration name the directory with one directory per "
-            "certificate",
-            note="certbot creates it with the first certificate",
-        ),
-    ),
+_UNREADABLE: Mapping[Part, tuple[str, str]] = {
+    "postfix": ("postfix_unreadable", "Postfix"),
+    "dovecot": ("dovecot_unreadable", "Dovecot"),
+    "snapshot": ("snapshot_failed", "what is in the stores and what is deployed"),
+    "store": ("store_missing", "the store {place}"),
 }
-"""For each part of the host that cannot be read the code, what it is, and the fix where the error has no hint."""
+"""For each part of the host that cannot be read the code, and what it is."""
 CHECKS: helpers.Checks[Facts] = (
     ("Postfix", postfix.findings),
     ("the modes of the private keys", stores.key_modes),
@@ -89,14 +81,12 @@ def examine(
 
 def _unreadable(failure: Failure) -> Finding:
     """The finding for a part of the host that could not be read."""
-    code, about, fix = _UNREADABLE[failure.part]
-    problem = failure.error
-    failed = helpers.check_failed(about.format(place=failure.place), problem, failure.place)
-    if isinstance(problem, PermissionMissingError | PermissionError):
+    code, about = _UNREADABLE[failure.part]
+    failed = helpers.check_failed(about.format(place=failure.place), failure.error, failure.place)
+    if isinstance(failure.error, PermissionMissingError | PermissionError):
         return failed
-    severity = Severity.WARNING if isinstance(problem, ConfigurationError) else kinds()[code].severity
-    has_hint = isinstance(problem, MailsniError) and problem.hint
-    return replace(failed, code=code, severity=severity, fix=failed.fix if has_hint or fix is None else fix)
+    severity = Severity.WARNING if isinstance(failure.error, ConfigurationError) else kinds()[code].severity
+    return replace(failed, code=code, severity=severity)
 
 
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:

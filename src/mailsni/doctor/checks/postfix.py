@@ -54,12 +54,12 @@ class PostfixFacts:
     @property
     def is_configured(self) -> bool:
         """Whether main.cf names mailsni's map."""
-        return any(table.source == self.host.settings.postfix.map for table in self.configuration.tables)
+        return self.host.postfix is not None and self.host.postfix.is_configured
 
     @property
     def served_names(self) -> set[str]:
-        """The names that mailsni's map serves, or would."""
-        snapshot = self.host.snapshot
+        """The names that mailsni's map serves, or would; none where main.cf does not name it."""
+        snapshot = self.host.snapshot if self.is_configured else None
         return {winner.name for winner in snapshot.selection.winners} if snapshot is not None else set()
 
 
@@ -264,8 +264,7 @@ def _check_default_names(facts: PostfixFacts) -> Iterator[Finding]:
     parameter, paths = configuration.certificate()
     if snapshot is None or not configuration.tables:
         return
-    served = facts.served_names if facts.is_configured else set()
-    served = served.union(*(table.keys for table in facts.tables))
+    served = facts.served_names.union(*(table.keys for table in facts.tables))
     missing = [name for name in _names_in(paths) if served.isdisjoint(_keys_for(name))]
     if not missing:
         return
