@@ -16,18 +16,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mailsni.core import values
 from mailsni.core.model import CachedLineage, Certificate, Inventory, KeyAndChain, Progress, Reason, SkippedLineage
 from mailsni.core.names import RefusedNameError, safe_origin
 from mailsni.core.text import printable_name
 from mailsni.core.x509 import InvalidPair, validate_pair
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.sandbox.authority import Issued
-from mailsni.sources.base import Source, SourceKind, SourceSettings, StoreFiles, WatchPath
+from mailsni.sources.base import Key, Source, SourceKind, SourceSettings, StoreFiles, WatchPath
 from mailsni.sources.certbot import CertbotStore
 from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary, StoreFile
 from tests.support.lineages import CertbotDirectory
 
-JSON_KIND = SourceKind("tests.support.stores:JsonStore", {"path": None})
+JSON_KIND = SourceKind("tests.support.stores:JsonStore", {"path": Key(values.path)})
 _RETRIES = 3
 
 
@@ -47,8 +48,8 @@ class JsonStore:
         return str(self.path)
 
     @property
-    def certbot_directory(self) -> None:
-        """None: certbot has nothing to do with it."""
+    def acme_client(self) -> None:
+        """None: who fills it is not known."""
 
     def scan(self, known: Mapping[str, CachedLineage], progress: Progress | None = None) -> Inventory:
         file, entries = self._read()
@@ -77,9 +78,6 @@ class JsonStore:
 
     def owns(self, origin: str) -> bool:
         return origin.startswith(f"{self.path}#")
-
-    def certbot_lineage(self, origin: str) -> None:
-        """None: certbot has nothing to do with it."""
 
     def reload(self, certificate: Certificate) -> KeyAndChain | None:
         return next((pair for pair in self.scan({}).read if pair.certificate == certificate), None)

@@ -153,13 +153,13 @@ def test_the_record_survives_the_disk_and_a_broken_one_is_none(tmp_path: Path) -
 
 
 def test_the_hook_is_the_shipped_one_with_its_program_and_configuration() -> None:
-    text = autostart.hook(Path("/opt/x/bin/mailsni"), Path("/srv/own.toml")).decode()
+    text = autostart.hook("certbot", Path("/opt/x/bin/mailsni"), Path("/srv/own.toml")).decode()
     assert text.startswith("#!/bin/sh\n")
     assert text.index("PATH=/opt/x/bin${PATH:+:$PATH}") < text.index("MAILSNI_CONFIG=/srv/own.toml")
-    assert text.endswith(autostart.shipped_hook().removeprefix("#!/bin/sh\n"))
+    assert text.endswith(autostart.shipped_hook("certbot").removeprefix("#!/bin/sh\n"))
     assert autostart.is_ours(text.encode())
-    assert not autostart.is_ours(autostart.shipped_hook().encode())
-    assert "PATH=/usr/bin$" not in autostart.hook(Path("/usr/bin/mailsni"), None).decode()
+    assert not autostart.is_ours(autostart.shipped_hook("certbot").encode())
+    assert "PATH=/usr/bin$" not in autostart.hook("certbot", Path("/usr/bin/mailsni"), None).decode()
 
 
 def test_a_program_that_others_can_replace_is_said(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from mailsni.config import parser
 from mailsni.config.settings import Settings
+from mailsni.core import values
 from mailsni.core.model import Certificate, Inventory, Reason
 from mailsni.core.names import safe_origin
 from mailsni.deploy import transaction
@@ -24,12 +25,14 @@ from mailsni.deploy.transaction import ApplyResult, Options
 from mailsni.errors import ConfigurationError, Exit, HostError, PermissionMissingError
 from mailsni.sandbox.authority import Issued
 from mailsni.sources import base, scan_cache
+from mailsni.sources.base import Key, SourceKind
 from mailsni.sources.safe_read import SIZE_LIMIT
 from mailsni.targets.dovecot import target as dovecot_target
 from tests.support.authority import subject_alternative_names
 from tests.support.builders import authority, without_servers
 from tests.support.stores import BUILDERS, JSON_KIND, StoreBuilder, digest_of_tree
 
+PROJECT = Path(__file__).parents[2]
 SECRET = "the content of a file that lies elsewhere"
 TORN = {Reason.KEY_MISMATCH, Reason.RENEWAL_IN_PROGRESS}
 
@@ -98,6 +101,64 @@ def test_a_wrong_table_is_refused_with_the_keys_of_its_kind(table: str, message:
     assert caught.value.hint == hint
 
 
+@dataclass(frozen=True)
+class RemoteStore:
+    """What a store over HTTP would be opened with."""
+
+    address: str
+    fetch: tuple[str, ...]
+    compressed: bool
+    layout: str
+
+
+def address(value: object) -> str:
+    if not isinstance(value, str) or not value.startswith("https://"):
+        raise ValueError("must be an https:// address")
+    return value
+
+
+REMOTE_KIND = SourceKind(
+    f"{__name__}:RemoteStore",
+    {
+        "address": Key(address),
+        "fetch": Key(values.command, ("/usr/bin/curl",)),
+        "compressed": Key(values.boolean, default=False),
+        "layout": Key(values.choice("flat", "tree"), "flat"),
+    },
+)
+
+
+def test_the_kind_of_a_store_says_how_each_key_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(base.KINDS, "remote", REMOTE_KIND)
+    first = '[[sources]]\ntype = "remote"\naddress = "https://kv.test"\n'
+    second = first + 'compressed = true\nfetch = ["/bin/get", "-x"]\nlayout = "tree"\n'
+    opened: list[object] = [settings.open() for settings in parser.parse(first + second, Path("config.toml")).sources]
+    assert opened == [
+        RemoteStore("https://kv.test", ("/usr/bin/curl",), compressed=False, layout="flat"),
+        RemoteStore("https://kv.test", ("/bin/get", "-x"), compressed=True, layout="tree"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('address = "http://kv.test"', "line 3: [[sources]] address: must be an https:// address"),
+        ('fetch = "get"', "line 3: [[sources]] fetch: must be a list of strings"),
+        ("compressed = 1", "line 3: [[sources]] compressed: must be true or false"),
+        ('layout = "trees"', 'line 3: [[sources]] layout: must be "flat" or "tree"; did you mean tree?'),
+        ("compressed = true", 'line 1: [[sources]]: type = "remote" needs the key address'),
+        ('path = "/a"', "line 3: [[sources]] path: unknown key"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_the_reason_of_its_kind(
+    monkeypatch: pytest.MonkeyPatch, line: str, message: str
+) -> None:
+    monkeypatch.setitem(base.KINDS, "remote", REMOTE_KIND)
+    with pytest.raises(ConfigurationError) as caught:
+        parser.parse(f'[[sources]]\ntype = "remote"\n{line}\n', Path("config.toml"))
+    assert caught.value.message == f"config.toml: {message}"
+
+
 # ── scan ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -113,10 +174,6 @@ def test_each_certificate_has_an_origin_of_its_own_that_stays(store: StoreBuilde
     assert inventory.skipped == ()
     assert inventory.lineages == {store.origin(name) for name in issued}
     assert all(store.source().owns(origin) for origin in inventory.lineages)
-    lineages = [store.source().certbot_lineage(store.origin(name)) for name in issued]
-    directories = {lineage and lineage.directory for lineage in lineages}
-    assert directories == {store.source().certbot_directory}
-    assert {lineage.name for lineage in lineages if lineage is not None} in (set(issued), set())
     assert told == [("reading certificates", done, 3) for done in (1, 2, 3)]
     assert scan(store) == inventory
 
@@ -125,7 +182,6 @@ def test_another_store_owns_none_of_its_origins(store: StoreBuilder, tmp_path: P
     for kind, builder in BUILDERS.items():
         neighbour = builder(tmp_path / f"store-{kind}").source()
         assert not neighbour.owns(store.origin("a"))
-        assert neighbour.certbot_lineage(store.origin("a")) is None
     assert not store.source().owns(f"{store.origin('a')[:-2]}-2/a")
 
 
@@ -345,6 +401,26 @@ def test_what_holds_keys_is_watched_and_can_be_examined(store: StoreBuilder) -> 
         assert any(key.resolve().is_relative_to(place) for place in watched)
         assert any(key.parent == directory for directory in files.directories)
     assert all(directory.is_dir() for directory in files.directories)
+
+
+def test_an_acme_client_knows_the_certificates_of_its_store(store: StoreBuilder) -> None:
+    names = ["a", "b-1"]
+    for name in names:
+        store.put(name, issue(f"mail.{name}.test"))
+    client = store.source().acme_client
+    if client is None:
+        return
+    assert (PROJECT / "hooks" / f"{client.name}-post").is_file()
+    assert client.hook.is_relative_to(client.directory)
+    for name, origin in ((name, store.origin(name)) for name in names):
+        assert client.renewal_file(origin).is_relative_to(client.directory)
+        assert all(path.exists() for path in client.paths(origin))
+        repair = client.repair(origin, Reason.KEY_MISMATCH)
+        assert repair is not None
+        for command in (repair[0], client.issue(origin, ["mail.a.test"]), client.delete(origin)):
+            assert command[0] == client.name
+            assert name in command
+        assert client.issue(origin, ["mail.a.test", "a.test"])[-4:] == ("-d", "mail.a.test", "-d", "a.test")
 
 
 def test_paths_of_a_certificate_lead_to_its_chain_and_key(store: StoreBuilder) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from mailsni.config import values
 from mailsni.config.settings import NameSettings, Settings
+from mailsni.core import values
 from mailsni.errors import ConfigurationError, PermissionMissingError
 from mailsni.sources import base as sources
 from mailsni.sources.base import SourceSettings
@@ -133,13 +133,13 @@ class _Document:
         return tuple(self._source(table, _Place("sources", index=index)) for index, table in enumerate(content))
 
     def _source(self, content: object, place: _Place) -> SourceSettings:
-        named = content.get("type", sources.DEFAULT_KIND) if isinstance(content, dict) else None
-        kinds = [kind for name, kind in sources.KINDS.items() if name == named] or sources.KINDS.values()
-        keys = {name: values.path for kind in kinds for name in kind.keys}
-        given = self._table(content, {"type": values.choice(*sources.KINDS), **keys}, place)
-        kind = given.pop("type", sources.DEFAULT_KIND)
-        settings = SourceSettings.of(kind, **given)
-        missing = [name for name in sources.KINDS[kind].keys if name not in settings.values]
+        named = {name: value for name, value in content.items() if name == "type"} if isinstance(content, dict) else {}
+        word = {"type": values.choice(*sources.KINDS)}
+        kind = self._table(named, word, place).get("type", sources.DEFAULT_KIND)
+        keys = sources.KINDS[kind].keys
+        given = self._table(content, word | {name: key.parse for name, key in keys.items()}, place)
+        settings = SourceSettings.of(kind, **{name: value for name, value in given.items() if name != "type"})
+        missing = [name for name in keys if name not in settings.values]
         if missing:
             raise self._error(place, f'type = "{kind}" needs the key {missing[0]}')
         return settings

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
-from mailsni.config import values
-from mailsni.config.values import Action as Action
-from mailsni.config.values import Switch
+from mailsni.core import values
 from mailsni.core.names import NamePatterns
+from mailsni.core.values import Action as Action
+from mailsni.core.values import Switch
 from mailsni.probes.endpoint import Endpoint
 from mailsni.sources.base import DEFAULT_SOURCES, SourceSettings
 
@@ -30,6 +30,13 @@ _T = TypeVar("_T")
 def key(default: _T, parse: Callable[[object], _T], comment: str = "") -> _T:
     """A key of a table: ``parse`` gives the setting for a TOML value; the reference shows the comment."""
     return field(default=default, metadata={"parse": parse, "comment": comment})
+
+
+def endpoints(value: object) -> Literal["auto"] | tuple[Endpoint, ...]:
+    """``"auto"``, or a list of URLs; parses like the functions of :mod:`mailsni.core.values`."""
+    if value == "auto":
+        return "auto"
+    return tuple(Endpoint.parse(text) for text in values.strings(value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +100,7 @@ class VerifySettings:
 
     after_apply: bool = key(default=True, parse=values.boolean)
     endpoints: Literal["auto"] | tuple[Endpoint, ...] = key(
-        "auto", values.endpoints, 'or ["smtp://127.0.0.1:25", "imaps://127.0.0.1:993", …]'
+        "auto", endpoints, 'or ["smtp://127.0.0.1:25", "imaps://127.0.0.1:993", …]'
     )
     timeout: float = key(10.0, values.seconds, "seconds for each probe")
 

@@ -25,7 +25,7 @@ class Reason(ContractWord):
     BAD_PEM = "bad_pem", "a file cannot be parsed"
     ENCRYPTED_KEY = "encrypted_key", "the key needs a passphrase"
     UNREADABLE = "unreadable", "a file cannot be read"
-    RENEWAL_IN_PROGRESS = "renewal_in_progress", "certbot was interrupted while it replaced the links"
+    RENEWAL_IN_PROGRESS = "renewal_in_progress", "a renewal was interrupted while it replaced the files"
     NO_MATCHING_NAME = "no_matching_name", "no name matches `names.include`, as with a web site's certificate"
     BAD_NAME = (
         "bad_name",

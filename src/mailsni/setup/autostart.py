@@ -1,4 +1,4 @@
-"""What starts the program by itself on this host: certbot's hook, and systemd, OpenRC or cron."""
+"""What starts the program by itself on this host: the ACME client's hook, and systemd, OpenRC or cron."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mailsni.host.commands import SEARCH_PATH, find_tool
 from mailsni.host.templates import shipped_directory
 from mailsni.setup.steps import Step, run_commands
 from mailsni.setup.units import CRON, OPENRC_SCRIPT, UNITS, Kind, Manager, safe
-from mailsni.sources.base import certbot_directories
+from mailsni.sources.base import acme_clients
 
 SYSTEMD = Path("/run/systemd/system")
 """Exists exactly where systemd runs the system (sd_booted(3))."""
@@ -73,24 +73,19 @@ def manager() -> Manager | None:
     return "cron" if CRON.parent.is_dir() else None
 
 
-def hooks(settings: Settings) -> tuple[Path, ...]:
-    """The place of a post hook for certbot: ``renewal-hooks/post`` in the directory of each store that it fills."""
-    return tuple(directory / "renewal-hooks/post/mailsni" for directory in certbot_directories(settings.sources))
-
-
 def places(settings: Settings) -> tuple[Path, ...]:
     """Every place of a file that setup may have written to start the program."""
     units = (UNITS / name for name in (*_STARTING_UNITS, "mailsni.service"))
-    return (*hooks(settings), *units, CRON, OPENRC_SCRIPT)
+    return (*(client.hook for client in acme_clients(settings.sources)), *units, CRON, OPENRC_SCRIPT)
 
 
-def hook(called: Path, config_file: Path | None) -> bytes:
-    """The certbot hook that is shipped, told which program and which configuration; None for the default one.
+def hook(client: str, called: Path, config_file: Path | None) -> bytes:
+    """The hook that is shipped for an ACME client, told which program and which configuration; None: the default one.
 
     Raises:
         ConfigurationError: the path of the configuration file cannot be written into a script.
     """
-    shipped = shipped_hook().removeprefix(_SHEBANG)
+    shipped = shipped_hook(client).removeprefix(_SHEBANG)
     lines = [
         _SHEBANG.rstrip(),
         "# Written by `mailsni setup`; `mailsni setup --remove` takes it away again.",
@@ -102,9 +97,9 @@ def hook(called: Path, config_file: Path | None) -> bytes:
     return ("\n".join(lines) + "\n" + shipped).encode()
 
 
-def shipped_hook() -> str:
-    """The text of ``hooks/certbot-post``."""
-    return (shipped_directory("hooks") / "certbot-post").read_text("utf-8")
+def shipped_hook(client: str) -> str:
+    """The text of ``hooks/CLIENT-post``."""
+    return (shipped_directory("hooks") / f"{client}-post").read_text("utf-8")
 
 
 def start(manager: Manager, kind: Kind) -> Step | None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.config.settings import Settings
 from mailsni.deploy.state_directory import State
-from mailsni.errors import RefusedError
 from mailsni.host import files
 from mailsni.setup import autostart
 from mailsni.setup.steps import Step
@@ -68,23 +66,6 @@ class SetupPlan:
             tuple(item.text for item in every if isinstance(item, Note)),
             tuple(item.text for item in every if isinstance(item, Caution)),
         )
-
-
-def require_managed(path: Path) -> bytes | None:
-    """The content of a file that setup writes; None when nothing lies there.
-
-    Raises:
-        RefusedError: something lies there that setup did not write.
-    """
-    if not os.path.lexists(path):
-        return None
-    content = files.read_private(path)
-    if content is None or not (autostart.is_ours(content) or content == autostart.shipped_hook().encode()):
-        raise RefusedError(
-            f"{path}: was not written by `mailsni setup`, so it is not overwritten",
-            hint="look at it, and move it away if mailsni may write its own there",
-        )
-    return content
 
 
 def read_if_managed(path: Path) -> bytes | None:

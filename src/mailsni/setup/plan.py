@@ -7,6 +7,7 @@ name them, because a map that is named and missing cuts off every client that se
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -19,15 +20,16 @@ from mailsni.core.text import counted, summarize
 from mailsni.core.x509 import leaf_names
 from mailsni.deploy import transaction
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
-from mailsni.errors import HostError
+from mailsni.errors import HostError, RefusedError
 from mailsni.host import file_identity, files, permissions
 from mailsni.host.commands import find_tool
 from mailsni.probes.expectation import Expectation, expectations
 from mailsni.setup import autostart, dovecot, postfix
-from mailsni.setup.model import Caution, Item, Note, SetupOptions, SetupPlan, require_managed
+from mailsni.setup.model import Caution, Item, Note, SetupOptions, SetupPlan
 from mailsni.setup.plan_removal import plan_startup_removal, plan_unpublishing
 from mailsni.setup.steps import Step, change_file, first_apply, make_directories
 from mailsni.setup.units import CRON, UNITS, Kind, startup_files
+from mailsni.sources.base import acme_clients
 from mailsni.targets.registry import NO_SERVER
 
 _LARGEST_PEM = 1 << 20
@@ -191,27 +193,33 @@ def _first_apply(snapshot: Snapshot) -> Iterator[Item]:
 
 
 def _hooks(settings: Settings, options: SetupOptions, program: Path) -> Iterator[Item]:
-    """Install certbot's post hook."""
-    text = autostart.hook(program, options.config_file)
-    for path in autostart.hooks(settings):
-        store = path.parents[2]
-        if store.is_dir():
-            yield from make_directories(path.parent)
-            yield from _managed_file(path, text, 0o755, f"install certbot's post hook {path}")
+    """Install the hooks of the ACME clients that fill the stores."""
+    for client in acme_clients(settings.sources):
+        if client.directory.is_dir():
+            text = autostart.hook(client.name, program, options.config_file)
+            title = f"install {client.name}'s post hook {client.hook}"
+            yield from make_directories(client.hook.parent)
+            yield from _managed_file(client.hook, text, 0o755, title, autostart.shipped_hook(client.name).encode())
         else:
             yield Caution(
-                f"{store}: no such directory, so certbot's hook is not installed: run setup again "
-                "after certbot's first run, or set [[sources]] path to its directory"
+                f"{client.directory}: no such directory, so {client.name}'s hook is not installed: run setup again "
+                f"after {client.name}'s first run, or set [[sources]] path to its directory"
             )
 
 
-def _managed_file(path: Path, text: bytes, mode: int, title: str) -> Iterator[Step]:
-    """The step that a file of ours needs; none when it is as it should be.
+def _managed_file(path: Path, text: bytes, mode: int, title: str, shipped: bytes | None = None) -> Iterator[Step]:
+    """The step that a file of ours needs; none when it is as it should be. A shipped file may be replaced too.
 
     Raises:
-        RefusedError: it was written by somebody else.
+        RefusedError: something lies there that setup did not write.
     """
-    present = require_managed(path)
+    present = files.read_private(path)
+    ours = present is not None and (autostart.is_ours(present) or present == shipped)
+    if os.path.lexists(path) and not ours:
+        raise RefusedError(
+            f"{path}: was not written by `mailsni setup`, so it is not overwritten",
+            hint="look at it, and move it away if mailsni may write its own there",
+        )
     if present != text or permissions.mode_problem(path, mode) is not None:
         yield change_file(title, path, present, text, mode)
 
@@ -232,7 +240,8 @@ def _startup(settings: Settings, options: SetupOptions, program: Path) -> Iterat
     kind: Kind = options.kind or ("watch" if watches else "timer")
     wanted = startup_files(manager, kind, program, options.config_file, settings)
     steps = [step for file in wanted for step in _managed_file(file.path, file.text, file.mode, f"write {file.path}")]
-    yield from plan_startup_removal(settings, keep={*autostart.hooks(settings), *(file.path for file in wanted)})
+    hooks = (client.hook for client in acme_clients(settings.sources))
+    yield from plan_startup_removal(settings, keep={*hooks, *(file.path for file in wanted)})
     yield from steps
     if steps and (start := autostart.start(manager, kind)) is not None:
         yield start

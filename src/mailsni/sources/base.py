@@ -11,13 +11,14 @@ A new kind is a module here and a line in :data:`KINDS`. The module is imported 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from mailsni.core.model import CachedLineage, Certificate, Inventory, KeyAndChain, Progress
+from mailsni.core import values
+from mailsni.core.model import CachedLineage, Certificate, Inventory, KeyAndChain, Progress, Reason
 
 DEFAULT_KIND = "certbot"
 
@@ -43,18 +44,41 @@ class StoreFiles:
     """Whoever can write to one of these can replace a key."""
 
 
-@dataclass(frozen=True, slots=True)
-class CertbotLineage:
-    """What certbot knows a certificate by."""
+CommandLine = tuple[str, ...]
 
-    directory: Path
-    """Certbot's configuration directory."""
-    name: str
+
+class AcmeClient(Protocol):
+    """The program that fills a store and renews its certificates: its hooks, and its command lines for a certificate.
+
+    A certificate is given by its origin.
+    """
 
     @property
-    def renewal(self) -> Path:
-        """The file without which certbot does not renew it."""
-        return self.directory / "renewal" / f"{self.name}.conf"
+    def name(self) -> str:
+        """Its command, such as ``certbot``. This program ships ``hooks/NAME-post`` for it."""
+
+    @property
+    def directory(self) -> Path:
+        """Its configuration directory."""
+
+    @property
+    def hook(self) -> Path:
+        """Where a hook is installed that runs after renewals."""
+
+    def renewal_file(self, origin: str) -> Path:
+        """The file without which the certificate is not renewed."""
+
+    def paths(self, origin: str) -> tuple[Path, ...]:
+        """Every file and directory with the certificate or its keys in it."""
+
+    def repair(self, origin: str, reason: Reason) -> tuple[CommandLine, str | None] | None:
+        """What repairs a certificate that is skipped for a reason, and a note on it; None when nothing does."""
+
+    def issue(self, origin: str, names: Iterable[str]) -> CommandLine:
+        """What replaces the certificate by one for these names."""
+
+    def delete(self, origin: str) -> CommandLine:
+        """What deletes the certificate."""
 
 
 class Source(Protocol):
@@ -70,8 +94,8 @@ class Source(Protocol):
         """Where the store is, printable: a path or an address."""
 
     @property
-    def certbot_directory(self) -> Path | None:
-        """Certbot's configuration directory, where certbot fills the store: its hooks and renewals are there."""
+    def acme_client(self) -> AcmeClient | None:
+        """What fills the store, as far as the store tells: setup installs its hook, doctor names its commands."""
 
     def scan(self, known: Mapping[str, CachedLineage], progress: Progress | None = None) -> Inventory:
         """Read every certificate.
@@ -91,9 +115,6 @@ class Source(Protocol):
 
     def owns(self, origin: str) -> bool:
         """Whether an origin is one of this store's, also when the certificate or the store is not there now."""
-
-    def certbot_lineage(self, origin: str) -> CertbotLineage | None:
-        """The lineage of certbot's with an origin of this store's; None when certbot does not fill the store."""
 
     def reload(self, certificate: Certificate) -> KeyAndChain | None:
         """Read the key and chain of one certificate again; None when the store holds another one now."""
@@ -117,17 +138,30 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Key:
+    """A key of a ``[[sources]]`` table."""
+
+    parse: Callable[[object], Any]
+    """Gives the value for a TOML value, or raises a ValueError with the reason: a function of
+    :mod:`mailsni.core.values`, or one of the kind's own."""
+    default: Any = None
+    """None: the table must have the key."""
+
+
+@dataclass(frozen=True, slots=True)
 class SourceKind:
     """A ``type`` that ``[[sources]]`` takes."""
 
     factory: str
     """``module:callable``. It is called with the values of :attr:`keys` and returns a :class:`Source`."""
-    keys: Mapping[str, Path | None]
-    """Each key of its table, an absolute path, with its default; None: the table must have the key."""
+    keys: Mapping[str, Key]
+    """The keys of its table, but for ``type``."""
 
 
 KINDS: dict[str, SourceKind] = {
-    "certbot": SourceKind("mailsni.sources.certbot:CertbotStore", {"path": Path("/etc/letsencrypt/live")}),
+    "certbot": SourceKind(
+        "mailsni.sources.certbot:CertbotStore", {"path": Key(values.path, Path("/etc/letsencrypt/live"))}
+    ),
 }
 
 
@@ -142,7 +176,7 @@ class SourceSettings:
     @classmethod
     def of(cls, kind: str, **given: object) -> SourceSettings:
         """The settings of a kind, with the defaults of the keys that are not given."""
-        defaults = {name: default for name, default in KINDS[kind].keys.items() if default is not None}
+        defaults = {name: key.default for name, key in KINDS[kind].keys.items() if key.default is not None}
         return cls(kind, {**defaults, **given})
 
     def open(self) -> Source:
@@ -155,7 +189,7 @@ class SourceSettings:
 DEFAULT_SOURCES = (SourceSettings.of("certbot"),)
 
 
-def certbot_directories(settings: Iterable[SourceSettings]) -> tuple[Path, ...]:
-    """Certbot's configuration directories, of the stores that certbot fills; each once."""
-    directories = (each.open().certbot_directory for each in settings)
-    return tuple(dict.fromkeys(directory for directory in directories if directory is not None))
+def acme_clients(settings: Iterable[SourceSettings]) -> tuple[AcmeClient, ...]:
+    """What fills the stores, as far as they tell; each once."""
+    clients = (each.open().acme_client for each in settings)
+    return tuple(dict.fromkeys(client for client in clients if client is not None))

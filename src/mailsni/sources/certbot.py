@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from mailsni.core.names import RefusedNameError, safe_path
 from mailsni.core.text import printable_name
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import file_identity
-from mailsni.sources.base import CertbotLineage, StoreFiles, WatchPath
+from mailsni.sources.base import CommandLine, StoreFiles, WatchPath
 from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary, StoreFile
 
 RETRIES = 5
@@ -41,6 +41,13 @@ RECENT = 60.0
 """Seconds. A lineage that has not changed for longer than this is not being renewed: it is read once."""
 TRANSIENT_REASONS = frozenset({Reason.KEY_MISMATCH, Reason.KEY_MISSING, Reason.CHAIN_MISSING, Reason.BAD_PEM})
 
+_DAMAGED = (Reason.KEY_MISMATCH, Reason.KEY_MISSING, Reason.CHAIN_MISSING, Reason.BAD_PEM, Reason.ENCRYPTED_KEY)
+_RENEWALS = {
+    **dict.fromkeys(_DAMAGED, ("--force-renewal",)),
+    Reason.UNSUPPORTED_KEY: ("--force-renewal", "--key-type", "ecdsa"),
+    Reason.EXPIRED: ("--dry-run",),
+}
+"""The options with which certbot repairs a lineage."""
 _KEY = "privkey.pem"
 _CHAIN = "fullchain.pem"
 _PEM_NAMES = frozenset({"cert.pem", _KEY, "chain.pem", _CHAIN})
@@ -80,9 +87,9 @@ class CertbotStore:
         return str(self.path)
 
     @property
-    def certbot_directory(self) -> Path:
-        """The directory above ``live``."""
-        return self.path.parent
+    def acme_client(self) -> Certbot:
+        """Certbot, with the directory above ``live``."""
+        return Certbot(self.path.parent)
 
     def scan(self, known: Mapping[str, CachedLineage], progress: Progress | None = None) -> Inventory:
         """Read every lineage."""
@@ -106,14 +113,9 @@ class CertbotStore:
         """Whether an origin lies in this ``live`` directory."""
         return origin.rpartition("/")[0] == str(self.path)
 
-    def certbot_lineage(self, origin: str) -> CertbotLineage | None:
-        """The lineage with an origin of this store's."""
-        return CertbotLineage(self.certbot_directory, origin.rpartition("/")[2]) if self.owns(origin) else None
-
     def reload(self, certificate: Certificate) -> KeyAndChain | None:
         """Read one lineage again."""
-        name = certificate.source.rpartition("/")[2]
-        pair = _read_lineage(self.path, name, self._boundary()).pair
+        pair = _read_lineage(self.path, _name(certificate.source), self._boundary()).pair
         return pair if pair and pair.certificate.ident == certificate.ident else None
 
     def change_token(self) -> bytes:
@@ -167,6 +169,49 @@ class CertbotStore:
         real = self.path.resolve()
         roots = {real, _archive(real).resolve(), _archive(self.path).resolve()}
         return StoreBoundary(tuple(sorted(str(root) for root in roots)))
+
+
+@dataclass(frozen=True, slots=True)
+class Certbot:
+    """See :class:`mailsni.sources.base.AcmeClient`."""
+
+    directory: Path
+    name: str = "certbot"
+
+    @property
+    def hook(self) -> Path:
+        """A post hook: it runs once, after all renewals."""
+        return self.directory / "renewal-hooks/post/mailsni"
+
+    def renewal_file(self, origin: str) -> Path:
+        """``renewal/LINEAGE.conf``."""
+        return self.directory / "renewal" / f"{_name(origin)}.conf"
+
+    def paths(self, origin: str) -> tuple[Path, ...]:
+        """The directories in ``live`` and ``archive``."""
+        return (Path(origin), self.directory / "archive" / _name(origin))
+
+    def repair(self, origin: str, reason: Reason) -> tuple[CommandLine, str | None] | None:
+        """A renewal, with options."""
+        if reason is Reason.RENEWAL_IN_PROGRESS:
+            return ("certbot", "certificates"), "it completes the interrupted renewal"
+        if (options := _RENEWALS.get(reason)) is None:
+            return None
+        note = "it shows why the certificate is not renewed" if reason is Reason.EXPIRED else None
+        return ("certbot", "renew", "--cert-name", _name(origin), *options), note
+
+    def issue(self, origin: str, names: Iterable[str]) -> CommandLine:
+        """``certbot certonly``."""
+        return ("certbot", "certonly", "--cert-name", _name(origin), *(word for name in names for word in ("-d", name)))
+
+    def delete(self, origin: str) -> CommandLine:
+        """``certbot delete``."""
+        return ("certbot", "delete", "--cert-name", _name(origin))
+
+
+def _name(origin: str) -> str:
+    """What certbot calls a lineage."""
+    return origin.rpartition("/")[2]
 
 
 def _archive(live: Path) -> Path:

@@ -19,7 +19,7 @@ from mailsni.doctor.finding import Facts, Finding, Fix, finding
 from mailsni.errors import MailsniError
 from mailsni.host.commands import find_tool, run
 from mailsni.runs import history
-from mailsni.sources.base import certbot_directories
+from mailsni.sources.base import acme_clients
 
 _FIRST_ISSUANCE_SINCE = {"deploy": (5, 3, 0), "post": (3, 2, 0), "cli.ini": (0,)}
 """From which version of certbot on a hook runs for a new certificate."""
@@ -38,8 +38,8 @@ def schedule(facts: Facts) -> Iterator[Finding]:
         return
     hooks = [*_starting_mailsni(scripts.hook_files(facts)), *_starting_mailsni(scripts.configured_hooks(facts))]
     if not hooks:
-        root = next(iter(certbot_directories(facts.host.settings.sources)), None)
-        where = root / "renewal-hooks/post" if root is not None else "mailsni"
+        client = next(iter(acme_clients(facts.host.settings.sources)), None)
+        where = client.hook.parent if client is not None else "mailsni"
         what = "nothing starts mailsni: no certbot hook, no timer, no cron job, no watcher"
         yield finding("mailsni_not_scheduled", what, where, Fix("mailsni setup"))
         return

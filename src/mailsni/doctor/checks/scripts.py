@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mailsni.doctor.finding import Facts
 from mailsni.host import files
-from mailsni.sources.base import certbot_directories
+from mailsni.sources.base import acme_clients
 
 CRON = "cron"
 _HOOK_DIRECTORIES = ("pre", "deploy", "post")
@@ -86,9 +86,13 @@ class RootFile:
     """
 
 
+def _certbot_directories(facts: Facts) -> list[Path]:
+    return [client.directory for client in acme_clients(facts.host.settings.sources) if client.name == "certbot"]
+
+
 def hook_files(facts: Facts) -> Iterator[RootFile]:
     """The files in certbot's directories of hooks."""
-    for root in certbot_directories(facts.host.settings.sources):
+    for root in _certbot_directories(facts):
         for kind in _HOOK_DIRECTORIES:
             directory = root / "renewal-hooks" / kind
             for path in (directory / name for name in files.list_names(directory)):
@@ -97,7 +101,7 @@ def hook_files(facts: Facts) -> Iterator[RootFile]:
 
 def configured_hooks(facts: Facts) -> Iterator[RootFile]:
     """Certbot's files with ``renew_hook = …`` and the like."""
-    for root in certbot_directories(facts.host.settings.sources):
+    for root in _certbot_directories(facts):
         renewal = root / "renewal"
         configured = [("renewal", renewal / name) for name in files.list_names(renewal) if name.endswith(".conf")]
         for kind, path in (("cli.ini", root / "cli.ini"), *configured):

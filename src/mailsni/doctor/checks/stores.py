@@ -22,15 +22,7 @@ from mailsni.doctor.helpers import (
     writable_by_others,
 )
 from mailsni.host import files
-from mailsni.sources.base import CertbotLineage
-
-_DAMAGED = (Reason.KEY_MISMATCH, Reason.KEY_MISSING, Reason.CHAIN_MISSING, Reason.BAD_PEM, Reason.ENCRYPTED_KEY)
-_RENEWALS = {
-    **dict.fromkeys(_DAMAGED, ("--force-renewal",)),
-    Reason.UNSUPPORTED_KEY: ("--force-renewal", "--key-type", "ecdsa"),
-    Reason.EXPIRED: ("--dry-run",),
-}
-"""The options with which certbot repairs a lineage."""
+from mailsni.sources.base import AcmeClient
 
 
 def key_modes(facts: Facts) -> Iterator[Finding]:
@@ -66,9 +58,9 @@ def _listed(paths: Sequence[Path], noun: str) -> str:
     return f"{counted(len(paths), noun)}: {summarize([str(path) for path in paths])}"
 
 
-def _certbot_lineage(facts: Facts, origin: str) -> CertbotLineage | None:
-    lineages = (settings.open().certbot_lineage(origin) for settings in facts.host.settings.sources)
-    return next((lineage for lineage in lineages if lineage is not None), None)
+def _acme_client(facts: Facts, origin: str) -> AcmeClient | None:
+    stores = (settings.open() for settings in facts.host.settings.sources)
+    return next((store.acme_client for store in stores if store.owns(origin)), None)
 
 
 def broken_lineages(facts: Facts) -> Iterator[Finding]:
@@ -80,18 +72,16 @@ def broken_lineages(facts: Facts) -> Iterator[Finding]:
                 f"{names} is not served from it: clients get its last valid certificate, and after that the default one"
             )
             what = f"{problem.source}: {problem.detail}"
-            fix = _renewal_fix(problem.reason, _certbot_lineage(facts, problem.source))
+            fix = _repair(problem.reason, problem.source, _acme_client(facts, problem.source))
             yield finding(f"lineage_{problem.reason}", what, problem.source, fix, why=why)
 
 
-def _renewal_fix(reason: Reason, lineage: CertbotLineage | None) -> Fix:
-    options = _RENEWALS.get(reason)
-    if lineage is not None and reason is Reason.RENEWAL_IN_PROGRESS:
-        return Fix("certbot certificates", note="it completes the interrupted renewal")
-    if lineage is None or options is None:
+def _repair(reason: Reason, origin: str, client: AcmeClient | None) -> Fix:
+    repair = client.repair(origin, reason) if client is not None else None
+    if repair is None:
         return Fix("mailsni status --skipped", note="it shows every certificate that is skipped, and why")
-    note = "it shows why the certificate is not renewed" if reason is Reason.EXPIRED else None
-    return Fix(quoted("certbot", "renew", "--cert-name", lineage.name, *options), note=note)
+    command, note = repair
+    return Fix(quoted(*command), note=note)
 
 
 def incomplete_chains(facts: Facts) -> Iterator[Finding]:
@@ -113,18 +103,19 @@ def competing_lineages(facts: Facts) -> Iterator[Finding]:
     for certificate in snapshot.inventory.certificates:
         if certificate.kept or certificate.staging or certificate.self_signed or not certificate.valid_at(now):
             continue
-        lineage = _certbot_lineage(facts, certificate.source)
+        origin, renewal = certificate.source, None
+        client = _acme_client(facts, origin)
+        if client is not None and client.renewal_file(origin).is_file():
+            renewal = client.renewal_file(origin)
         for source, names in sorted(_lost_names(certificate, winners).items()):
             command = None
-            if lineage is not None and certificate.source in selected:
-                kept = [word for name in certificate.names if name not in names for word in ("-d", name)]
-                command = quoted("certbot", "certonly", "--cert-name", lineage.name, *kept)
-            elif lineage is not None:
-                command = quoted("certbot", "delete", "--cert-name", lineage.name)
-            where = lineage.renewal if lineage is not None and lineage.renewal.is_file() else certificate.source
-            what = f"{summarize(names)}: two lineages have it, {source} is served, {certificate.source} is not"
+            if client is not None and origin in selected:
+                command = quoted(*client.issue(origin, (name for name in certificate.names if name not in names)))
+            elif client is not None:
+                command = quoted(*client.delete(origin))
+            what = f"{summarize(names)}: two lineages have it, {source} is served, {origin} is not"
             fix = Fix(command, note=f"check first what else uses it: mailsni explain {names[0]}")
-            yield finding("lineages_compete", what, where, fix)
+            yield finding("lineages_compete", what, renewal or origin, fix)
 
 
 def _lost_names(certificate: Certificate, winners: Mapping[str, tuple[Certificate, ...]]) -> dict[str, list[str]]:
@@ -142,29 +133,32 @@ def _lost_names(certificate: Certificate, winners: Mapping[str, tuple[Certificat
 
 
 def unrenewed_lineages(facts: Facts) -> Iterator[Finding]:
-    """Report lineages that certbot has no renewal configuration for."""
+    """Report lineages that their ACME client has no renewal configuration for."""
     if facts.host.snapshot is None:
         return
     selected = {certificate.source for certificate in facts.host.snapshot.selection.certificates}
     for certificate in facts.host.snapshot.inventory.certificates:
-        lineage = None if certificate.kept else _certbot_lineage(facts, certificate.source)
-        # A directory without any renewal configurations is not certbot's.
-        if lineage is None or not lineage.renewal.parent.is_dir() or os.path.lexists(lineage.renewal):
+        client = None if certificate.kept else _acme_client(facts, certificate.source)
+        if client is None:
+            continue
+        renewal = client.renewal_file(certificate.source)
+        # A directory without any renewal configurations is not the client's.
+        if not renewal.parent.is_dir() or os.path.lexists(renewal):
             continue
         expired = certificate.not_after <= facts.host.now
         if expired or certificate.source in selected:
-            yield _unrenewed(certificate, lineage, expired=expired)
+            yield _unrenewed(certificate, client, expired=expired)
 
 
-def _unrenewed(certificate: Certificate, lineage: CertbotLineage, *, expired: bool) -> Finding:
-    names = [word for name in certificate.names for word in ("-d", name)]
-    again = quoted("certbot", "certonly", "--cert-name", lineage.name, *names)
-    what = f"{certificate.source}: certbot does not renew it: {lineage.renewal} does not exist"
+def _unrenewed(certificate: Certificate, client: AcmeClient, *, expired: bool) -> Finding:
+    again = quoted(*client.issue(certificate.source, certificate.names))
+    renewal = client.renewal_file(certificate.source)
+    what = f"{certificate.source}: {client.name} does not renew it: {renewal} does not exist"
     day = f"{certificate.not_after:%Y-%m-%d}"
     if expired:
-        remove = quoted("rm", "-r", certificate.source, lineage.directory / "archive" / lineage.name)
+        remove = quoted("rm", "-r", *client.paths(certificate.source))
         fix = Fix(remove, note=f"only when nothing needs it; otherwise move it away and get a new one: {again}")
         return finding("lineage_expired_not_renewed", f"{what}, and it expired on {day}", certificate.source, fix)
-    fix = Fix(edit=f"restore {lineage.renewal}, or move {certificate.source} away and get a new one: {again}")
+    fix = Fix(edit=f"restore {renewal}, or move {certificate.source} away and get a new one: {again}")
     why = f"it expires on {day}, and {summarize(certificate.names)} with it"
     return finding("lineage_not_renewed", what, certificate.source, fix, why=why)

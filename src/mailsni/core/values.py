@@ -1,4 +1,4 @@
-"""What the values of a configuration file may be. Each function here takes a TOML value and gives the setting.
+"""What the values of a configuration may be. Each function here takes a TOML value and gives the setting.
 
 Raises:
     ValueError: from every function, with the reason, when the value is of another kind.
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mailsni.core.names import NamePatterns, safe_path
-from mailsni.probes.endpoint import Endpoint
 
 _LONGEST = 3600
 
@@ -69,7 +68,7 @@ def path(value: object) -> Path:
 
 def patterns(value: object) -> tuple[str, ...]:
     """Patterns for host names."""
-    words = _strings(value)
+    words = strings(value)
     NamePatterns(words)
     return words
 
@@ -84,7 +83,7 @@ def some_patterns(value: object) -> tuple[str, ...]:
 
 def command(value: object) -> tuple[str, ...]:
     """A command as a list of words."""
-    words = _strings(value)
+    words = strings(value)
     if not words or not words[0].startswith("/") or any("\0" in word for word in words):
         raise ValueError("a command is a list whose first word is an absolute path")
     return words
@@ -103,14 +102,8 @@ def action(value: object) -> Action:
     return word
 
 
-def endpoints(value: object) -> Literal["auto"] | tuple[Endpoint, ...]:
-    """``"auto"``, or a list of URLs."""
-    if value == "auto":
-        return "auto"
-    return tuple(Endpoint.parse(text) for text in _strings(value))
-
-
-def _strings(value: object) -> tuple[str, ...]:
+def strings(value: object) -> tuple[str, ...]:
+    """A list of strings."""
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return tuple(value)
     raise ValueError("must be a list of strings")
