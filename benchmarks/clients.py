@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from tests.support.authority import Authority
-from tests.support.clients import REFUSED, SERVERS, Crowd, Visit
+from tests.support.clients import REFUSED, SERVERS, Visit, crowd
 from tests.support.mail_host import DEFAULT_NAME, MailHost
 
 from mailsni.host.commands import require_tool, run
@@ -86,7 +86,7 @@ def measure(
     practice(host)
     asked = names[:: max(1, len(names) // 20)]
     chosen = {service: host.endpoints[service] for services in SERVERS.values() for service in services}
-    with Crowd(host.directory, chosen, asked, host.authority.root_pem) as crowd:
+    with crowd(host.directory, chosen, asked, host.authority.root_pem) as leave:
         begin = time.monotonic()
         for number in range(rounds):
             name = asked[number % len(asked)]
@@ -94,7 +94,7 @@ def measure(
             practice(host)
             time.sleep(pause)
         seconds = time.monotonic() - begin
-        visits = [one for one in crowd.leave() if begin <= one.begun]
+        visits = [one for one in leave() if begin <= one.begun]
     return visits, seconds
 
 

@@ -11,6 +11,7 @@ from hypothesis import settings
 from mailsni.sandbox.servers import workspace
 from tests.support.authority import Authority
 from tests.support.host_guard import UnprotectedHostError, protect_host
+from tests.support.lineages import CertbotDirectory
 from tests.support.purity import PURE, impure_events
 from tests.support.release_split import is_of, share
 from tests.support.strategies import effort
@@ -41,6 +42,11 @@ def _pure_tests_start_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def authority() -> Authority:
     return Authority()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CertbotDirectory:
+    return CertbotDirectory(tmp_path / "letsencrypt")
 
 
 @pytest.fixture

@@ -36,11 +36,6 @@ def _alone_on_the_host(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> CertbotDirectory:
-    return CertbotDirectory(tmp_path / "letsencrypt")
-
-
-@pytest.fixture
 def postfix(shared_tmp: Path, default: Issued) -> Iterator[PrivatePostfix]:
     """A running Postfix with an empty cdb map where mailsni will write its own."""
     require(PrivatePostfix.unavailable())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,12 +43,6 @@ def block(dovecot: PrivateDovecot, name: str, path: Path) -> str:
     return f"local_name {name} {{\n{settings}\n}}\n"
 
 
-def test_postfix_serves_the_default_to_everyone_at_first(postfix: PrivatePostfix, default: Issued) -> None:
-    for service, port in postfix.endpoints.items():
-        assert served(port, None, service) == default.fingerprint
-        assert served(port, NAME, service) == default.fingerprint
-
-
 def test_postfix_serves_a_hand_made_map(postfix: PrivatePostfix, default: Issued, authority: Authority) -> None:
     issued = authority.issue([NAME])
     build_map(postfix, f"{NAME} {pinned(postfix.config_directory, issued)}\n")
@@ -81,15 +74,6 @@ def test_a_closed_directory_is_refused(shared_tmp: Path, default: Issued) -> Non
     (shared_tmp / "closed/inner").mkdir(mode=0o755)
     with pytest.raises(HostError, match=r"cannot pass through .*/closed$"):
         PrivatePostfix(shared_tmp / "closed/inner", default)
-
-
-def test_postfix_serves_two_algorithms_for_one_name(postfix: PrivatePostfix, authority: Authority) -> None:
-    curve, rsa = authority.issue([NAME]), authority.issue([NAME], algorithm="rsa")
-    files = [pinned(postfix.config_directory, issued) for issued in (curve, rsa)]
-    build_map(postfix, f"{NAME} {files[0]} {files[1]}\n")
-    port = postfix.endpoints["smtp"]
-    assert served(port, NAME, "smtp", algorithm="ecdsa") == curve.fingerprint
-    assert served(port, NAME, "smtp", algorithm="rsa") == rsa.fingerprint
 
 
 def test_a_broken_entry_is_seen_as_an_aborted_handshake(postfix: PrivatePostfix, tmp_path: Path) -> None:
@@ -128,13 +112,6 @@ def test_servers_stop_and_start_on_the_same_ports(postfix: PrivatePostfix, dovec
         server.reload()
 
 
-def test_a_new_default_certificate_is_served_after_a_reload(postfix: PrivatePostfix, authority: Authority) -> None:
-    renewed = authority.issue(["default.test"])
-    postfix.set_default(renewed)
-    postfix.reload()
-    assert served(postfix.endpoints["smtps"], None, "smtps") == renewed.fingerprint
-
-
 def state_of(*roots: str) -> dict[str, int]:
     """When each file and directory below the roots was last changed in any way."""
     below = [Path(top, name) for root in roots for top, names, files in os.walk(root) for name in (*names, *files)]
@@ -150,27 +127,6 @@ def test_the_hosts_own_configuration_is_left_alone(request: pytest.FixtureReques
         server.restart()
         server.stop()
     assert state_of("/etc", "/var/lib", "/var/spool") == before
-
-
-def test_the_laboratory_is_described_by_its_configuration_file(mail_host: MailHost) -> None:
-    mail_host.configure(names={"include": ["*"]}, dovecot={"certificates": "live"})
-    settings = tomllib.loads(mail_host.config.read_text())
-    assert settings["sources"] == [{"type": "certbot", "path": str(mail_host.store.live)}]
-    assert settings["dovecot"]["certificates"] == "live"
-    assert settings["dovecot"]["config_file"] == str(mail_host.dovecot.config_file)
-    assert len(settings["verify"]["endpoints"]) == len(mail_host.endpoints)
-    assert mail_host.served_everywhere(NAME) == dict.fromkeys(mail_host.endpoints, mail_host.default.fingerprint)
-
-
-def test_certbot_issues_renews_and_deletes(certbot: Certbot) -> None:
-    live = certbot.issue(NAME, "*.example.test", lineage="mine")
-    assert (live / "fullchain.pem").readlink() == Path("../../archive/mine/fullchain1.pem")
-    before = (live / "cert.pem").read_bytes()
-    certbot.renew()
-    assert (live / "fullchain.pem").readlink() == Path("../../archive/mine/fullchain2.pem")
-    assert (live / "cert.pem").read_bytes() != before
-    certbot.delete("mine")
-    assert not live.exists()
 
 
 def test_the_sandbox_lays_a_lineage_out_as_certbot_does(

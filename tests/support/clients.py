@@ -1,7 +1,6 @@
 """Mail clients that come and go: they connect, shake hands, check the chain and the host name, and say goodbye.
 
-As a program, the clients' own process: ``python -m tests.support.clients JOB``, where JOB is a file that
-:class:`Crowd` writes.
+As a program, the clients' own process: ``python -m tests.support.clients JOB``, with a JOB of :func:`crowd`.
 """
 
 from __future__ import annotations
@@ -12,24 +11,24 @@ import random
 import signal
 import socket
 import ssl
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from mailsni.sandbox.servers import LOOPBACK
-from tests.support.processes import LIMIT, until
+from tests.support.host_guard import REPOSITORY
+from tests.support.processes import LIMIT, running, until
 
 VISIT_LIMIT = 30.0
 """Seconds that a client waits for an answer before it gives up."""
 REFUSED = "refused"
 SERVERS = {"postfix": ("smtp", "smtps"), "dovecot": ("imap", "imaps")}
 _IMPLICIT = ("smtps", "imaps")
-_TOP = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,60 +107,39 @@ def _hear(connection: socket.socket, wanted: bytes) -> None:
     raise ValueError(f"{line!r} instead of {wanted!r}")
 
 
-class Crowd:
-    """Clients in a process of their own, one thread for each service, from entry to :meth:`leave`.
+@contextmanager
+def crowd(
+    directory: Path, ports: Mapping[str, int], names: Sequence[str], root_pem: bytes, *, pause: float = 0.002
+) -> Iterator[Callable[[], list[Visit]]]:
+    """Clients in a process of their own, one thread for each service, until the end of the block.
 
     Args:
-        directory: for its files.
+        directory: for the file that tells of their visits.
         ports: of the services to visit.
         names: asked for at random.
         root_pem: what clients trust.
         pause: seconds between two visits of one client.
+
+    Yields:
+        What lets every client end its visit, and gives all that there were, in the order of their ends.
     """
+    told = directory / "visits"
+    job = json.dumps({"ports": dict(ports), "names": list(names), "trusted": root_pem.decode(), "pause": pause})
 
-    def __init__(
-        self, directory: Path, ports: Mapping[str, int], names: Sequence[str], root_pem: bytes, *, pause: float = 0.002
-    ) -> None:
-        self._ports = dict(ports)
-        self._visits = directory / "visits"
-        self._job = directory / "crowd.json"
-        trusted = directory / "crowd-trusts.pem"
-        trusted.write_bytes(root_pem)
-        job = {"ports": self._ports, "names": list(names), "trusted": str(trusted), "visits": str(self._visits)}
-        self._job.write_text(json.dumps({**job, "pause": pause}))
-
-    def __enter__(self) -> Self:
-        self._visits.unlink(missing_ok=True)
-        words = [sys.executable, "-m", "tests.support.clients", str(self._job)]
-        self._process = subprocess.Popen(words, cwd=_TOP, stdin=subprocess.DEVNULL)
-        try:
-            until(
-                lambda: {visit.service for visit in self._so_far()} == set(self._ports),
-                "the clients do not start",
-                beside=self._process,
-            )
-        except BaseException:
-            self.leave()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.leave()
-
-    def leave(self) -> list[Visit]:
-        """Let every client end its visit; all that there were, in the order of their ends."""
-        self._process.terminate()
-        try:
-            self._process.wait(LIMIT)
-        finally:
-            self._process.kill()
-        return self._so_far()
-
-    def _so_far(self) -> list[Visit]:
-        if not self._visits.exists():
-            return []
-        whole_lines, _, _ = self._visits.read_text().rpartition("\n")
+    def visits() -> list[Visit]:
+        whole_lines, _, _ = told.read_text().rpartition("\n")
         return [Visit(*json.loads(line)) for line in whole_lines.splitlines()]
+
+    words = [sys.executable, "-m", "tests.support.clients", job]
+    with running(words, told, {"PYTHONPATH": str(REPOSITORY)}) as process:
+
+        def leave() -> list[Visit]:
+            process.terminate()
+            process.wait(LIMIT)
+            return visits()
+
+        until(lambda: {visit.service for visit in visits()} == set(ports), told.read_text, beside=process)
+        yield leave
 
 
 def _be_a_crowd(job: Mapping[str, Any]) -> None:
@@ -170,23 +148,23 @@ def _be_a_crowd(job: Mapping[str, Any]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: over.set())
     writing = threading.Lock()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.load_verify_locations(job["trusted"])
-    with Path(job["visits"]).open("w", buffering=1) as output:
+    context.load_verify_locations(cadata=job["trusted"])
 
-        def come_and_go(service: str, port: int) -> None:
-            choice = random.Random(service)  # noqa: S311
-            while not over.is_set():
-                one = visit(service, port, choice.choice(job["names"]), context)
-                with writing:
-                    output.write(json.dumps(astuple(one)) + "\n")
-                over.wait(job["pause"])
+    def come_and_go(service: str, port: int) -> None:
+        choice = random.Random(service)  # noqa: S311
+        while not over.is_set():
+            line = json.dumps(astuple(visit(service, port, choice.choice(job["names"]), context)))
+            with writing:
+                sys.stdout.write(f"{line}\n")
+                sys.stdout.flush()
+            over.wait(job["pause"])
 
-        clients = [threading.Thread(target=come_and_go, args=each) for each in job["ports"].items()]
-        for client in clients:
-            client.start()
-        for client in clients:
-            client.join()
+    clients = [threading.Thread(target=come_and_go, args=each) for each in job["ports"].items()]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
 
 
 if __name__ == "__main__":
-    _be_a_crowd(json.loads(Path(sys.argv[1]).read_text()))
+    _be_a_crowd(json.loads(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""The sandbox's servers, and what the tests do to them besides: reload, restart, another default certificate."""
+"""The sandbox's servers, and what the tests do to them besides: reload, restart."""
 
 from __future__ import annotations
 
@@ -99,13 +99,6 @@ class _ControlledServer(servers.PrivateServer):
         done = run(self._reload_command())
         if done.returncode != 0:
             raise HostError(self._story(f"reload exited {done.returncode}: {done.stderr}"))
-
-    def set_default(self, default: Issued) -> None:
-        """Replace the default certificate; the server sees it after :meth:`reload`."""
-        staged = self.default_file.with_name(".default.pem")
-        staged.touch(mode=0o600)
-        staged.write_bytes(default.key_pem + default.fullchain_pem)
-        staged.replace(self.default_file)
 
 
 class PrivatePostfix(_ControlledServer, servers.PrivatePostfix):

@@ -18,11 +18,6 @@ from tests.support.lineages import KINDS, CertbotDirectory
 NAME = "mail.example.test"
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> CertbotDirectory:
-    return CertbotDirectory(tmp_path / "letsencrypt")
-
-
 def test_a_key_is_not_shown() -> None:
     assert "PRIVATE" not in repr(authority().issue([NAME]))
 

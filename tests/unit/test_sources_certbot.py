@@ -23,11 +23,6 @@ NAME = "mail.a.test"
 SECRET = "the content of a file that lies elsewhere"
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> CertbotDirectory:
-    return CertbotDirectory(tmp_path / "letsencrypt")
-
-
 def issue(*names: str) -> Issued:
     return authority().issue(names or [NAME])
 
