@@ -9,7 +9,7 @@ import os
 import socket
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mailsni.errors import HostError
@@ -25,46 +25,42 @@ _LASTING_LOGINS: dict[DovecotVersion, str] = {
 }
 
 
-class _Ports:
+_FIRST_PORT, _BLOCK, _BLOCKS = 10_000, 1000, 22
+
+
+@functools.cache
+def _ports() -> Iterator[int]:
     """The loopback ports that this process may give to servers, long before those listen on them.
 
     They lie below the ports that connections are made from (32768 by default, ip(7)), in a block that no other process
     with a sandbox in this network takes at the same time: an abstract socket with its name says that it is taken.
     """
-
-    _FIRST, _SIZE, _COUNT = 10_000, 1000, 22
-
-    def __init__(self) -> None:
-        self._taken = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        begin = os.getpid() % self._COUNT
-        for block in (*range(begin, self._COUNT), *range(begin)):
-            with contextlib.suppress(OSError):
-                self._taken.bind(f"\0mailsni-sandbox-ports-{block}")
-                break
-        else:
-            raise HostError("no ports are free: too many sandboxes at once")
-        first = self._FIRST + block * self._SIZE
-        self._next = itertools.cycle(range(first, first + self._SIZE))
-
-    def take(self) -> int:
-        """The next one that nobody listens on."""
-        for port in itertools.islice(self._next, self._SIZE):
-            with contextlib.suppress(OSError), socket.socket() as candidate:
-                candidate.bind((LOOPBACK, port))
-                return port
-        raise HostError("no ports are free")
+    taken = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    begin = os.getpid() % _BLOCKS
+    for block in (*range(begin, _BLOCKS), *range(begin)):
+        with contextlib.suppress(OSError):
+            taken.bind(f"\0mailsni-sandbox-ports-{block}")
+            break
+    else:
+        raise HostError("no ports are free: too many sandboxes at once")
+    first = _FIRST_PORT + block * _BLOCK
+    yield from filter(_is_free, itertools.cycle(range(first, first + _BLOCK)))
 
 
-_ports = functools.cache(_Ports)
+def _is_free(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.socket() as candidate:
+        candidate.bind((LOOPBACK, port))
+        return True
+    return False
 
 
 def free_ports(count: int) -> list[int]:
     """Distinct TCP ports of the loopback address that nobody listens on, and no other sandbox is given soon.
 
     Raises:
-        HostError: there are none.
+        HostError: there are too many sandboxes.
     """
-    return [_ports().take() for _ in range(count)]
+    return list(itertools.islice(_ports(), count))
 
 
 class _ControlledServer(servers.PrivateServer):

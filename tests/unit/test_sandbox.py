@@ -28,23 +28,6 @@ def versions(store: CertbotDirectory, lineage: str) -> list[str]:
     return [link.readlink().name if link.exists() else "" for link in links]
 
 
-def test_a_lineage_is_laid_out_as_certbot_does_it(store: CertbotDirectory) -> None:
-    issued = authority().issue([NAME])
-    live = store.add("one", issued)
-    assert [str(store.path("one", kind).readlink()) for kind in KINDS] == [
-        f"../../archive/one/{kind}1.pem" for kind in KINDS
-    ]
-    assert (live / "privkey.pem").read_bytes() == issued.key_pem
-    assert (live / "fullchain.pem").read_bytes() == issued.fullchain_pem
-    assert (live / "README").is_file()
-    assert (store.live / "README").is_file()
-    assert (store.renewal / "one.conf").is_file()
-    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (store.live, store.archive, live / "privkey.pem")}
-    assert list(modes.values()) == [0o700, 0o700, 0o600]
-    with pytest.raises(FileExistsError):
-        store.add("one", issued)
-
-
 def test_a_first_issuance_begins_with_dangling_links(store: CertbotDirectory) -> None:
     steps = store.issuance_steps("one", authority().issue([NAME]))
     assert len(list(islice(steps, 6))) == 6  # two directories, four links
