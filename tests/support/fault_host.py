@@ -545,7 +545,7 @@ def _aimed(host: FaultHost, only: Sequence[str]) -> list[str]:
 
 
 class Runner:
-    """A process that runs ``mailsni`` under strace: see runner.py."""
+    """A process that runs ``mailsni`` under strace: see fault_runner.py."""
 
     def __init__(self, host: FaultHost, *, umask: int = -1) -> None:
         self.host = host
