@@ -29,7 +29,7 @@ from mailsni.targets.dovecot.parser import (
     read,
     statements,
 )
-from mailsni.targets.dovecot.precedence import LocalName, can_match, conflicts, pattern_matches
+from mailsni.targets.dovecot.precedence import can_match, conflicts, pattern_matches
 from mailsni.targets.dovecot.rendering import DovecotVersion
 from mailsni.targets.dovecot.target import Dovecot
 from tests.support.builders import NOW, authority
@@ -145,7 +145,7 @@ def test_settings_stand_where_they_stand(tmp_path: Path) -> None:
         ("still", "more.conf", 4, ["protocol"]),  # a block is closed where it was opened
         ("z", "dovecot.conf", 6, []),
     ]
-    opened = {block.kind: (block.line, found.ends[block]) for path in found.blocks for block in path}
+    opened = {block.kind: (block.line, found.ends[block]) for block in found.blocks}
     assert opened == {"local_name": (1, 5), "ssl_server": (2, 4), "protocol": (3, 5)}
     assert found.unreadable == ()
 
@@ -320,15 +320,14 @@ def test_what_cannot_match_matches_nothing(pattern: str, name: str) -> None:
         assert not pattern_matches(pattern, name)
 
 
-def blocks(*texts: str) -> list[LocalName]:
-    places = (Block(at, "local_name", text, Path("/f")) for at, text in enumerate(texts, 1))
-    return [LocalName(block, tuple(block.name.lower().split()), (), ours=False) for block in places]
+def blocks(*texts: str) -> list[Block]:
+    return [Block(at, "local_name", text, Path("/f")) for at, text in enumerate(texts, 1)]
 
 
 def lost(version: DovecotVersion, *texts: str) -> list[tuple[str, int, int]]:
     """Name, line of the block that is not taken for it, line of the one that is."""
     found = conflicts(blocks(*texts), version)
-    return [(one.name, one.loser.block.line, one.winner.block.line) for one in found]
+    return [(one.name, one.loser.line, one.winner.line) for one in found]
 
 
 EXACT, WILD = "mail.x.test", "*.x.test"

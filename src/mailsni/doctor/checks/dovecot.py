@@ -27,9 +27,10 @@ from mailsni.targets.dovecot.configuration import (
     VERSION_SETTINGS,
     DovecotConfiguration,
     full_key,
+    scope_of,
 )
-from mailsni.targets.dovecot.parser import Setting
-from mailsni.targets.dovecot.precedence import Conflict, LocalName, can_match, conflicts
+from mailsni.targets.dovecot.parser import Block, Setting
+from mailsni.targets.dovecot.precedence import Conflict, can_match, conflicts
 
 NEARLY_FULL = 0.7
 """Part of the memory limit from which on the blocks are a finding."""
@@ -54,7 +55,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     if server is None:
         return
     source = parser.read(server.settings.config_file)
-    configuration = DovecotConfiguration(source, server.version, server.settings.include_file)
+    configuration = DovecotConfiguration(source, server.version)
     checks = _CHECKS if source.files else _CHECKS_WITHOUT_FILES
     yield from run_each(checks, DovecotFacts(server, configuration, facts.host.now))
 
@@ -136,11 +137,12 @@ def _rewritten(facts: DovecotFacts, settings: Sequence[Setting]) -> Fix:
 
 
 def _several_names(facts: DovecotFacts) -> Iterator[Finding]:
-    ours = [name for name in facts.configuration.several_names if name.ours]
-    for name in (*ours[:1], *(name for name in facts.configuration.several_names if not name.ours)):
-        by_hand = facts.by_hand(f"write the block once for each name: `local_name {printable_name(name.names[0])} {{`")
-        what = f"several names in one local_name block: {summarize_names(name.names)}"
-        yield finding("dovecot_several_names", what, place_of(name.block), APPLY if name.ours else by_hand)
+    several = facts.configuration.several_names
+    ours = [block for block in several if facts.is_ours(block)]
+    for block in (*ours[:1], *(block for block in several if not facts.is_ours(block))):
+        by_hand = facts.by_hand(f"write the block once for each name: `local_name {printable_name(block.names[0])} {{`")
+        what = f"several names in one local_name block: {summarize_names(block.names)}"
+        yield finding("dovecot_several_names", what, place_of(block), APPLY if facts.is_ours(block) else by_hand)
 
 
 def _missing_marks(facts: DovecotFacts) -> Iterator[Finding]:
@@ -163,16 +165,16 @@ def _superfluous_marks(facts: DovecotFacts) -> Iterator[Finding]:
 
 
 def _names_in_protocols(facts: DovecotFacts) -> Iterator[Finding]:
-    for name, protocol in facts.configuration.names_in_protocols:
-        inside_out = f"local_name {printable_name(name.block.name)} {{ protocol {printable_name(protocol)} {{ … }} }}"
+    for block, protocol in facts.configuration.names_in_protocols:
+        inside_out = f"local_name {printable_name(block.name)} {{ protocol {printable_name(protocol)} {{ … }} }}"
         note = f"instead of removing it, write the block outside of protocol, or as {inside_out}"
-        what = f"local_name {summarize_names(name.names)} stands in protocol {printable_name(protocol)}"
-        fix = replace(facts.without(name.block), note=note)
-        yield finding("dovecot_local_name_in_protocol", what, place_of(name.block), fix)
+        what = f"local_name {summarize_names(block.names)} stands in protocol {printable_name(protocol)}"
+        fix = replace(facts.without(block), note=note)
+        yield finding("dovecot_local_name_in_protocol", what, place_of(block), fix)
 
 
 def _useless_names(facts: DovecotFacts) -> Iterator[Finding]:
-    for block, name in ((one.block, name) for one in facts.configuration.local_names for name in one.names):
+    for block, name in ((each, name) for each in facts.configuration.local_names for name in each.names):
         if can_match(name):
             continue
         inner = name.lstrip(".*").rstrip("*")
@@ -186,40 +188,38 @@ def _useless_names(facts: DovecotFacts) -> Iterator[Finding]:
 
 
 def _case_of_names(facts: DovecotFacts) -> Iterator[Finding]:
-    names = [
-        one
-        for one in facts.configuration.local_names
-        if one.block.name != one.block.name.lower() or "*" in one.block.name
-    ]
-    if not facts.configuration.is_23 and names and facts.dovecot.installed:
-        yield from case_findings(doveconf.full_version(facts.dovecot.executor), names, facts.reload)
+    odd = [each for each in facts.configuration.local_names if each.name != each.name.lower() or "*" in each.name]
+    if not facts.configuration.is_23 and odd and facts.dovecot.installed:
+        yield from case_findings(doveconf.full_version(facts.dovecot.executor), odd, facts.reload)
 
 
-def case_findings(version: str, names: Iterable[LocalName], reload: str) -> Iterator[Finding]:
+def case_findings(version: str, blocks: Iterable[Block], reload: str) -> Iterator[Finding]:
     """Names in upper case and wildcards, which 2.4.0 compares as they are written (fixed in 2.4.1, NEWS).
 
     Args:
         version: what ``dovecot --version`` prints.
-        names: the blocks with such names.
+        blocks: those with such names.
         reload: the command.
     """
-    for name in names if re.match(r"2\.4\.0\b", version) else ():
-        what = f"Dovecot 2.4.0 compares local_name {printable_name(name.block.name)} letter by letter"
+    for block in blocks if re.match(r"2\.4\.0\b", version) else ():
+        what = f"Dovecot 2.4.0 compares local_name {printable_name(block.name)} letter by letter"
         lower = Fix(reload, edit="write it in lower case")
-        fix = Fix(edit="update Dovecot to 2.4.1 or later") if "*" in name.block.name else lower
-        yield finding("dovecot_name_case_sensitive", what, place_of(name.block), fix)
+        fix = Fix(edit="update Dovecot to 2.4.1 or later") if "*" in block.name else lower
+        yield finding("dovecot_name_case_sensitive", what, place_of(block), fix)
 
 
 # ── Blocks that conflict ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _conflicts(facts: DovecotFacts) -> Iterator[Finding]:
-    by_place = {(one.block.file, one.block.line): one for one in reversed(facts.configuration.local_names)}
+    by_place = {(each.file, each.line): each for each in reversed(facts.configuration.local_names)}
     # A file that is included twice counts once.
-    for names in grouped(reversed(by_place.values()), lambda name: name.outer):
-        told = conflicts(names, facts.configuration.version)
-        foreign = (conflict for conflict in told if not (conflict.loser.ours and conflict.winner.ours))
-        for of_two_blocks in grouped(foreign, lambda conflict: (conflict.loser.block, conflict.winner.block)):
+    for blocks in grouped(reversed(by_place.values()), lambda block: scope_of(block.blocks)):
+        told = conflicts(blocks, facts.configuration.version)
+        foreign = (
+            conflict for conflict in told if not (facts.is_ours(conflict.loser) and facts.is_ours(conflict.winner))
+        )
+        for of_two_blocks in grouped(foreign, lambda conflict: (conflict.loser, conflict.winner)):
             yield _conflict(facts, of_two_blocks)
 
 
@@ -227,11 +227,11 @@ def _conflict(facts: DovecotFacts, conflicts: Sequence[Conflict]) -> Finding:
     loser, winner = conflicts[0].loser, conflicts[0].winner
     names = summarize_names([conflict.name for conflict in conflicts])
     rule = _rule(facts.configuration, conflicts[0])
-    if not loser.ours and not winner.ours:
+    if not facts.is_ours(loser) and not facts.is_ours(winner):
         code, foreign, severity = "dovecot_duplicate_block", loser, Severity.WARNING
-        what = f"two blocks for {names}: Dovecot uses the one at {place_of(winner.block)}, not this one"
+        what = f"two blocks for {names}: Dovecot uses the one at {place_of(winner)}, not this one"
         effect = "a change or a renewal of this one has no effect"
-    elif loser.ours:
+    elif facts.is_ours(loser):
         code, foreign, severity = "dovecot_foreign_block", winner, Severity.ERROR
         what = f"a block for {names} beside that of mailsni: Dovecot uses this one"
         effect = "clients do not get the certificate that mailsni deploys"
@@ -240,7 +240,7 @@ def _conflict(facts: DovecotFacts, conflicts: Sequence[Conflict]) -> Finding:
         what = f"a block for {names} beside that of mailsni: Dovecot uses that of mailsni"
         effect = "this one has no effect today, and wins as soon as mailsni's goes or the order changes"
     fix = _without_names(facts, foreign, conflicts)
-    return finding(code, what, place_of(foreign.block), fix, severity=severity, why=f"{rule}; {effect}")
+    return finding(code, what, place_of(foreign), fix, severity=severity, why=f"{rule}; {effect}")
 
 
 def _rule(configuration: DovecotConfiguration, conflict: Conflict) -> str:
@@ -250,14 +250,14 @@ def _rule(configuration: DovecotConfiguration, conflict: Conflict) -> str:
     return f"Dovecot {configuration.version} uses the {order} block that matches, however exactly"
 
 
-def _without_names(facts: DovecotFacts, name: LocalName, conflicts: Sequence[Conflict]) -> Fix:
+def _without_names(facts: DovecotFacts, block: Block, conflicts: Sequence[Conflict]) -> Fix:
     lost = {conflict.name for conflict in conflicts}
-    if any("*" in own for own in name.names) and not lost & set(name.names):
+    if any("*" in own for own in block.names) and not lost & set(block.names):
         move = "after" if facts.configuration.is_23 else "before"
-        return facts.by_hand(f"move the block at {place_of(name.block)} {move} those for single names")
-    if set(name.names) - lost and not conflicts[0].same:
-        return facts.by_hand(f"remove {summarize_names(sorted(lost))} from line {name.block.line} of {name.block.file}")
-    return facts.without(name.block)
+        return facts.by_hand(f"move the block at {place_of(block)} {move} those for single names")
+    if set(block.names) - lost and not conflicts[0].same:
+        return facts.by_hand(f"remove {summarize_names(sorted(lost))} from line {block.line} of {block.file}")
+    return facts.without(block)
 
 
 # ── The include, and the blocks of others ─────────────────────────────────────────────────────────────────────────────
@@ -283,7 +283,7 @@ def _globals_after_blocks(facts: DovecotFacts) -> Iterator[Finding]:
 
 
 def _leftovers(facts: DovecotFacts) -> Iterator[Finding]:
-    for file in sorted({one.block.file for one in facts.configuration.local_names if not one.ours}):
+    for file in sorted({block.file for block in facts.configuration.local_names if not facts.is_ours(block)}):
         hestia = file.parent.name == "domains" and file.parent.parent.name == "conf.d"
         author = "HestiaCP's" if hestia else _LEFTOVERS.get(file.name)
         if author is not None:

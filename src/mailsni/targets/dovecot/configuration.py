@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 
 from mailsni.targets.dovecot.parser import Block, Configuration, Scope, Setting
-from mailsni.targets.dovecot.precedence import LocalName
 from mailsni.targets.dovecot.rendering import DovecotVersion
 
 FILTERS = ("local_name", "local", "remote", "protocol")
@@ -72,8 +71,6 @@ class DovecotConfiguration:
 
     source: Configuration
     version: DovecotVersion
-    include_file: Path
-    """The include that this program writes."""
 
     @property
     def is_23(self) -> bool:
@@ -103,18 +100,9 @@ class DovecotConfiguration:
         return setting if setting is not None and setting.value == "no" else None
 
     @cached_property
-    def local_names(self) -> tuple[LocalName, ...]:
+    def local_names(self) -> tuple[Block, ...]:
         """Every ``local_name`` block, in the order in which Dovecot reads them."""
-        return tuple(
-            LocalName(
-                path[-1],
-                tuple(path[-1].name.lower().split()),
-                scope_of(path[:-1]),
-                path[-1].file == self.include_file,
-            )
-            for path in self.source.blocks
-            if path[-1].kind == "local_name"
-        )
+        return tuple(block for block in self.source.blocks if block.kind == "local_name")
 
     @cached_property
     def pairs(self) -> tuple[BlockPair, ...]:
@@ -164,15 +152,16 @@ class DovecotConfiguration:
         return () if self.is_23 else tuple(marked)
 
     @cached_property
-    def several_names(self) -> tuple[LocalName, ...]:
+    def several_names(self) -> tuple[Block, ...]:
         """Blocks of several names, where 2.4 takes one."""
         return () if self.is_23 else tuple(one for one in self.local_names if len(one.names) > 1)
 
     @cached_property
-    def names_in_protocols(self) -> tuple[tuple[LocalName, str], ...]:
+    def names_in_protocols(self) -> tuple[tuple[Block, str], ...]:
         """``local_name`` blocks in a ``protocol`` block, with its name; only the reverse is allowed."""
         inside = (
-            (one, next((name for kind, name in one.outer if kind == "protocol"), None)) for one in self.local_names
+            (one, next((outer.name.lower() for outer in one.blocks if outer.kind == "protocol"), None))
+            for one in self.local_names
         )
         return tuple((one, protocol) for one, protocol in inside if protocol is not None)
 
@@ -180,8 +169,7 @@ class DovecotConfiguration:
         """The places of all that keeps Dovecot from starting, as far as these properties know it."""
         places: list[Setting | Block] = [setting for setting, _ in self.missing_files]
         places += [*self.settings_of_other_release, *self.superfluous_marks]
-        places += [name.block for name in self.several_names]
-        places += [name.block for name, _ in self.names_in_protocols]
+        places += [*self.several_names, *(block for block, _ in self.names_in_protocols)]
         return frozenset((place.file, place.line) for place in places)
 
     def memory_limit(self) -> tuple[int | None, Setting | None]:
@@ -192,7 +180,7 @@ class DovecotConfiguration:
     @cached_property
     def filter_blocks(self) -> int:
         """How many blocks there are for some clients only; those of the same name are one."""
-        scopes = {scope_of(path) for path in self.source.blocks}
+        scopes = {scope_of((*block.blocks, block)) for block in self.source.blocks}
         return sum(bool(scope) and scope[-1][0] in FILTERS for scope in scopes)
 
     def memory_needed(self) -> int:

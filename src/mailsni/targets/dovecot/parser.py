@@ -186,6 +186,13 @@ class Block(BlockStart):
     """A block where it begins. The same name in two places is two of them."""
 
     file: Path
+    blocks: tuple[Block, ...] = field(default=(), compare=False, repr=False)
+    """The blocks around it, the outermost first."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What a ``local_name`` is for, in lower case, as it is written; 2.4 takes only one."""
+        return tuple(self.name.lower().split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +239,7 @@ class Configuration:
     """All files of a configuration, in the order in which Dovecot reads them."""
 
     settings: tuple[Setting, ...]
-    blocks: tuple[tuple[Block, ...], ...]
-    """Every block, last, after the blocks around it."""
+    blocks: tuple[Block, ...]
     ends: Mapping[Block, int]
     """The line of a block's ``}``, when it stands in the same file."""
     files: tuple[Path, ...]
@@ -276,7 +282,7 @@ class _NotReadError(Exception):
 class _Reading:
     without: Path | None
     settings: list[Setting] = field(default_factory=list)
-    blocks: list[tuple[Block, ...]] = field(default_factory=list)
+    blocks: list[Block] = field(default_factory=list)
     ends: dict[Block, int] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
     includes: list[IncludedFiles] = field(default_factory=list)
@@ -315,8 +321,8 @@ class _Reading:
                         why = f"{file}: more than {NESTING_LIMIT} blocks within blocks from line {line} on"
                         self.unreadable.append(UnreadableInclude(file, line, file, why))
                         return
-                    path = (*path, Block(line, kind, name, file))
-                    self.blocks.append(path)
+                    path = (*path, Block(line, kind, name, file, path))
+                    self.blocks.append(path[-1])
                 case BlockEnd(line):
                     if len(path) > len(outer):  # Dovecot refuses a superfluous one
                         self.ends[path[-1]] = line

@@ -11,21 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mailsni.targets.dovecot.parser import Block, Scope
+from mailsni.targets.dovecot.parser import Block
 from mailsni.targets.dovecot.rendering import DovecotVersion
-
-
-@dataclass(frozen=True, slots=True)
-class LocalName:
-    """A ``local_name`` block."""
-
-    block: Block
-    names: tuple[str, ...]
-    """In lower case, as they are written; 2.4 takes only one."""
-    outer: Scope
-    """What it stands in."""
-    ours: bool
-    """It stands in the include that this program writes."""
 
 
 def pattern_matches(pattern: str, name: str) -> bool:
@@ -62,24 +49,24 @@ class Conflict:
     """A block that is not what clients get for one of its names."""
 
     name: str
-    loser: LocalName
-    winner: LocalName
+    loser: Block
+    winner: Block
     same: bool
     """They are one block to Dovecot, with two values."""
 
 
-def conflicts(blocks: Iterable[LocalName], version: DovecotVersion) -> Iterator[Conflict]:
+def conflicts(blocks: Iterable[Block], version: DovecotVersion) -> Iterator[Conflict]:
     """Every name of a block for which another block is taken, and every block whose values another one replaces.
 
     A wildcard that gives way to an exact name is none: that is what both are for.
 
     Args:
-        blocks: those that stand in the same outer blocks, in the order in which Dovecot reads them.
+        blocks: the ``local_name`` blocks that stand in the same outer blocks, in the order in which Dovecot reads them.
         version: decides whether the first or the last block wins.
     """
-    by_text: dict[str, list[LocalName]] = defaultdict(list)
+    by_text: dict[str, list[Block]] = defaultdict(list)
     for block in blocks:
-        by_text[block.block.name.lower()].append(block)
+        by_text[block.name.lower()].append(block)
     groups = list(by_text.values())  # the blocks of a group are one to Dovecot; its place decides
     named = [(name, place) for place, group in enumerate(groups) for name in dict.fromkeys(group[0].names)]
     usual: dict[str, list[int]] = defaultdict(list)
