@@ -7,6 +7,7 @@ import ssl
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -27,19 +28,21 @@ NAME = "mail.a.test"
 LIMITS = Limits(timeout=5)
 
 
-def context(directory: Path, key: bytes, *chain: bytes) -> ssl.SSLContext:
+def context(directory: Path, *pem: bytes) -> ssl.SSLContext:
+    """Of a server that sends these; the key comes first."""
     file = directory / f"{len(list(directory.iterdir()))}.pem"
-    file.write_bytes(b"".join((key, *chain)))
+    file.write_bytes(b"".join(pem))
     made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     made.load_cert_chain(file)
     return made
 
 
 @contextmanager
-def serving(*contexts: ssl.SSLContext) -> Iterator[list[Endpoint]]:
-    """IMAPS servers, one for each context."""
+def serving(directory: Path, *issued: Issued) -> Iterator[list[Endpoint]]:
+    """IMAPS servers, one for each certificate."""
     with ExitStack() as stack:
-        yield [Endpoint("imaps", "127.0.0.1", stack.enter_context(peer(tls(one)))) for one in contexts]
+        contexts = [context(directory, each.key_pem, each.fullchain_pem) for each in issued]
+        yield [Endpoint("imaps", "127.0.0.1", stack.enter_context(peer(tls(each)))) for each in contexts]
 
 
 def expect(issued: Issued, name: str = NAME) -> Expectation:
@@ -67,7 +70,7 @@ def named(found: Audit) -> list[Assessment]:
 
 def test_what_is_meant_is_right_and_an_unknown_authority_is_only_a_warning(tmp_path: Path) -> None:
     issued = authority().issue([NAME])
-    with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as endpoints:
+    with serving(tmp_path, issued) as endpoints:
         found = audited(endpoints, expect(issued))
     assert [(one.client, one.expectation.name, one.problems) for one in found.assessments] == [
         (Client.NAMED, NAME, (Problem.UNTRUSTED,)),
@@ -87,10 +90,9 @@ def test_a_certificate_of_a_trusted_authority_has_no_problem(tmp_path: Path, mon
     root.write_bytes(authority().root_pem)
     monkeypatch.setenv("SSL_CERT_FILE", str(root))
     issued = authority().issue([NAME])
-    made = context(tmp_path, issued.key_pem, issued.fullchain_pem)
     tls_client._context.cache_clear()  # it has read the store of the tests before
     try:
-        with serving(made, context(tmp_path, issued.key_pem, issued.leaf_pem)) as endpoints:
+        with serving(tmp_path, issued, replace(issued, fullchain_pem=issued.leaf_pem)) as endpoints:
             found = audited(endpoints, expect(issued))
     finally:
         tls_client._context.cache_clear()
@@ -101,8 +103,7 @@ def test_a_certificate_of_a_trusted_authority_has_no_problem(tmp_path: Path, mon
 
 def test_another_certificate_is_called_by_what_is_known_of_it(tmp_path: Path) -> None:
     meant, old, foreign = (authority().issue([NAME]) for _ in range(3))
-    made = [context(tmp_path, one.key_pem, one.fullchain_pem) for one in (old, foreign)]
-    with serving(*made) as endpoints:
+    with serving(tmp_path, old, foreign) as endpoints:
         found = audited(endpoints, expect(meant), labels={old.fingerprint: "the certificate of /live/a"})
     assert [one.problems[0] for one in named(found)] == [Problem.WRONG_CERTIFICATE] * 2
     assert named(found)[0].detail.startswith("serves the certificate of /live/a; ")
@@ -115,7 +116,7 @@ def test_another_certificate_is_called_by_what_is_known_of_it(tmp_path: Path) ->
 def test_a_certificate_outside_its_dates_is_expired_or_not_yet_valid(tmp_path: Path) -> None:
     issued = authority().issue([NAME])
     late, early = issued.not_after + timedelta(seconds=1), issued.not_before - timedelta(seconds=1)
-    with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as endpoints:
+    with serving(tmp_path, issued) as endpoints:
         for moment, problem in ((late, Problem.EXPIRED), (early, Problem.NOT_YET_VALID)):
             found = audited(endpoints, expect(issued), now=moment)
             assert [one.problems for one in found.assessments] == [(problem,)] * 3
@@ -126,14 +127,8 @@ def test_a_chain_that_differs_from_the_expected_one_is_a_problem(tmp_path: Path)
     """Whole; the leaf alone; with the root at its end; another intermediate in between."""
     issued = authority().issue([NAME])
     other = authority().issue(["x.test"], issuer_name="Sandbox E2").chain_pem
-    chains = (
-        (issued.chain_pem,),
-        (),
-        (issued.chain_pem, authority().root_pem),
-        (other, issued.chain_pem),
-    )
-    made = [context(tmp_path, issued.key_pem, issued.leaf_pem, *chain) for chain in chains]
-    with serving(*made) as endpoints:
+    chains = (issued.chain_pem, b"", issued.chain_pem + authority().root_pem, other + issued.chain_pem)
+    with serving(tmp_path, *(replace(issued, fullchain_pem=issued.leaf_pem + chain) for chain in chains)) as endpoints:
         meant = named(audited(endpoints, expect(issued)))
         free = named(audited(endpoints, Expectation(NAME)))
     assert [Problem.WRONG_CHAIN in one.problems for one in meant] == [False, True, True, True]
@@ -147,8 +142,7 @@ def test_a_chain_that_differs_from_the_expected_one_is_a_problem(tmp_path: Path)
 def test_names_that_nothing_is_known_of(tmp_path: Path) -> None:
     """A certificate for it, the same everywhere: as much as can be asked of another host."""
     first, second = authority().issue(["*.a.test"]), authority().issue([NAME])
-    made = [context(tmp_path, one.key_pem, one.fullchain_pem) for one in (first, second)]
-    with serving(*made) as endpoints:
+    with serving(tmp_path, first, second) as endpoints:
         for one in named(audited(endpoints[:1], Expectation(NAME))):
             assert one.problems == (Problem.UNTRUSTED,)
         for one in named(audited(endpoints, Expectation(NAME))):
@@ -160,7 +154,7 @@ def test_names_that_nothing_is_known_of(tmp_path: Path) -> None:
 
 def test_a_wildcard_is_asked_for_by_a_name_below_it(tmp_path: Path) -> None:
     issued = authority().issue(["*.a.test"])
-    with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as endpoints:
+    with serving(tmp_path, issued) as endpoints:
         (one,) = named(audited(endpoints, expect(issued, "*.a.test")))
     assert (one.expectation.name, one.result.name, one.wrong) == ("*.a.test", "mailsni-probe.a.test", False)
 
@@ -181,7 +175,7 @@ def test_servers_that_do_not_speak_tls_are_asked_once(tmp_path: Path) -> None:
         waits(client)
 
     expected = [expect(issued, f"m{number}.a.test") for number in range(200)]
-    with serving(context(tmp_path, issued.key_pem, issued.fullchain_pem)) as good, peer(hang) as one, peer(talk) as two:
+    with serving(tmp_path, issued) as good, peer(hang) as one, peer(talk) as two:
         endpoints = [
             *good,
             Endpoint("imap", "127.0.0.1", one),
@@ -241,7 +235,7 @@ def test_hostile_certificates_are_shown_harmlessly(tmp_path: Path) -> None:
         issuer_name=evil[:60],
     )
     meant = Expectation(NAME, "0" * 64)
-    with serving(context(tmp_path, hostile.key_pem, hostile.fullchain_pem)) as endpoints:
+    with serving(tmp_path, hostile) as endpoints:
         found = audited(endpoints, meant)
     for one in named(found):
         assert one.problems[0] is Problem.WRONG_CERTIFICATE

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailsni.errors import HostError
 from mailsni.probes import endpoint as endpoint_module
-from mailsni.targets.dovecot.endpoints import parse_dovecot
+from mailsni.targets.dovecot.endpoints import dovecot_endpoints, parse_dovecot
 from tests.support.data import read
+from tests.support.fake_executor import FakeExecutor
 
 DOVECOT_23 = read("doveconf-2.3.txt")
 DOVECOT_24 = read("doveconf-2.4.txt")
@@ -67,6 +71,14 @@ def test_without_tls_there_are_no_endpoints(text: str) -> None:
 
 def test_a_host_that_listens_on_ipv6_only_is_probed_there() -> None:
     assert "imaps://[::1]:993" in list(map(str, parse_dovecot(DOVECOT_23.replace("listen = *, ::", "listen = ::"))))
+
+
+def test_a_doveconf_that_does_not_know_an_option_is_asked_without_it() -> None:
+    """``-m`` of 2.3 is none of 2.4."""
+    executor = FakeExecutor({"ssl": DOVECOT_24}, failing=frozenset({"-m"}))
+    assert dovecot_endpoints(Path("/d.conf"), executor=executor) == parse_dovecot(DOVECOT_24) != ()
+    with pytest.raises(HostError, match="exit status 89"):
+        dovecot_endpoints(Path("/d.conf"), executor=FakeExecutor(failing=frozenset({"ssl"})))
 
 
 @given(st.text(alphabet="{}= \nservicimap-lognt_1", max_size=400))

@@ -9,18 +9,9 @@ from mailsni.core.names import NamePatterns, RefusedNameError, wildcard_matches
 from mailsni.core.text import printable_name
 
 
-@pytest.mark.parametrize(
-    ("wildcard", "name", "stands"),
-    [
-        ("*.a.test", "mail.a.test", True),
-        ("*.a.test", "a.test", False),
-        ("*.a.test", "x.mail.a.test", False),
-        ("*.a.test", "*.a.test", False),
-        ("mail.a.test", "mail.a.test", False),
-    ],
-)
-def test_a_wildcard_stands_for_one_label(wildcard: str, name: str, stands: bool) -> None:  # noqa: FBT001
-    assert wildcard_matches(wildcard, name) == stands
+def test_a_wildcard_stands_for_names_below_its_domain() -> None:
+    assert not wildcard_matches("*.a.test", "a.test")
+    assert not wildcard_matches("mail.a.test", "mail.a.test")
 
 
 def served(include: list[str], *names: str, exclude: tuple[str, ...] = ()) -> list[str]:

@@ -2,48 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from mailsni.errors import HostError
-from mailsni.host.commands import Completed
 from mailsni.targets.postfix import postconf
 from mailsni.targets.postfix.postconf import Installation, Instance, Override
+from tests.support.fake_executor import FakeExecutor
 
 DIRECTORY = Path("/etc/postfix")
-
-
-@dataclass
-class FakeExecutor:
-    """Prints for each first option of a program what a test says, and notes the command lines."""
-
-    output: Mapping[str, str] = field(default_factory=dict)
-    error: str = ""
-    calls: list[tuple[str, ...]] = field(default_factory=list)
-
-    def find_tool(self, name: str) -> Path | None:
-        """See :class:`mailsni.host.commands.Executor`."""
-        return Path("/usr/sbin", name)
-
-    def run(
-        self,
-        argv: Sequence[str | Path],
-        *,
-        stdin: bytes | None = None,
-        timeout: float = 60.0,
-        discard: bool = False,
-        detached: bool = False,
-        variables: Mapping[str, str] | None = None,
-    ) -> Completed:
-        """See :class:`mailsni.host.commands.Executor`."""
-        del stdin, timeout, discard, detached, variables
-        words = tuple(str(word) for word in argv)
-        self.calls.append(words)
-        text = next((self.output[word] for word in words if word in self.output), "")
-        return Completed(words, 1 if self.error else 0, text.encode(), self.error)
 
 
 def test_a_parameter_that_postfix_does_not_know_has_no_value() -> None:

@@ -17,7 +17,6 @@ from mailsni.runs.history import EMPTY_HISTORY, History, Run
 from mailsni.verify.model import Assessment, Audit
 from tests.support.builders import NOW, certificate, deployment, snapshot
 
-IMAPS, SMTP = Endpoint("imaps", "127.0.0.1", 993), Endpoint("smtp", "::1", 25)
 NAME = "mail.a.test"
 
 
@@ -27,17 +26,6 @@ def lines(given: MetricsInput) -> set[str]:
     return {one for one in text.splitlines() if not one.startswith("#")}
 
 
-def line(family: str, value: float, /, **labels: str) -> str:
-    """As the text format has it: the labels in the order of the alphabet."""
-    inner = ",".join(f'{key}="{labels[key]}"' for key in sorted(labels))
-    return f"mailsni_{family}{{{inner}}} {value:.1f}"
-
-
-def assessment(endpoint: Endpoint, *problems: Problem, name: str | None = NAME) -> Assessment:
-    result = ProbeResult(endpoint, name, Outcome.SERVED, "0" * 64, "TLSv1.3")
-    return Assessment(Expectation(name, "0" * 64 if name else None), result, problems)
-
-
 def test_without_anything_known_only_that_and_the_version_are_exported() -> None:
     assert lines(MetricsInput(EMPTY_HISTORY)) == {"mailsni_up 0.0", 'mailsni_build_info{version="0.1.0"} 1.0'}
 
@@ -45,7 +33,9 @@ def test_without_anything_known_only_that_and_the_version_are_exported() -> None
 def test_every_problem_is_there_before_anybody_answered() -> None:
     found = lines(MetricsInput(EMPTY_HISTORY, snapshot(), Audit(()), wire=True))
     assert {one for one in found if one.startswith("mailsni_answers")} == {
-        line("answers", 0, server=server, problem=problem) for server in ("dovecot", "postfix") for problem in Problem
+        f'mailsni_answers{{problem="{problem}",server="{server}"}} 0.0'
+        for server in ("dovecot", "postfix")
+        for problem in Problem
     }
 
 
@@ -59,7 +49,8 @@ def test_whether_the_servers_could_be_asked_is_said_when_they_were_to_be() -> No
 
 def test_the_worst_of_two_equal_questions_counts_and_comes_once() -> None:
     for order in ((), (Problem.EXPIRED,)), ((Problem.EXPIRED,), ()):
-        inspection = Audit(tuple(assessment(IMAPS, *problems) for problems in order))
+        result = ProbeResult(Endpoint("imaps", "127.0.0.1", 993), NAME, Outcome.SERVED, "0" * 64, "TLSv1.3")
+        inspection = Audit(tuple(Assessment(Expectation(NAME, "0" * 64), result, problems) for problems in order))
         text = prometheus.exposition(MetricsInput(EMPTY_HISTORY, snapshot(), inspection)).decode()
         served = [one for one in text.splitlines() if one.startswith("mailsni_served_as_intended{")]
         assert [one[-4:] for one in served] == [" 0.0"]
