@@ -150,37 +150,26 @@ def test_removing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
 # ── traps ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def link(path: Path) -> None:
-    path.symlink_to(path.parent / "victim")
-
-
-def dangling(path: Path) -> None:
-    path.symlink_to(path.parent / "nowhere")
-
-
-def regular(path: Path) -> None:
-    path.write_bytes(b"mine")
-
-
-def hard_link(path: Path) -> None:
-    path.hardlink_to(path.parent / "victim")
-
-
-def directory(path: Path) -> None:
-    path.mkdir()
-
-
-def occupied(path: Path) -> None:
-    path.mkdir()
-    (path / "file").touch()
-
-
 def listening(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
 
 
-Trap = Callable[[Path], None]
+Trap = Callable[[Path], object]
+TRAPS: dict[str, Trap] = {
+    "link": lambda path: path.symlink_to(path.parent / "victim"),
+    "dangling": lambda path: path.symlink_to(path.parent / "nowhere"),
+    "regular": lambda path: path.write_bytes(b"mine"),
+    "hard_link": lambda path: path.hardlink_to(path.parent / "victim"),
+    "directory": Path.mkdir,
+    "occupied": lambda path: (path / "file").mkdir(parents=True),
+    "fifo": os.mkfifo,
+    "socket": listening,
+}
+
+
+def traps(names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("trap", [TRAPS[name] for name in names.split()], ids=names.split())
 
 
 @pytest.fixture
@@ -194,7 +183,7 @@ def victim(tmp_path: Path) -> Iterator[Path]:
     assert not (tmp_path / "nowhere").exists()
 
 
-@pytest.mark.parametrize("trap", [link, dangling, regular, hard_link, directory, os.mkfifo, listening])
+@traps("link dangling regular hard_link directory fifo socket")
 def test_a_new_file_is_not_written_into_anything(victim: Path, trap: Trap) -> None:
     path = victim.with_name("trap")
     trap(path)
@@ -204,14 +193,14 @@ def test_a_new_file_is_not_written_into_anything(victim: Path, trap: Trap) -> No
         files.copy_new(victim, path)
 
 
-@pytest.mark.parametrize("trap", [link, dangling, directory])
+@traps("link dangling directory")
 def test_what_is_copied_must_be_a_file(victim: Path, trap: Trap) -> None:
     trap(victim.with_name("trap"))
     with pytest.raises(HostError):
         files.copy_new(victim.with_name("trap"), victim.with_name("copy"))
 
 
-@pytest.mark.parametrize("trap", [link, dangling, regular, hard_link, os.mkfifo])
+@traps("link dangling regular hard_link fifo")
 def test_what_lies_at_the_place_of_a_replacement_is_not_followed(victim: Path, trap: Trap) -> None:
     trap(victim.with_name(".record.new"))
     trap(victim.with_name("record"))
@@ -220,14 +209,14 @@ def test_what_lies_at_the_place_of_a_replacement_is_not_followed(victim: Path, t
     assert not victim.with_name("record").is_symlink()
 
 
-@pytest.mark.parametrize("trap", [directory, occupied])
+@traps("directory occupied")
 def test_a_directory_is_not_replaced(tmp_path: Path, trap: Trap) -> None:
     trap(tmp_path / "record")
     with pytest.raises(HostError, match="cannot be published"):
         files.replace(tmp_path / "record", SECRET)
 
 
-@pytest.mark.parametrize("trap", [link, dangling, regular, hard_link, os.mkfifo, listening])
+@traps("link dangling regular hard_link fifo socket")
 def test_a_staging_name_that_no_run_took_is_refused(victim: Path, trap: Trap) -> None:
     trap(victim.with_name(files.STAGING_NAME))
     with pytest.raises(RefusedError, match="not the staging directory"), files.staging(victim.parent):
@@ -245,7 +234,7 @@ def test_a_staging_directory_of_another_user_is_refused(tmp_path: Path) -> None:
     assert trap.exists()
 
 
-@pytest.mark.parametrize("trap", [link, dangling, directory, os.mkfifo, listening])
+@traps("link dangling directory fifo socket")
 def test_only_a_regular_file_is_read_or_known(victim: Path, trap: Trap) -> None:
     path = victim.with_name("trap")
     trap(path)
@@ -372,7 +361,7 @@ def test_a_lock_file_replaced_at_the_wrong_moment_is_noticed(tmp_path: Path, mon
             lock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-@pytest.mark.parametrize("trap", [link, dangling, hard_link, os.mkfifo])
+@traps("link dangling hard_link fifo")
 def test_a_lock_file_must_be_one(victim: Path, trap: Trap) -> None:
     path = victim.with_name("lock")
     trap(path)
@@ -395,7 +384,7 @@ def test_the_nearest_directory_that_exists_decides(tmp_path: Path) -> None:
     permissions.require_writable([tmp_path, tmp_path / "a" / "b"])
 
 
-@pytest.mark.parametrize("trap", [link, dangling, directory, occupied, os.mkfifo, listening])
+@traps("link dangling directory occupied fifo socket")
 def test_a_place_of_somebodys_choice_holds_a_file_or_nothing(victim: Path, trap: Trap) -> None:
     path = victim.with_name("chosen")
     permissions.require_replaceable(path)
