@@ -95,6 +95,16 @@ def lasting_mail_host(
 
 
 @pytest.fixture
+def idle_mail_host(
+    tmp_path: Path, shared_tmp: Path, authority: Authority, store: CertbotDirectory, default: Issued
+) -> MailHost:
+    """Both servers, installed and configured, but not started; Postfix's tools need not wait for main.cf to settle."""
+    mail_host = MailHost.build(tmp_path, shared_tmp, authority, default, store)
+    mail_host.postfix.settle()
+    return mail_host
+
+
+@pytest.fixture
 def certbot(tmp_path: Path, authority: Authority) -> Iterator[Certbot]:
     """A certbot with an ACME server of its own."""
     require(Certbot.unavailable())

@@ -19,14 +19,10 @@ from mailsni.config.parser import load
 from mailsni.deploy import transaction
 from mailsni.host.commands import require_tool, run
 from mailsni.runs import history
-from mailsni.sandbox.authority import Issued
 from tests.support import command_line
-from tests.support.authority import Authority
 from tests.support.command_line import Result
-from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import MailHost
 from tests.support.processes import AS_NOBODY, NOBODY, run_mailsni, start_mailsni, until
-from tests.support.servers import PrivatePostfix
 
 pytestmark = pytest.mark.shared
 
@@ -37,19 +33,9 @@ LINE = re.compile(rf"MAILSNI (OK|WARNING|CRITICAL|UNKNOWN) - [ -{{}}~]+( \| {VAL
 
 
 @pytest.fixture
-def mail_host(
-    tmp_path: Path, shared_tmp: Path, authority: Authority, store: CertbotDirectory, default: Issued
-) -> MailHost:
-    """Both servers, installed and configured, but not started: no look but one asks them."""
-    mail_host = MailHost.build(tmp_path, shared_tmp, authority, default, store)
-    settled(mail_host.postfix)
-    return mail_host
-
-
-def settled(postfix: PrivatePostfix) -> None:
-    """Let main.cf look older than it is: for two seconds after a change Postfix waits for the next one."""
-    past = time.time() - 60
-    os.utime(postfix.config_file, (past, past))
+def mail_host(idle_mail_host: MailHost) -> MailHost:
+    """The servers do not run: no check but the one with --wire probes them."""
+    return idle_mail_host
 
 
 def quickly(mail_host: MailHost, *words: str) -> Result:
@@ -103,7 +89,7 @@ def main_cf(mail_host: MailHost, maps: str) -> None:
     directory = mail_host.postfix.config_directory
     done = run([require_tool("postconf"), "-c", directory, "-e", f"tls_server_sni_maps={maps}"])
     assert done.returncode == 0
-    settled(mail_host.postfix)
+    mail_host.postfix.settle()
 
 
 @pytest.mark.on_both
@@ -244,6 +230,11 @@ def garbage(mail_host: MailHost) -> None:
     map_of(mail_host).write_bytes(os.urandom(5000))
 
 
+def file_in_place_of_state(mail_host: MailHost) -> None:
+    shutil.rmtree(mail_host.directory / "state")
+    (mail_host.directory / "state").touch()
+
+
 FAULTS: dict[str, tuple[Callable[[MailHost], object], int, str]] = {
     "map loose": (lambda lab: map_of(lab).chmod(0o644), CRITICAL, "mailsni.cdb has mode 0644 instead of 0600"),
     "source loose": (lambda lab: lab.map.chmod(0o640), CRITICAL, "mailsni has mode 0640 instead of 0600"),
@@ -282,6 +273,7 @@ FAULTS: dict[str, tuple[Callable[[MailHost], object], int, str]] = {
     ),
     "not included": (unwired, CRITICAL, "does not include"),
     "state gone": (lambda lab: shutil.rmtree(lab.directory / "state"), WARNING, "there is no record of what"),
+    "state is a file": (file_in_place_of_state, WARNING, "there is no record of what was published"),
 }
 
 
@@ -399,70 +391,6 @@ def test_what_was_rolled_back_is_critical(mail_host: MailHost) -> None:
     text = checked(mail_host, CRITICAL)
     assert "started by timer, on 20" in text
     assert text.endswith("UTC: dovecot: mail.a.test: cut off (exit code 5)")
-
-
-def file_in_place_of(path: Path) -> None:
-    shutil.rmtree(path)
-    path.write_text("no directory")
-
-
-STATES: dict[str, tuple[str, Callable[[Path], object], int, str]] = {
-    "of another version": (
-        "deployment.json",
-        lambda path: path.write_text('{"schema": "mailsni.deployment/0"}'),
-        WARNING,
-        "is of another version of mailsni (mailsni.deployment/0 instead of mailsni.deployment/1)",
-    ),
-    "cut off": (
-        "deployment.json",
-        lambda path: path.write_bytes(path.read_bytes()[:-20]),
-        WARNING,
-        "deployment.json is cut off or damaged",
-    ),
-    "not all there": (
-        "deployment.json",
-        lambda path: path.write_text('{"schema": "mailsni.deployment/1"}'),
-        WARNING,
-        "deployment.json is damaged: not all",
-    ),
-    "of somebody else": ("deployment.json", lambda path: path.write_text("[]"), WARNING, "is not a record of mailsni"),
-    "a directory": (
-        "deployment.json",
-        directory_in_place_of,
-        WARNING,
-        "deployment.json is no regular file",
-    ),
-    "runs cut off": ("runs.json", lambda path: path.write_text("{"), WARNING, "runs.json is cut off or damaged"),
-    "runs a directory": ("runs.json", directory_in_place_of, WARNING, "runs.json is no regular"),
-    "runs deep": ("runs.json", lambda path: path.write_text("[" * 100_000), WARNING, "runs.json is cut off or damaged"),
-    "interrupted": (
-        "journal.json",
-        lambda path: shutil.copy(path.with_name("deployment.json"), path),
-        WARNING,
-        "a run was cut off while it published, on 20",
-    ),
-    "interrupted early": ("journal.json", lambda path: path.write_text("{"), WARNING, "a run was cut off"),
-    "a directory for state": (
-        ".",
-        file_in_place_of,
-        WARNING,
-        "there is no record of what was published",
-    ),
-}
-
-
-def test_each_state_of_the_records_is_a_clear_line(mail_host: MailHost) -> None:
-    mail_host.issue("mail.a.test")
-    state = mail_host.directory / "state"
-    wrong = {}
-    for name, (file, plant, code, words) in STATES.items():
-        shutil.rmtree(state) if state.is_dir() else state.unlink(missing_ok=True)
-        deployed_again(mail_host)
-        if not (state / "runs.json").exists():
-            (state / "runs.json").write_text("{}")
-        plant(state / file)
-        wrong[name] = why_not(mail_host, code, words)
-    assert wrong == dict.fromkeys(wrong)
 
 
 def test_a_run_that_goes_on_is_no_fault(mail_host: MailHost) -> None:

@@ -7,15 +7,16 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mailsni.core.model import Reason
-from mailsni.host.commands import find_tool, require_tool, run
+from mailsni.host.commands import find_tool
 from mailsni.probes.expectation import Problem
 from mailsni.sandbox.authority import Issued
+from tests.support import command_line, mounts
 from tests.support.mail_host import MailHost, require
 
 NAME = "mail.a.test"
@@ -131,139 +132,108 @@ def test_it_comes_out_when_nothing_can_be_read(mail_host: MailHost, deployed: Is
 
 
 @pytest.mark.shared
-def test_hostile_directories_do_not_break_the_format(mail_host: MailHost, deployed: Issued) -> None:
+def test_hostile_directories_do_not_break_the_format(idle_mail_host: MailHost) -> None:
     r"""``"``, ``\`` and a newline in a label would end it."""
-    del deployed
     for number, lineage in enumerate(('a"} 1', "b\\", "c\nmailsni_up 0", 'd{e="f"}')):
-        mail_host.store.add(lineage, mail_host.authority.issue([f"mail.h{number}.test"]))
-    found = measured(mail_host, "--no-wire")
+        idle_mail_host.store.add(lineage, idle_mail_host.authority.issue([f"mail.h{number}.test"]))
+    found = measured(idle_mail_host, "--no-wire")
     assert found["mailsni_up"] == {frozenset(): 1}
     assert found["mailsni_skipped"][frozenset({("reason", "bad_name")})] == 4
 
 
-@pytest.mark.shared
-def test_a_textfile_is_replaced_whole_and_readable_by_the_exporter(mail_host: MailHost, deployed: Issued) -> None:
-    del deployed
-    directory = mail_host.directory / "node-exporter"
-    directory.mkdir()
-    file = directory / "mailsni.prom"
-
-    def write(code: int = 0) -> str:
-        done = mail_host.mailsni("metrics", "--textfile", str(file), "--no-wire")
-        assert (done.returncode, done.stdout) == (code, ""), done.stderr
-        return done.stderr
-
-    assert write() == ""
-    before = file.stat()
-    assert before.st_mode & 0o7777 == 0o644
-    assert samples(file.read_text())["mailsni_up"] == {frozenset(): 1}
-    assert write() == ""
-    assert file.stat().st_ino != before.st_ino, "another file, renamed over the old one"
-    assert list(directory.iterdir()) == [file]
-
-
 @pytest.fixture
-def textfile(mail_host: MailHost, deployed: Issued) -> Path:
+def textfile(idle_mail_host: MailHost) -> Path:
     """One that was written."""
-    del deployed
-    file = mail_host.directory / "node-exporter" / "mailsni.prom"
+    idle_mail_host.issue(NAME)
+    assert idle_mail_host.mailsni("apply").returncode == 0
+    file = idle_mail_host.directory / "node-exporter" / "mailsni.prom"
     file.parent.mkdir()
-    assert mail_host.mailsni("metrics", "--textfile", str(file), "--no-wire").returncode == 0
+    assert write(idle_mail_host, file) == ""
     return file
 
 
-def refusal(mail_host: MailHost, file: Path, code: int = 1) -> str:
-    """What is said when it cannot be written, in one line and perhaps a hint."""
-    done = mail_host.mailsni("metrics", "--textfile", str(file), "--no-wire")
-    assert (done.returncode, done.stdout) == (code, "")
-    said, *hint = done.stderr.splitlines()
-    assert [one[:15] for one in hint] in ([], ["mailsni: hint: "])
-    return said
+def write(mail_host: MailHost, file: Path, code: int = 0) -> str:
+    """Write the textfile; returns the one line that is said, besides a hint."""
+    done = command_line.invoke("--config", str(mail_host.config), "metrics", "--textfile", str(file), "--no-wire")
+    assert (done.exit_code, done.stdout) == (code, ""), done.stderr
+    lines = done.stderr.splitlines()
+    assert [line[:15] for line in lines[1:]] in ([], ["mailsni: hint: "])
+    return "".join(lines[:1])
+
+
+def is_up(textfile: Path) -> bool:
+    return samples(textfile.read_text())["mailsni_up"] == {frozenset(): 1}
 
 
 @pytest.mark.shared
-def test_what_lies_at_the_place_of_the_textfile_and_is_no_file_is_refused(mail_host: MailHost, textfile: Path) -> None:
-    victim = mail_host.directory / "victim"
-    victim.write_text("mine")
-    traps: dict[str, Callable[[], object]] = {
-        "link": lambda: textfile.symlink_to(victim),
-        "dangling link": lambda: textfile.symlink_to(mail_host.directory / "nowhere"),
-        "pipe": lambda: os.mkfifo(textfile),
-        "directory": textfile.mkdir,
-    }
-    for trap, lay in traps.items():
-        textfile.unlink()
-        lay()
-        before = textfile.lstat()
-        assert refusal(mail_host, textfile) == f"mailsni: error: {textfile}: is no regular file", trap
-        assert (textfile.lstat().st_ino, textfile.lstat().st_mode) == (before.st_ino, before.st_mode)
-        assert list(textfile.parent.iterdir()) == [textfile], trap
-        if trap == "directory":
-            textfile.rmdir()
-            textfile.touch()
-    assert victim.read_text() == "mine"
-    assert not (mail_host.directory / "nowhere").exists()
-    assert refusal(mail_host, textfile.parent / "no" / "such.prom").endswith("/node-exporter/no: is no directory")
-
-
-@pytest.mark.shared
-def test_a_link_at_the_name_that_is_staged_is_not_followed(mail_host: MailHost, textfile: Path) -> None:
-    victim = mail_host.directory / "victim"
-    victim.write_text("mine")
-    (textfile.parent / ".mailsni.prom.new").symlink_to(victim)
-    textfile.write_text("old")
-    assert mail_host.mailsni("metrics", "--textfile", str(textfile), "--no-wire").returncode == 0
-    assert samples(textfile.read_text())["mailsni_up"] == {frozenset(): 1}
-    assert victim.read_text() == "mine"
+def test_a_textfile_is_replaced_whole_and_readable_by_the_exporter(idle_mail_host: MailHost, textfile: Path) -> None:
+    before = textfile.stat()
+    assert before.st_mode & 0o7777 == 0o644
+    assert is_up(textfile)
+    assert write(idle_mail_host, textfile) == ""
+    assert textfile.stat().st_ino != before.st_ino, "another file, renamed over the old one"
     assert list(textfile.parent.iterdir()) == [textfile]
 
 
 @pytest.mark.shared
-def test_the_old_textfile_stays_when_a_new_one_cannot_be_written(mail_host: MailHost, textfile: Path) -> None:
+def test_what_lies_at_the_place_of_the_textfile_and_is_no_file_is_refused(
+    idle_mail_host: MailHost, textfile: Path
+) -> None:
+    textfile.unlink()
+    textfile.symlink_to("victim")
+    assert write(idle_mail_host, textfile, 1) == f"mailsni: error: {textfile}: is no regular file"
+    assert textfile.readlink() == Path("victim")
+    assert list(textfile.parent.iterdir()) == [textfile]
+    assert write(idle_mail_host, textfile.parent / "no/such.prom", 1).endswith("/node-exporter/no: is no directory")
+
+
+@pytest.mark.shared
+def test_the_old_textfile_stays_when_a_new_one_cannot_be_written(idle_mail_host: MailHost, textfile: Path) -> None:
     """A full disk, from no page left to as many as it takes; a read-only one; something where it is staged."""
-    mount, umount = require_tool("mount"), require_tool("umount")
     place = textfile.parent
-    run([str(mount), "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], timeout=10)
-    failed = []
+    staged = place / ".mailsni.prom.new"
+    mounts.mount("tmpfs", place, kind="tmpfs", options="size=1m")
+    failed = set()
     try:
         for pages in range(4):
             textfile.write_text("old")
             with (place / "ballast").open("wb", buffering=0) as ballast:
                 ballast.write(b"\0" * 4096 * (os.statvfs(place).f_bavail - pages))
-            done = mail_host.mailsni("metrics", "--textfile", str(textfile), "--no-wire")
-            failed.append(done.returncode)
+            done = idle_mail_host.mailsni("metrics", "--textfile", str(textfile), "--no-wire")
+            failed.add(done.returncode)
             if done.returncode:
-                assert done.stderr == f"mailsni: error: {place}/.mailsni.prom.new: cannot be written: {_NO_SPACE}\n"
+                assert done.stderr == f"mailsni: error: {staged}: cannot be written: {_NO_SPACE}\n"
                 assert textfile.read_text() == "old"
             else:
-                assert samples(textfile.read_text())["mailsni_up"] == {frozenset(): 1}
+                assert is_up(textfile)
             (place / "ballast").unlink()
             assert list(place.iterdir()) == [textfile]
-        assert set(failed) == {0, 1}, "the disk was never full, or always"
+        assert failed == {0, 1}, "the disk was never full, or always"
         textfile.write_text("old")
-        (place / ".mailsni.prom.new").mkdir()
-        assert refusal(mail_host, textfile).startswith(f"mailsni: error: {place}/.mailsni.prom.new: ")
-        run([str(mount), "-o", "remount,ro", str(place)], timeout=10)
-        assert refusal(mail_host, textfile) == f"mailsni: error: {place}: cannot be written, not even by root"
+        staged.mkdir()
+        assert write(idle_mail_host, textfile, 1).startswith(f"mailsni: error: {staged}: ")
+        mounts.make_read_only(place)
+        assert write(idle_mail_host, textfile, 1) == f"mailsni: error: {place}: cannot be written, not even by root"
         assert textfile.read_text() == "old"
     finally:
-        run([str(umount), str(place)], timeout=10)
+        mounts.unmount(place)
 
 
 @pytest.mark.shared
-def test_a_textfile_says_so_when_nothing_can_be_read(mail_host: MailHost, textfile: Path) -> None:
+def test_a_textfile_says_so_when_nothing_can_be_read(idle_mail_host: MailHost, textfile: Path) -> None:
     """Else the last one would go on to say that all is well."""
-    mail_host.store.live.rename(mail_host.store.live.with_name("elsewhere"))
-    assert refusal(mail_host, textfile).startswith(f"mailsni: error: {mail_host.store.live}: ")
-    assert samples(textfile.read_text())["mailsni_up"] == {frozenset(): 0}
-    mail_host.store.live.with_name("elsewhere").rename(mail_host.store.live)
-    assert mail_host.mailsni("metrics", "--textfile", str(textfile), "--no-wire").returncode == 0
-    mail_host.config.write_text("[names]\nincluded = []\n")
-    assert "included" in refusal(mail_host, textfile, 78)
-    assert samples(textfile.read_text())["mailsni_up"] == {frozenset(): 0}
-    mail_host.configure()
-    assert mail_host.mailsni("metrics", "--textfile", str(textfile), "--no-wire").returncode == 0
-    assert samples(textfile.read_text())["mailsni_up"] == {frozenset(): 1}
+    live = idle_mail_host.store.live
+    live.rename(live.with_name("elsewhere"))
+    assert write(idle_mail_host, textfile, 1).startswith(f"mailsni: error: {live}: ")
+    assert not is_up(textfile)
+    live.with_name("elsewhere").rename(live)
+    assert write(idle_mail_host, textfile) == ""
+    idle_mail_host.config.write_text("[names]\nincluded = []\n")
+    assert "included" in write(idle_mail_host, textfile, 78)
+    assert not is_up(textfile)
+    idle_mail_host.configure()
+    assert write(idle_mail_host, textfile) == ""
+    assert is_up(textfile)
 
 
 @pytest.mark.shared

@@ -89,17 +89,6 @@ def test_a_supervised_server_is_restarted_by_its_supervisor(mail_host: MailHost,
         assert {mail_host.postfix.pid(), mail_host.dovecot.pid()} == after
 
 
-def test_a_server_that_does_not_run_is_not_started(mail_host: MailHost) -> None:
-    mail_host.configure(postfix={"action": "restart"}, dovecot={"action": "restart"})
-    mail_host.issue(NAME)
-    mail_host.postfix.stop()
-    mail_host.dovecot.stop()
-    done = mail_host.apply()
-    assert done.stdout.count("not running") == 2
-    assert not mail_host.postfix.running()
-    assert not mail_host.dovecot.running()
-
-
 @contextmanager
 def stand_in(path: Path, witness: Path) -> Iterator[Path]:
     """A program that only writes down how it is called, for what cannot run here."""

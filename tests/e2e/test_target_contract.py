@@ -1,8 +1,11 @@
-"""What every target must do, whichever server it is: a new target joins by its name in ``SERVERS``."""
+"""What every target must do, whichever server it is: a new target joins by its name in ``SERVERS``.
+
+Most of it is about files, so the servers run only where something is reloaded.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +22,7 @@ from mailsni.targets import registry
 from mailsni.targets.base import Stage, Target
 from mailsni.targets.reload import ReloadResult
 from tests.support.mail_host import MailHost
+from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 pytestmark = pytest.mark.shared
 
@@ -55,6 +59,15 @@ def publish(snapshot: Snapshot, target: Target, stage: Stage) -> DeploymentRecor
         memories={target.name: stage.memory},
     )
     return DeploymentRecord(deployment, trusted=True)
+
+
+@pytest.fixture
+def mail_host(idle_mail_host: MailHost) -> MailHost:
+    return idle_mail_host
+
+
+def server_of(mail_host: MailHost, name: Server) -> PrivatePostfix | PrivateDovecot:
+    return mail_host.postfix if name == "postfix" else mail_host.dovecot
 
 
 @pytest.fixture(params=SERVERS)
@@ -153,10 +166,9 @@ def test_its_endpoints_are_those_that_the_server_listens_on(
     mail_host: MailHost, deployable: tuple[Snapshot, Target]
 ) -> None:
     target = deployable[1]
-    ports = dict(mail_host.postfix.endpoints if target.name == "postfix" else mail_host.dovecot.endpoints)
     found = target.endpoints()
     assert {endpoint.server for endpoint in found} == {target.name}
-    assert {endpoint.port for endpoint in found} == set(ports.values())
+    assert {endpoint.port for endpoint in found} == set(server_of(mail_host, target.name).endpoints.values())
 
 
 ACTIONS: dict[str, tuple[object, ReloadResult]] = {
@@ -166,20 +178,24 @@ ACTIONS: dict[str, tuple[object, ReloadResult]] = {
 }
 
 
+def reload(mail_host: MailHost, server: Server, action: object) -> ReloadResult:
+    mail_host.configure(**{server: {"action": action}})
+    (target,) = (one for one in registry.find_all(load(mail_host.config, required=True)) if one.name == server)
+    return target.reload()
+
+
 @pytest.mark.parametrize(("action", "result"), ACTIONS.values(), ids=ACTIONS)
 def test_a_reload_does_what_the_configuration_says(
     mail_host: MailHost, server: Server, action: object, result: ReloadResult
 ) -> None:
-    mail_host.configure(**{server: {"action": action}})
-    (target,) = (one for one in registry.find_all(load(mail_host.config, required=True)) if one.name == server)
-    assert target.reload() is result
+    with server_of(mail_host, server):
+        assert reload(mail_host, server, action) is result
 
 
-def test_a_server_that_does_not_run_is_not_started(mail_host: MailHost, server: Server) -> None:
-    stop: Callable[[], None] = mail_host.postfix.stop if server == "postfix" else mail_host.dovecot.stop
-    stop()
-    (target,) = (one for one in registry.find_all(load(mail_host.config, required=True)) if one.name == server)
-    assert target.reload() is ReloadResult.NOT_RUNNING
+@pytest.mark.parametrize("action", ["auto", "restart"])
+def test_a_server_that_does_not_run_is_not_started(mail_host: MailHost, server: Server, action: str) -> None:
+    assert reload(mail_host, server, action) is ReloadResult.NOT_RUNNING
+    assert not server_of(mail_host, server).running()
 
 
 def test_the_registry_knows_every_server(mail_host: MailHost) -> None:

@@ -100,6 +100,11 @@ class _ControlledServer(servers.PrivateServer):
 class PrivatePostfix(_ControlledServer, servers.PrivatePostfix):
     """See :class:`mailsni.sandbox.servers.PrivatePostfix`."""
 
+    def settle(self) -> None:
+        """Let main.cf look older than it is: every program of Postfix waits until it is two seconds old."""
+        past = time.time() - 60
+        os.utime(self.config_file, (past, past))
+
     def _reload_command(self) -> list[str | Path]:
         return [require_tool("postfix"), "-c", self.config_directory, "reload"]
 

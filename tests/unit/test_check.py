@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 from mailsni.check import runner, wire
 from mailsni.check.gather import CheckContext, gather
 from mailsni.check.model import DAMAGE_CODES, CheckResult, Code, Expiry, Finding, Level, Thresholds
-from mailsni.check.records import check_runs, failed_run
+from mailsni.check.records import check_records, check_runs, failed_run
 from mailsni.check.runner import expiry_findings, run_checks
 from mailsni.core import x509
-from mailsni.core.deployment import Deployment, DeploymentRecord
+from mailsni.core.deployment import Deployment, DeploymentRecord, encode
 from mailsni.deploy.host_facts import HostFacts
+from mailsni.deploy.state_directory import State
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Expectation, Problem
@@ -135,6 +136,42 @@ def test_a_run_that_did_its_work_is_nothing_to_say(tmp_path: Path, last: Run | N
     if last is not None:
         history.record(settings.state.directory, last)
     assert list(check_runs(gather(settings, Thresholds(), NOW))) == []
+
+
+# ── records ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        (
+            "deployment.json",
+            '{"schema": "mailsni.deployment/0"}',
+            "is of another version of mailsni (mailsni.deployment/0 instead of mailsni.deployment/1)",
+        ),
+        ("deployment.json", encode(deployment()).decode()[:-20], "deployment.json is cut off or damaged"),
+        ("deployment.json", '{"schema": "mailsni.deployment/1"}', "deployment.json is damaged: not all"),
+        ("deployment.json", "[]", "is not a record of mailsni"),
+        ("deployment.json", None, "deployment.json is no regular file"),
+        ("runs.json", "{", "runs.json is cut off or damaged"),
+        ("runs.json", "[" * 100_000, "runs.json is cut off or damaged"),
+        ("runs.json", None, "runs.json is no regular file"),
+        ("journal.json", encode(deployment()).decode(), "a run was cut off while it published, on 20"),
+        ("journal.json", "{", "a run was cut off while it published, on 20"),
+    ],
+)
+def test_a_damaged_record_is_a_warning(tmp_path: Path, file: str, content: str | None, said: str) -> None:
+    settings = without_servers(tmp_path, tmp_path)
+    directory = settings.state.directory
+    State(directory).commit(deployment(certificate("a.test", "mail.a.test")))
+    history.record(directory, GOOD)
+    path = directory / file
+    path.unlink(missing_ok=True)
+    path.mkdir() if content is None else path.write_text(content)
+    context = gather(settings, Thresholds(), NOW)
+    (found,) = (one for one in (*check_records(context), *check_runs(context)) if isinstance(one, Finding))
+    assert found.level is Level.WARNING
+    assert said in found.text
 
 
 # ── on the wire ──────────────────────────────────────────────────────────────────────────────────────────────────────
