@@ -265,6 +265,11 @@ def test_a_host_with_nothing_is_a_clear_line(tmp_path: Path) -> None:
     assert runner.check(without_servers(tmp_path, tmp_path), Thresholds(), NOW).level is Level.CRITICAL
 
 
+def test_a_configuration_without_any_store_is_checked_too(tmp_path: Path) -> None:
+    found = runner.check(replace(without_servers(tmp_path, tmp_path), sources=()), Thresholds(), NOW)
+    assert {one.code for one in found.findings} == {"not_deployed", "server_not_found"}
+
+
 # ── what follows from what ───────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -20,8 +20,6 @@ from mailsni.targets.postfix import target as postfix
 from mailsni.targets.postfix.target import Postfix
 
 _Fact = TypeVar("_Fact")
-
-
 Part = Literal["postfix", "dovecot", "store", "snapshot"]
 """A part of a host that can be unreadable."""
 
