@@ -6,7 +6,6 @@ import base64
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.errors import HostError
@@ -18,18 +17,9 @@ from mailsni.targets.postfix.postconf import Installation
 _TIMEOUT = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class CompiledMap:
-    """A verified map, still in the staging directory."""
-
-    map_type: str
-    path: Path
-    """The file that the server will read: the compiled map, or for texthash the source itself."""
-
-
 def compile_map(
     postfix: Installation, source: Path, entries: Sequence[MapEntry], map_types: Sequence[str]
-) -> CompiledMap:
+) -> tuple[str, Path]:
     """Compile a staged source beside itself, and verify that the result holds exactly the entries.
 
     Args:
@@ -37,6 +27,9 @@ def compile_map(
         source: the text, in a private directory; the files it names must be in their places.
         entries: what the map must hold.
         map_types: the types to try, in this order.
+
+    Returns:
+        The type, and the file that the server will read: the compiled map, or for texthash the source itself.
 
     Raises:
         HostError: it cannot be compiled, or does not hold the entries.
@@ -50,7 +43,7 @@ def compile_map(
             failures.append(f"{map_type}: {error}")
             continue
         verify_map(postfix, table, compiled, entries)
-        return CompiledMap(map_type, compiled)
+        return map_type, compiled
     raise HostError(
         f"postmap: no map type works here: {'; '.join(failures)}",
         hint="[postfix] map_type in the configuration says which one to use; `postconf -m` lists them",
@@ -94,15 +87,12 @@ def _write_berkeley_db(table: PostfixMap, entries: Iterable[MapEntry]) -> Path:
             kind = db.DB_HASH if table.map_type == "hash" else db.DB_BTREE
             database.open(str(table.file), None, kind, db.DB_CREATE | db.DB_TRUNCATE, files.PRIVATE)
             for entry in entries:
-                database.put(entry.key.encode() + b"\0", stored_value(entry) + b"\0")
+                # `postmap -F` stores the files with a newline between them, as base64 (measured).
+                content = b"\n".join(files.read_private(pin) or b"" for pin in entry.pins)
+                database.put(entry.key.encode() + b"\0", base64.b64encode(content) + b"\0")
     except db.DBError as error:
         raise HostError(f"{table}: cannot be written: {error}") from None
     return table.file
-
-
-def stored_value(entry: MapEntry) -> bytes:
-    """What ``postmap -F`` stores: the files with a newline between them, as base64 (measured)."""
-    return base64.b64encode(b"\n".join(files.read_private(pin) or b"" for pin in entry.pins))
 
 
 def empty_map(postfix: Installation, directory: Path, map_type: str) -> Path:
@@ -111,4 +101,4 @@ def empty_map(postfix: Installation, directory: Path, map_type: str) -> Path:
     files.create(source, b"# no names\n")
     if map_type == "texthash":
         return source
-    return compile_map(postfix, source, (), (map_type,)).path
+    return compile_map(postfix, source, (), (map_type,))[1]

@@ -95,16 +95,16 @@ class Postfix:
         """Compile the map, prove it entry by entry, and copy what it replaces."""
         source = staging / self.path.name
         files.create(source, text)
-        compiled = compile_map(self.installation, source, map_entries(selection, pins), self.map_types)
-        live = self.path.with_name(compiled.path.name)
+        map_type, compiled = compile_map(self.installation, source, map_entries(selection, pins), self.map_types)
+        live = self.path.with_name(compiled.name)
         previous = copy_of_live(live, staging / "previous")
         if previous is None:
-            previous = empty_map(self.installation, staging, compiled.map_type)
-        staged = [StagedFile(compiled.path, live, previous)]
-        if compiled.path != source:
+            previous = empty_map(self.installation, staging, map_type)
+        staged = [StagedFile(compiled, live, previous)]
+        if compiled != source:
             old_text = copy_of_live(self.path, staging / "previous-source")
             staged.append(StagedFile(source, self.path, old_text))
-        return Stage(tuple(staged), {_MAP_TYPE: compiled.map_type})
+        return Stage(tuple(staged), {_MAP_TYPE: map_type})
 
     def not_configured_reason(self, memory: Mapping[str, str]) -> str | None:
         if self.is_configured:
