@@ -15,7 +15,6 @@ from tests.support.authority import Authority
 from tests.support.doctor_host import DoctorHost, new_doctor_host
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import DEFAULT_NAME, Certbot, MailHost, acme_server, require
-from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 
 @pytest.fixture(scope="session")
@@ -36,49 +35,23 @@ def _alone_on_the_host(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
-def postfix(shared_tmp: Path, default: Issued) -> Iterator[PrivatePostfix]:
-    """A running Postfix with an empty cdb map where mailsni will write its own."""
-    require(PrivatePostfix.unavailable())
-    directory = shared_tmp / "postfix"
-    directory.mkdir(mode=0o755)
-    with PrivatePostfix(directory, default, sni_map=f"cdb:{directory}/etc/mailsni") as server:
-        yield server
-
-
-@pytest.fixture
-def dovecot(shared_tmp: Path, default: Issued) -> Iterator[PrivateDovecot]:
-    require(PrivateDovecot.unavailable())
-    directory = shared_tmp / "dovecot"
-    directory.mkdir(mode=0o755)
-    with PrivateDovecot(directory, default) as server:
-        yield server
-
-
-@pytest.fixture
-def lasting_dovecot(shared_tmp: Path, default: Issued) -> Iterator[PrivateDovecot]:
-    """Dovecot with login processes that serve many clients (``with_lasting_logins``).
+def mail_host(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    shared_tmp: Path,
+    authority: Authority,
+    default: Issued,
+    store: CertbotDirectory,
+) -> Iterator[MailHost]:
+    """Both servers run. Of a test marked ``lasting_logins`` Dovecot's login processes serve many clients.
 
     With its default of one process for each client every reload, whoever asks for it, cuts off those who connect at
-    that very moment; benchmarks/clients.py has the numbers. A test module in which clients must not be cut off by it
-    calls this its ``dovecot``.
+    that very moment; benchmarks/clients.py has the numbers.
     """
-    require(PrivateDovecot.unavailable())
-    directory = shared_tmp / "dovecot"
-    directory.mkdir(mode=0o755)
-    with PrivateDovecot.with_lasting_logins(directory, default) as server:
-        yield server
-
-
-@pytest.fixture
-def mail_host(
-    tmp_path: Path,
-    authority: Authority,
-    store: CertbotDirectory,
-    postfix: PrivatePostfix,
-    dovecot: PrivateDovecot,
-    default: Issued,
-) -> MailHost:
-    return MailHost(tmp_path, authority, store, postfix, dovecot, default)
+    lasting = request.node.get_closest_marker("lasting_logins") is not None
+    host = MailHost.build(tmp_path, shared_tmp, authority, default, store, lasting_logins=lasting)
+    with host.postfix, host.dovecot:
+        yield host
 
 
 @pytest.fixture(scope="module")

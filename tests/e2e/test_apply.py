@@ -24,9 +24,7 @@ from mailsni.targets.postfix.map_read import look_up, map_entries
 from mailsni.targets.postfix.map_types import PostfixMap
 from mailsni.targets.postfix.postconf import Installation
 from tests.support.authority import Authority
-from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import DEFAULT_NAME, MailHost
-from tests.support.servers import PrivateDovecot, PrivatePostfix
 
 MAP_TYPES = ("hash", "btree", "lmdb", "cdb", "texthash")
 
@@ -165,27 +163,22 @@ def test_real_wildcards_give_way_to_exact_names_on_both_servers(mail_host: MailH
 
 @pytest.mark.parametrize("map_type", MAP_TYPES)
 def test_every_map_type_is_served_and_renewed(
-    map_type: str, shared_tmp: Path, tmp_path: Path, authority: Authority, default: Issued, dovecot: PrivateDovecot
+    map_type: str, shared_tmp: Path, tmp_path: Path, authority: Authority, default: Issued
 ) -> None:
     """The type is what the running configuration says; a renewal is served; an old loose map becomes private."""
-    directory = shared_tmp / "postfix"
-    directory.mkdir(mode=0o755)
-    store = CertbotDirectory(tmp_path / "letsencrypt")
-    source = directory / "etc" / "mailsni"
-    source.parent.mkdir()
+    mail_host = MailHost.build(tmp_path, shared_tmp, authority, default, map_type=map_type)
     if map_type == "texthash":
-        source.write_text("")
-    with PrivatePostfix(directory, default, sni_map=f"{map_type}:{source}") as postfix:
-        mail_host = MailHost(tmp_path, authority, store, postfix, dovecot, default)
+        mail_host.map.write_text("")
+    with mail_host.postfix, mail_host.dovecot:
         suffix = {"hash": ".db", "btree": ".db", "lmdb": ".lmdb", "cdb": ".cdb", "texthash": ""}[map_type]
-        live = source.with_name(source.name + suffix)
+        live = mail_host.map.with_name(mail_host.map.name + suffix)
         live.chmod(0o644)
         loose = live.stat().st_ino
         first, second = mail_host.issue("mail.a.test"), mail_host.issue("mail.b.test")
         applied(mail_host)
         assert stat.S_IMODE(live.stat().st_mode) == 0o600
         assert live.stat().st_ino != loose, "whoever opened the old map before sees no key through it"
-        assert stat.S_IMODE(source.stat().st_mode) == 0o600
+        assert stat.S_IMODE(mail_host.map.stat().st_mode) == 0o600
         mail_host.assert_served("mail.a.test", first)
         renewed = mail_host.renew("mail.a.test")
         applied(mail_host)

@@ -9,7 +9,6 @@ import pytest
 
 from tests.support.clients import SERVERS, Visit, crowd
 from tests.support.mail_host import MailHost
-from tests.support.servers import PrivateDovecot
 
 NAMES = tuple(f"mail.d{number}.test" for number in range(6))
 RENEWED_AT_ONCE = 2
@@ -22,12 +21,6 @@ LOOKED_AT = 0.1
 
 PAUSE = 0.02
 """Seconds that a client rests between two visits, so that a small machine has time for the servers too."""
-
-
-@pytest.fixture
-def dovecot(lasting_dovecot: PrivateDovecot) -> PrivateDovecot:
-    """Dovecot that cuts off nobody by itself."""
-    return lasting_dovecot
 
 
 @dataclass(frozen=True)
@@ -54,6 +47,7 @@ def allowed(visit: Visit, first: str, renewals: list[Renewal]) -> set[str]:
 
 
 @pytest.mark.long
+@pytest.mark.lasting_logins
 @pytest.mark.shared("bookworm")
 def test_clients_never_notice_an_apply(mail_host: MailHost, figures: list[str]) -> None:
     """Zero failed or refused, never a certificate that is neither old nor new, after each apply the new one."""

@@ -17,18 +17,11 @@ import pytest
 from mailsni.sandbox.authority import Issued
 from tests.support.mail_host import Gate, MailHost
 from tests.support.processes import LIMIT, start_mailsni, until
-from tests.support.servers import PrivateDovecot
 
-pytestmark = pytest.mark.shared
+pytestmark = [pytest.mark.shared, pytest.mark.lasting_logins]
 
 FIRST, SECOND = "mail.first.test", "mail.second.test"
 WAIT = ("--wait", "200")
-
-
-@pytest.fixture
-def dovecot(lasting_dovecot: PrivateDovecot) -> PrivateDovecot:
-    """Dovecot that cuts off nobody when a command that outlived its run reloads it while it is asked."""
-    return lasting_dovecot
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from mailsni.errors import HostError
 from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Issued
 from tests.support.authority import Authority
+from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import ABORTED, Certbot, MailHost, require, served
 from tests.support.servers import PrivateDovecot, PrivatePostfix
 
@@ -43,8 +44,8 @@ def block(dovecot: PrivateDovecot, name: str, path: Path) -> str:
     return f"local_name {name} {{\n{settings}\n}}\n"
 
 
-def test_postfix_serves_a_hand_made_map(postfix: PrivatePostfix, default: Issued, authority: Authority) -> None:
-    issued = authority.issue([NAME])
+def test_postfix_serves_a_hand_made_map(mail_host: MailHost, default: Issued) -> None:
+    postfix, issued = mail_host.postfix, mail_host.authority.issue([NAME])
     build_map(postfix, f"{NAME} {pinned(postfix.config_directory, issued)}\n")
     for service, port in postfix.endpoints.items():
         assert served(port, NAME, service) == issued.fingerprint
@@ -61,7 +62,8 @@ def test_every_type_of_map_is_there_from_the_start(shared_tmp: Path, default: Is
     assert left == []
 
 
-def test_a_stale_process_number_is_not_taken_for_the_server(postfix: PrivatePostfix) -> None:
+def test_a_stale_process_number_is_not_taken_for_the_server(mail_host: MailHost) -> None:
+    postfix = mail_host.postfix
     postfix.stop()
     (postfix.directory / "queue/pid/master.pid").write_text(f"{os.getpid()}\n")
     assert not postfix.running()
@@ -76,16 +78,16 @@ def test_a_closed_directory_is_refused(shared_tmp: Path, default: Issued) -> Non
         PrivatePostfix(shared_tmp / "closed/inner", default)
 
 
-def test_a_broken_entry_is_seen_as_an_aborted_handshake(postfix: PrivatePostfix, tmp_path: Path) -> None:
+def test_a_broken_entry_is_seen_as_an_aborted_handshake(mail_host: MailHost, tmp_path: Path) -> None:
     broken = tmp_path / "broken.pem"
     broken.write_text("no certificate\n")
-    build_map(postfix, f"{NAME} {broken}\n")
-    for service, port in postfix.endpoints.items():
+    build_map(mail_host.postfix, f"{NAME} {broken}\n")
+    for service, port in mail_host.postfix.endpoints.items():
         assert served(port, NAME, service) == ABORTED
 
 
-def test_dovecot_serves_a_hand_made_block(dovecot: PrivateDovecot, default: Issued, authority: Authority) -> None:
-    issued = authority.issue([NAME])
+def test_dovecot_serves_a_hand_made_block(mail_host: MailHost, default: Issued) -> None:
+    dovecot, issued = mail_host.dovecot, mail_host.authority.issue([NAME])
     for service, port in dovecot.endpoints.items():
         assert served(port, NAME, service) == default.fingerprint
     path = pinned(dovecot.config_directory, issued)
@@ -97,8 +99,8 @@ def test_dovecot_serves_a_hand_made_block(dovecot: PrivateDovecot, default: Issu
         assert served(port, None, service) == default.fingerprint
 
 
-def test_servers_stop_and_start_on_the_same_ports(postfix: PrivatePostfix, dovecot: PrivateDovecot) -> None:
-    for server, service in ((postfix, "smtp"), (dovecot, "imap")):
+def test_servers_stop_and_start_on_the_same_ports(mail_host: MailHost) -> None:
+    for server, service in ((mail_host.postfix, "smtp"), (mail_host.dovecot, "imap")):
         ports = dict(server.endpoints)
         first = server.pid()
         server.stop()
@@ -130,13 +132,13 @@ def test_the_hosts_own_configuration_is_left_alone(request: pytest.FixtureReques
 
 
 def test_the_sandbox_lays_a_lineage_out_as_certbot_does(
-    certbot: Certbot, mail_host: MailHost, authority: Authority
+    certbot: Certbot, store: CertbotDirectory, authority: Authority
 ) -> None:
     certbot.issue(NAME)
     certbot.renew()
-    mail_host.issue(NAME)
-    mail_host.store.renew(NAME, authority.issue([NAME]))
-    assert _shape(mail_host.store.root) == _shape(certbot.config_directory)
+    store.add(NAME, authority.issue([NAME]))
+    store.renew(NAME, authority.issue([NAME]))
+    assert _shape(store.root) == _shape(certbot.config_directory)
 
 
 def _shape(root: Path) -> dict[str, tuple[int, str]]:

@@ -21,19 +21,12 @@ from mailsni.sandbox.authority import Issued
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import ONE_EACH, Gate, MailHost
 from tests.support.processes import LIMIT, mailsni_command, running, until
-from tests.support.servers import PrivateDovecot
 
-pytestmark = pytest.mark.shared
+pytestmark = [pytest.mark.shared, pytest.mark.lasting_logins]
 
 FIRST, SECOND = "mail.first.test", "mail.second.test"
 NO_LOOKS = {"scan": 3600.0}
 """Only events tell."""
-
-
-@pytest.fixture
-def dovecot(lasting_dovecot: PrivateDovecot) -> PrivateDovecot:
-    """Dovecot that cuts off nobody who connects while it is reloaded."""
-    return lasting_dovecot
 
 
 class Watching:
