@@ -37,6 +37,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+CONSTRAINTS = REPOSITORY / "constraints.txt"
+"""Pins the versions of what the requirements bring in."""
 RELEASES = ("bookworm", "trixie")
 MIRROR = "http://deb.debian.org/debian"
 PACKAGES = (
@@ -99,14 +101,9 @@ def requirements() -> list[str]:
     return sorted({item for item in wanted if not item.startswith(LINTERS)})
 
 
-def constraints() -> Path:
-    """The file that pins the versions of what the requirements bring in."""
-    return REPOSITORY / "constraints.txt"
-
-
 def pinned() -> list[str]:
-    """The lines of that file that matter in a root."""
-    return [line for line in constraints().read_text().splitlines() if not line.startswith(("#", *LINTERS))]
+    """The lines of :data:`CONSTRAINTS` that matter in a root."""
+    return [line for line in CONSTRAINTS.read_text().splitlines() if not line.startswith(("#", *LINTERS))]
 
 
 def digest(*parts: object) -> str:
@@ -213,7 +210,7 @@ def make_layer(release: str, log: Path) -> None:
     shutil.copyfile("/etc/resolv.conf", root / "etc/resolv.conf")
     trust(root)
     say(f"{release}: installing the Python environment")
-    binds = {venv: "/opt/venv", constraints(): "/opt/constraints.txt"} | {path: str(path) for path in pip_paths()}
+    binds = {venv: "/opt/venv", CONSTRAINTS: "/opt/constraints.txt"} | {path: str(path) for path in pip_paths()}
     install = "/opt/venv/bin/pip install --constraint /opt/constraints.txt"
     script = f'python3 -m venv /opt/venv && {install} --upgrade pip && {install} "$@"'
     logged([*inside(root, binds), "sh", "-ec", script, "sh", *requirements()], log, pip_environment())
