@@ -59,6 +59,10 @@ class CertbotDirectory:
         list(self.renewal_steps(lineage, issued))
         return self.live / lineage
 
+    def put(self, lineage: str, issued: Issued) -> Path:
+        """A renewal, or the first issuance where there is no such lineage."""
+        return (self.renew if (self.live / lineage).exists() else self.add)(lineage, issued)
+
     def issuance_steps(self, lineage: str, issued: Issued) -> Iterator[str]:
         """First issuance, one change of the file system at a time.
 

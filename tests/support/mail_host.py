@@ -230,8 +230,7 @@ class MailHost:
     def renew(self, name: str) -> Issued:
         """Issue another certificate for a name, and put it into the lineage that is called so; a new one if need be."""
         issued = self.authority.issue([name])
-        known = (self.store.live / name).exists()
-        (self.store.renew if known else self.store.add)(name, issued)
+        self.store.put(name, issued)
         return issued
 
     def mailsni(self, *arguments: str, timeout: float = 120, **variables: str) -> subprocess.CompletedProcess[str]:

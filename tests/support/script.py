@@ -60,8 +60,7 @@ class _Run:
             case ["env", variable]:
                 name, _, self.variables[name] = variable.partition("=")
             case ["lineage", name, *names]:
-                store = CertbotDirectory(self.work / "letsencrypt")
-                (store.renew if (store.live / name).exists() else store.add)(name, authority().issue(names))
+                CertbotDirectory(self.work / "letsencrypt").put(name, authority().issue(names))
             case ["without", program]:
                 if find_tool(program) is not None:
                     pytest.skip(f"this host has {program}")

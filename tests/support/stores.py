@@ -201,7 +201,7 @@ class CertbotBuilder(StoreBuilder):
         super().__init__(root, self._store.live)
 
     def put(self, name: str, issued: Issued) -> None:
-        (self._store.renew if (self._store.live / name).exists() else self._store.add)(name, issued)
+        self._store.put(name, issued)
 
     def damage(self, name: str, *, chain: bytes | None = None, key: bytes | None = None) -> None:
         for kind, content in (("fullchain", chain), ("privkey", key)):
