@@ -20,7 +20,7 @@ from mailsni.core.model import Algorithm, Reason
 from mailsni.core.plan import Kind, name_states
 from mailsni.core.selection import explain
 from mailsni.core.x509 import Leaf
-from mailsni.deploy.confirm import Answer, Confirmation
+from mailsni.deploy.confirm import Confirmation
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.deploy.transaction import ApplyResult
 from mailsni.doctor.finding import Finding, Fix, Severity
@@ -28,7 +28,7 @@ from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, Usa
 from mailsni.metrics import MetricsInput
 from mailsni.output import documents, prometheus, setup, verify
 from mailsni.probes.endpoint import Endpoint, Server
-from mailsni.probes.expectation import Expectation, Problem
+from mailsni.probes.expectation import Answer, Expectation, Problem
 from mailsni.probes.model import Outcome, ProbeResult
 from mailsni.runs.history import EMPTY_HISTORY, Run
 from mailsni.setup.model import SetupPlan

@@ -8,45 +8,20 @@ rolled back; a server that did not run before is no fault of the certificates.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
 from mailsni.core.model import Progress
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.expectation import Expectation, Problem, problem_of
-from mailsni.probes.model import Outcome, Probe, ProbeResult
+from mailsni.probes.expectation import Answer, Expectation, Problem
 
 PROBE_LIMIT: Final = 400
 """Probes of one server after a run. Of more names than that an even sample is probed, and the output says so."""
 PATIENCE_PER_NAME: Final = 0.01
 """Seconds for each name that is deployed: Dovecot 2.3 stalls new logins for 10 s after a reload with 5,000 blocks."""
 _PAUSE: Final = 0.2
-_Pair = tuple[Expectation, Endpoint]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What an endpoint sent for a name."""
-
-    expectation: Expectation
-    result: ProbeResult
-
-    @property
-    def problem(self) -> Problem | None:
-        """Why it is not what was expected; None when it is."""
-        return problem_of(self.result, self.expectation.fingerprint)
-
-    @property
-    def has_certificate(self) -> bool:
-        """Whether the client got a certificate at all."""
-        return self.result.outcome is Outcome.SERVED
-
-    @property
-    def probe(self) -> Probe:
-        """The probe that got it."""
-        return self.expectation.probe(self.result.endpoint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,34 +93,29 @@ class WireCheck:
             few = len(chosen) * len(endpoints) <= PROBE_LIMIT
             pairs = [(each, endpoint) for each in chosen for endpoint in (endpoints if few else endpoints[:1])]
             answers = self._patient_answers(server, pairs, patience)
-            confirmations.append(Confirmation(server, tuple(answers), len(names), len(sample)))
+            confirmations.append(Confirmation(server, answers, len(names), len(sample)))
         return tuple(confirmations)
 
-    def _patient_answers(self, server: str, pairs: Sequence[_Pair], patience: float) -> list[Answer]:
-        answers = self._answers(pairs, partial(self.progress, f"probing {server}") if self.progress else None)
+    def _patient_answers(
+        self, server: str, pairs: Sequence[tuple[Expectation, Endpoint]], patience: float
+    ) -> tuple[Answer, ...]:
+        from mailsni.probes.tls_client import probe_expectations  # only a run that probes needs ssl
+
+        ask = partial(probe_expectations, timeout=self.timeout)
+        progress = self.progress
+        on_done = (lambda done: progress(f"probing {server}", done, len(pairs))) if progress else None
+        answers = dict(zip(pairs, ask(pairs, on_done=on_done), strict=True))
         deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            wrong = [index for index, answer in enumerate(answers) if answer.problem is not None]
-            if not wrong:
-                break
+        while time.monotonic() < deadline and (wrong := [pair for pair in pairs if answers[pair].problem is not None]):
             time.sleep(_PAUSE)
-            for index, answer in zip(wrong, self._answers([pairs[index] for index in wrong]), strict=True):
-                answers[index] = answer
-        return answers
-
-    def _answers(self, pairs: Sequence[_Pair], progress: Callable[[int, int], None] | None = None) -> list[Answer]:
-        from mailsni.probes.tls_client import run_probes  # only a run that probes needs ssl
-
-        probes = [expectation.probe(endpoint) for expectation, endpoint in pairs]
-        on_done = (lambda done: progress(done, len(probes))) if progress else None
-        results = run_probes(probes, timeout=self.timeout, on_done=on_done)
-        return [Answer(expectation, result) for (expectation, _), result in zip(pairs, results, strict=True)]
+            answers.update(zip(wrong, ask(wrong), strict=True))
+        return tuple(answers.values())
 
 
 def newly_cut_off(before: Confirmation, after: Confirmation) -> tuple[Answer, ...]:
     """The answers without a certificate to probes that got one before, whichever that was."""
-    served = {answer.probe for answer in before.answers if answer.has_certificate}
-    return tuple(answer for answer in after.answers if not answer.has_certificate and answer.probe in served)
+    served = {answer.probe for answer in before.answers if answer.served}
+    return tuple(answer for answer in after.answers if not answer.served and answer.probe in served)
 
 
 def all_wrong(confirmations: Iterable[Confirmation]) -> tuple[Confirmation, ...]:

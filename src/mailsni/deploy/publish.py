@@ -8,9 +8,10 @@ from contextlib import contextmanager, suppress
 
 from mailsni.core.text import summarize
 from mailsni.deploy import confirm
-from mailsni.deploy.confirm import Answer, Confirmation, WireCheck
+from mailsni.deploy.confirm import Confirmation, WireCheck
 from mailsni.errors import HostError, MailsniError, RollbackFailedError, RolledBackError
 from mailsni.host import files
+from mailsni.probes.expectation import Answer
 from mailsni.targets.base import StagedFile, Target
 from mailsni.targets.reload import ReloadResult
 

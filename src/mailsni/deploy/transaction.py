@@ -17,7 +17,7 @@ from mailsni.config.settings import Settings
 from mailsni.core.deployment import Deployment
 from mailsni.core.model import Certificate, Progress
 from mailsni.deploy import cleanup
-from mailsni.deploy.confirm import Answer, Confirmation, WireCheck
+from mailsni.deploy.confirm import Confirmation, WireCheck
 from mailsni.deploy.listeners import Listener, find_listener
 from mailsni.deploy.publish import publish, rollback
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
@@ -25,7 +25,7 @@ from mailsni.deploy.stage import stage
 from mailsni.deploy.state_directory import State
 from mailsni.errors import Exit, HostError, MailsniError, RefusedError
 from mailsni.host import file_identity, files, lock, permissions
-from mailsni.probes.expectation import expectations
+from mailsni.probes.expectation import Answer, expectations
 from mailsni.sources import scan_cache
 from mailsni.targets import registry
 from mailsni.targets.base import Target

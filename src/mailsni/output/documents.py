@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from mailsni.core.model import Certificate, SkippedLineage
 from mailsni.core.plan import Change, Plan, name_states
 from mailsni.core.selection import Candidate
-from mailsni.deploy.confirm import Answer, Confirmation
+from mailsni.deploy.confirm import Confirmation
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.deploy.transaction import ApplyResult
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.errors import MailsniError
+from mailsni.probes.expectation import Answer
 from mailsni.runs.history import EMPTY_HISTORY, History
 
 if TYPE_CHECKING:

@@ -65,6 +65,34 @@ def problem_of(result: ProbeResult, fingerprint: str | None) -> Problem | None:
     return _PROBLEMS.get(result.outcome, Problem.HANDSHAKE_FAILED)
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an endpoint sent to the client of an expectation."""
+
+    expectation: Expectation
+    result: ProbeResult
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the probe went."""
+        return self.result.endpoint
+
+    @property
+    def problem(self) -> Problem | None:
+        """Why it is not the expected leaf; None when it is."""
+        return problem_of(self.result, self.expectation.fingerprint)
+
+    @property
+    def served(self) -> bool:
+        """Whether the client got a certificate at all."""
+        return self.result.outcome is Outcome.SERVED
+
+    @property
+    def probe(self) -> Probe:
+        """The probe that got it."""
+        return self.expectation.probe(self.endpoint)
+
+
 def sni_name(name: str) -> str:
     """The name to send for a deployed one: for a wildcard, a name below it."""
     return f"{_PROBE_LABEL}{name[1:]}" if is_wildcard(name) else name

@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from mailsni.core.model import Algorithm
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Endpoint
+from mailsni.probes.expectation import Answer, Expectation
 from mailsni.probes.model import Outcome, Probe, ProbeResult
 from mailsni.probes.starttls import Deadline, ProbeEndedError, start_tls
 
@@ -64,6 +65,20 @@ def run_probes(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
         return [future.result() for future in futures]
+
+
+def probe_expectations(
+    pairs: Sequence[tuple[Expectation, Endpoint]],
+    *,
+    timeout: float,
+    concurrency: int = CONCURRENCY,
+    require_trust: bool = False,
+    on_done: Callable[[int], None] | None = None,
+) -> list[Answer]:
+    """Run the probe of each expectation at its endpoint; see :func:`run_probes`."""
+    probes = [expectation.probe(endpoint, require_trust=require_trust) for expectation, endpoint in pairs]
+    results = run_probes(probes, timeout=timeout, concurrency=concurrency, on_done=on_done)
+    return [Answer(expectation, result) for (expectation, _), result in zip(pairs, results, strict=True)]
 
 
 def _run(probe: Probe, timeout: float) -> ProbeResult:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from mailsni.config.settings import Settings
-from mailsni.deploy.confirm import Answer, WireCheck
+from mailsni.deploy.confirm import WireCheck
 from mailsni.deploy.listeners import find_listener
-from mailsni.probes.expectation import Expectation
+from mailsni.probes.expectation import Answer, Expectation
 from mailsni.targets.base import Target
 
 _UNKNOWN_NAME = "mailsni-probe.invalid"

@@ -12,26 +12,19 @@ from mailsni.core import x509
 from mailsni.core.names import covered_by
 from mailsni.core.text import summarize
 from mailsni.core.x509 import Leaf
-from mailsni.probes.expectation import Expectation, Problem, problem_of, sni_name
-from mailsni.probes.model import Outcome, ProbeResult
+from mailsni.probes.expectation import Answer, Expectation, Problem, sni_name
+from mailsni.probes.model import ProbeResult
 from mailsni.verify.model import Assessment, Client, client_of
 
 
-def assess(
-    expectation: Expectation,
-    result: ProbeResult,
-    trust_error: str | None,
-    *,
-    now: datetime,
-    labels: Mapping[str, str],
-) -> Assessment:
-    """What is wrong with a result at a moment with a time zone.
+def assess(answer: Answer, trust_error: str | None, *, now: datetime, labels: Mapping[str, str]) -> Assessment:
+    """What is wrong with an answer at a moment with a time zone.
 
     ``trust_error`` says why the system's trust store does not lead to the chain. ``labels`` has what to call a
     certificate, by fingerprint.
     """
+    expectation, result, problem = answer.expectation, answer.result, answer.problem
     leaf = x509.parse_leaf(result.chain[0]) if result.chain else None
-    problem = problem_of(result, expectation.fingerprint)
     explained: list[tuple[Problem, str]] = []
     if problem is Problem.WRONG_CERTIFICATE:
         label = labels.get(result.fingerprint or "") or _unknown_certificate(result, leaf)
@@ -43,7 +36,7 @@ def assess(
         explained += _chain_problems(expectation, result.chain, leaf, trust_error)
         if trust_error is not None and leaf.not_before <= now < leaf.not_after:  # else it only repeats the dates
             explained.append((Problem.UNTRUSTED, f"this system does not trust it: {trust_error}"))
-    elif result.outcome is Outcome.SERVED:
+    elif answer.served:
         explained.append((Problem.WRONG_CERTIFICATE, "serves a certificate that cannot be decoded"))
     problems = tuple(dict.fromkeys(problem for problem, _ in explained))
     return Assessment(expectation, result, problems, "; ".join(text for _, text in explained), leaf)
@@ -104,5 +97,4 @@ def with_disagreements(assessments: Sequence[Assessment]) -> Iterator[Assessment
 
 
 def _has_no_expectation(assessment: Assessment) -> bool:
-    served = assessment.result.outcome is Outcome.SERVED
-    return served and assessment.client is Client.NAMED and assessment.expectation.fingerprint is None
+    return assessment.served and assessment.client is Client.NAMED and assessment.expectation.fingerprint is None

@@ -6,19 +6,20 @@ sends: the leaf, the chain behind it, the dates, the names, and whether the syst
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 
 from mailsni.config.settings import VerifySettings
 from mailsni.core.model import Progress
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Endpoint, resolved
-from mailsni.probes.expectation import Expectation
-from mailsni.probes.model import Outcome, Probe, ProbeResult
-from mailsni.probes.tls_client import CONCURRENCY, run_probes
+from mailsni.probes.expectation import Answer, Expectation
+from mailsni.probes.model import Outcome, ProbeResult
+from mailsni.probes.tls_client import CONCURRENCY, probe_expectations
 from mailsni.verify.assess import assess, with_disagreements
 from mailsni.verify.model import UNKNOWN_NAME, Audit, Limits
 from mailsni.verify.request import (
@@ -29,7 +30,8 @@ from mailsni.verify.request import (
     expected_certificates,
 )
 
-_Case = tuple[Expectation, Endpoint]
+_Ask = Callable[..., list[Answer]]
+"""Runs the probes of expectations at endpoints."""
 _BATCH = 512
 """Probes between two decisions whether an endpoint still responds."""
 _TRUST_ATTEMPTS = 3
@@ -89,80 +91,75 @@ def probe_and_assess(
     clients = (*by_name, Expectation(None), Expectation(UNKNOWN_NAME))
     # The names first, so that concurrent probes spread over all endpoints.
     cases = [(expectation, address) for expectation in clients for address in addresses]
-    results = _run_cases(cases, _unresponsive(addresses, limits), limits, progress)
-    trust_errors = _trust_errors(cases, results, limits, progress)
+    ask = partial(probe_expectations, timeout=limits.timeout, concurrency=limits.concurrency)
+    # An endpoint that does not get as far as TLS would cost a timeout for each name, and show no certificate.
+    first = ask([(Expectation(None), address) for address in addresses])
+    unresponsive = {answer.endpoint: answer.result for answer in first if not answer.result.outcome.reached_tls}
+    answers = _answers(cases, unresponsive, ask, progress)
+    trust_errors = _trust_errors(answers, ask, progress)
     moment, known = now or datetime.now(UTC), labels or {}
     assessments = [
-        assess(expectation, result, trust_errors.get(result.chain), now=moment, labels=known)
-        for (expectation, _), result in zip(cases, results, strict=True)
+        assess(answer, trust_errors.get(answer.result.chain), now=moment, labels=known) for answer in answers
     ]
     return Audit(tuple(with_disagreements(assessments)))
 
 
-def _unresponsive(endpoints: Sequence[Endpoint], limits: Limits) -> dict[Endpoint, ProbeResult]:
-    """The endpoints that do not get as far as TLS. They would cost a timeout for each name, and show no certificate."""
-    probes = [Probe(endpoint) for endpoint in endpoints]
-    results = run_probes(probes, timeout=limits.timeout, concurrency=limits.concurrency)
-    return {result.endpoint: result for result in results if not result.outcome.reached_tls}
-
-
-def _run_cases(
-    cases: Sequence[_Case],
+def _answers(
+    cases: Sequence[tuple[Expectation, Endpoint]],
     unresponsive: Mapping[Endpoint, ProbeResult],
-    limits: Limits,
+    ask: _Ask,
     progress: Progress | None,
-) -> list[ProbeResult]:
-    """The results in the order of the cases. An endpoint that hangs is left out after a while.
+) -> list[Answer]:
+    """The answers in the order of the cases. An endpoint that hangs is left out after a while.
 
     An endpoint that is left out counts as if it had given its last result again.
     """
     left_out = dict(unresponsive)
     timeouts: Counter[Endpoint] = Counter()
-    results: list[ProbeResult] = []
+    answers: list[Answer] = []
     for start in range(0, len(cases), _BATCH):
         batch = cases[start : start + _BATCH]
-        probes = [expectation.probe(endpoint) for expectation, endpoint in batch if endpoint not in left_out]
-        new = iter(_run(probes, limits, progress, "probing the servers", start, len(cases)))
-        results += [
-            replace(left_out[endpoint], name=expectation.name) if endpoint in left_out else next(new)
+        responsive = [(expectation, endpoint) for expectation, endpoint in batch if endpoint not in left_out]
+        new = iter(ask(responsive, on_done=_reporter(progress, "probing the servers", start, len(cases))))
+        answers += [
+            Answer(expectation, replace(left_out[endpoint], name=expectation.name))
+            if endpoint in left_out
+            else next(new)
             for expectation, endpoint in batch
         ]
-        for result in results[start:]:
-            timeouts[result.endpoint] += result.outcome is Outcome.TIMEOUT
-            if timeouts[result.endpoint] >= _TIMEOUTS_ALLOWED:
-                left_out.setdefault(result.endpoint, result)
-    return results
+        for answer in answers[start:]:
+            timeouts[answer.endpoint] += answer.result.outcome is Outcome.TIMEOUT
+            if timeouts[answer.endpoint] >= _TIMEOUTS_ALLOWED:
+                left_out.setdefault(answer.endpoint, answer.result)
+    return answers
 
 
 def _trust_errors(
-    cases: Sequence[_Case], results: Sequence[ProbeResult], limits: Limits, progress: Progress | None
+    answers: Iterable[Answer], ask: _Ask, progress: Progress | None
 ) -> dict[tuple[bytes, ...], str | None]:
     """For each chain, why a client that trusts as this system does rejects it; None: it accepts it.
 
     Each chain takes a handshake of its own: Python's ssl has no other way to OpenSSL's verdict.
     """
-    by_chain: dict[tuple[bytes, ...], list[_Case]] = {}
-    for case, result in zip(cases, results, strict=True):
-        if result.outcome is Outcome.SERVED:
-            by_chain.setdefault(result.chain, []).append(case)
+    by_chain: defaultdict[tuple[bytes, ...], list[Answer]] = defaultdict(list)
+    for answer in answers:
+        if answer.served:
+            by_chain[answer.result.chain].append(answer)
     verdicts: dict[tuple[bytes, ...], str | None] = {}
     # A server that sends something else now, or nothing, says nothing about the chain that it sent before.
     for attempt in range(_TRUST_ATTEMPTS):
-        pending = [
-            (chain, candidates[attempt])
+        pending = {
+            chain: candidates[attempt]
             for chain, candidates in by_chain.items()
             if chain not in verdicts and attempt < len(candidates)
-        ]
-        probes = [expectation.probe(endpoint, require_trust=True) for _, (expectation, endpoint) in pending]
-        trusted = _run(probes, limits, progress, "verifying trust", 0, len(probes))
-        for (chain, _), result in zip(pending, trusted, strict=True):
-            if result.outcome is Outcome.UNTRUSTED or (result.outcome is Outcome.SERVED and result.chain == chain):
-                verdicts[chain] = result.detail if result.outcome is Outcome.UNTRUSTED else None
+        }
+        pairs = [(answer.expectation, answer.endpoint) for answer in pending.values()]
+        on_done = _reporter(progress, "verifying trust", 0, len(pairs))
+        for chain, answer in zip(pending, ask(pairs, require_trust=True, on_done=on_done), strict=True):
+            if answer.result.outcome is Outcome.UNTRUSTED or (answer.served and answer.result.chain == chain):
+                verdicts[chain] = None if answer.served else answer.result.detail
     return verdicts
 
 
-def _run(
-    probes: Sequence[Probe], limits: Limits, progress: Progress | None, stage: str, done_before: int, total: int
-) -> list[ProbeResult]:
-    on_done = (lambda done: progress(stage, done_before + done, total)) if progress is not None else None
-    return run_probes(probes, timeout=limits.timeout, concurrency=limits.concurrency, on_done=on_done)
+def _reporter(progress: Progress | None, stage: str, done_before: int, total: int) -> Callable[[int], None] | None:
+    return None if progress is None else lambda done: progress(stage, done_before + done, total)

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mailsni.core.x509 import Leaf
-from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.expectation import Expectation, Problem
-from mailsni.probes.model import ProbeResult
+from mailsni.probes.expectation import Answer, Expectation, Problem
 from mailsni.probes.tls_client import CONCURRENCY
 
 UNKNOWN_NAME = "mailsni-unknown.invalid"
@@ -34,11 +32,9 @@ def client_of(expectation: Expectation) -> Client:
 
 
 @dataclass(frozen=True, slots=True)
-class Assessment:
-    """What is wrong with the result of one probe."""
+class Assessment(Answer):
+    """An answer, and everything that is wrong with it."""
 
-    expectation: Expectation
-    result: ProbeResult
     problems: tuple[Problem, ...] = ()
     detail: str = ""
     """What is wrong, and what the server sends instead, for people: printable, bounded."""
@@ -49,11 +45,6 @@ class Assessment:
     def client(self) -> Client:
         """The kind of client that sent the probe."""
         return client_of(self.expectation)
-
-    @property
-    def endpoint(self) -> Endpoint:
-        """Where the probe went."""
-        return self.result.endpoint
 
     @property
     def wrong(self) -> bool:
