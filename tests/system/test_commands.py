@@ -16,7 +16,7 @@ from mailsni.core.text import printable
 from mailsni.errors import HostError
 from mailsni.host import commands
 from mailsni.host.commands import environment, find_tool, require_tool, run
-from mailsni.runs import daemonize
+from mailsni.runs import debounce
 from mailsni.watch.apply_process import ApplyProcess
 from mailsni.watch.log import Journal
 from tests.support.processes import until
@@ -189,13 +189,13 @@ def test_variables_are_seen_beside_the_environment() -> None:
 
 def test_the_end_of_a_process_is_noticed() -> None:
     with subprocess.Popen([SHELL, "-c", "read x"], stdin=subprocess.PIPE) as child:
-        handle = daemonize.handle(child.pid)
+        handle = debounce.handle(child.pid)
         assert handle is not None
         assert select.select([handle], [], [], 0.01)[0] == []
         child.communicate()
         assert select.select([handle], [], [], 300)[0] == [handle]
         os.close(handle)
-    assert daemonize.handle(child.pid) is None
+    assert debounce.handle(child.pid) is None
 
 
 def test_what_goes_on_in_the_background_is_not_waited_for(tmp_path: Path) -> None:
@@ -203,11 +203,11 @@ def test_what_goes_on_in_the_background_is_not_waited_for(tmp_path: Path) -> Non
     code = f"""
 import os, time
 from pathlib import Path
-from mailsni.runs import daemonize
+from mailsni.runs import debounce
 os.dup2(1, 9)
 os.set_inheritable(9, True)
-daemonize.forget_inherited()
-if not daemonize.go_on_in_background():
+debounce.forget_inherited()
+if not debounce.go_on_in_background():
     print("caller")
     raise SystemExit
 print("nobody sees this")
