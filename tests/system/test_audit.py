@@ -19,13 +19,13 @@ from mailsni.probes.expectation import Expectation, Problem
 from mailsni.probes.model import Outcome
 from mailsni.sandbox.authority import Issued
 from mailsni.verify.audit import probe_and_assess
-from mailsni.verify.model import Assessment, Audit, Client, Limits
+from mailsni.verify.model import Assessment, Audit, Client
 from tests.support.authority import subject_alternative_names
 from tests.support.builders import authority
 from tests.support.fake_servers import peer, says, tls, waits
 
 NAME = "mail.a.test"
-LIMITS = Limits(timeout=5)
+TIMEOUT = 5
 
 
 def context(directory: Path, *pem: bytes) -> ssl.SSLContext:
@@ -55,7 +55,7 @@ def audited(
     now: datetime | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> Audit:
-    found = probe_and_assess(expected, endpoints, LIMITS, now=now, labels=labels)
+    found = probe_and_assess(expected, endpoints, TIMEOUT, now=now, labels=labels)
     assert len(found.assessments) == len(endpoints) * (len(expected) + 2)
     for one in found.assessments:
         assert one.detail.isascii()
@@ -183,7 +183,7 @@ def test_servers_that_do_not_speak_tls_are_asked_once(tmp_path: Path) -> None:
             Endpoint("pop3", "127.0.0.1", gone.getsockname()[1]),
         ]
         gone.close()
-        found = probe_and_assess(expected, endpoints, Limits(timeout=1))
+        found = probe_and_assess(expected, endpoints, 1)
     assert len(connections) == 2
     by_port = {
         endpoint.port: [each for each in found.assessments if each.endpoint == endpoint] for endpoint in endpoints
@@ -219,7 +219,7 @@ def test_a_server_that_falls_silent_is_given_up(tmp_path: Path) -> None:
 
     expected = [expect(issued, f"m{number}.a.test") for number in range(1500)]
     with peer(script) as port:
-        found = probe_and_assess(expected, [Endpoint("imaps", "127.0.0.1", port)], Limits(timeout=0.2, concurrency=128))
+        found = probe_and_assess(expected, [Endpoint("imaps", "127.0.0.1", port)], 0.2, 128)
     assert len(found.assessments) == 1502
     assert len(connections) <= 1 + 512
     assert {one.problems for one in found.assessments} == {(Problem.NO_ANSWER,)}

@@ -21,7 +21,7 @@ from mailsni.probes.expectation import Answer, Expectation
 from mailsni.probes.model import Outcome, ProbeResult
 from mailsni.probes.tls_client import CONCURRENCY, probe_expectations
 from mailsni.verify.assess import assess, with_disagreements
-from mailsni.verify.model import UNKNOWN_NAME, Audit, Limits
+from mailsni.verify.model import UNKNOWN_NAME, Audit
 from mailsni.verify.request import (
     EVERYTHING,
     VerifyRequest,
@@ -57,8 +57,9 @@ def audit(
         HostError: there is no endpoint to probe.
     """
     if snapshot is None:
-        limits = Limits(timeout or VerifySettings().timeout, concurrency)
-        return probe_and_assess(list(map(Expectation, request.names)), request.endpoints, limits, progress=progress)
+        expected = tuple(map(Expectation, request.names))
+        seconds = timeout or VerifySettings().timeout
+        return probe_and_assess(expected, request.endpoints, seconds, concurrency, progress=progress)
     settings = snapshot.settings
     endpoints, notes = (request.endpoints, ()) if request.endpoints else endpoints_to_probe(settings, snapshot.targets)
     if not endpoints:
@@ -66,16 +67,19 @@ def audit(
             "; ".join(notes) or "the servers' configurations have no service with TLS",
             hint="name the ports with [verify] endpoints in the configuration, or with --endpoint",
         )
-    limits = Limits(timeout or settings.verify.timeout, concurrency)
     expected, labels = expected_certificates(snapshot, request.names), certificate_labels(snapshot)
-    result = probe_and_assess(expected, endpoints, limits, now=snapshot.now, labels=labels, progress=progress)
+    seconds = timeout or settings.verify.timeout
+    result = probe_and_assess(
+        expected, endpoints, seconds, concurrency, now=snapshot.now, labels=labels, progress=progress
+    )
     return replace(result, notes=notes)
 
 
 def probe_and_assess(
     expected: Sequence[Expectation],
     endpoints: Sequence[Endpoint],
-    limits: Limits,
+    timeout: float,
+    concurrency: int = CONCURRENCY,
     *,
     now: datetime | None = None,
     labels: Mapping[str, str] | None = None,
@@ -91,7 +95,7 @@ def probe_and_assess(
     clients = (*by_name, Expectation(None), Expectation(UNKNOWN_NAME))
     # The names first, so that concurrent probes spread over all endpoints.
     cases = [(expectation, address) for expectation in clients for address in addresses]
-    ask = partial(probe_expectations, timeout=limits.timeout, concurrency=limits.concurrency)
+    ask = partial(probe_expectations, timeout=timeout, concurrency=concurrency)
     # An endpoint that does not get as far as TLS would cost a timeout for each name, and show no certificate.
     first = ask([(Expectation(None), address) for address in addresses])
     unresponsive = {answer.endpoint: answer.result for answer in first if not answer.result.outcome.reached_tls}

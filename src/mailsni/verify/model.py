@@ -8,7 +8,6 @@ from datetime import datetime
 
 from mailsni.core.x509 import Leaf
 from mailsni.probes.expectation import Answer, Expectation, Problem
-from mailsni.probes.tls_client import CONCURRENCY
 
 UNKNOWN_NAME = "mailsni-unknown.invalid"
 """A name that nobody can have (RFC 6761, 6.4)."""
@@ -74,13 +73,3 @@ class Audit:
     def wrong(self) -> tuple[Assessment, ...]:
         """Those that somebody must act on."""
         return tuple(assessment for assessment in self.assessments if assessment.wrong)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much at a time, and how long."""
-
-    timeout: float
-    """Seconds for each probe."""
-    concurrency: int = CONCURRENCY
-    """Connections at a time."""

@@ -115,7 +115,7 @@ class Watch:
         self._process: ApplyProcess | None = None
         self._reported: frozenset[str] = frozenset()
         self._last_result = "none yet"
-        self._keepalive_at = clock()
+        self._keepalive_at = clock() + notifier.interval
         self._stopping = False
 
     def run(self) -> None:
@@ -137,16 +137,14 @@ class Watch:
     def _wait(self, now: float) -> None:
         poller = select.poll()
         poller.register(self.requests.reader, select.POLLIN)
-        moments = [now + _LONGEST_WAIT if self._stopping else self._schedule.scan_at]
-        if self._notifier.interval is not None:
-            moments.append(self._keepalive_at)
+        moments = [now + _LONGEST_WAIT if self._stopping else self._schedule.scan_at, self._keepalive_at]
         if self._process is not None:
             moments.append(self._process.register(poller, now))
         seconds = min(max(0.0, min(moments) - now), _LONGEST_WAIT)
         poller.poll(int(seconds * 1000) + 1 if seconds else 0)
 
     def _step(self, now: float) -> None:
-        if self._notifier.interval is not None and now >= self._keepalive_at:
+        if now >= self._keepalive_at:
             self._notifier.alive()
             self._keepalive_at = now + self._notifier.interval
         requests = self.requests.take()

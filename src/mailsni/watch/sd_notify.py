@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +18,11 @@ class Notifier:
     Attributes:
         address: of the socket: a path, or an abstract name behind ``@``; None: nobody listens.
         interval: seconds between two signs of life, half of what the service manager waits for one
-            (sd_watchdog_enabled(3)); None when it waits for none.
+            (sd_watchdog_enabled(3)); infinite when it waits for none.
     """
 
     address: str | None = None
-    interval: float | None = None
+    interval: float = inf
 
     @classmethod
     def of(cls, environment: Mapping[str, str], pid: int) -> Notifier:
@@ -32,7 +33,7 @@ class Notifier:
         ours = environment.get("WATCHDOG_PID", str(pid)) == str(pid)
         usec = environment.get("WATCHDOG_USEC", "")
         wanted = ours and usec.isascii() and usec.isdigit() and int(usec) > 0
-        return cls(address, int(usec) / 2_000_000 if wanted else None)
+        return cls(address, int(usec) / 2_000_000 if wanted else inf)
 
     def ready(self, status: str) -> None:
         """The program has started, or has loaded its new configuration."""
