@@ -28,7 +28,7 @@ from mailsni.core.model import Reason
 from mailsni.core.text import ContractWord
 from mailsni.doctor.finding import kinds
 from mailsni.errors import Exit
-from mailsni.probes.expectation import Problem
+from mailsni.probes.model import Problem
 from mailsni.sources.base import DEFAULT_SOURCES
 
 TOP = Path(__file__).resolve().parents[1]

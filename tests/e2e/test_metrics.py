@@ -14,7 +14,7 @@ import pytest
 
 from mailsni.core.model import Reason
 from mailsni.host.commands import find_tool
-from mailsni.probes.expectation import Problem
+from mailsni.probes.model import Problem
 from mailsni.sandbox.authority import Issued
 from tests.support import command_line, mounts
 from tests.support.mail_host import MailHost, require

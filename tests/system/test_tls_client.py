@@ -11,7 +11,7 @@ import pytest
 
 from mailsni.core.model import Algorithm
 from mailsni.probes.endpoint import Endpoint, Protocol
-from mailsni.probes.model import Outcome, Probe, ProbeResult
+from mailsni.probes.model import Probe, ProbeResult, Problem
 from mailsni.probes.tls_client import run_probes
 from mailsni.sandbox.authority import Issued
 from tests.support.authority import Authority
@@ -58,7 +58,7 @@ def probe_script(
         served = probe(endpoint, "mail.a.test", timeout=timeout, algorithm=algorithm)
         assert time.monotonic() - start < timeout + 0.5
     assert (served.endpoint, served.name) == (endpoint, "mail.a.test")
-    assert (served.fingerprint is not None) == (served.outcome is Outcome.SERVED)
+    assert (served.fingerprint is not None) == (served.problem is None)
     assert served.detail.isascii()
     assert served.detail.isprintable()
     assert len(served.detail) <= 200
@@ -85,7 +85,7 @@ def test_starttls_leads_to_the_certificate_however_slowly_the_server_talks(
     protocol: Protocol, *, bytewise: bool, contexts: dict[Algorithm | None, ssl.SSLContext], issued: dict[str, Issued]
 ) -> None:
     served = probe_script(protocol, dialogue(protocol, tls(contexts["ecdsa"]), bytewise=bytewise))
-    assert (served.outcome, served.detail) == (Outcome.SERVED, "TLSv1.3")
+    assert (served.problem, served.detail) == (None, "TLSv1.3")
     assert served.fingerprint == issued["ecdsa"].fingerprint
 
 
@@ -108,7 +108,7 @@ def test_an_algorithm_that_the_server_lacks_fails_the_handshake(
     contexts: dict[Algorithm | None, ssl.SSLContext],
 ) -> None:
     served = probe_script("imaps", tls(contexts["ecdsa"]), algorithm="rsa")
-    assert (served.outcome, served.detail) == (Outcome.HANDSHAKE_FAILED, "TLS: sslv3 alert handshake failure")
+    assert (served.problem, served.detail) == (Problem.HANDSHAKE_FAILED, "TLS: sslv3 alert handshake failure")
 
 
 def test_the_name_is_sent_as_sni(
@@ -133,17 +133,17 @@ def test_the_name_is_sent_as_sni(
 @pytest.mark.parametrize("protocol", PLAIN)
 def test_plaintext_after_starttls_is_a_protocol_error(protocol: Protocol, injected: bytes) -> None:
     served = probe_script(protocol, dialogue(protocol, waits, injected=injected))
-    assert (served.outcome, served.detail) == (Outcome.PROTOCOL_ERROR, "plaintext after STARTTLS")
+    assert (served.problem, served.detail) == (Problem.PROTOCOL_ERROR, "plaintext after STARTTLS")
 
 
 @pytest.mark.parametrize("protocol", [*PLAIN, "imaps"])
 def test_a_silent_server_is_a_timeout(protocol: Protocol) -> None:
-    assert probe_script(protocol, waits, timeout=0.5).outcome is Outcome.TIMEOUT
+    assert probe_script(protocol, waits, timeout=0.5).problem is Problem.NO_ANSWER
 
 
 @pytest.mark.parametrize("protocol", PLAIN)
 def test_a_server_that_falls_silent_in_the_handshake_is_a_timeout(protocol: Protocol) -> None:
-    assert probe_script(protocol, dialogue(protocol, waits), timeout=0.5).outcome is Outcome.TIMEOUT
+    assert probe_script(protocol, dialogue(protocol, waits), timeout=0.5).problem is Problem.NO_ANSWER
 
 
 @pytest.mark.parametrize("protocol", PLAIN)
@@ -153,12 +153,12 @@ def test_a_server_that_sends_byte_by_byte_without_end_is_a_timeout(protocol: Pro
             says(client, b"\x00")
             time.sleep(0.05)
 
-    assert probe_script(protocol, script, timeout=0.5).outcome is Outcome.TIMEOUT
+    assert probe_script(protocol, script, timeout=0.5).problem is Problem.NO_ANSWER
 
 
 @pytest.mark.parametrize("protocol", [*PLAIN, "imaps"])
 def test_a_connection_that_is_closed_at_once_is_a_failed_handshake(protocol: Protocol) -> None:
-    assert probe_script(protocol, lambda _: None).outcome is Outcome.HANDSHAKE_FAILED
+    assert probe_script(protocol, lambda _: None).problem is Problem.HANDSHAKE_FAILED
 
 
 @pytest.mark.parametrize("protocol", PLAIN)
@@ -166,7 +166,7 @@ def test_a_connection_that_is_closed_in_the_handshake_is_a_failed_handshake(prot
     def close(client: socket.socket) -> None:
         client.recv(5)
 
-    assert probe_script(protocol, dialogue(protocol, close)).outcome is Outcome.HANDSHAKE_FAILED
+    assert probe_script(protocol, dialogue(protocol, close)).problem is Problem.HANDSHAKE_FAILED
 
 
 @pytest.mark.parametrize("protocol", PLAIN)
@@ -177,7 +177,7 @@ def test_an_alert_in_the_handshake_is_a_failed_handshake_with_its_name(protocol:
         waits(client)
 
     served = probe_script(protocol, dialogue(protocol, alert))
-    assert (served.outcome, served.detail) == (Outcome.HANDSHAKE_FAILED, "TLS: tlsv1 alert internal error")
+    assert (served.problem, served.detail) == (Problem.HANDSHAKE_FAILED, "TLS: tlsv1 alert internal error")
 
 
 @pytest.mark.parametrize("protocol", [*PLAIN, "smtps"])
@@ -191,12 +191,12 @@ def test_garbage_is_a_protocol_error_and_never_shown(protocol: Protocol, garbage
         says(client, garbage)
         waits(client)
 
-    expected = {Outcome.PROTOCOL_ERROR}
+    expected = {Problem.PROTOCOL_ERROR}
     if protocol == "smtp" and garbage.startswith(b"220 "):
-        expected = {Outcome.NO_STARTTLS}  # a good greeting, and an answer to EHLO that came before EHLO
+        expected = {Problem.NO_STARTTLS}  # a good greeting, and an answer to EHLO that came before EHLO
     if protocol == "smtps" and garbage == b"\r\n":
-        expected = {Outcome.TIMEOUT}  # too short to be told from the beginning of a TLS record
-    assert probe_script(protocol, script, timeout=1).outcome in expected
+        expected = {Problem.NO_ANSWER}  # too short to be told from the beginning of a TLS record
+    assert probe_script(protocol, script, timeout=1).problem in expected
 
 
 @pytest.mark.parametrize(
@@ -210,46 +210,46 @@ def test_garbage_is_a_protocol_error_and_never_shown(protocol: Protocol, garbage
 )
 def test_more_than_64_kilobytes_before_tls_is_a_protocol_error(protocol: Protocol, greeting: bytes) -> None:
     served = probe_answers(protocol, greeting)
-    assert (served.outcome, served.detail) == (Outcome.PROTOCOL_ERROR, "more than 65536 bytes before TLS")
+    assert (served.problem, served.detail) == (Problem.PROTOCOL_ERROR, "more than 65536 bytes before TLS")
 
 
 @pytest.mark.parametrize(
     ("protocol", "answers", "outcome"),
     [
-        ("smtp", [b"421 EVIL\r\n"], Outcome.HANDSHAKE_FAILED),
-        ("smtp", [b"554-EVIL\r\n554 go\r\n"], Outcome.HANDSHAKE_FAILED),
-        ("smtp", [b"220 a\r\n", b"250 a\r\n"], Outcome.NO_STARTTLS),
-        ("smtp", [b"220 a\r\n", b"250-STARTTLS\r\n250 SIZE\r\n"], Outcome.NO_STARTTLS),
-        ("smtp", [b"220 a\r\n", b"502 EVIL\r\n"], Outcome.NO_STARTTLS),
-        ("smtp", [b"220 a\r\n", b"421 EVIL\r\n"], Outcome.HANDSHAKE_FAILED),
-        ("smtp", [b"220 a\r\n", b"250-a\r\n250 STARTTLS\r\n", b"454 EVIL\r\n"], Outcome.NO_STARTTLS),
-        ("smtp", [b"220-a\r\n250 a\r\n"], Outcome.PROTOCOL_ERROR),
-        ("imap", [b"* BYE EVIL\r\n"], Outcome.HANDSHAKE_FAILED),
-        ("imap", [b"* PREAUTH hi\r\n"], Outcome.NO_STARTTLS),
-        ("imap", [b"* OK\r\n", b"a1 NO EVIL\r\n"], Outcome.NO_STARTTLS),
-        ("imap", [b"* OK\r\n", b"* x\r\na1 BAD EVIL\r\n"], Outcome.NO_STARTTLS),
-        ("imap", [b"* OK\r\n", b"a2 OK\r\n"], Outcome.PROTOCOL_ERROR),
-        ("imap", [b"* OK\r\n", b"* BYE\r\n"], Outcome.HANDSHAKE_FAILED),
-        ("pop3", [b"-ERR EVIL\r\n"], Outcome.HANDSHAKE_FAILED),
-        ("pop3", [b"+OK\r\n", b"-ERR EVIL\r\n"], Outcome.NO_STARTTLS),
-        ("pop3", [b"+OK\r\n", b"EVIL\r\n"], Outcome.PROTOCOL_ERROR),
-        ("sieve", [b'BYE "EVIL"\r\n'], Outcome.HANDSHAKE_FAILED),
-        ("sieve", [b'"SASL" "PLAIN"\r\nOK\r\n'], Outcome.NO_STARTTLS),
-        ("sieve", [b'"STARTTLS"\r\nOK\r\n', b'NO "EVIL"\r\n'], Outcome.NO_STARTTLS),
-        ("sieve", [b'"STARTTLS"\r\nOK\r\n', b"EVIL\r\n"], Outcome.PROTOCOL_ERROR),
+        ("smtp", [b"421 EVIL\r\n"], Problem.HANDSHAKE_FAILED),
+        ("smtp", [b"554-EVIL\r\n554 go\r\n"], Problem.HANDSHAKE_FAILED),
+        ("smtp", [b"220 a\r\n", b"250 a\r\n"], Problem.NO_STARTTLS),
+        ("smtp", [b"220 a\r\n", b"250-STARTTLS\r\n250 SIZE\r\n"], Problem.NO_STARTTLS),
+        ("smtp", [b"220 a\r\n", b"502 EVIL\r\n"], Problem.NO_STARTTLS),
+        ("smtp", [b"220 a\r\n", b"421 EVIL\r\n"], Problem.HANDSHAKE_FAILED),
+        ("smtp", [b"220 a\r\n", b"250-a\r\n250 STARTTLS\r\n", b"454 EVIL\r\n"], Problem.NO_STARTTLS),
+        ("smtp", [b"220-a\r\n250 a\r\n"], Problem.PROTOCOL_ERROR),
+        ("imap", [b"* BYE EVIL\r\n"], Problem.HANDSHAKE_FAILED),
+        ("imap", [b"* PREAUTH hi\r\n"], Problem.NO_STARTTLS),
+        ("imap", [b"* OK\r\n", b"a1 NO EVIL\r\n"], Problem.NO_STARTTLS),
+        ("imap", [b"* OK\r\n", b"* x\r\na1 BAD EVIL\r\n"], Problem.NO_STARTTLS),
+        ("imap", [b"* OK\r\n", b"a2 OK\r\n"], Problem.PROTOCOL_ERROR),
+        ("imap", [b"* OK\r\n", b"* BYE\r\n"], Problem.HANDSHAKE_FAILED),
+        ("pop3", [b"-ERR EVIL\r\n"], Problem.HANDSHAKE_FAILED),
+        ("pop3", [b"+OK\r\n", b"-ERR EVIL\r\n"], Problem.NO_STARTTLS),
+        ("pop3", [b"+OK\r\n", b"EVIL\r\n"], Problem.PROTOCOL_ERROR),
+        ("sieve", [b'BYE "EVIL"\r\n'], Problem.HANDSHAKE_FAILED),
+        ("sieve", [b'"SASL" "PLAIN"\r\nOK\r\n'], Problem.NO_STARTTLS),
+        ("sieve", [b'"STARTTLS"\r\nOK\r\n', b'NO "EVIL"\r\n'], Problem.NO_STARTTLS),
+        ("sieve", [b'"STARTTLS"\r\nOK\r\n', b"EVIL\r\n"], Problem.PROTOCOL_ERROR),
     ],
 )
 def test_a_server_that_refuses_starttls_is_told_from_one_that_breaks_the_protocol(
-    protocol: Protocol, answers: list[bytes], outcome: Outcome
+    protocol: Protocol, answers: list[bytes], outcome: Problem
 ) -> None:
-    assert probe_answers(protocol, *answers).outcome is outcome
+    assert probe_answers(protocol, *answers).problem is outcome
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "no-such-host.invalid"])
 def test_a_port_without_a_listener_is_refused(host: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    assert probe(Endpoint("smtp", host, port), None, timeout=5).outcome is Outcome.REFUSED
+    assert probe(Endpoint("smtp", host, port), None, timeout=5).problem is Problem.NOT_LISTENING
 
 
 @pytest.mark.parametrize("name", ["127.0.0.1", "::1", "", "*.a.test", ".a.test", "a..test", "ä.test", "a" * 64, "a b"])
@@ -273,7 +273,7 @@ def test_the_results_come_in_the_order_of_the_probes(
         answers = run_probes(probes, timeout=5, concurrency=8, on_done=counts.append)
     assert [(answer.endpoint, answer.name) for answer in answers] == [(q.endpoint, q.name) for q in probes]
     assert [answer.fingerprint for answer in answers[::2]] == [issued[algorithms[n % 2]].fingerprint for n in range(20)]
-    assert {answer.outcome for answer in answers[1::2]} == {Outcome.HANDSHAKE_FAILED}
+    assert {answer.problem for answer in answers[1::2]} == {Problem.HANDSHAKE_FAILED}
     assert counts == list(range(1, 41))
 
 

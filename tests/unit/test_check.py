@@ -24,8 +24,8 @@ from mailsni.deploy.host_facts import HostFacts
 from mailsni.deploy.state_directory import State
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.expectation import Expectation, Problem
-from mailsni.probes.model import Outcome, ProbeResult
+from mailsni.probes.expectation import Expectation
+from mailsni.probes.model import ProbeResult, Problem
 from mailsni.runs import history
 from mailsni.runs.history import Run
 from mailsni.targets.dovecot.live_include import blocks_of
@@ -179,7 +179,7 @@ def test_a_damaged_record_is_a_warning(tmp_path: Path, file: str, content: str |
 
 def assessment(name: str | None, port: int, *problems: Problem) -> Assessment:
     endpoint = Endpoint.parse(f"imaps://127.0.0.1:{port}")
-    result = ProbeResult(endpoint, name, Outcome.SERVED, "a" * 64, "TLSv1.3")
+    result = ProbeResult(endpoint, name, None, "a" * 64, "TLSv1.3")
     expectation = Expectation(name, "a" * 64 if name else None)
     return Assessment(expectation, result, problems, "why" if problems else "")
 

@@ -28,8 +28,8 @@ from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, Usa
 from mailsni.metrics import MetricsInput
 from mailsni.output import documents, prometheus, setup, verify
 from mailsni.probes.endpoint import Endpoint, Server
-from mailsni.probes.expectation import Answer, Expectation, Problem
-from mailsni.probes.model import Outcome, ProbeResult
+from mailsni.probes.expectation import Answer, Expectation
+from mailsni.probes.model import ProbeResult, Problem
 from mailsni.runs.history import EMPTY_HISTORY, Run
 from mailsni.setup.model import SetupPlan
 from mailsni.targets.reload import ReloadResult
@@ -66,6 +66,7 @@ OF_VERIFY_ALONE = {
     Problem.UNTRUSTED,
 }
 """Problems that a confirmation after an apply does not look for."""
+WITHOUT_CERTIFICATE = sorted(set(Problem) - OF_VERIFY_ALONE - {Problem.WRONG_CERTIFICATE})
 
 
 def everything() -> Snapshot:
@@ -85,11 +86,11 @@ def everything() -> Snapshot:
     )
 
 
-def confirmation(outcome: Outcome, served: str = "a" * 64) -> Confirmation:
+def confirmation(problem: Problem | None, served: str = "a" * 64) -> Confirmation:
     expected = Expectation(MAIL_A, "a" * 64, "rsa" if served != "a" * 64 else None)
     endpoint = Endpoint.parse("imaps://127.0.0.1:993")
-    fingerprint = served if outcome is Outcome.SERVED else None
-    result = ProbeResult(endpoint, MAIL_A, outcome, fingerprint, "TLSv1.3")
+    fingerprint = served if problem is None else None
+    result = ProbeResult(endpoint, MAIL_A, problem, fingerprint, "TLSv1.3")
     return Confirmation("dovecot", (Answer(expected, result),), 1, 1)
 
 
@@ -98,7 +99,12 @@ def applied() -> ApplyResult:
         everything(),
         {server: (path,) for server, path in PUBLISHED},
         {"postfix": ReloadResult.RELOADED, "dovecot": ReloadResult.NOT_RUNNING},
-        (*map(confirmation, Outcome), confirmation(Outcome.SERVED, "b" * 64), Confirmation("postfix", (), 1, 1)),
+        (
+            *map(confirmation, WITHOUT_CERTIFICATE),
+            confirmation(None),
+            confirmation(None, "b" * 64),
+            Confirmation("postfix", (), 1, 1),
+        ),
         ("something that is no fault of a certificate",),
     )
 
@@ -146,8 +152,8 @@ def audit() -> Audit:
     """An answer of each kind."""
     endpoint = Endpoint("imaps", "127.0.0.1", 993)
     leaf = Leaf((MAIL_A,), NOW, NOW, "CN=x", self_signed=False, has_issuer_address=False)
-    good = ProbeResult(endpoint, MAIL_A, Outcome.SERVED, "0" * 64, "TLSv1.3", (b"leaf", b"issuer"))
-    refused = ProbeResult(endpoint, None, Outcome.REFUSED, None, "connection refused")
+    good = ProbeResult(endpoint, MAIL_A, None, "0" * 64, "TLSv1.3", (b"leaf", b"issuer"))
+    refused = ProbeResult(endpoint, None, Problem.NOT_LISTENING, None, "connection refused")
     named = Expectation(MAIL_A, "0" * 64, "rsa")
     return Audit(
         (

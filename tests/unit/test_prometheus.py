@@ -11,8 +11,8 @@ from mailsni.errors import HostError
 from mailsni.metrics import MetricsInput
 from mailsni.output import prometheus
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.expectation import Expectation, Problem
-from mailsni.probes.model import Outcome, ProbeResult
+from mailsni.probes.expectation import Expectation
+from mailsni.probes.model import ProbeResult, Problem
 from mailsni.runs.history import EMPTY_HISTORY, History, Run
 from mailsni.verify.model import Assessment, Audit
 from tests.support.builders import NOW, certificate, deployment, snapshot

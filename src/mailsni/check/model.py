@@ -34,7 +34,7 @@ class Level(enum.IntEnum):
 class Code(ContractWord):
     """The kind of a finding.
 
-    Two more families are codes: ``wire_PROBLEM`` for each :class:`mailsni.probes.expectation.Problem`, and the reason
+    Two more families are codes: ``wire_PROBLEM`` for each :class:`mailsni.probes.model.Problem`, and the reason
     codes of certificates that are skipped.
     """
 

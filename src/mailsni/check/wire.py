@@ -13,7 +13,7 @@ from mailsni.core.model import Progress
 from mailsni.core.text import summarize_names
 from mailsni.deploy.snapshot import take_snapshot
 from mailsni.errors import MailsniError
-from mailsni.probes.expectation import Problem
+from mailsni.probes.model import Problem
 from mailsni.verify.audit import audit
 from mailsni.verify.model import Assessment, Audit, Client
 from mailsni.verify.request import VerifyRequest

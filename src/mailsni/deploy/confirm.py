@@ -15,7 +15,8 @@ from typing import Final
 
 from mailsni.core.model import Progress
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.expectation import Answer, Expectation, Problem
+from mailsni.probes.expectation import Answer, Expectation
+from mailsni.probes.model import Problem
 
 PROBE_LIMIT: Final = 400
 """Probes of one server after a run. Of more names than that an even sample is probed, and the output says so."""

@@ -8,7 +8,7 @@ from mailsni.config.settings import VerifySettings
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import sni_name
-from mailsni.probes.model import Outcome, Probe
+from mailsni.probes.model import Probe, Problem
 from mailsni.targets.base import Target
 
 
@@ -38,7 +38,7 @@ def find_listener(target: Target, verify: VerifySettings, name: str) -> Listener
     from mailsni.probes.tls_client import run_probes  # only a run that probes needs ssl
 
     results = run_probes([Probe(endpoint, sni_name(name)) for endpoint in endpoints], timeout=verify.timeout)
-    responsive = tuple(result.endpoint for result in results if result.outcome.reached_tls)
-    failed = (result for result in results if not result.outcome.reached_tls and result.outcome is not Outcome.REFUSED)
+    responsive = tuple(result.endpoint for result in results if result.reached_tls)
+    failed = (result for result in results if not result.reached_tls and result.problem is not Problem.NOT_LISTENING)
     warnings = tuple(f"{result.endpoint}: not probed: {result.detail}" for result in failed)
     return Listener(responsive if responsive or not warnings else None, warnings)

@@ -17,7 +17,7 @@ from mailsni.core.text import printable_name
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.metrics import MetricsInput
 from mailsni.probes.endpoint import Server
-from mailsni.probes.expectation import Problem
+from mailsni.probes.model import Problem
 from mailsni.runs.history import History
 from mailsni.verify.model import Assessment, Audit, Client
 

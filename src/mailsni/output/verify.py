@@ -10,7 +10,7 @@ from mailsni.core.text import counted
 from mailsni.errors import Exit
 from mailsni.output import console, documents
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.expectation import Problem
+from mailsni.probes.model import Problem
 from mailsni.verify.assess import describe_names
 from mailsni.verify.model import Assessment, Audit, Client
 

@@ -8,28 +8,10 @@ from typing import Final
 
 from mailsni.core.model import Algorithm, Certificate
 from mailsni.core.names import is_wildcard
-from mailsni.core.text import ContractWord
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.model import Outcome, Probe, ProbeResult
+from mailsni.probes.model import Probe, ProbeResult, Problem
 
 _PROBE_LABEL: Final = "mailsni-probe"
-
-
-class Problem(ContractWord):
-    """What is wrong with the result of a probe."""
-
-    NOT_LISTENING = "not_listening", "nothing listens at the port"
-    NO_ANSWER = "no_answer", "no answer within the time limit"
-    NO_STARTTLS = "no_starttls", "the server does not offer STARTTLS, or refuses it"
-    PROTOCOL_ERROR = "protocol_error", "the server breaks its protocol, or speaks another one"
-    HANDSHAKE_FAILED = "handshake_failed", "the server ends the conversation, or the TLS handshake fails"
-    WRONG_CERTIFICATE = "wrong_certificate", "another certificate than the expected one"
-    SERVERS_DISAGREE = "servers_disagree", "the expected certificate is unknown, and the endpoints send different ones"
-    WRONG_CHAIN = "wrong_chain", "the chain is not the expected one, or incomplete, or out of order"
-    EXPIRED = "expired", "the certificate has expired"
-    NOT_YET_VALID = "not_yet_valid", "the certificate is not valid yet"
-    NAME_MISMATCH = "name_mismatch", "the certificate does not cover the name that the client sent"
-    UNTRUSTED = "untrusted", "this system does not trust the chain; only a warning, for the CA may be a private one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +32,6 @@ class Expectation:
         return Probe(endpoint, None if self.name is None else sni_name(self.name), self.algorithm, require_trust)
 
 
-_PROBLEMS: Final[Mapping[Outcome, Problem]] = {
-    Outcome.REFUSED: Problem.NOT_LISTENING,
-    Outcome.TIMEOUT: Problem.NO_ANSWER,
-    Outcome.NO_STARTTLS: Problem.NO_STARTTLS,
-    Outcome.PROTOCOL_ERROR: Problem.PROTOCOL_ERROR,
-}
-
-
-def problem_of(result: ProbeResult, fingerprint: str | None) -> Problem | None:
-    """What is wrong with a result where a leaf is expected, or, with None, any certificate."""
-    if result.outcome is Outcome.SERVED:
-        return None if fingerprint in (None, result.fingerprint) else Problem.WRONG_CERTIFICATE
-    return _PROBLEMS.get(result.outcome, Problem.HANDSHAKE_FAILED)
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What an endpoint sent to the client of an expectation."""
@@ -79,13 +46,15 @@ class Answer:
 
     @property
     def problem(self) -> Problem | None:
-        """Why it is not the expected leaf; None when it is."""
-        return problem_of(self.result, self.expectation.fingerprint)
+        """Why it is not the expected leaf, or not any one where any will do; None when it is."""
+        if self.expectation.fingerprint in (None, self.result.fingerprint):
+            return self.result.problem
+        return self.result.problem or Problem.WRONG_CERTIFICATE
 
     @property
     def served(self) -> bool:
         """Whether the client got a certificate at all."""
-        return self.result.outcome is Outcome.SERVED
+        return self.result.problem is None
 
     @property
     def probe(self) -> Probe:

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import enum
 from dataclasses import dataclass, field
 
 from mailsni.core.model import Algorithm
+from mailsni.core.text import ContractWord
 from mailsni.probes.endpoint import Endpoint, is_host_name
 
 
-class Outcome(enum.StrEnum):
-    """How a probe ended."""
+class Problem(ContractWord):
+    """What is wrong with the result of a probe."""
 
-    SERVED = "served"
-    """The server sent a certificate."""
-    REFUSED = "refused"
-    """No listener: connection refused, host unreachable or unknown."""
-    HANDSHAKE_FAILED = "handshake_failed"
-    """The server ended the conversation: a TLS alert, a close, a greeting that says no; or no TLS in common."""
-    NO_STARTTLS = "no_starttls"
-    """The server speaks its protocol, and does not start TLS."""
-    TIMEOUT = "timeout"
-    """The deadline passed."""
-    PROTOCOL_ERROR = "protocol_error"
-    """The server broke the protocol, or speaks another."""
-    UNTRUSTED = "untrusted"
-    """The system's trust store does not lead to the chain; only where the probe requires trust."""
-
-    @property
-    def reached_tls(self) -> bool:
-        """Whether the server began a TLS handshake, or turned the client away before it."""
-        return self in (Outcome.SERVED, Outcome.HANDSHAKE_FAILED)
+    NOT_LISTENING = "not_listening", "nothing listens at the port"
+    NO_ANSWER = "no_answer", "no answer within the time limit"
+    NO_STARTTLS = "no_starttls", "the server does not offer STARTTLS, or refuses it"
+    PROTOCOL_ERROR = "protocol_error", "the server breaks its protocol, or speaks another one"
+    HANDSHAKE_FAILED = "handshake_failed", "the server ends the conversation, or the TLS handshake fails"
+    WRONG_CERTIFICATE = "wrong_certificate", "another certificate than the expected one"
+    SERVERS_DISAGREE = "servers_disagree", "the expected certificate is unknown, and the endpoints send different ones"
+    WRONG_CHAIN = "wrong_chain", "the chain is not the expected one, or incomplete, or out of order"
+    EXPIRED = "expired", "the certificate has expired"
+    NOT_YET_VALID = "not_yet_valid", "the certificate is not valid yet"
+    NAME_MISMATCH = "name_mismatch", "the certificate does not cover the name that the client sent"
+    UNTRUSTED = "untrusted", "this system does not trust the chain; only a warning, for the CA may be a private one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +56,17 @@ class ProbeResult:
     endpoint: Endpoint
     name: str | None
     """The SNI name that was sent."""
-    outcome: Outcome
+    problem: Problem | None
+    """Why the client got no certificate, or none that it takes; None when it got one."""
     fingerprint: str | None
-    """SHA-256 of the leaf in DER, lower-case hexadecimal, when the outcome is ``served``; else None."""
+    """SHA-256 of the leaf in DER, lower-case hexadecimal, when there is no problem; else None."""
     detail: str
     """For people: the TLS version, or what went wrong. Printable ASCII, at most 200 characters, in the words of this
     program or of OpenSSL, never the server's."""
     chain: tuple[bytes, ...] = field(default=(), repr=False)
     """The certificates in DER as the server sent them, the leaf first; none where no handshake ended."""
+
+    @property
+    def reached_tls(self) -> bool:
+        """Whether the server began a TLS handshake, or turned the client away before it."""
+        return self.problem in (None, Problem.HANDSHAKE_FAILED)

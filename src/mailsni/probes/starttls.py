@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, NoReturn
 
 from mailsni.probes.endpoint import Protocol
-from mailsni.probes.model import Outcome
+from mailsni.probes.model import Problem
 
 LINE_LIMIT: Final = 8 * 1024
 """Bytes of a line; the longest that a mail protocol promises to take is 8,192 (RFC 9051, section 4)."""
@@ -20,9 +20,9 @@ DIALOGUE_LIMIT: Final = 64 * 1024
 class ProbeEndedError(Exception):
     """The probe ended before a certificate was read."""
 
-    def __init__(self, outcome: Outcome, detail: str) -> None:
+    def __init__(self, problem: Problem, detail: str) -> None:
         super().__init__(detail)
-        self.outcome = outcome
+        self.problem = problem
         self.detail = detail
 
 
@@ -91,7 +91,7 @@ class _Dialogue:
         self._connection.settimeout(self._deadline.left())
         received = self._connection.recv(4096)
         if not received:
-            raise ProbeEndedError(Outcome.HANDSHAKE_FAILED, "closed before TLS")
+            raise ProbeEndedError(Problem.HANDSHAKE_FAILED, "closed before TLS")
         self._total += len(received)
         if self._total > DIALOGUE_LIMIT:
             _protocol_error(f"more than {DIALOGUE_LIMIT} bytes before TLS")
@@ -99,15 +99,15 @@ class _Dialogue:
 
 
 def _protocol_error(detail: str) -> NoReturn:
-    raise ProbeEndedError(Outcome.PROTOCOL_ERROR, detail)
+    raise ProbeEndedError(Problem.PROTOCOL_ERROR, detail)
 
 
 def _turned_away(detail: str) -> NoReturn:
-    raise ProbeEndedError(Outcome.HANDSHAKE_FAILED, detail)
+    raise ProbeEndedError(Problem.HANDSHAKE_FAILED, detail)
 
 
 def _no_starttls(detail: str) -> NoReturn:
-    raise ProbeEndedError(Outcome.NO_STARTTLS, detail)
+    raise ProbeEndedError(Problem.NO_STARTTLS, detail)
 
 
 _SMTP_LINE = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)

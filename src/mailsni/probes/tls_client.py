@@ -19,7 +19,7 @@ from mailsni.core.model import Algorithm
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Answer, Expectation
-from mailsni.probes.model import Outcome, Probe, ProbeResult
+from mailsni.probes.model import Probe, ProbeResult, Problem
 from mailsni.probes.starttls import Deadline, ProbeEndedError, start_tls
 
 DETAIL_LIMIT: Final = 200
@@ -91,19 +91,19 @@ def _run(probe: Probe, timeout: float) -> ProbeResult:
             stage = "in the handshake"
             chain, tls_version = _handshake(connection, probe, deadline)
     except ProbeEndedError as ended:
-        return _failure(probe, ended.outcome, ended.detail)
+        return _failure(probe, ended.problem, ended.detail)
     except TimeoutError:
-        return _failure(probe, Outcome.TIMEOUT, f"no end within {timeout:g} s, {stage}")
+        return _failure(probe, Problem.NO_ANSWER, f"no end within {timeout:g} s, {stage}")
     except OSError as error:
         # The connection, once made, broke: reset, broken pipe. (ssl.SSLError is an OSError too, told apart earlier.)
-        return _failure(probe, Outcome.HANDSHAKE_FAILED, f"{_why(error)}, {stage}")
+        return _failure(probe, Problem.HANDSHAKE_FAILED, f"{_why(error)}, {stage}")
     fingerprint = hashlib.sha256(chain[0]).hexdigest()
     shared_chain = tuple(map(_one_copy, chain))
-    return ProbeResult(probe.endpoint, probe.name, Outcome.SERVED, fingerprint, _printable(tls_version), shared_chain)
+    return ProbeResult(probe.endpoint, probe.name, None, fingerprint, _printable(tls_version), shared_chain)
 
 
-def _failure(probe: Probe, outcome: Outcome, detail: str) -> ProbeResult:
-    return ProbeResult(probe.endpoint, probe.name, outcome, None, _printable(detail))
+def _failure(probe: Probe, problem: Problem, detail: str) -> ProbeResult:
+    return ProbeResult(probe.endpoint, probe.name, problem, None, _printable(detail))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -125,7 +125,7 @@ def _connect(endpoint: Endpoint, deadline: Deadline) -> socket.socket:
     try:
         addresses = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise ProbeEndedError(Outcome.REFUSED, "the host name does not resolve") from error
+        raise ProbeEndedError(Problem.NOT_LISTENING, "the host name does not resolve") from error
     why = "no address"
     for family, kind, number, _, address in addresses:
         connection = None
@@ -142,7 +142,7 @@ def _connect(endpoint: Endpoint, deadline: Deadline) -> socket.socket:
             why = _why(error)
         else:
             return connection
-    raise ProbeEndedError(Outcome.REFUSED, why)
+    raise ProbeEndedError(Problem.NOT_LISTENING, why)
 
 
 @functools.cache
@@ -182,22 +182,22 @@ def _handshake(connection: socket.socket, probe: Probe, deadline: Deadline) -> t
     try:
         tls = context.wrap_socket(connection, server_hostname=probe.name, do_handshake_on_connect=False)
     except OSError as error:  # wrap_socket inspects the socket first; the server may have closed it
-        raise ProbeEndedError(Outcome.HANDSHAKE_FAILED, f"{_why(error)}, before the handshake") from error
+        raise ProbeEndedError(Problem.HANDSHAKE_FAILED, f"{_why(error)}, before the handshake") from error
     with tls:
         try:
             tls.settimeout(deadline.left())
             tls.do_handshake()  # the timeout is one for the whole handshake, not for each read (Modules/_ssl.c)
         except ssl.SSLEOFError as error:
-            raise ProbeEndedError(Outcome.HANDSHAKE_FAILED, "closed in the handshake") from error
+            raise ProbeEndedError(Problem.HANDSHAKE_FAILED, "closed in the handshake") from error
         except ssl.SSLCertVerificationError as error:
-            raise ProbeEndedError(Outcome.UNTRUSTED, error.verify_message) from error
+            raise ProbeEndedError(Problem.UNTRUSTED, error.verify_message) from error
         except ssl.SSLError as error:
             reason = error.reason or "unknown"
-            outcome = Outcome.PROTOCOL_ERROR if reason in _NOT_TLS else Outcome.HANDSHAKE_FAILED
-            raise ProbeEndedError(outcome, f"TLS: {reason.lower().replace('_', ' ')}") from error
+            problem = Problem.PROTOCOL_ERROR if reason in _NOT_TLS else Problem.HANDSHAKE_FAILED
+            raise ProbeEndedError(problem, f"TLS: {reason.lower().replace('_', ' ')}") from error
         chain = _chain(tls)
         if not chain:
-            raise ProbeEndedError(Outcome.HANDSHAKE_FAILED, "the server sent no certificate")
+            raise ProbeEndedError(Problem.HANDSHAKE_FAILED, "the server sent no certificate")
         return chain, tls.version() or "TLS"
 
 

@@ -24,7 +24,6 @@ from mailsni.host.commands import find_tool
 from mailsni.host.commands import run as run_tool
 from mailsni.output import console
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.expectation import problem_of
 from mailsni.probes.model import Probe
 from mailsni.probes.tls_client import run_probes
 from mailsni.sandbox.authority import Authority, Issued
@@ -245,7 +244,7 @@ def _ask_servers(sandbox: _Sandbox) -> bool:
     rows, right = [], True
     for name, fingerprint in expected.items():
         served = [next(results) for _ in endpoints]
-        good = all(problem_of(one, fingerprint) is None for one in served)
+        good = all(one.fingerprint == fingerprint for one in served)
         right = right and good
         shown = [sandbox.lineages.get(one.fingerprint or "", one.detail) for one in served]
         rows.append((name or "(no SNI)", *shown, "yes" if good else "NO"))

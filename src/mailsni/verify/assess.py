@@ -12,8 +12,8 @@ from mailsni.core import x509
 from mailsni.core.names import covered_by
 from mailsni.core.text import summarize
 from mailsni.core.x509 import Leaf
-from mailsni.probes.expectation import Answer, Expectation, Problem, sni_name
-from mailsni.probes.model import ProbeResult
+from mailsni.probes.expectation import Answer, Expectation, sni_name
+from mailsni.probes.model import ProbeResult, Problem
 from mailsni.verify.model import Assessment, Client, client_of
 
 

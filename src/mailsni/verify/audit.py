@@ -18,7 +18,7 @@ from mailsni.deploy.snapshot import Snapshot
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Endpoint, resolved
 from mailsni.probes.expectation import Answer, Expectation
-from mailsni.probes.model import Outcome, ProbeResult
+from mailsni.probes.model import ProbeResult, Problem
 from mailsni.probes.tls_client import CONCURRENCY, probe_expectations
 from mailsni.verify.assess import assess, with_disagreements
 from mailsni.verify.model import UNKNOWN_NAME, Audit
@@ -98,7 +98,7 @@ def probe_and_assess(
     ask = partial(probe_expectations, timeout=timeout, concurrency=concurrency)
     # An endpoint that does not get as far as TLS would cost a timeout for each name, and show no certificate.
     first = ask([(Expectation(None), address) for address in addresses])
-    unresponsive = {answer.endpoint: answer.result for answer in first if not answer.result.outcome.reached_tls}
+    unresponsive = {answer.endpoint: answer.result for answer in first if not answer.result.reached_tls}
     answers = _answers(cases, unresponsive, ask, progress)
     trust_errors = _trust_errors(answers, ask, progress)
     moment, known = now or datetime.now(UTC), labels or {}
@@ -132,7 +132,7 @@ def _answers(
             for expectation, endpoint in batch
         ]
         for answer in answers[start:]:
-            timeouts[answer.endpoint] += answer.result.outcome is Outcome.TIMEOUT
+            timeouts[answer.endpoint] += answer.result.problem is Problem.NO_ANSWER
             if timeouts[answer.endpoint] >= _TIMEOUTS_ALLOWED:
                 left_out.setdefault(answer.endpoint, answer.result)
     return answers
@@ -160,7 +160,7 @@ def _trust_errors(
         pairs = [(answer.expectation, answer.endpoint) for answer in pending.values()]
         on_done = _reporter(progress, "verifying trust", 0, len(pairs))
         for chain, answer in zip(pending, ask(pairs, require_trust=True, on_done=on_done), strict=True):
-            if answer.result.outcome is Outcome.UNTRUSTED or (answer.served and answer.result.chain == chain):
+            if answer.result.problem is Problem.UNTRUSTED or (answer.served and answer.result.chain == chain):
                 verdicts[chain] = None if answer.served else answer.result.detail
     return verdicts
 

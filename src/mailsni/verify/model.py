@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mailsni.core.x509 import Leaf
-from mailsni.probes.expectation import Answer, Expectation, Problem
+from mailsni.probes.expectation import Answer, Expectation
+from mailsni.probes.model import Problem
 
 UNKNOWN_NAME = "mailsni-unknown.invalid"
 """A name that nobody can have (RFC 6761, 6.4)."""
