@@ -188,10 +188,17 @@ class StoreEvents:
     def _arm(self, wanted: tuple[WatchedDirectory, ...], now: float) -> None:
         self.disarm()
         try:
-            self._observer = self._armed(wanted)
+            self._observer = self._make()
+            self._observer.start()
+            for directory in wanted:
+                # A tree and a directory above another one at the same place are told apart through `recursive`.
+                handler = _Handler(self._on_event, directory)
+                self._observer.schedule(handler, directory.path, recursive=directory.is_tree, event_filter=CHANGES)
         except (FileNotFoundError, NotADirectoryError):
+            self.disarm()
             self._on_event(Request.SCAN)  # it went in this very moment: scan again soon
         except (OSError, RuntimeError) as error:
+            self.disarm()
             self._retry_at = now + RETRY
             if not self._reported:
                 self._reported = True
@@ -200,27 +207,10 @@ class StoreEvents:
             self._watched = wanted
             self._reported = False
 
-    def _armed(self, wanted: tuple[WatchedDirectory, ...]) -> BaseObserver:
-        observer = self._make()
-        try:
-            observer.start()
-            for directory in wanted:
-                # A tree and a directory above another one at the same place are told apart through `recursive`.
-                handler = _Handler(self._on_event, directory)
-                observer.schedule(handler, directory.path, recursive=directory.is_tree, event_filter=CHANGES)
-        except BaseException:
-            _stop(observer)
-            raise
-        return observer
-
     def disarm(self) -> None:
         """Watch nothing."""
         if self._observer is not None:
-            _stop(self._observer)
+            with suppress(OSError, RuntimeError):
+                self._observer.stop()
+                self._observer.join(5)
         self._observer = self._watched = None
-
-
-def _stop(observer: BaseObserver) -> None:
-    with suppress(OSError, RuntimeError):
-        observer.stop()
-        observer.join(5)
