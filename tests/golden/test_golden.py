@@ -21,8 +21,8 @@ from mailsni.deploy.snapshot import Snapshot
 from mailsni.metrics import MetricsInput
 from mailsni.output import prometheus, text
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.expectation import Expectation, Problem
-from mailsni.probes.model import Outcome, ProbeResult
+from mailsni.probes.expectation import Expectation
+from mailsni.probes.model import ProbeResult, Problem
 from mailsni.runs.history import EMPTY_HISTORY, Run
 from mailsni.setup.units import startup_files
 from mailsni.verify.model import UNKNOWN_NAME, Assessment, Audit
@@ -131,7 +131,7 @@ def metrics() -> MetricsInput:
         (smtp, UNKNOWN_NAME, (Problem.HANDSHAKE_FAILED,)),
     )
     assessments = (
-        Assessment(Expectation(name), ProbeResult(endpoint, name, Outcome.SERVED, "0" * 64, "TLSv1.3"), problems)
+        Assessment(Expectation(name), ProbeResult(endpoint, name, None, "0" * 64, "TLSv1.3"), problems)
         for endpoint, name, problems in answers
     )
     return MetricsInput(HISTORY.after(FAILED), seen, Audit(tuple(assessments)), wire=True)
