@@ -49,7 +49,7 @@ def test_whether_the_servers_could_be_asked_is_said_when_they_were_to_be() -> No
 
 def test_the_worst_of_two_equal_questions_counts_and_comes_once() -> None:
     for order in ((), (Problem.EXPIRED,)), ((Problem.EXPIRED,), ()):
-        result = ProbeResult(Endpoint("imaps", "127.0.0.1", 993), NAME, Outcome.SERVED, "0" * 64, "TLSv1.3")
+        result = ProbeResult(Endpoint("imaps", "127.0.0.1", 993), NAME, None, "0" * 64, "TLSv1.3")
         inspection = Audit(tuple(Assessment(Expectation(NAME, "0" * 64), result, problems) for problems in order))
         text = prometheus.exposition(MetricsInput(EMPTY_HISTORY, snapshot(), inspection)).decode()
         served = [one for one in text.splitlines() if one.startswith("mailsni_served_as_intended{")]
