@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from mailsni.core.deployment import Deployment
 from mailsni.core.model import Certificate
 from mailsni.core.plan import ArtifactChange, Change, Kind, Plan, changes
@@ -26,39 +28,32 @@ def test_what_is_deployed_as_it_should_be_is_no_change() -> None:
     assert difference(NOTHING) == []
 
 
-def test_a_new_name_is_added() -> None:
-    (change,) = difference(NOTHING, OLD)
-    assert (change.kind, change.name, change.old, change.new, change.why) == (Kind.ADD, MAIL_A, (), (OLD,), "new")
-    assert not change.new_public_key
+Certificates = tuple[Certificate, ...]
+ELSEWHERE = "other lineages serve it now"
+CHANGES: dict[str, tuple[Certificates, Certificates, Kind, str, bool]] = {
+    "a new name": ((), (OLD,), Kind.ADD, "new", False),
+    "another certificate of the lineage": ((OLD,), (NEW,), Kind.RENEW, "renewed", False),
+    "one of two algorithms": ((OLD, RSA), (NEW, RSA), Kind.RENEW, "renewed", False),
+    "another key": ((OLD,), (replace(NEW, spki="0" * 64),), Kind.RENEW, "renewed", True),
+    "another lineage": ((OLD,), (replace(NEW, source=source("a-0001")),), Kind.REPLACE, ELSEWHERE, False),
+    "one lineage more": ((OLD,), (OLD, RSA), Kind.REPLACE, ELSEWHERE, True),
+    "one lineage fewer": ((OLD, RSA), (OLD,), Kind.REPLACE, ELSEWHERE, True),
+    "no lineage any more": ((OLD,), (), Kind.REMOVE, "its lineage is gone", False),
+}
 
 
-def test_another_certificate_of_the_lineage_is_a_renewal() -> None:
-    (change,) = difference(deployment(OLD), NEW)
-    assert (change.kind, change.new, change.why) == (Kind.RENEW, (NEW,), "renewed")
-    assert [one.ident for one in change.old] == [OLD.ident]
+@pytest.mark.parametrize(("before", "after", "kind", "why", "new_key"), CHANGES.values(), ids=CHANGES)
+def test_a_change_says_why_and_whether_a_tlsa_record_of_the_key_changes_too(
+    before: Certificates, after: Certificates, kind: Kind, why: str, *, new_key: bool
+) -> None:
+    (change,) = difference(deployment(*before), *after)
+    assert (change.name, change.kind, change.why, change.new_public_key) == (MAIL_A, kind, why, new_key)
+    assert ([one.ident for one in change.old], change.new) == ([one.ident for one in before], after)
 
 
-def test_one_of_two_algorithms_renewed_is_a_renewal() -> None:
-    (change,) = difference(deployment(OLD, RSA), NEW, RSA)
-    assert (change.kind, change.new) == (Kind.RENEW, (NEW, RSA))
-
-
-def test_another_lineage_or_one_more_or_one_fewer_is_a_replacement() -> None:
-    moved = replace(NEW, source=source("a-0001"))
-    for before, after in (((OLD,), (moved,)), ((OLD,), (OLD, RSA)), ((OLD, RSA), (OLD,))):
-        (change,) = difference(deployment(*before), *after)
-        assert (change.kind, change.why) == (Kind.REPLACE, "other lineages serve it now")
-
-
-def test_a_name_that_goes_is_told_why() -> None:
-    gone, unasked = difference(deployment(OLD, certificate("b", MAIL_B)), certificate("b", "www.b.test"))
-    assert (gone.kind, gone.name, gone.new, gone.why) == (Kind.REMOVE, MAIL_A, (), "its lineage is gone")
-    assert (unasked.kind, unasked.name, unasked.why) == (
-        Kind.REMOVE,
-        MAIL_B,
-        "no certificate can serve it any more",
-    )
-    assert not gone.new_public_key
+def test_a_name_whose_lineage_has_other_names_now_is_removed() -> None:
+    (change,) = difference(deployment(certificate("b", MAIL_B)), certificate("b", "www.b.test"))
+    assert (change.kind, change.name, change.why) == (Kind.REMOVE, MAIL_B, "no certificate can serve it any more")
 
 
 def test_a_name_whose_certificate_is_not_recorded_any_more_is_replaced() -> None:
@@ -83,14 +78,6 @@ def test_the_changes_are_ordered_by_name() -> None:
         (MAIL_B, Kind.ADD),
         ("mail.c.test", Kind.ADD),
     ]
-
-
-def test_a_new_key_is_said_for_the_sake_of_tlsa_records() -> None:
-    assert OLD.spki == NEW.spki
-    (same,) = difference(deployment(OLD), NEW)
-    (other,) = difference(deployment(OLD), replace(NEW, spki="0" * 64))
-    (more,) = difference(deployment(OLD), OLD, RSA)
-    assert [one.new_public_key for one in (same, other, more)] == [False, True, True]
 
 
 def test_a_plan_counts_and_knows_whether_anything_is_to_be_written() -> None:
