@@ -161,7 +161,7 @@ def test_a_map_of_older_certificates_is_stale(mail_host: MailHost) -> None:
         )
 
 
-def test_entries_too_many_and_too_few(mail_host: MailHost) -> None:
+def test_a_map_with_too_many_or_too_few_entries_is_critical(mail_host: MailHost) -> None:
     mail_host.issue("mail.a.test")
     mail_host.issue("mail.b.test")
     deployed_again(mail_host)
@@ -177,7 +177,7 @@ def test_entries_too_many_and_too_few(mail_host: MailHost) -> None:
     assert "entries that nobody deployed: mail.stranger.test" in text
 
 
-def test_a_map_of_another_type_or_none(mail_host: MailHost) -> None:
+def test_a_map_of_another_type_or_none_at_all_is_critical(mail_host: MailHost) -> None:
     """Hash and btree share a suffix; each of these cuts off every client that sends a name."""
     mail_host.issue("mail.a.test")
     mail_host.configure(postfix={"map_type": "btree"})
@@ -334,7 +334,7 @@ def test_what_is_deployed_expires_though_the_store_has_a_new_one(mail_host: Mail
     checked(mail_host, OK)
 
 
-def test_what_waits_and_what_cannot_be_served(mail_host: MailHost) -> None:
+def test_what_waits_and_what_cannot_be_served_are_warnings(mail_host: MailHost) -> None:
     for name in ("mail.a.test", "mail.b.test", "mail.c.test"):
         mail_host.issue(name)
     deployed_again(mail_host)

@@ -67,7 +67,7 @@ def of(name: str, **labels: str) -> frozenset[tuple[str, str]]:
     return frozenset({"name": name, **labels}.items())
 
 
-def test_what_is_in_the_stores_deployed_and_served(mail_host: MailHost, deployed: Issued) -> None:
+def test_what_is_stored_deployed_and_served_is_measured(mail_host: MailHost, deployed: Issued) -> None:
     found = measured(mail_host)
     key = of(NAME, algorithm="ecdsa")
     assert found["mailsni_up"] == found["mailsni_wire_up"] == {frozenset(): 1}
@@ -88,7 +88,7 @@ def test_what_is_in_the_stores_deployed_and_served(mail_host: MailHost, deployed
     assert found["mailsni_last_success_timestamp_seconds"] == found["mailsni_last_run_timestamp_seconds"]
 
 
-def test_what_goes_wrong_is_seen(mail_host: MailHost, deployed: Issued) -> None:
+def test_what_is_pending_skipped_failed_or_wrongly_served_is_measured(mail_host: MailHost, deployed: Issued) -> None:
     """Renewed and not deployed, one server stopped, a lineage broken, a run that failed."""
     renewed = mail_host.authority.issue([NAME], not_before=deployed.not_before.replace(microsecond=0))
     mail_host.store.renew(NAME, renewed)
@@ -117,7 +117,7 @@ def test_what_goes_wrong_is_seen(mail_host: MailHost, deployed: Issued) -> None:
 
 
 @pytest.mark.shared
-def test_it_comes_out_when_nothing_can_be_read(mail_host: MailHost, deployed: Issued) -> None:
+def test_metrics_are_printed_when_nothing_can_be_read(mail_host: MailHost, deployed: Issued) -> None:
     del deployed
     mail_host.store.live.rename(mail_host.store.live.with_name("elsewhere"))
     done = mail_host.mailsni("metrics")
@@ -237,7 +237,7 @@ def test_a_textfile_says_so_when_nothing_can_be_read(idle_mail_host: MailHost, t
 
 
 @pytest.mark.shared
-def test_servers_that_cannot_be_asked_and_runs_that_never_were(mail_host: MailHost) -> None:
+def test_servers_that_cannot_be_probed_and_runs_that_never_were_have_no_metrics(mail_host: MailHost) -> None:
     mail_host.configure(verify={"endpoints": []})
     done = mail_host.mailsni("metrics")
     assert done.returncode == 1

@@ -101,7 +101,7 @@ def stand_in(path: Path, witness: Path) -> Iterator[Path]:
         path.unlink()
 
 
-def test_a_command_of_the_administrators(mail_host: MailHost) -> None:
+def test_a_command_of_the_administrators_replaces_a_reload(mail_host: MailHost) -> None:
     witness = mail_host.directory / "calls"
     with stand_in(Path("/usr/local/bin/docker"), witness) as docker:
         mail_host.configure(

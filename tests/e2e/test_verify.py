@@ -20,14 +20,25 @@ from tests.support.processes import run_mailsni
 A, B = "mail.a.test", "imap.b.test"
 
 
-@pytest.fixture
-def deployed(mail_host: MailHost) -> MailHost:
+def deploy(mail_host: MailHost) -> MailHost:
     """Two names are served, the second one with RSA and ECDSA."""
     mail_host.issue(A)
     for algorithm in ("ecdsa", "rsa"):
         mail_host.store.add(f"b-{algorithm}", mail_host.authority.issue([B], algorithm=algorithm))
     mail_host.apply()
     return mail_host
+
+
+@pytest.fixture(scope="module")
+def unchanged(lasting_mail_host: MailHost) -> MailHost:
+    """For tests that only look."""
+    return deploy(lasting_mail_host)
+
+
+@pytest.fixture
+def deployed(mail_host: MailHost) -> MailHost:
+    """For tests that break something."""
+    return deploy(mail_host)
 
 
 def verified(mail_host: MailHost, *words: str, code: int) -> list[dict[str, Any]]:
@@ -70,14 +81,14 @@ def put_into_the_map(mail_host: MailHost, name: str, issued: Issued, *chain: byt
     shutil.move(f"{source}.cdb", mail_host.map.with_name("mailsni.cdb"))
 
 
-def test_every_name_is_asked_for_on_every_port(
-    deployed: MailHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_every_name_is_probed_on_every_port(
+    unchanged: MailHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "root.pem"
-    root.write_bytes(deployed.authority.root_pem)
+    root.write_bytes(unchanged.authority.root_pem)
     monkeypatch.setenv("SSL_CERT_FILE", str(root))
-    answers = verified(deployed, code=0)
-    urls = set(deployed.urls())
+    answers = verified(unchanged, code=0)
+    urls = set(unchanged.urls())
     clients: list[tuple[str, str | None, str | None]] = [("named", A, None), ("named", B, "ecdsa"), ("named", B, "rsa")]
     clients += [("without_sni", None, None), ("unknown_name", "mailsni-unknown.invalid", None)]
     expected = {(*client, url) for client in clients for url in urls}
@@ -87,33 +98,35 @@ def test_every_name_is_asked_for_on_every_port(
     named = [one for one in answers if one["client"] == "named"]
     assert all(one["served"] == one["expected"] and one["certificates_sent"] == 2 for one in named)
     others = [one for one in answers if one["client"] != "named"]
-    assert {one["served"] for one in others} == {deployed.default.fingerprint}
-    done = deployed.mailsni("verify")
+    assert {one["served"] for one in others} == {unchanged.default.fingerprint}
+    done = unchanged.mailsni("verify")
     assert (done.returncode, done.stderr) == (0, "")
-    until = f"{deployed.default.not_after:%Y-%m-%d}"
+    until = f"{unchanged.default.not_after:%Y-%m-%d}"
     for server in ("postfix", "dovecot"):
         default = f"{server} serves a certificate for {DEFAULT_NAME}, until {until}"
         assert f"\n(no SNI) and (unknown name): {default}\n" in done.stdout
     assert (
-        f"dovecot: {5 * len(deployed.dovecot.endpoints)} of {5 * len(deployed.dovecot.endpoints)} answers"
+        f"dovecot: {5 * len(unchanged.dovecot.endpoints)} of {5 * len(unchanged.dovecot.endpoints)} answers"
         in done.stdout
     )
 
 
-def test_listeners_are_found_in_the_servers_configurations(deployed: MailHost) -> None:
-    deployed.configure(verify={"endpoints": "auto"})
-    assert {one["endpoint"] for one in verified(deployed, A, code=0)} == set(deployed.urls())
-    assert {one["name"] for one in verified(deployed, A, code=0)} == {A, None, "mailsni-unknown.invalid"}
+def test_listeners_are_found_in_the_servers_configurations(unchanged: MailHost) -> None:
+    unchanged.configure(verify={"endpoints": "auto"})
+    answers = verified(unchanged, A, code=0)
+    unchanged.configure(verify={"endpoints": unchanged.urls()})
+    assert {one["endpoint"] for one in answers} == set(unchanged.urls())
+    assert {one["name"] for one in answers} == {A, None, "mailsni-unknown.invalid"}
 
 
-def test_an_authority_of_ones_own_is_a_warning(deployed: MailHost) -> None:
-    done = deployed.mailsni("verify")
+def test_an_authority_of_ones_own_is_a_warning(unchanged: MailHost) -> None:
+    done = unchanged.mailsni("verify")
     assert done.returncode == 0
     assert "warning: this system does not trust the certificate of 40 answers, the first: imap.b.test" in done.stderr
     assert "unable to get local issuer certificate" in done.stderr
 
 
-def test_another_certificate_on_one_of_two_servers(deployed: MailHost) -> None:
+def test_another_certificate_on_one_of_two_servers_is_wrong(deployed: MailHost) -> None:
     old = deployed.authority.issue([A])
     put_into_the_map(deployed, A, old, old.chain_pem)
     answers = verified(deployed, code=5)
@@ -130,7 +143,7 @@ def test_another_certificate_on_one_of_two_servers(deployed: MailHost) -> None:
     )
 
 
-def test_a_renewed_certificate_that_is_not_deployed(deployed: MailHost) -> None:
+def test_a_renewed_certificate_that_is_not_deployed_is_wrong_until_the_next_apply(deployed: MailHost) -> None:
     deployed.renew(A)
     answers = verified(deployed, code=5)
     assert wrong(answers) == {(server, A, "wrong_certificate") for server in ("postfix", "dovecot")}
@@ -142,7 +155,7 @@ def test_a_renewed_certificate_that_is_not_deployed(deployed: MailHost) -> None:
 
 
 @pytest.mark.shared
-def test_chains_dates_and_names(deployed: MailHost) -> None:
+def test_a_wrong_chain_a_past_date_and_a_foreign_name_are_told_apart(deployed: MailHost) -> None:
     """Three mistakes of a map that was made by hand."""
     issued = deployed.renew(A)
     assert deployed.mailsni("apply").returncode == 0
@@ -172,7 +185,7 @@ def test_chains_dates_and_names(deployed: MailHost) -> None:
     assert wrong(verified(deployed, code=5)) == {(server, A, "expired") for server in ("postfix", "dovecot")}
 
 
-def test_servers_that_are_stopped_or_cut_off(deployed: MailHost) -> None:
+def test_a_stopped_server_and_an_aborted_handshake_are_told_apart(deployed: MailHost) -> None:
     deployed.dovecot.stop()
     deployed.map.with_name("mailsni.cdb").unlink()
     deployed.postfix.reload()
@@ -209,12 +222,12 @@ def test_servers_of_another_host_are_verified_by_names_and_endpoints_alone(deplo
 
 
 @pytest.mark.shared
-def test_what_cannot_be_asked(deployed: MailHost) -> None:
+def test_what_cannot_be_probed_is_refused(idle_mail_host: MailHost) -> None:
     for words in (["not a name"], [A, "-e", "http://x.test"], [A, "-e", "imaps://x.test:0"], ["--timeout", "0"]):
-        done = deployed.mailsni("verify", *words)
+        done = idle_mail_host.mailsni("verify", *words)
         assert done.returncode == 2, words
         assert "Traceback" not in done.stderr
-    deployed.configure(postfix={"enabled": False}, dovecot={"enabled": False}, verify={"endpoints": "auto"})
-    done = deployed.mailsni("verify")
+    idle_mail_host.configure(postfix={"enabled": False}, dovecot={"enabled": False}, verify={"endpoints": "auto"})
+    done = idle_mail_host.mailsni("verify")
     assert done.returncode == 1
     assert "mailsni: hint: name the ports with [verify] endpoints in the configuration, or" in done.stderr

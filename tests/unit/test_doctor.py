@@ -294,14 +294,15 @@ def test_a_call_of_certbot_is_told_from_its_name(line: str, *, calls: bool) -> N
     assert (scripts.Script.parse(Path("/x"), line).first(hooks.CERTBOT) is not None) is calls
 
 
-@pytest.mark.parametrize("name", ["x.bak", "x.sh.old", "x.BAK", "x.orig", "x.dpkg-old", "x.save", "x.bak2", "x~"])
-def test_a_backup_is_known_by_its_name(name: str) -> None:
-    assert hooks.BACKUP.fullmatch(name)
-
-
-@pytest.mark.parametrize("name", ["mailsni", "x.sh", "backup-keys", "10-reload", "bak.sh"])
-def test_and_other_names_are_no_backups(name: str) -> None:
-    assert not hooks.BACKUP.fullmatch(name)
+@pytest.mark.parametrize(
+    ("names", "backups"),
+    [
+        (["x.bak", "x.sh.old", "x.BAK", "x.orig", "x.dpkg-old", "x.save", "x.bak2", "x~"], True),
+        (["mailsni", "x.sh", "backup-keys", "10-reload", "bak.sh"], False),
+    ],
+)
+def test_a_backup_is_known_by_its_name(names: Sequence[str], *, backups: bool) -> None:
+    assert {hooks.BACKUP.fullmatch(name) is not None for name in names} == {backups}
 
 
 # ── the examination ──────────────────────────────────────────────────────────────────────────────────────────────────
