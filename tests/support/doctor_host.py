@@ -19,7 +19,6 @@ from string import Template
 from typing import Protocol
 
 import pytest
-from _pytest.mark import ParameterSet
 
 from mailsni.config import parser
 from mailsni.doctor.finding import Finding
@@ -268,7 +267,7 @@ class Fault:
         return f"{path}:{number}"
 
 
-def load_faults(name: str) -> list[ParameterSet]:
+def load_faults(name: str) -> list[object]:
     """The faults of a file of tests/data/doctor, as the values of ``pytest.mark.parametrize``."""
     faults = {
         f"{code}-{case}": Fault(code, **table)
