@@ -21,7 +21,7 @@ from mailsni.config import parser
 from mailsni.config.settings import Settings
 from mailsni.host.commands import environment, find_tool, parent, require_tool, run
 from mailsni.sandbox.authority import Issued
-from mailsni.setup.units import Kind, startup_files
+from mailsni.setup.autostart import Kind, startup_files
 from tests.support.mail_host import MailHost, require
 from tests.support.processes import LIMIT, running, until
 

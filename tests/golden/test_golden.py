@@ -24,7 +24,7 @@ from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Expectation
 from mailsni.probes.model import ProbeResult, Problem
 from mailsni.runs.history import EMPTY_HISTORY, Run
-from mailsni.setup.units import startup_files
+from mailsni.setup.autostart import startup_files
 from mailsni.verify.model import UNKNOWN_NAME, Assessment, Audit
 from tests.support import command_line
 from tests.support.builders import (

@@ -9,7 +9,7 @@ import pytest
 
 from mailsni.config.settings import DEFAULT_PATH, DovecotSettings, PostfixSettings, Settings, StateSettings
 from mailsni.errors import ConfigurationError, UsageError
-from mailsni.setup.units import startup_files
+from mailsni.setup.autostart import startup_files
 
 PROGRAM = Path("/opt/mailsni/bin/mailsni")
 

@@ -293,19 +293,8 @@ def replace(path: Path, content: bytes, mode: int = PRIVATE, *, durable: bool = 
     Raises:
         HostError: it cannot be written.
     """
-    staged = path.with_name(f".{path.name}.new")
-    remove(staged)
-    try:
+    with _renamed_over(path, durable=durable) as staged:
         create(staged, content, mode)
-        if durable:
-            fsync_all([staged])
-        publish(staged, path)
-    except BaseException:
-        with suppress(OSError):
-            staged.unlink(missing_ok=True)
-        raise
-    if durable:
-        fsync_all([path.parent])
 
 
 def edit(path: Path, content: bytes) -> None:
@@ -317,23 +306,32 @@ def edit(path: Path, content: bytes) -> None:
         HostError: it is not there, or cannot be written.
     """
     target = path.resolve()
-    staged = target.with_name(f".{target.name}.mailsni")
+    with _renamed_over(target) as staged, host_errors(path, "cannot be edited"):
+        status = target.stat()
+        create(staged, content)
+        os.chown(staged, status.st_uid, status.st_gid)
+        staged.chmod(stat.S_IMODE(status.st_mode))
+        for name in os.listxattr(target):
+            with suppress(OSError):  # some belong to the kernel alone
+                os.setxattr(staged, name, os.getxattr(target, name))
+
+
+@contextmanager
+def _renamed_over(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A free name beside a path, for a file that then replaces what lies there."""
+    staged = path.with_name(f".{path.name}.new")
     remove(staged)
     try:
-        with host_errors(path, "cannot be edited"):
-            status = target.stat()
-            create(staged, content)
-            os.chown(staged, status.st_uid, status.st_gid)
-            staged.chmod(stat.S_IMODE(status.st_mode))
-            for name in os.listxattr(target):
-                with suppress(OSError):  # some belong to the kernel alone
-                    os.setxattr(staged, name, os.getxattr(target, name))
-        fsync_all([staged])
-        publish(staged, target)
-    finally:
+        yield staged
+        if durable:
+            fsync_all([staged])
+        publish(staged, path)
+    except BaseException:
         with suppress(OSError):
             staged.unlink(missing_ok=True)
-    fsync_all([target.parent])
+        raise
+    if durable:
+        fsync_all([path.parent])
 
 
 def remove_directory(path: Path) -> bool:

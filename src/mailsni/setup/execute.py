@@ -51,7 +51,7 @@ def run(plan: SetupPlan, *, remove: bool, wait: float, on_step: Callable[[Step],
             if not remove and before != Record():
                 record.save(state, before)
             elif not remove:
-                record.forget(state)
+                files.remove(state / record.NAME)
                 if not existed:
                     files.remove_directory(state)
             raise

@@ -8,10 +8,8 @@ from pathlib import Path
 
 from mailsni.config.settings import Settings
 from mailsni.deploy.state_directory import State
-from mailsni.host import files
-from mailsni.setup import autostart
+from mailsni.setup.autostart import Kind
 from mailsni.setup.steps import Step
-from mailsni.setup.units import Kind
 
 _WRITTEN = b"# Written by mailsni"
 
@@ -66,12 +64,6 @@ class SetupPlan:
             tuple(item.text for item in every if isinstance(item, Note)),
             tuple(item.text for item in every if isinstance(item, Caution)),
         )
-
-
-def read_if_managed(path: Path) -> bytes | None:
-    """The content of a file if setup wrote it; None when it did not, or there is none."""
-    content = files.read_private(path)
-    return content if content is not None and autostart.is_ours(content) else None
 
 
 def is_published(settings: Settings, path: Path, content: bytes) -> bool:

@@ -25,10 +25,10 @@ from mailsni.host import file_identity, files, permissions
 from mailsni.host.commands import find_tool
 from mailsni.probes.expectation import Expectation, expectations
 from mailsni.setup import autostart, dovecot, postfix
+from mailsni.setup.autostart import CRON, UNITS, Kind, startup_files
 from mailsni.setup.model import Caution, Item, Note, SetupOptions, SetupPlan
 from mailsni.setup.plan_removal import plan_startup_removal, plan_unpublishing
 from mailsni.setup.steps import Step, change_file, first_apply, make_directories
-from mailsni.setup.units import CRON, UNITS, Kind, startup_files
 from mailsni.sources.base import acme_clients
 from mailsni.targets.registry import NO_SERVER
 

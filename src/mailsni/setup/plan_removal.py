@@ -13,9 +13,8 @@ from mailsni.deploy.state_directory import State
 from mailsni.host import files
 from mailsni.probes.expectation import Expectation
 from mailsni.setup import autostart, dovecot, postfix, record
-from mailsni.setup.model import Item, Note, SetupPlan, is_published, read_if_managed
+from mailsni.setup.model import Item, Note, SetupPlan, is_published
 from mailsni.setup.steps import Step, change_file, delete, run_commands
-from mailsni.setup.units import UNITS
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.postfix import map_types
 from mailsni.targets.registry import find_all
@@ -39,7 +38,7 @@ def plan_removal(settings: Settings) -> SetupPlan:
     if "dovecot" in installed:
         items += dovecot.plan_removal(settings, known, expected)
     items += plan_startup_removal(settings)
-    if autostart.SYSTEMD.is_dir() and any(path.parent == UNITS for path in _startup_files(settings)):
+    if autostart.SYSTEMD.is_dir() and any(path.parent == autostart.UNITS for path in _startup_files(settings)):
         items.append(run_commands("tell systemd", (autostart.RELOAD_UNITS,)))
     items += _own_configuration(known)
     items += _published_files(settings)
@@ -83,7 +82,8 @@ def plan_startup_removal(settings: Settings, keep: Collection[Path] = ()) -> Ite
 
 def _startup_files(settings: Settings) -> dict[Path, bytes]:
     """The files of setup's that start the program, and what they hold."""
-    return {path: content for path in autostart.places(settings) if (content := read_if_managed(path)) is not None}
+    contents = {path: files.read_private(path) for path in autostart.places(settings)}
+    return {path: content for path, content in contents.items() if content is not None and autostart.is_ours(content)}
 
 
 def _own_configuration(known: record.Record) -> Iterator[Item]:

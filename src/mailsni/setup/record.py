@@ -103,8 +103,3 @@ def save(state_directory: Path, record: Record) -> None:
     }
     files.ensure_directory(state_directory, 0o700)
     files.replace(state_directory / NAME, json.dumps(document, indent=1).encode() + b"\n")
-
-
-def forget(state_directory: Path) -> None:
-    """Remove the record."""
-    files.remove(state_directory / NAME)

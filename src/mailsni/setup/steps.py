@@ -15,16 +15,17 @@ from pathlib import Path
 
 from mailsni.config.settings import Settings
 from mailsni.deploy import transaction
-from mailsni.deploy.confirm import newly_cut_off
+from mailsni.deploy.confirm import WireCheck, newly_cut_off
+from mailsni.deploy.listeners import find_listener
 from mailsni.deploy.snapshot import take_snapshot
 from mailsni.deploy.transaction import Options
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
 from mailsni.host import files
 from mailsni.host.commands import require_tool, run
-from mailsni.probes.expectation import Expectation
-from mailsni.setup import probe
+from mailsni.probes.expectation import Answer, Expectation
 from mailsni.setup.record import Edit, Record, digest
 from mailsni.targets.base import Target
+from mailsni.verify.model import UNKNOWN_NAME
 
 _TIMEOUT = 120.0
 _PATHS_SHOWN = 8
@@ -172,7 +173,7 @@ def change_server(
     """
 
     def do() -> tuple[str, ...]:
-        wire = probe.wire_check(settings, target, expected)
+        wire = _wire_check(settings, target, expected)
         (before,) = wire.now()
         file.do()
         try:
@@ -182,7 +183,7 @@ def change_server(
             (after,) = wire.confirm()
             if lost := newly_cut_off(before, after):
                 raise RolledBackError(
-                    f"{path}: {probe.summarize_answers(lost)}: connected before, and not after the change",
+                    f"{path}: {_summarize(lost)}: connected before, and not after the change",
                     hint="the change was undone",
                     path=path,
                 )
@@ -197,7 +198,7 @@ def change_server(
                 ) from error
             raise
         if wrong := after.wrong_certificates:
-            return (f"{target.name}: {probe.summarize_answers(wrong)}: gets another certificate than mailsni's",)
+            return (f"{target.name}: {_summarize(wrong)}: gets another certificate than mailsni's",)
         return ()
 
     def undo() -> None:
@@ -205,6 +206,24 @@ def change_server(
         target.reload()
 
     return replace(file, do=do, undo=undo)
+
+
+def _wire_check(settings: Settings, target: Target, expected: Iterable[Expectation]) -> WireCheck:
+    """The probes of a server for names, and for one that nobody has: a broken map cuts off its clients too.
+
+    None where the server does not run, or the configuration forbids to probe it. A changed server needs patience:
+    Postfix's programs alone wait two seconds at their start when main.cf was changed within the last one (measured).
+    """
+    endpoints = find_listener(target, settings.verify, UNKNOWN_NAME).endpoints
+    wanted = (*expected, Expectation(UNKNOWN_NAME))
+    return WireCheck({target.name: endpoints or ()}, wanted, settings.verify.timeout, len(wanted))
+
+
+def _summarize(answers: Sequence[Answer]) -> str:
+    """The first answer, and how many more there are."""
+    first = answers[0]
+    more = f" and {len(answers) - 1} more" if len(answers) > 1 else ""
+    return f"{first.expectation.name} at {first.result.endpoint}{more}: {first.result.detail}"
 
 
 def first_apply(
@@ -230,7 +249,7 @@ def first_apply(
         if problem is not None and (why := problem()) is not None:
             undo()
             raise why
-        wrong = [f"{probe.summarize_answers(done.wrong)}: is not the expected certificate"] if done.wrong else []
+        wrong = [f"{_summarize(done.wrong)}: is not the expected certificate"] if done.wrong else []
         return (*done.warnings, *wrong)
 
     def undo() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mailsni.core.names import is_wildcard
 from mailsni.core.text import printable_name, summarize
-from mailsni.core.x509 import InvalidPair, describe
+from mailsni.core.x509 import InvalidPair, describe, leaf_names
 from mailsni.deploy.host_facts import HostFacts
 from mailsni.doctor.checks import postfix_maps
 from mailsni.doctor.checks.postfix_maps import LIVE, TableFacts, command, then_reload
@@ -281,8 +281,7 @@ def _check_default_names(facts: PostfixFacts) -> Iterator[Finding]:
 
 def _names_in(paths: Iterable[Path]) -> list[str]:
     """The names of some certificates, without wildcards."""
-    described = [describe(files.read_untrusted(path, PEM_LIMIT) or b"") for path in paths]
-    names = (name for one in described if not isinstance(one, InvalidPair) for name in one.leaf.names)
+    names = (name for path in paths for name in leaf_names(files.read_untrusted(path, PEM_LIMIT) or b""))
     return [name for name in dict.fromkeys(names) if not is_wildcard(name)]
 
 
