@@ -30,7 +30,7 @@ from tests.e2e.lineages.kinds import DAY, NOW, SECRET, LineageBuilder
 from tests.e2e.lineages.renewal import FIRST_SEEN, FIRST_STEPS, FIRST_WHOLE, RENEWAL_STEPS, TORN_FROM, TORN_TO, stop_at
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
-from tests.support.mail_host import ONE_EACH, MailHost
+from tests.support.mail_host import ONE_EACH, MailHost, write_config
 from tests.support.processes import AS_NOBODY, NOBODY, run_mailsni
 
 KINDS = {**BAD, **HARMLESS}
@@ -178,20 +178,22 @@ def serverless(directory: Path, store: CertbotDirectory) -> Path:
     main_cf = directory / "main.cf"
     main_cf.write_text(f"compatibility_level = 3.6\ntls_server_sni_maps = texthash:{directory}/mailsni\n")
     os.utime(main_cf, (0, 0))  # or every program of Postfix waits until it is a second old
-    config = directory / "config.toml"
-    config.write_text(
-        f'sources = [{{ type = "certbot", path = "{store.live}" }}]\n'
-        f'state = {{ directory = "{directory}/state", lock = "{directory}/lock" }}\n'
-        "dovecot = { enabled = false }\n"
-        "verify = { after_apply = false }\n"
-        "[postfix]\n"
-        "enabled = true\n"
-        f'config_directory = "{directory}"\n'
-        f'map = "{directory}/mailsni"\n'
-        'map_type = "texthash"\n'
-        'action = "none"\n'
+    return write_config(
+        directory / "config.toml",
+        store,
+        {
+            "state": {"directory": f"{directory}/state", "lock": f"{directory}/lock"},
+            "dovecot": {"enabled": False},
+            "verify": {"after_apply": False},
+            "postfix": {
+                "enabled": True,
+                "config_directory": str(directory),
+                "map": f"{directory}/mailsni",
+                "map_type": "texthash",
+                "action": "none",
+            },
+        },
     )
-    return config
 
 
 # ---------------------------------------------------------------------------------------------------------------------

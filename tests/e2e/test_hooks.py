@@ -142,6 +142,7 @@ done
 """
 
 
+@dataclass(frozen=True)
 class Client:
     """A process of a client's name that renews a lineage and calls a hook when it is told to.
 
@@ -149,23 +150,9 @@ class Client:
         said: what the hooks said.
     """
 
-    def __init__(
-        self, mail_host: MailHost, name: str, hook: Path, environment: Mapping[str, str], *leaked: int
-    ) -> None:
-        self.mail_host = mail_host
-        script = mail_host.directory / "client" / name
-        script.parent.mkdir(exist_ok=True)
-        script.write_text(CLIENT)
-        script.chmod(0o755)
-        self.said = mail_host.directory / "said"
-        self.process = subprocess.Popen(
-            [str(script)],
-            env={**environment, "HOOK": str(hook), "SAID": str(self.said)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=leaked,
-            text=True,
-        )
+    mail_host: MailHost
+    process: subprocess.Popen[str]
+    said: Path
 
     def renew(self, name: str) -> Issued:
         """Renew the lineage of a name, and call the hook."""
@@ -199,13 +186,18 @@ def deployed(mail_host: MailHost) -> dict[str, Issued]:
 @contextlib.contextmanager
 def client(mail_host: MailHost, spy: Spy, name: str, hook: Path, *leaked: int) -> Iterator[Client]:
     """A running :class:`Client`, which may have descriptors open that its hooks inherit."""
-    made = Client(mail_host, name, hook, spy.environment(mail_host), *leaked)
-    with made.process:
+    script, said = mail_host.directory / "client" / name, mail_host.directory / "said"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(CLIENT)
+    script.chmod(0o755)
+    variables = {**spy.environment(mail_host), "HOOK": str(hook), "SAID": str(said)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(script, env=variables, stdin=pipe, stdout=pipe, pass_fds=leaked, text=True) as process:
         try:
-            yield made
+            yield Client(mail_host, process, said)
         finally:
-            if made.process.poll() is None:
-                made.process.kill()
+            if process.poll() is None:
+                process.kill()
 
 
 def assert_served(mail_host: MailHost, wanted: Mapping[str, Issued]) -> None:

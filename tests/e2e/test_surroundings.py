@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -20,7 +19,7 @@ from mailsni.sandbox.authority import Issued
 from mailsni.targets.dovecot.doveconf import full_version
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
-from tests.support.mail_host import ONE_EACH, MailHost, require, snapshot
+from tests.support.mail_host import ONE_EACH, MailHost, require, snapshot, write_config
 from tests.support.processes import AS_NOBODY, NOBODY, PROGRAM, run_command, run_mailsni
 from tests.support.servers import PrivateDovecot, PrivatePostfix
 
@@ -198,20 +197,17 @@ def test_a_user_with_directories_of_his_own_needs_no_root(shared_tmp: Path, auth
         },
         "state": {"directory": f"{own}/state", "lock": f"{own}/lock"},
     }
-    lines = [f"[[sources]]\npath = {json.dumps(str(store.live))}"]
-    for table, values in tables.items():
-        lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
-    (own / "config.toml").write_text("\n".join([*lines, ""]))
+    config = write_config(own / "config.toml", store, tables)
     for path in (own, *own.rglob("*")):
         os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
     own.chmod(0o700)
-    done = run_mailsni(own / "config.toml", "apply", before=AS_NOBODY)
+    done = run_mailsni(config, "apply", before=AS_NOBODY)
     assert done.returncode == 0, done.stdout + done.stderr
     pins = list((own / "dovecot/mailsni").iterdir())
     assert [path.name.partition("-")[0] for path in pins] == [issued.fingerprint]
     assert pins[0].stat().st_uid == NOBODY
     assert NAME in (own / "dovecot/conf.d/99-mailsni.conf").read_text()
-    assert run_mailsni(own / "config.toml", "plan", "--detailed-exitcode", before=AS_NOBODY).returncode == 0
+    assert run_mailsni(config, "plan", "--detailed-exitcode", before=AS_NOBODY).returncode == 0
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -81,6 +81,15 @@ def served(port: int, name: str | None, protocol: str, *, algorithm: Literal["rs
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(found[0].decode())).hexdigest()
 
 
+def write_config(path: Path, store: CertbotDirectory, tables: Mapping[str, Mapping[str, object]]) -> Path:
+    """Write a configuration file with certbot's store and further tables; gives its path."""
+    lines = ["[[sources]]", 'type = "certbot"', f"path = {json.dumps(str(store.live))}"]
+    for table, values in tables.items():
+        lines += ["", f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    path.write_text("\n".join([*lines, ""]))
+    return path
+
+
 def snapshot(*roots: Path, times: bool = True) -> dict[str, tuple[object, ...]]:
     """Everything in some directories, so that two snapshots differ after any write to a file.
 
@@ -209,10 +218,7 @@ class MailHost:
         """Write the configuration file, with further keys: ``configure(names={"include": ["*"]})``."""
         for table, values in tables.items():
             self.settings[table] = {**self.settings.get(table, {}), **values}
-        lines = ["[[sources]]", 'type = "certbot"', f"path = {json.dumps(str(self.store.live))}"]
-        for table, values in self.settings.items():
-            lines += ["", f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
-        self.config.write_text("\n".join([*lines, ""]))
+        write_config(self.config, self.store, self.settings)
 
     def put_template(self, text: str, name: str = "postfix-sni.j2") -> Path:
         """Put a template of the administrator's beside the configuration file; gives its directory."""
