@@ -1,7 +1,7 @@
 """certbot's own renewal code in a tight loop against a scanning loop: no torn pair is ever taken for a certificate.
 
-The script below runs in Debian's own Python, which has certbot; it calls what ``certbot renew``, ``certbot certonly``
-and ``certbot delete`` call to write, link and remove files, without an ACME server in between.
+tests/data/certbot-renewals runs in Debian's own Python, which has certbot; it calls what ``certbot renew``, ``certbot
+certonly`` and ``certbot delete`` call to write, link and remove files, without an ACME server in between.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mailsni.core.model import KeyAndChain
 from mailsni.host.commands import environment, find_tool
 from mailsni.sandbox.authority import Issued
 from mailsni.sources.certbot import CertbotStore
+from tests.support import data
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory, der_blocks
 from tests.support.mail_host import MailHost, require
@@ -36,46 +37,6 @@ STEADY, FLEETING = "steady", "fleeting"
 NAMES = {STEADY: "mail.steady.test", FLEETING: "mail.fleeting.test"}
 
 pytestmark = [pytest.mark.shared, pytest.mark.long]
-
-SCRIPT = """\
-import json, os, sys, time
-from certbot import configuration
-from certbot._internal import cli, storage
-from certbot._internal.plugins import disco
-
-root, generations, renewals, seconds = sys.argv[1], json.load(open(sys.argv[2])), int(sys.argv[3]), float(sys.argv[4])
-words = ["renew", "--config-dir", root, "--work-dir", root + "/work", "--logs-dir", root + "/logs"]
-plugins = disco.PluginsRegistry.find_all()
-disco.PluginsRegistry.find_all = lambda: plugins  # it is asked at every renewal, and takes longer than all the rest
-config = cli.prepare_and_parse_args(plugins, words)
-if not isinstance(config, configuration.NamespaceConfig):
-    config = configuration.NamespaceConfig(config)
-
-def material(lineage, number):
-    one = generations[number % len(generations)][lineage]
-    return one["cert"].encode(), one["privkey"].encode(), one["chain"].encode()
-
-def renew(number):
-    cert, key, chain = material("steady", number)
-    lineage = storage.RenewableCert(os.path.join(config.renewal_configs_dir, "steady.conf"), config)
-    lineage.save_successor(lineage.latest_common_version(), cert, key, chain, config)
-    lineage.update_all_links_to(lineage.latest_common_version())
-    if hasattr(lineage, "truncate"):
-        lineage.truncate()
-
-storage.RenewableCert.new_lineage("steady", *material("steady", 0), config)
-print("ready", flush=True)
-deadline = time.monotonic() + seconds
-done = 0
-while done < renewals and time.monotonic() < deadline:
-    done += 1
-    renew(done)
-    if done % 5 == 1:
-        storage.RenewableCert.new_lineage("fleeting", *material("fleeting", done), config)
-    if done % 5 == 4:
-        storage.delete_files(config, "fleeting")
-print(done, flush=True)
-"""
 
 
 @pytest.fixture
@@ -94,7 +55,7 @@ def renewing(
     """Certbot's code at work in a process of its own."""
     require(None if find_tool("certbot") else "certbot: not installed")
     script, material = directory / "renew.py", directory / "generations.json"
-    script.write_text(SCRIPT)
+    script.write_text(data.read("certbot-renewals"))
     parts = [
         {
             lineage: {"cert": one.leaf_pem, "privkey": one.key_pem, "chain": one.chain_pem}

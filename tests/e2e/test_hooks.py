@@ -31,6 +31,7 @@ from mailsni.host.commands import find_tool
 from mailsni.runs import history
 from mailsni.runs.history import Run
 from mailsni.sandbox.authority import Issued
+from tests.support import data
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import ONE_EACH, Certbot, Gate, MailHost, require
 from tests.support.processes import LIMIT, PROGRAM, run_command, until
@@ -132,16 +133,6 @@ def installed(name: str, directory: Path, *changes: tuple[str, str]) -> Path:
 # ── a client that is told what to do ─────────────────────────────────────────────────────────────────────────────────
 
 
-CLIENT = """\
-#!/bin/sh
-# Calls the hook for each line, as an ACME client does for each certificate, and says its exit code.
-while read -r lineage; do
-    RENEWED_LINEAGE=$lineage RENEWED_DOMAINS=x "$HOOK" >"$SAID" 2>&1
-    echo $?
-done
-"""
-
-
 @dataclass(frozen=True)
 class Client:
     """A process of a client's name that renews a lineage and calls a hook when it is told to.
@@ -188,7 +179,7 @@ def client(mail_host: MailHost, spy: Spy, name: str, hook: Path, *leaked: int) -
     """A running :class:`Client`, which may have descriptors open that its hooks inherit."""
     script, said = mail_host.directory / "client" / name, mail_host.directory / "said"
     script.parent.mkdir(exist_ok=True)
-    script.write_text(CLIENT)
+    script.write_text(data.read("acme-client"))
     script.chmod(0o755)
     variables = {**spy.environment(mail_host), "HOOK": str(hook), "SAID": str(said)}
     pipe = subprocess.PIPE
@@ -395,28 +386,12 @@ def test_caddy_calls_in_the_background_for_each_certificate(
     assert last_run(mail_host).trigger == "caddy"
 
 
-ACME_SH = """\
-#!/usr/bin/env sh
-# What acme.sh does at the end of _installcert, for one certificate after the other.
-for one in first second third; do
-    if ! (
-        export CERT_PATH="$DOMAIN_PATH/$one.cer" CERT_KEY_PATH="$DOMAIN_PATH/$one.key"
-        export CA_CERT_PATH="$DOMAIN_PATH/ca.cer" CERT_FULLCHAIN_PATH="$DOMAIN_PATH/fullchain.cer" Le_Domain="$one"
-        cd "$DOMAIN_PATH" && eval "$Le_ReloadCmd"
-    ); then
-        exit 1
-    fi
-    echo "Reload success"
-done
-"""
-
-
 def test_acme_sh_reloads_once(mail_host: MailHost, deployed: dict[str, Issued], spy: Spy, tmp_path: Path) -> None:
     """Called by cron, with the environment that acme.sh documents; the file of the hook has the client's name."""
     del deployed
     script = tmp_path / ".acme.sh" / "acme.sh"
     script.parent.mkdir()
-    script.write_text(ACME_SH)
+    script.write_text(data.read("acme.sh"))
     script.chmod(0o755)
     renewed = mail_host.renew(NAMES[0])
     before = mail_host.reloads()

@@ -1,4 +1,4 @@
-"""The texts in tests/data: what tools of real systems printed."""
+"""The texts in tests/data: what tools of real systems printed, and what tests give to other programs."""
 
 from __future__ import annotations
 
