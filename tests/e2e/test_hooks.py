@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from mailsni.runs.history import Run
 from mailsni.sandbox.authority import Issued
 from tests.support import data
 from tests.support.lineages import CertbotDirectory
-from tests.support.mail_host import ONE_EACH, Certbot, Gate, MailHost, require
+from tests.support.mail_host import Certbot, Gate, MailHost, require
 from tests.support.processes import LIMIT, PROGRAM, run_command, until
 from tests.support.servers import free_ports
 
@@ -191,11 +191,6 @@ def client(mail_host: MailHost, spy: Spy, name: str, hook: Path, *leaked: int) -
                 process.kill()
 
 
-def assert_served(mail_host: MailHost, wanted: Mapping[str, Issued]) -> None:
-    for name, issued in wanted.items():
-        mail_host.assert_served(name, issued, ONE_EACH)
-
-
 @pytest.mark.on_both
 @pytest.mark.parametrize(("program", "hook"), [("certbot", "certbot-deploy"), ("lego", "lego"), ("acme.sh", "acme.sh")])
 def test_a_hook_for_each_certificate_is_one_publish(
@@ -205,12 +200,12 @@ def test_a_hook_for_each_certificate_is_one_publish(
     with client(mail_host, spy, program, HOOKS / hook) as running:
         wanted = {name: running.renew(name) for name in NAMES}
         assert len(spy.working()) == 1, "one waits"
-        assert_served(mail_host, deployed)
+        mail_host.assert_all_served(deployed)
         running.end()
         spy.all_done()
     assert mail_host.reloads() - before == 1
     assert len(spy.calls()) == len(NAMES)
-    assert_served(mail_host, wanted)
+    mail_host.assert_all_served(wanted)
     assert (last_run(mail_host).trigger, last_run(mail_host).exit_code) == (hook, 0)
 
 
@@ -256,7 +251,7 @@ def test_a_renewal_while_the_last_one_is_published_is_not_lost(
         running.end()
     gate.open()
     spy.all_done()
-    assert_served(mail_host, wanted)
+    mail_host.assert_all_served(wanted)
     assert mail_host.reloads() - before == 2
 
 
@@ -269,7 +264,7 @@ def test_a_client_that_goes_on_for_long_is_not_waited_for(
         for name in NAMES[:2]:
             issued = running.renew(name)
             spy.all_done()
-            assert_served(mail_host, {name: issued})
+            mail_host.assert_all_served({name: issued})
         assert running.process.poll() is None
 
 
@@ -287,7 +282,7 @@ def test_a_service_manager_that_ends_what_is_left_does_not_lose_it(
                     os.kill(waiting, number)
                 time.sleep(0.05)
             assert running.process.poll() is None
-            assert_served(mail_host, {name: issued})
+            mail_host.assert_all_served({name: issued})
             assert last_run(mail_host).exit_code == 0
 
 
@@ -303,7 +298,7 @@ def test_a_hook_that_somebody_else_calls_does_it_at_once(
     with client(mail_host, spy, program, HOOKS / hook) as running:
         issued = running.renew(NAMES[0])
         assert spy.working() == []
-        assert_served(mail_host, {NAMES[0]: issued})
+        mail_host.assert_all_served({NAMES[0]: issued})
         shutil.rmtree(mail_host.store.live)
         assert running.call() == 1
         assert running.said.read_text().startswith(f"mailsni: error: {mail_host.store.live}: cannot be read: ")
@@ -382,7 +377,7 @@ def test_caddy_calls_in_the_background_for_each_certificate(
         calls = list(pool.map(lambda _: run_command([hook], env=environment), NAMES))
     assert [(done.returncode, done.stdout + done.stderr) for done in calls] == [(0, "")] * len(NAMES)
     spy.all_done()
-    assert_served(mail_host, wanted)
+    mail_host.assert_all_served(wanted)
     assert 1 <= mail_host.reloads() - before <= 2
     assert last_run(mail_host).trigger == "caddy"
 
@@ -401,7 +396,7 @@ def test_acme_sh_reloads_once(mail_host: MailHost, deployed: dict[str, Issued], 
     done = run_command(["/bin/sh", "-c", line], env=spy.environment(mail_host) | more)
     assert (done.returncode, done.stdout, done.stderr) == (0, "Reload success\n" * 3, "")
     spy.all_done()
-    assert_served(mail_host, {NAMES[0]: renewed})
+    mail_host.assert_all_served({NAMES[0]: renewed})
     assert mail_host.reloads() - before == 1
     assert [one["Le_Domain"] for one in spy.environments()] == ["first", "second", "third"]
 
@@ -542,7 +537,7 @@ def test_lego_calls_it_for_a_new_certificate_and_a_renewed_one(
         done = run_command([tool, *common, *words, HOOKS / "lego"], env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
         spy.all_done()
-        assert_served(mail_host, {NAMES[0]: issued})
+        mail_host.assert_all_served({NAMES[0]: issued})
         assert last_run(mail_host).trigger == "lego"
     assert len(spy.calls()) == 2
     for seen in spy.environments():

@@ -51,12 +51,6 @@ def deployed(mail_host: MailHost) -> Iterator[dict[str, Issued]]:
     mail_host.configure()
 
 
-def assert_served(mail_host: MailHost, wanted: Mapping[str, Issued]) -> None:
-    """Both servers show these certificates for these names."""
-    for name, issued in wanted.items():
-        mail_host.assert_served(name, issued, ONE_EACH)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Read-only
 
@@ -109,7 +103,7 @@ def test_a_read_only_directory_is_said_and_nothing_has_changed(
         assert mail_host.mailsni("plan", "--detailed-exitcode").returncode == 3
         mail_host.apply("--dry-run")
     assert mail_host.snapshot() == before
-    assert_served(mail_host, deployed)
+    mail_host.assert_all_served(deployed)
     mail_host.apply()
     mail_host.assert_served(NAME, renewed, ONE_EACH)
 
@@ -119,7 +113,7 @@ def test_a_read_only_store_is_enough(mail_host: MailHost, deployed: dict[str, Is
     renewed = mail_host.renew(NAME)
     with read_only(mail_host.store.root):
         mail_host.apply()
-    assert_served(mail_host, {**deployed, NAME: renewed})
+    mail_host.assert_all_served({**deployed, NAME: renewed})
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -293,7 +287,7 @@ def test_the_environment_changes_nothing(
     done = run_command([*command, "apply"], env=env, cwd=evil)
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
     assert NAME in done.stdout
-    assert_served(mail_host, {**deployed, NAME: renewed})
+    mail_host.assert_all_served({**deployed, NAME: renewed})
     for words in (["status", "--skipped"], ["--help"]):
         done = run_command([*command, *words], env=env)
         assert (done.returncode, done.stderr) == (0, ""), words
@@ -311,7 +305,7 @@ def test_closed_standard_descriptors(mail_host: MailHost, deployed: dict[str, Is
     done = run_by_shell(mail_host, f"apply {closed}")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    assert_served(mail_host, {**deployed, NAME: renewed})
+    mail_host.assert_all_served({**deployed, NAME: renewed})
     assert (mail_host.directory / "mailsni.lock").read_bytes() == b""
     assert mail_host.mailsni("plan", "--detailed-exitcode").returncode == 0
 
@@ -330,7 +324,7 @@ def test_an_output_that_is_full_takes_nothing_back(mail_host: MailHost, deployed
     done = run_by_shell(mail_host, "apply >/dev/full")
     assert done.stderr == "mailsni: warning: standard output: No space left on device\n"
     assert done.returncode == 0
-    assert_served(mail_host, {**deployed, NAME: renewed})
+    mail_host.assert_all_served({**deployed, NAME: renewed})
     assert mail_host.mailsni("plan", "--detailed-exitcode").returncode == 0
     done = run_by_shell(mail_host, "status >/dev/full")
     assert (done.returncode, done.stderr) == (1, "mailsni: error: standard output: No space left on device\n")
@@ -378,7 +372,7 @@ def test_a_relative_path_of_the_configuration(mail_host: MailHost, deployed: dic
         done = run_command([PROGRAM, "apply"], cwd=below, env={"MAILSNI_CONFIG": "../config.toml"})
     assert (done.returncode, done.stderr) == (0, "")
     assert mail_host.map.read_text().startswith("# mine\n")
-    assert_served(mail_host, {**deployed, NAME: renewed})
+    mail_host.assert_all_served({**deployed, NAME: renewed})
     shutil.rmtree(templates)
     shutil.rmtree(below)
 

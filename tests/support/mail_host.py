@@ -277,6 +277,11 @@ class MailHost:
         shown = {service: self.served(service, name) for service in services or self.endpoints}
         assert shown == dict.fromkeys(shown, issued.fingerprint), name
 
+    def assert_all_served(self, wanted: Mapping[str, Issued]) -> None:
+        """A service of each server shows these certificates for these names."""
+        for name, issued in wanted.items():
+            self.assert_served(name, issued, ONE_EACH)
+
 
 class Gate:
     """Holds the runs of a mail host, which have published, where they tell Dovecot; it is told when the gate opens."""
