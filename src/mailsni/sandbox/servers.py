@@ -29,6 +29,7 @@ from typing import Self
 
 from mailsni.errors import HostError
 from mailsni.host.commands import environment, find_tool, require_tool, run
+from mailsni.host.templates import render
 from mailsni.sandbox.authority import Issued
 from mailsni.targets.dovecot.doveconf import full_version
 from mailsni.targets.dovecot.rendering import DovecotVersion
@@ -106,6 +107,16 @@ class PrivateServer(ABC):
 
     @abstractmethod
     def _pid_file(self) -> Path: ...
+
+    def _configure(self, file: Path, **values: object) -> None:
+        """Write a configuration file from the template of its name."""
+        common = {
+            "directory": self.directory,
+            "address": LOOPBACK,
+            "ports": self.endpoints,
+            "default": self.default_file,
+        }
+        _write(file, render(f"sandbox/{file.name}.j2", None, **common, **values).decode())
 
     @staticmethod
     def free_ports(count: int) -> Sequence[int]:
@@ -222,7 +233,10 @@ class PrivatePostfix(PrivateServer):
         data.mkdir(exist_ok=True)
         data.chmod(0o700)
         os.chown(data, owner.pw_uid, owner.pw_gid)
-        self._write_configuration(sni_map)
+        if sni_map:
+            _require_map(sni_map, self.config_directory)
+        self._configure(self.config_file, sni_map=sni_map)
+        self._configure(self.config_directory / "master.cf")
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -237,37 +251,6 @@ class PrivatePostfix(PrivateServer):
             return "postfix: there is no user postfix"
         return None
 
-    def _write_configuration(self, sni_map: str | None) -> None:
-        settings = {
-            "compatibility_level": "3.6",
-            "queue_directory": str(self._queue),
-            "data_directory": str(self.directory / "data"),
-            "mail_owner": "postfix",
-            "maillog_file": str(self.log),
-            "maillog_file_prefixes": str(self.directory),
-            "inet_interfaces": "loopback-only",
-            "inet_protocols": "ipv4",
-            "myhostname": "sandbox.test",
-            "mydestination": "",
-            "alias_maps": "",
-            "alias_database": "",
-            "local_recipient_maps": "",
-            "default_transport": "error:the sandbox delivers nothing",
-            "smtpd_relay_restrictions": "reject",
-            "smtpd_tls_security_level": "may",
-            "smtpd_tls_loglevel": "1",
-            "smtpd_tls_chain_files": str(self.default_file),
-            "smtpd_client_connection_count_limit": "0",
-        }
-        if sni_map:
-            _require_map(sni_map, self.config_directory)
-            settings["tls_server_sni_maps"] = sni_map
-        _write(self.config_file, "".join(f"{key} = {value}\n" for key, value in settings.items()))
-        listening = [f"{LOOPBACK}:{port} inet n - n - - smtpd" for port in self.endpoints.values()]
-        listening[1] += "\n  -o syslog_name=postfix/submission"
-        listening[2] += "\n  -o syslog_name=postfix/smtps\n  -o smtpd_tls_wrappermode=yes"
-        _write(self.config_directory / "master.cf", "\n".join(listening) + _MASTER)
-
     def _start_command(self) -> list[str | Path]:
         return [require_tool("postfix"), "-c", self.config_directory, "start"]
 
@@ -277,25 +260,6 @@ class PrivatePostfix(PrivateServer):
 
     def _pid_file(self) -> Path:
         return self._queue / "pid/master.pid"
-
-
-_MASTER = """
-pickup unix n - n 60 1 pickup
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-tlsmgr unix - - n 1000? 1 tlsmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-flush unix n - n 1000? 0 flush
-proxymap unix - - n - - proxymap
-proxywrite unix - - n - 1 proxymap
-error unix - - n - - error
-retry unix - - n - - error
-anvil unix - - n - 1 anvil
-postlog unix-dgram n - n - 1 postlogd
-"""
 
 
 class PrivateDovecot(PrivateServer):
@@ -319,7 +283,10 @@ class PrivateDovecot(PrivateServer):
         for path in (self.config_directory, self.include_directory):
             path.mkdir(exist_ok=True)
             path.chmod(0o755)
-        self._write_configuration()
+        user = {}
+        if os.geteuid() != 0:
+            user = {"user": pwd.getpwuid(os.geteuid()).pw_name, "group": grp.getgrgid(os.getegid()).gr_name}
+        self._configure(self.config_file, version=self.version, implicit=_IMPLICIT, **user)
 
     @classmethod
     def unavailable(cls) -> str | None:
@@ -331,46 +298,6 @@ class PrivateDovecot(PrivateServer):
                 return f"dovecot: {name} is not installed"
         return None
 
-    def _write_configuration(self) -> None:
-        protocols = ["imap", "pop3", "sieve"] if "sieve" in self.endpoints else ["imap", "pop3"]
-        syntax = _SYNTAX[self.version].format(
-            default=self.default_file,
-            words=" ".join(protocols),
-            switches="\n".join(f"  {name} = yes" for name in protocols),
-        )
-        lines = [
-            syntax,
-            f"base_dir = {self._run}",
-            f"state_dir = {self.directory / 'state'}",
-            f"log_path = {self.log}",
-            f"listen = {LOOPBACK}",
-            "ssl = yes",
-            f"instance_name = {self.directory.name}",
-            *self._users(),
-            *self._listeners(),
-            "!include_try conf.d/*.conf",
-        ]
-        _write(self.config_file, "\n".join([*lines, ""]))
-
-    def _users(self) -> list[str]:
-        if os.geteuid() == 0:
-            return []
-        user = pwd.getpwuid(os.geteuid())
-        lines = [f"default_internal_user = {user.pw_name}", f"default_login_user = {user.pw_name}"]
-        lines += [f"default_internal_group = {grp.getgrgid(os.getegid()).gr_name}"]
-        jailed = ["anvil", "imap-login", "pop3-login"] + (["managesieve-login"] if "sieve" in self.endpoints else [])
-        return lines + [f"service {name} {{\n  chroot =\n}}" for name in jailed]
-
-    def _listeners(self) -> list[str]:
-        def listener(name: str) -> str:
-            implicit = "    ssl = yes\n" if name in _IMPLICIT else ""
-            return f"  inet_listener {name} {{\n    port = {self.endpoints[name]}\n{implicit}  }}\n"
-
-        blocks = [f"service {kind}-login {{\n{listener(kind)}{listener(kind + 's')}}}" for kind in ("imap", "pop3")]
-        if "sieve" in self.endpoints:
-            blocks.append(f"service managesieve-login {{\n{listener('sieve')}}}")
-        return blocks
-
     def _start_command(self) -> list[str | Path]:
         return [require_tool("dovecot"), "-c", self.config_file]
 
@@ -379,31 +306,6 @@ class PrivateDovecot(PrivateServer):
 
     def _pid_file(self) -> Path:
         return self._run / "master.pid"
-
-
-_SYNTAX: dict[DovecotVersion, str] = {
-    "2.3": """\
-protocols = {words}
-ssl_cert = <{default}
-ssl_key = <{default}
-passdb {{
-  driver = static
-  args = password={{CRYPT}}!
-}}
-""",
-    "2.4": """\
-dovecot_config_version = 2.4.0
-dovecot_storage_version = 2.4.0
-protocols {{
-{switches}
-}}
-ssl_server_cert_file = {default}
-ssl_server_key_file = {default}
-passdb static {{
-  password = {{CRYPT}}!
-}}
-""",
-}
 
 
 def _is_service_installed(name: str) -> bool:
