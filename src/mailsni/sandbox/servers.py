@@ -233,9 +233,9 @@ class PrivatePostfix(PrivateServer):
         data.mkdir(exist_ok=True)
         data.chmod(0o700)
         os.chown(data, owner.pw_uid, owner.pw_gid)
+        self._configure(self.config_file, sni_map=sni_map)
         if sni_map:
             _require_map(sni_map, self.config_directory)
-        self._configure(self.config_file, sni_map=sni_map)
         self._configure(self.config_directory / "master.cf")
 
     @classmethod
@@ -332,13 +332,14 @@ def _obstacle(directory: Path) -> Path | None:
 
 
 def _require_map(sni_map: str, config_directory: Path) -> None:
-    """Make an empty table where none is; the source text is left to the one who owns the map."""
+    """Make an empty table where none is; the source text is left to the one who owns the map.
+
+    postmap(1) reads main.cf of the configuration directory.
+    """
     kind, _, path = sni_map.partition(":")
     table = PostfixMap(kind, Path(path)).file
     if kind == "texthash" or table.exists():
         return
-    # postmap reads main.cf of its -c directory, so there must be one before the real one is written.
-    _write(config_directory / "main.cf", "compatibility_level = 3.6\n")
     empty = PostfixMap(kind, table.with_name(".empty"))
     empty.source.touch(mode=0o600)
     done = run([require_tool("postmap"), "-c", config_directory, "-F", str(empty)])
