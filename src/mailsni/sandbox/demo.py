@@ -8,13 +8,13 @@ configuration is neither read nor written. The commands it shows are the program
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
 from typing import cast, get_args
 
@@ -37,7 +37,15 @@ _TIMEOUT = 10.0
 _DEFAULT = "default certificate"
 _UNKNOWN_NAME = "mail.unknown.test"
 _BROKEN_NAME = "mail.delta.test"
+_Answer = tuple[str | None, str]
+"""The fingerprint of a certificate; and what to show where that is unknown."""
 _SHOWN_SERVICES = ("smtp", "smtps", "imap", "imaps")
+_LINEAGES = """\
+  alpha.test        ECDSA, for mail., imap. and www.
+  beta.test-0001    RSA, for mail.
+  gamma.test        a wildcard, *.gamma.test
+  delta.test        broken: the key of another certificate
+  www.epsilon.test  for a web site, without a mail name"""
 
 
 @dataclass
@@ -162,26 +170,28 @@ def _write_configuration(sandbox: _Sandbox) -> None:
     dovecot = sandbox.directory / "dovecot" / "etc"
     if sandbox.dovecot is None:
         (dovecot / "dovecot.conf").write_text("!include_try conf.d/*.conf\n")
-    tables: dict[str, dict[str, object]] = {
-        "postfix": {
-            "enabled": True,
-            "config_directory": str(sandbox.map.parent),
-            "map": str(sandbox.map),
-            "map_type": _map_type(),
-        },
-        "dovecot": {
-            "enabled": True,
-            "config_file": str(dovecot / "dovecot.conf"),
-            "include_file": str(dovecot / "conf.d" / "99-mailsni.conf"),
-            "pin_directory": str(dovecot / "mailsni"),
-            **({} if find_tool("dovecot") else {"version": "2.4"}),
-        },
-        "state": {"directory": str(sandbox.directory / "state"), "lock": str(sandbox.directory / "lock")},
-    }
-    lines = ["[[sources]]", f"path = {json.dumps(str(sandbox.store.live))}"]
-    for table, values in tables.items():
-        lines += ["", f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
-    sandbox.config.write_text("\n".join([*lines, ""]))
+    version = "" if find_tool("dovecot") else 'version = "2.4"'
+    sandbox.config.write_text(f"""\
+[[sources]]
+path = "{sandbox.store.live}"
+
+[postfix]
+enabled = true
+config_directory = "{sandbox.map.parent}"
+map = "{sandbox.map}"
+map_type = "{_map_type()}"
+
+[dovecot]
+enabled = true
+config_file = "{dovecot}/dovecot.conf"
+include_file = "{dovecot}/conf.d/99-mailsni.conf"
+pin_directory = "{dovecot}/mailsni"
+{version}
+
+[state]
+directory = "{sandbox.directory}/state"
+lock = "{sandbox.directory}/lock"
+""")
 
 
 def _issue(sandbox: _Sandbox) -> None:
@@ -199,14 +209,7 @@ def _issue(sandbox: _Sandbox) -> None:
     sandbox.expected |= dict.fromkeys((_BROKEN_NAME, _UNKNOWN_NAME), sandbox.default.fingerprint)
     sandbox.add("www.epsilon.test", issue(["www.epsilon.test"]))
     console.print_line(f"certbot directory: {sandbox.store.live}")
-    for line in (
-        "  alpha.test        ECDSA, for mail., imap. and www.",
-        "  beta.test-0001    RSA, for mail.",
-        "  gamma.test        a wildcard, *.gamma.test",
-        "  delta.test        broken: the key of another certificate",
-        "  www.epsilon.test  for a web site, without a mail name",
-    ):
-        console.print_line(line)
+    console.print_line(_LINEAGES)
 
 
 def _mailsni(sandbox: _Sandbox, *arguments: str) -> None:
@@ -220,10 +223,17 @@ def _mailsni(sandbox: _Sandbox, *arguments: str) -> None:
 def _what_is_served(sandbox: _Sandbox) -> bool:
     """Show which certificate every name gets, and return whether all are right."""
     right = True
-    if sandbox.postfix is not None or sandbox.dovecot is not None:
-        right = _ask_servers(sandbox)
+    if endpoints := list(_endpoints(sandbox)):
+        columns = [endpoint.protocol.upper() for endpoint in endpoints]
+        names = [*sorted(sandbox.expected), ""]
+        probes = [Probe(endpoint, name or None) for name in names for endpoint in endpoints]
+        results = iter(run_probes(probes, timeout=_TIMEOUT))
+        answers = {
+            name: [(each.fingerprint, each.detail) for each in islice(results, len(endpoints))] for name in names
+        }
+        right = _table(sandbox, "probed as a mail client does", columns, answers)
     if sandbox.postfix is None:
-        right = _read_map_back(sandbox) and right
+        right = _table(sandbox, "read back from the compiled Postfix map", ["IN THE MAP"], _map(sandbox)) and right
     return right
 
 
@@ -234,42 +244,31 @@ def _endpoints(sandbox: _Sandbox) -> Iterator[Endpoint]:
                 yield Endpoint.parse(f"{service}://{LOOPBACK}:{port}")
 
 
-def _ask_servers(sandbox: _Sandbox) -> bool:
-    console.print_line("Every name, probed as a mail client does:")
-    console.print_line()
-    endpoints = list(_endpoints(sandbox))
-    expected = {**dict(sorted(sandbox.expected.items())), "": sandbox.default.fingerprint}
-    probes = [Probe(endpoint, name or None) for name in expected for endpoint in endpoints]
-    results = iter(run_probes(probes, timeout=_TIMEOUT))
-    rows, right = [], True
-    for name, fingerprint in expected.items():
-        served = [next(results) for _ in endpoints]
-        good = all(one.fingerprint == fingerprint for one in served)
-        right = right and good
-        shown = [sandbox.lineages.get(one.fingerprint or "", one.detail) for one in served]
-        rows.append((name or "(no SNI)", *shown, "yes" if good else "NO"))
-    console.table(("NAME", *(endpoint.protocol.upper() for endpoint in endpoints), "RIGHT"), rows)
-    return right
-
-
-def _read_map_back(sandbox: _Sandbox) -> bool:
-    console.print_line("Every name, read back from the compiled Postfix map:")
-    console.print_line()
+def _map(sandbox: _Sandbox) -> dict[str, list[_Answer]]:
     table = PostfixMap(_map_type(), sandbox.map)
     file = table.existing_file(redirected=True) or table.file
     keys = [name.encode() for name in sandbox.expected]
     records = map_read.records(Installation(sandbox.map.parent), table, file, keys)
     leaves = {key.decode(): map_read.first_leaf(map_read.decoded(value)) for key, value in records}
     found = {name: hashlib.sha256(leaf).hexdigest() for name, leaf in leaves.items() if leaf is not None}
-    rows, right = [], True
-    for name, fingerprint in sorted(sandbox.expected.items()):
-        served = found.get(name, sandbox.default.fingerprint)
-        good = served == fingerprint
-        right = right and good
-        shown = sandbox.lineages.get(served, "another certificate") if name in found else "no entry: the default"
-        rows.append((name, shown, "yes" if good else "NO"))
-    console.table(("NAME", "IN THE MAP", "RIGHT"), rows)
-    return right
+    default = (sandbox.default.fingerprint, "")
+    return {
+        name: [(found[name], "another certificate") if name in found else default] for name in sorted(sandbox.expected)
+    }
+
+
+def _table(sandbox: _Sandbox, how: str, columns: Sequence[str], answers: Mapping[str, Sequence[_Answer]]) -> bool:
+    console.print_line(f"Every name, {how}:")
+    console.print_line()
+    rows, all_right = [], True
+    for name, served in answers.items():
+        expected = sandbox.expected.get(name, sandbox.default.fingerprint)
+        right = all(fingerprint == expected for fingerprint, _ in served)
+        all_right = all_right and right
+        shown = [sandbox.lineages.get(fingerprint or "", otherwise) for fingerprint, otherwise in served]
+        rows.append((name or "(no SNI)", *shown, "yes" if right else "NO"))
+    console.table(("NAME", *columns, "RIGHT"), rows)
+    return all_right
 
 
 def _require_map_maker() -> None:
