@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from datetime import datetime
 
 from mailsni.core.log import Level
 from mailsni.core.model import Certificate, SkippedLineage
@@ -42,7 +41,8 @@ def status(snapshot: Snapshot, history: History, *, skipped: bool) -> None:
     for name, state in name_states(snapshot.selection, snapshot.plan):
         certificates: Sequence[Certificate] = winners.get(name) or deployed.certificates_for(name)
         for certificate in certificates:
-            expiry = _expiry(certificate, snapshot.now)
+            days = (certificate.not_after - snapshot.now).days
+            expiry = f"{certificate.not_after:%Y-%m-%d} ({counted(days, 'day')})"
             rows.append((name, certificate.algorithm.upper(), expiry, state, certificate.source))
             colours.append(_STATE_COLOURS[state])
     if rows:
@@ -241,8 +241,3 @@ def doctor(findings: Sequence[Finding], *, errors_only: bool) -> None:
     counts = [(sum(finding.severity is severity for finding in findings), severity) for severity in Severity]
     totals = [counted(count, severity) for count, severity in counts if count]
     print_line(", ".join(totals) if totals else "no findings")
-
-
-def _expiry(certificate: Certificate, now: datetime) -> str:
-    days = (certificate.not_after - now).days
-    return f"{certificate.not_after:%Y-%m-%d} ({counted(days, 'day')})"
