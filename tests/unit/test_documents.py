@@ -24,7 +24,7 @@ from mailsni.deploy.confirm import Confirmation
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.deploy.transaction import ApplyResult
 from mailsni.doctor.finding import Finding, Fix, Severity
-from mailsni.errors import Exit, LockedError, MailsniError, RolledBackError, UsageError
+from mailsni.errors import Exit, HostError, LockedError, MailsniError, RolledBackError, UsageError
 from mailsni.metrics import MetricsInput
 from mailsni.output import documents, prometheus, setup, verify
 from mailsni.probes.endpoint import Endpoint, Server
@@ -272,7 +272,7 @@ def subclasses(base: type[MailsniError]) -> Iterable[type[MailsniError]]:
 def test_the_schema_has_the_exit_codes_of_all_errors() -> None:
     assert set(words("failure")) == {int(one.exit_code) for one in subclasses(MailsniError)}
     of_apply = SCHEMA["$defs"]["apply"]["properties"]["exit_code"]["enum"]
-    assert {Exit(code) for code in of_apply} == {Exit.DONE, Exit.SKIPPED}
+    assert {Exit(code) for code in of_apply} == {Exit.DONE, Exit.SKIPPED, HostError.exit_code}
 
 
 def test_the_schema_has_the_states_of_names() -> None:

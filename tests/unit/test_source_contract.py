@@ -23,6 +23,7 @@ from mailsni.deploy import transaction
 from mailsni.deploy.snapshot import take_snapshot
 from mailsni.deploy.transaction import ApplyResult, Options
 from mailsni.errors import ConfigurationError, Exit, HostError, PermissionMissingError
+from mailsni.output import documents
 from mailsni.sandbox.authority import Issued
 from mailsni.sources import base, scan_cache
 from mailsni.sources.base import Key, SourceKind
@@ -30,6 +31,7 @@ from mailsni.sources.safe_read import SIZE_LIMIT
 from mailsni.targets.dovecot import target as dovecot_target
 from tests.support.authority import subject_alternative_names
 from tests.support.builders import authority, without_servers
+from tests.support.command_line import SCHEMA
 from tests.support.stores import BUILDERS, JSON_KIND, StoreBuilder, digest_of_tree
 
 PROJECT = Path(__file__).parents[2]
@@ -498,6 +500,7 @@ def test_the_other_stores_are_deployed_when_one_cannot_be_read_and_what_is_deplo
     two_stores.good.put("new", issue("mail.new.test"))
     result = two_stores.apply()
     assert result.exit_code is Exit.FAILED
+    SCHEMA.validate(documents.run(result))
     (problem,) = result.snapshot.selection.problems
     assert (problem.source, problem.reason) == (two_stores.lost.source().location, Reason.UNREADABLE)
     assert [change.name for change in result.snapshot.plan.changes] == ["mail.new.test"]
