@@ -22,6 +22,7 @@ from mailsni.config.settings import MapType
 from mailsni.errors import HostError
 from mailsni.host.commands import find_tool
 from mailsni.host.commands import run as run_tool
+from mailsni.host.templates import render
 from mailsni.output import console
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.model import Probe
@@ -167,31 +168,11 @@ def _map_type() -> MapType:
 
 
 def _write_configuration(sandbox: _Sandbox) -> None:
-    dovecot = sandbox.directory / "dovecot" / "etc"
     if sandbox.dovecot is None:
-        (dovecot / "dovecot.conf").write_text("!include_try conf.d/*.conf\n")
-    version = "" if find_tool("dovecot") else 'version = "2.4"'
-    sandbox.config.write_text(f"""\
-[[sources]]
-path = "{sandbox.store.live}"
-
-[postfix]
-enabled = true
-config_directory = "{sandbox.map.parent}"
-map = "{sandbox.map}"
-map_type = "{_map_type()}"
-
-[dovecot]
-enabled = true
-config_file = "{dovecot}/dovecot.conf"
-include_file = "{dovecot}/conf.d/99-mailsni.conf"
-pin_directory = "{dovecot}/mailsni"
-{version}
-
-[state]
-directory = "{sandbox.directory}/state"
-lock = "{sandbox.directory}/lock"
-""")
+        (sandbox.directory / "dovecot/etc/dovecot.conf").write_text("!include_try conf.d/*.conf\n")
+    installed = find_tool("dovecot") is not None
+    values = {"directory": sandbox.directory, "map_type": _map_type(), "dovecot_is_installed": installed}
+    sandbox.config.write_bytes(render("sandbox/config.toml.j2", None, **values))
 
 
 def _issue(sandbox: _Sandbox) -> None:
