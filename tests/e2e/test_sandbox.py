@@ -139,6 +139,10 @@ def test_the_sandbox_lays_a_lineage_out_as_certbot_does(
     store.add(NAME, authority.issue([NAME]))
     store.renew(NAME, authority.issue([NAME]))
     assert _shape(store.root) == _shape(certbot.config_directory)
+    certbot.delete(NAME)
+    store.delete(NAME)
+    assert not (certbot.config_directory / "live" / NAME).exists()
+    assert _shape(store.root) == _shape(certbot.config_directory)
 
 
 def _shape(root: Path) -> dict[str, tuple[int, str]]:
