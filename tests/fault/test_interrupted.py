@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mailsni.host.files import STAGING_NAME
+from tests.support import records
 from tests.support.fault_host import Ended, Fault, FaultHost, Runner, traced
 from tests.support.processes import run_mailsni, start_mailsni, until
 
@@ -164,9 +165,10 @@ def _no_state(host: FaultHost) -> None:
 
 
 def _journal_of_what_never_came(host: FaultHost) -> None:
-    record = json.loads((host.state / "deployment.json").read_bytes())
-    record["names"]["mail.never.test"] = ["0" * 64 + "-" + "0" * 16]
-    (host.state / "journal.json").write_text(json.dumps(record))
+    def with_another(content: dict[str, Any]) -> object:
+        return {**content, "names": {**content["names"], "mail.never.test": ["0" * 64 + "-" + "0" * 16]}}
+
+    records.rewrite(host.state / "deployment.json", with_another, host.state / "journal.json")
 
 
 def _journal_and_half_the_files(host: FaultHost) -> None:

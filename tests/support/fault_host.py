@@ -346,7 +346,7 @@ class FaultHost:
             settled = ended.status in UNTOUCHED and ended.may_write
             return [f"exit {ended.status}, and the journal is still there"] if settled else []
         try:
-            names = json.loads((self.state / "deployment.json").read_bytes())["names"]
+            names = json.loads((self.state / "deployment.json").read_bytes())["content"]["names"]
         except (OSError, ValueError, KeyError) as error:
             return [f"neither a journal nor a record of what is live: {error}"]
         recorded = {

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mailsni.config.settings import Settings
 from mailsni.errors import Exit, HostError, RefusedError, RollbackFailedError
 from mailsni.host import files
+from mailsni.host.records import Reading
 from mailsni.output import setup as output
 from mailsni.setup import autostart, record
 from mailsni.setup.model import SetupPlan
@@ -141,15 +142,17 @@ def test_the_record_remembers_the_oldest_content() -> None:
 def test_the_record_survives_the_disk_and_a_broken_one_is_none(tmp_path: Path) -> None:
     written = Record({"/m": Edit.of(b"\xff\0", b"new")}, {"/f": record.digest(b"f")}, ("/d",))
     record.save(tmp_path / "state", written)
-    assert record.load(tmp_path / "state") == written
+    assert record.load(tmp_path / "state").content == written
     path = tmp_path / "state" / record.NAME
     assert oct(path.stat().st_mode) == "0o100600"
     other_words = path.read_bytes().replace(b"before", b"b")
     for broken in (b"", b"{", b"[]", b'{"schema": "mailsni.setup-record/1"}', other_words):
         path.write_bytes(broken)
-        assert record.load(tmp_path / "state") == Record()
+        found = record.load(tmp_path / "state")
+        assert found.content is None
+        assert str(path) in (found.problem or "")
     (tmp_path / "state" / record.NAME).unlink()
-    assert record.load(tmp_path / "state") == Record()
+    assert record.load(tmp_path / "state") == Reading()
 
 
 def test_the_hook_is_the_shipped_one_with_its_program_and_configuration() -> None:

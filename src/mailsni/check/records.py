@@ -27,7 +27,8 @@ def check_expiry(context: CheckContext) -> Iterator[Result]:
 
 def check_records(context: CheckContext) -> Iterator[Result]:
     """The record of the deployment, and the journal of a run."""
-    record, problems = context.record, context.state.problems()
+    record = context.record
+    problems = record.problems if record is not None else ()
     for problem in problems:
         text = f"{problem}: the next run publishes everything again"
         yield Finding(Level.WARNING, Code.RECORD_DAMAGED, text)

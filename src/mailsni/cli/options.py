@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperOption
 
 from mailsni.config import settings as settings_module
+from mailsni.core.log import Level
 from mailsni.output import console
 
 if TYPE_CHECKING:
@@ -58,7 +59,10 @@ class GlobalOptions:
         from mailsni.deploy.snapshot import take_snapshot
 
         with console.progress(quiet=self.quiet) as progress:
-            return take_snapshot(self.settings(), datetime.now(UTC), progress=progress)
+            snapshot = take_snapshot(self.settings(), datetime.now(UTC), progress=progress)
+        for warning in snapshot.warnings:
+            console.log(Level.WARNING, warning)
+        return snapshot
 
 
 def global_options() -> list[TyperOption]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from mailsni.core import json_values
 from mailsni.core.model import Certificate, FileIdentity
 from mailsni.core.selection import Selection
-
-SCHEMA = "mailsni.deployment/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +61,22 @@ class DeploymentRecord:
     trusted: bool
     """False when there is no record, or a run was cut off while it published: the files must be published anew."""
     interrupted: bool = False
+    problems: tuple[str, ...] = ()
+    """What is wrong with the records, each a sentence that names the file: they count as missing."""
 
     @property
     def distrust_reason(self) -> str:
         """Why the record is not trusted."""
-        return "the last run was cut off" if self.interrupted else "there is no record of what was published"
+        if self.interrupted:
+            return "the last run was cut off"
+        if self.problems:
+            return "the record of what was published is damaged"
+        return "there is no record of what was published"
 
 
-def encode(deployment: Deployment) -> bytes:
+def to_json(deployment: Deployment) -> dict[str, Any]:
     """The JSON form: no keys, no certificates, only what they are."""
-    document = {
-        "schema": SCHEMA,
+    return {
         "names": deployment.names,
         "certificates": [certificate.encode() for certificate in deployment.certificates.values()],
         "files": dict(deployment.files),
@@ -80,28 +84,29 @@ def encode(deployment: Deployment) -> bytes:
         "pins": dict(deployment.pins),
         "memories": {name: dict(memory) for name, memory in deployment.memories.items()},
     }
-    return json.dumps(document, separators=(",", ":"), sort_keys=True).encode() + b"\n"
 
 
-def decode(content: bytes | None) -> Deployment | None:
-    """A deployment from its JSON form; None when there is none, or it is of another version or damaged."""
-    if content is None:
-        return None
-    try:
-        document = json.loads(content)
-        if document["schema"] != SCHEMA:
-            return None
-        certificates = [Certificate.decode(item) for item in document["certificates"]]
-        return Deployment(
-            names={str(name): tuple(map(str, idents)) for name, idents in document["names"].items()},
-            certificates={certificate.ident: certificate for certificate in certificates},
-            files={path: FileIdentity(*identity) for path, identity in document["files"].items()},
-            pin_directory=str(document["pin_directory"]),
-            pins={ident: FileIdentity(*identity) for ident, identity in document["pins"].items()},
-            memories={
-                str(name): {str(key): str(value) for key, value in memory.items()}
-                for name, memory in document["memories"].items()
-            },
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-        return None
+def from_json(document: object) -> Deployment:
+    """A deployment from its JSON form.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is damaged, or of another version.
+    """
+    members = json_values.members(document)
+    certificates = json_values.items(members["certificates"], Certificate.decode)
+    return Deployment(
+        names=json_values.mapping(members["names"], json_values.name, _idents),
+        certificates={certificate.ident: certificate for certificate in certificates},
+        files=json_values.mapping(members["files"], json_values.path, FileIdentity.decode),
+        pin_directory=json_values.optional_path(members["pin_directory"]),
+        pins=json_values.mapping(members["pins"], json_values.ident, FileIdentity.decode),
+        memories=json_values.mapping(members["memories"], json_values.text, _memory),
+    )
+
+
+def _idents(value: object) -> tuple[str, ...]:
+    return json_values.items(value, json_values.ident)
+
+
+def _memory(value: object) -> Mapping[str, str]:
+    return json_values.mapping(value, json_values.text, json_values.text)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
+from mailsni.core import json_values
 from mailsni.core.text import ContractWord
 
 Algorithm = Literal["ecdsa", "rsa"]
@@ -88,23 +89,54 @@ class Certificate:
         }
 
     @classmethod
-    def decode(cls, document: dict[str, Any]) -> Certificate:
+    def decode(cls, document: object) -> Certificate:
         """The certificate of a JSON form.
 
         Raises:
-            TypeError, ValueError, KeyError, OverflowError: it is damaged, or of another version.
+            ValueError, KeyError: it is damaged, or of another version.
         """
-        converted = {
-            "names": tuple(document["names"]),
-            "refused_names": tuple(document["refused_names"]),
-            "not_before": datetime.fromtimestamp(document["not_before"], UTC),
-            "not_after": datetime.fromtimestamp(document["not_after"], UTC),
-        }
-        return cls(**document | converted)
+        members = json_values.members(document)
+        if members.keys() != _CERTIFICATE_VALUES.keys():
+            raise ValueError("not the members of a certificate")
+        return cls(**{name: read(members[name]) for name, read in _CERTIFICATE_VALUES.items()})
 
     def valid_at(self, now: datetime) -> bool:
         """Whether the leaf's validity period holds."""
         return self.not_before <= now < self.not_after
+
+
+def _names(value: object) -> tuple[str, ...]:
+    return json_values.items(value, json_values.name)
+
+
+def _refused_names(value: object) -> tuple[str, ...]:
+    return json_values.items(value, json_values.text)
+
+
+def _algorithm(value: object) -> Algorithm:
+    if value in ("ecdsa", "rsa"):
+        return value
+    raise ValueError("no algorithm")
+
+
+_CERTIFICATE_VALUES: Mapping[str, Callable[[object], Any]] = {
+    "source": json_values.origin,
+    "names": _names,
+    "algorithm": _algorithm,
+    "fingerprint": json_values.sha256,
+    "spki": json_values.sha256,
+    "not_before": json_values.moment,
+    "not_after": json_values.moment,
+    "issuer": json_values.text,
+    "self_signed": json_values.boolean,
+    "staging": json_values.boolean,
+    "digest": json_values.sha256,
+    "kept": json_values.boolean,
+    "chain_path": json_values.optional_path,
+    "key_path": json_values.optional_path,
+    "refused_names": _refused_names,
+}
+"""Reads each field of a certificate from its JSON form."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +174,15 @@ class FileIdentity(NamedTuple):
     """Permissions only."""
     owner: int
     """User id."""
+
+    @classmethod
+    def decode(cls, document: object) -> FileIdentity:
+        """The identity of a JSON form.
+
+        Raises:
+            ValueError, TypeError: it is damaged.
+        """
+        return cls(*json_values.items(document, json_values.whole_number))
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,8 @@ class Snapshot:
     plan: Plan
     unreadable: tuple[HostError, ...] = ()
     """Why stores could not be read, where others could. What is deployed from them stays."""
+    warnings: tuple[str, ...] = ()
+    """What is wrong with the records, and what that costs."""
 
 
 def take_snapshot(
@@ -73,9 +75,9 @@ def take_snapshot(
     pins = PinDirectory(_pin_directory(settings, targets))
     state = State(settings.state.directory)
     record = state.load()
-    known = scan_cache.load(state.readings)
+    cache = scan_cache.load(state.readings)
     sources = sources if sources is not None else [source.open() for source in settings.sources]
-    scans = [_scan(source, known, record, now, progress) for source in sources]
+    scans = [_scan(source, cache.content or {}, record, now, progress) for source in sources]
     unreadable = tuple(scan.error for scan in scans if scan.error is not None)
     if unreadable and len(unreadable) == len(scans):
         raise unreadable[0]
@@ -90,7 +92,10 @@ def take_snapshot(
         artifacts=tuple(ArtifactChange(target.name, target.path, why) for target, why in reasons if why is not None),
         pins=_with_keys(pins.missing(selection.certificates, record.deployment.pins), (*found.read, *kept), scans),
     )
-    return Snapshot(settings, now, inventory, selection, record, targets, pins, texts, difference, unreadable)
+    warnings = tuple(f"{problem}: everything is published again" for problem in record.problems)
+    if cache.problem is not None:
+        warnings += (f"{cache.problem}: every certificate is read again",)
+    return Snapshot(settings, now, inventory, selection, record, targets, pins, texts, difference, unreadable, warnings)
 
 
 @dataclass(frozen=True, slots=True)

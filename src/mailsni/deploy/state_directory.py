@@ -11,9 +11,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni.core.deployment import SCHEMA, Deployment, DeploymentRecord, decode, encode
+from mailsni.core.deployment import Deployment, DeploymentRecord, from_json, to_json
 from mailsni.core.model import FileIdentity
-from mailsni.host import file_identity, files, permissions
+from mailsni.host import file_identity, files
+from mailsni.host.records import RecordFormat
+
+_FORMAT = RecordFormat("mailsni.deployment/2", to_json, from_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +39,18 @@ class State:
         return self.directory / "journal.json"
 
     def load(self) -> DeploymentRecord:
-        """Read the record. One that is missing, cut off or of another version counts as none.
+        """Read the record. One that is missing, damaged or of another version counts as none.
 
         Raises:
             PermissionMissingError: this user may not read it.
+            HostError: it cannot be read.
         """
-        recorded = decode(files.read_private(self._deployment))
-        journal = files.read_private(self._journal)
-        if journal is None:
-            return DeploymentRecord(recorded or Deployment(), trusted=recorded is not None)
-        intended = decode(journal) or Deployment()
-        before = recorded or Deployment()
+        recorded, journal = _FORMAT.read(self._deployment), _FORMAT.read(self._journal)
+        problems = tuple(reading.problem for reading in (recorded, journal) if reading.problem is not None)
+        before = recorded.content or Deployment()
+        if file_identity.of_file(self._journal) is None:
+            return DeploymentRecord(before, trusted=recorded.content is not None, problems=problems)
+        intended = journal.content or Deployment()
         return DeploymentRecord(
             Deployment(
                 names={**before.names, **intended.names},
@@ -55,19 +59,8 @@ class State:
             ),
             trusted=False,
             interrupted=True,
+            problems=problems,
         )
-
-    def problems(self) -> tuple[str, ...]:
-        """What is wrong with the records. A journal that was cut off is no problem: it belongs to a run that was.
-
-        Raises:
-            PermissionMissingError: this user may not read it.
-            HostError: it cannot be read.
-        """
-        found = [permissions.record_problem(self._deployment, SCHEMA, decode)]
-        if files.read_private(self._journal) is None:
-            found.append(permissions.record_problem(self._journal, SCHEMA, decode))
-        return tuple(one for one in found if one is not None)
 
     def change_token(self) -> tuple[FileIdentity | None, FileIdentity | None]:
         """Changes when a run starts to publish, and when it commits.
@@ -80,12 +73,12 @@ class State:
     def begin_journal(self, intended: Deployment) -> None:
         """Write the journal, durably, before the first file is published."""
         files.ensure_directory(self.directory, 0o700)
-        files.replace(self._journal, encode(intended))
+        _FORMAT.write(self._journal, intended)
 
     def commit(self, deployment: Deployment) -> None:
         """Record the live deployment, and remove the journal."""
         files.ensure_directory(self.directory, 0o700)
-        files.replace(self._deployment, encode(deployment))
+        _FORMAT.write(self._deployment, deployment)
         self.clear_journal()
 
     def clear_journal(self) -> None:

@@ -103,7 +103,7 @@ def apply(snapshot: Snapshot, options: Options, *, progress: Progress | None = N
             hint="[postfix] enabled = true in the configuration builds the map all the same",
         )
     if not snapshot.plan.pending and not options.force:
-        return ApplyResult(snapshot, warnings=cleanup.try_clean_up(snapshot))
+        return ApplyResult(snapshot, warnings=(*snapshot.warnings, *cleanup.try_clean_up(snapshot)))
     require_not_empty(snapshot, allow=options.allow_empty)
     return _deploy(snapshot, options, progress)
 
@@ -151,9 +151,10 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
         memories = {**old.memories, **{server: each.memory for server, each in stages.items()}}
         not_configured = _why_not_configured(targets, memories)
         probed = [target for target in targets if target.name not in not_configured]
-        wire, warnings = _wire_check(snapshot, options, probed, progress)
+        wire, wire_warnings = _wire_check(snapshot, options, probed, progress)
         reloads, confirmations = publish(staged, targets, wire, undo, reload=options.reload)
     published = {server: tuple(file.destination for file in each.files) for server, each in stages.items()}
+    warnings = (*snapshot.warnings, *wire_warnings)
     result = ApplyResult(snapshot, published, reloads, confirmations, tuple(not_configured.values()), warnings)
     paths = [file.destination for file in staged]
     try:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from mailsni.core.text import printable_name
 from mailsni.errors import HostError, PermissionMissingError, RefusedError
 from mailsni.host import file_identity, files
 
@@ -113,27 +111,3 @@ def require_replaceable(path: Path) -> None:
     if not path.parent.is_dir():
         raise HostError(f"{path.parent}: is no directory", hint="make it, or name another place", path=path.parent)
     require_writable([path.parent])
-
-
-def record_problem(path: Path, schema: str, decode: Callable[[bytes], object | None]) -> str | None:
-    """What is wrong with one of our JSON records, which ``decode`` reads; None when it is sound, or there is none.
-
-    Raises:
-        PermissionMissingError: this user may not read it.
-        HostError: it cannot be read.
-    """
-    content = files.read_private(path)
-    if content is None:
-        return f"{path} is no regular file" if os.path.lexists(path) else None
-    if decode(content) is not None:
-        return None
-    try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
-        return f"{path} is cut off or damaged: no JSON"
-    found = document.get("schema") if isinstance(document, dict) else None
-    if found == schema:
-        return f"{path} is damaged: not all that belongs to {schema} is there"
-    if isinstance(found, str) and found.startswith("mailsni."):
-        return f"{path} is of another version of mailsni ({printable_name(found)} instead of {schema})"
-    return f"{path} is not a record of mailsni"

@@ -6,19 +6,19 @@ is deployed depends on it, so it is not made durable, and a run never fails beca
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from mailsni.core import json_values
 from mailsni.errors import Exit, MailsniError
-from mailsni.host import files, permissions
+from mailsni.host import files
+from mailsni.host.records import RecordFormat
 
-_SCHEMA = "mailsni.runs/1"
 GOOD = frozenset({Exit.DONE, Exit.SKIPPED})
 """Exit codes of a run after which the servers serve what they should, as far as the certificates allow."""
 REMOVAL_RETENTION = timedelta(days=7)
@@ -92,7 +92,7 @@ EMPTY_HISTORY = History()
 def load(state_directory: Path) -> History:
     """The history; empty when there is no record, or a damaged one, or one that this user may not read."""
     try:
-        return _decode(files.read_private(_path(state_directory)) or b"{}") or EMPTY_HISTORY
+        return _FORMAT.read(_path(state_directory)).content or EMPTY_HISTORY
     except (MailsniError, OSError):
         return EMPTY_HISTORY
 
@@ -104,29 +104,11 @@ def problem(state_directory: Path) -> str | None:
         PermissionMissingError: this user may not read it.
         HostError: it cannot be read.
     """
-    return permissions.record_problem(_path(state_directory), _SCHEMA, _decode)
+    return _FORMAT.read(_path(state_directory)).problem
 
 
 def _path(state_directory: Path) -> Path:
     return state_directory / "runs.json"
-
-
-def _decode(content: bytes) -> History | None:
-    try:
-        document = json.loads(content)
-        if document.get("schema") != _SCHEMA:
-            return None
-        return History(
-            last=_run(document["last"]),
-            last_good=_run(document["last_good"]),
-            alerted={str(key): _moment(value) for key, value in document["alerted"].items()},
-            removed={
-                str(name): RemovedName(_moment(when), str(why))
-                for name, (when, why) in document.get("removed", {}).items()  # earlier versions have none
-            },
-        )
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, OSError, RecursionError):
-        return None
 
 
 def record(state_directory: Path, run: Run) -> None:
@@ -136,19 +118,30 @@ def record(state_directory: Path, run: Run) -> None:
 
 def save(state_directory: Path, history: History) -> bool:
     """Write the record. Tells whether it could be written; of two writers at once one may lose."""
-    document = {
-        "schema": _SCHEMA,
+    with suppress(MailsniError, OSError):
+        files.ensure_directory(state_directory, 0o700)
+        _FORMAT.write(_path(state_directory), history, durable=False)
+        return True
+    return False
+
+
+def _to_json(history: History) -> dict[str, Any]:
+    return {
         "last": _item(history.last),
         "last_good": _item(history.last_good),
         "alerted": {key: moment.timestamp() for key, moment in history.alerted.items()},
         "removed": {name: (one.when.timestamp(), one.why) for name, one in history.removed.items()},
     }
-    content = json.dumps(document, separators=(",", ":")).encode() + b"\n"
-    with suppress(MailsniError, OSError):
-        files.ensure_directory(state_directory, 0o700)
-        files.replace(_path(state_directory), content, durable=False)
-        return True
-    return False
+
+
+def _from_json(document: object) -> History:
+    members = json_values.members(document)
+    return History(
+        last=json_values.optional(members["last"], _run),
+        last_good=json_values.optional(members["last_good"], _run),
+        alerted=json_values.mapping(members["alerted"], json_values.text, json_values.moment),
+        removed=json_values.mapping(members["removed"], json_values.name, _removed),
+    )
 
 
 def _item(run: Run | None) -> dict[str, Any] | None:
@@ -162,21 +155,23 @@ def _item(run: Run | None) -> dict[str, Any] | None:
     }
 
 
-def _run(item: Mapping[str, Any] | None) -> Run | None:
-    if item is None:
-        return None
-    names, error = item["names"], item["error"]
+def _run(document: object) -> Run:
+    item = json_values.members(document)
     return Run(
-        started_at=_moment(item["started_at"]),
-        ended_at=_moment(item["ended_at"]),
-        exit_code=int(item["exit_code"]),
-        summary=str(item["summary"]),
-        trigger=str(item["trigger"]),
-        names=None if names is None else int(names),
-        skipped={str(reason): int(count) for reason, count in item["skipped"].items()},
-        error=None if error is None else str(error),
+        started_at=json_values.moment(item["started_at"]),
+        ended_at=json_values.moment(item["ended_at"]),
+        exit_code=json_values.whole_number(item["exit_code"]),
+        summary=json_values.text(item["summary"]),
+        trigger=json_values.text(item["trigger"]),
+        names=json_values.optional(item["names"], json_values.whole_number),
+        skipped=json_values.mapping(item["skipped"], json_values.text, json_values.whole_number),
+        error=json_values.optional(item["error"], json_values.text),
     )
 
 
-def _moment(value: float) -> datetime:
-    return datetime.fromtimestamp(value, UTC)
+def _removed(document: object) -> RemovedName:
+    when, why = json_values.items(document, lambda value: value)
+    return RemovedName(json_values.moment(when), json_values.text(why))
+
+
+_FORMAT = RecordFormat("mailsni.runs/2", _to_json, _from_json)

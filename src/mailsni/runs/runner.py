@@ -12,6 +12,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -116,7 +117,7 @@ def _finish_failed(settings: Settings, problem: MailsniError, started_at: dateti
     line = " ".join(problem.message.split())
     code = int(problem.exit_code)
     run = Run(started_at, datetime.now(UTC), code, line, reporting.trigger.name, error=problem.message)
-    history = runs.load(settings.state.directory).after(run)
+    history = _history(settings, reporting).after(run)
     _record_and_alert(settings, history, reporting, problem, problem.message)
 
 
@@ -134,8 +135,16 @@ def _finish_complete(settings: Settings, result: ApplyResult, started_at: dateti
     )
     changes = snapshot.plan.changes if result.reloads is not None else ()
     removed = {change.name: change.why for change in changes if change.kind is Kind.REMOVE}
-    history = runs.load(settings.state.directory).after(run, removed, served)
+    history = _history(settings, reporting).after(run, removed, served)
     _record_and_alert(settings, history, reporting, result, _failure(result))
+
+
+def _history(settings: Settings, reporting: Reporting) -> History:
+    """What is known of earlier runs; says so when the record of them is damaged."""
+    with suppress(MailsniError, OSError):
+        if (problem := runs.problem(settings.state.directory)) is not None:
+            reporting.log(Level.WARNING, f"{problem}: what it said of earlier runs is lost")
+    return runs.load(settings.state.directory)
 
 
 def summary(result: ApplyResult) -> str:

@@ -39,7 +39,8 @@ def run(plan: SetupPlan, *, remove: bool, wait: float, on_step: Callable[[Step],
     settings = plan.settings
     state = settings.state.directory
     with lock.locked(settings.state.lock, wait):
-        before = record.load(state)
+        recorded = record.load(state)
+        before = recorded.content or Record()
         existed = state.is_dir()
         if not remove:
             record.save(state, reduce(Record.and_also, (step.record for step in plan.steps), before))
@@ -57,4 +58,4 @@ def run(plan: SetupPlan, *, remove: bool, wait: float, on_step: Callable[[Step],
             raise
         if remove:
             files.remove(settings.state.lock)
-        return notes
+        return notes if recorded.problem is None else (record.lost(recorded.problem), *notes)

@@ -13,7 +13,7 @@ from mailsni.deploy.state_directory import State
 from mailsni.host import files
 from mailsni.probes.expectation import Expectation
 from mailsni.setup import autostart, dovecot, postfix, record
-from mailsni.setup.model import Item, Note, SetupPlan, is_published
+from mailsni.setup.model import Caution, Item, Note, SetupPlan, is_published
 from mailsni.setup.steps import Step, change_file, delete, run_commands
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.postfix import map_types
@@ -28,10 +28,13 @@ def plan_removal(settings: Settings) -> SetupPlan:
         PermissionMissingError: this user may not read what it takes.
     """
     settings = _nothing_switched_off(settings)
-    known = record.load(settings.state.directory)
-    names = State(settings.state.directory).load().deployment.names
-    expected = tuple(Expectation(name) for name in names)
-    items: list[Item] = []
+    recorded = record.load(settings.state.directory)
+    known = recorded.content or record.Record()
+    deployed = State(settings.state.directory).load()
+    expected = tuple(Expectation(name) for name in deployed.deployment.names)
+    items: list[Item] = [Caution(f"{problem}: its names are not probed") for problem in deployed.problems]
+    if recorded.problem is not None:
+        items.append(Caution(record.lost(recorded.problem)))
     installed = _installed(settings)
     if "postfix" in installed:
         items += postfix.plan_removal(settings, known, expected)

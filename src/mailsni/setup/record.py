@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from mailsni.core import json_values
 from mailsni.host import files
+from mailsni.host.records import Reading, RecordFormat
 
 NAME = "setup.json"
-_SCHEMA = "mailsni.setup-record/1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,25 +66,19 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def load(state_directory: Path) -> Record:
-    """The record; an empty one when there is none that can be read.
+def load(state_directory: Path) -> Reading[Record]:
+    """The record.
 
     Raises:
         PermissionMissingError: this user may not read it.
+        HostError: it cannot be read.
     """
-    content = files.read_private(state_directory / NAME)
-    try:
-        document = json.loads(content or b"{}")
-        if document.get("schema") != _SCHEMA:
-            return Record()
-        edits = {
-            str(path): Edit(base64.b64decode(edit["before"], validate=True), str(edit["after"]))
-            for path, edit in document["edits"].items()
-        }
-        written = {str(path): str(value) for path, value in document["written"].items()}
-        return Record(edits, written, tuple(map(str, document["directories"])))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return Record()
+    return _FORMAT.read(state_directory / NAME)
+
+
+def lost(problem: str) -> str:
+    """What a person should know when the record is damaged."""
+    return f"{problem}: what setup changed before is not known: `mailsni setup --remove` takes out its own lines only"
 
 
 def save(state_directory: Path, record: Record) -> None:
@@ -92,8 +87,12 @@ def save(state_directory: Path, record: Record) -> None:
     Raises:
         HostError: it cannot be written.
     """
-    document = {
-        "schema": _SCHEMA,
+    files.ensure_directory(state_directory, 0o700)
+    _FORMAT.write(state_directory / NAME, record)
+
+
+def _to_json(record: Record) -> dict[str, Any]:
+    return {
         "edits": {
             path: {"before": base64.b64encode(edit.before).decode(), "after": edit.after}
             for path, edit in record.edits.items()
@@ -101,5 +100,21 @@ def save(state_directory: Path, record: Record) -> None:
         "written": dict(record.written),
         "directories": list(record.directories),
     }
-    files.ensure_directory(state_directory, 0o700)
-    files.replace(state_directory / NAME, json.dumps(document, indent=1).encode() + b"\n")
+
+
+def _from_json(document: object) -> Record:
+    members = json_values.members(document)
+    return Record(
+        json_values.mapping(members["edits"], json_values.path, _edit),
+        json_values.mapping(members["written"], json_values.path, json_values.sha256),
+        json_values.items(members["directories"], json_values.path),
+    )
+
+
+def _edit(document: object) -> Edit:
+    members = json_values.members(document)
+    before = base64.b64decode(json_values.text(members["before"]), validate=True)
+    return Edit(before, json_values.sha256(members["after"]))
+
+
+_FORMAT = RecordFormat("mailsni.setup-record/2", _to_json, _from_json)

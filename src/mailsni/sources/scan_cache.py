@@ -7,36 +7,28 @@ would go unnoticed. Deleting the cache costs one full scan.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from mailsni import __version__
+from mailsni.core import json_values
 from mailsni.core.model import CachedLineage, Certificate, FileIdentity
-from mailsni.host import files
+from mailsni.host.records import Reading, RecordFormat
 
 MIN_FILE_AGE = 2.0
 """Seconds for which a file must have been unchanged when it was read."""
-_SCHEMA = f"mailsni.readings/{__version__}"
 
 
-def load(path: Path) -> dict[str, CachedLineage]:
-    """The cached lineages by origin; none when there is no cache, or one of another version, or a damaged one."""
-    try:
-        document = json.loads(files.read_private(path) or b"{}")
-        if document.get("schema") != _SCHEMA:
-            return {}
-        lineages = [
-            CachedLineage(
-                files=tuple(FileIdentity(*identity) for identity in item["files"]),
-                certificate=Certificate.decode(item["certificate"]),
-            )
-            for item in document["readings"]
-        ]
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
-        return {}
-    return {lineage.certificate.source: lineage for lineage in lineages}
+def load(path: Path) -> Reading[Mapping[str, CachedLineage]]:
+    """The cached lineages by origin; nothing when there is no cache, or one of another version, or a damaged one.
+
+    Raises:
+        PermissionMissingError: this user may not read it.
+        HostError: it cannot be read.
+    """
+    return _FORMAT.read(path)
 
 
 def save(path: Path, lineages: Iterable[CachedLineage], now: datetime) -> None:
@@ -46,13 +38,30 @@ def save(path: Path, lineages: Iterable[CachedLineage], now: datetime) -> None:
         HostError: it cannot be written.
     """
     latest = (now.timestamp() - MIN_FILE_AGE) * 1e9
-    items = [
-        {
-            "files": lineage.files,
-            "certificate": lineage.certificate.encode(),
-        }
+    old_enough = (
+        lineage
         for lineage in lineages
         if lineage.files and max(identity.ctime_ns for identity in lineage.files) < latest
-    ]
-    document = {"schema": _SCHEMA, "readings": items}
-    files.replace(path, json.dumps(document, separators=(",", ":")).encode())
+    )
+    _FORMAT.write(path, {lineage.certificate.source: lineage for lineage in old_enough})
+
+
+def _to_json(lineages: Mapping[str, CachedLineage]) -> dict[str, Any]:
+    items = [{"files": each.files, "certificate": each.certificate.encode()} for each in lineages.values()]
+    return {"version": __version__, "lineages": items}
+
+
+def _from_json(document: object) -> dict[str, CachedLineage]:
+    members = json_values.members(document)
+    if members["version"] != __version__:
+        return {}
+    return {lineage.certificate.source: lineage for lineage in json_values.items(members["lineages"], _lineage)}
+
+
+def _lineage(document: object) -> CachedLineage:
+    members = json_values.members(document)
+    certificate = Certificate.decode(members["certificate"])
+    return CachedLineage(json_values.items(members["files"], FileIdentity.decode), certificate)
+
+
+_FORMAT: RecordFormat[Mapping[str, CachedLineage]] = RecordFormat("mailsni.readings/2", _to_json, _from_json)

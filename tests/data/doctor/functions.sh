@@ -65,7 +65,7 @@ cron() {
 }
 # no_schedule: as if nothing but a person had ever started mailsni.
 no_schedule() {
-    sed -i 's/"cron"/"terminal"/g' "$STATE/runs.json"
+    rm -f "$STATE/runs.json"
 }
 # start_by_timer: what `mailsni setup` leaves behind.
 start_by_timer() {
