@@ -3,14 +3,18 @@
 After a reload a server goes on for a moment with the processes that it has, so a wrong answer gets another probe. The
 answers from before the reload say what a failure means: a name that got a certificate before and gets none now must be
 rolled back; a server that did not run before is no fault of the certificates.
+
+A probe that ends with a time-out tells nothing: neither that a client is cut off nor that it gets the certificate. It
+is asked again within a bound, with few others at a time; what is still open then is not confirmed, and no failure.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from math import inf
 from typing import Final
 
 from mailsni.core.model import Progress
@@ -22,7 +26,17 @@ PROBE_LIMIT: Final = 400
 """Probes of one server after a run. Of more names than that an even sample is probed, and the output says so."""
 PATIENCE_PER_NAME: Final = 0.01
 """Seconds for each name that is deployed: Dovecot 2.3 stalls new logins for 10 s after a reload with 5,000 blocks."""
+TIMEOUTS_WAITED_FOR: Final = 3
+"""For how many time limits of a probe the servers are asked again that do not answer within one."""
 _PAUSE: Final = 0.2
+_AT_ONCE: Final = 32
+"""Probes that run at the same time, and after which it is decided whether to go on."""
+_AT_ONCE_WHEN_SLOW: Final = 4
+"""The same for a server that does not answer in time: probes must not make a slow server slower."""
+_TIMEOUTS_ALLOWED: Final = 8
+"""Time-outs of an endpoint after which the rest of its probes is left out."""
+
+_Pair = tuple[Expectation, Endpoint]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +49,10 @@ class Confirmation:
     names: int
     """How many names there were to probe."""
     names_probed: int
+    patience: float = 0.0
+    """Seconds for which probes without an answer were asked again."""
+    unasked: tuple[Expectation, ...] = ()
+    """What was not asked, because the server did not answer other probes in time."""
 
     @property
     def right(self) -> tuple[Answer, ...]:
@@ -44,7 +62,13 @@ class Confirmation:
     @property
     def wrong(self) -> tuple[Answer, ...]:
         """The answers that are not."""
-        return tuple(answer for answer in self.answers if answer.problem is not None)
+        return tuple(answer for answer in self.answers if answer.problem is not None and not answer.timed_out)
+
+    @property
+    def unconfirmed(self) -> tuple[str, ...]:
+        """The names of which nobody knows how they are served: a probe timed out, or was not asked."""
+        timed_out = (answer.expectation for answer in self.answers if answer.timed_out)
+        return tuple(dict.fromkeys(each.label for each in (*timed_out, *self.unasked)))
 
     @property
     def wrong_certificates(self) -> tuple[Answer, ...]:
@@ -65,27 +89,32 @@ class WireCheck:
     deployed: int
     """How many names the servers must read after a reload: with many of them they need longer."""
     progress: Progress | None = None
-    """Called after each probe."""
+    """Called again and again while the servers are probed."""
 
     def now(self) -> tuple[Confirmation, ...]:
         """What the servers send at this moment."""
-        return self._probe(self.expected, patience=0.0)
+        return self._probe(self.expected, patient=False)
 
     def confirm(self) -> tuple[Confirmation, ...]:
         """What the servers send once they have taken what was published, or time is up."""
-        return self._probe(self.expected, patience=self._patience)
+        return self._probe(self.expected, patient=True)
 
     def any_certificate(self) -> tuple[Confirmation, ...]:
         """Whether the servers send a certificate at all, once they do, or time is up."""
         anything = tuple(replace(expectation, fingerprint=None) for expectation in self.expected)
-        return self._probe(anything, patience=self._patience)
+        return self._probe(anything, patient=True)
 
     @property
     def _patience(self) -> float:
         """Seconds for which wrong answers get another probe."""
         return self.timeout + PATIENCE_PER_NAME * self.deployed
 
-    def _probe(self, expected: Sequence[Expectation], *, patience: float) -> tuple[Confirmation, ...]:
+    @property
+    def _patience_when_slow(self) -> float:
+        """Seconds for which the same goes while there is nothing but time-outs."""
+        return TIMEOUTS_WAITED_FOR * self.timeout + PATIENCE_PER_NAME * self.deployed
+
+    def _probe(self, expected: Sequence[Expectation], *, patient: bool) -> tuple[Confirmation, ...]:
         names = list(dict.fromkeys(expectation.name for expectation in expected))
         sample = frozenset(names[:: max(1, -(-len(names) // PROBE_LIMIT))])
         chosen = [expectation for expectation in expected if expectation.name in sample]
@@ -93,32 +122,74 @@ class WireCheck:
         for server, endpoints in self.endpoints.items():
             few = len(chosen) * len(endpoints) <= PROBE_LIMIT
             pairs = [(each, endpoint) for each in chosen for endpoint in (endpoints if few else endpoints[:1])]
-            answers = self._patient_answers(server, pairs, patience)
-            confirmations.append(Confirmation(server, answers, len(names), len(sample)))
+            answers: dict[_Pair, Answer] = {}
+            pending = self._ask(pairs, answers, on_done=self._reporter(server, len(pairs)))
+            if patient:
+                self._ask_again(pending, answers)
+            unasked = tuple(expectation for expectation, endpoint in pairs if (expectation, endpoint) not in answers)
+            patience = self._patience_when_slow if patient else 0.0
+            confirmations.append(
+                Confirmation(server, tuple(answers.values()), len(names), len(sample), patience, unasked)
+            )
         return tuple(confirmations)
 
-    def _patient_answers(
-        self, server: str, pairs: Sequence[tuple[Expectation, Endpoint]], patience: float
-    ) -> tuple[Answer, ...]:
+    def _ask_again(self, pending: list[_Pair], answers: dict[_Pair, Answer]) -> None:
+        """Probe again what is not right, until it is, or time is up."""
+        begin = time.monotonic()
+        while pending:
+            slow = all(pair not in answers or answers[pair].timed_out for pair in pending)
+            deadline = begin + (self._patience_when_slow if slow else self._patience)
+            if time.monotonic() >= deadline:
+                return
+            time.sleep(_PAUSE)
+            pending = self._ask(pending, answers, at_once=_AT_ONCE_WHEN_SLOW if slow else _AT_ONCE, deadline=deadline)
+
+    def _ask(
+        self,
+        pairs: Sequence[_Pair],
+        answers: dict[_Pair, Answer],
+        *,
+        at_once: int = _AT_ONCE,
+        deadline: float = inf,
+        on_done: Callable[[int], None] = lambda _: None,
+    ) -> list[_Pair]:
+        """Probe in waves, and put in the answers; returns what is not right: first what was left out.
+
+        An endpoint that hangs is left out after some time-outs, and everything after the deadline.
+        """
         from mailsni.probes.tls_client import probe_expectations  # only a run that probes needs ssl
 
-        ask = partial(probe_expectations, timeout=self.timeout)
+        timeouts: Counter[Endpoint] = Counter()
+        left_out: list[_Pair] = []
+        wrong: list[_Pair] = []
+        for start in range(0, len(pairs), at_once):
+            wave = [pair for pair in pairs[start : start + at_once] if timeouts[pair[1]] < _TIMEOUTS_ALLOWED]
+            if start and time.monotonic() >= deadline:
+                wave = []
+            left_out += [pair for pair in pairs[start : start + at_once] if pair not in wave]
+            for pair, answer in zip(wave, probe_expectations(wave, timeout=self.timeout), strict=True):
+                answers[pair] = answer
+                timeouts[answer.endpoint] += answer.timed_out
+                if answer.problem is not None:
+                    wrong.append(pair)
+            on_done(min(start + at_once, len(pairs)))
+        return [*left_out, *wrong]
+
+    def _reporter(self, server: str, total: int) -> Callable[[int], None]:
         progress = self.progress
-        on_done = (lambda done: progress(f"probing {server}", done, len(pairs))) if progress else None
-        answers = dict(zip(pairs, ask(pairs, on_done=on_done), strict=True))
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline and (wrong := [pair for pair in pairs if answers[pair].problem is not None]):
-            time.sleep(_PAUSE)
-            answers.update(zip(wrong, ask(wrong), strict=True))
-        return tuple(answers.values())
+        return (lambda done: progress(f"probing {server}", done, total)) if progress else (lambda _: None)
 
 
 def newly_cut_off(before: Confirmation, after: Confirmation) -> tuple[Answer, ...]:
-    """The answers without a certificate to probes that got one before, whichever that was."""
+    """The answers without a certificate to probes that got one before, whichever that was. A time-out is no answer."""
     served = {answer.probe for answer in before.answers if answer.served}
-    return tuple(answer for answer in after.answers if not answer.served and answer.probe in served)
+    lost = (answer for answer in after.answers if not answer.served and not answer.timed_out)
+    return tuple(answer for answer in lost if answer.probe in served)
 
 
 def all_wrong(confirmations: Iterable[Confirmation]) -> tuple[Confirmation, ...]:
-    """The servers that send the expected certificate for none of the names: they did not take what was published."""
-    return tuple(each for each in confirmations if each.wrong_certificates and not each.right)
+    """The servers that send the expected certificate for none of the names: they did not take what was published.
+
+    A server that did not answer every probe is slow, and may still be about to take it.
+    """
+    return tuple(each for each in confirmations if each.wrong_certificates and not (each.right or each.unconfirmed))

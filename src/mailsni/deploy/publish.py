@@ -129,4 +129,4 @@ def _require_answers(before: Sequence[Confirmation], after: Sequence[Confirmatio
 
 
 def _names_of(answers: Iterable[Answer]) -> str:
-    return summarize(list(dict.fromkeys(answer.expectation.name or "(no SNI)" for answer in answers)))
+    return summarize(list(dict.fromkeys(answer.expectation.label for answer in answers)))

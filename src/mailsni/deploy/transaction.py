@@ -16,6 +16,7 @@ from pathlib import Path
 from mailsni.config.settings import Settings
 from mailsni.core.deployment import Deployment
 from mailsni.core.model import Certificate, Progress
+from mailsni.core.text import counted, summarize
 from mailsni.deploy import cleanup
 from mailsni.deploy.confirm import Confirmation, WireCheck
 from mailsni.deploy.listeners import Listener, find_listener
@@ -63,11 +64,16 @@ class ApplyResult:
         return tuple(answer for confirmation in self.confirmations for answer in confirmation.wrong)
 
     @property
+    def unconfirmed(self) -> tuple[str, ...]:
+        """The names of which nobody knows how they are served, because a server does not answer in time."""
+        return tuple(sorted({name for confirmation in self.confirmations for name in confirmation.unconfirmed}))
+
+    @property
     def exit_code(self) -> Exit:
         """Whether there is something that a person should look at; FAILED when a store could not be read."""
         if self.snapshot.unreadable:
             return self.snapshot.unreadable[0].exit_code
-        return Exit.SKIPPED if self.snapshot.selection.problems or self.wrong else Exit.DONE
+        return Exit.SKIPPED if self.snapshot.selection.problems or self.wrong or self.unconfirmed else Exit.DONE
 
 
 def run(settings: Settings, options: Options, *, wait: float = 0.0, progress: Progress | None = None) -> ApplyResult:
@@ -155,6 +161,7 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
         reloads, confirmations = publish(staged, targets, wire, undo, reload=options.reload)
     published = {server: tuple(file.destination for file in each.files) for server, each in stages.items()}
     warnings = (*snapshot.warnings, *wire_warnings)
+    warnings += tuple(_slowness(each, snapshot.settings.verify.timeout) for each in confirmations if each.unconfirmed)
     result = ApplyResult(snapshot, published, reloads, confirmations, tuple(not_configured.values()), warnings)
     paths = [file.destination for file in staged]
     try:
@@ -166,6 +173,16 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
         # It is live and proven. Without a commit the journal stays, and the next run does it all again.
         return replace(result, warnings=(*result.warnings, f"not everything could be put in order: {error.message}"))
     return result
+
+
+def _slowness(confirmation: Confirmation, timeout: float) -> str:
+    """That a server does not answer in time, how long it was asked, and what that means."""
+    names = confirmation.unconfirmed
+    return (
+        f"{confirmation.server}: {counted(len(names), 'name')} not confirmed ({summarize(names)}): no answer within "
+        f"{timeout:g} s, asked again for {confirmation.patience:g} s; what was published stays, and `mailsni verify` "
+        "asks anew"
+    )
 
 
 def _why_not_configured(targets: Iterable[Target], memories: Mapping[str, Mapping[str, str]]) -> dict[str, str]:

@@ -175,7 +175,7 @@ def _skipped(lineages: Iterable[SkippedLineage]) -> list[Document]:
 
 def _confirmation(confirmation: Confirmation) -> Document:
     return {
-        **members(confirmation, "server", "names", "names_probed"),
+        **members(confirmation, "server", "names", "names_probed", "unconfirmed", "patience"),
         "answers": [_answer(answer) for answer in confirmation.answers],
     }
 

@@ -175,7 +175,7 @@ def applied_in_a_line(result: ApplyResult) -> str:
     changed = f"{counted(len(names), 'name')} changed ({summarize(names)})" if names else "no name changed"
     servers = ", ".join(f"{server} {outcome}" for server, outcome in result.reloads.items())
     answers = sum(len(confirmation.answers) for confirmation in result.confirmations)
-    right = answers - len(result.wrong)
+    right = sum(len(confirmation.right) for confirmation in result.confirmations)
     asked = f"; {right} of {counted(answers, 'answer')} as intended" if answers else ""
     return f"published: {changed}; {servers}{asked}"
 

@@ -27,6 +27,11 @@ class Expectation:
     chain: tuple[str, ...] = ()
     """SHA-256 of each certificate of the chain, the leaf first; empty when it is not known."""
 
+    @property
+    def label(self) -> str:
+        """The name for people."""
+        return self.name or "(no SNI)"
+
     def probe(self, endpoint: Endpoint, *, require_trust: bool = False) -> Probe:
         """The probe that tests it at an endpoint."""
         return Probe(endpoint, None if self.name is None else sni_name(self.name), self.algorithm, require_trust)
@@ -55,6 +60,11 @@ class Answer:
     def served(self) -> bool:
         """Whether the client got a certificate at all."""
         return self.result.problem is None
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether the time limit ended it: it tells neither what the server sends nor that it sends nothing."""
+        return self.result.problem is Problem.NO_ANSWER
 
     @property
     def probe(self) -> Probe:

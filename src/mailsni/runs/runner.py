@@ -160,6 +160,8 @@ def summary(result: ApplyResult) -> str:
         words.append(f"{counted(len(problems), 'problem')}: {first.source}: {first.reason}")
     if result.wrong:
         words.append(f"{counted(len(result.wrong), 'wrong answer')} on the wire")
+    if result.unconfirmed:
+        words.append(f"{counted(len(result.unconfirmed), 'name')} not confirmed: no answer in time")
     return ", ".join(words)
 
 
@@ -167,7 +169,8 @@ def _failure(result: ApplyResult) -> str:
     """Tells the problems of a run from those of another."""
     skipped = (f"{one.source} {one.reason}" for one in result.snapshot.selection.problems)
     wrong = (f"{one.expectation.name} {one.result.endpoint} {one.problem}" for one in result.wrong)
-    return "\n".join(sorted((*skipped, *wrong)))
+    slow = (f"{one.server} does not answer in time" for one in result.confirmations if one.unconfirmed)
+    return "\n".join(sorted((*skipped, *wrong, *slow)))
 
 
 def _record_and_alert(

@@ -199,6 +199,8 @@ def change_server(
             raise
         if wrong := after.wrong_certificates:
             return (f"{target.name}: {_summarize(wrong)}: gets another certificate than mailsni's",)
+        if after.unconfirmed:
+            return (f"{target.name}: does not answer within {after.patience:g} s after the change: not confirmed",)
         return ()
 
     def undo() -> None:
