@@ -6,6 +6,18 @@
 # and `mailsni status`.
 PATH=${PATH:+$PATH:}/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/mailsni/bin:/root/.local/bin
 MAILSNI_STARTED_BY=acme.sh
-export PATH MAILSNI_STARTED_BY
-command -v mailsni >/dev/null || { echo "mailsni: error: $0: the mailsni program is not in $PATH" >&2; exit 1; }
-exec mailsni apply --quiet --wait 300 --settle 600 --after acme.sh
+MAILSNI_HOOK=$$
+export PATH MAILSNI_STARTED_BY MAILSNI_HOOK
+mailsni apply --quiet --wait 300 --settle 600 --after acme.sh
+code=$?
+# A program that starts reports failures itself. Of one that does not the journal is told, and root by mail once a day.
+[ $code -eq 0 ] || mailsni --version >/dev/null 2>&1 || {
+	why="mailsni: error: $0: mailsni does not start (exit code $code): new certificates are not served"
+	echo "$why; PATH=$PATH" >&2
+	logger -t mailsni -p mail.err "$why" 2>/dev/null
+	if [ -z "$(find /run/mailsni.told -mtime -1 2>/dev/null)" ] && command -v sendmail >/dev/null; then
+		touch /run/mailsni.told
+		printf 'To: root\nSubject: %s\n\nPATH=%s\n' "$why" "$PATH" | sendmail root
+	fi
+}
+exit $code

@@ -335,18 +335,21 @@ def test_what_is_deployed_expires_though_the_store_has_a_new_one(mail_host: Mail
 
 
 def test_what_waits_and_what_cannot_be_served_are_warnings(mail_host: MailHost) -> None:
-    for name in ("mail.a.test", "mail.b.test", "mail.c.test"):
+    for name in ("mail.a.test", "mail.b.test", "mail.c.test", "mail.e.test"):
         mail_host.issue(name)
     deployed_again(mail_host)
     mail_host.renew("mail.a.test")
     mail_host.issue("mail.d.test")
-    mail_host.store.delete("mail.b.test")
+    for name in ("mail.b.test", "mail.e.test"):
+        mail_host.store.delete(name)
+    (mail_host.store.renewal / "mail.b.test.conf").touch()  # certbot would renew it: nobody told it to delete it
     key = mail_host.store.path("mail.c.test", "privkey").resolve()
     key.write_bytes(mail_host.authority.issue(["mail.x.test"]).key_pem)
     text = checked(mail_host, WARNING)
     assert "mail.a.test: renewed, but not deployed yet" in text
     assert "mail.d.test: new, but not deployed yet" in text
     assert "mail.b.test: its lineage is gone: the next run removes it" in text
+    assert "mail.e.test" not in text, "certbot deleted it"
     assert "mail.c.test: key_mismatch: the private key is not the key of the certificate" in text
     assert "mail.c.test: kept_last_good: its last good certificate, valid until 20" in text
 
@@ -354,6 +357,7 @@ def test_what_waits_and_what_cannot_be_served_are_warnings(mail_host: MailHost) 
     text = checked(mail_host, WARNING)
     assert "mail.b.test: not served any more: its lineage is gone, and was removed on 20" in text
     assert "not deployed yet" not in text
+    assert "mail.e.test" not in text, "certbot deleted it"
     assert "kept_last_good" in text
     mail_host.renew("mail.c.test")
     mail_host.issue("mail.b.test")

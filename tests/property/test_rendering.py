@@ -305,3 +305,11 @@ def test_the_order_of_the_store_changes_nothing(found: list[Certificate], chance
     first, second = selected(list(unique.values()), EVERYTHING), selected(again, EVERYTHING)
     assert first == second
     assert artifacts(first) == artifacts(second)
+
+
+def test_that_a_lineage_is_broken_does_not_show_or_it_would_cost_a_reload() -> None:
+    whole = certificate("a.test", "mail.a.test")
+    broken = replace(whole, kept=True)
+    assert artifacts(select(Inventory((whole,), (), frozenset()), MAIL, NOW)) == artifacts(
+        select(Inventory((broken,), (), frozenset()), MAIL, NOW)
+    )

@@ -12,4 +12,4 @@ from mailsni.runs.alerts import Alert
 def test_a_command_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alerts, "TIMEOUT", 0.2)
     with pytest.raises(HostError, match=r"^/bin/sh: did not end within 0\.2 seconds and was killed$"):
-        alerts.deliver(["/bin/sh", "-c", "sleep 600"], Alert("summary", 1, {}), {}, "host")
+        alerts.deliver(["/bin/sh", "-c", "sleep 600"], Alert("summary", 1, {}), {}, "host", lambda *_: None)

@@ -78,6 +78,12 @@ def test_an_administrators_own_template_wins(tmp_path: Path) -> None:
     assert {unit.path.name: unit.text for unit in units}["mailsni.timer"] == b"[Timer]\nOnCalendar=daily\n"
 
 
+def test_a_lineage_that_needs_a_look_is_no_failure_of_the_unit_and_the_timer_runs_after_a_boot() -> None:
+    assert lines(Settings(), "SuccessExitStatus") == ["4 75"]
+    timer = startup_files("systemd", "timer", PROGRAM, None, Settings())[1].text.decode()
+    assert "\nOnBootSec=2min\nOnCalendar=hourly\n" in timer
+
+
 def test_cron_keeps_nothing_running() -> None:
     with pytest.raises(UsageError, match="--watch: needs systemd or OpenRC"):
         startup_files("cron", "watch", PROGRAM, None, Settings())

@@ -68,7 +68,10 @@ class Code(ContractWord):
     RUN_HANGS = "run_hangs", "a run has been publishing for too long"
     RUN_FAILED = "run_failed", "the last run failed"
     HOOK_FAILED = "hook_failed", "the last run failed, and a hook of an ACME client had started it"
-    NAME_REMOVED = "name_removed", "a run of the last seven days removed a name"
+    NAME_REMOVED = (
+        "name_removed",
+        "a run of the last seven days removed a name, and no `certbot delete` explains it",
+    )
     DEPLOY_PENDING = "deploy_pending", "a name waits for the next run to deploy its certificate"
     REMOVAL_PENDING = "removal_pending", "a name waits for the next run to remove it"
     REWRITE_PENDING = "rewrite_pending", "files wait for the next run to write them again"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import timedelta
 
 from mailsni.check.gather import CheckContext
@@ -12,6 +12,8 @@ from mailsni.core.plan import Kind, Plan
 from mailsni.core.text import printable_name, summarize_names
 from mailsni.errors import Exit
 from mailsni.runs import history as runs
+from mailsni.runs.runner import is_deletion
+from mailsni.sources.base import SourceSettings
 
 _LONGEST_RUN = timedelta(minutes=15)
 _HOOKS = ("certbot-post", "certbot-deploy", "acme.sh", "lego", "caddy", "dehydrated")
@@ -88,16 +90,18 @@ def failed_run(run: runs.Run) -> Finding:
 def check_pending(context: CheckContext) -> Iterator[Result]:
     """The plan, and the certificates that somebody must look at."""
     if context.plan is not None:
-        yield from _check_plan(context.plan)
+        yield from _check_plan(context.plan, context.host.settings.sources)
     for skipped in context.host.snapshot.selection.problems if context.host.snapshot is not None else ():
         about = f" ({summarize_names(skipped.names)})" if skipped.names else ""
         text = f"{skipped.source}: {skipped.reason}: {skipped.detail}{about}"
         yield Finding(Level.WARNING, skipped.reason, text, skipped.names)
 
 
-def _check_plan(plan: Plan) -> Iterator[Result]:
+def _check_plan(plan: Plan, sources: Collection[SourceSettings]) -> Iterator[Result]:
     waiting: dict[tuple[bool, str], list[str]] = defaultdict(list)
     for change in plan.effective:
+        if change.kind is Kind.REMOVE and is_deletion(change, sources):
+            continue
         waiting[change.kind is Kind.REMOVE, change.why].append(change.name)
     for (removal, why), names in waiting.items():
         if removal:
@@ -105,7 +109,7 @@ def _check_plan(plan: Plan) -> Iterator[Result]:
         else:
             code, text = Code.DEPLOY_PENDING, f"{summarize_names(names)}: {why}, but not deployed yet"
         yield Finding(Level.WARNING, code, text, tuple(names))
-    if waiting:
+    if plan.effective:
         return
     for artifact in plan.artifacts:
         text = f"{artifact.server}: {artifact.path} waits for the next run to write it again: {artifact.why}"

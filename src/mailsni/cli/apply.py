@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,13 +100,14 @@ def _document(outcome: ApplyResult | MailsniError) -> Mapping[str, Any]:
 
 def _show(options: GlobalOptions, result: ApplyResult) -> None:
     from mailsni.output import text
+    from mailsni.runs.runner import Trigger
 
     try:
         if options.as_json:
             print_json(_document(result))
         elif not options.quiet:
             text.applied(result, verbose=options.verbose)
-        elif os.environ.get("MAILSNI_STARTED_BY") == "watch" and (result.reloads is not None or options.verbose):
+        elif Trigger.from_environment().logs and (result.reloads is not None or options.verbose):
             console.log(Level.INFO, text.applied_in_a_line(result))
         sys.stdout.flush()
     except OSError as error:  # the exit code tells what was done, whether or not it can be printed

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from mailsni.core.log import Level, Log
 from mailsni.core.text import printable
 from mailsni.errors import Exit, HostError
 from mailsni.host.commands import run
@@ -29,6 +30,7 @@ TOLD = frozenset(Exit) - {Exit.DONE, Exit.USAGE, Exit.PENDING, Exit.LOCKED}
 REPEATED_AFTER = timedelta(hours=24)
 TIMEOUT = 60.0
 """Seconds that the command may take."""
+LINES_LOGGED = 20
 _REMEMBERED = 32
 _SUBJECT_LENGTH = 200
 
@@ -66,8 +68,11 @@ def _subject(host: str, what: str, last: Run) -> str:
     return text if len(text) <= _SUBJECT_LENGTH else text[:_SUBJECT_LENGTH] + " […]"
 
 
-def deliver(command: Sequence[str], alert: Alert, document: Mapping[str, Any], host: str) -> None:
+def deliver(command: Sequence[str], alert: Alert, document: Mapping[str, Any], host: str, log: Log) -> None:
     """Run the alert command, an absolute path and arguments, with the document of the run.
+
+    What it writes to standard error is logged, as far as :data:`LINES_LOGGED` lines, however it ends: a mailer may
+    complain and exit 0.
 
     Raises:
         HostError: it could not be started, failed, or did not end in time.
@@ -79,8 +84,10 @@ def deliver(command: Sequence[str], alert: Alert, document: Mapping[str, Any], h
     }
     content = json.dumps(document, indent=2, ensure_ascii=True).encode() + b"\n"
     done = run(command, stdin=content, timeout=TIMEOUT, discard=True, variables=variables)
+    for line in done.stderr.splitlines()[-LINES_LOGGED:]:
+        log(Level.WARNING, f"[alerts] on_failure: {command[0]}: {line}")
     if done.returncode != 0:
-        raise HostError(f"{command[0]}: {done.complaint}")
+        raise HostError(f"{command[0]}: exit status {done.returncode}")
 
 
 def host_name() -> str:

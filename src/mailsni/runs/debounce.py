@@ -18,6 +18,8 @@ from mailsni.errors import LockedError
 from mailsni.host import lock as lock_module
 from mailsni.host.commands import parent
 
+HOOK = "MAILSNI_HOOK"
+"""In the environment: the number of the process of the hook that calls."""
 _ENDING = (signal.SIGTERM, signal.SIGHUP)
 GRACE = 1.0
 """Seconds from the end of the client to the first program that we start: systemd(1) sends SIGTERM to every process in
@@ -55,7 +57,7 @@ def wait(lock: Path, seconds: float, client: str | None) -> Debounced:
     Raises:
         MailsniError: the lock cannot be opened.
     """
-    calling = None if client is None else ancestor(client)
+    calling = None if client is None else ancestor(client, hook=os.environ.get(HOOK))
     if client is not None and calling is None:
         return Debounced.RUN_NOW
     forget_inherited()
@@ -85,8 +87,10 @@ def _wait_for_end(client: int | None, deadline: float) -> None:
             return
 
 
-def ancestor(name: str) -> int | None:
+def ancestor(name: str, *, hook: str | None = None) -> int | None:
     """The outermost of the processes above this one that runs a program of this name; None when there is none.
+
+    The process with the number ``hook`` is none of them: it is a script of ours, which may be called like its client.
 
     The name stands in a command line as the program (``lego run``), after its interpreter
     (``python3 /usr/bin/certbot``, ``sh /root/.acme.sh/acme.sh``) or after one that starts it (``sudo certbot``).
@@ -96,7 +100,7 @@ def ancestor(name: str) -> int | None:
     while number > 0:
         try:
             words = Path(f"/proc/{number}/cmdline").read_bytes().split(b"\0")[:_WORDS_WITH_THE_PROGRAM]
-            if any(word.rpartition(b"/")[2] == name.encode() for word in words):
+            if str(number) != hook and any(word.rpartition(b"/")[2] == name.encode() for word in words):
                 found = number
             number = parent(number)
         except (OSError, ValueError):

@@ -11,7 +11,7 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,13 +20,14 @@ from typing import Any
 from mailsni.config.settings import Settings
 from mailsni.core.log import Level, Log
 from mailsni.core.model import Progress
-from mailsni.core.plan import Kind
+from mailsni.core.plan import Change, Kind
 from mailsni.core.text import counted
 from mailsni.deploy import transaction
 from mailsni.deploy.transaction import ApplyResult, Options
 from mailsni.errors import ConfigurationError, Exit, HostError, LockedError, MailsniError
 from mailsni.runs import history as runs
 from mailsni.runs.history import History, Run
+from mailsni.sources.base import SourceSettings, is_deleted
 
 STARTED_BY = "MAILSNI_STARTED_BY"
 _WORD = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
@@ -47,6 +48,11 @@ class Trigger:
         if word:
             return cls(word if _WORD.fullmatch(word) else "unattended")
         return cls("terminal", attended=True) if sys.stderr.isatty() else cls("unattended")
+
+    @property
+    def logs(self) -> bool:
+        """Whether what it prints goes to a log, which should say what was published; cron would mail it."""
+        return self.name in ("timer", "watch")
 
 
 ToDocument = Callable[[ApplyResult | MailsniError], Mapping[str, Any]]
@@ -134,7 +140,11 @@ def _finish_complete(settings: Settings, result: ApplyResult, started_at: dateti
         Counter(str(certificate.reason) for certificate in snapshot.selection.skipped),
     )
     changes = snapshot.plan.changes if result.reloads is not None else ()
-    removed = {change.name: change.why for change in changes if change.kind is Kind.REMOVE}
+    removed = {
+        change.name: change.why
+        for change in changes
+        if change.kind is Kind.REMOVE and not is_deletion(change, settings.sources)
+    }
     history = _history(settings, reporting).after(run, removed, served)
     _record_and_alert(settings, history, reporting, result, _failure(result))
 
@@ -145,6 +155,11 @@ def _history(settings: Settings, reporting: Reporting) -> History:
         if (problem := runs.problem(settings.state.directory)) is not None:
             reporting.log(Level.WARNING, f"{problem}: what it said of earlier runs is lost")
     return runs.load(settings.state.directory)
+
+
+def is_deletion(change: Change, sources: Collection[SourceSettings]) -> bool:
+    """Whether a name goes because somebody told an ACME client to delete its certificates: that is no accident."""
+    return bool(change.old) and all(is_deleted(sources, certificate.source) for certificate in change.old)
 
 
 def summary(result: ApplyResult) -> str:
@@ -188,7 +203,7 @@ def _record_and_alert(
     if alert is None:
         return
     try:
-        alerts.deliver(command, alert, reporting.to_document(outcome), host)
+        alerts.deliver(command, alert, reporting.to_document(outcome), host, reporting.log)
     except HostError as error:
         reporting.log(Level.WARNING, f"[alerts] on_failure: {error.message}")
         return

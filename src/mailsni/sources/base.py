@@ -11,6 +11,7 @@ A new kind is a module here and a line in :data:`KINDS`. The module is imported 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -193,3 +194,12 @@ def acme_clients(settings: Iterable[SourceSettings]) -> tuple[AcmeClient, ...]:
     """What fills the stores, as far as they tell; each once."""
     clients = (each.open().acme_client for each in settings)
     return tuple(dict.fromkeys(client for client in clients if client is not None))
+
+
+def is_deleted(settings: Iterable[SourceSettings], origin: str) -> bool:
+    """Whether somebody told its ACME client to delete a certificate: nothing of it is left, nor what would renew it."""
+    for source in (each.open() for each in settings):
+        client = source.acme_client
+        if source.owns(origin) and client is not None:
+            return not any(map(os.path.lexists, (client.renewal_file(origin), *client.paths(origin))))
+    return False

@@ -1,7 +1,8 @@
 """A certificate as the templates of both servers see it.
 
-Every value went through :mod:`mailsni.core.names`, so templates escape nothing. The same selection gives the same
-bytes.
+Every value went through :mod:`mailsni.core.names`, so templates escape nothing. Equal certificates of equal names give
+equal bytes: whether one is the last good one of a broken lineage does not show, or a broken lineage would cost a
+publish and a reload.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ class RenderedCertificate:
     algorithm: str
     not_after: str
     fingerprint: str
-    kept: bool
     pinned_path: str
     chain_path: str
     key_path: str
@@ -42,7 +42,6 @@ def rendered(certificate: Certificate, pins: PinDirectory, *, live: bool = False
         algorithm=certificate.algorithm.upper(),
         not_after=f"{certificate.not_after:%Y-%m-%d %H:%M} UTC",
         fingerprint=certificate.fingerprint,
-        kept=certificate.kept,
         pinned_path=pinned,
         chain_path=safe_path(certificate.chain_path) if live else pinned,
         key_path=safe_path(certificate.key_path) if live else pinned,
