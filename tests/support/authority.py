@@ -15,12 +15,21 @@ from typing import Literal
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.x509.oid import AuthorityInformationAccessOID, ExtensionOID, NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from mailsni.sandbox import authority
 from mailsni.sandbox.authority import LIFETIME, Issued, PrivateKey, Signer, leaf_builder
 
 Algorithm = Literal["ecdsa", "ecdsa-p384", "ed25519", "rsa"]
+Flaw = Literal[
+    "expired intermediate",
+    "leaf for clients",
+    "intermediate without CA",
+    "bad signature",
+    "path too long",
+    "name constraints",
+]
+"""Why no client takes a chain, though it leads to the root."""
 
 _ISSUER_ADDRESS = x509.AuthorityInformationAccess(
     [
@@ -92,6 +101,44 @@ class Authority(authority.Authority):
         else:
             leaf = builder.sign(private, None if isinstance(private, ed25519.Ed25519PrivateKey) else hashes.SHA256())
         return Issued.of(leaf, private, b"" if signer is None else signer.pem, names)
+
+    def issue_flawed(self, flaw: Flaw, name: str) -> Issued:
+        """Make a certificate below the root whose chain no client takes, though it leads to the root."""
+        now = datetime.now(UTC)
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Sandbox {flaw}")])
+        end = now - timedelta(days=1) if flaw == "expired intermediate" else now + timedelta(days=30)
+        is_authority = flaw != "intermediate without CA"
+        intermediate = (
+            x509.CertificateBuilder(subject_name=subject, issuer_name=self.root.name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(days=30))
+            .not_valid_after(end)
+            .add_extension(x509.BasicConstraints(is_authority, 0 if is_authority else None), critical=True)
+        )
+        if flaw == "name constraints":
+            only = x509.NameConstraints([x509.DNSName("elsewhere.test")], None)
+            intermediate = intermediate.add_extension(only, critical=True)
+        pem = intermediate.sign(self.root.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        issuer = Signer(subject, key, pem)
+        if flaw == "path too long":
+            second = Signer.make("Sandbox below", issuer)
+            issuer = Signer(second.name, second.key, second.pem + pem)
+        private = _make_key("ecdsa")
+        usage = ExtendedKeyUsageOID.CLIENT_AUTH if flaw == "leaf for clients" else ExtendedKeyUsageOID.SERVER_AUTH
+        san = x509.UnrecognizedExtension(ExtensionOID.SUBJECT_ALTERNATIVE_NAME, subject_alternative_names(name))
+        leaf = (
+            x509.CertificateBuilder(subject_name=x509.Name([]), issuer_name=issuer.name)
+            .public_key(private.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + LIFETIME)
+            .add_extension(san, critical=True)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+            .sign(_make_key("ecdsa") if flaw == "bad signature" else issuer.key, hashes.SHA256())
+        )
+        return Issued.of(leaf, private, issuer.pem, [name])
 
     def _intermediate(self, name: str) -> Signer:
         if name not in self._intermediates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import threading
@@ -10,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -20,7 +22,7 @@ from mailsni.probes.model import Problem
 from mailsni.sandbox.authority import Issued
 from mailsni.verify.audit import probe_and_assess
 from mailsni.verify.model import Assessment, Audit, Client
-from tests.support.authority import subject_alternative_names
+from tests.support.authority import Flaw, subject_alternative_names
 from tests.support.builders import authority
 from tests.support.fake_servers import peer, says, tls, waits
 
@@ -99,6 +101,36 @@ def test_a_certificate_of_a_trusted_authority_has_no_problem(tmp_path: Path, mon
     whole, alone = named(found)
     assert whole.problems == ()
     assert alone.problems == (Problem.WRONG_CHAIN, Problem.UNTRUSTED)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known authority", "unknown authority"])
+def test_what_openssl_says_of_a_chain_is_wrong_whether_or_not_it_knows_the_authority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, known: bool
+) -> None:
+    """Everything but that the authority is unknown. OpenSSL looks no further once it misses an issuer."""
+    from mailsni.probes import tls_client
+
+    root = tmp_path / "root.pem"
+    root.write_bytes(authority().root_pem if known else authority().issue([NAME], self_signed=True).leaf_pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(root))
+    flawed = [authority().issue_flawed(flaw, NAME) for flaw in get_args(Flaw)]
+    tls_client._context.cache_clear()
+    try:
+        with serving(tmp_path, *flawed) as endpoints:
+            found = audited(endpoints, Expectation(NAME))
+    finally:
+        tls_client._context.cache_clear()
+    said = {
+        "expired intermediate": "certificate has expired",
+        "leaf for clients": "certificate purpose",  # unsupported, or unsuitable, by release
+        "intermediate without CA": "invalid CA certificate",
+        "bad signature": "certificate signature failure",
+        "path too long": "path length constraint exceeded",
+        "name constraints": "permitted subtree violation",
+    }
+    for flaw, one in zip(get_args(Flaw), named(found), strict=True):
+        assert set(one.problems) - {Problem.SERVERS_DISAGREE} == {Problem.INVALID_CHAIN}, flaw
+        assert re.match(rf"clients reject the chain: [a-z ]*{said[flaw]};", one.detail), one.detail
 
 
 def test_another_certificate_is_called_by_what_is_known_of_it(tmp_path: Path) -> None:

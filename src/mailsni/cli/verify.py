@@ -53,7 +53,8 @@ def verify(
 
     Probes every name at every port with TLS, on IPv4 and IPv6, as a client with RSA and as one with ECDSA where the
     name has both, as a client without SNI, and as one with an unknown name. Compares the leaf, the chain, the dates and
-    the names. An untrusted public CA is a warning. Changes nothing.
+    the names. A CA that this system does not know is a warning; whatever else OpenSSL says of the chain is wrong.
+    Changes nothing.
 
     With both names and endpoints it needs neither a store nor root, and accepts any valid certificate for the name.
     """

@@ -32,9 +32,11 @@ class Expectation:
         """The name for people."""
         return self.name or "(no SNI)"
 
-    def probe(self, endpoint: Endpoint, *, require_trust: bool = False) -> Probe:
+    def probe(self, endpoint: Endpoint, *, require_trust: bool = False, anchor: bytes = b"") -> Probe:
         """The probe that tests it at an endpoint."""
-        return Probe(endpoint, None if self.name is None else sni_name(self.name), self.algorithm, require_trust)
+        return Probe(
+            endpoint, None if self.name is None else sni_name(self.name), self.algorithm, require_trust, anchor
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ class Problem(ContractWord):
     EXPIRED = "expired", "the certificate has expired"
     NOT_YET_VALID = "not_yet_valid", "the certificate is not valid yet"
     NAME_MISMATCH = "name_mismatch", "the certificate does not cover the name that the client sent"
-    UNTRUSTED = "untrusted", "this system does not trust the chain; only a warning, for the CA may be a private one"
+    INVALID_CHAIN = "invalid_chain", "OpenSSL refuses the chain for another reason than an unknown authority"
+    UNTRUSTED = "untrusted", "this system does not know the authority; only a warning, for it may be a private one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class Probe:
     require_trust: bool = False
     """Accept only a chain that the system's trust store leads to, as a mail client does. (The name is not compared:
     whether a certificate covers a name is visible without a probe.)"""
+    anchor: bytes = field(default=b"", repr=False)
+    """Accept only a chain that leads to this certificate (DER), of whatever kind it is; empty: no such condition."""
 
     def __post_init__(self) -> None:
         if self.name is not None and not is_host_name(self.name):

@@ -73,10 +73,17 @@ def probe_expectations(
     timeout: float,
     concurrency: int = CONCURRENCY,
     require_trust: bool = False,
+    anchors: Sequence[bytes] | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> list[Answer]:
-    """Run the probe of each expectation at its endpoint; see :func:`run_probes`."""
-    probes = [expectation.probe(endpoint, require_trust=require_trust) for expectation, endpoint in pairs]
+    """Run the probe of each expectation at its endpoint; see :func:`run_probes`.
+
+    ``anchors`` has for each pair the certificate that the chain must lead to.
+    """
+    probes = [
+        expectation.probe(endpoint, require_trust=require_trust, anchor=anchor)
+        for (expectation, endpoint), anchor in zip(pairs, anchors or [b""] * len(pairs), strict=True)
+    ]
     results = run_probes(probes, timeout=timeout, concurrency=concurrency, on_done=on_done)
     return [Answer(expectation, result) for (expectation, _), result in zip(pairs, results, strict=True)]
 
@@ -145,8 +152,8 @@ def _connect(endpoint: Endpoint, deadline: Deadline) -> socket.socket:
     raise ProbeEndedError(Problem.NOT_LISTENING, why)
 
 
-@functools.cache
-def _context(algorithm: Algorithm | None, *, require_trust: bool) -> ssl.SSLContext:
+@functools.lru_cache(maxsize=256)
+def _context(algorithm: Algorithm | None, *, require_trust: bool, anchor: bytes) -> ssl.SSLContext:
     """Settings of a client from TLS 1.2 up, which takes any certificate, or any of one kind, or only trusted ones.
 
     Level 0 lets OpenSSL read what it otherwise refuses, such as a key of 1,024 bits; a client that requires trust is as
@@ -155,10 +162,14 @@ def _context(algorithm: Algorithm | None, *, require_trust: bool) -> ssl.SSLCont
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.verify_mode = ssl.CERT_REQUIRED if require_trust else ssl.CERT_NONE
-    level = "" if require_trust else ":@SECLEVEL=0"
+    verifies = require_trust or bool(anchor)
+    context.verify_mode = ssl.CERT_REQUIRED if verifies else ssl.CERT_NONE
+    level = "" if verifies else ":@SECLEVEL=0"
     if require_trust:
         context.load_default_certs()
+    if anchor:
+        context.load_verify_locations(cadata=anchor)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if algorithm is None:
         context.set_ciphers(f"DEFAULT{level}")
     else:
@@ -167,6 +178,9 @@ def _context(algorithm: Algorithm | None, *, require_trust: bool) -> ssl.SSLCont
     return context
 
 
+_UNKNOWN_AUTHORITY: Final = frozenset({2, 18, 19, 20, 21})
+"""What X509_verify_cert(3) says where the chain may be good, and only its end is not known here: no issuer is found (2,
+20), a self-signed certificate is the leaf (18) or the end of the chain (19), the leaf stands alone (21)."""
 _DER: Final = 2
 """``_ssl.ENCODING_DER``"""
 _NOT_TLS: Final = frozenset(
@@ -178,7 +192,10 @@ _NOT_TLS: Final = frozenset(
 def _handshake(connection: socket.socket, probe: Probe, deadline: Deadline) -> tuple[Sequence[bytes], str]:
     """The certificates that the server sends, in DER, the leaf first, and the version of TLS."""
     connection.settimeout(deadline.left())
-    context = _context(probe.algorithm, require_trust=probe.require_trust)
+    try:
+        context = _context(probe.algorithm, require_trust=probe.require_trust, anchor=probe.anchor)
+    except ssl.SSLError as error:
+        raise ProbeEndedError(Problem.INVALID_CHAIN, "a certificate of the chain cannot be decoded") from error
     try:
         tls = context.wrap_socket(connection, server_hostname=probe.name, do_handshake_on_connect=False)
     except OSError as error:  # wrap_socket inspects the socket first; the server may have closed it
@@ -190,7 +207,9 @@ def _handshake(connection: socket.socket, probe: Probe, deadline: Deadline) -> t
         except ssl.SSLEOFError as error:
             raise ProbeEndedError(Problem.HANDSHAKE_FAILED, "closed in the handshake") from error
         except ssl.SSLCertVerificationError as error:
-            raise ProbeEndedError(Problem.UNTRUSTED, error.verify_message) from error
+            unknown = error.verify_code in _UNKNOWN_AUTHORITY
+            problem = Problem.UNTRUSTED if unknown else Problem.INVALID_CHAIN
+            raise ProbeEndedError(problem, error.verify_message) from error
         except ssl.SSLError as error:
             reason = error.reason or "unknown"
             problem = Problem.PROTOCOL_ERROR if reason in _NOT_TLS else Problem.HANDSHAKE_FAILED

@@ -17,11 +17,11 @@ from mailsni.probes.model import ProbeResult, Problem
 from mailsni.verify.model import Assessment, Client, client_of
 
 
-def assess(answer: Answer, trust_error: str | None, *, now: datetime, labels: Mapping[str, str]) -> Assessment:
+def assess(answer: Answer, refusal: ProbeResult | None, *, now: datetime, labels: Mapping[str, str]) -> Assessment:
     """What is wrong with an answer at a moment with a time zone.
 
-    ``trust_error`` says why the system's trust store does not lead to the chain. ``labels`` has what to call a
-    certificate, by fingerprint.
+    ``refusal`` is what a client got that verifies the chain, and rejects it. ``labels`` has what to call a certificate,
+    by fingerprint.
     """
     expectation, result, problem = answer.expectation, answer.result, answer.problem
     leaf = x509.parse_leaf(result.chain[0]) if result.chain else None
@@ -33,13 +33,20 @@ def assess(answer: Answer, trust_error: str | None, *, now: datetime, labels: Ma
         explained.append((problem, result.detail))
     if leaf is not None:
         explained += _leaf_problems(expectation, leaf, now)
-        explained += _chain_problems(expectation, result.chain, leaf, trust_error)
-        if trust_error is not None and leaf.not_before <= now < leaf.not_after:  # else it only repeats the dates
-            explained.append((Problem.UNTRUSTED, f"this system does not trust it: {trust_error}"))
+        unknown_authority = refusal is not None and refusal.problem is Problem.UNTRUSTED
+        explained += _chain_problems(expectation, result.chain, leaf, unknown_authority=unknown_authority)
+        if refusal is not None and leaf.not_before <= now < leaf.not_after:  # else it only repeats the dates
+            explained.append(_refused(refusal))
     elif answer.served:
         explained.append((Problem.WRONG_CERTIFICATE, "serves a certificate that cannot be decoded"))
     problems = tuple(dict.fromkeys(problem for problem, _ in explained))
     return Assessment(expectation, result, problems, "; ".join(text for _, text in explained), leaf)
+
+
+def _refused(refusal: ProbeResult) -> tuple[Problem, str]:
+    if refusal.problem is Problem.INVALID_CHAIN:
+        return Problem.INVALID_CHAIN, f"clients reject the chain: {refusal.detail}"
+    return Problem.UNTRUSTED, f"this system does not trust it: {refusal.detail}"
 
 
 def _leaf_problems(expectation: Expectation, leaf: Leaf, now: datetime) -> Iterator[tuple[Problem, str]]:
@@ -53,7 +60,7 @@ def _leaf_problems(expectation: Expectation, leaf: Leaf, now: datetime) -> Itera
 
 
 def _chain_problems(
-    expectation: Expectation, chain: Sequence[bytes], leaf: Leaf, trust_error: str | None
+    expectation: Expectation, chain: Sequence[bytes], leaf: Leaf, *, unknown_authority: bool
 ) -> Iterator[tuple[Problem, str]]:
     digests = tuple(hashlib.sha256(der).hexdigest() for der in chain)
     expected = expectation.chain
@@ -63,7 +70,7 @@ def _chain_problems(
     elif expected and digests[0] == expected[0] and digests != expected:
         sent = f"{len(digests)} certificate{'' if len(digests) == 1 else 's'} sent, {len(expected)} expected"
         yield Problem.WRONG_CHAIN, f"the chain is not the expected one ({sent})"
-    elif trust_error and len(digests) == 1 and leaf.has_issuer_address and not leaf.self_signed:
+    elif unknown_authority and len(digests) == 1 and leaf.has_issuer_address and not leaf.self_signed:
         yield Problem.WRONG_CHAIN, "the server sends the leaf without its intermediates"
 
 

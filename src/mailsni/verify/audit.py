@@ -100,11 +100,9 @@ def probe_and_assess(
     first = ask([(Expectation(None), address) for address in addresses])
     unresponsive = {answer.endpoint: answer.result for answer in first if not answer.result.reached_tls}
     answers = _answers(cases, unresponsive, ask, progress)
-    trust_errors = _trust_errors(answers, ask, progress)
+    refusals = _refusals(answers, ask, progress)
     moment, known = now or datetime.now(UTC), labels or {}
-    assessments = [
-        assess(answer, trust_errors.get(answer.result.chain), now=moment, labels=known) for answer in answers
-    ]
+    assessments = [assess(answer, refusals.get(answer.result.chain), now=moment, labels=known) for answer in answers]
     return Audit(tuple(with_disagreements(assessments)))
 
 
@@ -138,18 +136,32 @@ def _answers(
     return answers
 
 
-def _trust_errors(
-    answers: Iterable[Answer], ask: _Ask, progress: Progress | None
-) -> dict[tuple[bytes, ...], str | None]:
-    """For each chain, why a client that trusts as this system does rejects it; None: it accepts it.
+_Chain = tuple[bytes, ...]
 
-    Each chain takes a handshake of its own: Python's ssl has no other way to OpenSSL's verdict.
+
+def _refusals(answers: Iterable[Answer], ask: _Ask, progress: Progress | None) -> dict[_Chain, ProbeResult]:
+    """For each chain that a client rejects who trusts as this system does, what comes of such a client's probe.
+
+    OpenSSL looks no further once it knows no issuer: below an authority that this system does not know, a second client
+    trusts what the chain ends with, and sees the rest of it verified. Each takes a handshake of its own: Python's ssl
+    has no other way to OpenSSL's verdict.
     """
-    by_chain: defaultdict[tuple[bytes, ...], list[Answer]] = defaultdict(list)
+    by_chain: defaultdict[_Chain, list[Answer]] = defaultdict(list)
     for answer in answers:
         if answer.served:
             by_chain[answer.result.chain].append(answer)
-    verdicts: dict[tuple[bytes, ...], str | None] = {}
+    trusting = partial(ask, on_done=_reporter(progress, "verifying trust", 0, len(by_chain)))
+    refused = _refused(by_chain, lambda pending: trusting(_pairs(pending), require_trust=True))
+    unknown = {chain: by_chain[chain] for chain, why in refused.items() if why.problem is Problem.UNTRUSTED}
+    below = _refused(unknown, lambda pending: ask(_pairs(pending), anchors=[chain[-1] for chain in pending]))
+    return refused | {chain: why for chain, why in below.items() if why.problem is Problem.INVALID_CHAIN}
+
+
+def _refused(
+    by_chain: Mapping[_Chain, Sequence[Answer]], ask: Callable[[Mapping[_Chain, Answer]], list[Answer]]
+) -> dict[_Chain, ProbeResult]:
+    """The results of clients that reject a chain. ``ask`` runs the probes of those that verify."""
+    verdicts: dict[_Chain, ProbeResult] = {}
     # A server that sends something else now, or nothing, says nothing about the chain that it sent before.
     for attempt in range(_TRUST_ATTEMPTS):
         pending = {
@@ -157,12 +169,15 @@ def _trust_errors(
             for chain, candidates in by_chain.items()
             if chain not in verdicts and attempt < len(candidates)
         }
-        pairs = [(answer.expectation, answer.endpoint) for answer in pending.values()]
-        on_done = _reporter(progress, "verifying trust", 0, len(pairs))
-        for chain, answer in zip(pending, ask(pairs, require_trust=True, on_done=on_done), strict=True):
-            if answer.result.problem is Problem.UNTRUSTED or (answer.served and answer.result.chain == chain):
-                verdicts[chain] = None if answer.served else answer.result.detail
-    return verdicts
+        for chain, answer in zip(pending, ask(pending), strict=True):
+            rejected = answer.result.problem in (Problem.UNTRUSTED, Problem.INVALID_CHAIN)
+            if rejected or (answer.served and answer.result.chain == chain):
+                verdicts[chain] = answer.result
+    return {chain: result for chain, result in verdicts.items() if result.problem is not None}
+
+
+def _pairs(pending: Mapping[_Chain, Answer]) -> list[tuple[Expectation, Endpoint]]:
+    return [(answer.expectation, answer.endpoint) for answer in pending.values()]
 
 
 def _reporter(progress: Progress | None, stage: str, done_before: int, total: int) -> Callable[[int], None] | None:
