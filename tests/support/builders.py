@@ -86,7 +86,7 @@ def _pem(fingerprint: str) -> bytes:
 
 def with_key(certificate: Certificate) -> KeyAndChain:
     """A certificate with its key and chain."""
-    return KeyAndChain(certificate, _pem(certificate.fingerprint))
+    return KeyAndChain(certificate, _pem(certificate.fingerprint), kind="made up")
 
 
 def kept(certificate: Certificate) -> Certificate:

@@ -42,6 +42,10 @@ class Reason(ContractWord):
         "unsupported_key",
         "neither RSA of at least 2048 bits nor ECDSA on P-256, P-384 or P-521; or signed with MD5 or SHA-1",
     )
+    REFUSED_BY_OPENSSL = (
+        "refused_by_openssl",
+        "OpenSSL, as the servers use it, does not load the key and chain, or no client gets through with them",
+    )
     KEPT_LAST_GOOD = "kept_last_good", "the names keep their last valid certificate"
 
 
@@ -145,6 +149,9 @@ class KeyAndChain:
 
     certificate: Certificate
     pem: bytes = field(repr=False)
+    kind: str
+    """Equal where OpenSSL judges equally, but for the numbers of the keys, which :mod:`mailsni.core.x509` has checked:
+    one authority's certificates with the same chain and the same sort of key are of one kind."""
 
 
 @dataclass(frozen=True, slots=True)

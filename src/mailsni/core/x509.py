@@ -3,10 +3,10 @@
 A certificate is accepted when one of the certificates in the chain file carries the public key of the private key,
 when the others continue it issuer by issuer, and when both servers can load the result: OpenSSL as Debian builds it
 (security level 2) refuses RSA keys under 2048 bits and chains signed with MD5 or SHA-1, and a refused chain aborts
-every handshake for that name instead of falling back to the default certificate.
+every handshake for that name instead of falling back to the default certificate. The last word on that has OpenSSL
+itself (:mod:`mailsni.probes.openssl`); here is what arithmetic can tell of each pair in microseconds.
 
-The private key is never validated, only compared by public key: validating an RSA key costs 30 ms and more (measured,
-cryptography 50), and both files come from a store that only root can write.
+Whether the primes of an RSA key are prime is not tested: that costs 30 ms and more (measured, cryptography 50).
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ import functools
 import hashlib
 import itertools
 import re
+import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeVar
 
@@ -35,13 +37,36 @@ from mailsni.core.text import printable_name
 _Result = TypeVar("_Result")
 
 RSA_MINIMUM_BITS = 2048
+RSA_MAXIMUM_BITS = 16384
+"""OpenSSL verifies no signature by a longer key (OPENSSL_RSA_MAX_MODULUS_BITS); the time for one grows cubically."""
+MAXIMUM_MESSAGE = 102_400
+"""Bytes of a Certificate message, more of which an OpenSSL client refuses (SSL_CTX_set_max_cert_list(3))."""
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 _WEAK_HASHES = ("md5", "sha1")
 _STAGING = re.compile(r"\(STAGING\)|\bFake LE\b")
 _PEM_BEGIN = b"-----BEGIN "
 _PEM_HEAD = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----[ \t]*\r?\n")
-_KEY_LABELS = (b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY")
+_SEQUENCE, _OCTET_STRING, _INTEGER = 0x30, 0x04, 0x02
+_LABELS_BY_FORM = {_SEQUENCE: b"PRIVATE KEY", _OCTET_STRING: b"EC PRIVATE KEY", _INTEGER: b"RSA PRIVATE KEY"}
+"""A key's label, by what follows the version number in its DER: PKCS #8 (RFC 5208), SEC 1 (RFC 5915), PKCS #1."""
+_KEY_LABELS = tuple(_LABELS_BY_FORM.values())
 _CERTIFICATE_LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
+_RSA_PSS = "1.2.840.113549.1.1.10"
+_RSA_PSS_DER = bytes.fromhex("06092a864886f70d01010a")
+_EXTENSIONS = {
+    "subjectAltName": bytes.fromhex("0603551d11"),
+    "keyUsage": bytes.fromhex("0603551d0f"),
+    "extendedKeyUsage": bytes.fromhex("0603551d25"),
+    "basicConstraints": bytes.fromhex("0603551d13"),
+    "authorityKeyIdentifier": bytes.fromhex("0603551d23"),
+    "subjectKeyIdentifier": bytes.fromhex("0603551d0e"),
+    "nameConstraints": bytes.fromhex("0603551d1e"),
+    "cRLDistributionPoints": bytes.fromhex("0603551d1f"),
+    "certificatePolicies": bytes.fromhex("0603551d20"),
+    "authorityInfoAccess": bytes.fromhex("06082b06010505070101"),
+    "signedCertificateTimestampList": bytes.fromhex("060a2b06010401d679020402"),
+}
+"""Their identifiers in DER (RFC 5280, 4.2; RFC 6962, 3.3)."""
 _UNDECODABLE = (
     *(ValueError, TypeError, UnsupportedAlgorithm),
     *(x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType),
@@ -200,20 +225,22 @@ class _Parsed:
 def _key_and_chain(source: str, chain_pem: bytes, key_pem: bytes) -> KeyAndChain:
     certificates = _certificates(chain_pem)
     try:
-        label, key_der, key_public = _private_key(key_pem)
+        key = _private_key(key_pem)
     except _InvalidPairError as error:
         names, _ = _names(certificates[0])
         raise _InvalidPairError(error.pair.reason, error.pair.detail, names) from None
-    leaf = next((parsed for parsed in certificates if _has_public_key(parsed, key_public)), None)
+    leaf = next((parsed for parsed in certificates if _has_public_key(parsed, key.public)), None)
     if leaf is None:
         names, _ = _names(certificates[0])
         raise _InvalidPairError(Reason.KEY_MISMATCH, "the private key is not the key of the certificate", names)
     names, refused = _names(leaf)
-    algorithm = _algorithm(key_public, names)
+    algorithm = _algorithm(key.public, names)
+    _refuse_odd_key(key, leaf, names)
     chain = _ordered_chain(leaf, certificates, names)
     _refuse_weak_signatures(chain, names)
+    _refuse_long_message(chain, names)
     pem = b"".join(
-        (_pem(label, key_der), _pem(b"CERTIFICATE", leaf.der), *(_issuer_pem(issuer.der) for issuer in chain[1:]))
+        (_pem(key.label, key.der), _pem(b"CERTIFICATE", leaf.der), *(_issuer_pem(issuer.der) for issuer in chain[1:]))
     )
     issuer = _issuer_text(leaf.issuer if len(chain) == 1 else chain[1].subject)
     certificate = Certificate(
@@ -221,7 +248,7 @@ def _key_and_chain(source: str, chain_pem: bytes, key_pem: bytes) -> KeyAndChain
         names=names,
         algorithm=algorithm,
         fingerprint=hashlib.sha256(leaf.der).hexdigest(),
-        spki=hashlib.sha256(key_public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest(),
+        spki=hashlib.sha256(key.public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest(),
         not_before=leaf.certificate.not_valid_before_utc,
         not_after=leaf.certificate.not_valid_after_utc,
         issuer=issuer,
@@ -230,7 +257,30 @@ def _key_and_chain(source: str, chain_pem: bytes, key_pem: bytes) -> KeyAndChain
         digest=hashlib.sha256(pem).hexdigest(),
         refused_names=refused,
     )
-    return KeyAndChain(certificate, pem)
+    return KeyAndChain(certificate, pem, _kind(key, chain))
+
+
+def _kind(key: _Key, chain: Sequence[_Parsed]) -> str:
+    """A digest of what OpenSSL judges a key and chain by, once the arithmetic is right.
+
+    That is everything of the leaf but its names, dates, serial number, key and signature, and the issuers to the byte.
+    """
+    leaf = chain[0].certificate
+    public = key.public
+    extensions = leaf.extensions
+    usage = next((each.value.public_bytes() for each in extensions if isinstance(each.value, x509.KeyUsage)), None)
+    parts = (
+        key.label,
+        leaf.public_key_algorithm_oid.dotted_string,
+        public.public_numbers().e if isinstance(public, rsa.RSAPublicKey) else public.curve.name,
+        public.key_size,
+        leaf.signature_algorithm_oid.dotted_string,
+        chain[0].is_root,
+        [(each.oid.dotted_string, each.critical) for each in extensions],
+        usage,
+        *(issuer.der for issuer in chain[1:]),
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def _blocks(pem: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -282,7 +332,9 @@ def _certificates(pem: bytes) -> list[_Parsed]:
 
 
 def _parsed(der: bytes) -> _Parsed:
-    certificate = x509.load_der_x509_certificate(der)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what cryptography warns of, OpenSSL takes: a negative serial number
+        certificate = x509.load_der_x509_certificate(der)
     return _Parsed(certificate, der, certificate.subject, certificate.issuer)
 
 
@@ -292,8 +344,19 @@ _parsed_issuer = functools.lru_cache(maxsize=256)(_parsed)
 _Public = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 
-def _private_key(pem: bytes) -> tuple[bytes, bytes, _Public]:
-    """Label, DER and public half of the one private key in the file."""
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """A private key."""
+
+    label: bytes
+    """The one that fits its form, whatever the file says: OpenSSL takes no other one."""
+    der: bytes = field(repr=False)
+    private: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey = field(repr=False)
+    public: _Public
+
+
+def _private_key(pem: bytes) -> _Key:
+    """The one private key in the file. The two halves of an ECDSA key fit: cryptography sees to that."""
     keys = [(label, der) for label, der in _blocks(pem) if label.endswith(b"PRIVATE KEY")]
     if not keys:
         raise _InvalidPairError(Reason.BAD_PEM, "there is no private key in the key file")
@@ -314,7 +377,38 @@ def _private_key(pem: bytes) -> tuple[bytes, bytes, _Public]:
         raise _InvalidPairError(Reason.BAD_PEM, "the private key cannot be parsed") from None
     if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
         raise _InvalidPairError(Reason.UNSUPPORTED_KEY, "the private key is neither RSA nor ECDSA")
-    return label, der, key.public_key()
+    return _Key(_key_label(der), der, key, key.public_key())
+
+
+def _key_label(der: bytes) -> bytes:
+    """The label of a key that could be parsed: a sequence of a version number, which takes three bytes, and more."""
+    length_of_length = der[1] & 0x7F if der[1] & 0x80 else 0
+    return _LABELS_BY_FORM[der[2 + length_of_length + 3]]
+
+
+def _refuse_odd_key(key: _Key, leaf: _Parsed, names: Sequence[str]) -> None:
+    """Refuse a key that OpenSSL does not load beside its certificate, or that signs what no client accepts."""
+    of_leaf = leaf.certificate.public_key_algorithm_oid.dotted_string == _RSA_PSS
+    if of_leaf != (_RSA_PSS_DER in key.der[:40]):
+        detail = "of the key and the certificate, one is for RSA-PSS alone, and the other is not"
+        raise _InvalidPairError(Reason.REFUSED_BY_OPENSSL, detail, names)
+    if isinstance(key.private, rsa.RSAPrivateKey) and not _fits_itself(key.private.private_numbers()):
+        detail = "the numbers of the private key do not fit each other: it is damaged, and clients refuse its signature"
+        raise _InvalidPairError(Reason.REFUSED_BY_OPENSSL, detail, names)
+
+
+def _fits_itself(key: rsa.RSAPrivateNumbers) -> bool:
+    """Whether the numbers of an RSA key are as RFC 8017, 3.2, has them, but for the primes being prime."""
+    p, q, n, e = key.p, key.q, key.public_numbers.n, key.public_numbers.e
+    return (
+        min(p, q) > 1
+        and p * q == n
+        and key.d * e % (p - 1) == 1
+        and key.d * e % (q - 1) == 1
+        and key.dmp1 == key.d % (p - 1)
+        and key.dmq1 == key.d % (q - 1)
+        and key.iqmp * q % p == 1
+    )
 
 
 def _has_public_key(parsed: _Parsed, public: _Public) -> bool:
@@ -329,6 +423,9 @@ def _algorithm(public: _Public, names: Sequence[str]) -> Algorithm:
         if public.key_size < RSA_MINIMUM_BITS:
             detail = f"an RSA key of {public.key_size} bits: the servers refuse fewer than {RSA_MINIMUM_BITS}"
             raise _InvalidPairError(Reason.UNSUPPORTED_KEY, detail, names)
+        if public.key_size > RSA_MAXIMUM_BITS:
+            detail = f"an RSA key of {public.key_size} bits: clients refuse more than {RSA_MAXIMUM_BITS}"
+            raise _InvalidPairError(Reason.UNSUPPORTED_KEY, detail, names)
         return "rsa"
     if public.curve.name not in CURVES:
         detail = f"an ECDSA key on {public.curve.name}: mail clients know P-256, P-384 and P-521"
@@ -339,12 +436,18 @@ def _algorithm(public: _Public, names: Sequence[str]) -> Algorithm:
 def _names(leaf: _Parsed) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The dNSName SANs of the grammar, sorted, and the others as printable text."""
     try:
-        found = leaf.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        texts = found.get_values_for_type(x509.DNSName)
+        extensions = leaf.certificate.extensions
+    except _UNDECODABLE:
+        raise _undecodable_extension(leaf.der) from None
+    return _names_of(extensions)
+
+
+def _names_of(extensions: x509.Extensions) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    try:
+        found = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return (), ()
-    except _UNDECODABLE:
-        raise _InvalidPairError(Reason.BAD_NAME, "the subject alternative names cannot be decoded") from None
+    texts = found.get_values_for_type(x509.DNSName)
     good: set[str] = set()
     refused: list[str] = []
     for text in texts:
@@ -353,6 +456,21 @@ def _names(leaf: _Parsed) -> tuple[tuple[str, ...], tuple[str, ...]]:
         except RefusedNameError:
             refused.append(printable_name(text))
     return tuple(sorted(good)), tuple(refused)
+
+
+def _undecodable_extension(leaf: bytes) -> _InvalidPairError:
+    """Which extension of a leaf cannot be decoded: with an identifier that nobody knows in its place, all can."""
+    for name, identifier in _EXTENSIONS.items():
+        without = leaf.replace(identifier, identifier[:-1] + b"\x7f", 1)
+        try:
+            extensions = _parsed(without).certificate.extensions
+        except _UNDECODABLE:
+            continue
+        if name == "subjectAltName":
+            return _InvalidPairError(Reason.BAD_NAME, "the subject alternative names cannot be decoded")
+        names, _ = _names_of(extensions)
+        return _InvalidPairError(Reason.BAD_PEM, f"the extension {name} is malformed, or there twice", names)
+    return _InvalidPairError(Reason.BAD_PEM, "the extensions of the certificate cannot be decoded")
 
 
 def _is_self_signed(leaf: _Parsed) -> bool:
@@ -367,15 +485,14 @@ def _is_self_signed(leaf: _Parsed) -> bool:
 
 def _ordered_chain(leaf: _Parsed, certificates: Sequence[_Parsed], names: Sequence[str]) -> list[_Parsed]:
     """The leaf, its issuer, the issuer of that, as far as the file has them. Other certificates are left out."""
-    rest = [parsed for parsed in certificates if parsed.der != leaf.der]
+    by_subject: dict[x509.Name, list[_Parsed]] = defaultdict(list)
+    for parsed in reversed(certificates):
+        if parsed.der != leaf.der:
+            by_subject[parsed.subject].append(parsed)
     chain = [leaf]
-    while rest and not chain[-1].is_root:
-        issuer = next((parsed for parsed in rest if parsed.subject == chain[-1].issuer), None)
-        if issuer is None:
-            break
-        rest.remove(issuer)
-        chain.append(issuer)
-    if len(chain) == 1 and rest and not leaf.is_root:
+    while not chain[-1].is_root and by_subject.get(chain[-1].issuer):
+        chain.append(by_subject[chain[-1].issuer].pop())
+    if len(chain) == 1 and by_subject and not leaf.is_root:
         detail = "the chain file has other certificates than the issuer of the leaf"
         raise _InvalidPairError(Reason.BAD_PEM, detail, names)
     return chain
@@ -392,6 +509,14 @@ def _refuse_weak_signatures(chain: Sequence[_Parsed], names: Sequence[str]) -> N
         if algorithm is not None and algorithm.name in _WEAK_HASHES:
             detail = f"signed with {algorithm.name.upper()}, which the servers refuse"
             raise _InvalidPairError(Reason.UNSUPPORTED_KEY, detail, names)
+
+
+def _refuse_long_message(chain: Sequence[_Parsed], names: Sequence[str]) -> None:
+    """In TLS 1.3, where it is longest, it has four bytes of its own and five for each certificate (RFC 8446, 4.4.2)."""
+    size = 4 + sum(len(parsed.der) + 5 for parsed in chain)
+    if size > MAXIMUM_MESSAGE:
+        detail = f"the chain makes a message of {size} bytes: clients refuse more than {MAXIMUM_MESSAGE}"
+        raise _InvalidPairError(Reason.REFUSED_BY_OPENSSL, detail, names)
 
 
 @functools.lru_cache(maxsize=256)

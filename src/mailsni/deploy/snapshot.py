@@ -22,6 +22,7 @@ from mailsni.core.model import (
 )
 from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
+from mailsni.deploy import proof
 from mailsni.deploy.state_directory import State
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Server
@@ -51,6 +52,8 @@ class Snapshot:
     """Why stores could not be read, where others could. What is deployed from them stays."""
     warnings: tuple[str, ...] = ()
     """What is wrong with the records, and what that costs."""
+    readings_changed: bool = False
+    """Whether the scan cache has other certificates than the stores."""
 
 
 def take_snapshot(
@@ -81,7 +84,7 @@ def take_snapshot(
     unreadable = tuple(scan.error for scan in scans if scan.error is not None)
     if unreadable and len(unreadable) == len(scans):
         raise unreadable[0]
-    found = merged([scan.inventory for scan in scans])
+    found = proof.proven(merged([scan.inventory for scan in scans]), record.deployment.certificates, progress)
     kept = _last_good(found, record.deployment, now)
     inventory = replace(found, certificates=(*found.certificates, *(pair.certificate for pair in kept)))
     selection = select(inventory, settings.names, now)
@@ -95,7 +98,21 @@ def take_snapshot(
     warnings = tuple(f"{problem}: everything is published again" for problem in record.problems)
     if cache.problem is not None:
         warnings += (f"{cache.problem}: every certificate is read again",)
-    return Snapshot(settings, now, inventory, selection, record, targets, pins, texts, difference, unreadable, warnings)
+    lineages = {lineage.certificate.source: lineage for lineage in found.cached}
+    return Snapshot(
+        settings,
+        now,
+        inventory,
+        selection,
+        record,
+        targets,
+        pins,
+        texts,
+        difference,
+        unreadable,
+        warnings,
+        readings_changed=lineages != cache.content,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,9 +109,21 @@ def apply(snapshot: Snapshot, options: Options, *, progress: Progress | None = N
             hint="[postfix] enabled = true in the configuration builds the map all the same",
         )
     if not snapshot.plan.pending and not options.force:
-        return ApplyResult(snapshot, warnings=(*snapshot.warnings, *cleanup.try_clean_up(snapshot)))
+        warnings = (*snapshot.warnings, *_try_save_readings(snapshot), *cleanup.try_clean_up(snapshot))
+        return ApplyResult(snapshot, warnings=warnings)
     require_not_empty(snapshot, allow=options.allow_empty)
     return _deploy(snapshot, options, progress)
+
+
+def _try_save_readings(snapshot: Snapshot) -> tuple[str, ...]:
+    """Spare the next scan what this one read, though there is nothing to publish; gives a warning when it cannot."""
+    if not snapshot.readings_changed:
+        return ()
+    try:
+        scan_cache.save(State(snapshot.settings.state.directory).readings, snapshot.inventory.cached, snapshot.now)
+    except MailsniError as error:
+        return (f"the next run reads the certificates again: {error.message}",)
+    return ()
 
 
 def require_not_empty(snapshot: Snapshot, *, allow: bool) -> None:

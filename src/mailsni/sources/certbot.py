@@ -45,6 +45,7 @@ _DAMAGED = (Reason.KEY_MISMATCH, Reason.KEY_MISSING, Reason.CHAIN_MISSING, Reaso
 _RENEWALS = {
     **dict.fromkeys(_DAMAGED, ("--force-renewal",)),
     Reason.UNSUPPORTED_KEY: ("--force-renewal", "--key-type", "ecdsa"),
+    Reason.REFUSED_BY_OPENSSL: ("--force-renewal",),
     Reason.EXPIRED: ("--dry-run",),
 }
 """The options with which certbot repairs a lineage."""
@@ -343,4 +344,6 @@ def _pair(source: str, chain: _ReadFile, key: _ReadFile) -> LineageRead | Skippe
     if isinstance(outcome, InvalidPair):
         return SkippedLineage(source, outcome.reason, outcome.detail, outcome.names)
     certificate = replace(outcome.certificate, chain_path=f"{source}/{_CHAIN}", key_path=f"{source}/{_KEY}")
-    return _accepted(CachedLineage((chain.identity, key.identity), certificate), KeyAndChain(certificate, outcome.pem))
+    return _accepted(
+        CachedLineage((chain.identity, key.identity), certificate), replace(outcome, certificate=certificate)
+    )
