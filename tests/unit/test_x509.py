@@ -26,8 +26,10 @@ from mailsni.core.x509 import (
     validate_pair,
 )
 from mailsni.sandbox.authority import Issued
+from tests.support import refused
 from tests.support.authority import Algorithm, subject_alternative_names
 from tests.support.builders import authority
+from tests.support.refused import RECIPES
 
 PLAIN = serialization.NoEncryption()
 Private = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | dsa.DSAPrivateKey
@@ -165,17 +167,77 @@ def test_the_name_of_an_issuer_alone_makes_nothing_self_signed() -> None:
     assert not proven(other).self_signed
 
 
-def test_the_primes_of_a_key_are_not_looked_at() -> None:
-    """Validating them takes 30 ms and more for each key."""
+LAYOUTS = (PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL)
+
+
+@pytest.mark.parametrize("algorithm", ["ecdsa", "rsa"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("label", [b"PRIVATE KEY", b"EC PRIVATE KEY", b"RSA PRIVATE KEY"])
+def test_the_label_of_a_key_is_made_to_fit_its_form(algorithm: Algorithm, layout: PrivateFormat, label: bytes) -> None:
+    issued = pair(algorithm)
+    right = pem_of(loaded(issued), layout)
+    assert with_key(issued, armoured(der_of(right), label)).pem == right + issued.fullchain_pem
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("number", ["p", "q", "d", "dmp1", "dmq1", "iqmp"])
+def test_an_rsa_key_with_a_damaged_number_is_refused(layout: PrivateFormat, number: str) -> None:
     issued = pair("rsa")
     key = loaded(issued)
     assert isinstance(key, rsa.RSAPrivateKey)
-    prime = key.private_numbers().p
-    der = der_of(pem_of(key, PrivateFormat.TraditionalOpenSSL))
-    length = (prime.bit_length() + 7) // 8
-    changed = der.replace(prime.to_bytes(length, "big"), (prime + 2).to_bytes(length, "big"))
+    value = getattr(key.private_numbers(), number)
+    length = (value.bit_length() + 7) // 8
+    der = der_of(pem_of(key, layout))
+    changed = der.replace(value.to_bytes(length, "big"), (value ^ 0x40).to_bytes(length, "big"))
     assert changed != der
-    assert with_key(issued, armoured(changed, b"RSA PRIVATE KEY")).certificate.fingerprint == issued.fingerprint
+    outcome = rejected(issued.fullchain_pem, armoured(changed, b"PRIVATE KEY"))
+    assert (outcome.reason, outcome.names) == (Reason.REFUSED_BY_OPENSSL, ("*.a.test", "a.test", "mail.a.test"))
+    assert "damaged" in outcome.detail
+
+
+def test_the_public_half_of_an_ecdsa_key_must_fit_the_private_one() -> None:
+    issued, stranger = pair(), authority().issue(["mail.a.test"])
+    own, foreign = (
+        loaded(each).public_key().public_bytes(Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+        for each in (issued, stranger)
+    )
+    mixed = armoured(der_of(stranger.key_pem).replace(foreign, own), b"PRIVATE KEY")
+    assert rejected(issued.fullchain_pem, mixed).detail == "the private key cannot be parsed"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "detail"),
+    [
+        ("pss_certificate_of_a_plain_key", "the certificate is for RSA-PSS alone, and the private key is not"),
+        ("pss_key_of_a_plain_certificate", "the private key is for RSA-PSS alone, and the certificate is not"),
+        ("message_over_100_kb", "clients refuse more than 102400"),
+    ],
+)
+def test_what_arithmetic_tells_openssl_is_not_asked(recipe: str, detail: str) -> None:
+    issued = RECIPES[recipe]("mail.a.test")
+    outcome = rejected(issued.fullchain_pem, issued.key_pem)
+    assert outcome.reason is Reason.REFUSED_BY_OPENSSL
+    assert detail in outcome.detail
+    assert "mail.a.test" in outcome.names
+
+
+def test_certificates_of_one_authority_for_one_sort_of_key_are_of_one_kind() -> None:
+    others = [
+        authority().issue([name, "mail.b.test"], not_before=datetime(2026, 1, day, tzinfo=UTC))
+        for day, name in enumerate(("mail.c.test", "mail.d.test"), 1)
+    ]
+    assert len({with_key(issued).kind for issued in (pair(), *others)}) == 1
+    odd = (
+        refused.good("mail.a.test"),
+        refused.good("mail.a.test", refused.rsa_key()),
+        RECIPES["key_usage_without_signatures"]("mail.a.test"),
+        RECIPES["intermediate_of_1024_bits"]("mail.a.test"),
+        RECIPES["unknown_signature_of_the_leaf"]("mail.a.test"),
+        pair("ecdsa-p384"),
+        pair("rsa"),
+    )
+    assert len({with_key(issued).kind for issued in (pair(), *odd)}) == 1 + len(odd)
+    assert with_key(pair(), pem_of(loaded(pair()), PrivateFormat.TraditionalOpenSSL)).kind != with_key(pair()).kind
 
 
 # ── what is refused ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -290,7 +352,6 @@ def test_an_undecodable_part_is_bad_pem() -> None:
     late = datetime(2055, 1, 1, tzinfo=UTC)  # from 2050 on, dates have four digits for the year
     issued = authority().issue(["mail.a.test"], common_name=COMMON_NAME, not_before=late)
     leaf, issuer = der_of(issued.leaf_pem), der_of(issued.chain_pem)
-    extended_key_usage, basic_constraints = b"\x55\x1d\x25", b"\x55\x1d\x13"
     date = re.search(rb"\x18\x0f(\d{14}Z)", leaf)
     assert date is not None
     for chain in (
@@ -302,16 +363,54 @@ def test_an_undecodable_part_is_bad_pem() -> None:
     ):
         assert chain != issued.fullchain_pem
         assert rejected(chain, issued.key_pem).reason is Reason.BAD_PEM
-    twice = armoured(leaf.replace(extended_key_usage, basic_constraints)) + issued.chain_pem
-    assert rejected(twice, issued.key_pem).reason is Reason.BAD_NAME
+
+
+KEY_USAGE = bytes.fromhex("0603551d0f0101ff040403020780")
+BASIC_CONSTRAINTS = bytes.fromhex("0603551d130101ff04023000")
+AUTHORITY_KEY = bytes.fromhex("0603551d23040c300a8008") + b"identify"
+UNKNOWN = bytes.fromhex("0603551d7e040403020780")
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("keyUsage", KEY_USAGE, KEY_USAGE[:-4] + bytes.fromhex("03ff0780")),
+        ("keyUsage", KEY_USAGE, KEY_USAGE[:-4] + bytes.fromhex("04020780")),
+        ("authorityKeyIdentifier", AUTHORITY_KEY, AUTHORITY_KEY.replace(b"\x80\x08", b"\x80\x09")),
+        ("basicConstraints", BASIC_CONSTRAINTS, BASIC_CONSTRAINTS[:-1] + b"\x01"),
+        ("keyUsage", UNKNOWN, UNKNOWN[:4] + KEY_USAGE[4:5] + UNKNOWN[5:]),
+    ],
+    ids=["length", "tag", "key-identifier", "constraints", "twice"],
+)
+def test_an_extension_that_cannot_be_decoded_is_named_and_so_are_the_names(name: str, good: bytes, bad: bytes) -> None:
+    key = refused.new_key()
+    extensions = (
+        refused.key_usage("digital_signature"),
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (x509.AuthorityKeyIdentifier(b"identify", None, None), False),
+        (x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.126"), bytes.fromhex("03020780")), False),
+    )
+    leaf = refused.leaf("mail.a.test", key, *extensions)
+    assert leaf.count(good) == 1
+    outcome = rejected(armoured(leaf.replace(good, bad)), pem_of(key))
+    assert outcome == InvalidPair(
+        Reason.BAD_PEM, f"the extension {name} is malformed, or there twice", ("mail.a.test",)
+    )
 
 
 def test_reading_an_odd_certificate_warns_of_nothing() -> None:
     odd = authority().issue(["mail.a.test"], common_name=COMMON_NAME)
     longer = der_of(odd.leaf_pem).replace(COMMON_NAME.encode(), b"\0" * 60)
+    key = refused.new_key()
+    negative = refused.certificate("x", "Issuer", key, refused.ec_key(), [refused.names("mail.a.test")], serial=0x7ABB)
+    negative = negative.replace(bytes.fromhex("02027abb"), bytes.fromhex("0202fabb"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         validate_pair("/live/a", armoured(longer) + odd.chain_pem, odd.key_pem)
+        assert isinstance(validate_pair("/live/a", armoured(negative), pem_of(key)), KeyAndChain)
+        parse_leaf(negative)
+    with pytest.warns(match="serial number"):
+        x509.load_der_x509_certificate(negative)
 
 
 @pytest.mark.parametrize(
@@ -329,6 +428,30 @@ def test_a_file_at_the_size_limit_takes_no_time(unit: bytes) -> None:
     begin = time.process_time()
     rejected(content, content)
     assert time.process_time() - begin < 5
+
+
+def tiny_chain(key: Private, length: int) -> bytes:
+    """A leaf and a chain of its issuers, the last one first."""
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    chain = [refused.leaf("mail.a.test", key, issuer_name="0")]
+    model = refused.certificate("#####", "$$$$$", refused.ec_key(), refused.ec_key())
+    for number in range(length):
+        subject, issuer = (b"%5d" % at if at else b"    0" for at in (number, number + 1))
+        chain.append(model.replace(b"#####", subject).replace(b"$$$$$", issuer))
+    chain[0] = refused.leaf("mail.a.test", key, issuer_name="    0")
+    return b"".join(map(armoured, reversed(chain)))
+
+
+def test_a_long_chain_in_reverse_order_takes_no_time() -> None:
+    key = refused.new_key()
+    short, long = tiny_chain(key, 250), tiny_chain(key, 2300)
+    assert (1 << 19) < len(long) < (1 << 20)
+    whole = validate_pair("/live/a", short, pem_of(key))
+    assert isinstance(whole, KeyAndChain)
+    assert whole.pem.count(b"BEGIN CERTIFICATE") == 251
+    begin = time.process_time()
+    assert "clients refuse more than" in rejected(long, pem_of(key)).detail
+    assert time.process_time() - begin < 2
 
 
 def test_bytes_that_are_no_certificate_are_no_leaf_and_no_chain() -> None:

@@ -388,12 +388,13 @@ def _key_label(der: bytes) -> bytes:
 
 def _refuse_odd_key(key: _Key, leaf: _Parsed, names: Sequence[str]) -> None:
     """Refuse a key that OpenSSL does not load beside its certificate, or that signs what no client accepts."""
-    of_leaf = leaf.certificate.public_key_algorithm_oid.dotted_string == _RSA_PSS
-    if of_leaf != (_RSA_PSS_DER in key.der[:40]):
-        detail = "of the key and the certificate, one is for RSA-PSS alone, and the other is not"
+    leaf_for_pss = leaf.certificate.public_key_algorithm_oid.dotted_string == _RSA_PSS
+    if leaf_for_pss != (_RSA_PSS_DER in key.der[:40]):
+        first, second = ("certificate", "private key") if leaf_for_pss else ("private key", "certificate")
+        detail = f"the {first} is for RSA-PSS alone, and the {second} is not"
         raise _InvalidPairError(Reason.REFUSED_BY_OPENSSL, detail, names)
     if isinstance(key.private, rsa.RSAPrivateKey) and not _fits_itself(key.private.private_numbers()):
-        detail = "the numbers of the private key do not fit each other: it is damaged, and clients refuse its signature"
+        detail = "the private key is damaged, its numbers do not fit each other: clients refuse what it signs"
         raise _InvalidPairError(Reason.REFUSED_BY_OPENSSL, detail, names)
 
 
