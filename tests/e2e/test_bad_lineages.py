@@ -268,7 +268,7 @@ def test_every_reason_code_of_the_contract_has_a_kind_of_lineage(crowd: Crowd) -
     text = (
         "expired not_yet_valid key_mismatch key_missing chain_missing bad_pem encrypted_key unreadable "
         "renewal_in_progress no_matching_name bad_name staging self_signed lost_to_other symlink_outside_store "
-        "not_a_regular_file too_large unsupported_key kept_last_good"
+        "not_a_regular_file too_large unsupported_key refused_by_openssl kept_last_good"
     )
     assert set(reasons(crowd.document)) == set(text.split())
 

@@ -36,6 +36,7 @@ from tests.e2e.lineages.kinds import (
     foreign_chain,
 )
 from tests.support.authority import subject_alternative_names
+from tests.support.refused import RECIPES
 
 GARBAGE = bytes(range(256)) * 8
 NOTHING_IN_BASE64 = base64.encodebytes(b"neither a certificate nor a key" * 20)
@@ -76,6 +77,18 @@ def link_out_of_the_store(builder: LineageBuilder) -> None:
     builder.directory.symlink_to(elsewhere)
 
 
+def refused_pair(recipe: str) -> Plant:
+    """A lineage that OpenSSL refuses."""
+
+    def plant(builder: LineageBuilder) -> Issued:
+        issued = RECIPES[recipe](builder.name)
+        builder.keys.append(issued.key_pem)
+        builder.store.add(builder.lineage, issued)
+        return issued
+
+    return plant
+
+
 LINEAGES: Mapping[str, Mapping[str, Plant]] = {
     "expired": {"expired": certificate(not_before=NOW - 90 * DAY, not_after=NOW - DAY)},
     "not_yet_valid": {"not_yet_valid": certificate(not_before=NOW + DAY)},
@@ -114,6 +127,7 @@ LINEAGES: Mapping[str, Mapping[str, Plant]] = {
         ),
     },
     "unsupported_key": {"key_ed25519": certificate(algorithm="ed25519"), "key_rsa_1024": key_of_1024_bits},
+    "refused_by_openssl": {recipe: refused_pair(recipe) for recipe in RECIPES},
     "symlink_outside_store": {"lineage_is_a_link_out_of_the_store": link_out_of_the_store},
     "unreadable": {"lineage_is_a_link_to_itself": lambda builder: builder.directory.symlink_to(builder.lineage)},
 }

@@ -42,6 +42,11 @@ def traditional_key_after_its_parameters(_: LineageBuilder, own: Issued) -> byte
     return parameters + key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption())
 
 
+def mislabelled_key(_: LineageBuilder, own: Issued) -> bytes:
+    key = load_pem_private_key(own.key_pem, None)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).replace(b"EC ", b"")
+
+
 def older_than_its_duplicate(builder: LineageBuilder) -> Issued:
     builder.add(not_before=NOW - 2 * DAY)
     return beside(builder, builder.issue())
@@ -92,6 +97,7 @@ SERVED: Mapping[str, Mapping[str, Plant]] = {
         "leaf_without_its_issuer": files(fullchain=lambda _, own: own.leaf_pem),
         "leaf_twice": files(fullchain=lambda _, own: own.leaf_pem + own.fullchain_pem),
         "key_in_the_traditional_format_after_its_parameters": files(privkey=traditional_key_after_its_parameters),
+        "key_in_sec1_with_the_label_of_pkcs8": files(privkey=mislabelled_key),
         "key_and_chain_in_one_file": files(privkey=lambda _, own: own.key_pem + own.fullchain_pem),
     },
     "self_signed": {"self_signed_alone": certificate(self_signed=True)},
