@@ -265,6 +265,7 @@ def test_all_of_them_together_are_applied_with_exit_code_4(crowd: Crowd) -> None
 
 
 def test_every_reason_code_of_the_contract_has_a_kind_of_lineage(crowd: Crowd) -> None:
+    """But for ``set_aside``, which a running server decides (tests/e2e/test_set_aside.py)."""
     text = (
         "expired not_yet_valid key_mismatch key_missing chain_missing bad_pem encrypted_key unreadable "
         "renewal_in_progress no_matching_name bad_name staging self_signed lost_to_other symlink_outside_store "

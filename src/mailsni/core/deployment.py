@@ -27,6 +27,8 @@ class Deployment:
     pin_directory: str = ""
     memories: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """What each target remembers of what it published, by the server's name; only the target understands it."""
+    set_aside: Mapping[str, str] = field(default_factory=dict)
+    """Certificates of the stores that are not deployed because a server cut off their clients: why, by ident."""
 
     @classmethod
     def of(
@@ -37,6 +39,7 @@ class Deployment:
         pins: Mapping[str, FileIdentity] | None = None,
         files: Mapping[str, FileIdentity] | None = None,
         memories: Mapping[str, Mapping[str, str]] | None = None,
+        set_aside: Mapping[str, str] | None = None,
     ) -> Deployment:
         """What a selection is once it is deployed. A journal of what is intended knows no published files."""
         return cls(
@@ -46,6 +49,7 @@ class Deployment:
             files=files or {},
             pin_directory=str(pin_directory),
             memories=memories or {},
+            set_aside=set_aside or {},
         )
 
     def certificates_for(self, name: str) -> tuple[Certificate, ...]:
@@ -61,6 +65,8 @@ class DeploymentRecord:
     trusted: bool
     """False when there is no record, or a run was cut off while it published: the files must be published anew."""
     interrupted: bool = False
+    unproven: frozenset[str] = frozenset()
+    """The idents that the run which was cut off began to deploy: nobody knows how the servers take them."""
     problems: tuple[str, ...] = ()
     """What is wrong with the records, each a sentence that names the file: they count as missing."""
 
@@ -83,6 +89,7 @@ def to_json(deployment: Deployment) -> dict[str, Any]:
         "pin_directory": deployment.pin_directory,
         "pins": dict(deployment.pins),
         "memories": {name: dict(memory) for name, memory in deployment.memories.items()},
+        "set_aside": dict(deployment.set_aside),
     }
 
 
@@ -101,6 +108,7 @@ def from_json(document: object) -> Deployment:
         pin_directory=json_values.optional_path(members["pin_directory"]),
         pins=json_values.mapping(members["pins"], json_values.ident, FileIdentity.decode),
         memories=json_values.mapping(members["memories"], json_values.text, _memory),
+        set_aside=json_values.mapping(members["set_aside"], json_values.ident, json_values.text),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
@@ -45,6 +45,11 @@ class Reason(ContractWord):
     REFUSED_BY_OPENSSL = (
         "refused_by_openssl",
         "OpenSSL, as the servers use it, does not load the key and chain, or no client gets through with them",
+    )
+    SET_ASIDE = (
+        "set_aside",
+        "a server cut off the clients of its names, so it was taken back; tried again once it changes, or with \
+`apply --force`",
     )
     KEPT_LAST_GOOD = "kept_last_good", "the names keep their last valid certificate"
 
@@ -213,6 +218,14 @@ class Inventory:
     """What the next scan need not read again as long as the files are the same."""
     read: tuple[KeyAndChain, ...] = ()
     """The keys and chains that this scan read: not those of certificates that are known from earlier scans."""
+
+
+def with_set_aside(inventory: Inventory, reasons: Mapping[str, str]) -> Inventory:
+    """An inventory in which some certificates, by ident, count as broken; ``reasons`` says why, for people."""
+    refused = [each for each in inventory.certificates if each.ident in reasons]
+    skipped = [SkippedLineage(each.source, Reason.SET_ASIDE, reasons[each.ident], each.names) for each in refused]
+    good = tuple(each for each in inventory.certificates if each.ident not in reasons)
+    return replace(inventory, certificates=good, skipped=(*inventory.skipped, *skipped))
 
 
 def merged(inventories: Sequence[Inventory]) -> Inventory:

@@ -77,6 +77,15 @@ class Confirmation:
 
 
 @dataclass(frozen=True, slots=True)
+class CutOff:
+    """Clients that a deployment cuts off."""
+
+    answers: tuple[Answer, ...]
+    alone: tuple[Answer, ...]
+    """Those of them whose server serves other clients at the same endpoint: the certificate is the cause."""
+
+
+@dataclass(frozen=True, slots=True)
 class WireCheck:
     """The probes that show what the running servers do with a deployment."""
 
@@ -88,6 +97,10 @@ class WireCheck:
     """Seconds for each probe."""
     deployed: int
     """How many names the servers must read after a reload: with many of them they need longer."""
+    unchanged: tuple[Expectation, ...] = (Expectation(None),)
+    """Other clients. If they are served where one of the names is cut off, its certificate is the cause."""
+    unproven: frozenset[str] = frozenset()
+    """Names that a run which was cut off may have published: that they are not served before means nothing."""
     progress: Progress | None = None
     """Called again and again while the servers are probed."""
 
@@ -103,6 +116,25 @@ class WireCheck:
         """Whether the servers send a certificate at all, once they do, or time is up."""
         anything = tuple(replace(expectation, fingerprint=None) for expectation in self.expected)
         return self._probe(anything, patient=True)
+
+    def cut_off(self, before: Iterable[Confirmation], after: Sequence[Confirmation]) -> CutOff:
+        """The clients that got a certificate before, and get none after, and those of them that get none alone."""
+        lost = [answer for old, new in zip(before, after, strict=True) for answer in newly_cut_off(old, new)]
+        refused = [answer for each in after for answer in each.wrong if answer.cut_off_in_tls]
+        suspected = [answer for answer in refused if answer in lost or answer.expectation.name in self.unproven]
+        alone = self._alone(suspected, after)
+        return CutOff(tuple(dict.fromkeys((*lost, *alone))), alone)
+
+    def _alone(self, refused: Sequence[Answer], after: Iterable[Confirmation]) -> tuple[Answer, ...]:
+        """The answers without a certificate at endpoints that serve other clients."""
+        serving = {answer.endpoint for each in after for answer in each.answers if answer.served}
+        doubtful = dict.fromkeys(answer.endpoint for answer in refused if answer.endpoint not in serving)
+        if doubtful:
+            from mailsni.probes.tls_client import probe_expectations
+
+            others = [(expectation, endpoint) for endpoint in doubtful for expectation in self.unchanged]
+            serving |= {each.endpoint for each in probe_expectations(others, timeout=self.timeout) if each.served}
+        return tuple(answer for answer in refused if answer.endpoint in serving)
 
     @property
     def _patience(self) -> float:

@@ -8,12 +8,27 @@ from contextlib import contextmanager, suppress
 
 from mailsni.core.text import summarize
 from mailsni.deploy import confirm
-from mailsni.deploy.confirm import Confirmation, WireCheck
+from mailsni.deploy.confirm import Confirmation, CutOff, WireCheck
 from mailsni.errors import HostError, MailsniError, RollbackFailedError, RolledBackError
 from mailsni.host import files
 from mailsni.probes.expectation import Answer
 from mailsni.targets.base import StagedFile, Target
 from mailsni.targets.reload import ReloadResult
+
+
+class CutOffError(RolledBackError):
+    """What was published cut off clients; the previous deployment is live again."""
+
+    def __init__(self, cut_off: CutOff) -> None:
+        server = cut_off.answers[0].endpoint.server
+        answers = [answer for answer in cut_off.answers if answer.endpoint.server == server]
+        super().__init__(
+            f"{server}: {_names_of(answers)}: answered before, and cut off with what was published: "
+            f"{answers[0].result.detail}",
+            hint="the previous deployment is live again",
+        )
+        self.cut_off = cut_off
+
 
 UndoStep = Callable[[BaseException], None]
 """Undoes one thing; takes what went wrong. It must not fail where the thing has not been done yet."""
@@ -44,6 +59,7 @@ def publish(
 
     Raises:
         HostError: a file cannot be renamed, or a server cannot be reloaded.
+        CutOffError: clients get no certificate any more that got one before.
         RolledBackError: a server does not serve what it should.
     """
 
@@ -66,7 +82,10 @@ def publish(
     files.fsync_all(sorted({file.destination.parent for file in staged}))
     reloads = reload_all()
     after = wire.confirm()
-    _check_result(before, after)
+    cut_off = wire.cut_off(before, after)
+    if cut_off.answers:
+        raise CutOffError(cut_off)
+    _require_taken(after)
     return reloads, after
 
 
@@ -103,15 +122,8 @@ def _publish_file(file: StagedFile, undo: list[UndoStep]) -> None:
     files.publish(file.path, file.destination)
 
 
-def _check_result(before: Sequence[Confirmation], after: Sequence[Confirmation]) -> None:
-    for old, new in zip(before, after, strict=True):
-        cut_off = confirm.newly_cut_off(old, new)
-        if cut_off:
-            raise RolledBackError(
-                f"{new.server}: {_names_of(cut_off)}: answered before, and cut off with what was published: "
-                f"{cut_off[0].result.detail}",
-                hint="the previous deployment is live again",
-            )
+def _require_taken(after: Sequence[Confirmation]) -> None:
+    """Make sure that no server serves something else for all names."""
     for confirmation in confirm.all_wrong(after):
         names = _names_of(confirmation.wrong_certificates)
         raise RolledBackError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from mailsni.core.model import (
     Reason,
     SkippedLineage,
     merged,
+    with_set_aside,
 )
 from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
@@ -54,6 +55,8 @@ class Snapshot:
     """What is wrong with the records, and what that costs."""
     readings_changed: bool = False
     """Whether the scan cache has other certificates than the stores."""
+    set_aside: Mapping[str, str] = field(default_factory=dict)
+    """The certificates that count as broken because a server cut off their clients: why, by ident."""
 
 
 def take_snapshot(
@@ -62,11 +65,13 @@ def take_snapshot(
     *,
     targets: Sequence[Target] | None = None,
     sources: Sequence[Source] | None = None,
+    set_aside: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Snapshot:
     """Read everything; ``now``, with a time zone, is the moment at which certificates must be valid.
 
-    Without ``targets`` and ``sources`` it finds the servers and opens the stores of the settings.
+    Without ``targets`` and ``sources`` it finds the servers and opens the stores of the settings. ``set_aside`` has the
+    certificates that count as broken, and why, by ident; without it they are those of the record.
 
     Raises:
         HostError: a server's configuration cannot be read; or no store can, or one without which something that is
@@ -84,8 +89,10 @@ def take_snapshot(
     unreadable = tuple(scan.error for scan in scans if scan.error is not None)
     if unreadable and len(unreadable) == len(scans):
         raise unreadable[0]
-    found = proof.proven(merged([scan.inventory for scan in scans]), record.deployment.certificates, progress)
-    kept = _last_good(found, record.deployment, now)
+    scanned = proof.proven(merged([scan.inventory for scan in scans]), record.deployment.certificates, progress)
+    aside = record.deployment.set_aside if set_aside is None else set_aside
+    found = with_set_aside(scanned, aside)
+    kept = _last_good(found, record.deployment, now, aside)
     inventory = replace(found, certificates=(*found.certificates, *(pair.certificate for pair in kept)))
     selection = select(inventory, settings.names, now)
     texts = {target.name: target.render(selection, pins, settings.templates) for target in targets}
@@ -99,6 +106,8 @@ def take_snapshot(
     if cache.problem is not None:
         warnings += (f"{cache.problem}: every certificate is read again",)
     lineages = {lineage.certificate.source: lineage for lineage in found.cached}
+    if not unreadable:  # of a store that could not be read nobody knows what it has
+        aside = {each.ident: aside[each.ident] for each in scanned.certificates if each.ident in aside}
     return Snapshot(
         settings,
         now,
@@ -112,6 +121,7 @@ def take_snapshot(
         unreadable,
         warnings,
         readings_changed=lineages != cache.content,
+        set_aside=aside,
     )
 
 
@@ -167,12 +177,12 @@ def _pin_directory(settings: Settings, targets: Sequence[Target]) -> Path:
     return next(needed, settings.state.directory / "pinned")
 
 
-def _last_good(found: Inventory, deployed: Deployment, now: datetime) -> list[KeyAndChain]:
+def _last_good(found: Inventory, deployed: Deployment, now: datetime, set_aside: Collection[str]) -> list[KeyAndChain]:
     """The deployed certificates of lineages that exist and have none that can be served now."""
     whole = {one.source for one in found.certificates if one.valid_at(now) and not one.staging}
     pins = PinDirectory(Path(deployed.pin_directory or "/"))
     kept = []
-    for ident in sorted(deployed.certificates):
+    for ident in sorted(set(deployed.certificates).difference(set_aside)):
         old = deployed.certificates[ident]
         if old.source in found.lineages and old.source not in whole and old.not_before <= now < old.not_after:
             pair = pins.last_good(old)

@@ -56,9 +56,11 @@ class State:
                 names={**before.names, **intended.names},
                 certificates={**before.certificates, **intended.certificates},
                 pin_directory=intended.pin_directory or before.pin_directory,
+                set_aside=before.set_aside,
             ),
             trusted=False,
             interrupted=True,
+            unproven=frozenset(intended.certificates) - frozenset(before.certificates),
             problems=problems,
         )
 

@@ -17,20 +17,25 @@ from mailsni.config.settings import Settings
 from mailsni.core.deployment import Deployment
 from mailsni.core.model import Certificate, Progress
 from mailsni.core.text import counted, summarize
-from mailsni.deploy import cleanup
+from mailsni.deploy import blame, cleanup
 from mailsni.deploy.confirm import Confirmation, WireCheck
 from mailsni.deploy.listeners import Listener, find_listener
-from mailsni.deploy.publish import publish, rollback
+from mailsni.deploy.publish import CutOffError, publish, rollback
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.deploy.stage import stage
 from mailsni.deploy.state_directory import State
 from mailsni.errors import Exit, HostError, MailsniError, RefusedError
 from mailsni.host import file_identity, files, lock, permissions
-from mailsni.probes.expectation import Answer, expectations
+from mailsni.probes.expectation import Answer, Expectation, expectations
 from mailsni.sources import scan_cache
 from mailsni.targets import registry
 from mailsni.targets.base import Target
 from mailsni.targets.reload import ReloadResult
+
+_ATTEMPTS = 3
+"""Publishes of one run: before each further one certificates are set aside that cut off clients."""
+_OTHER_CLIENTS = 3
+"""Unchanged names that are probed to find out whether a server cuts off more than the changed ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +91,34 @@ def run(settings: Settings, options: Options, *, wait: float = 0.0, progress: Pr
     """
     permissions.require_writable(writable_directories(settings))
     with lock.locked(settings.state.lock, wait):
-        return apply(take_snapshot(settings, datetime.now(UTC), progress=progress), options, progress=progress)
+        return deploy(settings, options, progress=progress)
+
+
+def deploy(settings: Settings, options: Options, *, progress: Progress | None = None) -> ApplyResult:
+    """Deploy what should be deployed. The caller holds the lock.
+
+    Where a server cuts off the clients of a new certificate, and of no other, it is rolled back, and that certificate
+    is set aside: it counts as broken until it changes, or with ``options.force``. The others are deployed.
+
+    Raises:
+        MailsniError: what :func:`mailsni.deploy.snapshot.take_snapshot` and :func:`apply` raise.
+    """
+    set_aside: Mapping[str, str] | None = {} if options.force else None
+    for attempts_left in reversed(range(_ATTEMPTS)):
+        snapshot = take_snapshot(settings, datetime.now(UTC), set_aside=set_aside, progress=progress)
+        try:
+            return apply(snapshot, options, progress=progress)
+        except CutOffError as error:
+            causes = blame.causes(error.cut_off.alone, snapshot)
+            if not (causes and attempts_left) or _may_lack_last_good(snapshot):
+                raise
+            set_aside = {**snapshot.set_aside, **causes}
+    raise AssertionError("the last attempt ends with a result or an error")
+
+
+def _may_lack_last_good(snapshot: Snapshot) -> bool:
+    """Whether something is served of which no record tells: to set its successor aside would take a name away."""
+    return not (snapshot.record.trusted or snapshot.record.deployment.names) and _is_live(snapshot)
 
 
 def writable_directories(settings: Settings) -> tuple[Path, ...]:
@@ -100,6 +132,7 @@ def apply(snapshot: Snapshot, options: Options, *, progress: Progress | None = N
     Raises:
         RefusedError: nothing is left to serve, and there was something before.
         HostError: it failed before or while it published; the previous deployment is live.
+        CutOffError: clients were cut off; the previous deployment is live again.
         RolledBackError: the servers did not serve what was published; the previous deployment is live again.
         RollbackFailedError: the previous deployment could not be restored.
     """
@@ -109,6 +142,7 @@ def apply(snapshot: Snapshot, options: Options, *, progress: Progress | None = N
             hint="[postfix] enabled = true in the configuration builds the map all the same",
         )
     if not snapshot.plan.pending and not options.force:
+        _remember_set_aside(snapshot)
         warnings = (*snapshot.warnings, *_try_save_readings(snapshot), *cleanup.try_clean_up(snapshot))
         return ApplyResult(snapshot, warnings=warnings)
     require_not_empty(snapshot, allow=options.allow_empty)
@@ -145,6 +179,13 @@ def _is_live(snapshot: Snapshot) -> bool:
     """Whether a live file has more than comments: without a record only that shows a deployment."""
     lines = (line for target in snapshot.targets for line in (files.read_private(target.path) or b"").splitlines())
     return any(line.strip() and not line.startswith(b"#") for line in lines)
+
+
+def _remember_set_aside(snapshot: Snapshot) -> None:
+    """Record what is set aside, where nothing else changes."""
+    record = snapshot.record
+    if record.trusted and snapshot.set_aside != record.deployment.set_aside:
+        State(snapshot.settings.state.directory).commit(replace(record.deployment, set_aside=snapshot.set_aside))
 
 
 def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> ApplyResult:
@@ -216,8 +257,19 @@ def _wire_check(
     }
     endpoints = {server: found.endpoints for server, found in listeners.items() if found.endpoints is not None}
     warnings = tuple(warning for found in listeners.values() for warning in found.warnings)
-    deployed = len(snapshot.selection.winners)
-    return WireCheck(endpoints, expectations(names), verify.timeout, deployed, progress), warnings
+    winners = snapshot.selection.winners
+    unchanged = [Expectation(winner.name) for winner in winners if winner.name not in names][:_OTHER_CLIENTS]
+    unproven = (name for name, new in names.items() if any(one.ident in snapshot.record.unproven for one in new))
+    check = WireCheck(
+        endpoints,
+        expectations(names),
+        verify.timeout,
+        deployed=len(winners),
+        unchanged=tuple(unchanged) or (Expectation(None),),
+        unproven=frozenset(unproven),
+        progress=progress,
+    )
+    return check, warnings
 
 
 def _names_to_confirm(snapshot: Snapshot, options: Options) -> dict[str, tuple[Certificate, ...]]:
@@ -244,4 +296,5 @@ def _deployed(
         pins=snapshot.pins.identities(snapshot.selection.certificates),
         files=kept | {path: identity for path, identity in found.items() if identity is not None},
         memories=memories,
+        set_aside=snapshot.set_aside,
     )

@@ -69,6 +69,11 @@ class Answer:
         return self.result.problem is Problem.NO_ANSWER
 
     @property
+    def cut_off_in_tls(self) -> bool:
+        """Whether the server ended the conversation, or broke it, where it may know which name the client wants."""
+        return self.result.problem in (Problem.HANDSHAKE_FAILED, Problem.PROTOCOL_ERROR)
+
+    @property
     def probe(self) -> Probe:
         """The probe that got it."""
         return self.expectation.probe(self.endpoint)

@@ -10,14 +10,12 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 from mailsni.config.settings import Settings
 from mailsni.deploy import transaction
 from mailsni.deploy.confirm import WireCheck, newly_cut_off
 from mailsni.deploy.listeners import find_listener
-from mailsni.deploy.snapshot import take_snapshot
 from mailsni.deploy.transaction import Options
 from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailedError, RolledBackError
 from mailsni.host import files
@@ -247,7 +245,7 @@ def first_apply(
     """
 
     def do() -> tuple[str, ...]:
-        done = transaction.apply(take_snapshot(settings, datetime.now(UTC)), Options())
+        done = transaction.deploy(settings, Options())
         if problem is not None and (why := problem()) is not None:
             undo()
             raise why
