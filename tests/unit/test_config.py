@@ -12,7 +12,7 @@ from scripts.docs import default_configuration
 
 from mailsni.config import parser
 from mailsni.config.parser import load, parse
-from mailsni.config.settings import Settings
+from mailsni.config.settings import DEFAULT_PATH, Settings
 from mailsni.core.names import NamePatterns
 from mailsni.errors import ConfigurationError, Exit, PermissionMissingError
 from mailsni.probes.endpoint import Endpoint
@@ -37,13 +37,13 @@ def as_toml(value: object) -> object:
             return value
 
 
-DEFAULTS = as_toml(Settings())
+DEFAULTS = {**tomllib.loads(default_configuration()), "templates": None, "file": str(DEFAULT_PATH)}
 
 
 def test_every_key_is_documented_with_its_default() -> None:
     documented = default_configuration()
     assert as_toml(parse(documented, Path("config.toml"))) == as_toml(parse("", Path("config.toml"))) == DEFAULTS
-    assert {**tomllib.loads(documented), "templates": None} == DEFAULTS
+    assert as_toml(Settings()) == DEFAULTS
 
 
 def test_every_key_is_read() -> None:
@@ -51,7 +51,7 @@ def test_every_key_is_read() -> None:
     text, defaults = read("every-key.toml"), tomllib.loads(default_configuration())
     written = tomllib.loads(text)
     settings = parse(text, Path("config.toml"), Path("/etc/mailsni/templates"))
-    assert as_toml(settings) == {**written, "templates": "/etc/mailsni/templates"}
+    assert as_toml(settings) == {**written, "templates": "/etc/mailsni/templates", "file": str(DEFAULT_PATH)}
     for table in parser.TABLES:
         assert [key for key, value in written[table].items() if value == defaults[table][key]] == []
 
@@ -90,7 +90,7 @@ def test_what_is_no_toml_is_named_with_its_line(text: str) -> None:
 
 def test_a_missing_file_is_the_defaults_unless_it_was_named(tmp_path: Path) -> None:
     missing = tmp_path / "config.toml"
-    assert as_toml(load(missing, required=False)) == DEFAULTS
+    assert as_toml(load(missing, required=False)) == {**DEFAULTS, "file": str(missing)}
     with pytest.raises(ConfigurationError, match="no such file"):
         load(missing, required=True)
 

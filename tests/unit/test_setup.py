@@ -13,6 +13,7 @@ from mailsni.errors import Exit, HostError, RefusedError, RollbackFailedError
 from mailsni.host import files
 from mailsni.host.records import Reading
 from mailsni.output import setup as output
+from mailsni.runs import starters
 from mailsni.setup import autostart, record
 from mailsni.setup.model import SetupPlan
 from mailsni.setup.record import Edit, Record
@@ -172,7 +173,7 @@ def test_a_program_that_others_can_replace_is_said(tmp_path: Path) -> None:
     program.touch(mode=0o755)
     loose = tmp_path / "bin"
     loose.chmod(0o777)
-    why = autostart.why_unsafe(program)
+    why = starters.why_unsafe(program)
     assert why is not None
     assert str(loose) in why
 

@@ -67,6 +67,9 @@ class Code(ContractWord):
     RUN_INTERRUPTED = "run_interrupted", "a run was cut off while it published"
     RUN_HANGS = "run_hangs", "a run has been publishing for too long"
     RUN_FAILED = "run_failed", "the last run failed"
+    START_FAILS = "start_fails", "a hook, a unit or a cron job names a program that does not start"
+    UNIT_FAILED = "unit_failed", "a systemd unit of mailsni failed, or is not active"
+    RUN_OVERDUE = "run_overdue", "the last run is older than the schedule allows"
     HOOK_FAILED = "hook_failed", "the last run failed, and a hook of an ACME client had started it"
     NAME_REMOVED = (
         "name_removed",

@@ -30,6 +30,7 @@ from mailsni.check.model import (
 )
 from mailsni.check.postfix_map import check_map
 from mailsni.check.records import check_expiry, check_pending, check_records, check_runs
+from mailsni.check.starters import check_starters
 from mailsni.config.settings import Settings
 from mailsni.core.model import Progress
 from mailsni.core.text import summarize_names
@@ -54,6 +55,7 @@ CHECKS: tuple[tuple[str, Callable[[CheckContext], Iterator[Result]]], ...] = (
     ("the expiry", check_expiry),
     ("the records", check_records),
     ("the last run", check_runs),
+    ("the last run", check_starters),
     ("the plan", check_pending),
 )
 """Each check with the part that it reads."""

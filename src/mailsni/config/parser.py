@@ -6,7 +6,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def parse_file(content: bytes, path: Path) -> Settings:
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path}: is not UTF-8 text", path=path) from None
     templates = path.parent / "templates"
-    return parse(text, path, templates if templates.is_dir() else None)
+    settings = parse(text, path, templates if templates.is_dir() else None)
+    return replace(settings, file=path.absolute())
 
 
 def parse(text: str, path: Path, templates: Path | None = None) -> Settings:

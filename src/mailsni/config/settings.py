@@ -137,3 +137,5 @@ class Settings:
     watch: WatchSettings = WatchSettings()
     templates: Path | None = None
     """The administrator's own templates: ``templates`` beside the configuration file, when that directory exists."""
+    file: Path = DEFAULT_PATH
+    """The configuration file, whether or not it exists."""

@@ -41,6 +41,7 @@ CHECKS: helpers.Checks[Facts] = (
     ("the hooks in certbot's configuration", hooks.hooks_in_configuration),
     ("cron", hooks.cron),
     ("what starts mailsni", schedule.schedule),
+    ("whether it starts", schedule.starting),
     ("what panels and tutorials left", postfix_maps.leftovers),
     ("Dovecot", dovecot.findings),
 )

@@ -16,26 +16,21 @@ from typing import Literal
 from mailsni.config.settings import DEFAULT_PATH, Settings
 from mailsni.core.names import RefusedNameError, safe_path
 from mailsni.errors import ConfigurationError, HostError, UsageError
-from mailsni.host import permissions
 from mailsni.host.commands import SEARCH_PATH, find_tool
 from mailsni.host.templates import render, shipped_directory
+from mailsni.runs.starters import CRON, OPENRC_SCRIPT, SERVICE, SYSTEMD, TIMER, UNITS, WATCHER
 from mailsni.setup.steps import Step, run_commands
 from mailsni.sources.base import acme_clients
 
 Manager = Literal["systemd", "openrc", "cron"]
 Kind = Literal["timer", "watch"]
 
-UNITS = Path("/etc/systemd/system")
-CRON = Path("/etc/cron.d/mailsni")
-OPENRC_SCRIPT = Path("/etc/init.d/mailsni")
 _DEFAULT_STATE = Path("/var/lib/mailsni")
 _OF_POSTFIX = (Path("/var/spool/postfix"), Path("/var/lib/postfix"))
 """What ``postfix reload`` writes: postsuper(1) tidies the queue, master(8) has its lock file (measured)."""
 
-SYSTEMD = Path("/run/systemd/system")
-"""Exists exactly where systemd runs the system (sd_booted(3))."""
 OPENRC = Path("/run/openrc")
-_STARTING_UNITS = ("mailsni.timer", "mailsni-watch.service")
+_STARTING_UNITS = (TIMER, WATCHER)
 """The units that are enabled: one of them is."""
 RELOAD_UNITS = ("systemctl", "daemon-reload")
 _START_OPENRC = (("rc-update", "add", "mailsni", "default"), ("rc-service", "mailsni", "restart"))
@@ -64,20 +59,8 @@ def program() -> Path:
             return Path(safe(Path(os.path.abspath(path)), "the program"))  # noqa: PTH100
     raise HostError(
         f"{beside}: no such program: hooks and units need one to call",
-        hint="install mailsni (pipx install mailsni), and run setup as `mailsni setup`",
+        hint="install mailsni as docs/setup.md says, and run setup as `mailsni setup`",
     )
-
-
-def why_unsafe(path: Path) -> str | None:
-    """Why root should not run a program from there: somebody else may replace it. None when all is well."""
-    real = path.resolve()
-    for at in (real, *real.parents):
-        status = at.stat()
-        if status.st_uid not in (0, os.geteuid()):
-            return f"{path}: root will run it, and {at} belongs to user {status.st_uid}, who can replace it"
-        if permissions.others_can_replace_entries(status):
-            return f"{path}: root will run it, and {at} can be written by others, who can replace it"
-    return None
 
 
 def manager() -> Manager | None:
@@ -91,7 +74,7 @@ def manager() -> Manager | None:
 
 def places(settings: Settings) -> tuple[Path, ...]:
     """Every place of a file that setup may have written to start the program."""
-    units = (UNITS / name for name in (*_STARTING_UNITS, "mailsni.service"))
+    units = (UNITS / name for name in (*_STARTING_UNITS, SERVICE))
     return (*(client.hook for client in acme_clients(settings.sources)), *units, CRON, OPENRC_SCRIPT)
 
 
@@ -122,7 +105,7 @@ def start(manager: Manager, kind: Kind) -> Step | None:
     """The step that makes a service manager use the new files; cron needs none."""
     match manager:
         case "systemd":
-            unit = "mailsni-watch.service" if kind == "watch" else "mailsni.timer"
+            unit = WATCHER if kind == "watch" else TIMER
             # `enable --now` leaves one that runs as it is; it may have another text now. (Both would be one start too
             # many: a watcher that is to stop waits for its apply, which waits for the lock that setup holds.)
             commands = (RELOAD_UNITS, ("systemctl", "enable", unit), ("systemctl", "restart", unit))
@@ -173,7 +156,7 @@ def startup_files(
         ConfigurationError: a path has characters that cannot be written there, or an administrator's template is wrong.
     """
     if manager == "systemd":
-        names = ("mailsni.service", "mailsni.timer") if kind == "timer" else ("mailsni-watch.service",)
+        names = (SERVICE, TIMER) if kind == "timer" else (WATCHER,)
         files = [(UNITS / name, name, 0o644) for name in names]
     elif manager == "openrc":
         files = [(OPENRC_SCRIPT, "mailsni.openrc", 0o755)]

@@ -24,8 +24,9 @@ from mailsni.errors import HostError, RefusedError
 from mailsni.host import file_identity, files, permissions
 from mailsni.host.commands import find_tool
 from mailsni.probes.expectation import Expectation, expectations
+from mailsni.runs import starters
 from mailsni.setup import autostart, dovecot, postfix
-from mailsni.setup.autostart import CRON, UNITS, Kind, startup_files
+from mailsni.setup.autostart import Kind, startup_files
 from mailsni.setup.model import Caution, Item, Note, SetupOptions, SetupPlan
 from mailsni.setup.plan_removal import plan_startup_removal, plan_unpublishing
 from mailsni.setup.steps import Step, change_file, first_apply, make_directories
@@ -69,7 +70,7 @@ def plan_setup(settings: Settings, options: SetupOptions, now: datetime) -> Setu
         )
     program = autostart.program()
     items: list[Item] = [*_missing_servers(settings, installed)]
-    if (unsafe := autostart.why_unsafe(program)) is not None:
+    if (unsafe := starters.why_unsafe(program)) is not None:
         items.append(Caution(unsafe))
     snapshot, names = _serve_default_names(snapshot, options)
     settings = snapshot.settings
@@ -235,8 +236,8 @@ def _startup(settings: Settings, options: SetupOptions, program: Path) -> Iterat
         )
         return
     if manager == "cron" and not any(map(find_tool, ("cron", "crond", "fcron", "anacron"))):
-        yield Caution(f"{CRON}: no cron daemon is installed: install one")
-    watches = manager == "systemd" and files.read_private(UNITS / "mailsni-watch.service")
+        yield Caution(f"{starters.CRON}: no cron daemon is installed: install one")
+    watches = manager == "systemd" and files.read_private(starters.UNITS / starters.WATCHER)
     kind: Kind = options.kind or ("watch" if watches else "timer")
     wanted = startup_files(manager, kind, program, options.config_file, settings)
     steps = [step for file in wanted for step in _managed_file(file.path, file.text, file.mode, f"write {file.path}")]

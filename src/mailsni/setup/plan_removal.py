@@ -12,6 +12,7 @@ from mailsni.core.text import counted
 from mailsni.deploy.state_directory import State
 from mailsni.host import files
 from mailsni.probes.expectation import Expectation
+from mailsni.runs.starters import SYSTEMD, UNITS
 from mailsni.setup import autostart, dovecot, postfix, record
 from mailsni.setup.model import Caution, Item, Note, SetupPlan, is_published
 from mailsni.setup.steps import Step, change_file, delete, run_commands
@@ -41,7 +42,7 @@ def plan_removal(settings: Settings) -> SetupPlan:
     if "dovecot" in installed:
         items += dovecot.plan_removal(settings, known, expected)
     items += plan_startup_removal(settings)
-    if autostart.SYSTEMD.is_dir() and any(path.parent == autostart.UNITS for path in _startup_files(settings)):
+    if SYSTEMD.is_dir() and any(path.parent == UNITS for path in _startup_files(settings)):
         items.append(run_commands("tell systemd", (autostart.RELOAD_UNITS,)))
     items += _own_configuration(known)
     items += _published_files(settings)

@@ -18,7 +18,7 @@ from mailsni.doctor.checks.scripts import RootFile
 from mailsni.doctor.finding import Facts, Finding, Fix, finding
 from mailsni.errors import MailsniError
 from mailsni.host.commands import find_tool, run
-from mailsni.runs import history
+from mailsni.runs import history, starters
 from mailsni.sources.base import acme_clients
 
 _FIRST_ISSUANCE_SINCE = {"deploy": (5, 3, 0), "post": (3, 2, 0), "cli.ini": (0,)}
@@ -67,6 +67,30 @@ def _starting_mailsni(root_files: Iterable[RootFile]) -> Iterator[RootFile]:
         with suppress(MailsniError, OSError):  # what cannot be read is a finding of the checks of hooks and cron
             if any(script.starts_mailsni for script in file.read()):
                 yield file
+
+
+def starting(facts: Facts) -> Iterator[Finding]:
+    """Check whether what starts mailsni starts a program that runs, and whether it did so lately."""
+    settings = facts.host.settings
+    found = starters.starters(settings, facts.root)
+    works = True
+    for starter in found:
+        if (why := starters.failure(starter.program)) is not None:
+            works = False
+            note = "it writes its hook, units and jobs anew, with the program that you run; repair a hook of your own"
+            yield finding("start_fails", f"{starter.path}: {why}", starter.path, Fix("mailsni setup", note=note))
+    units = starters.unit_failures() if any(starter.path.parent == starters.UNITS for starter in found) else ()
+    for unit in units if works else ():
+        fix = Fix(unit.fix, edit=f"remove the cause that `journalctl -u {unit.unit}` tells")
+        yield finding("unit_failed", unit.what, starters.UNITS / unit.unit, fix)
+    if not works or units or history.problem(settings.state.directory) is not None:
+        return
+    last = history.load(settings.state.directory).last
+    ended = last.ended_at if last is not None else None
+    late = starters.overdue(found, ended, facts.host.now, uptime=starters.uptime())
+    if late is not None:
+        when = f"the last run ended on {ended:%Y-%m-%d %H:%M} UTC" if ended is not None else "there was no run yet"
+        yield finding("run_overdue", f"{when}, though {late.path} should start one", late.path, Fix("mailsni apply"))
 
 
 def certbot_version() -> tuple[int, ...] | None:
