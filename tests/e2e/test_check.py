@@ -291,6 +291,22 @@ def test_each_fault_is_named(mail_host: MailHost) -> None:
     assert wrong == dict.fromkeys(wrong)
 
 
+def test_a_restore_byte_by_byte_and_a_mode_that_is_right_again_are_no_edit(mail_host: MailHost) -> None:
+    mail_host.issue("mail.a.test")
+    deployed_again(mail_host)
+    for path in (map_of(mail_host), mail_host.map, mail_host.include_file):
+        content, mode = path.read_bytes(), path.stat().st_mode
+        path.unlink()
+        path.write_bytes(content)
+        path.chmod(mode)
+    checked(mail_host, OK)
+    assert json.loads(mail_host.mailsni("apply", "--json").stdout)["result"] == "unchanged"
+    mail_host.renew("mail.a.test")
+    text = checked(mail_host, WARNING)
+    assert "renewed, but not deployed yet" in text
+    assert "edited" not in text
+
+
 # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

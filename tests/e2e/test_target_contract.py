@@ -51,11 +51,11 @@ def publish(snapshot: Snapshot, target: Target, stage: Stage) -> DeploymentRecor
     """Put what was staged in its places; the record that a deployment leaves of it."""
     for file in stage.files:
         file.path.rename(file.destination)
-    identities = {str(file.destination): file_identity.of_file(file.destination) for file in stage.files}
+    published = {str(file.destination): file_identity.published(file.destination) for file in stage.files}
     deployment = Deployment.of(
         snapshot.selection,
         snapshot.pins.path,
-        files={path: identity for path, identity in identities.items() if identity is not None},
+        files={path: file for path, file in published.items() if file is not None},
         memories={target.name: stage.memory},
     )
     return DeploymentRecord(deployment, trusted=True)

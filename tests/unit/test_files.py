@@ -264,6 +264,21 @@ def test_an_identity_changes_with_the_file(tmp_path: Path) -> None:
     assert file_identity.of_file(path) != first
 
 
+def test_a_file_is_as_published_while_it_holds_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    assert file_identity.published(path) is None
+    assert file_identity.is_as_published(path, None)
+    files.create(path, b"x")
+    known = file_identity.published(path)
+    assert not file_identity.is_as_published(path, None)
+    files.replace(path, b"x")
+    assert file_identity.is_as_published(path, known)
+    files.replace(path, b"y")
+    assert not file_identity.is_as_published(path, known)
+    path.unlink()
+    assert not file_identity.is_as_published(path, known)
+
+
 def test_a_loose_file_is_said_to_be_one(tmp_path: Path) -> None:
     path = tmp_path / "x"
     files.create(path, b"x")

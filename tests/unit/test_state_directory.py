@@ -29,10 +29,10 @@ def state(tmp_path: Path) -> State:
 def full(tmp_path: Path) -> Deployment:
     published = tmp_path / "published"
     published.write_bytes(b"x")
-    identity = file_identity.of_file(published)
-    assert identity is not None
+    file = file_identity.published(published)
+    assert file is not None
     found = deployment(*mixture(), patterns=EVERYTHING)
-    return replace(found, files={str(published): identity}, memories={"postfix": {"map_type": "lmdb"}})
+    return replace(found, files={str(published): file}, memories={"postfix": {"map_type": "lmdb"}})
 
 
 def test_what_was_committed_comes_back(state: State, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def _unrecorded_expiries(context: CheckContext, blocks: Sequence[LiveBlock]) -> 
 
 def _check_edits(context: CheckContext, path: Path, content: bytes, blocks: Sequence[LiveBlock]) -> Iterator[Result]:
     """Whether somebody else wrote the include. That the next run writes another one is no edit."""
-    if file_identity.of_file(path) == context.deployment.files.get(str(path)):
+    if file_identity.is_as_published(path, context.deployment.files.get(str(path))):
         return
     if context.host.snapshot is not None and content == context.host.snapshot.texts.get("dovecot"):
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mailsni.core import json_values
-from mailsni.core.model import Certificate, FileIdentity
+from mailsni.core.model import Certificate, FileIdentity, PublishedFile
 from mailsni.core.selection import Selection
 
 
@@ -22,7 +22,7 @@ class Deployment:
     """By ident."""
     pins: Mapping[str, FileIdentity] = field(default_factory=dict)
     """The pinned files, by ident, as they were when they were known to be whole."""
-    files: Mapping[str, FileIdentity] = field(default_factory=dict)
+    files: Mapping[str, PublishedFile] = field(default_factory=dict)
     """The published artifacts by path, but for the pinned files."""
     pin_directory: str = ""
     memories: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -37,7 +37,7 @@ class Deployment:
         pin_directory: Path,
         *,
         pins: Mapping[str, FileIdentity] | None = None,
-        files: Mapping[str, FileIdentity] | None = None,
+        files: Mapping[str, PublishedFile] | None = None,
         memories: Mapping[str, Mapping[str, str]] | None = None,
         set_aside: Mapping[str, str] | None = None,
     ) -> Deployment:
@@ -104,7 +104,7 @@ def from_json(document: object) -> Deployment:
     return Deployment(
         names=json_values.mapping(members["names"], json_values.name, _idents),
         certificates={certificate.ident: certificate for certificate in certificates},
-        files=json_values.mapping(members["files"], json_values.path, FileIdentity.decode),
+        files=json_values.mapping(members["files"], json_values.path, PublishedFile.decode),
         pin_directory=json_values.optional_path(members["pin_directory"]),
         pins=json_values.mapping(members["pins"], json_values.ident, FileIdentity.decode),
         memories=json_values.mapping(members["memories"], json_values.text, _memory),

@@ -197,6 +197,24 @@ class FileIdentity(NamedTuple):
         return cls(*json_values.items(document, json_values.whole_number))
 
 
+class PublishedFile(NamedTuple):
+    """A file as it was published. One that was restored byte by byte has another identity, and the same content."""
+
+    identity: FileIdentity
+    sha256: str
+    """Of its content, hexadecimal."""
+
+    @classmethod
+    def decode(cls, document: object) -> PublishedFile:
+        """The file of a JSON form.
+
+        Raises:
+            ValueError, TypeError: it is damaged.
+        """
+        identity, digest = json_values.items(document, lambda value: value)
+        return cls(FileIdentity.decode(identity), json_values.sha256(digest))
+
+
 @dataclass(frozen=True, slots=True)
 class CachedLineage:
     """A valid certificate and the files that it was read from: as long as they are the same, so is the certificate."""

@@ -288,13 +288,13 @@ def _deployed(
 ) -> Deployment:
     """What is deployed once everything is published: the record of targets that did not change stays as it is."""
     replaced = {str(path) for target in targets for path in target.artifacts}
-    kept = {path: identity for path, identity in snapshot.record.deployment.files.items() if path not in replaced}
-    found = {str(path): file_identity.of_file(path) for path in published}
+    kept = {path: file for path, file in snapshot.record.deployment.files.items() if path not in replaced}
+    found = {str(path): file_identity.published(path) for path in published}
     return Deployment.of(
         snapshot.selection,
         snapshot.pins.path,
         pins=snapshot.pins.identities(snapshot.selection.certificates),
-        files=kept | {path: identity for path, identity in found.items() if identity is not None},
+        files=kept | {path: file for path, file in found.items() if file is not None},
         memories=memories,
         set_aside=snapshot.set_aside,
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from pathlib import Path
 
-from mailsni.core.model import FileIdentity
+from mailsni.core.model import FileIdentity, PublishedFile
 
 
 def of_status(status: os.stat_result) -> FileIdentity:
@@ -29,3 +30,22 @@ def of_file(path: Path) -> FileIdentity | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return of_status(status) if stat.S_ISREG(status.st_mode) else None
+
+
+def published(path: Path) -> PublishedFile | None:
+    """A file as it is now; None when there is no regular one."""
+    identity = of_file(path)
+    return PublishedFile(identity, _digest(path)) if identity is not None else None
+
+
+def is_as_published(path: Path, known: PublishedFile | None) -> bool:
+    """Whether a file holds what was published. It is read only if it is not the very file that was."""
+    identity = of_file(path)
+    if known is None or identity is None:
+        return known is None and identity is None
+    return identity == known.identity or (identity.size == known.identity.size and _digest(path) == known.sha256)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

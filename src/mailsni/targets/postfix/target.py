@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, get_args
 
 from mailsni.config.settings import Action, MapType, PostfixSettings
 from mailsni.core.deployment import DeploymentRecord
-from mailsni.core.model import FileIdentity
+from mailsni.core.model import PublishedFile
 from mailsni.core.selection import Selection
 from mailsni.errors import HostError
 from mailsni.host import file_identity, files, permissions
@@ -143,9 +143,9 @@ def map_type_in(memory: Mapping[str, str]) -> str:
     return memory.get(_MAP_TYPE, "")
 
 
-def _why_changed(path: Path, published: Mapping[str, FileIdentity]) -> str | None:
+def _why_changed(path: Path, published: Mapping[str, PublishedFile]) -> str | None:
     why = permissions.mode_problem(path, files.PRIVATE)
-    if why is None and file_identity.of_file(path) != published.get(str(path)):
+    if why is None and not file_identity.is_as_published(path, published.get(str(path))):
         why = f"{path} is not as it was published"
     return why
 
