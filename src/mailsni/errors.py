@@ -28,7 +28,7 @@ class Exit(enum.IntEnum):
     FAILED = (
         1,
         "failed; the previous deployment is still live (`apply`: or one store cannot be read, and the others were \
-deployed)",
+deployed; `verify`: or the time limit left out probes)",
     )
     USAGE = 2, "wrong command line"
     PENDING = 3, "changes are pending (`plan --detailed-exitcode`)"

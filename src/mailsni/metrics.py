@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -25,14 +26,27 @@ class MetricsInput:
     problem: MailsniError | None = None
     wire: bool = False
     """Whether the servers were to be probed."""
+    every_port: bool = False
+    """Whether each name at each port is of interest."""
 
 
-def collect(settings: Settings, now: datetime, *, wire: bool, progress: Progress | None = None) -> MetricsInput:
-    """Read the stores, the servers' configurations and the state; with ``wire`` probe the servers. Never raises."""
+def collect(
+    settings: Settings,
+    now: datetime,
+    *,
+    wire: bool,
+    every_port: bool = False,
+    until: float = math.inf,
+    progress: Progress | None = None,
+) -> MetricsInput:
+    """Read the stores, the servers' configurations and the state; with ``wire`` probe the servers. Never raises.
+
+    At ``until``, in the time of ``time.monotonic``, all probes end.
+    """
     snapshot, result, problem = None, None, None
     try:
         snapshot = take_snapshot(settings, now, progress=progress)
-        result = audit(snapshot, progress=progress) if wire else None
+        result = audit(snapshot, until=until, progress=progress) if wire else None
     except (MailsniError, OSError) as error:
         problem = error if isinstance(error, MailsniError) else HostError.of(error)
-    return MetricsInput(runs.load(settings.state.directory), snapshot, result, problem, wire)
+    return MetricsInput(runs.load(settings.state.directory), snapshot, result, problem, wire, every_port)

@@ -6,6 +6,7 @@ import re
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -21,7 +22,7 @@ from mailsni.probes.expectation import Expectation
 from mailsni.probes.model import Problem
 from mailsni.sandbox.authority import Issued
 from mailsni.verify.audit import probe_and_assess
-from mailsni.verify.model import Assessment, Audit, Client
+from mailsni.verify.model import Assessment, Audit, Client, KnownCertificate
 from tests.support.authority import Flaw, subject_alternative_names
 from tests.support.builders import authority
 from tests.support.fake_servers import peer, says, tls, waits
@@ -55,9 +56,9 @@ def audited(
     endpoints: Sequence[Endpoint],
     *expected: Expectation,
     now: datetime | None = None,
-    labels: Mapping[str, str] | None = None,
+    known: Mapping[str, KnownCertificate] | None = None,
 ) -> Audit:
-    found = probe_and_assess(expected, endpoints, TIMEOUT, now=now, labels=labels)
+    found = probe_and_assess(expected, endpoints, TIMEOUT, now=now, known=known)
     assert len(found.assessments) == len(endpoints) * (len(expected) + 2)
     for one in found.assessments:
         assert one.detail.isascii()
@@ -136,7 +137,9 @@ def test_what_openssl_says_of_a_chain_is_wrong_whether_or_not_it_knows_the_autho
 def test_another_certificate_is_called_by_what_is_known_of_it(tmp_path: Path) -> None:
     meant, old, foreign = (authority().issue([NAME]) for _ in range(3))
     with serving(tmp_path, old, foreign) as endpoints:
-        found = audited(endpoints, expect(meant), labels={old.fingerprint: "the certificate of /live/a"})
+        found = audited(
+            endpoints, expect(meant), known={old.fingerprint: KnownCertificate("the certificate of /live/a")}
+        )
     assert [one.problems[0] for one in named(found)] == [Problem.WRONG_CERTIFICATE] * 2
     assert named(found)[0].detail.startswith("serves the certificate of /live/a; ")
     until = f"{foreign.not_after:%Y-%m-%d}"
@@ -191,7 +194,7 @@ def test_a_wildcard_is_asked_for_by_a_name_below_it(tmp_path: Path) -> None:
     assert (one.expectation.name, one.result.name, one.wrong) == ("*.a.test", "mailsni-probe.a.test", False)
 
 
-def test_servers_that_do_not_speak_tls_are_asked_once(tmp_path: Path) -> None:
+def test_servers_that_do_not_speak_tls_are_asked_a_few_times(tmp_path: Path) -> None:
     """Two hundred names, one that hangs: it costs one time limit, not two hundred."""
     issued = authority().issue(["*.a.test"])
     connections = []
@@ -215,8 +218,10 @@ def test_servers_that_do_not_speak_tls_are_asked_once(tmp_path: Path) -> None:
             Endpoint("pop3", "127.0.0.1", gone.getsockname()[1]),
         ]
         gone.close()
+        begin = time.monotonic()
         found = probe_and_assess(expected, endpoints, 1)
-    assert len(connections) == 2
+        assert time.monotonic() - begin < 8
+    assert len(connections) == 2 * 3
     by_port = {
         endpoint.port: [each for each in found.assessments if each.endpoint == endpoint] for endpoint in endpoints
     }
@@ -253,8 +258,31 @@ def test_a_server_that_falls_silent_is_given_up(tmp_path: Path) -> None:
     with peer(script) as port:
         found = probe_and_assess(expected, [Endpoint("imaps", "127.0.0.1", port)], 0.2, 128)
     assert len(found.assessments) == 1502
-    assert len(connections) <= 1 + 512
-    assert {one.problems for one in found.assessments} == {(Problem.NO_ANSWER,)}
+    assert len(connections) <= 2 + 128 + 16
+    (answered,) = (one for one in found.assessments if one.served)
+    assert {one.problems for one in found.assessments if one is not answered} == {(Problem.NO_ANSWER,)}
+
+
+def test_what_time_does_not_suffice_for_is_neither_right_nor_wrong(tmp_path: Path) -> None:
+    """A server that takes its time with each client, and one that hangs."""
+    issued = authority().issue(["*.a.test"])
+    made = context(tmp_path, issued.key_pem, issued.fullchain_pem)
+
+    def slowly(client: socket.socket) -> None:
+        time.sleep(0.1)
+        tls(made)(client)
+
+    expected = [expect(issued, f"m{number}.a.test") for number in range(200)]
+    with peer(slowly) as slow, peer(waits) as silent:
+        endpoints = [Endpoint("imaps", "127.0.0.1", slow), Endpoint("imap", "127.0.0.1", silent)]
+        begin = time.monotonic()
+        found = probe_and_assess(expected, endpoints, TIMEOUT, 4, until=begin + 1.5)
+        assert time.monotonic() - begin < 3
+        nothing = probe_and_assess(expected, endpoints, TIMEOUT, until=begin)
+    assert found.wrong == ()
+    assert 0 < len(found.assessments) < 60
+    assert len(found.assessments) + found.not_asked == 2 * 202
+    assert nothing == Audit((), not_asked=2 * 202)
 
 
 def test_hostile_certificates_are_shown_harmlessly(tmp_path: Path) -> None:

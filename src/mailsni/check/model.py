@@ -82,6 +82,7 @@ class Code(ContractWord):
     NOT_CHECKED = "not_checked", "the check failed as a whole"
     NOTHING_READABLE = "nothing_readable", "this user can read nothing of what is deployed"
     WIRE_NOT_PROBED = "wire_not_probed", "a server could not be probed"
+    WIRE_NOT_ASKED = "wire_not_asked", "the time limit left out probes: nobody knows what the servers send there"
 
 
 _FILE_CODES = frozenset(code for code in Code if code.startswith(("map_", "include_", "pinned_file_")))
@@ -165,6 +166,8 @@ class CheckResult:
     """The parts that this user may not read."""
     probed: int | None = None
     """How many answers of servers were assessed; None without ``--wire``."""
+    not_asked: int | None = None
+    """How many probes the total time did not suffice for; None without ``--wire``."""
 
     @property
     def level(self) -> Level:

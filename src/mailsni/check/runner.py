@@ -6,6 +6,7 @@ user may not read is named, and what is in the way is a finding.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -67,9 +68,13 @@ def check(
     now: datetime,
     *,
     wire: bool = False,
+    until: float = math.inf,
     progress: Progress | None = None,
 ) -> CheckResult:
-    """Run all checks, and again if a run was publishing meanwhile; with ``wire`` probe the running servers, too."""
+    """Run all checks, and again if a run was publishing meanwhile; with ``wire`` probe the running servers, too.
+
+    At ``until``, in the time of ``time.monotonic``, all probes end.
+    """
     deadline = time.monotonic() + PATIENCE
     while True:
         before = records(settings)
@@ -82,8 +87,11 @@ def check(
         return result
     from mailsni.check.wire import check_wire
 
-    findings, probed = check_wire(settings, now, progress)
-    return replace(result, findings=worst_first((*findings, *result.findings)), probed=probed)
+    findings, answers = check_wire(settings, now, until, progress)
+    result = replace(result, findings=worst_first((*findings, *result.findings)))
+    if answers is None:
+        return result
+    return replace(result, probed=len(answers.assessments), not_asked=answers.not_asked)
 
 
 def run_checks(context: CheckContext) -> CheckResult:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 
 from mailsni.check.model import Code, Finding, Level
@@ -15,45 +15,44 @@ from mailsni.deploy.snapshot import take_snapshot
 from mailsni.errors import MailsniError
 from mailsni.probes.model import Problem
 from mailsni.verify.audit import audit
+from mailsni.verify.causes import causes_of
 from mailsni.verify.model import Assessment, Audit, Client
 from mailsni.verify.request import VerifyRequest
 
 
 def check_wire(
-    settings: Settings, now: datetime, progress: Progress | None = None
-) -> tuple[tuple[Finding, ...], int | None]:
-    """Probe the servers for every deployed name: the findings, and the number of answers if there was any probe."""
+    settings: Settings, now: datetime, until: float, progress: Progress | None = None
+) -> tuple[tuple[Finding, ...], Audit | None]:
+    """Probe the servers for every deployed name until that time; None: there was no probe, and a finding says why."""
     try:
         snapshot = take_snapshot(settings, now, progress=progress)
         deployed = snapshot.record.deployment
-        result = audit(snapshot, VerifyRequest(tuple(deployed.names)), progress=progress)
+        result = audit(snapshot, VerifyRequest(tuple(deployed.names)), until=until, progress=progress)
     except MailsniError as problem:
         text = f"the servers were not probed: {problem.message}"
         return (Finding(Level.UNKNOWN, Code.WIRE_NOT_PROBED, text),), None
-    return tuple(wire_findings(result, deployed)), len(result.assessments)
+    return tuple(wire_findings(result, deployed)), result
 
 
 def wire_findings(result: Audit, deployed: Deployment) -> Iterator[Finding]:
-    """One finding for each server and problem. Until the next run a server may send what is deployed."""
+    """One finding for each cause. Until the next run a server may send what is deployed."""
     for note in result.notes:
         yield Finding(Level.UNKNOWN, Code.WIRE_NOT_PROBED, f"on the wire: {note}")
-    groups: dict[tuple[str, Problem], list[Assessment]] = defaultdict(list)
-    for assessment in result.assessments:
-        for problem in assessment.problems:
-            if not _is_acceptable(assessment, problem, deployed):
-                groups[assessment.endpoint.server, problem].append(assessment)
-    explained: set[Assessment] = set()
-    for (server, problem), group in groups.items():
-        level = Level.WARNING if problem is Problem.UNTRUSTED else Level.CRITICAL
-        names = tuple(dict.fromkeys(assessment.expectation.name or "(no name)" for assessment in group))
-        where = summarize_names(sorted({str(assessment.endpoint) for assessment in group}))
-        about = where if problem is Problem.NOT_LISTENING else f"{summarize_names(names)} at {where}"
-        first = group[0]
-        # A detail names all problems of an answer: once is enough.
-        why = f" ({first.detail})" if first.detail and first not in explained else ""
-        explained.add(first)
-        text = f"{server} on the wire: {about}: {problem.replace('_', ' ')}{why}"
-        yield Finding(level, f"wire_{problem}", text, names)
+    if result.not_asked:
+        yield Finding(Level.UNKNOWN, Code.WIRE_NOT_ASKED, f"on the wire: {result.gap}")
+    for cause in causes_of([_without_acceptable(each, deployed) for each in result.assessments]):
+        level = Level.CRITICAL if cause.wrong else Level.WARNING
+        names = [*cause.names, *("(no name)" for client in cause.clients if client is not Client.NAMED)]
+        where = summarize_names(map(str, cause.endpoints))
+        about = where if cause.every_client else f"{summarize_names(names)} at {where}"
+        why = f" ({cause.detail})" if cause.detail else ""
+        text = f"{', '.join(cause.servers)} on the wire: {about}: {cause.problem.replace('_', ' ')}{why}"
+        yield Finding(level, f"wire_{cause.problem}", text, tuple(dict.fromkeys(names)))
+
+
+def _without_acceptable(assessment: Assessment, deployed: Deployment) -> Assessment:
+    problems = [each for each in assessment.problems if not _is_acceptable(assessment, each, deployed)]
+    return replace(assessment, problems=tuple(problems))
 
 
 def _is_acceptable(assessment: Assessment, problem: Problem, deployed: Deployment) -> bool:
@@ -61,7 +60,7 @@ def _is_acceptable(assessment: Assessment, problem: Problem, deployed: Deploymen
         case Problem.UNTRUSTED:
             # A client that sends no name, or one that nobody has, cannot expect more of the default certificate.
             return assessment.client is not Client.NAMED or _is_of_private_authority(assessment)
-        case Problem.WRONG_CERTIFICATE:
+        case Problem.WRONG_CERTIFICATE | Problem.EXPIRED:  # other checks say what is not deployed, and what expires
             certificates = deployed.certificates_for(assessment.expectation.name or "")
             return any(certificate.fingerprint == assessment.result.fingerprint for certificate in certificates)
         case _:

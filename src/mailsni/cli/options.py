@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mailsni.deploy.snapshot import Snapshot
 
 CONFIG_VARIABLE = "MAILSNI_CONFIG"
+_SHORTEST_TIME = 0.1
 
 
 @dataclass(slots=True)
@@ -100,6 +101,14 @@ def number(text: str | float) -> float:
     """A finite number that is not negative, for an option that takes seconds or days; else ValueError."""
     value = float(text)
     if not math.isfinite(value) or value < 0:
+        raise ValueError(text)
+    return value
+
+
+def time_limit(text: str | float) -> float:
+    """A number of seconds in which something can be done, for an option; else ValueError."""
+    value = number(text)
+    if value < _SHORTEST_TIME:
         raise ValueError(text)
     return value
 

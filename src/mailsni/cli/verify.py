@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
+import math
+import time
 from typing import Annotated
 
 import typer
 
-from mailsni.cli.options import GlobalOptions, number, print_json, valued
+from mailsni.cli.options import GlobalOptions, print_json, time_limit, valued
 from mailsni.core.log import Level
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.output import console
 
-_SHORTEST_TIMEOUT = 0.1
 _MOST_CONNECTIONS = 512
+_MAX_TIME = "Total time. The exit code is 1 if it leaves out probes and all others are right. Default: no limit."
 _ENDPOINT = (
     "Endpoint to probe (repeatable), e.g. smtp://mx.example.com:25. Schemes: smtp, smtps, imap, imaps, pop3, pop3s, "
     "sieve. Default: this host's listeners."
 )
-
-
-def _timeout(text: str) -> float:
-    value = number(text)
-    if value < _SHORTEST_TIMEOUT:
-        raise ValueError(text)
-    return value
 
 
 def _concurrency(text: str | int) -> int:
@@ -43,11 +38,12 @@ def verify(
     endpoint: Annotated[list[str] | None, valued("--endpoint -e", "URL", _ENDPOINT)] = None,
     timeout: Annotated[
         float | None,
-        valued("--timeout", "SECONDS", "Time limit of each probe. Default: [verify] timeout.", _timeout),
+        valued("--timeout", "SECONDS", "Time limit of each probe. Default: [verify] timeout.", time_limit),
     ] = None,
     concurrency: Annotated[
         int, valued("--concurrency", "N", "Number of simultaneous probes, 1 to 512. Default: 32.", _concurrency)
     ] = 32,
+    max_time: Annotated[float | None, valued("--max-time", "SECONDS", _MAX_TIME, time_limit)] = None,
 ) -> int:
     """Probe the running servers and compare every answer with the expected certificate.
 
@@ -63,6 +59,7 @@ def verify(
     from mailsni.verify.request import VerifyRequest
 
     options: GlobalOptions = context.obj
+    until = math.inf if max_time is None else time.monotonic() + max_time
     request = VerifyRequest.parse(names or (), endpoint or ())
     snapshot = None
     try:
@@ -72,7 +69,7 @@ def verify(
             raise
         console.log(Level.WARNING, f"the expected certificates are unknown: {error.message}")
     with console.progress(quiet=options.quiet) as progress:
-        result = audit(snapshot, request, timeout=timeout, concurrency=concurrency, progress=progress)
+        result = audit(snapshot, request, timeout=timeout, concurrency=concurrency, until=until, progress=progress)
     if options.as_json:
         print_json(verification.document(result))
     else:

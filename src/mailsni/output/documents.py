@@ -75,6 +75,7 @@ def check(found: CheckResult) -> Document:
         "pending": found.pending,
         "unreadable": list(found.unreadable),
         "answers": found.probed,
+        "not_asked": found.not_asked,
     }
 
 

@@ -77,7 +77,12 @@ def _performance_data(result: CheckResult) -> str:
         first = result.expiries[0]
         days = (first.not_after - result.now) / DAY
         values.append(f"'expiry'={days:.2f};{first.warning:.6g}:;{first.critical:.6g}:")
-    counts = {"names": result.names, "pending": result.pending, "answers": result.probed}
+    counts = {
+        "names": result.names,
+        "pending": result.pending,
+        "answers": result.probed,
+        "unasked": result.not_asked,
+    }
     levels = Counter(finding.level for finding in result.findings)
     counts |= {level.name.lower(): levels[level] for level in (Level.WARNING, Level.CRITICAL)}
     values += [f"'{label}'={count};;;0" for label, count in counts.items() if count is not None]

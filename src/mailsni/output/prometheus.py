@@ -16,10 +16,11 @@ from mailsni.core.plan import Kind, NameState, name_states
 from mailsni.core.text import printable_name
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.metrics import MetricsInput
-from mailsni.probes.endpoint import Server
+from mailsni.probes.endpoint import Endpoint, Server
 from mailsni.probes.model import Problem
 from mailsni.runs.history import History
-from mailsni.verify.model import Assessment, Audit, Client
+from mailsni.verify.causes import causes_of
+from mailsni.verify.model import Audit, Client
 
 
 def exposition(given: MetricsInput) -> bytes:
@@ -56,7 +57,7 @@ class _Collector(Collector):
         if given.snapshot is not None:
             yield from _of_names(given.snapshot)
         if given.audit is not None:
-            yield from _of_the_wire(given.audit)
+            yield from _of_the_wire(given.audit, every_port=given.every_port)
 
 
 _Labels = tuple[tuple[str, str], ...]
@@ -146,32 +147,78 @@ def _of_names(snapshot: Snapshot) -> Iterator[Metric]:
     yield _gauge("problems", about, _counts("reason", Reason, problems))
 
 
-def _of_the_wire(audit: Audit) -> Iterator[Metric]:
-    named = [each for each in audit.assessments if each.client is Client.NAMED]
-    others = [each for each in audit.assessments if each.client is not Client.NAMED]
+def _of_the_wire(audit: Audit, *, every_port: bool) -> Iterator[Metric]:
+    """By endpoint and by name: an endpoint that does not respond is no fault of any name."""
+    endpoints = dict.fromkeys(each.endpoint for each in audit.assessments)
+    up = {each.endpoint for each in audit.assessments if each.result.reached_tls}
+    answered = [each for each in audit.assessments if each.endpoint in up]
+    named = [each for each in answered if each.client is Client.NAMED]
+    others = [each for each in answered if each.client is not Client.NAMED]
+    about = "Whether a port gets as far as TLS with any client."
+    yield _gauge("endpoint_up", about, {_endpoint(endpoint): endpoint in up for endpoint in endpoints})
     yield _gauge(
-        "served_as_intended",
-        "Whether a server sends the right certificate, for a name at a port; algorithm: the only kind it accepts.",
-        _worst(
-            ((*_of(each.expectation.name or "", each.expectation.algorithm or ""), *_endpoint(each)), not each.wrong)
-            for each in named
-        ),
+        "endpoint_served_as_intended",
+        "Whether a port that is up sends the right certificate for every name.",
+        _worst((_endpoint(each.endpoint), not each.wrong) for each in named),
+    )
+    yield _gauge(
+        "name_served_as_intended",
+        "Whether every port that is up sends the right certificate for a name.",
+        _worst(((("name", each.expectation.name or ""),), not each.wrong) for each in named),
     )
     yield _gauge(
         "served_to_others",
-        "Whether a server sends a valid certificate to a client without SNI, or with a name that nobody has.",
-        _worst(((("client", str(each.client)), *_endpoint(each)), not each.wrong) for each in others),
+        "Whether a port that is up sends a valid certificate to a client without SNI, or with a name that nobody has.",
+        _worst(((("client", str(each.client)), *_endpoint(each.endpoint)), not each.wrong) for each in others),
     )
-    counts = Counter((each.endpoint.server, problem) for each in audit.assessments for problem in each.problems)
+    if every_port:
+        yield _gauge(
+            "served_as_intended",
+            "Whether a server sends the right certificate, for a name at a port; algorithm: the only kind it accepts.",
+            _worst(
+                (
+                    (
+                        *_of(each.expectation.name or "", each.expectation.algorithm or ""),
+                        *_endpoint(each.endpoint),
+                    ),
+                    not each.wrong,
+                )
+                for each in audit.assessments
+                if each.client is Client.NAMED
+            ),
+        )
+    yield _gauge(
+        "wrong_names",
+        "How many names get wrong answers from a server's ports that are up, by the problem that explains most; not "
+        "those that wait for the next apply.",
+        _by_problem(
+            (server, cause.problem, name)
+            for cause in causes_of([each for each in named if not each.outdated])
+            if cause.wrong
+            for server in cause.servers
+            for name in cause.names_at(server)
+        ),
+    )
     yield _gauge(
         "answers",
         "How many answers of a server have a problem, by problem.",
-        {
-            (("server", server), ("problem", str(problem))): counts[server, problem]
-            for server in get_args(Server)
-            for problem in Problem
-        },
+        _by_problem(
+            (each.endpoint.server, problem, at)
+            for at, each in enumerate(audit.assessments)
+            for problem in each.problems
+        ),
     )
+    yield _gauge("not_asked", "How many probes the total time did not suffice for.", {(): audit.not_asked})
+
+
+def _by_problem(items: Iterable[tuple[str, Problem, object]]) -> dict[_Labels, float]:
+    """How many different things each server has of each problem, also where there is none."""
+    counts = Counter((server, problem) for server, problem, _ in dict.fromkeys(items))
+    return {
+        (("server", server), ("problem", str(problem))): counts[server, problem]
+        for server in get_args(Server)
+        for problem in Problem
+    }
 
 
 def _counts(label: str, members: Iterable[str], counts: Mapping[Any, int]) -> dict[_Labels, float]:
@@ -183,7 +230,6 @@ def _of(name: str, algorithm: str) -> _Labels:
     return (("name", name), ("algorithm", algorithm))
 
 
-def _endpoint(assessment: Assessment) -> _Labels:
-    endpoint = assessment.endpoint
+def _endpoint(endpoint: Endpoint) -> _Labels:
     address = (("host", endpoint.host), ("port", str(endpoint.port)))
     return (("server", endpoint.server), ("protocol", endpoint.protocol), *address)

@@ -6,16 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from mailsni.core.log import Level
-from mailsni.core.text import counted
+from mailsni.core.text import counted, summarize
 from mailsni.errors import Exit
 from mailsni.output import console, documents
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.model import Problem
 from mailsni.verify.assess import describe_names
+from mailsni.verify.causes import Cause, causes_of
 from mailsni.verify.model import Assessment, Audit, Client
 
 _TABLE_LIMIT = 50
 """The table has a row for every name up to so many; beyond, only those with something wrong."""
+_CAUSE_LIMIT = 20
+"""Causes with a line of their own."""
 _CLIENTS: Final[Mapping[Client, str]] = {Client.WITHOUT_SNI: "(no SNI)", Client.UNKNOWN_NAME: "(unknown name)"}
 _LOUD: Final = frozenset(Problem) - {
     Problem.NOT_LISTENING,
@@ -27,19 +30,37 @@ _LOUD: Final = frozenset(Problem) - {
 
 
 def exit_code(audit: Audit) -> Exit:
-    """Of a ``verify``: whether somebody must act."""
-    return Exit.SERVED_WRONG if audit.wrong else Exit.DONE
+    """Of a ``verify``: whether somebody must act, or else whether something was not probed."""
+    if audit.wrong:
+        return Exit.SERVED_WRONG
+    return Exit.FAILED if audit.not_asked else Exit.DONE
 
 
 def document(audit: Audit) -> dict[str, Any]:
-    """All answers."""
+    """All causes, and all answers."""
     return {
         "schema": "mailsni.verify/1",
         "exit_code": int(exit_code(audit)),
         "probed": len(audit.assessments),
+        "not_asked": audit.not_asked,
         "wrong": len(audit.wrong),
+        "causes": [_cause(cause) for cause in causes_of(audit.assessments)],
         "answers": [_answer(assessment) for assessment in audit.assessments],
         "notes": list(audit.notes),
+    }
+
+
+def _cause(cause: Cause) -> dict[str, Any]:
+    return {
+        "problem": str(cause.problem),
+        "wrong": cause.wrong,
+        "problems": [str(problem) for problem in cause.problems],
+        "detail": cause.detail,
+        "servers": list(cause.servers),
+        "endpoints": [str(endpoint) for endpoint in cause.endpoints],
+        "clients": [str(client) for client in cause.clients],
+        "names": list(cause.names),
+        "answers": len(cause.assessments),
     }
 
 
@@ -63,26 +84,22 @@ def _answer(assessment: Assessment) -> dict[str, Any]:
 
 
 def show(audit: Audit, *, verbose: bool, quiet: bool = False) -> None:
-    """Print a table of names and ports, a line for each wrong answer, and totals.
+    """Print a table of names and ports, a line for each cause of wrong answers, and totals.
 
-    With ``verbose`` the table has every name, however many there are, and each warning has a line. With ``quiet`` there
-    are only the lines for wrong answers.
+    With ``verbose`` the table has every name, however many there are, and each cause of a warning has a line. With
+    ``quiet`` there are only the lines for what is wrong.
     """
-    lines = [each for each in audit.assessments if each.wrong or (verbose and each.problems)]
+    causes = [cause for cause in causes_of(audit.assessments) if cause.wrong or verbose]
     if not quiet:
         _table(audit, all_names=verbose)
         for line in _defaults(audit):
             console.print_line(line)
-        if lines:
+        if causes:
             console.print_line()
-    for assessment in lines:
-        algorithm = assessment.expectation.algorithm
-        kind = f", {algorithm.upper()} only" if algorithm else ""
-        level = "wrong" if assessment.wrong else "warning"
-        problems = ", ".join(assessment.problems)
-        console.print_line(
-            f"{level}: {_client(assessment)} at {assessment.endpoint}{kind}: {problems}: {assessment.detail}"
-        )
+    for cause in causes[:_CAUSE_LIMIT]:
+        console.print_line(f"{'wrong' if cause.wrong else 'warning'}: {_cause_line(cause)}")
+    if len(causes) > _CAUSE_LIMIT:
+        console.print_line(f"({len(causes) - _CAUSE_LIMIT} more causes: --json has all)")
     if quiet:
         return
     console.print_line()
@@ -90,10 +107,23 @@ def show(audit: Audit, *, verbose: bool, quiet: bool = False) -> None:
         console.print_line(line)
 
 
+def _cause_line(cause: Cause) -> str:
+    who = "every client" if cause.every_client else summarize(_clients(cause))
+    where = summarize([str(endpoint) for endpoint in cause.endpoints])
+    algorithms = {each.expectation.algorithm for each in cause.assessments}
+    algorithm = algorithms.pop() if len(algorithms) == 1 else None
+    kind = f", {algorithm.upper()} only" if algorithm else ""
+    detail = cause.detail if cause.identical else f"for the first: {cause.detail}"
+    return f"{who} at {where}{kind}: {', '.join(cause.problems)}: {detail}"
+
+
+def _clients(cause: Cause) -> list[str]:
+    return [*cause.names, *(_CLIENTS[client] for client in cause.clients if client in _CLIENTS)]
+
+
 def warn(audit: Audit) -> None:
     """Print what could not be probed, and what is only a warning, on standard error."""
-    for note in audit.notes:
-        console.log(Level.WARNING, f"{note}")
+    warn_of_gaps(audit)
     untrusted = [each for each in audit.assessments if Problem.UNTRUSTED in each.problems]
     if untrusted:
         first = untrusted[0]
@@ -102,6 +132,14 @@ def warn(audit: Audit) -> None:
             f"this system does not trust the certificate of {counted(len(untrusted), 'answer')}, "
             f"the first: {_client(first)} at {first.endpoint}: {first.detail}",
         )
+
+
+def warn_of_gaps(audit: Audit) -> None:
+    """Print what could not be probed on standard error."""
+    for note in audit.notes:
+        console.log(Level.WARNING, note)
+    if audit.not_asked:
+        console.log(Level.WARNING, audit.gap)
 
 
 def _client(assessment: Assessment) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from mailsni.core.model import Algorithm, Certificate
@@ -37,6 +37,27 @@ class Expectation:
         return Probe(
             endpoint, None if self.name is None else sni_name(self.name), self.algorithm, require_trust, anchor
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An expectation to test at an endpoint; or whether a client that verifies the chain accepts it."""
+
+    expectation: Expectation
+    endpoint: Endpoint
+    require_trust: bool = False
+    anchor: bytes = field(default=b"", repr=False)
+    """As in the probe."""
+
+    @property
+    def probe(self) -> Probe:
+        """The probe that asks it."""
+        return self.expectation.probe(self.endpoint, require_trust=self.require_trust, anchor=self.anchor)
+
+    @property
+    def verifies(self) -> bool:
+        """Whether the client verifies the chain."""
+        return self.require_trust or bool(self.anchor)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import re
 import socket
 import ssl
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, Final, cast
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from queue import SimpleQueue
+from typing import Any, Final, Protocol, cast
 
 from mailsni.core.model import Algorithm
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.expectation import Answer, Expectation
+from mailsni.probes.expectation import Answer, Expectation, Question
 from mailsni.probes.model import Probe, ProbeResult, Problem
 from mailsni.probes.starttls import Deadline, ProbeEndedError, start_tls
 
@@ -72,20 +75,61 @@ def probe_expectations(
     *,
     timeout: float,
     concurrency: int = CONCURRENCY,
-    require_trust: bool = False,
-    anchors: Sequence[bytes] | None = None,
     on_done: Callable[[int], None] | None = None,
 ) -> list[Answer]:
-    """Run the probe of each expectation at its endpoint; see :func:`run_probes`.
-
-    ``anchors`` has for each pair the certificate that the chain must lead to.
-    """
-    probes = [
-        expectation.probe(endpoint, require_trust=require_trust, anchor=anchor)
-        for (expectation, endpoint), anchor in zip(pairs, anchors or [b""] * len(pairs), strict=True)
-    ]
+    """Run the probe of each expectation at its endpoint; see :func:`run_probes`."""
+    probes = [expectation.probe(endpoint) for expectation, endpoint in pairs]
     results = run_probes(probes, timeout=timeout, concurrency=concurrency, on_done=on_done)
     return [Answer(expectation, result) for (expectation, _), result in zip(pairs, results, strict=True)]
+
+
+class Schedule(Protocol):
+    """Decides what to ask next. All calls come from one thread."""
+
+    def next(self) -> Question | None:
+        """The next question; None: none is due before another answer comes, or at all."""
+
+    def take(self, question: Question, result: ProbeResult) -> None:
+        """Take the result of the question's probe."""
+
+
+def run_schedule(
+    schedule: Schedule, *, timeout: float, concurrency: int = CONCURRENCY, until: float = math.inf
+) -> None:
+    """Ask as a schedule wants it; see :func:`run_probes`.
+
+    At ``until``, in the time of ``time.monotonic``, all probes end. The schedule gets no result of those that would
+    have had more time: they do not show that a server is silent.
+
+    Raises:
+        HostError: the system starts no more threads.
+    """
+    finished = SimpleQueue[tuple[Question, Future[ProbeResult]]]()
+
+    def ask(question: Question) -> ProbeResult:
+        return _run(question.probe, min(timeout, max(0.0, until - time.monotonic())))
+
+    with ThreadPoolExecutor(max_workers=concurrency, thread_name_prefix="probe") as pool:
+
+        def begin(question: Question) -> None:
+            try:
+                future = pool.submit(ask, question)
+            except RuntimeError as error:
+                raise HostError(f"the servers cannot be probed: {error}") from error
+            future.add_done_callback(lambda future: finished.put((question, future)))
+
+        under_way = 0
+        while True:
+            while under_way < concurrency and time.monotonic() < until and (question := schedule.next()) is not None:
+                begin(question)
+                under_way += 1
+            if not under_way:
+                return
+            question, future = finished.get()
+            under_way -= 1
+            result = future.result()
+            if result.problem is not Problem.NO_ANSWER or time.monotonic() < until:
+                schedule.take(question, result)
 
 
 def _run(probe: Probe, timeout: float) -> ProbeResult:

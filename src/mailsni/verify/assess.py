@@ -14,20 +14,23 @@ from mailsni.core.text import summarize
 from mailsni.core.x509 import Leaf
 from mailsni.probes.expectation import Answer, Expectation, sni_name
 from mailsni.probes.model import ProbeResult, Problem
-from mailsni.verify.model import Assessment, Client, client_of
+from mailsni.verify.model import Assessment, Client, KnownCertificate, client_of
 
 
-def assess(answer: Answer, refusal: ProbeResult | None, *, now: datetime, labels: Mapping[str, str]) -> Assessment:
+def assess(
+    answer: Answer, refusal: ProbeResult | None, *, now: datetime, known: Mapping[str, KnownCertificate]
+) -> Assessment:
     """What is wrong with an answer at a moment with a time zone.
 
-    ``refusal`` is what a client got that verifies the chain, and rejects it. ``labels`` has what to call a certificate,
-    by fingerprint.
+    ``refusal`` is what a client got that verifies the chain, and rejects it. ``known`` has the certificates of this
+    host, by fingerprint.
     """
     expectation, result, problem = answer.expectation, answer.result, answer.problem
     leaf = x509.parse_leaf(result.chain[0]) if result.chain else None
     explained: list[tuple[Problem, str]] = []
+    served = known.get(result.fingerprint or "") if problem is Problem.WRONG_CERTIFICATE else None
     if problem is Problem.WRONG_CERTIFICATE:
-        label = labels.get(result.fingerprint or "") or _unknown_certificate(result, leaf)
+        label = served.label if served is not None else _unknown_certificate(result, leaf)
         explained.append((problem, f"serves {label}"))
     elif problem is not None:
         explained.append((problem, result.detail))
@@ -40,7 +43,9 @@ def assess(answer: Answer, refusal: ProbeResult | None, *, now: datetime, labels
     elif answer.served:
         explained.append((Problem.WRONG_CERTIFICATE, "serves a certificate that cannot be decoded"))
     problems = tuple(dict.fromkeys(problem for problem, _ in explained))
-    return Assessment(expectation, result, problems, "; ".join(text for _, text in explained), leaf)
+    detail = "; ".join(text for _, text in explained)
+    outdated = served is not None and served.outdated and Problem.NAME_MISMATCH not in problems
+    return Assessment(expectation, result, problems, detail, leaf, outdated)
 
 
 def _refused(refusal: ProbeResult) -> tuple[Problem, str]:

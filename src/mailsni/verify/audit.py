@@ -6,38 +6,28 @@ sends: the leaf, the chain behind it, the dates, the names, and whether the syst
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 
 from mailsni.config.settings import VerifySettings
 from mailsni.core.model import Progress
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Endpoint, resolved
-from mailsni.probes.expectation import Answer, Expectation
-from mailsni.probes.model import ProbeResult, Problem
-from mailsni.probes.tls_client import CONCURRENCY, probe_expectations
+from mailsni.probes.expectation import Expectation, Question
+from mailsni.probes.tls_client import CONCURRENCY, run_schedule
 from mailsni.verify.assess import assess, with_disagreements
-from mailsni.verify.model import UNKNOWN_NAME, Audit
+from mailsni.verify.model import UNKNOWN_NAME, Audit, KnownCertificate
 from mailsni.verify.request import (
     EVERYTHING,
     VerifyRequest,
-    certificate_labels,
     endpoints_to_probe,
     expected_certificates,
+    known_certificates,
 )
-
-_Ask = Callable[..., list[Answer]]
-"""Runs the probes of expectations at endpoints."""
-_BATCH = 512
-"""Probes between two decisions whether an endpoint still responds."""
-_TRUST_ATTEMPTS = 3
-"""Clients that ask for the verdict on a chain, until one of them gets that chain."""
-_TIMEOUTS_ALLOWED = 16
-"""Probes of an endpoint that may time out until the rest of them is left out."""
+from mailsni.verify.schedule import ProbeSchedule
 
 
 def audit(
@@ -46,12 +36,14 @@ def audit(
     *,
     timeout: float | None = None,
     concurrency: int = CONCURRENCY,
+    until: float = math.inf,
     progress: Progress | None = None,
 ) -> Audit:
     """Probe the servers of this host, or others, for what this host should serve.
 
     Without a snapshot nobody knows what to expect: then the request has names and endpoints. The timeout is seconds
-    for each probe, by default those of the configuration.
+    for each probe, by default those of the configuration. At ``until``, in the time of ``time.monotonic``, all probes
+    end.
 
     Raises:
         HostError: there is no endpoint to probe.
@@ -59,7 +51,7 @@ def audit(
     if snapshot is None:
         expected = tuple(map(Expectation, request.names))
         seconds = timeout or VerifySettings().timeout
-        return probe_and_assess(expected, request.endpoints, seconds, concurrency, progress=progress)
+        return probe_and_assess(expected, request.endpoints, seconds, concurrency, until=until, progress=progress)
     settings = snapshot.settings
     endpoints, notes = (request.endpoints, ()) if request.endpoints else endpoints_to_probe(settings, snapshot.targets)
     if not endpoints:
@@ -67,10 +59,10 @@ def audit(
             "; ".join(notes) or "the servers' configurations have no service with TLS",
             hint="name the ports with [verify] endpoints in the configuration, or with --endpoint",
         )
-    expected, labels = expected_certificates(snapshot, request.names), certificate_labels(snapshot)
+    expected, known = expected_certificates(snapshot, request.names), known_certificates(snapshot)
     seconds = timeout or settings.verify.timeout
     result = probe_and_assess(
-        expected, endpoints, seconds, concurrency, now=snapshot.now, labels=labels, progress=progress
+        expected, endpoints, seconds, concurrency, now=snapshot.now, known=known, until=until, progress=progress
     )
     return replace(result, notes=notes)
 
@@ -82,7 +74,8 @@ def probe_and_assess(
     concurrency: int = CONCURRENCY,
     *,
     now: datetime | None = None,
-    labels: Mapping[str, str] | None = None,
+    known: Mapping[str, KnownCertificate] | None = None,
+    until: float = math.inf,
     progress: Progress | None = None,
 ) -> Audit:
     """Probe endpoints for names, and assess the results at a moment with a time zone, by default the present.
@@ -93,92 +86,14 @@ def probe_and_assess(
     addresses = list(dict.fromkeys(address for endpoint in endpoints for address in resolved(endpoint)))
     by_name = sorted(expected, key=lambda expectation: expectation.name or "")
     clients = (*by_name, Expectation(None), Expectation(UNKNOWN_NAME))
-    # The names first, so that concurrent probes spread over all endpoints.
-    cases = [(expectation, address) for expectation in clients for address in addresses]
-    ask = partial(probe_expectations, timeout=timeout, concurrency=concurrency)
-    # An endpoint that does not get as far as TLS would cost a timeout for each name, and show no certificate.
-    first = ask([(Expectation(None), address) for address in addresses])
-    unresponsive = {answer.endpoint: answer.result for answer in first if not answer.result.reached_tls}
-    answers = _answers(cases, unresponsive, ask, progress)
-    refusals = _refusals(answers, ask, progress)
-    moment, known = now or datetime.now(UTC), labels or {}
-    assessments = [assess(answer, refusals.get(answer.result.chain), now=moment, labels=known) for answer in answers]
-    return Audit(tuple(with_disagreements(assessments)))
-
-
-def _answers(
-    cases: Sequence[tuple[Expectation, Endpoint]],
-    unresponsive: Mapping[Endpoint, ProbeResult],
-    ask: _Ask,
-    progress: Progress | None,
-) -> list[Answer]:
-    """The answers in the order of the cases. An endpoint that hangs is left out after a while.
-
-    An endpoint that is left out counts as if it had given its last result again.
-    """
-    left_out = dict(unresponsive)
-    timeouts: Counter[Endpoint] = Counter()
-    answers: list[Answer] = []
-    for start in range(0, len(cases), _BATCH):
-        batch = cases[start : start + _BATCH]
-        responsive = [(expectation, endpoint) for expectation, endpoint in batch if endpoint not in left_out]
-        new = iter(ask(responsive, on_done=_reporter(progress, "probing the servers", start, len(cases))))
-        answers += [
-            Answer(expectation, replace(left_out[endpoint], name=expectation.name))
-            if endpoint in left_out
-            else next(new)
-            for expectation, endpoint in batch
-        ]
-        for answer in answers[start:]:
-            timeouts[answer.endpoint] += answer.result.problem is Problem.NO_ANSWER
-            if timeouts[answer.endpoint] >= _TIMEOUTS_ALLOWED:
-                left_out.setdefault(answer.endpoint, answer.result)
-    return answers
-
-
-_Chain = tuple[bytes, ...]
-
-
-def _refusals(answers: Iterable[Answer], ask: _Ask, progress: Progress | None) -> dict[_Chain, ProbeResult]:
-    """For each chain that a client rejects who trusts as this system does, what comes of such a client's probe.
-
-    OpenSSL looks no further once it knows no issuer: below an authority that this system does not know, a second client
-    trusts what the chain ends with, and sees the rest of it verified. Each takes a handshake of its own: Python's ssl
-    has no other way to OpenSSL's verdict.
-    """
-    by_chain: defaultdict[_Chain, list[Answer]] = defaultdict(list)
-    for answer in answers:
-        if answer.served:
-            by_chain[answer.result.chain].append(answer)
-    trusting = partial(ask, on_done=_reporter(progress, "verifying trust", 0, len(by_chain)))
-    refused = _refused(by_chain, lambda pending: trusting(_pairs(pending), require_trust=True))
-    unknown = {chain: by_chain[chain] for chain, why in refused.items() if why.problem is Problem.UNTRUSTED}
-    below = _refused(unknown, lambda pending: ask(_pairs(pending), anchors=[chain[-1] for chain in pending]))
-    return refused | {chain: why for chain, why in below.items() if why.problem is Problem.INVALID_CHAIN}
-
-
-def _refused(
-    by_chain: Mapping[_Chain, Sequence[Answer]], ask: Callable[[Mapping[_Chain, Answer]], list[Answer]]
-) -> dict[_Chain, ProbeResult]:
-    """The results of clients that reject a chain. ``ask`` runs the probes of those that verify."""
-    verdicts: dict[_Chain, ProbeResult] = {}
-    # A server that sends something else now, or nothing, says nothing about the chain that it sent before.
-    for attempt in range(_TRUST_ATTEMPTS):
-        pending = {
-            chain: candidates[attempt]
-            for chain, candidates in by_chain.items()
-            if chain not in verdicts and attempt < len(candidates)
-        }
-        for chain, answer in zip(pending, ask(pending), strict=True):
-            rejected = answer.result.problem in (Problem.UNTRUSTED, Problem.INVALID_CHAIN)
-            if rejected or (answer.served and answer.result.chain == chain):
-                verdicts[chain] = answer.result
-    return {chain: result for chain, result in verdicts.items() if result.problem is not None}
-
-
-def _pairs(pending: Mapping[_Chain, Answer]) -> list[tuple[Expectation, Endpoint]]:
-    return [(answer.expectation, answer.endpoint) for answer in pending.values()]
-
-
-def _reporter(progress: Progress | None, stage: str, done_before: int, total: int) -> Callable[[int], None] | None:
-    return None if progress is None else lambda done: progress(stage, done_before + done, total)
+    schedule = ProbeSchedule(clients, addresses, concurrency, progress)
+    questions = [Question(expectation, address) for expectation in clients for address in addresses]
+    run_schedule(schedule, timeout=timeout, concurrency=concurrency, until=until)
+    answers = schedule.answers()
+    moment, certificates = now or datetime.now(UTC), known or {}
+    assessments = [
+        assess(answer, schedule.refusals.get(answer.result.chain), now=moment, known=certificates)
+        for answer in map(answers.get, questions)
+        if answer is not None
+    ]
+    return Audit(tuple(with_disagreements(assessments)), not_asked=len(questions) - len(assessments))

@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 from datetime import datetime
 
+from mailsni.core.text import counted
 from mailsni.core.x509 import Leaf
 from mailsni.probes.expectation import Answer, Expectation
 from mailsni.probes.model import Problem
@@ -32,6 +33,16 @@ def client_of(expectation: Expectation) -> Client:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownCertificate:
+    """A certificate that this host has in a store, or has deployed."""
+
+    label: str
+    """What to call it in a message."""
+    outdated: bool = False
+    """It is deployed, and no store has it any more: the next ``apply`` replaces it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Assessment(Answer):
     """An answer, and everything that is wrong with it."""
 
@@ -40,6 +51,8 @@ class Assessment(Answer):
     """What is wrong, and what the server sends instead, for people: printable, bounded."""
     leaf: Leaf | None = None
     """What the server sent; None where it is nothing, or cannot be decoded."""
+    outdated: bool = False
+    """Whether the server sends what is deployed, and the next ``apply`` replaces it."""
 
     @property
     def client(self) -> Client:
@@ -69,6 +82,14 @@ class Audit:
     assessments: tuple[Assessment, ...]
     notes: tuple[str, ...] = ()
     """What could not be probed, and why."""
+    not_asked: int = 0
+    """How many probes the total time did not suffice for. Nobody knows whether their answers are right."""
+
+    @property
+    def gap(self) -> str:
+        """How many probes the total time did not suffice for, for people."""
+        probes = counted(len(self.assessments) + self.not_asked, "probe")
+        return f"{self.not_asked} of {probes} were not made for lack of time: --max-time sets the limit"
 
     @property
     def wrong(self) -> tuple[Assessment, ...]:

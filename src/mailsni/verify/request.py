@@ -16,6 +16,7 @@ from mailsni.host import files
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Expectation, expectations
 from mailsni.targets.base import Target
+from mailsni.verify.model import KnownCertificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +88,17 @@ def expected_certificates(snapshot: Snapshot, names: Sequence[str] = ()) -> tupl
     return expectations({name: certificates.get(name, ()) for name in names or sorted(certificates)}, chain_of)
 
 
-def certificate_labels(snapshot: Snapshot) -> dict[str, str]:
-    """What to call a certificate, by fingerprint."""
-    deployed = snapshot.record.deployment
-    old = {
-        certificate.fingerprint: f"the deployed certificate of {certificate.source}, not the newer one in the store: "
-        "run `mailsni apply`"
-        for certificate in deployed.certificates.values()
+def known_certificates(snapshot: Snapshot) -> dict[str, KnownCertificate]:
+    """What is known of the certificates in the stores and of the deployed ones, by fingerprint."""
+    deployed = {
+        certificate.fingerprint: KnownCertificate(
+            f"the deployed certificate of {certificate.source}, not the newer one in the store: run `mailsni apply`",
+            outdated=True,
+        )
+        for certificate in snapshot.record.deployment.certificates.values()
     }
-    return old | {
-        certificate.fingerprint: f"the certificate of {certificate.source}"
+    stored = {
+        certificate.fingerprint: KnownCertificate(f"the certificate of {certificate.source}")
         for certificate in snapshot.inventory.certificates
     }
+    return deployed | stored
