@@ -77,10 +77,16 @@ def test_what_is_stored_deployed_and_served_is_measured(mail_host: MailHost, dep
     assert found["mailsni_store_not_after_timestamp_seconds"] == {in_store: deployed.not_after.timestamp()}
     assert found["mailsni_names"][frozenset({("state", "deployed")})] == 1
     assert found["mailsni_name_state"] == {of(NAME, state="deployed"): 1}
-    served = found["mailsni_served_as_intended"]
-    assert {dict(one)["port"] for one in served} == {str(port) for port in mail_host.endpoints.values()}
-    assert set(served.values()) == {1}
-    assert set(found["mailsni_served_to_others"].values()) == {1}
+    for family in ("endpoint_up", "endpoint_served_as_intended", "served_to_others"):
+        served = found[f"mailsni_{family}"]
+        assert {dict(one)["port"] for one in served} == {str(port) for port in mail_host.endpoints.values()}
+        assert set(served.values()) == {1}
+    assert found["mailsni_name_served_as_intended"] == {of(NAME): 1}
+    assert set(found["mailsni_wrong_names"].values()) == {0}
+    assert found["mailsni_not_asked"] == {frozenset(): 0}
+    each = measured(mail_host, "--every-port")["mailsni_served_as_intended"]
+    assert {dict(one)["port"] for one in each} == {str(port) for port in mail_host.endpoints.values()}
+    assert set(each.values()) == {1}
     assert {dict(one)["reason"] for one in found["mailsni_skipped"]} == {str(one) for one in Reason}
     assert {dict(one)["problem"] for one in found["mailsni_answers"]} == {str(one) for one in Problem}
     assert found["mailsni_pending"] == {frozenset(): 0}
@@ -103,8 +109,11 @@ def test_what_is_pending_skipped_failed_or_wrongly_served_is_measured(mail_host:
     }
     assert found["mailsni_pending_changes"][frozenset({("kind", "renew")})] == 1
     assert found["mailsni_name_state"] == {of(NAME, state="pending"): 1}
-    by_server = {dict(one)["server"]: value for one, value in found["mailsni_served_as_intended"].items()}
-    assert by_server == {"postfix": 0, "dovecot": 0}
+    by_server = {dict(one)["server"]: value for one, value in found["mailsni_endpoint_up"].items()}
+    assert by_server == {"postfix": 1, "dovecot": 0}
+    assert set(found["mailsni_endpoint_served_as_intended"].values()) == {0}
+    assert found["mailsni_name_served_as_intended"] == {of(NAME): 0}
+    assert set(found["mailsni_wrong_names"].values()) == {0}, "the name waits for the next apply; Dovecot is down"
     answers = {(dict(one)["server"], dict(one)["problem"]): value for one, value in found["mailsni_answers"].items()}
     assert answers["dovecot", "not_listening"] == 3 * len(mail_host.dovecot.endpoints)
     assert answers["postfix", "wrong_certificate"] == len(mail_host.postfix.endpoints)
@@ -113,7 +122,7 @@ def test_what_is_pending_skipped_failed_or_wrongly_served_is_measured(mail_host:
     found = measured(mail_host, "--no-wire")
     assert found["mailsni_last_run_success"] == {frozenset(): 0}
     assert found["mailsni_last_run_exit_code"] == {frozenset(): 1}
-    assert found.keys().isdisjoint({"mailsni_served_as_intended", "mailsni_answers", "mailsni_wire_up"})
+    assert found.keys().isdisjoint({"mailsni_name_served_as_intended", "mailsni_answers", "mailsni_wire_up"})
 
 
 @pytest.mark.shared

@@ -210,13 +210,15 @@ def test_what_the_servers_show() -> None:
     assert [(one.level, one.code, one.names) for one in found] == [
         (Level.UNKNOWN, "wire_not_probed", ()),
         (Level.CRITICAL, "wire_wrong_certificate", ("b.test", "c.test")),
-        (Level.WARNING, "wire_untrusted", ("b.test",)),
         (Level.CRITICAL, "wire_expired", ("(no name)",)),
         (Level.CRITICAL, "wire_not_listening", ("a.test",)),
     ]
+    (gap,) = wire.wire_findings(Audit((answers[0],), not_asked=2), Deployment())
+    assert (gap.level, gap.code) == (Level.UNKNOWN, "wire_not_asked")
+    assert gap.text.startswith("on the wire: 2 of 3 probes were not made for lack of time")
     where = "imaps://127.0.0.1:1, imaps://127.0.0.1:2"
     assert found[1].text == f"dovecot on the wire: b.test, c.test at {where}: wrong certificate (why)"
-    assert found[4].text == "dovecot on the wire: imaps://127.0.0.1:3: not listening (why)"
+    assert found[3].text == "dovecot on the wire: imaps://127.0.0.1:3: not listening (why)"
 
 
 @pytest.mark.parametrize("public", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,7 @@ from mailsni.verify.model import Assessment, Audit
 from tests.support.builders import NOW, certificate, deployment, snapshot
 
 NAME = "mail.a.test"
+DOWN = Problem.NOT_LISTENING
 
 
 def lines(given: MetricsInput) -> set[str]:
@@ -51,7 +53,7 @@ def test_the_worst_of_two_equal_questions_counts_and_comes_once() -> None:
     for order in ((), (Problem.EXPIRED,)), ((Problem.EXPIRED,), ()):
         result = ProbeResult(Endpoint("imaps", "127.0.0.1", 993), NAME, None, "0" * 64, "TLSv1.3")
         inspection = Audit(tuple(Assessment(Expectation(NAME, "0" * 64), result, problems) for problems in order))
-        text = prometheus.exposition(MetricsInput(EMPTY_HISTORY, snapshot(), inspection)).decode()
+        text = prometheus.exposition(MetricsInput(EMPTY_HISTORY, snapshot(), inspection, every_port=True)).decode()
         served = [one for one in text.splitlines() if one.startswith("mailsni_served_as_intended{")]
         assert [one[-4:] for one in served] == [" 0.0"]
 
@@ -80,3 +82,33 @@ def test_the_document_has_the_same_samples() -> None:
     samples = prometheus.document(given)["samples"]
     assert len(samples) == len(lines(given))
     assert {"name": "mailsni_up", "labels": {}, "value": 1} in samples
+
+
+def test_a_server_that_is_down_is_no_fault_of_a_thousand_names() -> None:
+    """One series for each name and each port; the product only when it is asked for."""
+    names = [f"mail.d{number}.test" for number in range(1000)]
+    ports = [Endpoint("imaps", "127.0.0.1", port) for port in range(1, 11)]
+    smtp = Endpoint("smtp", "127.0.0.1", 25)
+    down = [
+        Assessment(Expectation(name), ProbeResult(port, name, DOWN, None, "refused"), (DOWN,))
+        for name in (*names, None)
+        for port in ports
+    ]
+    up = [Assessment(Expectation(name), ProbeResult(smtp, name, None, "0" * 64, "")) for name in (*names, None)]
+    wrong = Assessment(Expectation("x.test"), ProbeResult(smtp, "x.test", None, "1" * 64, ""), (Problem.EXPIRED,))
+    audit = Audit((*down, *up, wrong), not_asked=7)
+    found = lines(MetricsInput(EMPTY_HISTORY, snapshot(), audit))
+    by_family = Counter(re.match(r"\w+", line).group() for line in found)  # type: ignore[union-attr]
+    assert by_family["mailsni_name_served_as_intended"] == 1001
+    assert by_family["mailsni_endpoint_up"] == 11
+    assert by_family["mailsni_endpoint_served_as_intended"] == by_family["mailsni_served_to_others"] == 1
+    assert by_family["mailsni_served_as_intended"] == 0
+    assert [line for line in found if line.startswith("mailsni_name_served") and line.endswith(" 0.0")] == [
+        'mailsni_name_served_as_intended{name="x.test"} 0.0'
+    ]
+    assert [line for line in found if line.startswith("mailsni_wrong_names") and not line.endswith(" 0.0")] == [
+        'mailsni_wrong_names{problem="expired",server="postfix"} 1.0'
+    ]
+    assert "mailsni_not_asked 7.0" in found
+    product = lines(MetricsInput(EMPTY_HISTORY, snapshot(), audit, every_port=True)) - found
+    assert len(product) == 1000 * 11 + 1

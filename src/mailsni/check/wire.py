@@ -44,7 +44,7 @@ def wire_findings(result: Audit, deployed: Deployment) -> Iterator[Finding]:
         level = Level.CRITICAL if cause.wrong else Level.WARNING
         names = [*cause.names, *("(no name)" for client in cause.clients if client is not Client.NAMED)]
         where = summarize_names(map(str, cause.endpoints))
-        about = where if cause.every_client else f"{summarize_names(names)} at {where}"
+        about = where if cause.nobody_served else f"{summarize_names(names)} at {where}"
         why = f" ({cause.detail})" if cause.detail else ""
         text = f"{', '.join(cause.servers)} on the wire: {about}: {cause.problem.replace('_', ' ')}{why}"
         yield Finding(level, f"wire_{cause.problem}", text, tuple(dict.fromkeys(names)))

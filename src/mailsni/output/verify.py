@@ -108,7 +108,7 @@ def show(audit: Audit, *, verbose: bool, quiet: bool = False) -> None:
 
 
 def _cause_line(cause: Cause) -> str:
-    who = "every client" if cause.every_client else summarize(_clients(cause))
+    who = "every client" if cause.nobody_served else summarize(_clients(cause))
     where = summarize([str(endpoint) for endpoint in cause.endpoints])
     algorithms = {each.expectation.algorithm for each in cause.assessments}
     algorithm = algorithms.pop() if len(algorithms) == 1 else None

@@ -26,6 +26,17 @@ class Problem(ContractWord):
     INVALID_CHAIN = "invalid_chain", "OpenSSL refuses the chain for another reason than an unknown authority"
     UNTRUSTED = "untrusted", "this system does not know the authority; only a warning, for it may be a private one"
 
+    @property
+    def leaves_no_certificate(self) -> bool:
+        """Whether the client got no certificate at all."""
+        return self in {
+            Problem.NOT_LISTENING,
+            Problem.NO_ANSWER,
+            Problem.NO_STARTTLS,
+            Problem.PROTOCOL_ERROR,
+            Problem.HANDSHAKE_FAILED,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:

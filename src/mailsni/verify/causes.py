@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mailsni.probes.endpoint import Endpoint
@@ -18,8 +18,8 @@ class Cause:
     problem: Problem
     """The worst, by which the answers are grouped."""
     assessments: tuple[Assessment, ...]
-    every_client: bool
-    """Whether it concerns every client that probed these endpoints."""
+    nobody_served: bool
+    """Whether no client gets a certificate at these endpoints because of it."""
 
     @property
     def wrong(self) -> bool:
@@ -73,8 +73,11 @@ def causes_of(assessments: Sequence[Assessment]) -> tuple[Cause, ...]:
         if assessment.problems:
             problem = _worst(assessment)
             groups[problem, _what(problem, assessment)].append(assessment)
-    clients = _clients_by_endpoint(assessments)
-    causes = [Cause(problem, tuple(group), _are_all(group, clients)) for (problem, _), group in groups.items()]
+    clients = Counter(each.endpoint for each in assessments)
+    causes = [
+        Cause(problem, tuple(group), problem.leaves_no_certificate and _are_all(group, clients))
+        for (problem, _), group in groups.items()
+    ]
     return tuple(sorted(causes, key=lambda cause: not cause.wrong))
 
 
@@ -101,12 +104,5 @@ def _what(problem: Problem, assessment: Assessment) -> Hashable:
             return assessment.endpoint.server, assessment.result.detail
 
 
-def _clients_by_endpoint(assessments: Iterable[Assessment]) -> dict[Endpoint, int]:
-    counts: defaultdict[Endpoint, int] = defaultdict(int)
-    for assessment in assessments:
-        counts[assessment.endpoint] += 1
-    return counts
-
-
-def _are_all(group: Iterable[Assessment], clients: dict[Endpoint, int]) -> bool:
-    return all(count == clients[endpoint] for endpoint, count in _clients_by_endpoint(group).items())
+def _are_all(group: Iterable[Assessment], clients: Mapping[Endpoint, int]) -> bool:
+    return all(count == clients[endpoint] for endpoint, count in Counter(each.endpoint for each in group).items())
