@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from mailsni.host.commands import require_tool, run
 from tests.support.mail_host import ABORTED, MailHost
 
@@ -55,6 +57,7 @@ def test_a_certificate_that_one_server_refuses_is_set_aside_and_the_others_are_s
     mail_host.assert_served("mail.a.test", mended)
 
 
+@pytest.mark.shared
 def test_a_refused_certificate_that_a_killed_run_left_live_is_set_aside_by_the_next_one(mail_host: MailHost) -> None:
     """It is cut off already when that run begins, and nothing but the journal says that this is new."""
     mail_host.configure(verify={"timeout": 2})

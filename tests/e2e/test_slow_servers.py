@@ -80,6 +80,7 @@ def slow_host(mail_host: MailHost) -> Iterator[tuple[MailHost, Path]]:
         yield mail_host, slow
 
 
+@pytest.mark.shared
 def test_servers_that_turn_slow_while_they_are_reloaded_keep_what_was_published(
     slow_host: tuple[MailHost, Path],
 ) -> None:
@@ -102,6 +103,7 @@ def test_servers_that_turn_slow_while_they_are_reloaded_keep_what_was_published(
     assert mail_host.reloads() == reloads
 
 
+@pytest.mark.shared
 def test_servers_that_are_slow_for_a_moment_are_confirmed(slow_host: tuple[MailHost, Path]) -> None:
     mail_host, slow = slow_host
     command = mail_host.settings["dovecot"]["action"]

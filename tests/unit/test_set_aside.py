@@ -278,6 +278,19 @@ def test_a_slow_server_keeps_what_was_published_and_the_next_run_does_nothing(ho
     assert (again.reloads, again.exit_code) == (None, Exit.DONE)
 
 
+def test_a_slow_host_that_cut_a_run_off_is_recovered_by_one_publish(host: Host) -> None:
+    """The next run publishes once more, is not confirmed either, and leaves nothing to do for the one after it."""
+    host.put("a")
+    host.apply()
+    renewed = host.put("a", age=1).fingerprint
+    host.slow = lambda _: True
+    snapshot = take_snapshot(host.settings, datetime.now(UTC))
+    State(host.settings.state.directory).begin_journal(Deployment.of(snapshot.selection, snapshot.pins.path))
+    assert host.apply().exit_code is Exit.SKIPPED
+    assert host.live == {"mail.a.test": renewed}
+    assert host.apply().reloads is None
+
+
 def test_a_rollback_that_a_slow_server_does_not_confirm_has_an_end(host: Host) -> None:
     """Cut off with what was published, and too slow to answer after the way back: no failure of the way back."""
     old = host.put("a").fingerprint
