@@ -38,6 +38,7 @@ STARTTLS = {"smtp": "smtp", "submission": "smtp", "imap": "imap", "pop3": "pop3"
 """Services that begin in clear text, and openssl's word for them."""
 ONE_EACH = ("smtp", "imaps")
 """A service of each server: STARTTLS, and TLS from the first byte."""
+Version = Literal["tls1_2", "tls1_3"]
 SIGNATURES = {"rsa": "rsa_pss_rsae_sha256", "ecdsa": "ecdsa_secp256r1_sha256"}
 _PROBE_LIMIT = 15
 
@@ -51,7 +52,14 @@ def require(reason: str | None) -> None:
     pytest.skip(reason)
 
 
-def served(port: int, name: str | None, protocol: str, *, algorithm: Literal["rsa", "ecdsa"] | None = None) -> str:
+def served(
+    port: int,
+    name: str | None,
+    protocol: str,
+    *,
+    algorithm: Literal["rsa", "ecdsa"] | None = None,
+    version: Version | None = None,
+) -> str:
     """The fingerprint of the certificate that a client gets.
 
     Args:
@@ -59,6 +67,7 @@ def served(port: int, name: str | None, protocol: str, *, algorithm: Literal["rs
         name: what the client sends as SNI; None sends none.
         protocol: one of :data:`STARTTLS`, or anything else for TLS from the first byte.
         algorithm: the only kind of signature that the client takes.
+        version: the only version of TLS that the client speaks.
 
     Returns:
         SHA-256 of the leaf's DER, lower-case hexadecimal; :data:`ABORTED` when the handshake was not completed.
@@ -72,6 +81,7 @@ def served(port: int, name: str | None, protocol: str, *, algorithm: Literal["rs
     words += ["-noservername"] if name is None else ["-servername", name]
     words += ["-starttls", STARTTLS[protocol]] if protocol in STARTTLS else []
     words += ["-sigalgs", SIGNATURES[algorithm]] if algorithm else []
+    words += [f"-{version}"] if version else []
     done = run(words, timeout=_PROBE_LIMIT)
     if re.search(r"Connection refused|connect:errno=111", done.stderr):
         raise ConnectionRefusedError(f"{LOOPBACK}:{port}")

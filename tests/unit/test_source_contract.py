@@ -32,6 +32,7 @@ from mailsni.targets.dovecot import target as dovecot_target
 from tests.support.authority import subject_alternative_names
 from tests.support.builders import authority, without_servers
 from tests.support.command_line import SCHEMA
+from tests.support.refused import RECIPES
 from tests.support.stores import BUILDERS, JSON_KIND, StoreBuilder, digest_of_tree
 
 PROJECT = Path(__file__).parents[2]
@@ -488,6 +489,37 @@ def two_stores(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pyte
     plain = without_servers(tmp_path, tmp_path)
     dovecot = replace(plain.dovecot, enabled=True, version="2.4", include_file=tmp_path / "include.conf")
     return TwoStores(replace(plain, sources=(lost.settings, good.settings), dovecot=dovecot), lost, good)
+
+
+def test_a_run_that_publishes_nothing_saves_what_it_read(two_stores: TwoStores) -> None:
+    """A renewal of a web site's certificate changes no file of a server, and is read once all the same."""
+    later = datetime.now(UTC) + timedelta(minutes=1)
+    two_stores.apply()
+    assert two_stores.apply(later).reloads is None, "too young before, they are cached now"
+    assert take_snapshot(two_stores.settings, later).inventory.read == ()
+    two_stores.good.put("web", issue("www.good.test"))
+    for changed in (True, False):
+        result = two_stores.apply(later)
+        assert (result.reloads, result.warnings) == (None, ())
+        assert bool(result.snapshot.inventory.read) is changed
+    two_stores.good.remove("web")
+    readings = scan_cache.load(two_stores.settings.state.directory / "readings.json")
+    assert len(readings.content or {}) == 5
+    two_stores.apply(later)
+    readings = scan_cache.load(two_stores.settings.state.directory / "readings.json")
+    assert len(readings.content or {}) == 4
+
+
+def test_what_openssl_refuses_is_read_again_and_the_last_good_one_stays(two_stores: TwoStores) -> None:
+    two_stores.apply()
+    later = datetime.now(UTC) + timedelta(minutes=1)
+    two_stores.good.put("own", RECIPES["intermediate_of_1024_bits"]("mail.good.test"))
+    two_stores.good.put("shared", issue("mail.shared.test"))
+    for _ in range(2):
+        result = two_stores.apply(later)
+        reasons = {problem.reason for problem in result.snapshot.selection.problems}
+        assert reasons == {Reason.REFUSED_BY_OPENSSL, Reason.KEPT_LAST_GOOD}
+        assert (result.exit_code, two_stores.served()) == (Exit.SKIPPED, set(NAMES_OF_BOTH) - {"mail.new.test"})
 
 
 def test_the_other_stores_are_deployed_when_one_cannot_be_read_and_what_is_deployed_from_it_stays(
