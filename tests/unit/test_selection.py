@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -317,3 +318,70 @@ def winning(candidates: Iterable[Candidate]) -> list[Candidate]:
 def speaks_of(one: Certificate, found: Selection) -> list[Certificate | SkippedLineage]:
     served = [item for item in found.certificates if item is one]
     return [*served, *(item for item in found.skipped if item.source == one.source)]
+
+
+# ── a clock that is wrong ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+EARLY, LATE = certificate("early", MAIL_A, age=-0.2), certificate("late", MAIL_A, age=90, left=0)
+
+
+@pytest.mark.parametrize(("deployed", "reason"), [(EARLY, Reason.NOT_YET_VALID), (LATE, Reason.EXPIRED)])
+def test_what_is_deployed_stays_whatever_the_clock_says_and_is_a_problem(deployed: Certificate, reason: Reason) -> None:
+    found = select(inventory(deployed), MAIL, NOW, {MAIL_A: (deployed.ident,)})
+    assert [(winner.name, winner.certificates) for winner in found.winners] == [(MAIL_A, (deployed,))]
+    (problem,) = found.problems
+    assert (problem.reason, problem.names) == (reason, (MAIL_A,))
+    assert problem.detail.endswith("; it is served on, because no valid one can serve its names; is the clock right?")
+
+
+@pytest.mark.parametrize("deployed", [EARLY, LATE])
+@pytest.mark.parametrize(
+    "better",
+    [certificate("own", MAIL_A, self_signed=True), certificate("wild", "*.a.test"), kept(certificate("old", MAIL_A))],
+)
+def test_every_valid_one_is_better(deployed: Certificate, better: Certificate) -> None:
+    found = select(inventory(deployed, better), MAIL, NOW, {MAIL_A: (deployed.ident,)})
+    assert {winner.name: winner.certificates for winner in found.winners}[MAIL_A] == (better,)
+
+
+def test_the_clock_keeps_what_is_new_away_and_nothing_comes_back_by_it() -> None:
+    """Only what is deployed for a name stays with it: the same material, and that name."""
+    two = certificate("early", MAIL_A, "imap.a.test", age=-0.2)
+    assert select(inventory(two), MAIL, NOW).winners == ()
+    found = select(inventory(two, certificate("i", "imap.a.test")), MAIL, NOW, {MAIL_A: (two.ident,)})
+    assert {winner.name: winner.certificates[0].source for winner in found.winners} == {
+        MAIL_A: source("early"),
+        "imap.a.test": source("i"),
+    }
+    gone = select(inventory(two), MAIL, NOW, {MAIL_A: (two.ident,)})
+    assert [winner.name for winner in gone.winners] == [MAIL_A]
+    staging = certificate("s", MAIL_A, staging=True)
+    assert select(inventory(staging), MAIL, NOW, {MAIL_A: (staging.ident,)}).winners == ()
+
+
+def test_both_algorithms_stay_and_explain_says_why() -> None:
+    pair = certificate("e", MAIL_A, age=-0.2), certificate("r", MAIL_A, age=-0.2, algorithm="rsa")
+    deployed = {MAIL_A: tuple(each.ident for each in pair)}
+    (winner,) = select(inventory(*pair), MAIL, NOW, deployed).winners
+    assert winner.certificates == pair
+    for candidate in explain(MAIL_A, inventory(*pair), MAIL, NOW, deployed):
+        assert candidate.wins
+        assert candidate.why.startswith("not valid before ")
+        assert candidate.why.endswith("deployed already, and no valid one can serve the name")
+
+
+@effort(300)
+@given(stores(), st.sampled_from([MAIL, EVERYTHING, NamePatterns(["m*.a.test", "imap.*"])]), st.integers(-20, 20))
+def test_no_clock_takes_a_deployed_name_away(store: list[Certificate], patterns: NamePatterns, days: int) -> None:
+    """Deployed at one moment, selected again at any other: every name is still served."""
+    before = select(inventory(*store), patterns, NOW)
+    deployed = {winner.name: tuple(each.ident for each in winner.certificates) for winner in before.winners}
+    moment = NOW + timedelta(days=days)
+    after = select(inventory(*store), patterns, moment, deployed)
+    assert {winner.name for winner in after.winners} >= deployed.keys()
+    for winner in after.winners:
+        valid = {each.valid_at(moment) for each in winner.certificates}
+        assert len(valid) == 1
+        if valid == {False}:
+            assert {each.ident for each in winner.certificates} <= set(deployed[winner.name])

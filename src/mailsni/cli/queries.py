@@ -86,7 +86,8 @@ def explain(
     except RefusedNameError as error:
         raise UsageError(str(error)) from None
     snapshot = options.snapshot()
-    candidates = selection.explain(name, snapshot.inventory, snapshot.settings.names, snapshot.now)
+    deployed = snapshot.record.deployment.names
+    candidates = selection.explain(name, snapshot.inventory, snapshot.settings.names, snapshot.now, deployed)
     if options.as_json:
         print_json(documents.explanation(name, candidates))
     else:

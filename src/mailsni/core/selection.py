@@ -1,17 +1,22 @@
 """One winner per name, for both servers: pure, from an inventory and a moment in time.
 
-The rule: valid now; issued by an authority over self-signed; the exact name over a wildcard; whole in the store over a
-last good copy; issued later (notBefore); then the order of origins and fingerprints, so that equal input gives equal
-output. RSA and ECDSA are decided apart and served together: Postfix aborts the handshake when a name has two chains
-of one algorithm (postconf(5), tls_server_sni_maps; measured), and each client takes the one that it can use.
+The rule: valid now over deployed already; issued by an authority over self-signed; the exact name over a wildcard;
+whole in the store over a last good copy; issued later (notBefore); then the order of origins and fingerprints, so that
+equal input gives equal output. RSA and ECDSA are decided apart and served together: Postfix aborts the handshake when
+a name has two chains of one algorithm (postconf(5), tls_server_sni_maps; measured), and each client takes the one that
+it can use.
+
+A clock may be wrong. So a certificate that it calls expired or not yet valid stays with the names that it is deployed
+for already, as long as no valid one can serve them.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from types import MappingProxyType
 
 from mailsni.core.model import Algorithm, Certificate, Inventory, Reason, SkippedLineage
 from mailsni.core.names import NamePatterns, covered_by, is_wildcard
@@ -19,6 +24,8 @@ from mailsni.core.text import summarize
 
 ALGORITHMS: tuple[Algorithm, ...] = ("ecdsa", "rsa")
 """In the order in which a name's certificates are listed and rendered."""
+NOTHING: Mapping[str, Collection[str]] = MappingProxyType({})
+"""Where no name is deployed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +65,20 @@ class Candidate:
     why: str
 
 
-def select(inventory: Inventory, patterns: NamePatterns, now: datetime) -> Selection:
+def select(
+    inventory: Inventory, patterns: NamePatterns, now: datetime, deployed: Mapping[str, Collection[str]] = NOTHING
+) -> Selection:
     """Choose the winners.
 
     Args:
         inventory: the certificates of all stores, and the last good ones of broken lineages.
         patterns: which names are mail names.
         now: the moment at which certificates must be valid, with a time zone.
+        deployed: the idents of each name's certificates that are deployed.
     """
     wanted = {id(each): tuple(dict.fromkeys(patterns.served_names(each.names))) for each in inventory.certificates}
-    usable = [certificate for certificate in inventory.certificates if _why_unusable(certificate, now) is None]
-    claims = _claims(usable, wanted)
-    winners = tuple(Winner(name, _winners(name, claims[name])) for name in sorted(claims))
+    claims = _claims(inventory.certificates, wanted, now, deployed)
+    winners = tuple(Winner(name, _winners(name, claims[name], now)) for name in sorted(claims))
     winning = {winner.name: winner.certificates for winner in winners}
     serving: dict[int, list[str]] = defaultdict(list)
     for name, certificates in winning.items():
@@ -82,20 +91,29 @@ def select(inventory: Inventory, patterns: NamePatterns, now: datetime) -> Selec
     return Selection(winners, tuple(sorted(skipped, key=lambda item: (item.source, item.reason, item.detail))))
 
 
-def explain(name: str, inventory: Inventory, patterns: NamePatterns, now: datetime) -> tuple[Candidate, ...]:
+def explain(
+    name: str,
+    inventory: Inventory,
+    patterns: NamePatterns,
+    now: datetime,
+    deployed: Mapping[str, Collection[str]] = NOTHING,
+) -> tuple[Candidate, ...]:
     """Every certificate that has a name, the winners first, each with the reason for its place."""
     able = [certificate for certificate in inventory.certificates if covered_by(name, certificate.names)]
     usable = [certificate for certificate in able if _why_unusable(certificate, now) is None]
-    winning = {winner.name: winner.certificates for winner in select(inventory, patterns, now).winners}
+    winning = {winner.name: winner.certificates for winner in select(inventory, patterns, now, deployed).winners}
     best = _serving(name, winning)
     candidates = []
     for certificate in sorted(able, key=lambda item: _rank(name, item)):
         wins = any(certificate is winner for winner in best)
-        if wins:
+        unusable = _why_unusable(certificate, now)
+        if wins and unusable is not None:
+            why = f"{unusable[1]}; deployed already, and no valid one can serve the name"
+        elif wins:
             why = _why_it_wins(name, certificate, usable)
         elif not patterns.match(name):
             why = "the name is none of names.include, or one of names.exclude"
-        elif (unusable := _why_unusable(certificate, now)) is not None:
+        elif unusable is not None:
             _, why = unusable
         elif not best:
             why = "a wildcard, and no pattern of names.include begins with this very label"
@@ -105,17 +123,30 @@ def explain(name: str, inventory: Inventory, patterns: NamePatterns, now: dateti
     return tuple(sorted(candidates, key=lambda item: not item.wins))
 
 
-def _claims(usable: Iterable[Certificate], wanted: Mapping[int, tuple[str, ...]]) -> dict[str, list[Certificate]]:
+def _claims(
+    certificates: Iterable[Certificate],
+    wanted: Mapping[int, tuple[str, ...]],
+    now: datetime,
+    deployed: Mapping[str, Collection[str]],
+) -> dict[str, list[Certificate]]:
     """For each name that is served, everything that can serve it.
 
     A wildcard competes for every name below it, even where the patterns give it no name of its own: otherwise a
     self-signed certificate for ``mail.example.com`` would beat a good one for ``*.example.com``.
     """
+
+    def usable(certificate: Certificate, name: str) -> bool:
+        """Whether it may serve the name: it is valid, or deployed for it already."""
+        return not certificate.staging and (certificate.valid_at(now) or certificate.ident in deployed.get(name, ()))
+
     claims: dict[str, list[Certificate]] = defaultdict(list)
     wildcards: dict[str, list[Certificate]] = defaultdict(list)
-    for certificate in usable:
+    for certificate in certificates:
         for name in wanted[id(certificate)]:
-            claims[name].append(certificate)
+            if usable(certificate, name):
+                claims[name].append(certificate)
+            elif name in deployed and not certificate.staging:
+                claims.setdefault(name, [])  # a wildcard may serve it
         for name in certificate.names:
             if is_wildcard(name):
                 wildcards[name].append(certificate)
@@ -123,8 +154,8 @@ def _claims(usable: Iterable[Certificate], wanted: Mapping[int, tuple[str, ...]]
         known = {id(certificate) for certificate in claimants}
         if not is_wildcard(name):
             below = wildcards.get("*." + name.partition(".")[2], ())
-            claimants.extend(certificate for certificate in below if id(certificate) not in known)
-    return claims
+            claimants.extend(each for each in below if id(each) not in known and usable(each, name))
+    return {name: claimants for name, claimants in claims.items() if claimants}
 
 
 def _serving(name: str, winning: Mapping[str, tuple[Certificate, ...]]) -> tuple[Certificate, ...]:
@@ -144,8 +175,9 @@ def _rank(name: str, certificate: Certificate) -> tuple[bool, bool, bool, float,
     )
 
 
-def _winners(name: str, claimants: Iterable[Certificate]) -> tuple[Certificate, ...]:
-    ranked = sorted(claimants, key=lambda certificate: _rank(name, certificate))
+def _winners(name: str, claimants: Sequence[Certificate], now: datetime) -> tuple[Certificate, ...]:
+    valid = [certificate for certificate in claimants if certificate.valid_at(now)]
+    ranked = sorted(valid or claimants, key=lambda certificate: _rank(name, certificate))
     if any(not certificate.self_signed for certificate in ranked):
         ranked = [certificate for certificate in ranked if not certificate.self_signed]
     best: dict[Algorithm, Certificate] = {}
@@ -173,14 +205,18 @@ def _skips(
             detail = "no name of the certificate is one of names.include"
             yield SkippedLineage(certificate.source, Reason.NO_MATCHING_NAME, detail, (), information=True)
         return
+    served = tuple(name for name in names if any(certificate is winner for winner in winning.get(name, ())))
     unusable = _why_unusable(certificate, now)
     if unusable is not None:
         reason, detail = unusable
-        others_serve = all(_serving(name, winning) for name in names)
-        information = reason is Reason.STAGING or (reason is Reason.EXPIRED and others_serve)
-        yield SkippedLineage(certificate.source, reason, detail, names, information=information)
+        if served:
+            detail += "; it is served on, because no valid one can serve its names; is the clock right?"
+            yield SkippedLineage(certificate.source, reason, detail, served)
+        elif not certificate.kept:
+            others_serve = all(_serving(name, winning) for name in names)
+            information = reason is Reason.STAGING or (reason is Reason.EXPIRED and others_serve)
+            yield SkippedLineage(certificate.source, reason, detail, names, information=information)
         return
-    served = tuple(name for name in names if any(certificate is winner for winner in winning[name]))
     lost = tuple(name for name in names if name not in served)
     if certificate.kept and served:
         detail = f"its last good certificate, valid until {certificate.not_after:%Y-%m-%d}, is served on"

@@ -23,7 +23,7 @@ from mailsni.core.model import (
 )
 from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
-from mailsni.deploy import proof
+from mailsni.deploy import proof, recovery
 from mailsni.deploy.state_directory import State
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Server
@@ -67,11 +67,13 @@ def take_snapshot(
     sources: Sequence[Source] | None = None,
     set_aside: Mapping[str, str] | None = None,
     progress: Progress | None = None,
+    trust_caches: bool = True,
 ) -> Snapshot:
     """Read everything; ``now``, with a time zone, is the moment at which certificates must be valid.
 
     Without ``targets`` and ``sources`` it finds the servers and opens the stores of the settings. ``set_aside`` has the
-    certificates that count as broken, and why, by ident; without it they are those of the record.
+    certificates that count as broken, and why, by ident; without it they are those of the record. Without
+    ``trust_caches`` it reads every certificate and every pinned file, whether or not it changed since the last run.
 
     Raises:
         HostError: a server's configuration cannot be read; or no store can, or one without which something that is
@@ -82,25 +84,43 @@ def take_snapshot(
     targets = tuple(targets) if targets is not None else find_all(settings)
     pins = PinDirectory(_pin_directory(settings, targets))
     state = State(settings.state.directory)
-    record = state.load()
     cache = scan_cache.load(state.readings)
+    known = cache.content if trust_caches and cache.content is not None else {}
+    loaded = state.load()
     sources = sources if sources is not None else [source.open() for source in settings.sources]
-    scans = [_scan(source, cache.content or {}, record, now, progress) for source in sources]
+    scans = [_scan(source, known, loaded, progress) for source in sources]
     unreadable = tuple(scan.error for scan in scans if scan.error is not None)
     if unreadable and len(unreadable) == len(scans):
         raise unreadable[0]
-    scanned = proof.proven(merged([scan.inventory for scan in scans]), record.deployment.certificates, progress)
+    stored = merged([scan.inventory for scan in scans])
+    record = recovery.complete(loaded, targets, stored)
+    scanned = proof.proven(stored, record.deployment.certificates, progress)
     aside = record.deployment.set_aside if set_aside is None else set_aside
     found = with_set_aside(scanned, aside)
     kept = _last_good(found, record.deployment, now, aside)
     inventory = replace(found, certificates=(*found.certificates, *(pair.certificate for pair in kept)))
-    selection = select(inventory, settings.names, now)
+    selection = select(inventory, settings.names, now, record.deployment.names)
     texts = {target.name: target.render(selection, pins, settings.templates) for target in targets}
+    whole = record.deployment.pins if trust_caches else {}
+    try:
+        new_pins = _with_keys(pins.missing(selection.certificates, whole), (*found.read, *kept), scans)
+    except _StoreChangedError:
+        if not known:
+            raise
+        return take_snapshot(
+            settings,
+            now,
+            targets=targets,
+            sources=sources,
+            set_aside=set_aside,
+            progress=progress,
+            trust_caches=False,
+        )
     reasons = ((target, target.change_reason(record, texts[target.name])) for target in targets)
     difference = Plan(
         changes=plan.changes(selection, record.deployment, inventory.lineages),
         artifacts=tuple(ArtifactChange(target.name, target.path, why) for target, why in reasons if why is not None),
-        pins=_with_keys(pins.missing(selection.certificates, record.deployment.pins), (*found.read, *kept), scans),
+        pins=new_pins,
     )
     warnings = tuple(f"{problem}: everything is published again" for problem in record.problems)
     if cache.problem is not None:
@@ -125,6 +145,10 @@ def take_snapshot(
     )
 
 
+class _StoreChangedError(HostError):
+    """A store holds another certificate than the scan said."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Scan:
     """What a store has; where it could not be read, what is deployed from it, and the error."""
@@ -138,14 +162,13 @@ def _scan(
     source: Source,
     known: Mapping[str, CachedLineage],
     record: DeploymentRecord,
-    now: datetime,
     progress: Progress | None,
 ) -> _Scan:
     try:
         return _Scan(source, source.scan(known, progress))
     except HostError as error:
         deployed = [each for each in record.deployment.certificates.values() if source.owns(each.source)]
-        if not record.trusted or not all(certificate.valid_at(now) for certificate in deployed):
+        if not record.trusted:
             raise
         skipped = SkippedLineage(source.location, Reason.UNREADABLE, f"{error.message}; what is deployed from it stays")
         lineages = frozenset(certificate.source for certificate in deployed)
@@ -166,7 +189,7 @@ def _with_keys(
             scan = next(scan for scan in scans if scan.source.owns(certificate.source))
             pair = scan.source.reload(certificate) if scan.error is None else None
             if pair is None:
-                changed = HostError(f"{certificate.source}: changed while it was read", hint="run it again")
+                changed = _StoreChangedError(f"{certificate.source}: changed while it was read", hint="run it again")
                 raise scan.error or changed
             pairs[certificate.ident] = pair
     return tuple(pairs[certificate.ident] for certificate in certificates)
@@ -178,14 +201,15 @@ def _pin_directory(settings: Settings, targets: Sequence[Target]) -> Path:
 
 
 def _last_good(found: Inventory, deployed: Deployment, now: datetime, set_aside: Collection[str]) -> list[KeyAndChain]:
-    """The deployed certificates of lineages that exist and have none that can be served now."""
+    """The deployed certificates of lineages that exist and have none that is valid now."""
+    known = {one.ident for one in found.certificates}
     whole = {one.source for one in found.certificates if one.valid_at(now) and not one.staging}
     pins = PinDirectory(Path(deployed.pin_directory or "/"))
     kept = []
     for ident in sorted(set(deployed.certificates).difference(set_aside)):
         old = deployed.certificates[ident]
-        if old.source in found.lineages and old.source not in whole and old.not_before <= now < old.not_after:
-            pair = pins.last_good(old)
+        if old.source in found.lineages and old.source not in whole and ident not in known:
+            pair = pins.last_good(ident, old.source)
             if pair is not None:
                 kept.append(pair)
     return kept

@@ -2,8 +2,8 @@
 
 ``deployment.json`` has the deployed names, their certificates and the published files. ``journal.json`` exists only
 while a run publishes: a run that finds one knows that the run before it was cut off, trusts none of the files, and
-publishes and reloads again. Without a record a run does the same. A lost record costs the last good certificate of a
-lineage that is broken at that moment, and nothing else.
+publishes and reloads again. Without a record a run does the same: what is deployed is then read from the live texts and
+the pinned files (:mod:`mailsni.deploy.recovery`).
 """
 
 from __future__ import annotations

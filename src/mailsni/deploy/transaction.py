@@ -105,7 +105,9 @@ def deploy(settings: Settings, options: Options, *, progress: Progress | None = 
     """
     set_aside: Mapping[str, str] | None = {} if options.force else None
     for attempts_left in reversed(range(_ATTEMPTS)):
-        snapshot = take_snapshot(settings, datetime.now(UTC), set_aside=set_aside, progress=progress)
+        now = datetime.now(UTC)
+        trusted = not options.force
+        snapshot = take_snapshot(settings, now, set_aside=set_aside, progress=progress, trust_caches=trusted)
         try:
             return apply(snapshot, options, progress=progress)
         except CutOffError as error:

@@ -82,6 +82,9 @@ class Target(Protocol):
             ConfigurationError: the administrator's template is wrong.
         """
 
+    def named_files(self, text: bytes) -> Mapping[str, tuple[Path, ...]]:
+        """The names that a text serves, and the files that it names for each; names are as in a selection."""
+
     def change_reason(self, record: DeploymentRecord, text: bytes) -> str | None:
         """Why the live files must be published again; None when they are what they should be."""
 

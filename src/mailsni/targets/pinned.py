@@ -20,6 +20,11 @@ from mailsni.host import file_identity, files
 _NAME = re.compile(r"[0-9a-f]{64}-[0-9a-f]{16}\.pem\Z")
 
 
+def is_pinned(path: Path) -> bool:
+    """Whether a path has the name of a pinned file: its stem is a certificate's ident."""
+    return _NAME.match(path.name) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class PinDirectory:
     """The directory of the pinned files."""
@@ -53,15 +58,15 @@ class PinDirectory:
         found = ((one.ident, file_identity.of_file(self.path_of(one))) for one in certificates)
         return {ident: identity for ident, identity in found if identity is not None}
 
-    def last_good(self, deployed: Certificate) -> KeyAndChain | None:
+    def last_good(self, ident: str, origin: str) -> KeyAndChain | None:
         """A deployed certificate, to be kept, from its pinned file; None when that is missing or wrong."""
-        content = files.read_private(self.path_of(deployed))
+        content = files.read_private(self.path / f"{ident}.pem")
         if content is None:
             return None
         from mailsni.core.x509 import validate_pair  # only a certificate that is kept needs cryptography
 
-        outcome = validate_pair(deployed.source, content, content)
-        if not isinstance(outcome, KeyAndChain) or outcome.certificate.ident != deployed.ident:
+        outcome = validate_pair(origin, content, content)
+        if not isinstance(outcome, KeyAndChain) or outcome.certificate.ident != ident:
             return None
         return replace(outcome, certificate=replace(outcome.certificate, kept=True))
 

@@ -7,11 +7,15 @@ publish and a reload.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from mailsni.core.model import Certificate
-from mailsni.core.names import safe_origin, safe_path
+from mailsni.core.names import RefusedNameError, safe_origin, safe_path
 from mailsni.targets.pinned import PinDirectory
+
+_STATED = re.compile(rb"^# (\S+): [A-Z]+, valid until .*\n# SHA-256 ([0-9a-f]{64})$", re.MULTILINE)
+"""The two comment lines that the templates write for a certificate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +50,17 @@ def rendered(certificate: Certificate, pins: PinDirectory, *, live: bool = False
         chain_path=safe_path(certificate.chain_path) if live else pinned,
         key_path=safe_path(certificate.key_path) if live else pinned,
     )
+
+
+def stated_origins(text: bytes) -> dict[str, str]:
+    """The origin of each certificate by its fingerprint, as the comments of a rendered text state it.
+
+    A template of the administrator's that writes no such comments gives none.
+    """
+    origins = {}
+    for origin, fingerprint in _STATED.findall(text):
+        try:
+            origins[fingerprint.decode()] = safe_origin(origin.decode("ascii", "replace"))
+        except RefusedNameError:
+            continue
+    return origins

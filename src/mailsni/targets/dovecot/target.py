@@ -62,6 +62,10 @@ class Dovecot:
         live = self.settings.certificates == "live"
         return render_dovecot(selection, pins, self.version, templates, live=live)
 
+    def named_files(self, text: bytes) -> Mapping[str, tuple[Path, ...]]:
+        blocks = live_include.blocks_of(text.decode("utf-8", "replace"))
+        return {name: block.paths for block in blocks for name in block.names}
+
     def change_reason(self, record: DeploymentRecord, text: bytes) -> str | None:
         live = files.read_private(self.path)
         if live is None:

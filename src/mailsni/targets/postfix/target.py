@@ -72,6 +72,12 @@ class Postfix:
     def render(self, selection: Selection, pins: PinDirectory, templates: Path | None) -> bytes:
         return render_postfix(selection, pins, templates)
 
+    def named_files(self, text: bytes) -> Mapping[str, tuple[Path, ...]]:
+        from mailsni.targets.postfix.map_source import source_lines  # only without a record
+
+        entries = source_lines(text.decode("utf-8", "replace"))
+        return {f"*{entry.key}" if entry.key.startswith(".") else entry.key: entry.files for entry in entries}
+
     def change_reason(self, record: DeploymentRecord, text: bytes) -> str | None:
         """Why the live map is not what it should be; None when it is.
 
