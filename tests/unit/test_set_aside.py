@@ -227,12 +227,22 @@ def test_what_was_served_before_is_never_blamed(host: Host) -> None:
     assert host.live == {"mail.a.test": old.fingerprint}
 
 
-def test_without_a_record_of_what_is_served_everything_stays_as_it_is(host: Host) -> None:
+def test_without_a_record_the_live_text_tells_the_last_good_certificate(host: Host) -> None:
+    old = host.put("a")
+    host.apply()
+    host.put_refused("a")
+    (host.settings.state.directory / "deployment.json").unlink()
+    assert host.apply().exit_code is Exit.SKIPPED
+    assert host.live == {"mail.a.test": old.fingerprint}
+
+
+def test_where_nothing_tells_it_everything_stays_as_it_is(host: Host) -> None:
     """To set the new certificate aside would take the name away: nobody knows its last good one."""
     old = host.put("a")
     host.apply()
     host.put_refused("a")
     (host.settings.state.directory / "deployment.json").unlink()
+    host.include.write_text(re.sub(r"^#.*\n", "", host.include.read_text(), flags=re.MULTILINE))
     with pytest.raises(CutOffError):
         host.apply()
     assert host.live == {"mail.a.test": old.fingerprint}

@@ -119,8 +119,11 @@ def deploy(settings: Settings, options: Options, *, progress: Progress | None = 
 
 
 def _may_lack_last_good(snapshot: Snapshot) -> bool:
-    """Whether something is served of which no record tells: to set its successor aside would take a name away."""
-    return not (snapshot.record.trusted or snapshot.record.deployment.names) and _is_live(snapshot)
+    """Whether something is served of unknown origin: to set its successor aside would take a name away."""
+    deployed = snapshot.record.deployment
+    if any(ident not in deployed.certificates for idents in deployed.names.values() for ident in idents):
+        return True
+    return not (snapshot.record.trusted or deployed.names) and _is_live(snapshot)
 
 
 def writable_directories(settings: Settings) -> tuple[Path, ...]:
