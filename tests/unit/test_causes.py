@@ -80,6 +80,8 @@ def test_different_faults_are_different_causes_and_warnings_come_last() -> None:
         Problem.HANDSHAKE_FAILED,
         Problem.UNTRUSTED,
     ]
+    silent = [failed("a.test", endpoint, Problem.NO_ANSWER, f"in stage {endpoint.port}") for endpoint in IMAPS]
+    assert len(causes_of(silent)) == 1, "a server that hangs does so at different stages"
     assert causes_of(answers)[3].names == ("e.test", "f.test")
     assert causes_of([answers[0]])[0].wrong is False
 

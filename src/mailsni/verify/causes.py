@@ -98,6 +98,8 @@ def _what(problem: Problem, assessment: Assessment) -> Hashable:
             return "outdated" if assessment.outdated else assessment.result.fingerprint
         case Problem.EXPIRED | Problem.NOT_YET_VALID | Problem.SERVERS_DISAGREE:
             return None
+        case Problem.NO_ANSWER:
+            return assessment.endpoint.server
         case _ if assessment.served:
             return assessment.detail
         case _:
