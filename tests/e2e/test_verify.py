@@ -119,6 +119,14 @@ def test_listeners_are_found_in_the_servers_configurations(unchanged: MailHost) 
     assert {one["name"] for one in answers} == {A, None, "mailsni-unknown.invalid"}
 
 
+def test_what_time_does_not_suffice_for_is_counted_and_the_exit_code_says_so(unchanged: MailHost) -> None:
+    done = unchanged.mailsni("verify", "--json", "--max-time", "0.1")
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["wrong"], document["exit_code"]) == (1, 0, 1)
+    assert document["probed"] + document["not_asked"] == 5 * len(unchanged.urls())
+    assert "probes were not made for lack of time: --max-time sets the limit" in done.stderr
+
+
 def test_an_authority_of_ones_own_is_a_warning(unchanged: MailHost) -> None:
     done = unchanged.mailsni("verify")
     assert done.returncode == 0
@@ -196,6 +204,8 @@ def test_a_stopped_server_and_an_aborted_handshake_are_told_apart(deployed: Mail
         *(("dovecot", name, "not_listening") for name in (*names, None)),
         *(("postfix", name, "handshake_failed") for name in names),
     }
+    lines = deployed.mailsni("verify", "--quiet").stdout.splitlines()
+    assert [line.partition(" at ")[0] for line in lines] == ["wrong: every client", f"wrong: {A}, {B}, (unknown name)"]
 
 
 @pytest.mark.shared

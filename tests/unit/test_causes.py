@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mailsni.output import verify
+from mailsni.deploy.confirm import Confirmation
+from mailsni.output import text, verify
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Expectation
 from mailsni.probes.model import ProbeResult, Problem
@@ -42,6 +43,8 @@ def test_a_server_that_does_not_listen_is_one_cause_and_one_line(capsys: pytest.
         "wrong: every client at imaps://127.0.0.1:1, imaps://127.0.0.1:2, imaps://127.0.0.1:3 and 7 more: "
         "not_listening: connection refused\n"
     )
+    verify.show(Audit(tuple(answers)), verbose=False)
+    assert len(capsys.readouterr().out.splitlines()) < 12, "the table has no row for each name either"
     document = verify.document(Audit(tuple(answers)))
     assert [(each["names"], each["answers"]) for each in document["causes"]] == [(NAMES, 10010)]
 
@@ -98,6 +101,8 @@ def test_many_causes_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     answers = tuple(
         served(name, SMTP[0], Problem.WRONG_CERTIFICATE, fingerprint=f"{at:064}") for at, name in enumerate(NAMES)
     )
+    verify.show(Audit(answers), verbose=False)
+    assert "(950 names more: -v shows them)" in capsys.readouterr().out
     verify.show(Audit(answers), verbose=False, quiet=True)
     assert capsys.readouterr().out.splitlines()[19:] == [
         "wrong: mail.d19.test at smtp://127.0.0.1:11: wrong_certificate: mail.d19.test gets 0",
@@ -112,3 +117,17 @@ def test_what_was_not_asked_is_neither_right_nor_wrong() -> None:
     assert audit.gap == "11 of 12 probes were not made for lack of time: --max-time sets the limit"
     wrong = Audit((served("a.test", SMTP[0], Problem.EXPIRED),), not_asked=11)
     assert verify.exit_code(wrong) == 5
+
+
+def test_apply_says_once_what_is_wrong_with_many_names(capsys: pytest.CaptureFixture[str]) -> None:
+    old = [served(name, SMTP[0], fingerprint=f"{at:064x}") for at, name in enumerate(NAMES, start=1)]
+    gone = [failed(name, SMTP[0], Problem.HANDSHAKE_FAILED, "closed in the handshake") for name in NAMES]
+    confirmed = Confirmation("postfix", (*old, *gone), 2000, 2000)
+    text.confirmation(confirmed, verbose=False)
+    about = "mail.d0.test, mail.d1.test, mail.d2.test and 997 more at smtp://127.0.0.1:11"
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"  wrong_certificate: {about}: {'0' * 63}1",
+        f"  handshake_failed: {about}: closed in the handshake",
+    ]
+    text.confirmation(confirmed, verbose=True)
+    assert len(capsys.readouterr().out.splitlines()) == 1 + 2000

@@ -16,6 +16,8 @@ from mailsni.deploy.transaction import ApplyResult
 from mailsni.doctor.finding import Finding, Severity
 from mailsni.host import files
 from mailsni.output.console import log, print_coloured, print_line, table
+from mailsni.probes.expectation import Answer
+from mailsni.probes.model import Problem
 from mailsni.runs.history import History, Run
 
 _STATE_COLOURS = {
@@ -162,8 +164,8 @@ def applied(result: ApplyResult, *, verbose: bool) -> None:
     for server, outcome in result.reloads.items():
         paths = ", ".join(str(path) for path in result.published.get(server, ()))
         print_line(f"{server}: {paths or 'nothing'} published, {outcome}")
-    for confirmation in result.confirmations:
-        _confirmation(confirmation, verbose=verbose)
+    for confirmed in result.confirmations:
+        confirmation(confirmed, verbose=verbose)
 
 
 def applied_in_a_line(result: ApplyResult) -> str:
@@ -180,21 +182,34 @@ def applied_in_a_line(result: ApplyResult) -> str:
     return f"published: {changed}; {servers}{asked}"
 
 
-def _confirmation(confirmation: Confirmation, *, verbose: bool) -> None:
-    server, answers = confirmation.server, confirmation.answers
+def confirmation(confirmed: Confirmation, *, verbose: bool) -> None:
+    """Print what a server sends after ``apply``: a line for each fault, or with ``verbose`` for each answer."""
+    server, answers = confirmed.server, confirmed.answers
     if not answers:
         print_line(f"{server}: does not listen, so there is nothing to verify; it serves this when it starts")
         return
     endpoints = sorted({str(answer.result.endpoint) for answer in answers})
-    names = confirmation.names_probed
-    sampled = "" if names == confirmation.names else f" (a sample: {confirmation.names} names changed)"
+    names = confirmed.names_probed
+    sampled = "" if names == confirmed.names else f" (a sample: {confirmed.names} names changed)"
     print_line(
-        f"{server}: {len(confirmation.right)} of {counted(len(answers), 'answer')} as intended, "
+        f"{server}: {len(confirmed.right)} of {counted(len(answers), 'answer')} as intended, "
         f"for {counted(names, 'name')}{sampled} at {', '.join(endpoints)}"
     )
-    for answer in answers if verbose else confirmation.wrong:
-        served = answer.result.fingerprint or answer.result.detail
-        print_line(f"  {answer.problem or 'ok'}: {answer.expectation.name} at {answer.result.endpoint}: {served}")
+    for group in [[answer] for answer in answers] if verbose else _by_cause(confirmed.wrong):
+        first = group[0]
+        who = summarize(list(dict.fromkeys(answer.expectation.label for answer in group)))
+        where = summarize(list(dict.fromkeys(str(answer.endpoint) for answer in group)))
+        served = first.result.fingerprint or first.result.detail
+        print_line(f"  {first.problem or 'ok'}: {who} at {where}: {served}")
+
+
+def _by_cause(answers: Sequence[Answer]) -> list[list[Answer]]:
+    """Wrong answers by the fault that explains them: names that kept their old certificates have different ones."""
+    groups: dict[tuple[Problem | None, str], list[Answer]] = {}
+    for answer in answers:
+        detail = "" if answer.problem is Problem.WRONG_CERTIFICATE else answer.result.detail
+        groups.setdefault((answer.problem, detail), []).append(answer)
+    return list(groups.values())
 
 
 def problems(lineages: Sequence[SkippedLineage]) -> None:

@@ -16,7 +16,7 @@ from mailsni.verify.causes import Cause, causes_of
 from mailsni.verify.model import Assessment, Audit, Client
 
 _TABLE_LIMIT = 50
-"""The table has a row for every name up to so many; beyond, only those with something wrong."""
+"""The table has a row for every name up to so many; beyond, for so many with something wrong."""
 _CAUSE_LIMIT = 20
 """Causes with a line of their own."""
 _CLIENTS: Final[Mapping[Client, str]] = {Client.WITHOUT_SNI: "(no SNI)", Client.UNKNOWN_NAME: "(unknown name)"}
@@ -153,12 +153,19 @@ def _table(audit: Audit, *, all_names: bool) -> None:
         rows.setdefault(_client(assessment), {}).setdefault(port, []).append(assessment)
     ports = list(dict.fromkeys(_port(assessment.endpoint) for assessment in audit.assessments))
     wrong = {_client(assessment) for assessment in audit.wrong}
-    all_names = all_names or len(rows) <= _TABLE_LIMIT
-    visible = {name: cells for name, cells in rows.items() if all_names or name in wrong or name in _CLIENTS.values()}
+    shown = rows.keys() if all_names or len(rows) <= _TABLE_LIMIT else _worth_a_row(audit)
+    visible = {name: cells for name, cells in rows.items() if name in shown}
     table = [[name, *(_cell(cells.get(port, ())) for port in ports)] for name, cells in visible.items()]
     console.table(["NAME", *ports], table, ["red" if name in wrong else "" for name in visible])
     if len(visible) < len(rows):
-        console.print_line(f"({counted(len(rows) - len(visible), 'name')} more, all as intended: -v shows them)")
+        console.print_line(f"({counted(len(rows) - len(visible), 'name')} more: -v shows them)")
+
+
+def _worth_a_row(audit: Audit) -> set[str]:
+    """The clients without a known name, and some names with something wrong; not because nobody is served there."""
+    causes = [cause for cause in causes_of(audit.assessments) if cause.wrong and not cause.nobody_served]
+    names = dict.fromkeys(name for cause in causes for name in cause.names)
+    return {*_CLIENTS.values(), *list(names)[:_TABLE_LIMIT]}
 
 
 def _port(endpoint: Endpoint) -> str:
