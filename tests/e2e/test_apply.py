@@ -233,7 +233,7 @@ def test_a_map_made_without_postfix_is_read_by_postfix(map_type: str, mail_host:
     entries = map_entries(snapshot.selection, snapshot.pins)
     source = tmp_path / "built"
     source.write_bytes(b"")
-    _, compiled = map_build.compile_map(elsewhere.installation, source, entries, elsewhere.map_types)
+    _, compiled = map_build.compile_map(elsewhere.installation, source, entries, elsewhere.types.maps[0])
     assert stat.S_IMODE(compiled.stat().st_mode) == 0o600
     live = mail_host.map.with_name("mailsni.db")
     shutil.copy(compiled, live)

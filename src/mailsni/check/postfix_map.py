@@ -18,7 +18,6 @@ from mailsni.host import file_identity, files
 from mailsni.targets.postfix import map_read
 from mailsni.targets.postfix.map_read import Difference, Discrepancy, MapEntry
 from mailsni.targets.postfix.map_types import PostfixMap
-from mailsni.targets.postfix.postconf import redirects_berkeley_db
 from mailsni.targets.postfix.rendering import postfix_key
 from mailsni.targets.postfix.target import Postfix
 
@@ -42,30 +41,32 @@ def check_map(context: CheckContext) -> Iterator[Result]:
     source = server.path
     yield from check_published(server.artifacts, files.PRIVATE, context.owner)
     references = server.installation.sni_tables() if server.installed else ()
-    tables = [reference.map for reference in references if reference.map is not None]
-    for table in tables:
-        if table.source != source and is_absent(table.file) and not table.other_files:
-            yield _missing(table)
-    ours = next((table for table in tables if table.source == source), None)
-    if ours is None:
-        if context.nothing_deployed:
-            return
+    for table in (reference.map for reference in references):
+        if table is not None and table.source != source and is_absent(table.file) and not table.other_files:
+            yield _missing(table, server.settings.main_cf)
+    named = {table: use.place for table, use in server.uses.tables().items()}
+    if not server.is_configured and not context.nothing_deployed:
         memory = context.deployment.memories.get(server.name, {})
-        map_type = server.recorded_map_type(memory) or server.map_types[0]
-        ours = PostfixMap(map_type, source)
-        if server.installed and not server.is_configured:
+        map_type = server.recorded_map_type(memory) or server.types.maps[0][0]
+        named.setdefault(PostfixMap(map_type, source), str(server.settings.main_cf))
+        if server.installed:
             reason = server.not_configured_reason(memory) or "postfix: not configured"
             yield Finding(Level.CRITICAL, Code.NOT_CONFIGURED, reason)
-    file = _file_of(ours, server)
+    for table, place in named.items():
+        yield from _check_table(context, server, table, place)
+
+
+def _check_table(context: CheckContext, server: Postfix, table: PostfixMap, place: str) -> Iterator[Result]:
+    file = _file_of(table, server)
     if file is None:
-        yield _missing(ours)
+        yield _missing(table, place)
     elif not os.access(file, os.R_OK):
         yield Unreadable("the entries of the map")
     else:
-        yield from _check_file(context, server, ours, file)
+        yield from _check_file(context, server, table, file, place)
 
 
-def _check_file(context: CheckContext, server: Postfix, table: PostfixMap, file: Path) -> Iterator[Result]:
+def _check_file(context: CheckContext, server: Postfix, table: PostfixMap, file: Path, place: str) -> Iterator[Result]:
     if not file.is_file():
         yield Finding(Level.CRITICAL, Code.MAP_UNREADABLE, f"postfix: {file} is no regular file: {_CUT_OFF}")
         return
@@ -74,7 +75,7 @@ def _check_file(context: CheckContext, server: Postfix, table: PostfixMap, file:
         yield Finding(Level.CRITICAL, Code.MAP_SOURCE_MISSING, text)
     map_type = map_read.type_of(file)
     if map_type is not None and file == table.file and map_type != table.map_type:
-        text = f"postfix: {file} is of type {map_type}, and main.cf says {table}: {_CUT_OFF}"
+        text = f"postfix: {file} is of type {map_type}, and {place} says {table}: {_CUT_OFF}"
         yield Finding(Level.CRITICAL, Code.MAP_WRONG_TYPE, text)
         return
     # Reading the entries opens a texthash anyway, and slowly while it is new (Postfix waits for the next second).
@@ -139,12 +140,11 @@ def _file_of(table: PostfixMap, server: Postfix) -> Path | None:
     """What the server opens for a table; None when there is nothing."""
     if not is_absent(table.file):
         return table.file
-    values = server.installation.parameters("non_bdb_migration_level") if server.installed else {}
-    return table.existing_file(redirected=redirects_berkeley_db(values))
+    return table.existing_file(redirected=server.redirected)
 
 
-def _missing(table: PostfixMap) -> Finding:
+def _missing(table: PostfixMap, place: Path | str) -> Finding:
     others = table.other_files
     there = f" (there is {others[0].name}, of another type)" if others else ""
-    text = f"postfix: main.cf names {table}, and there is no {table.file}{there}: {_CUT_OFF}"
+    text = f"postfix: {place} names {table}, and there is no {table.file}{there}: {_CUT_OFF}"
     return Finding(Level.CRITICAL, Code.MAP_MISSING, text)

@@ -16,7 +16,7 @@ from mailsni.setup.steps import Step, change_file, change_server
 from mailsni.targets.postfix import main_cf, postconf
 from mailsni.targets.postfix.map_types import TableReference, parse_tables
 from mailsni.targets.postfix.postconf import Installation
-from mailsni.targets.postfix.target import Postfix, find, map_type_in
+from mailsni.targets.postfix.target import Postfix, find, map_types_in
 
 _OVERRIDES = (postconf.SNI_MAPS, postconf.SECURITY_LEVEL, *postconf.DEFAULT_CERTIFICATES)
 
@@ -71,22 +71,17 @@ def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation,
     Raises:
         RefusedError: a service of master.cf, or another instance, names the map: setup did not write that.
     """
-    own = settings.postfix
-    for override in Installation(own.config_directory).overrides(postconf.SNI_MAPS):
-        if _names_our_map(own, parse_tables(override.value)):
-            service, parameter = override.service, override.parameter
+    own, target = settings.postfix, _find(settings)
+    for use in target.uses.uses:
+        if use.service:
+            directory = use.file.parent
             raise RefusedError(
-                f"{own.config_directory}/master.cf: {service} names mailsni's map: {parameter} = {override.value}",
-                hint=f"remove it first: postconf -c {own.config_directory} -PX {service}/{parameter}",
+                f"{use.file}: {use.service} names mailsni's map: {use.parameter} = {use.value}",
+                hint=f"remove it first: postconf -c {directory} -PX {use.service}/{use.parameter}",
             )
-    for instance in _other_instances(own):
-        if _names_our_map(own, Installation(instance.config_directory).sni_tables()):
-            raise RefusedError(
-                f"{instance.config_directory}/main.cf: names mailsni's map too",
-                hint="remove it from that instance first",
-            )
+        if use.file != own.main_cf:
+            raise RefusedError(f"{use.file}: names mailsni's map too", hint="remove it from that instance first")
     path, before = own.main_cf, main_cf.text(own)
-    target = _find(settings)
     if not target.is_configured and not main_cf.is_marked(before):
         return
     original = known.before(path, before)
@@ -103,17 +98,18 @@ def map_type(settings: Settings) -> str:
     if recorded is not None and not target.is_configured:
         return recorded
     supported = target.installation.supported_types() | {"texthash"}
-    return next((one for one in target.map_types if one in supported), target.map_types[0])
+    types = target.types.maps[0]
+    return next((one for one in types if one in supported), types[0])
 
 
 def map_type_problem(settings: Settings, expected: str) -> HostError | None:
     """Checks the type of the map that was deployed: main.cf is going to name the expected one."""
-    built = map_type_in(_memory(settings))
-    if not built or built == expected:
+    built = map_types_in(_memory(settings))
+    if not built or expected in built:
         return None
     return HostError(
-        f"postfix: the map was built as {built}, because {expected} does not work here",
-        hint=f'set [postfix] map_type = "{built}" in the configuration',
+        f"postfix: the map was built as {built[0]}, because {expected} does not work here",
+        hint=f'set [postfix] map_type = "{built[0]}" in the configuration',
     )
 
 

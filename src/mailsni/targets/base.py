@@ -42,6 +42,8 @@ class Stage:
     memory: Mapping[str, str] = field(default_factory=dict)
     """What the target must know of this stage at the next run; only the target understands it. The deployment record
     keeps it (:attr:`mailsni.core.deployment.Deployment.memories`)."""
+    warnings: tuple[str, ...] = ()
+    """What the server's configuration asks for and the stage could not give."""
 
 
 class Target(Protocol):
@@ -58,6 +60,10 @@ class Target(Protocol):
     @property
     def artifacts(self) -> tuple[Path, ...]:
         """Every path at which a stage may publish a file, :attr:`path` among them."""
+
+    @property
+    def artifacts_in_use(self) -> tuple[Path, ...]:
+        """Those of :attr:`artifacts` that something may read; the others are removed, some time after a deployment."""
 
     @property
     def installed(self) -> bool:

@@ -50,6 +50,10 @@ class Dovecot:
         return (self.path,)
 
     @property
+    def artifacts_in_use(self) -> tuple[Path, ...]:
+        return self.artifacts
+
+    @property
     def reload_action(self) -> Action:
         return self.settings.action
 

@@ -8,12 +8,12 @@ were meant. What the live map becomes by rename(2) is only ever such a proven on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
-from mailsni.config.settings import Action, MapType, PostfixSettings
+from mailsni.config.settings import Action, PostfixSettings
 from mailsni.core.deployment import DeploymentRecord
 from mailsni.core.model import PublishedFile
 from mailsni.core.selection import Selection
@@ -27,14 +27,14 @@ from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.postfix.endpoints import postfix_endpoints
 from mailsni.targets.postfix.map_build import compile_map, empty_map
 from mailsni.targets.postfix.map_read import map_entries
-from mailsni.targets.postfix.map_types import map_files, parse_tables
-from mailsni.targets.postfix.postconf import SNI_MAPS, Installation
+from mailsni.targets.postfix.map_types import PostfixMap, map_files
+from mailsni.targets.postfix.map_uses import MapUses, TypeChoice, choose_types, find_uses
+from mailsni.targets.postfix.postconf import SNI_MAPS, Installation, redirects_berkeley_db
 from mailsni.targets.postfix.rendering import render_postfix
 from mailsni.targets.reload import Controls, ReloadResult
 
-_MAP_TYPE = "map_type"
-"""What a stage remembers."""
-_DEFAULT_TYPES = ("lmdb", "cdb", "hash", "btree")
+_MAP_TYPES = "map_types"
+"""What a stage remembers: the types that it compiled, with blanks between them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,10 @@ class Postfix:
     """The compiled map holds the keys and the chains themselves."""
     settings: PostfixSettings
     installation: Installation
-    map_types: tuple[str, ...]
-    """The types to compile to, in the order in which to try them; more than one only when nothing decides it."""
-    is_configured: bool
-    """Whether the running configuration names the map."""
+    types: TypeChoice
+    uses: MapUses = field(default_factory=MapUses)
+    redirected: bool = False
+    """Whether this Postfix may open a map of another type in place of Berkeley DB."""
 
     @property
     def path(self) -> Path:
@@ -60,6 +60,23 @@ class Postfix:
     def artifacts(self) -> tuple[Path, ...]:
         """The source, and the compiled map by all the names that it may have."""
         return (self.path, *map_files(self.path))
+
+    @property
+    def artifacts_in_use(self) -> tuple[Path, ...]:
+        """The source and the maps that something names; all of them as long as that is not known for sure.
+
+        A Postfix that nobody reloads goes on with the maps that main.cf named when it read it.
+        """
+        if not (self.uses.uses and self.uses.complete) or self.redirected or self.reload_action == "none":
+            return self.artifacts
+        made = [PostfixMap(types[0], self.path).file for types in self.types.maps]
+        named = [PostfixMap(use.table.map_type, self.path).file for use in self.uses.uses]
+        return tuple(dict.fromkeys((self.path, *made, *named)))
+
+    @property
+    def is_configured(self) -> bool:
+        """Whether ``tls_server_sni_maps`` in main.cf names the map."""
+        return self.uses.is_in_main_cf
 
     @property
     def installed(self) -> bool:
@@ -91,39 +108,56 @@ class Postfix:
             return record.distrust_reason
         if live != text:
             return "its source changes"
-        if self.recorded_map_type(record.deployment.memories.get(self.name, {})) is None:
-            return f"the map is to be of type {self.map_types[0]}"
-        published = [one for one in map_files(self.path) if str(one) in record.deployment.files]
-        reasons = (_why_changed(one, record.deployment.files) for one in (self.path, *published))
+        built = map_types_in(record.deployment.memories.get(self.name, {}))
+        lacking = next((types for types in self.types.maps if not set(types) & set(built)), None)
+        if lacking is not None:
+            return f"the map is to be of type {lacking[0]}"
+        published = [path for path in self.artifacts_in_use if str(path) in record.deployment.files]
+        reasons = (_why_changed(path, record.deployment.files) for path in dict.fromkeys((self.path, *published)))
         return next((why for why in reasons if why is not None), None)
 
     def stage(self, staging: Path, text: bytes, selection: Selection, pins: PinDirectory) -> Stage:
-        """Compile the map, prove it entry by entry, and copy what it replaces."""
-        source = staging / self.path.name
-        files.create(source, text)
-        map_type, compiled = compile_map(self.installation, source, map_entries(selection, pins), self.map_types)
-        live = self.path.with_name(compiled.name)
-        previous = copy_of_live(live, staging / "previous")
-        if previous is None:
-            previous = empty_map(self.installation, staging, map_type)
-        staged = [StagedFile(compiled, live, previous)]
-        if compiled != source:
-            old_text = copy_of_live(self.path, staging / "previous-source")
-            staged.append(StagedFile(source, self.path, old_text))
-        return Stage(tuple(staged), {_MAP_TYPE: map_type})
+        """Compile the map to each type, prove it entry by entry, and copy what it replaces."""
+        entries = map_entries(selection, pins)
+        built: list[str] = []
+        staged: dict[Path, StagedFile] = {}
+        for map_types in self.types.maps:
+            source = staging / map_types[0] / self.path.name
+            files.ensure_directory(source.parent, 0o700)
+            files.create(source, text)
+            map_type, compiled = compile_map(self.installation, source, entries, map_types)
+            live = self.path.with_name(compiled.name)
+            previous = copy_of_live(live, source.with_name("previous"))
+            if previous is None:
+                previous = empty_map(self.installation, source.parent, map_type)
+            staged[live] = StagedFile(compiled, live, previous)
+            built.append(map_type)
+        if self.path not in staged:
+            source = staging / self.path.name
+            files.create(source, text)
+            staged[self.path] = StagedFile(source, self.path, copy_of_live(self.path, staging / "previous-source"))
+        # The source goes last: as long as it is the old one, the next run knows that the maps may be.
+        in_order = sorted(staged.values(), key=lambda file: file.destination == self.path)
+        return Stage(tuple(in_order), {_MAP_TYPES: " ".join(built)}, tuple(self._refusals()))
+
+    def _refusals(self) -> Iterator[str]:
+        for table, use in self.uses.tables().items():
+            why = self.types.refused.get(table.map_type)
+            if why is not None:
+                yield f"postfix: {use.place} names {table}, which is not made, so clients are cut off there: {why}"
 
     def not_configured_reason(self, memory: Mapping[str, str]) -> str | None:
         if self.is_configured:
             return None
-        table = f"{self.recorded_map_type(memory) or self.map_types[0]}:{self.path}"
+        table = f"{self.recorded_map_type(memory) or self.types.maps[0][0]}:{self.path}"
         return (
             f"postfix: tls_server_sni_maps does not name {table}, so nothing is served from it yet: "
             f"`mailsni setup` wires it in, or postconf -e tls_server_sni_maps={table}"
         )
 
     def recorded_map_type(self, memory: Mapping[str, str]) -> str | None:
-        """The type of the map that is live; None when it is none of those that the map may have, or unknown."""
-        return next((kind for kind in self.map_types if kind == map_type_in(memory)), None)
+        """The type of the map that is live; None when it is none of those that main.cf may name, or unknown."""
+        return next((kind for kind in self.types.maps[0] if kind in map_types_in(memory)), None)
 
     def reload(self) -> ReloadResult:
         postfix = self.installation
@@ -144,9 +178,9 @@ class Postfix:
         return postfix_endpoints(self.installation, every_family=every_family)
 
 
-def map_type_in(memory: Mapping[str, str]) -> str:
-    """The type of the map that a stage compiled: hash and btree share a suffix, so the file does not tell."""
-    return memory.get(_MAP_TYPE, "")
+def map_types_in(memory: Mapping[str, str]) -> tuple[str, ...]:
+    """The types of the maps that a stage compiled: hash and btree share a suffix, so the files do not tell."""
+    return tuple(memory.get(_MAP_TYPES, "").split())
 
 
 def _why_changed(path: Path, published: Mapping[str, PublishedFile]) -> str | None:
@@ -176,21 +210,14 @@ def find(settings: PostfixSettings, executor: Executor = LOCAL) -> Postfix | Non
     asked = settings.map_type
     postfix = Installation(settings.config_directory, executor)
     if not postfix.installed:
-        unknown = ("hash",) if asked == "auto" else (asked,)
-        return Postfix(settings, postfix, unknown, is_configured=False)
-    values = postfix.parameters(SNI_MAPS, "default_database_type")
-    if SNI_MAPS not in values:
+        return Postfix(settings, postfix, TypeChoice((("hash" if asked == "auto" else asked,),), {}))
+    main = postfix.parameters()
+    if SNI_MAPS not in main:
         raise HostError(
             f"{settings.main_cf}: {SNI_MAPS} is unknown to this Postfix: it is older than 3.4",
             hint="upgrade Postfix, or set [postfix] enabled = false",
             path=settings.main_cf,
         )
-    own = [table for table in parse_tables(values[SNI_MAPS]) if table.source == settings.map]
-    types: tuple[str, ...] = (asked,)
-    if asked == "auto" and own and own[0].map_type in get_args(MapType):
-        types = (own[0].map_type,)
-    elif asked == "auto":
-        default = values.get("default_database_type", "")
-        first = (default,) if default in _DEFAULT_TYPES else ()
-        types = tuple(dict.fromkeys((*first, *_DEFAULT_TYPES)))
-    return Postfix(settings, postfix, types, is_configured=bool(own))
+    uses = find_uses(postfix, settings.map, main)
+    types = choose_types(asked, uses.map_types, main, postfix.supported_types)
+    return Postfix(settings, postfix, types, uses, redirects_berkeley_db(main))
