@@ -1,25 +1,27 @@
-"""Removes what no deployment needs any more: private directories, keys, maps of another type."""
+"""Removes what no deployment needs any more: private directories at once; keys and maps of another type later."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from mailsni.config.settings import Settings
-from mailsni.core.model import Certificate
+from mailsni.deploy import retirement
+from mailsni.deploy.retirement import Moment
 from mailsni.deploy.snapshot import Snapshot
+from mailsni.deploy.state_directory import State
 from mailsni.errors import MailsniError
 from mailsni.host import files
 from mailsni.targets import registry
-from mailsni.targets.base import Target
 from mailsni.targets.pinned import PinDirectory
 
 _IDENT = re.compile(rb"/([0-9a-f]{64}-[0-9a-f]{16})\.pem\b")
 
 
 def clean_up(snapshot: Snapshot) -> None:
-    """Remove private directories of runs that were cut off, and the keys of what is not served any more.
+    """Remove private directories of runs that were cut off, and what nothing has named for some time.
 
     Raises:
         HostError: something cannot be removed.
@@ -27,11 +29,54 @@ def clean_up(snapshot: Snapshot) -> None:
     """
     for directory in dict.fromkeys((snapshot.pins.path, *(target.path.parent for target in snapshot.targets))):
         files.clear_staging(directory)
+    record, now = State(snapshot.settings.state.directory).retired, Moment.now()
+    known = retirement.FORMAT.read(record).content or {}
+    unused = (*_unused_pins(snapshot), *_unused_artifacts(snapshot, known))
+    waiting = dict(retirement.retire(unused, known, now))
+    for path in [path for path, since in waiting.items() if retirement.may_go(since, now)]:
+        files.remove(path)
+        del waiting[path]
+    _write(record, known, waiting)
+
+
+def _unused_pins(snapshot: Snapshot) -> Iterator[Path]:
+    """The pinned files that neither the deployment nor a live text names."""
     served = {certificate.ident for certificate in snapshot.selection.certificates}
     for name in dict.fromkeys((str(snapshot.pins.path), snapshot.record.deployment.pin_directory)):
         pins = PinDirectory(Path(name))
         if name and pins.list_unused(served):
-            pins.remove_unused(served | _idents_in_live_files(snapshot.settings))
+            yield from pins.list_unused(served | _idents_in_live_files(snapshot.settings))
+
+
+def _unused_artifacts(snapshot: Snapshot, known: Collection[Path]) -> Iterator[Path]:
+    """What earlier deployments published and nothing may read now: maps of a type that no place names any more."""
+    published = {*map(Path, snapshot.record.deployment.files), *known}
+    for target in snapshot.targets:
+        unused = published.intersection(target.artifacts).difference(target.artifacts_in_use)
+        yield from sorted(path for path in unused if path.is_file())
+
+
+def reinstate(snapshot: Snapshot) -> None:
+    """Before a publish: forget that files were retired which are named from now on.
+
+    If the run is cut off or rolled back, they are retired anew, and the whole wait begins again.
+
+    Raises:
+        HostError: the record cannot be written.
+    """
+    record = State(snapshot.settings.state.directory).retired
+    known = retirement.FORMAT.read(record).content or {}
+    named = {snapshot.pins.path_of(certificate) for certificate in snapshot.selection.certificates}
+    named.update(path for target in snapshot.targets for path in target.artifacts_in_use)
+    _write(record, known, {path: since for path, since in known.items() if path not in named})
+
+
+def _write(record: Path, known: Mapping[Path, Moment], retired: Mapping[Path, Moment]) -> None:
+    if not retired:
+        files.remove(record)
+    elif retired != known:
+        files.ensure_directory(record.parent, 0o700)
+        retirement.FORMAT.write(record, retired)
 
 
 def try_clean_up(snapshot: Snapshot) -> tuple[str, ...]:
@@ -43,33 +88,21 @@ def try_clean_up(snapshot: Snapshot) -> tuple[str, ...]:
     return ()
 
 
-def discard_new_pins(snapshot: Snapshot, new: Iterable[Certificate]) -> None:
-    """After a failure: remove the pinned files that the failed deployment wrote, unless a live file names them.
+@contextmanager
+def discarding_new_pins(snapshot: Snapshot) -> Iterator[None]:
+    """Remove the pinned files that the block writes, when it fails: nothing has named them yet.
 
-    Raises:
-        HostError: one cannot be removed.
+    Those of a run that was cut off may be named already: they stay.
     """
-    used = set(snapshot.record.deployment.certificates)
-    if not snapshot.record.trusted:
-        used |= _idents_in_live_files(snapshot.settings)
-    for certificate in new:
-        if certificate.ident not in used:
-            files.remove(snapshot.pins.path_of(certificate))
-
-
-def remove_stale_artifacts(targets: Iterable[Target], recorded: Collection[str], published: Collection[Path]) -> None:
-    """Remove what an earlier deployment published and this one did not: maps of a type that no server names any more.
-
-    ``recorded`` are the paths of the earlier deployment, as its record has them.
-
-    Raises:
-        HostError: one cannot be removed.
-    """
-    for target in targets:
-        stale = [path for path in target.artifacts if str(path) in recorded and path not in published]
-        if stale and target.is_configured:
-            for path in stale:
-                files.remove(path)
+    certificates = [] if snapshot.record.interrupted else [pin.certificate for pin in snapshot.plan.pins]
+    paths = [snapshot.pins.path_of(certificate) for certificate in certificates]
+    new = [path for path in paths if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in new:
+            files.remove(path)
+        raise
 
 
 def _idents_in_live_files(settings: Settings) -> set[str]:

@@ -31,6 +31,11 @@ class State:
         return self.directory / "readings.json"
 
     @property
+    def retired(self) -> Path:
+        """The file of :mod:`mailsni.deploy.retirement`."""
+        return self.directory / "retired.json"
+
+    @property
     def _deployment(self) -> Path:
         return self.directory / "deployment.json"
 

@@ -199,18 +199,17 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
     state = State(snapshot.settings.state.directory)
     old = snapshot.record.deployment
     files.ensure_directory(snapshot.pins.path, 0o700)
-    pinned = (pin.certificate for pin in snapshot.plan.pins)
-    new_pins = [certificate for certificate in pinned if not snapshot.pins.path_of(certificate).exists()]
     with ExitStack() as directories, rollback() as undo:
         if not snapshot.record.interrupted:
-            # The last steps back, once the live files are all old again. Before that the journal must stay, so that the
-            # next run does not believe the files, and so must the pinned files that they may name.
+            # The last step back, once the live files are all old again. Before that the journal must stay, so that the
+            # next run does not believe the files.
             undo.append(lambda _: state.clear_journal())
-            undo.append(lambda _: cleanup.discard_new_pins(snapshot, new_pins))
         undo.append(lambda _: directories.close())
         state.begin_journal(Deployment.of(snapshot.selection, snapshot.pins.path))
         scan_cache.save(state.readings, snapshot.inventory.cached, snapshot.now)
-        stages = stage(snapshot, targets, directories)
+        cleanup.reinstate(snapshot)
+        with cleanup.discarding_new_pins(snapshot):
+            stages = stage(snapshot, targets, directories)
         staged = [file for each in stages.values() for file in each.files]
         memories = {**old.memories, **{server: each.memory for server, each in stages.items()}}
         not_configured = _why_not_configured(targets, memories)
@@ -218,13 +217,11 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
         wire, wire_warnings = _wire_check(snapshot, options, probed, progress)
         reloads, confirmations = publish(staged, targets, wire, undo, reload=options.reload)
     published = {server: tuple(file.destination for file in each.files) for server, each in stages.items()}
-    warnings = (*snapshot.warnings, *wire_warnings)
-    warnings += tuple(_slowness(each, snapshot.settings.verify.timeout) for each in confirmations if each.unconfirmed)
-    result = ApplyResult(snapshot, published, reloads, confirmations, tuple(not_configured.values()), warnings)
+    warnings = [*snapshot.warnings, *wire_warnings, *(warning for each in stages.values() for warning in each.warnings)]
+    warnings += [_slowness(each, snapshot.settings.verify.timeout) for each in confirmations if each.unconfirmed]
+    result = ApplyResult(snapshot, published, reloads, confirmations, tuple(not_configured.values()), tuple(warnings))
     paths = [file.destination for file in staged]
     try:
-        # Before the commit: afterwards nothing would tell that a map of another type was one of ours.
-        cleanup.remove_stale_artifacts(targets, old.files, paths)
         state.commit(_deployed(snapshot, targets, paths, memories))
         cleanup.clean_up(snapshot)
     except MailsniError as error:
@@ -291,8 +288,8 @@ def _deployed(
     published: Iterable[Path],
     memories: Mapping[str, Mapping[str, str]],
 ) -> Deployment:
-    """What is deployed once everything is published: the record of targets that did not change stays as it is."""
-    replaced = {str(path) for target in targets for path in target.artifacts}
+    """What is deployed once everything is published. What stays from earlier deployments stays in the record."""
+    replaced = {str(path) for target in targets for path in target.artifacts if not path.is_file()}
     kept = {path: file for path, file in snapshot.record.deployment.files.items() if path not in replaced}
     found = {str(path): file_identity.published(path) for path in published}
     return Deployment.of(

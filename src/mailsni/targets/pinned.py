@@ -98,8 +98,3 @@ class PinDirectory:
         except OSError as error:
             raise HostError(f"{self.path}: cannot be listed: {error.strerror}") from None
         return [self.path / name for name in found if name.removesuffix(".pem") not in referred_to]
-
-    def remove_unused(self, referred_to: Collection[str]) -> None:
-        """Remove the pinned files of other certificates than these idents."""
-        for path in self.list_unused(referred_to):
-            files.remove(path)
