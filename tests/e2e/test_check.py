@@ -184,7 +184,8 @@ def test_a_map_of_another_type_or_none_at_all_is_critical(mail_host: MailHost) -
     main_cf(mail_host, f"btree:{mail_host.map}")
     deployed_again(mail_host)
     main_cf(mail_host, f"hash:{mail_host.map}")
-    assert "is of type btree, and main.cf says hash:" in checked(mail_host, CRITICAL)
+    own = mail_host.postfix.config_file
+    assert f"is of type btree, and {own} says hash:" in checked(mail_host, CRITICAL)
     main_cf(mail_host, f"lmdb:{mail_host.map}")
     text = checked(mail_host, CRITICAL)
     assert f"there is no {mail_host.map}.lmdb (there is mailsni.db, of another type)" in text

@@ -76,6 +76,8 @@ def test_an_empty_result_is_published_only_when_asked_for(
     assert served(mail_host) == deployed
     mail_host.apply("--allow-empty", code=4 if spoil is leave_only_broken_lineages else 0)
     assert served(mail_host) == dict.fromkeys((FIRST, SECOND), mail_host.default.fingerprint)
+    mail_host.age_retired_files()
+    mail_host.apply("--allow-empty", code=4 if spoil is leave_only_broken_lineages else 0)
     assert list(mail_host.pin_directory.iterdir()) == []
 
 

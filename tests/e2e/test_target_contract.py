@@ -88,7 +88,8 @@ def test_the_same_selection_renders_the_same_bytes(mail_host: MailHost, deployab
     again = target_in(snapshot_of(mail_host), target.name).render(snapshot.selection, snapshot.pins, None)
     assert again == snapshot.texts[target.name]
     assert b"mail.a.test" in again
-    assert target.path in target.artifacts
+    assert target.path in target.artifacts_in_use
+    assert set(target.artifacts_in_use) <= set(target.artifacts)
 
 
 def test_what_is_staged_and_published_needs_no_change_until_somebody_touches_it(
@@ -127,8 +128,8 @@ def test_a_stage_writes_nothing_but_its_directory_and_publishes_only_artifacts(
     assert stage.files
     for file in stage.files:
         assert file.destination in target.artifacts
-        assert file.path.parent == directory
-        assert file.previous is None or file.previous.parent == directory
+        assert file.path.is_relative_to(directory)
+        assert file.previous is None or file.previous.is_relative_to(directory)
 
 
 def test_what_a_stage_keeps_for_the_way_back_is_a_copy_of_what_it_replaces(

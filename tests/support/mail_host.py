@@ -25,6 +25,7 @@ import pytest
 from mailsni.host.commands import environment, find_tool, run
 from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import LOOPBACK
+from tests.support import records
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
 from tests.support.processes import LIMIT, run_command, run_mailsni, running, until
@@ -260,6 +261,13 @@ class MailHost:
         done = self.mailsni("apply", *arguments, timeout=timeout, **variables)
         assert done.returncode == code, done.stdout + done.stderr
         return done
+
+    def age_retired_files(self) -> None:
+        """Have all files that nothing names any more be retired since before the host was started."""
+        records.rewrite(
+            self.directory / "state/retired.json",
+            lambda retired: {path: {"boot": "another", "seconds": 1} for path in retired},
+        )
 
     def reloads(self) -> int:
         """How often Dovecot was told to read its configuration: once for each publish."""

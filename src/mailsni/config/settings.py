@@ -61,7 +61,7 @@ class PostfixSettings:
     map_type: Literal["auto"] | MapType = key(
         "auto",
         values.choice("auto", *get_args(MapType)),
-        f"{', '.join(get_args(MapType))}; auto: the type in Postfix's configuration",
+        f"{', '.join(get_args(MapType))}; auto: those that Postfix's configuration names",
     )
     action: Action = key("auto", values.action, "auto, reload, restart, none, or a command as a list")
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from mailsni.core import json_values
-from mailsni.host import files
 from mailsni.host.records import RecordFormat
 
 GRACE: Final = 600
@@ -36,7 +35,10 @@ class Moment:
     @classmethod
     def now(cls) -> Moment:
         """This moment."""
-        boot = (files.read_text(_BOOT_ID) or "").strip()
+        try:
+            boot = _BOOT_ID.read_text(encoding="ascii").strip()
+        except OSError:
+            boot = ""
         return cls(boot, int(time.clock_gettime(time.CLOCK_BOOTTIME)))
 
 

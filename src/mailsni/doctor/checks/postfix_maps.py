@@ -263,9 +263,20 @@ def _check_source_content(table: TableFacts) -> Iterator[Finding]:
 def _check_usable(table: TableFacts) -> Iterator[Finding]:
     if table.open_error is not None and table.file is not None:
         written = table.reference.written
-        remove = Fix(edit=f"remove {written} from {SNI_MAPS} ({table.where})")
-        fix = Fix(table.rebuild) if table.source or table.own else remove
+        fix = Fix(edit=f"remove {written} from {SNI_MAPS} ({table.where})")
+        if table.source or table.own:
+            fix = Fix(table.rebuild)
+        if (made := _made_instead(table)) is not None:
+            fix = Fix(edit=f"write {made.written} instead of {written} ({table.where}): they are the same file")
         yield finding("map_unusable", f"{written}: {table.open_error}", table.file, fix)
+
+
+def _made_instead(table: TableFacts) -> TableReference | None:
+    """The table of mailsni's that is made at the same path: ``hash:`` and ``btree:`` have the same file."""
+    file = table.reference.map.file if table.own and table.reference.map is not None else None
+    named = table.configuration.named_tables() if file is not None else ()
+    same = [reference for reference in named if reference.map is not None and reference.map.file == file]
+    return same[0] if same and same[0].map != table.reference.map else None
 
 
 def _check_stored_content(table: TableFacts) -> Iterator[Finding]:

@@ -53,8 +53,8 @@ class MapUses:
     """Those of ``tls_server_sni_maps`` in our own main.cf come first."""
     main_cf: Path = Path()
     """Our own."""
-    complete: bool = True
-    """False when a file could not be read: then nobody can say that a map is not named."""
+    unreadable: tuple[Path, ...] = ()
+    """The configuration directories that could not be read: then nobody can say that a map is not named."""
 
     @property
     def is_in_main_cf(self) -> bool:
@@ -84,19 +84,19 @@ def find_uses(postfix: Installation, own: Path, main: Mapping[str, str]) -> MapU
     """
     directory = postfix.config_directory
     found = [_in_main_cf(directory, main, own)]
-    complete = True
-    for other in [None, *_other_directories(postfix, main)]:
+    unreadable = []
+    for each in (directory, *_other_directories(postfix, main)):
+        instance = Installation(each, postfix.executor)
         try:
-            if other is None:
-                found.append(_in_master_cf(postfix, own))
-            elif (other / "main.cf").exists():
-                instance = Installation(other, postfix.executor)
-                found += [_in_main_cf(other, instance.parameters(), own), _in_master_cf(instance, own)]
+            if each != directory and (each / "main.cf").exists():
+                found.append(_in_main_cf(each, instance.parameters(), own))
+            if (each / "master.cf").exists():
+                found.append(_in_master_cf(instance, own))
         except (MailsniError, OSError):
-            complete = False
+            unreadable.append(each)
     uses = [use for uses in found for use in uses]
     uses.sort(key=lambda use: (use.file != directory / "main.cf", use.parameter != SNI_MAPS))
-    return MapUses(tuple(uses), directory / "main.cf", complete)
+    return MapUses(tuple(uses), directory / "main.cf", tuple(unreadable))
 
 
 def _other_directories(postfix: Installation, main: Mapping[str, str]) -> Iterator[Path]:

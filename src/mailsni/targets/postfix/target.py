@@ -67,7 +67,7 @@ class Postfix:
 
         A Postfix that nobody reloads goes on with the maps that main.cf named when it read it.
         """
-        if not (self.uses.uses and self.uses.complete) or self.redirected or self.reload_action == "none":
+        if not self.uses.uses or self.uses.unreadable or self.redirected or self.reload_action == "none":
             return self.artifacts
         made = [PostfixMap(types[0], self.path).file for types in self.types.maps]
         named = [PostfixMap(use.table.map_type, self.path).file for use in self.uses.uses]
@@ -138,9 +138,11 @@ class Postfix:
             staged[self.path] = StagedFile(source, self.path, copy_of_live(self.path, staging / "previous-source"))
         # The source goes last: as long as it is the old one, the next run knows that the maps may be.
         in_order = sorted(staged.values(), key=lambda file: file.destination == self.path)
-        return Stage(tuple(in_order), {_MAP_TYPES: " ".join(built)}, tuple(self._refusals()))
+        return Stage(tuple(in_order), {_MAP_TYPES: " ".join(built)}, tuple(self._warnings()))
 
-    def _refusals(self) -> Iterator[str]:
+    def _warnings(self) -> Iterator[str]:
+        for directory in self.uses.unreadable:
+            yield f"postfix: {directory}: cannot be read, so a map that only it names is not made anew"
         for table, use in self.uses.tables().items():
             why = self.types.refused.get(table.map_type)
             if why is not None:
