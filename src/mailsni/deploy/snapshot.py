@@ -52,7 +52,7 @@ class Snapshot:
     unreadable: tuple[HostError, ...] = ()
     """Why stores could not be read, where others could. What is deployed from them stays."""
     warnings: tuple[str, ...] = ()
-    """What is wrong with the records, and what that costs."""
+    """What is wrong with the records, and what that costs; what a server asks for and cannot be given."""
     readings_changed: bool = False
     """Whether the scan cache has other certificates than the stores."""
     set_aside: Mapping[str, str] = field(default_factory=dict)
@@ -125,6 +125,7 @@ def take_snapshot(
     warnings = tuple(f"{problem}: everything is published again" for problem in record.problems)
     if cache.problem is not None:
         warnings += (f"{cache.problem}: every certificate is read again",)
+    warnings += tuple(warning for target in targets for warning in target.warnings)
     lineages = {lineage.certificate.source: lineage for lineage in found.cached}
     if not unreadable:  # of a store that could not be read nobody knows what it has
         aside = {each.ident: aside[each.ident] for each in scanned.certificates if each.ident in aside}

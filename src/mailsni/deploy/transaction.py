@@ -217,9 +217,9 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
         wire, wire_warnings = _wire_check(snapshot, options, probed, progress)
         reloads, confirmations = publish(staged, targets, wire, undo, reload=options.reload)
     published = {server: tuple(file.destination for file in each.files) for server, each in stages.items()}
-    warnings = [*snapshot.warnings, *wire_warnings, *(warning for each in stages.values() for warning in each.warnings)]
-    warnings += [_slowness(each, snapshot.settings.verify.timeout) for each in confirmations if each.unconfirmed]
-    result = ApplyResult(snapshot, published, reloads, confirmations, tuple(not_configured.values()), tuple(warnings))
+    warnings = (*snapshot.warnings, *wire_warnings)
+    warnings += tuple(_slowness(each, snapshot.settings.verify.timeout) for each in confirmations if each.unconfirmed)
+    result = ApplyResult(snapshot, published, reloads, confirmations, tuple(not_configured.values()), warnings)
     paths = [file.destination for file in staged]
     try:
         state.commit(_deployed(snapshot, targets, paths, memories))

@@ -42,8 +42,6 @@ class Stage:
     memory: Mapping[str, str] = field(default_factory=dict)
     """What the target must know of this stage at the next run; only the target understands it. The deployment record
     keeps it (:attr:`mailsni.core.deployment.Deployment.memories`)."""
-    warnings: tuple[str, ...] = ()
-    """What the server's configuration asks for and the stage could not give."""
 
 
 class Target(Protocol):
@@ -76,6 +74,10 @@ class Target(Protocol):
     @property
     def is_configured(self) -> bool:
         """Whether the server's configuration names the live files."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the server's configuration asks for and no stage can give."""
 
     @property
     def pin_directory(self) -> Path | None:

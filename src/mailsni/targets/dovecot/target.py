@@ -58,6 +58,10 @@ class Dovecot:
         return self.settings.action
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def pin_directory(self) -> Path | None:
         """Below /etc/dovecot, where SELinux and AppArmor let Dovecot read; None when its blocks name the stores."""
         return self.settings.pin_directory if self.settings.certificates == "pinned" else None

@@ -138,7 +138,12 @@ class Postfix:
             staged[self.path] = StagedFile(source, self.path, copy_of_live(self.path, staging / "previous-source"))
         # The source goes last: as long as it is the old one, the next run knows that the maps may be.
         in_order = sorted(staged.values(), key=lambda file: file.destination == self.path)
-        return Stage(tuple(in_order), {_MAP_TYPES: " ".join(built)}, tuple(self._warnings()))
+        return Stage(tuple(in_order), {_MAP_TYPES: " ".join(built)})
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """The maps that are named and cannot be made, and whose names cannot be found out."""
+        return tuple(self._warnings())
 
     def _warnings(self) -> Iterator[str]:
         for directory in self.uses.unreadable:
