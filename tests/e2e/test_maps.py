@@ -47,7 +47,7 @@ def stored(mail_host: MailHost, table: str, name: str) -> str:
 
 
 def test_a_map_that_a_service_names_is_kept_up_to_date_and_goes_when_nothing_names_it(mail_host: MailHost) -> None:
-    mail_host.issue("mail.a.test")
+    renewed = mail_host.issue("mail.a.test")
     service = f"{LOOPBACK}:{mail_host.endpoints['smtps']}/inet/tls_server_sni_maps"
     postconf(mail_host, "-P", f"{service}=cdb:{mail_host.map}")
     mail_host.postfix.reload()
