@@ -82,7 +82,7 @@ def test_what_an_earlier_run_read_is_believed_only_while_the_files_are_the_same(
     cache = mail_host.directory / "state" / "readings.json"
     time.sleep(2.1)
     applied(mail_host)
-    assert len(json.loads(cache.read_text())["readings"]) == len(names)
+    assert len(json.loads(cache.read_text())["content"]["lineages"]) == len(names)
     changed = mail_host.authority.issue([names[0]])
     for kind, content in (("privkey", changed.key_pem), ("fullchain", changed.fullchain_pem)):
         mail_host.store.path(names[0], kind).resolve().write_bytes(content)

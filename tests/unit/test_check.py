@@ -129,6 +129,14 @@ def test_a_run_that_failed(code: int, by: str, level: Level, said: str) -> None:
     assert said in found.text
 
 
+def test_a_clock_that_went_back_since_the_last_run_is_named(tmp_path: Path) -> None:
+    settings = without_servers(tmp_path, tmp_path)
+    history.record(settings.state.directory, replace(GOOD, ended_at=NOW + timedelta(hours=5)))
+    (found,) = (one for one in check_runs(gather(settings, Thresholds(), NOW)) if isinstance(one, Finding))
+    assert (found.level, found.code) == (Level.WARNING, "clock_went_back")
+    assert "the clock went back: the last run ended on " in found.text
+
+
 @pytest.mark.parametrize("last", [None, GOOD, replace(GOOD, exit_code=4)])
 def test_a_run_that_did_its_work_is_nothing_to_say(tmp_path: Path, last: Run | None) -> None:
     settings = without_servers(tmp_path, tmp_path)

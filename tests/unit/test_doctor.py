@@ -14,13 +14,16 @@ import pytest
 
 from mailsni.core.model import Reason
 from mailsni.core.x509 import ChainDescription, InvalidPair, describe
+from mailsni.deploy.host_facts import HostFacts
 from mailsni.doctor import helpers
-from mailsni.doctor.checks import hooks, scripts
-from mailsni.doctor.finding import Finding, Fix, Severity, finding, kinds
+from mailsni.doctor.checks import hooks, schedule, scripts
+from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding, kinds
 from mailsni.doctor.runner import examine
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files, permissions
 from mailsni.output import documents, text
+from mailsni.runs import history
+from mailsni.runs.history import Run
 from mailsni.targets.postfix import lines, map_source
 from mailsni.targets.postfix.map_source import Mistake
 from mailsni.targets.postfix.map_types import TableReference
@@ -316,6 +319,16 @@ def test_what_cannot_be_found_out_is_a_finding_and_the_rest_goes_on(tmp_path: Pa
     (tmp_path / "letsencrypt/live").mkdir(parents=True)
     codes = [one.code for one in examine(settings, NOW, root=tmp_path)]
     assert codes == ["mailsni_not_scheduled", "no_server"]
+
+
+def test_a_clock_that_went_back_is_a_finding(tmp_path: Path) -> None:
+    settings = without_servers(tmp_path, tmp_path)
+    run = Run(NOW, NOW + timedelta(hours=5), 0, "1 name served", "timer")
+    history.record(settings.state.directory, run)
+    (found,) = schedule.clock(Facts(HostFacts(settings, NOW)))
+    assert found.code == "clock_went_back"
+    assert found.what.startswith("the clock went back: the last run ended on ")
+    assert list(schedule.clock(Facts(HostFacts(settings, NOW + timedelta(hours=5))))) == []
 
 
 def test_a_check_that_fails_is_a_finding_and_the_next_one_runs() -> None:

@@ -44,6 +44,15 @@ def test_a_run_is_good_when_the_servers_have_what_they_should(code: int, *, good
     assert (EMPTY_HISTORY.after(replace(GOOD, exit_code=code)).last_good is not None) is good
 
 
+def test_a_clock_that_goes_back_by_more_than_a_minute_is_named() -> None:
+    history = EMPTY_HISTORY.after(GOOD)
+    assert EMPTY_HISTORY.clock_problem(NOW) is None
+    assert history.clock_problem(GOOD.ended_at - timedelta(seconds=59)) is None
+    assert history.clock_problem(GOOD.ended_at - timedelta(hours=5)) == (
+        "the clock went back: the last run ended on 2026-05-04 03:02 UTC, and now it is 2026-05-03 22:02 UTC"
+    )
+
+
 def test_it_is_private_and_nothing_else_is_left(tmp_path: Path) -> None:
     state = tmp_path / "state"
     runs.record(state, GOOD)

@@ -64,6 +64,7 @@ class Code(ContractWord):
     INSECURE_DIRECTORY = "insecure_directory", "the owner or the mode of a directory lets others change or list it"
     RECORD_MISSING = "record_missing", "there is no record of what was published"
     RECORD_DAMAGED = "record_damaged", "a record in the state directory is damaged, or of another version"
+    CLOCK_WENT_BACK = "clock_went_back", "the last run ended at a time that the clock has not reached yet"
     RUN_INTERRUPTED = "run_interrupted", "a run was cut off while it published"
     RUN_HANGS = "run_hangs", "a run has been publishing for too long"
     RUN_FAILED = "run_failed", "the last run failed"

@@ -63,6 +63,8 @@ def check_runs(context: CheckContext) -> Iterator[Result]:
         text = f"{problem}: nobody knows how the last run ended"
         yield Finding(Level.WARNING, Code.RECORD_DAMAGED, text)
     history = runs.load(directory)
+    if (clock := history.clock_problem(context.host.now)) is not None:
+        yield Finding(Level.WARNING, Code.CLOCK_WENT_BACK, clock)
     if history.last is not None and not history.last.good:
         yield failed_run(history.last)
     removed: dict[str, list[str]] = defaultdict(list)

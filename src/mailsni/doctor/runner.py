@@ -42,6 +42,7 @@ CHECKS: helpers.Checks[Facts] = (
     ("cron", hooks.cron),
     ("what starts mailsni", schedule.schedule),
     ("whether it starts", schedule.starting),
+    ("the clock", schedule.clock),
     ("what panels and tutorials left", postfix_maps.leftovers),
     ("Dovecot", dovecot.findings),
 )

@@ -24,6 +24,8 @@ GOOD = frozenset({Exit.DONE, Exit.SKIPPED})
 REMOVAL_RETENTION = timedelta(days=7)
 """How long the record keeps a name that a run removed."""
 _MOST_REMEMBERED = 1000
+_CLOCK_STEP = timedelta(minutes=1)
+"""A clock that is corrected by less than this did not go back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,15 @@ class History:
     """Failures that caused an alert since the last run without one, and when."""
     removed: Mapping[str, RemovedName] = field(default_factory=dict)
     """Names that a run of the last days removed, and that are not served again; at most the latest thousand."""
+
+    def clock_problem(self, now: datetime) -> str | None:
+        """What shows that the clock went back since the last run; None when nothing does."""
+        if self.last is None or self.last.ended_at - now <= _CLOCK_STEP:
+            return None
+        return (
+            f"the clock went back: the last run ended on {self.last.ended_at:%Y-%m-%d %H:%M} UTC, "
+            f"and now it is {now:%Y-%m-%d %H:%M} UTC"
+        )
 
     def after(self, run: Run, removed: Mapping[str, str] | None = None, served: Collection[str] = ()) -> History:
         """The history after another run: the names that it removed and why, and those that are served after it."""

@@ -11,8 +11,7 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -86,6 +85,7 @@ def run_apply(
         MailsniError: what :func:`mailsni.deploy.transaction.run` raises, and HostError for a system call that fails.
     """
     started_at = datetime.now(UTC)
+    warnings = _warnings(settings, started_at)
     try:
         result = transaction.run(settings, options, wait=wait, progress=progress)
     except (LockedError, BrokenPipeError):
@@ -98,16 +98,35 @@ def run_apply(
         raise
     except OSError as error:
         failure = HostError.of(error)
+        _log(warnings, reporting)
         _finish_failed(settings, failure, started_at, reporting)
         raise failure from error
     except Exception as error:
         # The name of a foreign error only: what a library says may hold anything.
         own = f"mailsni: an error of its own: {type(error).__name__}"
         problem = error if isinstance(error, MailsniError) else MailsniError(own)
+        _log(warnings, reporting)
         _finish_failed(settings, problem, started_at, reporting)
         raise
+    result = replace(result, warnings=(*warnings, *result.warnings))
     _finish_complete(settings, result, started_at, reporting)
     return result
+
+
+def _warnings(settings: Settings, now: datetime) -> tuple[str, ...]:
+    """What the record of earlier runs tells before a run: that it is damaged, or that the clock went back."""
+    directory = settings.state.directory
+    try:
+        found = (runs.problem(directory), runs.load(directory).clock_problem(now))
+    except (MailsniError, OSError):
+        return ()
+    damage = f"{found[0]}: what it said of earlier runs is lost" if found[0] is not None else None
+    return tuple(each for each in (damage, found[1]) if each is not None)
+
+
+def _log(warnings: Iterable[str], reporting: Reporting) -> None:
+    for warning in warnings:
+        reporting.log(Level.WARNING, warning)
 
 
 def record_config_failure(partial: Settings | None, problem: ConfigurationError, reporting: Reporting) -> None:
@@ -123,7 +142,7 @@ def _finish_failed(settings: Settings, problem: MailsniError, started_at: dateti
     line = " ".join(problem.message.split())
     code = int(problem.exit_code)
     run = Run(started_at, datetime.now(UTC), code, line, reporting.trigger.name, error=problem.message)
-    history = _history(settings, reporting).after(run)
+    history = runs.load(settings.state.directory).after(run)
     _record_and_alert(settings, history, reporting, problem, problem.message)
 
 
@@ -145,16 +164,8 @@ def _finish_complete(settings: Settings, result: ApplyResult, started_at: dateti
         for change in changes
         if change.kind is Kind.REMOVE and not is_deletion(change, settings.sources)
     }
-    history = _history(settings, reporting).after(run, removed, served)
+    history = runs.load(settings.state.directory).after(run, removed, served)
     _record_and_alert(settings, history, reporting, result, _failure(result))
-
-
-def _history(settings: Settings, reporting: Reporting) -> History:
-    """What is known of earlier runs; says so when the record of them is damaged."""
-    with suppress(MailsniError, OSError):
-        if (problem := runs.problem(settings.state.directory)) is not None:
-            reporting.log(Level.WARNING, f"{problem}: what it said of earlier runs is lost")
-    return runs.load(settings.state.directory)
 
 
 def is_deletion(change: Change, sources: Collection[SourceSettings]) -> bool:

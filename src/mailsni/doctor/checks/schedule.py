@@ -93,6 +93,14 @@ def starting(facts: Facts) -> Iterator[Finding]:
         yield finding("run_overdue", f"{when}, though {late.path} should start one", late.path, Fix("mailsni apply"))
 
 
+def clock(facts: Facts) -> Iterator[Finding]:
+    """Check whether the clock went back since the last run."""
+    directory = facts.host.settings.state.directory
+    if (problem := history.load(directory).clock_problem(facts.host.now)) is not None:
+        edit = "set the clock, and let a time service (chrony, systemd-timesyncd) keep it right"
+        yield finding("clock_went_back", problem, directory, Fix(edit=edit))
+
+
 def certbot_version() -> tuple[int, ...] | None:
     """The version of the certbot that is installed; None when there is none, or it does not print it."""
     program = find_tool("certbot")
