@@ -20,7 +20,7 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -480,7 +480,7 @@ class Story(RuleBasedStateMachine):
         if self.valid(whole):
             return {whole}
         own = {
-            name: {one for one in options if one is not None and self.lineage_of[one] == lineage and self.valid(one)}
+            name: {one for one in options if one is not None and self.lineage_of[one] == lineage}
             for name, options in self.deployed.items()
         }
         kept: set[str | None] = {one for options in own.values() for one in options}
@@ -493,7 +493,7 @@ class Story(RuleBasedStateMachine):
         return directory.exists() and any(path.suffix == ".pem" for path in directory.iterdir())
 
     def expected(self) -> dict[str, set[str | None]]:
-        """What each name may be served with after a run: what is whole before last good copies, then the latest."""
+        """What each name may be served with after a run, one thing unless a run was killed."""
         found: dict[str, set[str | None]] = {}
         for name in NAMES:
             ranked = [self.options(lineage) for lineage in LINEAGES]
@@ -501,8 +501,18 @@ class Story(RuleBasedStateMachine):
             for options in ranked:
                 usable = {one if one is not None and name in self.issued[one].names else None for one in options}
                 combinations = [(*some, *([one] if one else [])) for some in combinations for one in usable]
-            found[name] = {max(some, key=self.rank, default=None) for some in combinations}
+            found[name] = {one for some in combinations for one in self.best(name, some)}
         return found
+
+    def best(self, name: str, candidates: Collection[str]) -> set[str | None]:
+        """What a name may be served with: valid ones before those that are deployed for it, whatever the clock says."""
+        valid = [one for one in candidates if self.valid(one)]
+        if valid:
+            return {max(valid, key=self.rank)}
+        deployed = [one for one in candidates if one in self.deployed[name]]
+        if len(self.deployed[name]) > 1:  # a run was killed: nobody knows which of them its journal tells of
+            return {None, *deployed}
+        return {max(deployed, key=self.rank, default=None)}
 
     def rank(self, fingerprint: str) -> tuple[bool, datetime]:
         """Larger is better."""
