@@ -7,7 +7,7 @@ import pytest
 from mailsni.deploy.confirm import Confirmation
 from mailsni.output import text, verify
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.expectation import Expectation
+from mailsni.probes.expectation import Expectation, Question
 from mailsni.probes.model import ProbeResult, Problem
 from mailsni.verify.causes import Cause, causes_of
 from mailsni.verify.model import Assessment, Audit, Client
@@ -111,11 +111,12 @@ def test_many_causes_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_was_not_asked_is_neither_right_nor_wrong() -> None:
-    audit = Audit((served("a.test", SMTP[0]),), not_asked=11)
+    rest = (Question(Expectation("a.test"), SMTP[1]),) * 11
+    audit = Audit((served("a.test", SMTP[0]),), not_asked=rest)
     assert verify.exit_code(audit) == 1
     assert verify.document(audit)["not_asked"] == 11
     assert audit.gap == "11 of 12 probes were not made for lack of time: --max-time sets the limit"
-    wrong = Audit((served("a.test", SMTP[0], Problem.EXPIRED),), not_asked=11)
+    wrong = Audit((served("a.test", SMTP[0], Problem.EXPIRED),), not_asked=rest)
     assert verify.exit_code(wrong) == 5
 
 

@@ -24,7 +24,7 @@ from mailsni.deploy.host_facts import HostFacts
 from mailsni.deploy.state_directory import State
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.expectation import Expectation
+from mailsni.probes.expectation import Expectation, Question
 from mailsni.probes.model import ProbeResult, Problem
 from mailsni.runs import history
 from mailsni.runs.history import Run
@@ -221,12 +221,21 @@ def test_what_the_servers_show() -> None:
         (Level.CRITICAL, "wire_expired", ("(no name)",)),
         (Level.CRITICAL, "wire_not_listening", ("a.test",)),
     ]
-    (gap,) = wire.wire_findings(Audit((answers[0],), not_asked=2), Deployment())
-    assert (gap.level, gap.code) == (Level.UNKNOWN, "wire_not_asked")
-    assert gap.text.startswith("on the wire: 2 of 3 probes were not made for lack of time")
     where = "imaps://127.0.0.1:1, imaps://127.0.0.1:2"
     assert found[1].text == f"dovecot on the wire: b.test, c.test at {where}: wrong certificate (why)"
     assert found[3].text == "dovecot on the wire: imaps://127.0.0.1:3: not listening (why)"
+
+
+def test_time_that_does_not_suffice_for_each_name_somewhere_is_unknown() -> None:
+    right, elsewhere = assessment("a.test", 1), assessment("b.test", 2)
+    again = tuple(Question(right.expectation, endpoint) for endpoint in (right.endpoint, elsewhere.endpoint))
+    assert not list(wire.wire_findings(Audit((right, elsewhere), not_asked=again), Deployment()))
+    never = Question(Expectation("c.test"), right.endpoint)
+    (gap,) = wire.wire_findings(Audit((right, elsewhere), not_asked=(*again, never)), Deployment())
+    assert (gap.level, gap.code) == (Level.UNKNOWN, "wire_not_asked")
+    why = "3 of 5 probes were not made for lack of time: --max-time sets the limit"
+    assert gap.text == f"on the wire: {why}; nothing is known of c.test"
+    assert Audit((right,), not_asked=again).unseen == ("imaps://127.0.0.1:2",)
 
 
 @pytest.mark.parametrize("public", [True, False])

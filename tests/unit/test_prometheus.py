@@ -12,7 +12,7 @@ from mailsni.errors import HostError
 from mailsni.metrics import MetricsInput
 from mailsni.output import prometheus
 from mailsni.probes.endpoint import Endpoint
-from mailsni.probes.expectation import Expectation
+from mailsni.probes.expectation import Expectation, Question
 from mailsni.probes.model import ProbeResult, Problem
 from mailsni.runs.history import EMPTY_HISTORY, History, Run
 from mailsni.verify.model import Assessment, Audit
@@ -96,7 +96,7 @@ def test_a_server_that_is_down_is_no_fault_of_a_thousand_names() -> None:
     ]
     up = [Assessment(Expectation(name), ProbeResult(smtp, name, None, "0" * 64, "")) for name in (*names, None)]
     wrong = Assessment(Expectation("x.test"), ProbeResult(smtp, "x.test", None, "1" * 64, ""), (Problem.EXPIRED,))
-    audit = Audit((*down, *up, wrong), not_asked=7)
+    audit = Audit((*down, *up, wrong), not_asked=(Question(Expectation(NAME), smtp),) * 7)
     found = lines(MetricsInput(EMPTY_HISTORY, snapshot(), audit))
     by_family = Counter(re.match(r"\w+", line).group() for line in found)  # type: ignore[union-attr]
     assert by_family["mailsni_name_served_as_intended"] == 1001

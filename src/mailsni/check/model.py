@@ -83,7 +83,7 @@ class Code(ContractWord):
     NOT_CHECKED = "not_checked", "the check failed as a whole"
     NOTHING_READABLE = "nothing_readable", "this user can read nothing of what is deployed"
     WIRE_NOT_PROBED = "wire_not_probed", "a server could not be probed"
-    WIRE_NOT_ASKED = "wire_not_asked", "the time limit left out probes: nobody knows what the servers send there"
+    WIRE_NOT_ASKED = "wire_not_asked", "time did not suffice to probe every name at one port of each server"
 
 
 _FILE_CODES = frozenset(code for code in Code if code.startswith(("map_", "include_", "pinned_file_")))

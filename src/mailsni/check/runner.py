@@ -91,7 +91,7 @@ def check(
     result = replace(result, findings=worst_first((*findings, *result.findings)))
     if answers is None:
         return result
-    return replace(result, probed=len(answers.assessments), not_asked=answers.not_asked)
+    return replace(result, probed=len(answers.assessments), not_asked=len(answers.not_asked))
 
 
 def run_checks(context: CheckContext) -> CheckResult:

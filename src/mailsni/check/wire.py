@@ -38,8 +38,9 @@ def wire_findings(result: Audit, deployed: Deployment) -> Iterator[Finding]:
     """One finding for each cause. Until the next run a server may send what is deployed."""
     for note in result.notes:
         yield Finding(Level.UNKNOWN, Code.WIRE_NOT_PROBED, f"on the wire: {note}")
-    if result.not_asked:
-        yield Finding(Level.UNKNOWN, Code.WIRE_NOT_ASKED, f"on the wire: {result.gap}")
+    if result.unseen:
+        text = f"on the wire: {result.gap}; nothing is known of {summarize_names(result.unseen)}"
+        yield Finding(Level.UNKNOWN, Code.WIRE_NOT_ASKED, text)
     for cause in causes_of([_without_acceptable(each, deployed) for each in result.assessments]):
         level = Level.CRITICAL if cause.wrong else Level.WARNING
         names = [*cause.names, *("(no name)" for client in cause.clients if client is not Client.NAMED)]

@@ -17,7 +17,8 @@ _WARNING = (
     "WARNING if a deployed certificate expires sooner. Default: 14, or a quarter of its lifetime if that is less."
 )
 _MAX_TIME = (
-    "Total time. Probes that it leaves out make the result UNKNOWN, and so does a check that does not end. Default: 50."
+    "Total time. The result is UNKNOWN if it does not suffice to probe each name at one port of each server. "
+    "Default: 50."
 )
 _CRITICAL = "CRITICAL if it expires sooner. Default: 7, or an eighth of its lifetime if that is less."
 

@@ -61,6 +61,7 @@ def plain(text: str) -> str:
 def _healthy(result: CheckResult) -> str:
     names = counted(result.names, "name")
     answers = f", {result.probed} answers as intended" if result.probed is not None else ""
+    answers += f", no time for {counted(result.not_asked, 'more probe')}" if result.not_asked else ""
     if not result.expiries:
         return names + answers
     days = int((result.expiries[0].not_after - result.now) / DAY)

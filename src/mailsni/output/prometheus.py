@@ -208,7 +208,7 @@ def _of_the_wire(audit: Audit, *, every_port: bool) -> Iterator[Metric]:
             for problem in each.problems
         ),
     )
-    yield _gauge("not_asked", "How many probes the total time did not suffice for.", {(): audit.not_asked})
+    yield _gauge("not_asked", "How many probes the total time did not suffice for.", {(): len(audit.not_asked)})
 
 
 def _by_problem(items: Iterable[tuple[str, Problem, object]]) -> dict[_Labels, float]:

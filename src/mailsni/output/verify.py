@@ -42,7 +42,7 @@ def document(audit: Audit) -> dict[str, Any]:
         "schema": "mailsni.verify/1",
         "exit_code": int(exit_code(audit)),
         "probed": len(audit.assessments),
-        "not_asked": audit.not_asked,
+        "not_asked": len(audit.not_asked),
         "wrong": len(audit.wrong),
         "causes": [_cause(cause) for cause in causes_of(audit.assessments)],
         "answers": [_answer(assessment) for assessment in audit.assessments],

@@ -96,4 +96,5 @@ def probe_and_assess(
         for answer in map(answers.get, questions)
         if answer is not None
     ]
-    return Audit(tuple(with_disagreements(assessments)), not_asked=len(questions) - len(assessments))
+    not_asked = tuple(question for question in questions if question not in answers)
+    return Audit(tuple(with_disagreements(assessments)), not_asked=not_asked)

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from mailsni.core.text import counted
 from mailsni.core.x509 import Leaf
-from mailsni.probes.expectation import Answer, Expectation
+from mailsni.probes.expectation import Answer, Expectation, Question
 from mailsni.probes.model import Problem
 
 UNKNOWN_NAME = "mailsni-unknown.invalid"
@@ -82,14 +82,27 @@ class Audit:
     assessments: tuple[Assessment, ...]
     notes: tuple[str, ...] = ()
     """What could not be probed, and why."""
-    not_asked: int = 0
-    """How many probes the total time did not suffice for. Nobody knows whether their answers are right."""
+    not_asked: tuple[Question, ...] = ()
+    """What the total time did not suffice for. Nobody knows whether the answers are right."""
 
     @property
     def gap(self) -> str:
         """How many probes the total time did not suffice for, for people."""
-        probes = counted(len(self.assessments) + self.not_asked, "probe")
-        return f"{self.not_asked} of {probes} were not made for lack of time: --max-time sets the limit"
+        probes = counted(len(self.assessments) + len(self.not_asked), "probe")
+        return f"{len(self.not_asked)} of {probes} were not made for lack of time: --max-time sets the limit"
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """The clients that no endpoint of a server was probed by, and the endpoints that were not probed at all."""
+        clients = {(each.expectation.name, each.endpoint.server) for each in self.assessments}
+        endpoints = {each.endpoint for each in self.assessments}
+        labels: dict[str, None] = {}
+        for question in self.not_asked:
+            if (question.expectation.name, question.endpoint.server) not in clients:
+                labels[question.expectation.label] = None
+            if question.endpoint not in endpoints:
+                labels[str(question.endpoint)] = None
+        return tuple(labels)
 
     @property
     def wrong(self) -> tuple[Assessment, ...]:
