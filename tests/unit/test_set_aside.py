@@ -105,7 +105,8 @@ class Host:
         elif self.broken(live) or fingerprint in self.refused:
             problem = Problem.HANDSHAKE_FAILED
         served = None if problem else fingerprint
-        return Answer(expectation, ProbeResult(endpoint, expectation.name, problem, served, "detail"))
+        result = ProbeResult(endpoint, expectation.name, problem, served, "detail", in_handshake=served is None)
+        return Answer(expectation, result)
 
 
 @pytest.fixture
@@ -214,6 +215,20 @@ def test_a_server_that_serves_nobody_any_more_is_no_fault_of_a_certificate(host:
     host.broken = lambda _: False
     assert host.apply().exit_code is Exit.DONE
     assert host.live["mail.a.test"] == renewed
+
+
+def test_a_certificate_that_is_too_much_for_the_server_is_set_aside(host: Host) -> None:
+    """With it the server serves nobody, and of all that is new it is by far the heaviest."""
+    host.put("a")
+    host.apply()
+    renewed = host.put("a", age=1)
+    names = [f"mail.customer-number-{number}.test" for number in range(300)]
+    huge = authority().issue(names)
+    host.store.put("huge", huge)
+    host.broken = lambda live: huge.fingerprint in live.values()
+    assert reasons(host.apply()) == {("huge", Reason.SET_ASIDE)}
+    assert host.live == {"mail.a.test": renewed.fingerprint}
+    assert host.apply().reloads is None
 
 
 def test_what_was_served_before_is_never_blamed(host: Host) -> None:

@@ -97,8 +97,8 @@ def run(settings: Settings, options: Options, *, wait: float = 0.0, progress: Pr
 def deploy(settings: Settings, options: Options, *, progress: Progress | None = None) -> ApplyResult:
     """Deploy what should be deployed. The caller holds the lock.
 
-    Where a server cuts off the clients of a new certificate, and of no other, it is rolled back, and that certificate
-    is set aside: it counts as broken until it changes, or with ``options.force``. The others are deployed.
+    Where a new certificate is the cause of clients being cut off, everything is rolled back, and that certificate is
+    set aside: it counts as broken until it changes, or with ``options.force``. The others are deployed.
 
     Raises:
         MailsniError: what :func:`mailsni.deploy.snapshot.take_snapshot` and :func:`apply` raise.
@@ -111,7 +111,7 @@ def deploy(settings: Settings, options: Options, *, progress: Progress | None = 
         try:
             return apply(snapshot, options, progress=progress)
         except CutOffError as error:
-            causes = blame.causes(error.cut_off.alone, snapshot)
+            causes = blame.causes(error.cut_off, snapshot)
             if not (causes and attempts_left) or _may_lack_last_good(snapshot):
                 raise
             set_aside = {**snapshot.set_aside, **causes}

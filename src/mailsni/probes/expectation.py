@@ -91,8 +91,8 @@ class Answer:
 
     @property
     def cut_off_in_tls(self) -> bool:
-        """Whether the server ended the conversation, or broke it, where it may know which name the client wants."""
-        return self.result.problem in (Problem.HANDSHAKE_FAILED, Problem.PROTOCOL_ERROR)
+        """Whether the server ended or broke the conversation where it may know which name the client wants."""
+        return self.result.in_handshake and not self.timed_out
 
     @property
     def probe(self) -> Probe:

@@ -79,6 +79,8 @@ class ProbeResult:
     program or of OpenSSL, never the server's."""
     chain: tuple[bytes, ...] = field(default=(), repr=False)
     """The certificates in DER as the server sent them, the leaf first; none where no handshake ended."""
+    in_handshake: bool = False
+    """Whether it failed in the TLS handshake: before that no server knows which name the client wants."""
 
     @property
     def reached_tls(self) -> bool:

@@ -31,6 +31,11 @@ CONCURRENCY: Final = 32
 """Connections at a time: probes wait for the network, and both servers take 100 clients by default."""
 
 
+_CONNECTING: Final = "connecting"
+_STARTING_TLS: Final = "asking for STARTTLS"
+_IN_HANDSHAKE: Final = "in the handshake"
+
+
 def run_probes(
     probes: Sequence[Probe],
     *,
@@ -133,28 +138,29 @@ def run_schedule(
 
 
 def _run(probe: Probe, timeout: float) -> ProbeResult:
-    stage = "connecting"
+    stage = _CONNECTING
     try:
         deadline = Deadline(timeout)
         with _connect(probe.endpoint, deadline) as connection:
-            stage = "asking for STARTTLS"
+            stage = _STARTING_TLS
             start_tls(probe.endpoint.protocol, connection, deadline)
-            stage = "in the handshake"
+            stage = _IN_HANDSHAKE
             chain, tls_version = _handshake(connection, probe, deadline)
     except ProbeEndedError as ended:
-        return _failure(probe, ended.problem, ended.detail)
+        return _failure(probe, ended.problem, ended.detail, stage)
     except TimeoutError:
-        return _failure(probe, Problem.NO_ANSWER, f"no end within {timeout:g} s, {stage}")
+        return _failure(probe, Problem.NO_ANSWER, f"no end within {timeout:g} s, {stage}", stage)
     except OSError as error:
         # The connection, once made, broke: reset, broken pipe. (ssl.SSLError is an OSError too, told apart earlier.)
-        return _failure(probe, Problem.HANDSHAKE_FAILED, f"{_why(error)}, {stage}")
+        return _failure(probe, Problem.HANDSHAKE_FAILED, f"{_why(error)}, {stage}", stage)
     fingerprint = hashlib.sha256(chain[0]).hexdigest()
     shared_chain = tuple(map(_one_copy, chain))
     return ProbeResult(probe.endpoint, probe.name, None, fingerprint, _printable(tls_version), shared_chain)
 
 
-def _failure(probe: Probe, problem: Problem, detail: str) -> ProbeResult:
-    return ProbeResult(probe.endpoint, probe.name, problem, None, _printable(detail))
+def _failure(probe: Probe, problem: Problem, detail: str, stage: str) -> ProbeResult:
+    in_handshake = stage is _IN_HANDSHAKE
+    return ProbeResult(probe.endpoint, probe.name, problem, None, _printable(detail), in_handshake=in_handshake)
 
 
 @functools.lru_cache(maxsize=4096)
