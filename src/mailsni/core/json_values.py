@@ -32,6 +32,13 @@ def boolean(value: object) -> bool:
     raise ValueError("neither true nor false")
 
 
+def whole_numbers(value: object) -> tuple[int, ...]:
+    """A list of numbers without a fraction."""
+    if isinstance(value, list) and set(map(type, value)) <= {int}:
+        return tuple(value)
+    raise ValueError("no list of whole numbers")
+
+
 def whole_number(value: object) -> int:
     """A number without a fraction."""
     if isinstance(value, int) and not isinstance(value, bool):

@@ -194,7 +194,7 @@ class FileIdentity(NamedTuple):
         Raises:
             ValueError, TypeError: it is damaged.
         """
-        return cls(*json_values.items(document, json_values.whole_number))
+        return cls(*json_values.whole_numbers(document))
 
 
 class PublishedFile(NamedTuple):
