@@ -120,6 +120,18 @@ def test_a_flipped_bit_costs_a_line_and_no_name(host: Host, name: str) -> None:
     assert not warned(host.apply(), path)
 
 
+def test_a_flipped_bit_in_what_waits_to_be_removed_costs_no_file(host: Host) -> None:
+    host.store.put("a", issue("mail.a.test"))
+    host.apply()
+    path, pins = host.state / "retired.json", set(host.settings.dovecot.pin_directory.iterdir())
+    content = path.read_bytes()
+    for number in range(FLIPS):
+        path.write_bytes(flipped(content, number))
+        assert warned(host.apply(), path)
+        assert set(host.settings.dovecot.pin_directory.iterdir()) == pins
+    assert not warned(host.apply(), path)
+
+
 def test_a_flipped_bit_in_a_journal_costs_no_name(host: Host) -> None:
     served, path = host.served(), host.state / "journal.json"
     State(host.state).begin_journal(host.snapshot().record.deployment)

@@ -23,7 +23,7 @@ from mailsni.core.model import (
 )
 from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
-from mailsni.deploy import proof, recovery
+from mailsni.deploy import proof, recovery, retirement
 from mailsni.deploy.state_directory import State
 from mailsni.errors import HostError
 from mailsni.probes.endpoint import Server
@@ -125,6 +125,8 @@ def take_snapshot(
     warnings = tuple(f"{problem}: everything is published again" for problem in record.problems)
     if cache.problem is not None:
         warnings += (f"{cache.problem}: every certificate is read again",)
+    if (problem := retirement.FORMAT.read(state.retired).problem) is not None:
+        warnings += (f"{problem}: files that nothing names any more wait anew before they go",)
     warnings += tuple(warning for target in targets for warning in target.warnings)
     lineages = {lineage.certificate.source: lineage for lineage in found.cached}
     if not unreadable:  # of a store that could not be read nobody knows what it has
