@@ -47,7 +47,11 @@ certificate is served, and nothing was changed",
     ROLLBACK_FAILED = 6, "the rollback failed too: a person must look now"
     LOCKED = 75, "another run holds the lock (`--wait SECONDS`)"
     NOT_PERMITTED = 77, "not permitted: run it as root; nothing was changed"
-    CONFIGURATION = 78, "the configuration, or one of your templates, is wrong"
+    CONFIGURATION = (
+        78,
+        "the configuration, or one of your templates, is wrong; or others can change it, or a directory that is \
+published into",
+    )
 
 
 class MailsniError(Exception):

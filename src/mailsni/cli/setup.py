@@ -71,7 +71,10 @@ def setup(
     wanted = SetupOptions(path.absolute() if named else None, take_over, kind)
     settings = options.settings()
     if not dry_run:
-        permissions.require_writable(transaction.writable_directories(settings))
+        if remove:
+            permissions.require_writable(transaction.writable_directories(settings))
+        else:
+            transaction.require_places(settings)
     plan = plan_removal(settings) if remove else plan_setup(settings, wanted, datetime.now(UTC))
     changes = bool(plan.steps) and not dry_run
     if not options.as_json and not (options.quiet and (yes or not changes)):

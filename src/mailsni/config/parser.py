@@ -13,6 +13,7 @@ from typing import Any
 from mailsni.config.settings import NameSettings, Settings
 from mailsni.core import values
 from mailsni.errors import ConfigurationError, PermissionMissingError
+from mailsni.host import trust
 from mailsni.sources import base as sources
 from mailsni.sources.base import SourceSettings
 
@@ -30,7 +31,7 @@ def load(path: Path, *, required: bool) -> Settings:
     """Read a configuration file; a missing one means the defaults, unless it is required.
 
     Raises:
-        ConfigurationError: it is missing, is not TOML, or has an unknown key or a wrong value.
+        ConfigurationError: it is missing, others can change it, it is not TOML, or has an unknown key or a wrong value.
         PermissionMissingError: this user may not read it.
     """
     return parse_file(read(path, required=required), path)
@@ -39,7 +40,7 @@ def load(path: Path, *, required: bool) -> Settings:
 def read(path: Path, *, required: bool) -> bytes:
     """The content of a configuration file: arguments and errors of :func:`load`; empty for a missing one."""
     try:
-        return path.read_bytes()
+        return trust.read(path)
     except FileNotFoundError:
         if required:
             raise ConfigurationError(f"{path}: cannot be read: no such file", path=path) from None
@@ -53,14 +54,21 @@ def read(path: Path, *, required: bool) -> bytes:
 
 
 def parse_file(content: bytes, path: Path) -> Settings:
-    """The settings from the content of a configuration file, with the templates beside it; fails as :func:`parse`."""
+    """The settings from the content of a configuration file, with the templates beside it.
+
+    Raises:
+        ConfigurationError: as from :func:`parse`; or others can change the templates.
+    """
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path}: is not UTF-8 text", path=path) from None
-    templates = path.parent / "templates"
-    settings = parse(text, path, templates if templates.is_dir() else None)
-    return replace(settings, file=path.absolute())
+    templates: Path | None = path.parent / "templates"
+    if templates is not None and templates.is_dir():
+        trust.require(templates)
+    else:
+        templates = None
+    return replace(parse(text, path, templates), file=path.absolute())
 
 
 def parse(text: str, path: Path, templates: Path | None = None) -> Settings:
@@ -83,10 +91,11 @@ def parse(text: str, path: Path, templates: Path | None = None) -> Settings:
 def parse_partial(path: Path) -> Settings | None:
     """The settings of ``[state]`` and ``[alerts]`` alone: where to record a failure, and whom to alert.
 
-    None when the file cannot be read, is not TOML, or is wrong in these tables. Other errors do not matter.
+    None when the file cannot be read, others can change it, it is not TOML, or it is wrong in these tables. Other
+    errors do not matter.
     """
     try:
-        document = tomllib.loads(path.read_bytes().decode("utf-8"))
+        document = tomllib.loads(trust.read(path).decode("utf-8"))
         known = {name: table for name, table in document.items() if name in ("state", "alerts")}
         return Settings(**_Document("", path).settings(known))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ConfigurationError):

@@ -25,7 +25,7 @@ from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.deploy.stage import stage
 from mailsni.deploy.state_directory import State
 from mailsni.errors import Exit, HostError, MailsniError, RefusedError
-from mailsni.host import file_identity, files, lock, permissions
+from mailsni.host import file_identity, files, lock, permissions, trust
 from mailsni.probes.expectation import Answer, Expectation, expectations
 from mailsni.sources import scan_cache
 from mailsni.targets import registry
@@ -86,10 +86,11 @@ def run(settings: Settings, options: Options, *, wait: float = 0.0, progress: Pr
 
     Raises:
         PermissionMissingError: this user may not do it; nothing was touched.
+        ConfigurationError: others can change a directory that is published into; nothing was touched.
         LockedError: another run holds the lock.
         MailsniError: what :func:`mailsni.deploy.snapshot.take_snapshot` and :func:`apply` raise.
     """
-    permissions.require_writable(writable_directories(settings))
+    require_places(settings)
     with lock.locked(settings.state.lock, wait):
         return deploy(settings, options, progress=progress)
 
@@ -124,6 +125,19 @@ def _may_lack_last_good(snapshot: Snapshot) -> bool:
     if any(ident not in deployed.certificates for idents in deployed.names.values() for ident in idents):
         return True
     return not (snapshot.record.trusted or deployed.names) and _is_live(snapshot)
+
+
+def require_places(settings: Settings) -> None:
+    """Make sure that this user can write wherever a run writes, and that nobody but root can where it publishes.
+
+    Raises:
+        PermissionMissingError: this user cannot.
+        HostError: not even root can.
+        ConfigurationError: others can; the hint is the command that ends it.
+    """
+    permissions.require_writable(writable_directories(settings))
+    for directory in (settings.state.directory, *registry.writable_directories(settings)):
+        trust.require(directory)
 
 
 def writable_directories(settings: Settings) -> tuple[Path, ...]:

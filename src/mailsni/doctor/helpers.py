@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import stat
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -15,7 +13,8 @@ from mailsni.core.text import printable, summarize
 from mailsni.core.x509 import ChainDescription, Leaf, describe
 from mailsni.doctor.finding import Finding, Fix, Severity, finding
 from mailsni.errors import HostError, MailsniError, PermissionMissingError
-from mailsni.host import permissions
+from mailsni.host import permissions, trust
+from mailsni.host.trust import Weakness
 
 FILES_IN_COMMAND = 4
 """Files that one command of a fix names."""
@@ -108,22 +107,18 @@ def chmod(mode: str, paths: Sequence[Path], note: str | None = None) -> Fix:
 
 
 def writable_by_others(code: str, path: Path) -> Iterator[Finding]:
-    """The finding that others than root can write to a file or a directory; nothing when there is no such file."""
-    try:
-        status = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    is_directory = stat.S_ISDIR(status.st_mode)
-    writable = permissions.others_can_replace_entries if is_directory else permissions.others_can_write
-    if status.st_uid not in (0, os.geteuid()):
-        reason = f"it belongs to user {status.st_uid}"
-        fix = Fix(f"{quoted('chown', 'root', path)} && {quoted('chmod', 'go-w', path)}")
-    elif writable(status):
-        reason = f"mode {stat.S_IMODE(status.st_mode):04o}"
-        fix = Fix(quoted("chmod", "go-w", path))
-    else:
-        return
-    yield finding(code, f"others than root can write to {path} ({reason})", path, fix)
+    """The findings that others than root can change a file, or what lies in a directory: one for each weakness."""
+    for weakness in trust.weaknesses(path):
+        yield changeable(code, [path], weakness)
+
+
+def changeable(code: str, paths: Sequence[Path], weakness: Weakness) -> Finding:
+    """The finding that a weakness lets others than root change what lies at these paths."""
+    places = summarize([str(path) for path in paths])
+    move = None if weakness.command is not None else f"move {places} to a directory that only root can write to"
+    return finding(
+        code, f"others than root can change {places}: {weakness}", weakness.path, Fix(weakness.command, move)
+    )
 
 
 def world_readable(paths: Iterable[Path]) -> list[tuple[Path, str]]:

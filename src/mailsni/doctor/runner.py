@@ -33,6 +33,7 @@ CHECKS: helpers.Checks[Facts] = (
     ("Postfix", postfix.findings),
     ("the modes of the private keys", stores.key_modes),
     ("the modes of the pinned files", stores.pin_modes),
+    ("who can change what is published", stores.published_places),
     ("broken lineages", stores.broken_lineages),
     ("the chains in the stores", stores.incomplete_chains),
     ("lineages that compete for a name", stores.competing_lineages),

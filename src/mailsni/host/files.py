@@ -18,10 +18,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mailsni.errors import HostError, PermissionMissingError, RefusedError
+from mailsni.host import trust
 
 PRIVATE = 0o600
 PUBLIC = 0o644
-WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 TEXT_LIMIT = 16 << 20
 """Bytes of a text file that are read: the source of a map of 60,000 names has 12 MB."""
 STAGING_NAME = ".mailsni-staging"
@@ -132,27 +132,17 @@ def missing_directories(path: Path) -> tuple[Path, ...]:
 def ensure_directory(path: Path, mode: int) -> None:
     """Make a directory of ours, and the missing directories above it; new ones get exactly this mode.
 
-    If the directory exists, others lose write permission: nobody else may rename or remove files in it.
-
     Raises:
-        RefusedError: it belongs to another user than root, who could put other keys there.
+        ConfigurationError: others can put something else there, such as other keys.
         HostError: something else lies there, or it cannot be made.
     """
+    trust.require(path)
     with host_errors(path, "the directory cannot be made"):
         for directory in missing_directories(path):
             directory.mkdir(mode=0o700)
             directory.chmod(mode)
     if not path.is_dir():
         raise HostError(f"{path}: not a directory", path=path)
-    status = path.stat()
-    if status.st_uid not in (0, os.geteuid()):
-        raise RefusedError(
-            f"{path}: belongs to user {status.st_uid}, who could put other keys there",
-            hint=f"look at what lies there, then chown root {path}",
-            path=path,
-        )
-    if status.st_mode & WRITABLE_BY_OTHERS and status.st_uid == os.geteuid():
-        set_mode(path, stat.S_IMODE(status.st_mode) & ~WRITABLE_BY_OTHERS)
 
 
 @contextmanager

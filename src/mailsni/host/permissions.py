@@ -65,16 +65,6 @@ def _world_mode(path: Path, permission: int) -> str | None:
     return f"mode {mode:04o}"
 
 
-def others_can_write(status: os.stat_result) -> bool:
-    """Whether other users than the owner can write a file."""
-    return bool(status.st_mode & files.WRITABLE_BY_OTHERS)
-
-
-def others_can_replace_entries(status: os.stat_result) -> bool:
-    """Whether other users than the owner can remove or replace what lies in a directory: the sticky bit prevents it."""
-    return others_can_write(status) and not status.st_mode & stat.S_ISVTX
-
-
 def require_writable(paths: Iterable[Path]) -> None:
     """Make sure that this user can write below these directories.
 

@@ -4,39 +4,105 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
+from types import TracebackType
 
 import jinja2
+from jinja2.loaders import split_template_path
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mailsni.errors import ConfigurationError
+from mailsni.host import trust
+
+
+class _Loader(jinja2.BaseLoader):
+    """Finds a template among the administrator's own, which nobody else may be able to change, then the shipped ones.
+
+    Args:
+        own: the directory of the administrator's own; None when there is none.
+    """
+
+    def __init__(self, own: Path | None) -> None:
+        self._own = own
+
+    def get_source(self, environment: jinja2.Environment, template: str) -> tuple[str, str, None]:
+        """The text of a template, and its path.
+
+        Raises:
+            ConfigurationError: the administrator's own cannot be read, or others can change it.
+            jinja2.TemplateNotFound: there is none of this name.
+        """
+        del environment
+        parts = split_template_path(template)
+        try:
+            path = Path(self._own, *parts) if self._own is not None else None
+            if path is not None and path.is_file():
+                return trust.read(path).decode(), str(path), None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{path}: cannot be read: {error}", path=path) from None
+        shipped = Path(shipped_directory("templates"), *parts)
+        if not shipped.is_file():
+            raise jinja2.TemplateNotFound(template)
+        return shipped.read_text("utf-8"), str(shipped), None
 
 
 def render(name: str, templates: Path | None, **values: object) -> bytes:
     """A template with its values filled in; the administrator's own wins over the one that is shipped.
 
+    Where there are own ones, all run in Jinja2's sandbox: they see their values, and can neither change them nor reach
+    anything else. (The shipped ones alone need none, and are rendered five times as fast without it: measured.)
     Whatever is filled in must have gone through :mod:`mailsni.core.names`: nothing is escaped here.
 
     Raises:
-        ConfigurationError: the administrator's template is wrong.
+        ConfigurationError: the administrator's template is wrong, or others can change it.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([*([templates] if templates else []), shipped_directory("templates")]),
+    kind = jinja2.Environment if templates is None else ImmutableSandboxedEnvironment
+    environment = kind(
+        loader=_Loader(templates),
         undefined=jinja2.StrictUndefined,
-        autoescape=False,  # noqa: S701  # not HTML; see the module's docstring
+        autoescape=False,  # not HTML; see the docstring
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    path, line = (templates or shipped_directory("templates")) / name, None
     try:
-        return environment.get_template(name).render(values).encode("ascii")
+        template = environment.get_template(name)
+        path = Path(template.filename or path)
+        text = template.render(values)
+    except ConfigurationError:
+        raise
     except jinja2.TemplateSyntaxError as error:
-        raise ConfigurationError(
-            f"{error.filename}: line {error.lineno}: {error.message}",
-            path=Path(error.filename) if error.filename else None,
-            line=error.lineno,
-        ) from None
+        path, line = Path(error.filename or path), error.lineno
+        raise _error(path, line, error.message or "wrong syntax") from None
     except Exception as error:  # noqa: BLE001  # a template of the administrator's can raise anything: {{ 1/0 }}
-        path = (templates or Path("templates")) / name
-        raise ConfigurationError(f"{path}: cannot be rendered: {error}", path=path) from None
+        path, line = _place(error.__traceback__) or (path, None)
+        raise _error(path, line, f"cannot be rendered: {_reason(error)}") from None
+    try:
+        return text.encode("ascii")
+    except UnicodeEncodeError as error:
+        number = text.count("\n", 0, error.start) + 1
+        what = f"line {number} of what it renders has a character that is not ASCII: U+{ord(text[error.start]):04X}"
+        raise _error(path, None, what) from None
+
+
+def _place(traceback: TracebackType | None) -> tuple[Path, int] | None:
+    """The template and its line in which an exception was raised: Jinja2 gives them in place of the code it made."""
+    place = None
+    while traceback is not None:
+        path = Path(traceback.tb_frame.f_code.co_filename)
+        if path.suffix == ".j2":
+            place = path, traceback.tb_lineno
+        traceback = traceback.tb_next
+    return place
+
+
+def _reason(error: Exception) -> str:
+    return f"there is no template {error.name}" if isinstance(error, jinja2.TemplateNotFound) else str(error)
+
+
+def _error(path: Path, line: int | None, what: str) -> ConfigurationError:
+    where = f"{path}: line {line}" if line is not None else str(path)
+    return ConfigurationError(f"{where}: {what}", path=path, line=line)
 
 
 def shipped_directory(name: str) -> Path:

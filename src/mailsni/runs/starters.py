@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mailsni.config.settings import DEFAULT_PATH, Settings
 from mailsni.errors import HostError, PermissionMissingError
-from mailsni.host import files, permissions
+from mailsni.host import files, trust
 from mailsni.host.commands import find_tool, run
 from mailsni.sources.base import acme_clients
 
@@ -175,14 +175,8 @@ def _running() -> frozenset[Path]:
 
 def why_unsafe(program: Path) -> str | None:
     """Why root should not run a program from there: somebody else may replace it. None when all is well."""
-    real = program.resolve()
-    for at in (real, *real.parents):
-        status = at.stat()
-        if status.st_uid not in (0, os.geteuid()):
-            return f"{program}: root will run it, and {at} belongs to user {status.st_uid}, who can replace it"
-        if permissions.others_can_replace_entries(status):
-            return f"{program}: root will run it, and {at} can be written by others, who can replace it"
-    return None
+    found = trust.weaknesses(program)
+    return f"{program}: root will run it, and others can replace it: {found[0]}" if found else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from mailsni.doctor.finding import Facts, Finding, Fix, finding
 from mailsni.doctor.helpers import (
     KEYS_EXPOSED,
     PEM_LIMIT,
+    changeable,
     chmod,
     incomplete_chain,
     lonely_leaf,
@@ -21,7 +22,8 @@ from mailsni.doctor.helpers import (
     world_readable,
     writable_by_others,
 )
-from mailsni.host import files
+from mailsni.host import files, trust
+from mailsni.host.trust import Weakness
 from mailsni.sources.base import AcmeClient
 
 
@@ -43,7 +45,7 @@ def key_modes(facts: Facts) -> Iterator[Finding]:
 
 
 def pin_modes(facts: Facts) -> Iterator[Finding]:
-    """Check who can read or replace the pinned files."""
+    """Check who can read the pinned files."""
     settings = facts.host.settings
     for directory in dict.fromkeys((settings.dovecot.pin_directory, settings.state.directory / "pinned")):
         pins = (directory / name for name in files.list_names(directory) if name.endswith(".pem"))
@@ -51,7 +53,22 @@ def pin_modes(facts: Facts) -> Iterator[Finding]:
         if exposed:
             what = f"every user of this host can read {_listed(exposed, 'pinned file')}"
             yield finding("pin_world_readable", what, exposed[0], chmod("600", exposed, KEYS_EXPOSED))
-        yield from writable_by_others("store_writable", directory)
+
+
+def published_places(facts: Facts) -> Iterator[Finding]:
+    """Check who can change what is published, or put something else in its place."""
+    settings = facts.host.settings
+    places = [settings.state.directory]
+    if facts.host.postfix is not None:
+        places += [settings.postfix.map.parent]
+    if facts.host.dovecot is not None:
+        places += [settings.dovecot.include_file, settings.dovecot.pin_directory]
+    endangered: dict[Weakness, list[Path]] = defaultdict(list)
+    for place in places:
+        for weakness in trust.weaknesses(place):
+            endangered[weakness].append(place)
+    for weakness, paths in endangered.items():
+        yield changeable("published_writable", paths, weakness)
 
 
 def _listed(paths: Sequence[Path], noun: str) -> str:
