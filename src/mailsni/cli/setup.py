@@ -54,7 +54,6 @@ def setup(
     every change is undone. Running it again changes nothing. It never replaces a file that it did not write.
     """
     from mailsni.deploy import transaction
-    from mailsni.host import permissions
     from mailsni.output.setup import show_plan
     from mailsni.setup import execute
     from mailsni.setup.model import SetupOptions
@@ -71,10 +70,7 @@ def setup(
     wanted = SetupOptions(path.absolute() if named else None, take_over, kind)
     settings = options.settings()
     if not dry_run:
-        if remove:
-            permissions.require_writable(transaction.writable_directories(settings))
-        else:
-            transaction.require_places(settings)
+        transaction.require_places(settings)
     plan = plan_removal(settings) if remove else plan_setup(settings, wanted, datetime.now(UTC))
     changes = bool(plan.steps) and not dry_run
     if not options.as_json and not (options.quiet and (yes or not changes)):

@@ -33,12 +33,12 @@ class _Loader(jinja2.BaseLoader):
         """
         del environment
         parts = split_template_path(template)
-        try:
-            path = Path(self._own, *parts) if self._own is not None else None
-            if path is not None and path.is_file():
-                return trust.read(path).decode(), str(path), None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigurationError(f"{path}: cannot be read: {error}", path=path) from None
+        own = Path(self._own, *parts) if self._own is not None else None
+        if own is not None and own.is_file():
+            try:
+                return trust.read(own).decode(), str(own), None
+            except (OSError, UnicodeDecodeError) as error:
+                raise ConfigurationError(f"{own}: cannot be read: {error}", path=own) from None
         shipped = Path(shipped_directory("templates"), *parts)
         if not shipped.is_file():
             raise jinja2.TemplateNotFound(template)

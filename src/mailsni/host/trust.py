@@ -53,12 +53,17 @@ class _Station:
 
     @property
     def others_can_write(self) -> bool:
-        return not self.is_link and bool(self.status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+        return not self.is_link and others_can_write(self.status)
 
     @property
     def is_sticky(self) -> bool:
         """Whether only the owner of an entry of this directory can remove or replace it (inode(7))."""
         return self.is_directory and bool(self.status.st_mode & stat.S_ISVTX)
+
+
+def others_can_write(status: os.stat_result) -> bool:
+    """Whether other users than the owner can write to a file or a directory."""
+    return bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
 def weaknesses(path: Path) -> tuple[Weakness, ...]:

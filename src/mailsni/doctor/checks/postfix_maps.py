@@ -17,9 +17,18 @@ from pathlib import Path
 from mailsni.core.text import printable_name, summarize, summarize_names
 from mailsni.deploy.host_facts import HostFacts
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
-from mailsni.doctor.helpers import KEYS_EXPOSED, Checks, attempt, chmod, quoted, run_each, world_readable
+from mailsni.doctor.helpers import (
+    KEYS_EXPOSED,
+    Checks,
+    attempt,
+    chmod,
+    quoted,
+    run_each,
+    world_readable,
+    writable_by_others,
+)
 from mailsni.errors import HostError
-from mailsni.host import files, permissions
+from mailsni.host import files, permissions, trust
 from mailsni.targets.postfix import map_read, map_source
 from mailsni.targets.postfix.map_source import Mistake, PemLabels, SourceLine
 from mailsni.targets.postfix.map_types import PostfixMap, TableReference, map_files
@@ -332,21 +341,14 @@ def _check_writers(table: TableFacts) -> Iterator[Finding]:
     source, paths = table.reference.map.source, _files(table)
     for path in paths:
         status = path.stat()
-        if permissions.others_can_write(status):
-            yield _writable(path, status.st_mode, chmod("600", paths))
+        if trust.others_can_write(status):
+            what = f"{path} can be written by others than its owner (mode {stat.S_IMODE(status.st_mode):04o})"
+            yield finding("map_writable", what, path, chmod("600", paths))
         if status.st_uid not in (0, os.geteuid()):
             what, fix = f"{path} belongs to user {status.st_uid}", Fix(quoted("chown", "root", *paths))
             severity = Severity.ERROR if path == source else None
             yield finding("map_wrong_owner", what, path, fix, severity=severity)
-    if source.parent.is_dir():
-        status = source.parent.stat()
-        if permissions.others_can_replace_entries(status):
-            yield _writable(source.parent, status.st_mode, chmod("go-w", [source.parent]))
-
-
-def _writable(path: Path, mode: int, fix: Fix) -> Finding:
-    what = f"{path} can be written by others than its owner (mode {stat.S_IMODE(mode):04o})"
-    return finding("map_writable", what, path, fix)
+    yield from writable_by_others("map_writable", source.parent)
 
 
 def _files(table: TableFacts) -> list[Path]:

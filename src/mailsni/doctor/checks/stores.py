@@ -59,7 +59,7 @@ def published_places(facts: Facts) -> Iterator[Finding]:
     """Check who can change what is published, or put something else in its place."""
     settings = facts.host.settings
     places = [settings.state.directory]
-    if facts.host.postfix is not None:
+    if facts.host.postfix is not None and str(settings.postfix.map) not in facts.postfix_tables:
         places += [settings.postfix.map.parent]
     if facts.host.dovecot is not None:
         places += [settings.dovecot.include_file, settings.dovecot.pin_directory]
