@@ -13,31 +13,26 @@ from __future__ import annotations
 
 import argparse
 import configparser
-import json
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from mailsni.check.model import Code
 from mailsni.cli import main as program
-from mailsni.config.parser import TABLE_NAMES, TABLES
+from mailsni.config import document
 from mailsni.core.model import Reason
 from mailsni.core.text import ContractWord
 from mailsni.doctor.finding import kinds
 from mailsni.errors import Exit
 from mailsni.probes.model import Problem
-from mailsni.sources.base import DEFAULT_SOURCES
 
 TOP = Path(__file__).resolve().parents[1]
 PAGES = (TOP / "ARCHITECTURE.md", TOP / "README.md", *sorted((TOP / "docs").glob("*.md")))
 BLOCK = re.compile(r"<!-- begin (?P<name>[a-z :-]+) -->\n(?P<text>.*?)<!-- end (?P=name) -->\n", re.DOTALL)
 COMMON = ("config_file", "as_json", "verbose", "quiet")
 """Parameters that every command has."""
-COMMENT_COLUMN = 40
-"""Where the comments of the default configuration begin."""
 
 
 # ── commands ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -131,41 +126,7 @@ def exit_codes() -> Iterator[str]:
 
 def configuration() -> Iterator[str]:
     """The configuration file of the defaults."""
-    yield f"```toml\n{default_configuration()}```\n"
-
-
-def default_configuration() -> str:
-    """The configuration file that sets every key to its default, with a comment for each."""
-    tables = {name: "".join(settings_table(name)) for name in TABLES}
-    stores = "".join(source_table({"type": source.type, **source.values}) for source in DEFAULT_SOURCES)
-    return "\n".join((tables | {"sources": stores})[name] for name in TABLE_NAMES)
-
-
-def source_table(values: Mapping[str, object]) -> str:
-    """A store."""
-    return "[[sources]]\n" + "".join(f"{key} = {toml(value)}\n" for key, value in values.items())
-
-
-def settings_table(name: str) -> Iterator[str]:
-    """A table of this name, line by line."""
-    yield f"[{name}]\n"
-    for field in fields(TABLES[name]):
-        line = f"{field.name} = {toml(field.default)}"
-        comment = field.metadata["comment"]
-        yield f"{line:<{COMMENT_COLUMN}} # {comment}\n" if comment else f"{line}\n"
-
-
-def toml(value: object) -> str:
-    """A value as TOML has it."""
-    match value:
-        case tuple():
-            return f"[{', '.join(map(toml, value))}]"
-        case float():
-            return f"{value:g}"
-        case bool():
-            return json.dumps(value)
-        case _:
-            return json.dumps(str(value))
+    yield f"```toml\n{document.defaults()}```\n"
 
 
 def word_table(words: type[ContractWord]) -> Iterator[str]:

@@ -8,9 +8,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from scripts.docs import default_configuration
 
 from mailsni.config import parser
+from mailsni.config.document import defaults, example
 from mailsni.config.parser import load, parse
 from mailsni.config.settings import DEFAULT_PATH, Settings
 from mailsni.core.names import NamePatterns
@@ -41,19 +41,26 @@ DEFAULTS = {**tomllib.loads(default_configuration()), "templates": None, "file":
 
 
 def test_every_key_is_documented_with_its_default() -> None:
-    documented = default_configuration()
+    documented = defaults()
     assert as_toml(parse(documented, Path("config.toml"))) == as_toml(parse("", Path("config.toml"))) == DEFAULTS
     assert as_toml(Settings()) == DEFAULTS
 
 
+def test_the_example_names_every_key_and_sets_nothing() -> None:
+    text = example("config.toml").decode()
+    assert as_toml(parse(text, Path("config.toml"))) == DEFAULTS
+    without_marks = "\n".join(line.removeprefix("#") for line in text.splitlines() if not line.startswith("# "))
+    assert tomllib.loads(without_marks) == tomllib.loads(defaults())
+
+
 def test_every_key_is_read() -> None:
     """The file has another value than the default for each."""
-    text, defaults = read("every-key.toml"), tomllib.loads(default_configuration())
+    text, documented = read("every-key.toml"), tomllib.loads(defaults())
     written = tomllib.loads(text)
     settings = parse(text, Path("config.toml"), Path("/etc/mailsni/templates"))
     assert as_toml(settings) == {**written, "templates": "/etc/mailsni/templates", "file": str(DEFAULT_PATH)}
     for table in parser.TABLES:
-        assert [key for key, value in written[table].items() if value == defaults[table][key]] == []
+        assert [key for key, value in written[table].items() if value == documented[table][key]] == []
 
 
 def refused(text: str) -> ConfigurationError:

@@ -41,6 +41,11 @@ class GlobalOptions:
         named = self.config_file or os.environ.get(CONFIG_VARIABLE)
         return (Path(named), True) if named else (settings_module.DEFAULT_PATH, False)
 
+    @property
+    def chosen_by(self) -> str:
+        """What chose the configuration file: the option, the variable of the environment, or ``default``."""
+        return "--config" if self.config_file else CONFIG_VARIABLE if os.environ.get(CONFIG_VARIABLE) else "default"
+
     def settings(self) -> Settings:
         """The settings of the configuration file, or of standard input in a run that ``watch`` starts.
 

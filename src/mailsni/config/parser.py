@@ -103,7 +103,7 @@ def parse_partial(path: Path) -> Settings | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """A key of a table, or a table; ``index`` counts the tables of an array."""
 
     table: str
@@ -127,22 +127,22 @@ class _Document:
         """The settings of each table that the document has."""
         settings: dict[str, Any] = {}
         for name, content in document.items():
-            self._require_known(_Place("", name), TABLE_NAMES)
+            self._require_known(Place("", name), TABLE_NAMES)
             if name == "sources":
                 settings[name] = self._sources(content)
             else:
                 keys = {field.name: field.metadata["parse"] for field in fields(TABLES[name])}
-                settings[name] = TABLES[name](**self._table(content, keys, _Place(name)))
+                settings[name] = TABLES[name](**self._table(content, keys, Place(name)))
         if "names" in settings:
             settings["names"] = settings["names"].patterns()
         return settings
 
     def _sources(self, content: object) -> tuple[SourceSettings, ...]:
         if not isinstance(content, list):
-            raise self._error(_Place("", "sources"), "must be an array of tables: [[sources]]")
-        return tuple(self._source(table, _Place("sources", index=index)) for index, table in enumerate(content))
+            raise self._error(Place("", "sources"), "must be an array of tables: [[sources]]")
+        return tuple(self._source(table, Place("sources", index=index)) for index, table in enumerate(content))
 
-    def _source(self, content: object, place: _Place) -> SourceSettings:
+    def _source(self, content: object, place: Place) -> SourceSettings:
         named = {name: value for name, value in content.items() if name == "type"} if isinstance(content, dict) else {}
         word = {"type": values.choice(*sources.KINDS)}
         kind = self._table(named, word, place).get("type", sources.DEFAULT_KIND)
@@ -154,12 +154,12 @@ class _Document:
             raise self._error(place, f'type = "{kind}" needs the key {missing[0]}')
         return settings
 
-    def _table(self, content: object, keys: Mapping[str, Callable[[object], Any]], place: _Place) -> dict[str, Any]:
+    def _table(self, content: object, keys: Mapping[str, Callable[[object], Any]], place: Place) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise self._error(place, "must be a table")
         settings = {}
         for key, value in content.items():
-            at = _Place(place.table, key, place.index)
+            at = Place(place.table, key, place.index)
             self._require_known(at, keys)
             try:
                 settings[key] = keys[key](value)
@@ -167,35 +167,37 @@ class _Document:
                 raise self._error(at, str(error)) from None
         return settings
 
-    def _require_known(self, place: _Place, known: Collection[str]) -> None:
+    def _require_known(self, place: Place, known: Collection[str]) -> None:
         key = place.key or ""
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
             raise self._error(place, "unknown key", hint=hint)
 
-    def _error(self, place: _Place, what: str, *, hint: str | None = None) -> ConfigurationError:
-        line = self._line(place)
+    def _error(self, place: Place, what: str, *, hint: str | None = None) -> ConfigurationError:
+        line = line_of(self.text, place)
         return ConfigurationError(f"{self.path}: line {line}: {place}: {what}", hint=hint, path=self.path, line=line)
 
-    def _line(self, place: _Place) -> int:
-        """The line of a key, or else of its table. tomllib does not tell it; the text is known to be TOML."""
-        lines = self._lines()
-        table, key = place.table, place.key or ""
-        nearest = (place, _Place(key, index=0), _Place(key), _Place(table, index=place.index), _Place("", table))
-        return next((lines[at] for at in nearest if at in lines), 1)
 
-    def _lines(self) -> dict[_Place, int]:
-        """The lines where tables begin and keys stand."""
-        lines: dict[_Place, int] = {}
-        table, index = "", None
-        for number, line in enumerate(self.text.splitlines(), 1):
-            if header := _HEADER.match(line):
-                table = header["name"]
-                earlier = sum(_Place(table, index=before) in lines for before in range(number))
-                index = earlier if header["array"] else None
-                lines.setdefault(_Place(table, index=index), number)
-                lines.setdefault(_Place(table, header["key"], index), number)
-            elif assignment := _ASSIGNMENT.match(line):
-                lines.setdefault(_Place(table, assignment["key"], index), number)
-        return lines
+def line_of(text: str, place: Place) -> int:
+    """The line of a key, or else of its table. tomllib does not tell it; the text is known to be TOML."""
+    lines = _lines(text)
+    table, key = place.table, place.key or ""
+    nearest = (place, Place(key, index=0), Place(key), Place(table, index=place.index), Place("", table))
+    return next((lines[at] for at in nearest if at in lines), 1)
+
+
+def _lines(text: str) -> dict[Place, int]:
+    """The lines where tables begin and keys stand."""
+    lines: dict[Place, int] = {}
+    table, index = "", None
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            table = header["name"]
+            earlier = sum(Place(table, index=before) in lines for before in range(number))
+            index = earlier if header["array"] else None
+            lines.setdefault(Place(table, index=index), number)
+            lines.setdefault(Place(table, header["key"], index), number)
+        elif assignment := _ASSIGNMENT.match(line):
+            lines.setdefault(Place(table, assignment["key"], index), number)
+    return lines

@@ -34,6 +34,7 @@ CHECKS: helpers.Checks[Facts] = (
     ("the modes of the private keys", stores.key_modes),
     ("the modes of the pinned files", stores.pin_modes),
     ("who can change what is published", stores.published_places),
+    ("whether Dovecot reads pinned files", stores.live_certificates),
     ("broken lineages", stores.broken_lineages),
     ("the chains in the stores", stores.incomplete_chains),
     ("lineages that compete for a name", stores.competing_lineages),

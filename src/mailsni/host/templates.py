@@ -55,25 +55,14 @@ def render(name: str, templates: Path | None, **values: object) -> bytes:
     Raises:
         ConfigurationError: the administrator's template is wrong, or others can change it.
     """
-    kind = jinja2.Environment if templates is None else ImmutableSandboxedEnvironment
-    environment = kind(
-        loader=_Loader(templates),
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # not HTML; see the docstring
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    path, line = (templates or shipped_directory("templates")) / name, None
+    template = _load(name, templates)
+    path = Path(template.filename or name)
     try:
-        template = environment.get_template(name)
-        path = Path(template.filename or path)
         text = template.render(values)
     except ConfigurationError:
         raise
-    except jinja2.TemplateSyntaxError as error:
-        path, line = Path(error.filename or path), error.lineno
-        raise _error(path, line, error.message or "wrong syntax") from None
+    except jinja2.TemplateSyntaxError as error:  # of a template that this one includes
+        raise _syntax_error(error, path) from None
     except Exception as error:  # noqa: BLE001  # a template of the administrator's can raise anything: {{ 1/0 }}
         path, line = _place(error.__traceback__) or (path, None)
         raise _error(path, line, f"cannot be rendered: {_reason(error)}") from None
@@ -83,6 +72,35 @@ def render(name: str, templates: Path | None, **values: object) -> bytes:
         number = text.count("\n", 0, error.start) + 1
         what = f"line {number} of what it renders has a character that is not ASCII: U+{ord(text[error.start]):04X}"
         raise _error(path, None, what) from None
+
+
+def require_parsable(name: str, templates: Path | None) -> None:
+    """Make sure that a template has no mistake that shows before it is rendered.
+
+    Raises:
+        ConfigurationError: it has, or others can change it.
+    """
+    _load(name, templates)
+
+
+def _load(name: str, templates: Path | None) -> jinja2.Template:
+    kind = jinja2.Environment if templates is None else ImmutableSandboxedEnvironment
+    environment = kind(
+        loader=_Loader(templates),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # not HTML; see render
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    try:
+        return environment.get_template(name)
+    except jinja2.TemplateSyntaxError as error:
+        raise _syntax_error(error, Path(name)) from None
+
+
+def _syntax_error(error: jinja2.TemplateSyntaxError, path: Path) -> ConfigurationError:
+    return _error(Path(error.filename or path), error.lineno, error.message or "wrong syntax")
 
 
 def _place(traceback: TracebackType | None) -> tuple[Path, int] | None:

@@ -11,7 +11,7 @@ from mailsni.config.settings import Settings
 from mailsni.errors import HostError, PermissionMissingError, RefusedError
 from mailsni.host import files
 from mailsni.probes.expectation import Expectation
-from mailsni.setup.model import Item, SetupOptions, is_published
+from mailsni.setup.model import Item, Note, SetupOptions, is_published
 from mailsni.setup.record import Record
 from mailsni.setup.steps import Step, change_file, change_server
 from mailsni.targets.dovecot import doveconf, live_include, parser
@@ -52,6 +52,11 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
     """
     del options
     own = settings.dovecot
+    if own.certificates == "live":
+        yield Note(
+            'dovecot: [dovecot] certificates = "live" names the store\'s own files: while certbot replaces them, Dovecot '
+            'cannot start; with "pinned" it can at every instant'
+        )
     if (complaint := doveconf.startup_error(own.config_file)) is not None:
         if os.geteuid() != 0 and "Permission denied" in complaint:
             raise PermissionMissingError(f"{own.config_file}: {complaint}", hint="run it as root")

@@ -25,7 +25,7 @@ from mailsni.host import file_identity, files, permissions
 from mailsni.host.commands import find_tool
 from mailsni.probes.expectation import Expectation, expectations
 from mailsni.runs import starters
-from mailsni.setup import autostart, dovecot, postfix
+from mailsni.setup import autostart, dovecot, example, postfix, record
 from mailsni.setup.autostart import Kind, startup_files
 from mailsni.setup.model import Caution, Item, Note, SetupOptions, SetupPlan
 from mailsni.setup.plan_removal import plan_startup_removal, plan_unpublishing
@@ -72,6 +72,7 @@ def plan_setup(settings: Settings, options: SetupOptions, now: datetime) -> Setu
     items: list[Item] = [*_missing_servers(settings, installed)]
     if (unsafe := starters.why_unsafe(program)) is not None:
         items.append(Caution(unsafe))
+    items += example.plan(options.config_file or DEFAULT_PATH, record.load(settings.state.directory))
     snapshot, names = _serve_default_names(snapshot, options)
     settings = snapshot.settings
     expected = expectations({winner.name: winner.certificates for winner in snapshot.selection.winners})
@@ -150,7 +151,7 @@ def _serve_default_names(snapshot: Snapshot, options: SetupOptions) -> tuple[Sna
         f"[names]\n{line}\n"
     ).encode()
     title = f"serve {summarize(names)} by name too: write {path}"
-    items += (*make_directories(path.parent), change_file(title, path, None, content))
+    items.append(change_file(title, path, None, content))
     return take_snapshot(replace(settings, names=patterns), snapshot.now), items
 
 

@@ -13,7 +13,7 @@ from mailsni.deploy.state_directory import State
 from mailsni.host import files
 from mailsni.probes.expectation import Expectation
 from mailsni.runs.starters import SYSTEMD, UNITS
-from mailsni.setup import autostart, dovecot, postfix, record
+from mailsni.setup import autostart, dovecot, example, postfix, record
 from mailsni.setup.model import Caution, Item, Note, SetupPlan, is_published
 from mailsni.setup.steps import Step, change_file, delete, run_commands
 from mailsni.targets.pinned import PinDirectory
@@ -44,6 +44,7 @@ def plan_removal(settings: Settings) -> SetupPlan:
     items += plan_startup_removal(settings)
     if SYSTEMD.is_dir() and any(path.parent == UNITS for path in _startup_files(settings)):
         items.append(run_commands("tell systemd", (autostart.RELOAD_UNITS,)))
+    items += example.plan_removal(known)
     items += _own_configuration(known)
     items += _published_files(settings)
     made = tuple(path for path in map(Path, known.directories) if path.is_dir())

@@ -1,0 +1,95 @@
+"""What ``"auto"`` stands for on this host, setting by setting, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mailsni.config.settings import Settings
+from mailsni.errors import MailsniError
+from mailsni.host.commands import LOCAL, SEARCH_PATH, Executor
+from mailsni.targets import registry
+from mailsni.targets.dovecot import doveconf
+from mailsni.targets.dovecot import target as dovecot
+from mailsni.targets.postfix import target as postfix
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """What a setting that is ``"auto"`` stands for."""
+
+    value: Any
+    """``"auto"`` where it cannot be found out, or nothing needs it."""
+    reason: str
+
+
+def detect(settings: Settings, executor: Executor = LOCAL) -> Mapping[tuple[str, str], Detection]:
+    """What each setting that is ``"auto"`` stands for, by its table and key. No server is probed."""
+    detections = {}
+    for (table, key), rule in _RULES.items():
+        if getattr(getattr(settings, table), key) == "auto":
+            try:
+                detections[table, key] = rule(settings, executor)
+            except MailsniError as error:
+                detections[table, key] = Detection("auto", error.message)
+    return detections
+
+
+def _tools(*names: str) -> Callable[[Settings, Executor], Detection]:
+    """The rule that a server is deployed to when these programs of it are installed."""
+
+    def rule(_: Settings, executor: Executor) -> Detection:
+        paths = {name: executor.find_tool(name) for name in names}
+        missing = [name for name, path in paths.items() if path is None]
+        if missing:
+            return Detection(value=False, reason=f"there is no {missing[0]} in {':'.join(SEARCH_PATH)}")
+        return Detection(value=True, reason=", ".join(f"{name} is {path}" for name, path in paths.items()))
+
+    return rule
+
+
+def _map_type(settings: Settings, executor: Executor) -> Detection:
+    server = postfix.find(settings.postfix, executor)
+    if server is None:
+        return _not_deployed_to("Postfix")
+    if not server.installed:
+        return Detection(server.map_types[0], "there is no Postfix to ask")
+    if server.is_configured:
+        return Detection(server.map_types[0], f"{settings.postfix.main_cf} names the map so")
+    order = ", ".join(server.map_types)
+    return Detection(server.map_types[0], f"no table of {settings.postfix.main_cf} is the map; tried in turn: {order}")
+
+
+def _version(settings: Settings, executor: Executor) -> Detection:
+    server = dovecot.find(settings.dovecot, executor)
+    if server is None:
+        return _not_deployed_to("Dovecot")
+    return Detection(server.version, f"dovecot --version says {doveconf.full_version(executor)}")
+
+
+def _action(_settings: Settings, _executor: Executor) -> Detection:
+    return Detection("reload", "a reload is enough for both servers")
+
+
+def _endpoints(settings: Settings, executor: Executor) -> Detection:
+    targets = registry.find_all(settings, executor)
+    if not targets:
+        return Detection("auto", registry.NO_SERVER)
+    endpoints = tuple(endpoint for target in targets for endpoint in target.endpoints())
+    return Detection(endpoints, "the services with TLS in the servers' configurations")
+
+
+def _not_deployed_to(server: str) -> Detection:
+    return Detection("auto", f"{server} is not deployed to")
+
+
+_RULES: Mapping[tuple[str, str], Callable[[Settings, Executor], Detection]] = {
+    ("postfix", "enabled"): _tools("postconf"),
+    ("postfix", "map_type"): _map_type,
+    ("postfix", "action"): _action,
+    ("dovecot", "enabled"): _tools("dovecot", "doveconf"),
+    ("dovecot", "version"): _version,
+    ("dovecot", "action"): _action,
+    ("verify", "endpoints"): _endpoints,
+}
