@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,8 @@ _FIGURE = "figure"
 
 
 def pytest_configure() -> None:
-    """Before anything is collected: no test may reach the host's own directories."""
+    """Before anything is collected: no test may reach the host's own directories, or write what others can change."""
+    os.umask(0o022)
     try:
         protect_host()
     except UnprotectedHostError as error:

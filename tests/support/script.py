@@ -82,6 +82,7 @@ def run_script(path: Path, work: Path) -> None:
     lines, *files = re.split(r"^-- (\S+) --\n", path.read_text(), flags=re.MULTILINE)
     CertbotDirectory(work / "letsencrypt")
     for name, content in zip(files[::2], files[1::2], strict=True):
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
         (work / name).write_text(content.replace("$WORK", str(work)))
     inherited = {name: value for name, value in os.environ.items() if name not in HIDDEN}
     search = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # finds mailsni and its python

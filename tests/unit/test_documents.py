@@ -15,6 +15,8 @@ from jsonschema import Draft202012Validator
 
 from mailsni.check.model import CheckResult, Expiry, Level, unknown
 from mailsni.check.model import Finding as CheckFinding
+from mailsni.config import parser
+from mailsni.config.effective import effective_values
 from mailsni.config.settings import Settings
 from mailsni.core.model import Algorithm, Reason
 from mailsni.core.plan import Kind, name_states
@@ -26,12 +28,14 @@ from mailsni.deploy.transaction import ApplyResult
 from mailsni.doctor.finding import Finding, Fix, Severity
 from mailsni.errors import Exit, HostError, LockedError, MailsniError, RolledBackError, UsageError
 from mailsni.metrics import MetricsInput
-from mailsni.output import documents, prometheus, setup, verify
+from mailsni.output import configuration, documents, prometheus, setup, verify
+from mailsni.output.configuration import EffectiveConfiguration
 from mailsni.probes.endpoint import Endpoint, Server
 from mailsni.probes.expectation import Answer, Expectation
 from mailsni.probes.model import ProbeResult, Problem
 from mailsni.runs.history import EMPTY_HISTORY, Run
 from mailsni.setup.model import SetupPlan
+from mailsni.targets.detection import Detection
 from mailsni.targets.reload import ReloadResult
 from mailsni.verify.model import Assessment, Audit
 from tests.support.builders import (
@@ -51,7 +55,7 @@ from tests.support.builders import (
 Document = dict[str, Any]
 MAPS = (("servers",), ("diff",), ("last_run", "skipped"))
 DOCUMENT_NAMES = (
-    *("status", "check", "plan", "apply", "explain", "render"),
+    *("status", "check", "plan", "apply", "explain", "render", "config"),
     *("verify", "metrics", "setup", "doctor", "error"),
 )
 SCHEMA: Document = json.loads(resources.files("mailsni.output").joinpath("schema.json").read_text("utf-8"))
@@ -137,6 +141,7 @@ DOCUMENTS: dict[str, Callable[[], Document]] = {
     "explain": lambda: documents.explanation(MAIL_A, explain(MAIL_A, inventory(*mixture()), MAIL, NOW)),
     "explain a stranger": lambda: documents.explanation("*.b.test", ()),
     "render": lambda: documents.rendering("postfix", b"# text\n"),
+    "config": lambda: configuration.document(effective()),
     "setup": lambda: setup.document(SetupPlan(Settings(), (), ("found",)), "in_place", Exit.DONE, (), remove=False),
     "verify": lambda: verify.document(audit()),
     "verify nothing": lambda: verify.document(Audit((), ("postfix: no service with TLS was found",))),
@@ -146,6 +151,27 @@ DOCUMENTS: dict[str, Callable[[], Document]] = {
     "error": lambda: documents.error(LockedError("/run/lock: another run holds the lock", hint="wait")),
     "error without a hint": lambda: documents.error(UsageError("x: not a host name")),
 }
+
+
+def effective() -> EffectiveConfiguration:
+    """One value from a file, one default, one detected, and one that nothing was detected for."""
+    text = 'sources = [{ path = "/x" }]\n[verify]\ntimeout = 3\nendpoints = "auto"\n'
+    settings = parser.parse(text, Path("config.toml"))
+    detections = {
+        ("postfix", "enabled"): Detection(value=True, reason="postconf is /usr/sbin/postconf"),
+        ("verify", "endpoints"): Detection((Endpoint("imaps", "::1", 993),), "the services"),
+        ("dovecot", "version"): Detection("auto", "Dovecot is not deployed to"),
+    }
+    values = tuple(effective_values(settings, text.encode()))
+    return EffectiveConfiguration(
+        Path("config.toml"),
+        "--config",
+        exists=True,
+        templates=Path("/t"),
+        own_templates=["postfix-sni.j2"],
+        values=values,
+        detections=detections,
+    )
 
 
 def audit() -> Audit:

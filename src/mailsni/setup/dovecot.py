@@ -54,8 +54,8 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
     own = settings.dovecot
     if own.certificates == "live":
         yield Note(
-            'dovecot: [dovecot] certificates = "live" names the store\'s own files: while certbot replaces them, Dovecot '
-            'cannot start; with "pinned" it can at every instant'
+            'dovecot: certificates = "live" lets Dovecot read the store\'s own files: while certbot replaces them, '
+            'Dovecot cannot start; with "pinned" it can at every instant'
         )
     if (complaint := doveconf.startup_error(own.config_file)) is not None:
         if os.geteuid() != 0 and "Permission denied" in complaint:
