@@ -37,7 +37,7 @@ def as_toml(value: object) -> object:
             return value
 
 
-DEFAULTS = {**tomllib.loads(default_configuration()), "templates": None, "file": str(DEFAULT_PATH)}
+DEFAULTS = {**tomllib.loads(defaults()), "templates": None, "file": str(DEFAULT_PATH)}
 
 
 def test_every_key_is_documented_with_its_default() -> None:

@@ -74,9 +74,9 @@ def published_places(facts: Facts) -> Iterator[Finding]:
 def live_certificates(facts: Facts) -> Iterator[Finding]:
     """Check whether Dovecot's blocks name the stores' own files."""
     if facts.host.dovecot is not None and facts.host.dovecot.settings.certificates == "live":
-        fix = Fix(edit='set [dovecot] certificates = "pinned" in mailsni\'s configuration, then run: mailsni apply')
+        fix = Fix("mailsni apply", edit='set [dovecot] certificates = "pinned"')
         what = "Dovecot's blocks name the store's own files, not pinned copies"
-        yield finding("dovecot_live_certificates", what, '[dovecot] certificates = "live"', fix)
+        yield finding("dovecot_live_certificates", what, facts.host.settings.file, fix)
 
 
 def _listed(paths: Sequence[Path], noun: str) -> str:
