@@ -72,9 +72,8 @@ def plan_setup(settings: Settings, options: SetupOptions, now: datetime) -> Setu
     items: list[Item] = [*_missing_servers(settings, installed)]
     if (unsafe := starters.why_unsafe(program)) is not None:
         items.append(Caution(unsafe))
-    items += example.plan(
-        options.config_file or DEFAULT_PATH, record.load(settings.state.directory).content or record.Record()
-    )
+    known = record.load(settings.state.directory).content or record.Record()
+    items += example.plan(settings.file, known)
     snapshot, names = _serve_default_names(snapshot, options)
     settings = snapshot.settings
     expected = expectations({winner.name: winner.certificates for winner in snapshot.selection.winners})
