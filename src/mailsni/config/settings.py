@@ -80,7 +80,9 @@ class DovecotSettings:
     include_file: Path = key(Path("/etc/dovecot/conf.d/99-mailsni.conf"), values.path)
     version: Literal["auto", "2.3", "2.4"] = key("auto", values.choice("auto", "2.3", "2.4"), '"2.3", "2.4"')
     certificates: Literal["pinned", "live"] = key(
-        "pinned", values.choice("pinned", "live"), "or live: the blocks name the store's own files"
+        "pinned",
+        values.choice("pinned", "live"),
+        "or live: the store's own files; Dovecot cannot start while they change",
     )
     pin_directory: Path = key(Path("/etc/dovecot/mailsni"), values.path)
     action: Action = key("auto", values.action)

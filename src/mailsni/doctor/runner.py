@@ -34,6 +34,7 @@ CHECKS: helpers.Checks[Facts] = (
     ("the modes of the private keys", stores.key_modes),
     ("the modes of the pinned files", stores.pin_modes),
     ("who can change what is published", stores.published_places),
+    ("who can change the configured commands", stores.commands),
     ("whether Dovecot reads pinned files", stores.live_certificates),
     ("broken lineages", stores.broken_lineages),
     ("the chains in the stores", stores.incomplete_chains),

@@ -71,6 +71,14 @@ def published_places(facts: Facts) -> Iterator[Finding]:
         yield changeable("published_writable", paths, weakness)
 
 
+def commands(facts: Facts) -> Iterator[Finding]:
+    """Check who can change the commands that the configuration names."""
+    settings = facts.host.settings
+    for command in (settings.postfix.action, settings.dovecot.action, settings.alerts.on_failure):
+        if isinstance(command, tuple) and command:
+            yield from writable_by_others("command_writable", Path(command[0]))
+
+
 def live_certificates(facts: Facts) -> Iterator[Finding]:
     """Check whether Dovecot's blocks name the stores' own files."""
     if facts.host.dovecot is not None and facts.host.dovecot.settings.certificates == "live":
