@@ -266,6 +266,7 @@ def test_setup_serves_every_name_and_remove_leaves_no_trace(host: Host, first: I
     assert "mailsni setup --remove" in CRON.read_text()
     assert os.access(HOOK, os.X_OK)
     assert oct(HOOKS.stat().st_mode) == oct(HOOKS.parent.stat().st_mode) == "0o40755"
+    assert host.mailsni("config", "--check", str(ETC / "mailsni/config.toml.example")).returncode == 0
 
     wired = tree(ETC, STATE)
     assert "everything is in place" in host.setup()

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import stat
+from functools import reduce
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailsni.config import document
 from mailsni.config.settings import Settings
 from mailsni.errors import Exit, HostError, RefusedError, RollbackFailedError
 from mailsni.host import files
 from mailsni.host.records import Reading
 from mailsni.output import setup as output
 from mailsni.runs import starters
-from mailsni.setup import autostart, record
-from mailsni.setup.model import SetupPlan
-from mailsni.setup.record import Edit, Record
+from mailsni.setup import autostart, example, record
+from mailsni.setup.model import Note, SetupPlan
+from mailsni.setup.record import Edit, Record, digest
 from mailsni.setup.steps import Step, carry_out, change_file, delete, make_directories
 from mailsni.targets.dovecot import live_include
 from tests.support.command_line import SCHEMA
@@ -189,3 +192,36 @@ def test_the_document_is_what_the_schema_says(*, remove: bool, empty: bool) -> N
     assert document["warnings"] == ["w", "later"]
     if not empty:
         assert document["steps"][0]["change"] == "--- /dev/null\n+++ /etc/cron.d/mailsni\n@@ -0,0 +1 @@\n+text"
+
+
+# ── the example ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_example_is_written_beside_the_configuration_and_removed(tmp_path: Path) -> None:
+    config = tmp_path / "new" / "own.toml"
+    planned = tuple(example.plan(config, Record()))
+    carry_out(planned, lambda _: None)
+    known = reduce(Record.and_also, (step.record for step in planned), Record())
+    path = tmp_path / "new" / "own.toml.example"
+    assert path.read_bytes() == document.example("own.toml")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert list(example.plan(config, known)) == []
+    (removal,) = example.plan_removal(known)
+    assert isinstance(removal, Step)
+    carry_out([removal], lambda _: None)
+    assert not path.exists()
+
+
+def test_an_example_that_was_edited_stays_and_one_of_an_older_version_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "own.toml.example"
+    path.write_bytes(b"of an older version")
+    known = Record(written={str(path): digest(b"of an older version")})
+    (step,) = example.plan(tmp_path / "own.toml", known)
+    carry_out([step], lambda _: None)
+    assert path.read_bytes() == document.example("own.toml")
+    path.write_bytes(b"edited")
+    assert list(example.plan(tmp_path / "own.toml", known)) == []
+    assert list(example.plan_removal(known)) == [Note(f"{path} was edited and stays")]
+    path.unlink()
+    path.symlink_to("nowhere")
+    assert list(example.plan(tmp_path / "own.toml", known)) == []

@@ -34,7 +34,7 @@ def plan(config_file: Path, known: Record) -> Iterator[Step]:
 def plan_removal(known: Record) -> Iterator[Item]:
     """Remove the examples that setup wrote and nobody edited."""
     default = DEFAULT_PATH.with_name(DEFAULT_PATH.name + _SUFFIX)
-    for path in {default, *(Path(name) for name in known.written if name.endswith(_SUFFIX))}:
+    for path in dict.fromkeys((default, *(Path(name) for name in known.written if name.endswith(_SUFFIX)))):
         content = files.read_private(path)
         if content is None:
             continue
