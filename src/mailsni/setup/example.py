@@ -14,6 +14,7 @@ from mailsni.setup.record import Record, digest
 from mailsni.setup.steps import Step, change_file, make_directories
 
 _SUFFIX = ".example"
+_OF_DEFAULT = DEFAULT_PATH.with_name(DEFAULT_PATH.name + _SUFFIX)
 
 
 def plan(config_file: Path, known: Record) -> Iterator[Step]:
@@ -33,8 +34,7 @@ def plan(config_file: Path, known: Record) -> Iterator[Step]:
 
 def plan_removal(known: Record) -> Iterator[Item]:
     """Remove the examples that setup wrote and nobody edited."""
-    default = DEFAULT_PATH.with_name(DEFAULT_PATH.name + _SUFFIX)
-    for path in dict.fromkeys((default, *(Path(name) for name in known.written if name.endswith(_SUFFIX)))):
+    for path in dict.fromkeys((_OF_DEFAULT, *(Path(name) for name in known.written if name.endswith(_SUFFIX)))):
         content = files.read_private(path)
         if content is None:
             continue
@@ -42,3 +42,9 @@ def plan_removal(known: Record) -> Iterator[Item]:
             yield change_file(f"remove {path}", path, content, None)
         else:
             yield Note(f"{path} was edited and stays")
+
+
+def directories_without_record() -> tuple[Path, ...]:
+    """The directory that setup makes for the example, where it has nothing else in it: the record of it may be lost."""
+    directory = _OF_DEFAULT.parent
+    return (directory,) if files.list_names(directory) == [_OF_DEFAULT.name] else ()

@@ -47,7 +47,8 @@ def plan_removal(settings: Settings) -> SetupPlan:
     items += example.plan_removal(known)
     items += _own_configuration(known)
     items += _published_files(settings)
-    made = tuple(path for path in map(Path, known.directories) if path.is_dir())
+    directories = map(Path, known.directories) if known.directories else example.directories_without_record()
+    made = tuple(path for path in directories if path.is_dir())
     if made:
         items.append(delete("remove the directories that setup made", (), made[::-1]))
     return SetupPlan.of(settings, items)
