@@ -53,12 +53,13 @@ def _map_type(settings: Settings, executor: Executor) -> Detection:
     server = postfix.find(settings.postfix, executor)
     if server is None:
         return _not_deployed_to("Postfix")
+    preferred, *_ = first = server.types.maps[0]
     if not server.installed:
-        return Detection(server.map_types[0], "there is no Postfix to ask")
+        return Detection(preferred, "there is no Postfix to ask")
     if server.is_configured:
-        return Detection(server.map_types[0], f"{settings.postfix.main_cf} names the map so")
-    order = ", ".join(server.map_types)
-    return Detection(server.map_types[0], f"no table of {settings.postfix.main_cf} is the map; tried in turn: {order}")
+        named = ", ".join(types[0] for types in server.types.maps)
+        return Detection(preferred, f"Postfix's configuration names the map as {named}")
+    return Detection(preferred, f"{settings.postfix.main_cf} does not name the map; tried in turn: {', '.join(first)}")
 
 
 def _version(settings: Settings, executor: Executor) -> Detection:
