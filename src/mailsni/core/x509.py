@@ -28,7 +28,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
-from cryptography.x509.oid import AuthorityInformationAccessOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtensionOID
 
 from mailsni.core.model import Algorithm, Certificate, KeyAndChain, Reason
 from mailsni.core.names import RefusedNameError, host_name
@@ -215,11 +215,8 @@ class _Parsed:
     der: bytes
     subject: x509.Name
     issuer: x509.Name
-
-    @property
-    def is_root(self) -> bool:
-        """Whether it names itself as its issuer."""
-        return self.issuer == self.subject
+    is_root: bool
+    """Whether it names itself as its issuer."""
 
 
 def _key_and_chain(source: str, chain_pem: bytes, key_pem: bytes) -> KeyAndChain:
@@ -265,22 +262,27 @@ def _kind(key: _Key, chain: Sequence[_Parsed]) -> str:
 
     That is everything of the leaf but its names, dates, serial number, key and signature, and the issuers to the byte.
     """
-    leaf = chain[0].certificate
-    public = key.public
-    extensions = leaf.extensions
-    usage = next((each.value.public_bytes() for each in extensions if isinstance(each.value, x509.KeyUsage)), None)
-    parts = (
+    leaf, public = chain[0].certificate, key.public
+    usage = None
+    extensions = []
+    for extension in leaf.extensions:
+        extensions.append((extension.oid.dotted_string, extension.critical))
+        if extension.oid == ExtensionOID.KEY_USAGE:
+            usage = extension.value.public_bytes()
+    own = (
         key.label,
         leaf.public_key_algorithm_oid.dotted_string,
         public.public_numbers().e if isinstance(public, rsa.RSAPublicKey) else public.curve.name,
         public.key_size,
         leaf.signature_algorithm_oid.dotted_string,
         chain[0].is_root,
-        [(each.oid.dotted_string, each.critical) for each in extensions],
+        extensions,
         usage,
-        *(issuer.der for issuer in chain[1:]),
     )
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    digest = hashlib.sha256(repr(own).encode())
+    for issuer in chain[1:]:
+        digest.update(issuer.der)
+    return digest.hexdigest()
 
 
 def _blocks(pem: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -335,7 +337,8 @@ def _parsed(der: bytes) -> _Parsed:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what cryptography warns of, OpenSSL takes: a negative serial number
         certificate = x509.load_der_x509_certificate(der)
-    return _Parsed(certificate, der, certificate.subject, certificate.issuer)
+    subject, issuer = certificate.subject, certificate.issuer
+    return _Parsed(certificate, der, subject, issuer, is_root=subject == issuer)
 
 
 _parsed_issuer = functools.lru_cache(maxsize=256)(_parsed)
