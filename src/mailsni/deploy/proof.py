@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from mailsni.core.model import Certificate, Inventory, KeyAndChain, Progress, Reason, SkippedLineage
-from mailsni.probes import openssl
 
 MANY = 200
 """More new certificates than this are proven by kind. A proof takes 4 ms."""
@@ -30,7 +29,7 @@ def proven(inventory: Inventory, deployed: Collection[str], progress: Progress |
         progress: called for each proof.
     """
     new = {pair.certificate.ident: pair for pair in inventory.read if pair.certificate.ident not in deployed}
-    refusals = _refusals(list(new.values()), progress)
+    refusals = _refusals(list(new.values()), progress) if new else {}
     if not refusals:
         return inventory
     refused = [certificate for certificate in inventory.certificates if certificate.ident in refusals]
@@ -50,6 +49,8 @@ def _skipped(certificate: Certificate, refusals: Mapping[str, str]) -> SkippedLi
 
 def _refusals(pairs: Sequence[KeyAndChain], progress: Progress | None) -> dict[str, str]:
     """By ident, why OpenSSL refuses a certificate."""
+    from mailsni.probes import openssl  # only what is new needs OpenSSL
+
     refusals = {}
     done = 0
     for group in _by_kind(pairs) if len(pairs) > MANY else ([pair] for pair in pairs):
