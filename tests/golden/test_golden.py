@@ -105,6 +105,7 @@ RIVALS = inventory(
     certificate("late", "mail.a.test", left=-1),
     certificate("own", "mail.a.test", self_signed=True),
 )
+REFUSED = skipped("refused", Reason.REFUSED_BY_OPENSSL, "mail.a.test")
 
 
 GOOD = Run(NOW, NOW, 4, "published, 3 names changed, 9 names served, 1 problem: /x: expired", "certbot-post", 9)
@@ -113,7 +114,7 @@ HISTORY = EMPTY_HISTORY.after(GOOD)
 
 
 def explained(name: str) -> None:
-    text.explanation(name, explain(name, RIVALS, MAIL, NOW))
+    text.explanation(name, explain(name, RIVALS, MAIL, NOW), [REFUSED] if name in REFUSED.names else [])
 
 
 def metrics() -> MetricsInput:

@@ -77,7 +77,7 @@ def explain(
 ) -> int:
     """Show which certificate a name gets, and why it gets no other."""
     from mailsni.core import selection
-    from mailsni.core.names import RefusedNameError, host_name
+    from mailsni.core.names import RefusedNameError, covered_by, host_name
     from mailsni.output import documents, text
 
     options: GlobalOptions = context.obj
@@ -88,10 +88,11 @@ def explain(
     snapshot = options.snapshot()
     deployed = snapshot.record.deployment.names
     candidates = selection.explain(name, snapshot.inventory, snapshot.settings.names, snapshot.now, deployed)
+    broken = [lineage for lineage in snapshot.inventory.skipped if covered_by(name, lineage.names)]
     if options.as_json:
-        print_json(documents.explanation(name, candidates))
+        print_json(documents.explanation(name, candidates, broken))
     else:
-        text.explanation(name, candidates)
+        text.explanation(name, candidates, broken)
     return Exit.DONE
 
 

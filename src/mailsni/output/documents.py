@@ -106,8 +106,8 @@ def run(outcome: ApplyResult | MailsniError) -> Document:
     }
 
 
-def explanation(name: str, candidates: Sequence[Candidate]) -> Document:
-    """Which certificate a name gets, and why the others lost."""
+def explanation(name: str, candidates: Sequence[Candidate], broken: Iterable[SkippedLineage]) -> Document:
+    """Which certificate a name gets, why the others lost, and which lineages with the name cannot be used."""
     return {
         "schema": "mailsni.explain/1",
         "name": name,
@@ -115,6 +115,7 @@ def explanation(name: str, candidates: Sequence[Candidate]) -> Document:
             {**members(each, "wins", "why", "exact"), "certificate": _certificate(each.certificate)}
             for each in candidates
         ],
+        "skipped": _skipped(broken),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from mailsni.core.log import Level
 from mailsni.core.model import Certificate, SkippedLineage
@@ -219,12 +219,11 @@ def problems(lineages: Sequence[SkippedLineage]) -> None:
         log(Level.WARNING, f"{lineage.source}: {lineage.reason}: {lineage.detail}{names}")
 
 
-def explanation(name: str, candidates: Sequence[Candidate]) -> None:
-    """Print which certificate a name gets, and why it gets no other."""
+def explanation(name: str, candidates: Sequence[Candidate], broken: Iterable[SkippedLineage]) -> None:
+    """Print which certificate a name gets, why it gets no other, and which lineages with the name cannot be used."""
     if not candidates:
         print_line(f"{name}: no certificate has this name: clients get the default certificate")
-        return
-    if not any(one.wins for one in candidates):
+    elif not any(one.wins for one in candidates):
         print_line(f"{name}: none of its certificates is used: clients get the default certificate")
     rows = [
         (
@@ -236,7 +235,10 @@ def explanation(name: str, candidates: Sequence[Candidate]) -> None:
         )
         for one in candidates
     ]
-    table(("", "KEY", "EXPIRES", "SOURCE", "WHY"), rows, ["green" if one.wins else "" for one in candidates])
+    if rows:
+        table(("", "KEY", "EXPIRES", "SOURCE", "WHY"), rows, ["green" if one.wins else "" for one in candidates])
+    for lineage in broken:
+        print_line(f"skipped: {lineage.source}: {lineage.reason}: {lineage.detail}")
 
 
 def doctor(findings: Sequence[Finding], *, errors_only: bool) -> None:
