@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -28,6 +29,7 @@ from mailsni.probes.tls_client import CONCURRENCY
 from mailsni.sandbox.servers import workspace
 
 LIMIT = 900
+_OWN = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 COMMANDS = (("verify", "--quiet"), ("check", "--wire"), ("metrics",))
 
 
@@ -50,10 +52,18 @@ def plain_client(names: Sequence[str], endpoints: Sequence[Endpoint]) -> None:
 
 
 def timed(what: str, work: Callable[[], object]) -> None:
-    """Do it, and print how long it takes."""
-    begin = time.perf_counter()
+    """Do it, and print how long it takes, and how much of a processor this side of the connections uses."""
+    begin, used = time.perf_counter(), used_here()
     result = work()
-    print(f"{what:38} {time.perf_counter() - begin:7.1f} s  {result or ''}", flush=True)
+    print(
+        f"{what:34} {time.perf_counter() - begin:7.1f} s, {used_here() - used:6.1f} s of processor  {result or ''}",
+        flush=True,
+    )
+
+
+def used_here() -> float:
+    """Processor seconds of this process and of those that it waited for: the servers are none of them."""
+    return sum(sum((usage.ru_utime, usage.ru_stime)) for usage in map(resource.getrusage, _OWN))
 
 
 def run(host: MailHost, *words: str) -> str:
@@ -63,11 +73,15 @@ def run(host: MailHost, *words: str) -> str:
     return f"exit code {done.returncode}, {len(series)} lines"
 
 
-def measure(host: MailHost, names: Sequence[str], endpoints: Sequence[Endpoint]) -> None:
-    """Print a line for each command in each situation."""
+def measure_up(host: MailHost, names: Sequence[str], endpoints: Sequence[Endpoint]) -> None:
+    """Print a line for each command while both servers run."""
     timed("plain client", lambda: plain_client(names, endpoints))
     for words in COMMANDS:
         timed(" ".join(words), lambda words=words: run(host, *words, "--max-time", str(LIMIT)))
+
+
+def measure_down(host: MailHost) -> None:
+    """Print a line for each command while Dovecot does not answer."""
     master = host.dovecot.pid() or 0
     os.kill(master, signal.SIGSTOP)
     for words in COMMANDS:
@@ -82,6 +96,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--names", type=int, default=1000)
+    parser.add_argument("--down", action="store_true", help="only while Dovecot does not answer")
     arguments = parser.parse_args()
     authority = Authority()
     names = [f"mail.d{number}.test" for number in range(arguments.names)]
@@ -97,7 +112,9 @@ def main() -> None:
             print(
                 f"{len(names)} names at {len(urls)} endpoints, {CONCURRENCY} connections, {os.cpu_count()} processors"
             )
-            measure(host, names, [Endpoint.parse(url) for url in urls])
+            if not arguments.down:
+                measure_up(host, names, [Endpoint.parse(url) for url in urls])
+            measure_down(host)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from mailsni.check import records
+from mailsni.core.model import Reason
 from mailsni.deploy.confirm import Confirmation
 from mailsni.output import text, verify
 from mailsni.probes.endpoint import Endpoint
@@ -11,6 +13,7 @@ from mailsni.probes.expectation import Expectation, Question
 from mailsni.probes.model import ProbeResult, Problem
 from mailsni.verify.causes import Cause, causes_of
 from mailsni.verify.model import Assessment, Audit, Client
+from tests.support.builders import skipped
 
 NAMES = [f"mail.d{number}.test" for number in range(1000)]
 IMAPS = [Endpoint("imaps", "127.0.0.1", port) for port in range(1, 11)]
@@ -132,3 +135,15 @@ def test_apply_says_once_what_is_wrong_with_many_names(capsys: pytest.CaptureFix
     ]
     text.confirmation(confirmed, verbose=True)
     assert len(capsys.readouterr().out.splitlines()) == 1 + 2000
+
+
+def test_many_certificates_that_are_skipped_for_one_reason_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    text.problems([skipped(f"d{number}.test", Reason.EXPIRED) for number in range(1000)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("mailsni: warning: 1000 certificates: expired: /etc/letsencrypt/live/d0.test, ")
+    many = [skipped(f"d{number}.test", Reason.EXPIRED, f"mail.d{number}.test") for number in range(1000)]
+    (finding,) = records.skipped_findings(many)
+    assert finding.text.startswith("1000 certificates: expired: /etc/letsencrypt/live/d0.test, ")
+    assert finding.names == tuple(NAMES)
+    text.problems(many[:10])
+    assert len(capsys.readouterr().err.splitlines()) == len(list(records.skipped_findings(many[:10]))) == 10

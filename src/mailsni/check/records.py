@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import timedelta
 
 from mailsni.check.gather import CheckContext
 from mailsni.check.model import Code, Finding, Level, Result
+from mailsni.core.model import LINEAGES_SHOWN, SkippedLineage, by_reason
 from mailsni.core.plan import Kind, Plan
 from mailsni.core.text import printable_name, summarize_names
 from mailsni.errors import Exit
@@ -93,10 +94,22 @@ def check_pending(context: CheckContext) -> Iterator[Result]:
     """The plan, and the certificates that somebody must look at."""
     if context.plan is not None:
         yield from _check_plan(context.plan, context.host.settings.sources)
-    for skipped in context.host.snapshot.selection.problems if context.host.snapshot is not None else ():
-        about = f" ({summarize_names(skipped.names)})" if skipped.names else ""
-        text = f"{skipped.source}: {skipped.reason}: {skipped.detail}{about}"
-        yield Finding(Level.WARNING, skipped.reason, text, skipped.names)
+    if context.host.snapshot is not None:
+        yield from skipped_findings(context.host.snapshot.selection.problems)
+
+
+def skipped_findings(lineages: Iterable[SkippedLineage]) -> Iterator[Finding]:
+    """A finding for each lineage that needs attention, or one for many with the same reason."""
+    for reason, alike in by_reason(lineages).items():
+        if len(alike) > LINEAGES_SHOWN:
+            sources = summarize_names(lineage.source for lineage in alike)
+            names = tuple(dict.fromkeys(name for lineage in alike for name in lineage.names))
+            yield Finding(Level.WARNING, reason, f"{len(alike)} certificates: {reason}: {sources}", names)
+            continue
+        for lineage in alike:
+            about = f" ({summarize_names(lineage.names)})" if lineage.names else ""
+            text = f"{lineage.source}: {reason}: {lineage.detail}{about}"
+            yield Finding(Level.WARNING, reason, text, lineage.names)
 
 
 def _check_plan(plan: Plan, sources: Collection[SourceSettings]) -> Iterator[Result]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
@@ -172,6 +172,18 @@ class SkippedLineage:
     """The mail names of it, as far as they are known and of the grammar."""
     information: bool = False
     """No person must look at it: the exit code stays 0."""
+
+
+LINEAGES_SHOWN = 10
+"""How many lineages that are skipped for the same reason have a line each; more have one together."""
+
+
+def by_reason(lineages: Iterable[SkippedLineage]) -> Mapping[Reason, Sequence[SkippedLineage]]:
+    """Skipped lineages by their reason, in the order of the first of each."""
+    groups: dict[Reason, list[SkippedLineage]] = {}
+    for lineage in lineages:
+        groups.setdefault(lineage.reason, []).append(lineage)
+    return groups
 
 
 class FileIdentity(NamedTuple):

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from mailsni.core.log import Level
-from mailsni.core.model import Certificate, SkippedLineage
+from mailsni.core.model import LINEAGES_SHOWN, Certificate, SkippedLineage, by_reason
 from mailsni.core.plan import SYMBOLS, Change, Kind, NameState, Plan, name_states
 from mailsni.core.selection import Candidate
 from mailsni.core.text import counted, summarize
@@ -213,10 +213,15 @@ def _by_cause(answers: Sequence[Answer]) -> list[list[Answer]]:
 
 
 def problems(lineages: Sequence[SkippedLineage]) -> None:
-    """Log a warning for each skipped lineage that needs attention."""
-    for lineage in lineages:
-        names = f" ({summarize(lineage.names)})" if lineage.names else ""
-        log(Level.WARNING, f"{lineage.source}: {lineage.reason}: {lineage.detail}{names}")
+    """Log a warning for each skipped lineage that needs attention, or one for many with the same reason."""
+    for reason, alike in by_reason(lineages).items():
+        if len(alike) > LINEAGES_SHOWN:
+            sources = summarize([lineage.source for lineage in alike])
+            log(Level.WARNING, f"{len(alike)} certificates: {reason}: {sources}: mailsni status --skipped")
+            continue
+        for lineage in alike:
+            names = f" ({summarize(lineage.names)})" if lineage.names else ""
+            log(Level.WARNING, f"{lineage.source}: {reason}: {lineage.detail}{names}")
 
 
 def explanation(name: str, candidates: Sequence[Candidate], broken: Iterable[SkippedLineage]) -> None:
