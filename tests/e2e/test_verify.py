@@ -205,7 +205,7 @@ def test_a_stopped_server_and_an_aborted_handshake_are_told_apart(deployed: Mail
         *(("postfix", name, "handshake_failed") for name in names),
     }
     lines = deployed.mailsni("verify", "--quiet").stdout.splitlines()
-    assert [line.partition(" at ")[0] for line in lines] == ["wrong: every client", f"wrong: {A}, {B}, (unknown name)"]
+    assert [line.partition(" at ")[0] for line in lines] == [f"wrong: {B}, {A}, (unknown name)", "wrong: every client"]
 
 
 @pytest.mark.shared
