@@ -268,6 +268,9 @@ def test_setup_serves_every_name_and_remove_leaves_no_trace(host: Host, first: I
     assert oct(HOOKS.stat().st_mode) == oct(HOOKS.parent.stat().st_mode) == "0o40755"
     assert host.mailsni("config", "--check", str(ETC / "mailsni/config.toml.example")).returncode == 0
 
+    last = json.loads(host.mailsni("status", "--json").stdout)["last_run"]
+    assert (last["trigger"], last["exit_code"], last["names"]) == ("setup", 0, 2)
+
     wired = tree(ETC, STATE)
     assert "everything is in place" in host.setup()
     assert host.planned()["result"] == "in_place"
@@ -616,6 +619,17 @@ def test_a_step_that_fails_takes_back_those_before_it(host: Host) -> None:
     assert "Failed to enable unit" in host.refused()
     assert "enable mailsni.timer" in calls.read_text()
     assert host.served(NAME) == host.served(None) == default
+
+    # What an apply had published before is brought up to date, and stays so.
+    host.mailsni("apply")
+    host.issue("mail.second.test")
+    done = host.mailsni("setup", "--yes")
+    assert done.returncode == 1
+    assert "mailsni: hint: the certificates that it published stay" in done.stderr
+    names = json.loads(host.mailsni("status", "--json").stdout)["names"]
+    assert [(each["name"], each["state"]) for each in names if "second" in each["name"]] == [
+        ("mail.second.test", "deployed")
+    ]
 
 
 def test_a_change_that_cuts_clients_off_goes_back(host: Host, tmp_path: Path) -> None:

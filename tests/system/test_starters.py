@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -107,6 +108,22 @@ def test_a_program_that_others_can_replace_is_not_tried(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     assert starters.failure(tmp_path / "mailsni") is None
     assert not (tmp_path / "tried").exists()
+
+
+def test_others_can_start_a_program_when_every_directory_on_the_way_is_open() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        link = Path(name) / "mailsni"
+        program = write_executable(Path(name) / "venv/bin/mailsni", "#!/bin/sh\n")
+        link.symlink_to(program)
+        why = f"{link}: other users cannot start it, because"
+        assert starters.why_hidden(link) == f"{why} {name} is closed to them"
+        Path(name).chmod(0o755)
+        assert starters.why_hidden(link) is None
+        program.parent.chmod(0o700)
+        assert starters.why_hidden(link) == f"{why} {program.parent} is closed to them"
+        program.parent.chmod(0o755)
+        program.chmod(0o700)
+        assert starters.why_hidden(link) == f"{why} of its mode"
 
 
 SHOWN = """\

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
@@ -61,6 +62,17 @@ def test_a_failure_takes_back_what_is_done_last_first() -> None:
     with pytest.raises(HostError, match="broken"):
         carry_out(steps(log, c="do"), lambda _: None)
     assert log == ["do a", "do b", "do c", "undo b", "undo a"]
+
+
+def test_what_stays_of_a_step_that_was_undone_is_said() -> None:
+    log: list[str] = []
+    done, failing = logged_step("a", log), logged_step("b", log, "do")
+    with pytest.raises(HostError, match="broken") as caught:
+        carry_out([replace(done, stays="a stays"), failing], lambda _: None)
+    assert caught.value.hint == "a stays"
+    with pytest.raises(HostError) as caught:
+        carry_out([done, failing], lambda _: None)
+    assert caught.value.hint is None
 
 
 def test_a_way_back_that_fails_is_gone_to_its_end_and_said() -> None:

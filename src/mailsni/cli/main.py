@@ -137,7 +137,7 @@ def _end_of_usage_error(error: ClickException, words: Sequence[str]) -> int:
     context: Context | None = getattr(error, "ctx", None)
     command = context.info_name if context is not None and context.parent is not None else None
     if monitoring_plugin.NAME in ((command,) if command else words):
-        return monitoring_plugin.end(f"usage: {message}")
+        return monitoring_plugin.end(f"usage: {message}", as_json="--json" in words)
     where = context.command_path if context is not None else "mailsni"
     return _end_of_error(UsageError(message, hint=f"{where} --help"), as_json="--json" in words)
 

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from typing import NoReturn
 
 import typer
@@ -39,10 +40,13 @@ def unknown_on_failure() -> Iterator[None]:
     raise typer.Exit(end(reason))
 
 
-def end(reason: str) -> int:
+def end(reason: str, *, as_json: bool = False) -> int:
     """Print why the result is unknown, if standard output is still open, and give the exit code."""
     try:
-        sys.stdout.write(_line(reason) + "\n")
+        if as_json:
+            _print_document(reason)
+        else:
+            sys.stdout.write(_line(reason) + "\n")
         sys.stdout.flush()
     except (OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -71,3 +75,11 @@ def _line(reason: str) -> str:
     from mailsni.output import nagios
 
     return nagios.unknown(reason)
+
+
+def _print_document(reason: str) -> None:
+    from mailsni.check import model
+    from mailsni.cli.options import print_json
+    from mailsni.output import documents
+
+    print_json(documents.check(model.unknown(datetime.now(UTC), reason)))

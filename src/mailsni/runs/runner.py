@@ -147,6 +147,14 @@ def _finish_failed(settings: Settings, problem: MailsniError, started_at: dateti
 
 
 def _finish_complete(settings: Settings, result: ApplyResult, started_at: datetime, reporting: Reporting) -> None:
+    history = history_after(runs.load(settings.state.directory), settings, result, started_at, reporting.trigger.name)
+    _record_and_alert(settings, history, reporting, result, _failure(result))
+
+
+def history_after(
+    history: History, settings: Settings, result: ApplyResult, started_at: datetime, trigger: str
+) -> History:
+    """The history after a run that went to its end now."""
     snapshot = result.snapshot
     served = {winner.name for winner in snapshot.selection.winners}
     run = Run(
@@ -154,7 +162,7 @@ def _finish_complete(settings: Settings, result: ApplyResult, started_at: dateti
         datetime.now(UTC),
         int(result.exit_code),
         summary(result),
-        reporting.trigger.name,
+        trigger,
         len(served),
         Counter(str(certificate.reason) for certificate in snapshot.selection.skipped),
     )
@@ -164,8 +172,7 @@ def _finish_complete(settings: Settings, result: ApplyResult, started_at: dateti
         for change in changes
         if change.kind is Kind.REMOVE and not is_deletion(change, settings.sources)
     }
-    history = runs.load(settings.state.directory).after(run, removed, served)
-    _record_and_alert(settings, history, reporting, result, _failure(result))
+    return history.after(run, removed, served)
 
 
 def is_deletion(change: Change, sources: Collection[SourceSettings]) -> bool:

@@ -179,6 +179,17 @@ def why_unsafe(program: Path) -> str | None:
     return f"{program}: root will run it, and others can replace it: {found[0]}" if found else None
 
 
+def why_hidden(program: Path) -> str | None:
+    """Why other users than root cannot start a program; None when they can."""
+    for at in dict.fromkeys((*program.parents, *program.resolve().parents)):
+        if not at.stat().st_mode & stat.S_IXOTH:
+            return f"{program}: other users cannot start it, because {at} is closed to them"
+    readable = stat.S_IROTH | stat.S_IXOTH
+    if program.stat().st_mode & readable != readable:
+        return f"{program}: other users cannot start it, because of its mode"
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class UnitFailure:
     """A unit that does not do its work."""

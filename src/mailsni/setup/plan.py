@@ -74,6 +74,8 @@ def plan_setup(settings: Settings, options: SetupOptions, now: datetime) -> Setu
         items.append(Caution(unsafe))
     known = record.load(settings.state.directory).content or record.Record()
     items += example.plan(settings.file, known)
+    if (hidden := starters.why_hidden(program)) is not None:
+        items.append(Note(f"{hidden}: a monitoring system cannot call `mailsni check` as one (docs/setup.md)"))
     snapshot, names = _serve_default_names(snapshot, options)
     settings = snapshot.settings
     expected = expectations({winner.name: winner.certificates for winner in snapshot.selection.winners})

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from mailsni.config.settings import Settings
@@ -21,6 +22,8 @@ from mailsni.errors import HostError, MailsniError, RefusedError, RollbackFailed
 from mailsni.host import files
 from mailsni.host.commands import require_tool, run
 from mailsni.probes.expectation import Answer, Expectation
+from mailsni.runs import history
+from mailsni.runs.runner import history_after
 from mailsni.setup.record import Edit, Record, digest
 from mailsni.targets.base import Target
 from mailsni.verify.model import UNKNOWN_NAME
@@ -48,6 +51,8 @@ class Step:
     """What the removal needs to know of it."""
     reversible: bool = True
     """Whether it can be undone."""
+    stays: str = ""
+    """What stays of it after it is undone."""
 
 
 def carry_out(steps: Sequence[Step], on_step: Callable[[Step], None]) -> tuple[str, ...]:
@@ -57,7 +62,7 @@ def carry_out(steps: Sequence[Step], on_step: Callable[[Step], None]) -> tuple[s
         What a person should look at.
 
     Raises:
-        MailsniError: a step failed; everything is as it was.
+        MailsniError: a step failed; everything is as it was, but for what its hint says.
         RollbackFailedError: a step failed, and not everything could be undone.
     """
     done: list[Step] = []
@@ -67,10 +72,16 @@ def carry_out(steps: Sequence[Step], on_step: Callable[[Step], None]) -> tuple[s
             warnings += step.do()
         except BaseException as error:
             _undo_all(done, error)
+            if isinstance(error, MailsniError):
+                _add_to_hint(error, *(step.stays for step in done))
             raise
         done.append(step)
         on_step(step)
     return tuple(warnings)
+
+
+def _add_to_hint(error: MailsniError, *sentences: str) -> None:
+    error.hint = "; ".join(filter(None, (error.hint, *sentences))) or None
 
 
 def _undo_all(done: Sequence[Step], cause: BaseException) -> None:
@@ -243,11 +254,16 @@ def first_apply(
         unpublish: plans how to remove a first deployment; None for a later one: what it was updated to is confirmed,
             and stays.
     """
+    stays = "" if unpublish is not None else "the certificates that it published stay, as after `mailsni apply`"
 
     def do() -> tuple[str, ...]:
+        started_at = datetime.now(UTC)
         done = transaction.deploy(settings, Options())
+        state = settings.state.directory
+        history.save(state, history_after(history.load(state), settings, done, started_at, "setup"))
         if problem is not None and (why := problem()) is not None:
             undo()
+            _add_to_hint(why, stays)
             raise why
         wrong = [f"{_summarize(done.wrong)}: is not the expected certificate"] if done.wrong else []
         return (*done.warnings, *wrong)
@@ -256,7 +272,7 @@ def first_apply(
         for step in unpublish() if unpublish is not None else ():
             step.do()
 
-    return Step(title, change, do, undo, transaction.writable_directories(settings))
+    return Step(title, change, do, undo, transaction.writable_directories(settings), stays=stays)
 
 
 def run_commands(title: str, commands: CommandLines, back: CommandLines = ()) -> Step:
