@@ -17,6 +17,7 @@ import pytest
 from mailsni.host.commands import find_tool
 from mailsni.sandbox.servers import LOOPBACK
 from tests.support.mail_host import MailHost
+from tests.support.processes import until
 from tests.support.servers import free_ports
 
 TIMEOUT = 1.0
@@ -113,3 +114,21 @@ def test_servers_that_are_slow_for_a_moment_are_confirmed(slow_host: tuple[MailH
     renewed = mail_host.renew("mail.a.test")
     mail_host.apply()
     mail_host.assert_served("mail.a.test", renewed)
+
+
+@pytest.mark.shared
+def test_a_dovecot_whose_processes_fail_to_start_is_not_slow(mail_host: MailHost) -> None:
+    """Its clients wait for an answer, as those of a slow one do; but it says so itself, and it is taken back."""
+    first = mail_host.issue("mail.a.test")
+    mail_host.apply()
+    tight = mail_host.dovecot.include_directory / "tight.conf"
+    reload = f"{find_tool('doveadm')} -c {mail_host.dovecot.config_file} reload"
+    script = (
+        f"if grep -q mail.b.test {mail_host.include_file}; "
+        f"then printf 'service config {{\\n  vsz_limit = 2M\\n}}\\n' > {tight}; else rm -f {tight}; fi; exec {reload}"
+    )
+    mail_host.configure(verify={"timeout": 2}, dovecot={"action": ["/bin/sh", "-c", script]})
+    mail_host.issue("mail.b.test")
+    assert "its services fail to start" in mail_host.apply(code=5).stderr
+    assert not tight.exists()
+    until(lambda: mail_host.served("imaps", "mail.a.test") == first.fingerprint, mail_host.dovecot.log.read_text)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from mailsni.deploy import confirm
-from mailsni.deploy.confirm import Confirmation, WireCheck, all_wrong, newly_cut_off
+from mailsni.deploy.confirm import Confirmation, CutOff, WireCheck, all_wrong, newly_cut_off
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Answer, Expectation
 from mailsni.probes.model import ProbeResult, Problem
@@ -27,7 +27,9 @@ Served = str | Problem
 def answer(expectation: Expectation, endpoint: Endpoint, served: Served) -> Answer:
     problem = served if isinstance(served, Problem) else None
     fingerprint = None if problem else str(served)
-    return Answer(expectation, ProbeResult(endpoint, expectation.name, problem, fingerprint, "detail"))
+    in_handshake = problem is Problem.HANDSHAKE_FAILED
+    result = ProbeResult(endpoint, expectation.name, problem, fingerprint, "detail", in_handshake=in_handshake)
+    return Answer(expectation, result)
 
 
 @dataclass
@@ -124,6 +126,21 @@ def test_the_patience_with_a_hanging_endpoint_does_not_prolong_a_client_being_cu
     begin = time.monotonic()
     wire(1, IMAPS, POP3S).confirm()
     assert (time.monotonic() - begin) / TIMEOUT < confirm.TIMEOUTS_WAITED_FOR + 1
+
+
+def test_a_server_that_says_that_it_fails_is_not_slow(servers: MakeServers) -> None:
+    servers(lambda _, __, time: OLD if time == 1 else Problem.NO_ANSWER)
+    before, after = wire().now(), wire().confirm()
+    assert wire().cut_off(before, after, ()).answers == ()
+    assert wire().cut_off(before, after, {"dovecot"}) == CutOff(after[0].answers, ())
+
+
+def test_a_server_that_crashes_and_hangs_then_has_cut_off_the_client(servers: MakeServers) -> None:
+    """What postfix's master(8) does with a program that crashed: it starts it again after a minute."""
+    servers(lambda _, __, time: (OLD, Problem.HANDSHAKE_FAILED, Problem.NO_ANSWER)[min(time, 3) - 1])
+    before, after = wire().now(), wire().confirm()
+    assert wire().cut_off(before, after, ()).answers == after[0].answers
+    assert after[0].unconfirmed == ()
 
 
 def test_a_server_that_serves_the_old_certificates_is_wrong_unless_it_is_slow() -> None:

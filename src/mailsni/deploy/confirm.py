@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
@@ -117,9 +117,18 @@ class WireCheck:
         anything = tuple(replace(expectation, fingerprint=None) for expectation in self.expected)
         return self._probe(anything, patient=True)
 
-    def cut_off(self, before: Iterable[Confirmation], after: Sequence[Confirmation]) -> CutOff:
-        """The clients that got a certificate before, and get none after, and those of them that get none alone."""
-        lost = [answer for old, new in zip(before, after, strict=True) for answer in newly_cut_off(old, new)]
+    def cut_off(
+        self, before: Iterable[Confirmation], after: Sequence[Confirmation], failing: Collection[str]
+    ) -> CutOff:
+        """The clients that got a certificate before, and get none after, and those of them that get none alone.
+
+        ``failing`` are servers that say themselves that they cannot serve: there a time-out says the same.
+        """
+        lost = [
+            answer
+            for old, new in zip(before, after, strict=True)
+            for answer in newly_cut_off(old, new, failing=new.server in failing)
+        ]
         refused = [answer for each in after for answer in each.wrong if answer.cut_off_in_tls]
         suspected = [answer for answer in refused if answer in lost or answer.expectation.name in self.unproven]
         alone = self._alone(suspected, after)
@@ -200,7 +209,8 @@ class WireCheck:
                 wave = []
             left_out += [pair for pair in pairs[start : start + at_once] if pair not in wave]
             for pair, answer in zip(wave, probe_expectations(wave, timeout=self.timeout), strict=True):
-                answers[pair] = answer
+                if not (answer.timed_out and pair in answers and answers[pair].cut_off_in_tls):
+                    answers[pair] = answer
                 timeouts[answer.endpoint] += answer.timed_out
                 if answer.problem is not None:
                     wrong.append(pair)
@@ -212,10 +222,13 @@ class WireCheck:
         return (lambda done: progress(f"probing {server}", done, total)) if progress else (lambda _: None)
 
 
-def newly_cut_off(before: Confirmation, after: Confirmation) -> tuple[Answer, ...]:
-    """The answers without a certificate to probes that got one before, whichever that was. A time-out is no answer."""
+def newly_cut_off(before: Confirmation, after: Confirmation, *, failing: bool = False) -> tuple[Answer, ...]:
+    """The answers without a certificate to probes that got one before, whichever that was.
+
+    A time-out is no answer, unless the server says itself that it is ``failing``.
+    """
     served = {answer.probe for answer in before.answers if answer.served}
-    lost = (answer for answer in after.answers if not answer.served and not answer.timed_out)
+    lost = (answer for answer in after.answers if not answer.served and (failing or not answer.timed_out))
     return tuple(answer for answer in lost if answer.probe in served)
 
 

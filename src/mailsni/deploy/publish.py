@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from mailsni.core.text import summarize
@@ -19,12 +19,12 @@ from mailsni.targets.reload import ReloadResult
 class CutOffError(RolledBackError):
     """What was published cut off clients; the previous deployment is live again."""
 
-    def __init__(self, cut_off: CutOff) -> None:
+    def __init__(self, cut_off: CutOff, failures: Mapping[str, str]) -> None:
         server = cut_off.answers[0].endpoint.server
         answers = [answer for answer in cut_off.answers if answer.endpoint.server == server]
         super().__init__(
             f"{server}: {_names_of(answers)}: answered before, and cut off with what was published: "
-            f"{answers[0].result.detail}",
+            f"{failures.get(server, answers[0].result.detail)}",
             hint="the previous deployment is live again",
         )
         self.cut_off = cut_off
@@ -82,9 +82,10 @@ def publish(
     files.fsync_all(sorted({file.destination.parent for file in staged}))
     reloads = reload_all()
     after = wire.confirm()
-    cut_off = wire.cut_off(before, after)
+    failures = _failures(targets, after)
+    cut_off = wire.cut_off(before, after, failures.keys())
     if cut_off.answers:
-        raise CutOffError(cut_off)
+        raise CutOffError(cut_off, failures)
     _require_taken(after)
     return reloads, after
 
@@ -120,6 +121,13 @@ def _publish_file(file: StagedFile, undo: list[UndoStep]) -> None:
 
     undo.append(restore)
     files.publish(file.path, file.destination)
+
+
+def _failures(targets: Iterable[Target], after: Iterable[Confirmation]) -> dict[str, str]:
+    """Why servers that answered nobody in time say that they fail, by their names."""
+    silent = {each.server for each in after if each.unconfirmed and not any(one.served for one in each.answers)}
+    failures = ((target.name, target.failure()) for target in targets if target.name in silent)
+    return {server: why for server, why in failures if why is not None}
 
 
 def _require_taken(after: Sequence[Confirmation]) -> None:

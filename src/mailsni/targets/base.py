@@ -123,6 +123,12 @@ class Target(Protocol):
             HostError: the command failed, for another reason than that the server does not run.
         """
 
+    def failure(self) -> str | None:
+        """Why the running server, as it says itself, can serve nobody now; None when it can, or does not say.
+
+        A server that answers no probe in time may just be slow.
+        """
+
     def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
         """Where the server says that it listens.
 

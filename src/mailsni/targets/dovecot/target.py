@@ -29,6 +29,8 @@ from mailsni.targets.dovecot.rendering import DovecotVersion, render_dovecot
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.reload import Controls, ReloadResult
 
+_STATUS_TIMEOUT = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Dovecot:
@@ -151,6 +153,25 @@ class Dovecot:
         except (OSError, ValueError):
             return True
         return True
+
+    def failure(self) -> str | None:
+        """Ask the master process whether services that clients need fail to start (doveadm-service(1)).
+
+        It then waits longer and longer before it tries again ("throttling"), and clients wait for an answer.
+        """
+        doveadm = self.executor.find_tool("doveadm")
+        if doveadm is None:
+            return None
+        options = ("-c", self.settings.config_file, "-f", "tab")
+        try:
+            done = self.executor.run([doveadm, *options, "service", "status"], timeout=_STATUS_TIMEOUT)
+        except HostError:
+            return None
+        header, *rows = [line.split("\t") for line in done.text.splitlines()] or [[]]
+        services = [dict(zip(header, row, strict=False)) for row in rows]
+        throttled = (each.get("name", "") for each in services if each.get("throttle_secs", "0") != "0")
+        failing = [name for name in throttled if name == "config" or name.endswith("-login")]
+        return f"its services fail to start: {', '.join(failing)}" if failing else None
 
     def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
         return dovecot_endpoints(self.settings.config_file, every_family=every_family, executor=self.executor)

@@ -180,6 +180,9 @@ class Postfix:
         )
         return reload.perform(self.name, self.reload_action, controls)
 
+    def failure(self) -> str | None:
+        return None  # master(8) tells only its log
+
     def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
         """The services with TLS in master.cf."""
         return postfix_endpoints(self.installation, every_family=every_family)
