@@ -106,16 +106,19 @@ class WireCheck:
 
     def now(self) -> tuple[Confirmation, ...]:
         """What the servers send at this moment."""
-        return self._probe(self.expected, patient=False)
+        return self._probe(self.expected)
 
     def confirm(self) -> tuple[Confirmation, ...]:
         """What the servers send once they have taken what was published, or time is up."""
-        return self._probe(self.expected, patient=True)
+        return self._probe(self.expected, patience=self._patience)
 
     def any_certificate(self) -> tuple[Confirmation, ...]:
-        """Whether the servers send a certificate at all, once they do, or time is up."""
+        """Whether the servers send a certificate at all, once they do, or time is up.
+
+        There is more time than for wrong answers: a server that failed waits before it starts its processes again.
+        """
         anything = tuple(replace(expectation, fingerprint=None) for expectation in self.expected)
-        return self._probe(anything, patient=True)
+        return self._probe(anything, patience=self._patience_when_slow)
 
     def cut_off(
         self, before: Iterable[Confirmation], after: Sequence[Confirmation], failing: Collection[str]
@@ -155,7 +158,7 @@ class WireCheck:
         """Seconds for which the same goes while there is nothing but time-outs."""
         return TIMEOUTS_WAITED_FOR * self.timeout + PATIENCE_PER_NAME * self.deployed
 
-    def _probe(self, expected: Sequence[Expectation], *, patient: bool) -> tuple[Confirmation, ...]:
+    def _probe(self, expected: Sequence[Expectation], *, patience: float | None = None) -> tuple[Confirmation, ...]:
         names = list(dict.fromkeys(expectation.name for expectation in expected))
         sample = frozenset(names[:: max(1, -(-len(names) // PROBE_LIMIT))])
         chosen = [expectation for expectation in expected if expectation.name in sample]
@@ -165,21 +168,21 @@ class WireCheck:
             pairs = [(each, endpoint) for each in chosen for endpoint in (endpoints if few else endpoints[:1])]
             answers: dict[_Pair, Answer] = {}
             pending = self._ask(pairs, answers, on_done=self._reporter(server, len(pairs)))
-            if patient:
-                self._ask_again(pending, answers)
+            if patience is not None:
+                self._ask_again(pending, answers, patience)
             unasked = tuple(expectation for expectation, endpoint in pairs if (expectation, endpoint) not in answers)
-            patience = self._patience_when_slow if patient else 0.0
+            waited = 0.0 if patience is None else self._patience_when_slow
             confirmations.append(
-                Confirmation(server, tuple(answers.values()), len(names), len(sample), patience, unasked)
+                Confirmation(server, tuple(answers.values()), len(names), len(sample), waited, unasked)
             )
         return tuple(confirmations)
 
-    def _ask_again(self, pending: list[_Pair], answers: dict[_Pair, Answer]) -> None:
-        """Probe again what is not right, until it is, or time is up."""
+    def _ask_again(self, pending: list[_Pair], answers: dict[_Pair, Answer], patience: float) -> None:
+        """Probe again what is not right, until it is, or time is up: so many seconds, more for mere time-outs."""
         begin = time.monotonic()
         while pending:
             slow = all(pair not in answers or answers[pair].timed_out for pair in pending)
-            deadline = begin + (self._patience_when_slow if slow else self._patience)
+            deadline = begin + (self._patience_when_slow if slow else patience)
             if time.monotonic() >= deadline:
                 return
             time.sleep(_PAUSE)
