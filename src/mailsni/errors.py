@@ -98,6 +98,10 @@ class HostError(MailsniError):
         return cls(f"{error.filename or 'a system call'}: {error.strerror or error}", path=path)
 
 
+class ServerConfigurationError(HostError):
+    """A server's configuration is one with which the server does not start."""
+
+
 class RefusedError(MailsniError):
     """Going on would hurt: an empty result over a living deployment, a trap at a staging name."""
 

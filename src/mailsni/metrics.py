@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from mailsni.config.settings import Settings
 from mailsni.core.model import Progress
-from mailsni.deploy.snapshot import Snapshot, take_snapshot
-from mailsni.errors import HostError, MailsniError
+from mailsni.deploy import host_facts
+from mailsni.deploy.host_facts import HostFacts
+from mailsni.deploy.snapshot import Snapshot
+from mailsni.deploy.startup import startup_problems
+from mailsni.errors import HostError, MailsniError, ServerConfigurationError
+from mailsni.probes.endpoint import Server
 from mailsni.runs import history as runs
 from mailsni.runs.history import History
+from mailsni.targets.base import Target
 from mailsni.verify.audit import audit
 from mailsni.verify.model import Audit
 
@@ -28,6 +34,8 @@ class MetricsInput:
     """Whether the servers were to be probed."""
     every_port: bool = False
     """Whether each name at each port is of interest."""
+    starts: Mapping[Server, bool] = field(default_factory=dict)
+    """Of each server of this host, whether it would start again with its configuration as it is."""
 
 
 def collect(
@@ -43,10 +51,29 @@ def collect(
 
     At ``until``, in the time of ``time.monotonic``, all probes end.
     """
-    snapshot, result, problem = None, None, None
-    try:
-        snapshot = take_snapshot(settings, now, progress=progress)
-        result = audit(snapshot, until=until, progress=progress) if wire else None
-    except (MailsniError, OSError) as error:
-        problem = error if isinstance(error, MailsniError) else HostError.of(error)
-    return MetricsInput(runs.load(settings.state.directory), snapshot, result, problem, wire, every_port)
+    host = host_facts.gather(settings, now, progress=progress)
+    problem = next((_problem(failure.error) for failure in host.failures), None)
+    result = None
+    if wire and host.snapshot is not None:
+        try:
+            result = audit(host.snapshot, until=until, progress=progress)
+        except (MailsniError, OSError) as error:
+            problem = _problem(error)
+    history = runs.load(settings.state.directory)
+    return MetricsInput(history, host.snapshot, result, problem, wire, every_port, _starts(host))
+
+
+def _problem(error: Exception) -> MailsniError:
+    if isinstance(error, MailsniError):
+        return error
+    return HostError.of(error) if isinstance(error, OSError) else HostError(type(error).__name__)
+
+
+def _starts(host: HostFacts) -> dict[Server, bool]:
+    servers: Sequence[Target | None] = (host.postfix, host.dovecot)
+    installed = [target for target in servers if target is not None and target.installed]
+    starts: dict[Server, bool] = {target.name: True for target in installed}
+    for failure in host.failures:
+        if isinstance(failure.error, ServerConfigurationError) and failure.part in ("postfix", "dovecot"):
+            starts[failure.part] = False
+    return starts | {problem.server: False for problem in startup_problems(installed)}

@@ -70,7 +70,9 @@ def of(name: str, **labels: str) -> frozenset[tuple[str, str]]:
 def test_what_is_stored_deployed_and_served_is_measured(mail_host: MailHost, deployed: Issued) -> None:
     found = measured(mail_host)
     key = of(NAME, algorithm="ecdsa")
-    assert found["mailsni_up"] == found["mailsni_wire_up"] == {frozenset(): 1}
+    assert found["mailsni_up"] == {frozenset(): 1}
+    both = {frozenset({("server", server)}): 1 for server in ("postfix", "dovecot")}
+    assert found["mailsni_wire_up"] == found["mailsni_can_start"] == both
     assert found["mailsni_deployed_not_after_timestamp_seconds"] == {key: deployed.not_after.timestamp()}
     assert found["mailsni_deployed_not_before_timestamp_seconds"] == {key: deployed.not_before.timestamp()}
     in_store = of(NAME, algorithm="ecdsa", source=str(mail_host.store.live / NAME))
@@ -252,7 +254,8 @@ def test_servers_that_cannot_be_probed_and_runs_that_never_were_have_no_metrics(
     assert done.returncode == 1
     assert done.stderr.startswith("mailsni: error: ")
     found = samples(done.stdout)
-    assert (found["mailsni_up"], found["mailsni_wire_up"]) == ({frozenset(): 1}, {frozenset(): 0})
+    assert found["mailsni_up"] == {frozenset(): 1}
+    assert found["mailsni_wire_up"] == {frozenset({("server", server)}): 0 for server in ("postfix", "dovecot")}
     assert "mailsni_last_success_timestamp_seconds" not in found
     assert found.keys().isdisjoint({"mailsni_answers", "mailsni_last_run_success"})
 

@@ -135,7 +135,9 @@ def metrics() -> MetricsInput:
         Assessment(Expectation(name), ProbeResult(endpoint, name, None, "0" * 64, "TLSv1.3"), problems)
         for endpoint, name, problems in answers
     )
-    return MetricsInput(HISTORY.after(FAILED), seen, Audit(tuple(assessments)), wire=True)
+    return MetricsInput(
+        HISTORY.after(FAILED), seen, Audit(tuple(assessments)), wire=True, starts={"postfix": True, "dovecot": False}
+    )
 
 
 TEXTS: dict[str, Callable[[], None]] = {

@@ -11,7 +11,7 @@ import pytest
 from mailsni.errors import HostError
 from mailsni.metrics import MetricsInput
 from mailsni.output import prometheus
-from mailsni.probes.endpoint import Endpoint
+from mailsni.probes.endpoint import Endpoint, Server
 from mailsni.probes.expectation import Expectation, Question
 from mailsni.probes.model import ProbeResult, Problem
 from mailsni.runs.history import EMPTY_HISTORY, History, Run
@@ -41,12 +41,24 @@ def test_every_problem_is_there_before_anybody_answered() -> None:
     }
 
 
-def test_whether_the_servers_could_be_asked_is_said_when_they_were_to_be() -> None:
+def test_whether_each_server_could_be_asked_is_said_when_they_were_to_be() -> None:
+    answer = Assessment(Expectation(NAME), ProbeResult(Endpoint("imaps", "127.0.0.1", 993), NAME, None, "0" * 64, ""))
+    both: dict[Server, bool] = {"postfix": True, "dovecot": False}
+    asked = MetricsInput(EMPTY_HISTORY, snapshot(), Audit((answer,)), wire=True, starts=both)
+    assert {one for one in lines(asked) if one.startswith(("mailsni_wire_up", "mailsni_can_start"))} == {
+        'mailsni_wire_up{server="dovecot"} 1.0',
+        'mailsni_wire_up{server="postfix"} 0.0',
+        'mailsni_can_start{server="dovecot"} 0.0',
+        'mailsni_can_start{server="postfix"} 1.0',
+    }
     problem = HostError("no service with TLS was found")
-    assert "mailsni_wire_up 1.0" in lines(MetricsInput(EMPTY_HISTORY, snapshot(), Audit(()), wire=True))
-    assert "mailsni_wire_up 0.0" in lines(MetricsInput(EMPTY_HISTORY, snapshot(), problem=problem, wire=True))
-    assert "mailsni_wire_up 0.0" in lines(MetricsInput(EMPTY_HISTORY, problem=problem, wire=True))
-    assert not [one for one in lines(MetricsInput(EMPTY_HISTORY, snapshot())) if one.startswith("mailsni_wire_up")]
+    for nothing in (None, snapshot()):  # nobody knows which servers there are
+        found = lines(MetricsInput(EMPTY_HISTORY, nothing, problem=problem, wire=True))
+        assert {one for one in found if one.startswith(("mailsni_wire_up", "mailsni_can_start"))} == {
+            'mailsni_wire_up{server="dovecot"} 0.0',
+            'mailsni_wire_up{server="postfix"} 0.0',
+        }
+    assert not [one for one in lines(replace(asked, wire=False)) if one.startswith("mailsni_wire_up")]
 
 
 def test_the_worst_of_two_equal_questions_counts_and_comes_once() -> None:

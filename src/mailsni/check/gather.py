@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mailsni.check.model import Code, Finding, Level, Result, Thresholds, Unreadable
+from mailsni.check.model import CANNOT_START_CODES, Code, Finding, Level, Result, Thresholds, Unreadable
 from mailsni.config.settings import Settings
 from mailsni.core.deployment import Deployment, DeploymentRecord
 from mailsni.core.model import FileIdentity, Progress
@@ -16,7 +16,7 @@ from mailsni.core.plan import Plan
 from mailsni.deploy import host_facts
 from mailsni.deploy.host_facts import HostFacts, Part
 from mailsni.deploy.state_directory import State
-from mailsni.errors import HostError, MailsniError, PermissionMissingError
+from mailsni.errors import HostError, MailsniError, PermissionMissingError, ServerConfigurationError
 from mailsni.host import lock
 from mailsni.targets import registry
 
@@ -94,7 +94,12 @@ def gather(settings: Settings, thresholds: Thresholds, now: datetime, progress: 
     """Read both servers' configurations, the stores and the record; certificates must be valid at ``now``."""
     running = is_publishing(settings)
     host = host_facts.gather(settings, now, progress=progress)
-    problems = [failure(_PARTS[each.part], each.error) for each in host.failures]
+    problems = [
+        cannot_start(each.part, each.error.message)
+        if isinstance(each.error, ServerConfigurationError)
+        else failure(_PARTS[each.part], each.error)
+        for each in host.failures
+    ]
     for target in (host.postfix, host.dovecot):
         if target is not None and not target.installed:
             text = f"{target.name.capitalize()} is not installed here"
@@ -108,6 +113,11 @@ def gather(settings: Settings, thresholds: Thresholds, now: datetime, progress: 
         except (MailsniError, OSError) as error:
             problems.append(failure("the record of what is deployed", error))
     return CheckContext(host, thresholds, record, running, tuple(problems))
+
+
+def cannot_start(server: str, why: str) -> Finding:
+    """The finding that a server would not start again."""
+    return Finding(Level.CRITICAL, CANNOT_START_CODES[server], f"{server}: would not start again: {why}")
 
 
 def failure(part: str, error: Exception) -> Result:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -44,6 +44,8 @@ class Code(ContractWord):
     NO_NAMES = "no_names", "the last run removed every name"
     NOT_CONFIGURED = "not_configured", "the server's configuration does not name mailsni's file"
     SERVER_NOT_FOUND = "server_not_found", "a server that is switched on, or both servers, are not installed"
+    POSTFIX_CANNOT_START = "postfix_cannot_start", "Postfix would not start again with its configuration as it is"
+    DOVECOT_CANNOT_START = "dovecot_cannot_start", "Dovecot would not start again with its configuration as it is"
     MAP_MISSING = "map_missing", "main.cf, master.cf or another instance names a map that is not there"
     MAP_UNREADABLE = "map_unreadable", "Postfix cannot open the map, or its entries cannot be read"
     MAP_SOURCE_MISSING = "map_source_missing", "the text from which the map is compiled is not there"
@@ -89,6 +91,15 @@ class Code(ContractWord):
 _FILE_CODES = frozenset(code for code in Code if code.startswith(("map_", "include_", "pinned_file_")))
 DAMAGE_CODES: Final = (_FILE_CODES | {Code.INSECURE_FILE}) - {Code.INCLUDE_DEAD_PATH}
 """Files are not as they were published. That they wait for the next run to write them again is then no news."""
+
+
+MISSING_CODES: Final = frozenset({Code.INCLUDE_DEAD_PATH, Code.PINNED_FILE_MISSING})
+"""Files without which Dovecot does not start: that it would not is then no news."""
+CANNOT_START_CODES: Final[Mapping[str, Code]] = {
+    "postfix": Code.POSTFIX_CANNOT_START,
+    "dovecot": Code.DOVECOT_CANNOT_START,
+}
+"""By server."""
 
 
 @dataclass(frozen=True, slots=True)

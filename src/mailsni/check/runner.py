@@ -19,6 +19,7 @@ from mailsni.check.gather import CheckContext, failure, gather, is_publishing, r
 from mailsni.check.model import (
     DAMAGE_CODES,
     DAY,
+    MISSING_CODES,
     CheckResult,
     Code,
     Expiry,
@@ -32,6 +33,7 @@ from mailsni.check.model import (
 from mailsni.check.postfix_map import check_map
 from mailsni.check.records import check_expiry, check_pending, check_records, check_runs
 from mailsni.check.starters import check_starters
+from mailsni.check.startup import check_startup
 from mailsni.config.settings import Settings
 from mailsni.core.model import Progress
 from mailsni.core.text import summarize_names
@@ -50,6 +52,7 @@ def _check_gathered(context: CheckContext) -> Iterator[Result]:
 
 CHECKS: tuple[tuple[str, Callable[[CheckContext], Iterator[Result]]], ...] = (
     ("the state directory", _check_gathered),
+    ("whether the servers would start again", check_startup),
     ("the map", check_map),
     ("the include", check_include),
     ("the pinned files", check_pinned_files),
@@ -122,9 +125,16 @@ def _run_check(part: str, run: Callable[[CheckContext], Iterator[Result]], conte
 
 
 def _without_consequences(findings: Sequence[Finding]) -> Iterator[Finding]:
-    """The findings without those that only follow from another one: the next run rewrites what is damaged."""
-    damaged = any(finding.code in DAMAGE_CODES for finding in findings)
-    return (finding for finding in findings if not (damaged and finding.code == Code.REWRITE_PENDING))
+    """The findings without those that only follow from another one.
+
+    The next run rewrites what is damaged; Dovecot does not start while a file is missing that its configuration names.
+    """
+    codes = {finding.code for finding in findings}
+    for finding in findings:
+        rewritten = finding.code == Code.REWRITE_PENDING and not codes.isdisjoint(DAMAGE_CODES)
+        explained = finding.code == Code.DOVECOT_CANNOT_START and not codes.isdisjoint(MISSING_CODES)
+        if not rewritten and not explained:
+            yield finding
 
 
 def first_expiries(expiries: Iterable[Expiry]) -> tuple[Expiry, ...]:

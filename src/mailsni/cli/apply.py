@@ -114,6 +114,6 @@ def _show(options: GlobalOptions, result: ApplyResult) -> None:
         console.silence_output()
         if not isinstance(error, BrokenPipeError):
             console.log(Level.WARNING, f"standard output: {error.strerror}")
-    for warning in (*result.not_configured, *result.warnings):
+    for warning in (*result.not_configured, *result.warnings, *(each.text for each in result.cannot_start)):
         console.log(Level.WARNING, warning)
     text.problems(result.snapshot.selection.problems)

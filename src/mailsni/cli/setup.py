@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -56,7 +57,7 @@ def setup(
     from mailsni.deploy import transaction
     from mailsni.output.setup import show_plan
     from mailsni.setup import execute
-    from mailsni.setup.model import SetupOptions
+    from mailsni.setup.model import Caution, Note, SetupOptions
     from mailsni.setup.plan import plan_setup
     from mailsni.setup.plan_removal import plan_removal
 
@@ -85,7 +86,11 @@ def setup(
         return Exit.FAILED
     on_step = None if options.as_json or options.quiet else _log_step
     warnings = (*plan.warnings, *execute.run(plan, remove=remove, wait=wait, on_step=on_step))
-    return _end(options, plan, "done", remove=remove, warnings=warnings, logged=len(plan.warnings))
+    obstacles = () if remove else tuple(execute.not_serving(plan.settings))
+    plan = replace(plan, notes=(*plan.notes, *(each.text for each in obstacles if isinstance(each, Note))))
+    warnings += tuple(each.text for each in obstacles if isinstance(each, Caution))
+    result = "done_not_serving" if obstacles else "done"
+    return _end(options, plan, result, remove=remove, warnings=warnings, logged=len(plan.warnings))
 
 
 def _confirm(options: GlobalOptions) -> bool:

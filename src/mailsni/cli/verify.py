@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -54,6 +55,7 @@ def verify(
 
     With both names and endpoints it needs neither a store nor root, and accepts any valid certificate for the name.
     """
+    from mailsni.deploy.startup import startup_problems
     from mailsni.output import verify as verification
     from mailsni.verify.audit import audit
     from mailsni.verify.request import VerifyRequest
@@ -70,6 +72,8 @@ def verify(
         console.log(Level.WARNING, f"the expected certificates are unknown: {error.message}")
     with console.progress(quiet=options.quiet) as progress:
         result = audit(snapshot, request, timeout=timeout, concurrency=concurrency, until=until, progress=progress)
+    if snapshot is not None:
+        result = replace(result, cannot_start=startup_problems(snapshot.targets))
     if options.as_json:
         print_json(verification.document(result))
     else:

@@ -167,6 +167,14 @@ def describe(pem: bytes) -> ChainDescription | InvalidPair:
     return _outcome(lambda: _description(pem))
 
 
+def lacks_public_issuer(pem: bytes) -> bool:
+    """Whether a PEM file has nothing but a leaf that says where to fetch its issuer's certificate: clients need it."""
+    if pem.count(b"-----BEGIN CERTIFICATE-----") > 1:  # quick: ten thousand may come at once
+        return False
+    chain = describe(pem)
+    return isinstance(chain, ChainDescription) and chain.alone and chain.leaf.has_issuer_address
+
+
 def _description(pem: bytes) -> ChainDescription:
     certificates = _certificates(pem)
     first = certificates[0]

@@ -7,7 +7,7 @@ the commit. A run that was cut off leaves its journal; the next one removes the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from mailsni.deploy.listeners import Listener, find_listener
 from mailsni.deploy.publish import CutOffError, publish, rollback
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.deploy.stage import stage
+from mailsni.deploy.startup import StartupProblem, startup_problems
 from mailsni.deploy.state_directory import State
 from mailsni.errors import Exit, HostError, MailsniError, RefusedError
 from mailsni.host import file_identity, files, lock, permissions, trust
@@ -62,6 +63,8 @@ class ApplyResult:
     """Why servers do not read what was published."""
     warnings: tuple[str, ...] = ()
     """What else a person should know that is no fault of a certificate."""
+    cannot_start: tuple[StartupProblem, ...] = ()
+    """The servers that would not start again, whatever was published."""
 
     @property
     def wrong(self) -> tuple[Answer, ...]:
@@ -78,7 +81,8 @@ class ApplyResult:
         """Whether there is something that a person should look at; FAILED when a store could not be read."""
         if self.snapshot.unreadable:
             return self.snapshot.unreadable[0].exit_code
-        return Exit.SKIPPED if self.snapshot.selection.problems or self.wrong or self.unconfirmed else Exit.DONE
+        look = self.snapshot.selection.problems or self.wrong or self.unconfirmed or self.cannot_start
+        return Exit.SKIPPED if look else Exit.DONE
 
 
 def run(settings: Settings, options: Options, *, wait: float = 0.0, progress: Progress | None = None) -> ApplyResult:
@@ -163,7 +167,7 @@ def apply(snapshot: Snapshot, options: Options, *, progress: Progress | None = N
     if not snapshot.plan.pending and not options.force:
         _remember_set_aside(snapshot)
         warnings = (*snapshot.warnings, *_try_save_readings(snapshot), *cleanup.try_clean_up(snapshot))
-        return ApplyResult(snapshot, warnings=warnings)
+        return ApplyResult(snapshot, warnings=warnings, cannot_start=startup_problems(snapshot.targets))
     require_not_empty(snapshot, allow=options.allow_empty)
     return _deploy(snapshot, options, progress)
 
@@ -231,7 +235,7 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
         wire, wire_warnings = _wire_check(snapshot, options, probed, progress)
         reloads, confirmations = publish(staged, targets, wire, undo, reload=options.reload)
     published = {server: tuple(file.destination for file in each.files) for server, each in stages.items()}
-    warnings = (*snapshot.warnings, *wire_warnings)
+    warnings = (*snapshot.warnings, *_lonely_leaves(snapshot), *wire_warnings)
     warnings += tuple(_slowness(each, snapshot.settings.verify.timeout) for each in confirmations if each.unconfirmed)
     result = ApplyResult(snapshot, published, reloads, confirmations, tuple(not_configured.values()), warnings)
     paths = [file.destination for file in staged]
@@ -241,7 +245,21 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
     except MailsniError as error:
         # It is live and proven. Without a commit the journal stays, and the next run does it all again.
         return replace(result, warnings=(*result.warnings, f"not everything could be put in order: {error.message}"))
-    return result
+    doubtful = (target for target in snapshot.targets if target.name not in stages or not stages[target.name].starts)
+    return replace(result, cannot_start=startup_problems(doubtful))
+
+
+def _lonely_leaves(snapshot: Snapshot) -> Iterator[str]:
+    """That new material lacks the issuer's certificate, where the leaf says that a client needs it."""
+    from mailsni.core import x509  # only a run that publishes new material needs cryptography
+
+    lonely = [pair.certificate for pair in snapshot.plan.pins if x509.lacks_public_issuer(pair.pem)]
+    if lonely:
+        sources = summarize([certificate.source for certificate in lonely])
+        yield (
+            f"{sources}: published without the issuer's certificate: clients that do not have it reject the chain; "
+            "the file with the chain is named fullchain.pem by certbot, and `mailsni doctor` says what to do"
+        )
 
 
 def _slowness(confirmation: Confirmation, timeout: float) -> str:

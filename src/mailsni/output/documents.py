@@ -102,7 +102,7 @@ def run(outcome: ApplyResult | MailsniError) -> Document:
         "published": [str(path) for paths in outcome.published.values() for path in paths],
         "servers": {server: str(done) for server, done in (outcome.reloads or {}).items()},
         "confirmations": [_confirmation(confirmation) for confirmation in outcome.confirmations],
-        "warnings": [*outcome.not_configured, *outcome.warnings],
+        "warnings": [*outcome.not_configured, *outcome.warnings, *(each.text for each in outcome.cannot_start)],
     }
 
 

@@ -51,13 +51,23 @@ class _Collector(Collector):
         about = "Whether the stores, the servers' configurations and the state could be read."
         yield _gauge("up", about, {(): given.snapshot is not None})
         if given.wire:
-            about = "Whether the servers could be probed; absent with --no-wire."
-            yield _gauge("wire_up", about, {(): given.audit is not None})
+            about = "Whether a server could be probed; absent with --no-wire."
+            yield _gauge("wire_up", about, {(("server", server),): up for server, up in _probed(given).items()})
+        if given.starts:
+            about = "Whether a server would start again with its configuration as it is."
+            yield _gauge("can_start", about, {(("server", server),): starts for server, starts in given.starts.items()})
         yield from _of_runs(given.history)
         if given.snapshot is not None:
             yield from _of_names(given.snapshot)
         if given.audit is not None:
             yield from _of_the_wire(given.audit, every_port=given.every_port)
+
+
+def _probed(given: MetricsInput) -> dict[Server, bool]:
+    """Whether there is any answer of a server; of both where nobody knows which ones this host has."""
+    assessments = given.audit.assessments if given.audit is not None else ()
+    answered = {assessment.endpoint.server for assessment in assessments}
+    return {server: server in answered for server in given.starts or get_args(Server)}
 
 
 _Labels = tuple[tuple[str, str], ...]

@@ -11,7 +11,7 @@ from mailsni.output import console, text
 from mailsni.output.documents import members
 from mailsni.setup.model import SetupPlan
 
-Result = Literal["in_place", "planned", "done"]
+Result = Literal["in_place", "planned", "done", "done_not_serving"]
 
 
 def show_plan(plan: SetupPlan) -> None:
@@ -37,6 +37,11 @@ def show_result(plan: SetupPlan, result: Result, *, remove: bool) -> None:
             console.print_line(f"{steps} to do; nothing was changed")
         case "done" if remove:
             console.print_line(f"{steps} done: mailsni is taken out, both servers run without it")
+        case "done_not_serving":
+            console.print_line(
+                f"{steps} done, but not all is served yet; `mailsni verify` probes again, "
+                "`mailsni setup --remove` takes it back"
+            )
         case "done":
             console.print_line(f"{steps} done: from now on it runs by itself; `mailsni setup --remove` takes it back")
 

@@ -30,10 +30,12 @@ _LOUD: Final = frozenset(Problem) - {
 
 
 def exit_code(audit: Audit) -> Exit:
-    """Of a ``verify``: whether somebody must act, or else whether something was not probed."""
+    """Of a ``verify``: whether somebody must act, or else whether something was not probed, or a person should look."""
     if audit.wrong:
         return Exit.SERVED_WRONG
-    return Exit.FAILED if audit.not_asked else Exit.DONE
+    if audit.not_asked:
+        return Exit.FAILED
+    return Exit.SKIPPED if audit.cannot_start else Exit.DONE
 
 
 def document(audit: Audit) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def document(audit: Audit) -> dict[str, Any]:
         "wrong": len(audit.wrong),
         "causes": [_cause(cause) for cause in causes_of(audit.assessments)],
         "answers": [_answer(assessment) for assessment in audit.assessments],
-        "notes": list(audit.notes),
+        "notes": list(_notes(audit)),
     }
 
 
@@ -135,11 +137,15 @@ def warn(audit: Audit) -> None:
 
 
 def warn_of_gaps(audit: Audit) -> None:
-    """Print what could not be probed on standard error."""
-    for note in audit.notes:
+    """Print what could not be probed, and which servers would not start again, on standard error."""
+    for note in _notes(audit):
         console.log(Level.WARNING, note)
     if audit.not_asked:
         console.log(Level.WARNING, audit.gap)
+
+
+def _notes(audit: Audit) -> tuple[str, ...]:
+    return (*audit.notes, *(problem.text for problem in audit.cannot_start))
 
 
 def _client(assessment: Assessment) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 from mailsni.config.settings import Settings
-from mailsni.errors import HostError, PermissionMissingError, RefusedError
+from mailsni.errors import HostError, RefusedError, ServerConfigurationError
 from mailsni.host import files
 from mailsni.probes.expectation import Expectation
 from mailsni.setup.model import Item, Note, SetupOptions, is_published
@@ -57,10 +56,8 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
             'dovecot: certificates = "live" lets Dovecot read the store\'s own files: while certbot replaces them, '
             'Dovecot cannot start; with "pinned" it can at every instant'
         )
-    if (complaint := doveconf.startup_error(own.config_file)) is not None:
-        if os.geteuid() != 0 and "Permission denied" in complaint:
-            raise PermissionMissingError(f"{own.config_file}: {complaint}", hint="run it as root")
-        raise HostError(
+    if (complaint := _find(settings).startup_problem()) is not None:
+        raise ServerConfigurationError(
             f"{own.config_file}: Dovecot's configuration is broken already: {complaint}",
             hint="fix that first: with it Dovecot cannot start again once it is stopped",
         )

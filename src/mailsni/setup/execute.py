@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import reduce
 
+from mailsni.config.settings import Settings
+from mailsni.deploy.listeners import find_listener
+from mailsni.deploy.startup import startup_problems
 from mailsni.errors import RollbackFailedError
 from mailsni.host import files, lock, permissions
 from mailsni.setup import record
-from mailsni.setup.model import SetupPlan
+from mailsni.setup.model import Caution, Note, SetupPlan
 from mailsni.setup.record import Record
 from mailsni.setup.steps import Step, carry_out
+from mailsni.targets import registry
+from mailsni.verify.model import UNKNOWN_NAME
 
 
 def require_permission(plan: SetupPlan) -> None:
@@ -59,3 +64,17 @@ def run(plan: SetupPlan, *, remove: bool, wait: float, on_step: Callable[[Step],
         if remove:
             files.remove(settings.state.lock)
         return notes if recorded.problem is None else (record.lost(recorded.problem), *notes)
+
+
+def not_serving(settings: Settings) -> Iterator[Caution | Note]:
+    """Why servers of this host do not serve what was set up: one would not start again, or does not answer."""
+    for target in registry.find_all(settings):
+        problems = startup_problems((target,))
+        if problems:
+            yield Caution(problems[0].text)
+            continue
+        listener = find_listener(target, settings.verify, UNKNOWN_NAME)
+        if listener.endpoints == ():
+            yield Note(f"{target.name}: does not answer: it serves the certificates once it is started")
+        elif listener.endpoints is None:
+            yield from map(Caution, listener.warnings)

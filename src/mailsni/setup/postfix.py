@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mailsni.config.settings import PostfixSettings, Settings
 from mailsni.deploy.state_directory import State
-from mailsni.errors import HostError, RefusedError
+from mailsni.errors import HostError, RefusedError, ServerConfigurationError
 from mailsni.probes.expectation import Expectation
 from mailsni.setup.model import Item, Note, SetupOptions
 from mailsni.setup.record import Record
@@ -46,6 +46,11 @@ def plan(settings: Settings, expected: tuple[Expectation, ...], options: SetupOp
     """Name the map in main.cf, after a map of the administrator's or in its place."""
     target = _find(settings)
     own = settings.postfix
+    if (complaint := target.startup_problem()) is not None:
+        raise ServerConfigurationError(
+            f"{own.config_directory}: Postfix's configuration is broken already: {complaint}",
+            hint="fix that first: with it Postfix cannot start again once it is stopped, and a reload may stop it",
+        )
     yield from map(Note, (*_notes_on_instances(own), *_notes_on_services(own)))
     tables = target.installation.sni_tables()
     theirs = [table.written for table in tables if table.source != own.map]

@@ -42,6 +42,8 @@ class Stage:
     memory: Mapping[str, str] = field(default_factory=dict)
     """What the target must know of this stage at the next run; only the target understands it. The deployment record
     keeps it (:attr:`mailsni.core.deployment.Deployment.memories`)."""
+    starts: bool = False
+    """Whether the server itself said that it would start with these files in their places."""
 
 
 class Target(Protocol):
@@ -114,6 +116,14 @@ class Target(Protocol):
 
         Args:
             memory: of the stage that is live, or about to be.
+        """
+
+    def startup_problem(self) -> str | None:
+        """Why the server would not start again with its configuration as it is, in one line; None when it would.
+
+        Raises:
+            HostError: nobody can tell.
+            PermissionMissingError: this user may not read what it takes.
         """
 
     def reload(self) -> ReloadResult:

@@ -48,6 +48,7 @@ class ReloadResult(enum.StrEnum):
     COMMANDED = "command run"
     NOT_RUNNING = "not running"
     LEFT_ALONE = "left alone"
+    REFUSED = "not reloaded"
 
 
 def unit_of(groups: str) -> str | None:

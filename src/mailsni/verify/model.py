@@ -8,6 +8,7 @@ from datetime import datetime
 
 from mailsni.core.text import counted
 from mailsni.core.x509 import Leaf
+from mailsni.deploy.startup import StartupProblem
 from mailsni.probes.expectation import Answer, Expectation, Question
 from mailsni.probes.model import Problem
 
@@ -84,6 +85,8 @@ class Audit:
     """What could not be probed, and why."""
     not_asked: tuple[Question, ...] = ()
     """What the total time did not suffice for. Nobody knows whether the answers are right."""
+    cannot_start: tuple[StartupProblem, ...] = ()
+    """The servers that would not start again, whatever they send now."""
 
     @property
     def gap(self) -> str:

@@ -17,7 +17,7 @@ from mailsni.doctor.checks.dovecot_files import archive_paths, certificates, key
 from mailsni.doctor.dovecot_facts import APPLY, DovecotFacts, disconnected, place_of, sed_literal
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
 from mailsni.doctor.helpers import Checks, grouped, quoted, run_each
-from mailsni.errors import HostError
+from mailsni.errors import HostError, PermissionMissingError
 from mailsni.targets.dovecot import doveconf, live_include, parser
 from mailsni.targets.dovecot.configuration import (
     CONTENT_SETTINGS,
@@ -323,13 +323,14 @@ def _startup(facts: DovecotFacts) -> Iterator[Finding]:
     if not facts.can_ask:
         return
     try:
-        complaint = doveconf.startup_error(facts.main, facts.dovecot.executor)
+        complaint = facts.dovecot.startup_problem()
+    except PermissionMissingError:
+        return
     except HostError as error:
         complaint = error.message
-    if complaint is None or (os.geteuid() != 0 and "Permission denied" in complaint):
+    if complaint is None:
         return
-    lines = complaint.splitlines() or [""]  # warnings come first
-    message = printable(next((line for line in lines if "Fatal: " in line or "Error: " in line), lines[0]))
+    message = printable(complaint)
     position = doveconf.position_in(message)
     if position is not None and position in facts.configuration.fatal_places():
         return

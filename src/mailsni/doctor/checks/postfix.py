@@ -17,6 +17,7 @@ from mailsni.doctor.checks import postfix_maps
 from mailsni.doctor.checks.postfix_maps import LIVE, TableFacts, command, then_reload
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
 from mailsni.doctor.helpers import PEM_LIMIT, Checks, incomplete_chain, lonely_leaf, quoted, run_each
+from mailsni.errors import PermissionMissingError
 from mailsni.host import files
 from mailsni.targets.postfix import map_source
 from mailsni.targets.postfix.map_source import Mistake
@@ -86,6 +87,19 @@ def findings(facts: Facts) -> Iterator[Finding]:
         yield from unreadable
         yield from postfix_maps.findings(table)
     yield from run_each(_CHECKS, PostfixFacts(facts.host, configuration, tuple(tables)))
+
+
+def _check_startup(facts: PostfixFacts) -> Iterator[Finding]:
+    """Whether Postfix would start: what its tools refuse to read is a finding before any check."""
+    server = facts.host.postfix
+    try:
+        why = server.startup_problem() if server is not None else None
+    except PermissionMissingError:
+        return
+    if why is not None:
+        fix = Fix(edit="correct what the message says")
+        what = f"Postfix would not start with its configuration: {why}"
+        yield finding("postfix_configuration_rejected", what, facts.configuration.directory, fix)
 
 
 # ── TLS, and the default certificate ─────────────────────────────────────────────────────────────────────────────────
@@ -295,6 +309,7 @@ def _keys_for(name: str) -> Iterator[str]:
 
 
 _CHECKS: Checks[PostfixFacts] = (
+    ("whether Postfix would start", _check_startup),
     ("whether Postfix offers TLS", _check_tls),
     ("Postfix's default certificate", _check_default),
     ("the default certificates of services", _check_services),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
+from mailsni.errors import PermissionMissingError
 from mailsni.host.commands import LOCAL, Completed, Executor, require_tool
 from mailsni.targets.dovecot.parser import settings_in
 from mailsni.targets.dovecot.rendering import DovecotVersion
@@ -20,16 +22,31 @@ def run(config_file: Path, *words: str, executor: Executor, timeout: float = 60.
 
 
 def startup_error(config_file: Path, executor: Executor = LOCAL) -> str | None:
-    """Why Dovecot would not start with a configuration, in its own words; None when it would.
+    """Why Dovecot would not start with a configuration, in one line of its own words; None when it would.
 
     ``doveconf -n`` opens none of the files that a block names; ``-x`` does (measured).
 
     Raises:
         HostError: there is no doveconf, or it does not end.
+        PermissionMissingError: this user may not read a file that the configuration names.
     """
     # The output holds the contents of the files, keys among them.
     done = run(config_file, "-n", "-x", executor=executor, timeout=_TIMEOUT, discard=True)
-    return None if done.returncode == 0 else done.stderr or f"doveconf: exit status {done.returncode}"
+    if _is_denied(done):
+        done = run(config_file, "-n", executor=executor, timeout=_TIMEOUT, discard=True)
+        if done.returncode == 0 or _is_denied(done):
+            raise PermissionMissingError(f"{config_file}: {_complaint(done)}", hint="run it as root", path=config_file)
+    return None if done.returncode == 0 else _complaint(done)
+
+
+def _is_denied(done: Completed) -> bool:
+    return done.returncode != 0 and os.geteuid() != 0 and "Permission denied" in done.stderr
+
+
+def _complaint(done: Completed) -> str:
+    """The line that says what is wrong: warnings come first."""
+    lines = done.stderr.splitlines() or [f"doveconf: exit status {done.returncode}"]
+    return next((line for line in lines if "Fatal: " in line or "Error: " in line), lines[0])
 
 
 def position_in(message: str) -> tuple[Path, int] | None:

@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from mailsni.config.settings import Action, DovecotSettings
 from mailsni.core.deployment import DeploymentRecord
 from mailsni.core.selection import Selection
-from mailsni.errors import HostError
+from mailsni.errors import HostError, ServerConfigurationError
 from mailsni.host import files, permissions
 from mailsni.host.commands import LOCAL, Executor
 from mailsni.probes.endpoint import Endpoint
@@ -93,7 +95,7 @@ class Dovecot:
         files.create(path, text, files.PUBLIC)
         previous = copy_of_live(self.path, staging / "previous-include")
         self._validate(path)
-        return Stage((StagedFile(path, self.path, previous),))
+        return Stage((StagedFile(path, self.path, previous),), starts=self.installed)
 
     def _validate(self, staged: Path) -> None:
         """Let Dovecot read its configuration with a staged include in the place of the live one."""
@@ -105,8 +107,8 @@ class Dovecot:
         error = doveconf.startup_error(trial, self.executor)
         if error is None:
             return
-        if (own := doveconf.startup_error(main, self.executor)) is not None:
-            raise HostError(
+        if (own := self.startup_problem()) is not None:
+            raise ServerConfigurationError(
                 f"{main}: Dovecot's configuration is broken already, so nothing new can be loaded: {own}",
                 hint="mend that first: with it Dovecot does not start again once it is stopped",
             )
@@ -124,6 +126,9 @@ class Dovecot:
             f"dovecot: {self.settings.config_file} does not include {self.path}, so nothing is served from it yet: "
             f"`mailsni setup` wires it in, or the line `!include_try {self.path}` at its end"
         )
+
+    def startup_problem(self) -> str | None:
+        return doveconf.startup_error(self.settings.config_file, self.executor)
 
     def reload(self) -> ReloadResult:
         options = ("-c", self.settings.config_file)
@@ -174,7 +179,21 @@ class Dovecot:
         return f"its services fail to start: {', '.join(failing)}" if failing else None
 
     def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
-        return dovecot_endpoints(self.settings.config_file, every_family=every_family, executor=self.executor)
+        """The login services; see :func:`dovecot_endpoints`.
+
+        Where they listen does not depend on the include: when Dovecot refuses that, it is asked without.
+        """
+        ask = partial(dovecot_endpoints, every_family=every_family, executor=self.executor)
+        main = self.settings.config_file
+        try:
+            return ask(main)
+        except HostError as error:
+            with files.scratch(include=b"") as directory, suppress(HostError):
+                trial = directory / "dovecot.conf"
+                text = live_include.trial(main, self.path, directory / "include")
+                files.create(trial, text.encode("utf-8", "surrogateescape"))
+                return ask(trial)
+            raise error from None
 
 
 def _is_installed(executor: Executor) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailsni.errors import HostError
+from mailsni.errors import PermissionMissingError, ServerConfigurationError
 from mailsni.host import files
 from mailsni.host.commands import LOCAL, Completed, Executor, require_tool
 from mailsni.targets.postfix import lines
@@ -33,7 +34,10 @@ _READ = (
 )
 _UNUSED = re.compile(r"warning: (/.*?): unused parameter: ([^=\s]+)=(.*)")
 _OVERRIDE = re.compile(r"^(\S+/\S+)/(\w+) = ?(.*)$", re.MULTILINE)
-_BLAMED_LINE = re.compile(r"(/[^\s,]+), line (\d+):")
+_BLAMED_LINE = re.compile(r"(/[^\s,:]+)[,:] line (\d+):")
+_FATAL = re.compile(r"^\S+: fatal: (.*)", re.MULTILINE)
+_BROKEN_OPTION = re.compile(r"warning: (master\.cf: .*)")
+"""What postconf(1) only warns of, and master(8) refuses: a brace that is not closed (measured)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,16 @@ class Service:
     def title(self) -> str:
         """As postconf(1) names it."""
         return f"{self.name}/{self.type}"
+
+
+@dataclass(frozen=True, slots=True)
+class MasterService:
+    """Any service of master.cf, by the columns that decide whether master(8) can listen for it (master(5))."""
+
+    name: str
+    type: str
+    private: str
+    """``y``, ``n`` or ``-``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +249,14 @@ class Installation:
         """The services of master.cf that take mail by SMTP, in order."""
         return tuple(parse_services(self._postconf("-M", file="master.cf").text))
 
+    def master_services(self) -> tuple[MasterService, ...]:
+        """All services of master.cf, in order."""
+        done = self._postconf("-M", file="master.cf")
+        if (broken := _BROKEN_OPTION.search(done.stderr)) is not None:
+            raise ServerConfigurationError(f"{self.config_directory}/{broken[1]}")
+        rows = (line.split() for line in done.text.splitlines())
+        return tuple(MasterService(*row[:3]) for row in rows if len(row) > 3)
+
     def overrides(self, *names: str) -> tuple[Override, ...]:
         """The parameters that services have for themselves, in the order of postconf(1); all where none is named."""
         patterns = [f"*/*/{name}" for name in names]
@@ -263,12 +285,20 @@ class Installation:
             return done
         blamed = _BLAMED_LINE.search(done.stderr)
         path = self.config_directory / file
-        raise HostError(
-            f"{path}: postconf cannot read it: {done.stderr or 'no answer'}",
+        if os.geteuid() != 0 and "Permission denied" in done.stderr:
+            raise PermissionMissingError(f"{path}: cannot be read by this user", path=path)
+        raise ServerConfigurationError(
+            f"{path}: postconf cannot read it: {fatal_line(done)}",
             hint="correct it, or set [postfix] enabled = false",
             path=Path(blamed[1]) if blamed else path,
             line=int(blamed[2]) if blamed else None,
         )
+
+
+def fatal_line(done: Completed) -> str:
+    """What made one of Postfix's programs fail: warnings come before it."""
+    fatal = _FATAL.search(done.stderr)
+    return fatal[1] if fatal is not None else done.complaint
 
 
 def parse_parameters(text: str) -> dict[str, str]:

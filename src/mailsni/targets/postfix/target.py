@@ -31,6 +31,7 @@ from mailsni.targets.postfix.map_types import PostfixMap, map_files
 from mailsni.targets.postfix.map_uses import MapUses, TypeChoice, choose_types, find_uses
 from mailsni.targets.postfix.postconf import SNI_MAPS, Installation, redirects_berkeley_db
 from mailsni.targets.postfix.rendering import render_postfix
+from mailsni.targets.postfix.startup import startup_error
 from mailsni.targets.reload import Controls, ReloadResult
 
 _MAP_TYPES = "map_types"
@@ -166,8 +167,14 @@ class Postfix:
         """The type of the map that is live; None when it is none of those that main.cf may name, or unknown."""
         return next((kind for kind in self.types.maps[0] if kind in map_types_in(memory)), None)
 
+    def startup_problem(self) -> str | None:
+        return startup_error(self.installation)
+
     def reload(self) -> ReloadResult:
+        """A reload makes master(8) read its files again, and what it refuses ends it (measured): then none is made."""
         postfix = self.installation
+        if isinstance(self.reload_action, str) and self.reload_action != "none" and self.startup_problem() is not None:
+            return ReloadResult.REFUSED
         command = ("postfix", "-c", postfix.config_directory)
         # `postfix reload` tells its log, not its caller, that the mail system is not running (measured).
         controls = Controls(

@@ -1,0 +1,41 @@
+"""Whether the servers would start again with their configurations as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mailsni.errors import HostError, PermissionMissingError
+from mailsni.probes.endpoint import Server
+from mailsni.targets.base import Target
+
+
+@dataclass(frozen=True, slots=True)
+class StartupProblem:
+    """A server that would not start again."""
+
+    server: Server
+    why: str
+    """In one line."""
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        return f"{self.server}: would not start again: {self.why}"
+
+
+def startup_problems(targets: Iterable[Target]) -> tuple[StartupProblem, ...]:
+    """The installed servers that would not start again, and those whose tools do not say; none that is not readable."""
+    problems = []
+    for target in targets:
+        if not target.installed:
+            continue
+        try:
+            why = target.startup_problem()
+        except HostError as error:
+            why = error.message
+        except PermissionMissingError:
+            continue
+        if why is not None:
+            problems.append(StartupProblem(target.name, why))
+    return tuple(problems)
