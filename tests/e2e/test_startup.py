@@ -81,6 +81,13 @@ def test_a_dovecot_that_would_not_start_again_is_said_by_all(mail_host: MailHost
         assert 'mailsni_can_start{server="dovecot"} 0.0' in metrics
         assert 'mailsni_wire_up{server="dovecot"} 0.0' in metrics
         assert 'mailsni_wire_up{server="postfix"} 1.0' in metrics
+        old, renewed = mail_host.served("imaps", NAME), mail_host.renew(NAME)
+        done = mail_host.apply(code=4)
+        assert "warning: dovecot: nothing new is published there" in done.stderr
+        mail_host.assert_served(NAME, renewed, mail_host.postfix.endpoints)
+        assert mail_host.served("imaps", NAME) == old, "its configuration harms no other server"
+    mail_host.apply()
+    mail_host.assert_served(NAME, renewed)
     assert said(mail_host, 0, "apply")
     assert 'mailsni_wire_up{server="dovecot"} 1.0' in said(mail_host, 0, "metrics")
 

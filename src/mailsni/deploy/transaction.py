@@ -228,6 +228,8 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
         cleanup.reinstate(snapshot)
         with cleanup.discarding_new_pins(snapshot):
             stages = stage(snapshot, targets, directories)
+        left_out = [target.name for target in targets if target.name not in stages]
+        targets = tuple(target for target in targets if target.name in stages)
         staged = [file for each in stages.values() for file in each.files]
         memories = {**old.memories, **{server: each.memory for server, each in stages.items()}}
         not_configured = _why_not_configured(targets, memories)
@@ -236,6 +238,9 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
         reloads, confirmations = publish(staged, targets, wire, undo, reload=options.reload)
     published = {server: tuple(file.destination for file in each.files) for server, each in stages.items()}
     warnings = (*snapshot.warnings, *_lonely_leaves(snapshot), *wire_warnings)
+    warnings += tuple(
+        f"{server}: nothing new is published there: its own configuration is broken" for server in left_out
+    )
     warnings += tuple(_slowness(each, snapshot.settings.verify.timeout) for each in confirmations if each.unconfirmed)
     result = ApplyResult(snapshot, published, reloads, confirmations, tuple(not_configured.values()), warnings)
     paths = [file.destination for file in staged]
