@@ -221,7 +221,7 @@ def test_servers_that_do_not_speak_tls_are_asked_a_few_times(tmp_path: Path) -> 
         begin = time.monotonic()
         found = probe_and_assess(expected, endpoints, 1)
         assert time.monotonic() - begin < 8
-    assert len(connections) == 2 * 3
+    assert len(connections) == 2 * 2
     by_port = {
         endpoint.port: [each for each in found.assessments if each.endpoint == endpoint] for endpoint in endpoints
     }

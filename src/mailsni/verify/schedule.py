@@ -16,8 +16,8 @@ from mailsni.verify.model import Client, client_of
 Chain = tuple[bytes, ...]
 """The certificates that a server sent, in DER."""
 
-_FIRST_CONTACTS = 3
-"""Clients that probe an endpoint; if it begins TLS with none of them, it is left out."""
+_FIRST_CONTACTS = 2
+"""Clients that probe an endpoint, at once; if it begins TLS with none of them, it is left out."""
 _TIMEOUTS_ALLOWED = 16
 """Probes of an endpoint that may time out until the rest of them is left out."""
 _VERDICT_ATTEMPTS = 3
