@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -178,12 +179,24 @@ def lose_the_deployment(host: Host) -> None:
     (host.state / "deployment.json").unlink()
 
 
+def lose_the_deployment_and_the_comments(host: Host) -> None:
+    """As where a template of the administrator's writes none."""
+    lose_the_deployment(host)
+    include = host.settings.dovecot.include_file
+    include.write_text(re.sub(r"^#.*\n", "", include.read_text(), flags=re.MULTILINE))
+
+
 def have_one_of_an_earlier_version(host: Host) -> None:
     path = host.state / "deployment.json"
     path.write_bytes(records.signed("mailsni.deployment/1", records.content(path)))
 
 
-LOSSES = [lose_the_state_directory, lose_the_deployment, have_one_of_an_earlier_version]
+LOSSES = [
+    lose_the_state_directory,
+    lose_the_deployment,
+    lose_the_deployment_and_the_comments,
+    have_one_of_an_earlier_version,
+]
 
 
 @pytest.mark.parametrize("lose", LOSSES)

@@ -70,7 +70,7 @@ def check_runs(context: CheckContext) -> Iterator[Result]:
         yield failed_run(history.last)
     removed: dict[str, list[str]] = defaultdict(list)
     for name, removal in history.removed.items():
-        recent = timedelta() <= context.host.now - removal.when < runs.REMOVAL_RETENTION
+        recent = abs(context.host.now - removal.when) < runs.REMOVAL_RETENTION
         if recent and name not in (context.names or ()) and context.host.settings.names.match(name):
             removed[f"{removal.why}, and was removed on {removal.when:%Y-%m-%d}"].append(name)
     for why, names in removed.items():

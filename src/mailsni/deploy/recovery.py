@@ -1,7 +1,8 @@
 """What is deployed where no record says so: the live texts name the pinned files, and those hold the certificates.
 
 A pinned file proves itself: its name is made of what it holds. The comments of the texts state from which lineage each
-certificate came, so that the last good one of a broken lineage stays, record or not.
+certificate came, so that the last good one of a broken lineage stays, record or not. Where a template of the
+administrator's writes no comments, a broken lineage with one of its names counts as the origin.
 """
 
 from __future__ import annotations
@@ -67,9 +68,22 @@ def _certificates(paths: Mapping[str, Path], origins: Mapping[str, str], found: 
     """The certificates of these pinned files, by ident: from the stores, else from the files themselves."""
     certificates = {each.ident: each for each in found.certificates if each.ident in paths}
     for ident in sorted(paths.keys() - certificates.keys()):
-        origin = origins.get(ident.partition("-")[0])
-        if origin in found.lineages:
-            pair = PinDirectory(paths[ident].parent).last_good(ident, origin)
-            if pair is not None:
-                certificates[ident] = replace(pair.certificate, kept=False)
+        stated = origins.get(ident.partition("-")[0])
+        if stated is not None and stated not in found.lineages:
+            continue
+        pair = PinDirectory(paths[ident].parent).last_good(ident, stated or str(paths[ident]))
+        origin = stated or (_broken_lineage(pair.certificate, found) if pair is not None else None)
+        if pair is not None and origin is not None:
+            certificates[ident] = replace(pair.certificate, source=origin, kept=False)
     return certificates
+
+
+def _broken_lineage(certificate: Certificate, found: Inventory) -> str | None:
+    """A lineage that may have been the origin of a certificate of which no text states it.
+
+    It has no usable certificate now, and shares a name with that one, or nobody knows its names.
+    """
+    whole = {each.source for each in found.certificates}
+    broken = (each for each in found.skipped if each.source in found.lineages and each.source not in whole)
+    likely = (each.source for each in broken if not each.names or set(each.names).intersection(certificate.names))
+    return next(likely, None)
