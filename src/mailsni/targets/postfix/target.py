@@ -123,8 +123,10 @@ class Postfix:
         built: list[str] = []
         staged: dict[Path, StagedFile] = {}
         for map_types in self.types.maps:
-            source = staging / map_types[0] / self.path.name
-            files.ensure_directory(source.parent, 0o700)
+            # Each in a directory of its own, so that the compiled file beside the source is the one of this type.
+            directory = staging / map_types[0] if built else staging
+            files.ensure_directory(directory, 0o700)
+            source = directory / self.path.name
             files.create(source, text)
             map_type, compiled = compile_map(self.installation, source, entries, map_types)
             live = self.path.with_name(compiled.name)
@@ -134,9 +136,8 @@ class Postfix:
             staged[live] = StagedFile(compiled, live, previous)
             built.append(map_type)
         if self.path not in staged:
-            source = staging / self.path.name
-            files.create(source, text)
-            staged[self.path] = StagedFile(source, self.path, copy_of_live(self.path, staging / "previous-source"))
+            old_text = copy_of_live(self.path, staging / "previous-source")
+            staged[self.path] = StagedFile(staging / self.path.name, self.path, old_text)
         # The source goes last: as long as it is the old one, the next run knows that the maps may be.
         in_order = sorted(staged.values(), key=lambda file: file.destination == self.path)
         return Stage(tuple(in_order), {_MAP_TYPES: " ".join(built)})
