@@ -502,8 +502,8 @@ def _ordered_chain(leaf: _Parsed, certificates: Sequence[_Parsed], names: Sequen
         if parsed.der != leaf.der:
             by_subject[parsed.subject].append(parsed)
     chain = [leaf]
-    while not chain[-1].is_root and by_subject.get(chain[-1].issuer):
-        chain.append(by_subject[chain[-1].issuer].pop())
+    while not chain[-1].is_root and (issuers := by_subject.get(chain[-1].issuer)):
+        chain.append(issuers.pop())
     if len(chain) == 1 and by_subject and not leaf.is_root:
         detail = "the chain file has other certificates than the issuer of the leaf"
         raise _InvalidPairError(Reason.BAD_PEM, detail, names)
