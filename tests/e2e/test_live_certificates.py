@@ -49,8 +49,9 @@ def include(mail_host: MailHost, certificates: str) -> str:
 
 
 def generations(lineage: Path) -> set[str]:
-    """The numbers of the files that key and chain lead to: one where they belong together."""
-    return {(lineage / f"{kind}.pem").resolve().stem[-1:] for kind in ("privkey", "fullchain")}
+    """The numbers of the files that key and chain lead to, as far as they are there: one where they belong together."""
+    links = (lineage / f"{kind}.pem" for kind in ("privkey", "fullchain"))
+    return {link.resolve().stem[-1:] for link in links if link.exists()}
 
 
 def test_only_pinned_files_let_dovecot_start_in_every_state_of_a_renewal(
@@ -69,6 +70,7 @@ def test_only_pinned_files_let_dovecot_start_in_every_state_of_a_renewal(
         count += 1
         torn += len(generations(mail_host.store.live / "one")) > 1
     figures.append(f"{count} states of a renewal: Dovecot could not start in {len(refused['live'])}, {torn} are torn")
+    assert torn > 0
     assert refused == {
         "live": ["os.symlink /live/one/privkey.pem", "os.symlink /live/one/fullchain.pem"],
         "pinned": [],
