@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from tests.support.mail_host import MailHost
 pytestmark = pytest.mark.shared
 
 FIRST, SECOND = "mail.first.test", "mail.second.test"
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -250,3 +253,37 @@ def test_a_directory_at_the_name_of_an_artifact_is_a_failure_that_leaves_everyth
     # What was published before it failed has been put back, as a copy: another i-node.
     was = {path: entry[1:] for path, entry in before.items() if not path.startswith(tuple(map(str, kept)))}
     assert {path: entry[1:] for path, entry in after.items()} == was
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What others can change
+
+ATTACK = '{{ cycler.__init__.__globals__.os.popen("touch %s").read() }}'
+
+
+def test_what_others_can_change_is_refused_until_the_named_command_was_run(
+    mail_host: MailHost, deployed: dict[str, str]
+) -> None:
+    ran = mail_host.directory / "ran"
+    template = mail_host.put_template(ATTACK % ran) / "postfix-sni.j2"
+    renewed = mail_host.renew(FIRST).fingerprint
+    assert f"{template}: line 1: cannot be rendered" in mail_host.apply(code=78).stderr
+    template.write_text(f"# {template}\n")
+    places = (
+        *(mail_host.config, template, template.parent),
+        *(mail_host.map.parent, mail_host.include_file.parent, mail_host.pin_directory, mail_host.directory / "state"),
+    )
+    for place in places:
+        for spoil in (lambda path: os.chown(path, NOBODY, -1), lambda path: path.chmod(0o777)):
+            spoil(place)
+            before = mail_host.snapshot(times=False)
+            done = mail_host.apply(code=78)
+            assert mail_host.snapshot(times=False) == before, place
+            assert f"{place}: others can change it: it " in done.stderr
+            (command,) = re.findall(r"^mailsni: hint: look at it, then: (.*)$", done.stderr, re.MULTILINE)
+            subprocess.run(["/bin/sh", "-ec", command], check=True)
+    shutil.rmtree(template.parent)
+    assert served(mail_host) == deployed
+    mail_host.apply()
+    assert served(mail_host) == {**deployed, FIRST: renewed}
+    assert not ran.exists()
