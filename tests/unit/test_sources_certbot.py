@@ -13,6 +13,7 @@ import pytest
 from mailsni.core.model import Certificate, Inventory, Reason, SkippedLineage
 from mailsni.errors import HostError
 from mailsni.sandbox.authority import Issued
+from mailsni.sources.base import SourceSettings, is_deleted
 from mailsni.sources.certbot import RECENT, RETRIES, RETRY_PAUSE, CertbotStore
 from mailsni.sources.safe_read import SIZE_LIMIT
 from tests.support.authority import subject_alternative_names
@@ -389,3 +390,16 @@ def test_keys_that_an_administrator_put_beside_certbots_are_examined_too(tmp_pat
         path.touch()
     (store.live / "link.key").symlink_to("own.key")
     assert set(CertbotStore(store.live).files().keys) == {*own, store.archive / "one" / "privkey1.pem"}
+
+
+def test_a_lineage_is_deleted_when_nothing_of_it_is_left_nor_what_would_renew_it(tmp_path: Path) -> None:
+    store = CertbotDirectory(tmp_path / "le")
+    settings = (SourceSettings.of("certbot", path=store.live),)
+    origin = f"{store.live}/one"
+    assert not is_deleted(settings, "/another/store/one")
+    store.add("one", authority().issue(["mail.test"]))
+    assert not is_deleted(settings, origin)
+    store.delete("one")
+    assert is_deleted(settings, origin)
+    (store.renewal / "one.conf").touch()
+    assert not is_deleted(settings, origin), "certbot goes on to renew it"
