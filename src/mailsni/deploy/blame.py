@@ -15,7 +15,7 @@ from mailsni.probes.expectation import Answer
 HEAVY: Final = 2_000_000
 """From this weight on a certificate may be too much for a server: a hundred names of twenty bytes weigh 200,000.
 Measured: with 1,000 names of 40 bytes (40,000,000) Dovecot 2.4's config process runs out of memory, and Dovecot serves
-nobody any more; its configuration has the whole chain for each name."""
+nobody any more."""
 _TRY_AGAIN: Final = "`mailsni apply --force` tries it again"
 
 
