@@ -104,14 +104,15 @@ def write_config(path: Path, store: CertbotDirectory, tables: Mapping[str, Mappi
 def snapshot(*roots: Path, times: bool = True) -> dict[str, tuple[object, ...]]:
     """Everything in some directories, so that two snapshots differ after any write to a file.
 
-    But for the record of the last run, which every run replaces, and so the times of its directory.
+    But for the record of the last run, which every run replaces, the cache of what the store holds, which a run writes
+    once the files are old enough, and so the times of their directory.
 
     Args:
         roots: the directories; they need not exist.
         times: whether two differ after a change that was undone, too. Without times they do not: a staging directory
-            may have come and gone, and the cache of what the store holds may be another one.
+            may have come and gone.
     """
-    left_out = ("runs.json",) if times else ("runs.json", "readings.json")
+    left_out = ("runs.json", "readings.json")
     entries: dict[str, tuple[object, ...]] = {}
     for path in (path for root in roots if root.exists() for path in (root, *root.rglob("*"))):
         if path.name not in left_out:
