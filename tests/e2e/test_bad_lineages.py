@@ -177,6 +177,7 @@ def serverless(directory: Path, store: CertbotDirectory) -> Path:
     """A configuration file of a host where a map is all there is to publish, and nobody runs who could be told."""
     main_cf = directory / "main.cf"
     main_cf.write_text(f"compatibility_level = 3.6\ntls_server_sni_maps = texthash:{directory}/mailsni\n")
+    (directory / "master.cf").write_text("pickup unix n - n 60 1 pickup\n")
     os.utime(main_cf, (0, 0))  # or every program of Postfix waits until it is a second old
     return write_config(
         directory / "config.toml",
