@@ -146,18 +146,24 @@ def an_unknown_setting(mail_host: MailHost) -> str:  # noqa: ARG001
 def test_a_dovecot_configuration_that_is_broken_already(
     mail_host: MailHost, deployed: dict[str, str], mistake: Callable[[MailHost], str]
 ) -> None:
-    mail_host.renew(FIRST)
+    """What is published for Dovecot stays, byte by byte, and Postfix gets what is new; alone it gets nothing."""
+    renewed = mail_host.renew(FIRST)
     own = mail_host.dovecot.include_directory / "10-own.conf"
     own.write_text(mistake(mail_host))
-    before = mail_host.snapshot(times=False)
-    done = mail_host.mailsni("apply")
-    after = mail_host.snapshot(times=False)
+    include = mail_host.include_file.read_bytes()
+    first, second = mail_host.mailsni("apply"), mail_host.mailsni("apply")
     own.unlink()  # or Dovecot cannot be told to stop
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert f"{mail_host.dovecot.config_file}: Dovecot's configuration is broken already" in done.stderr
-    assert "10-own.conf" in done.stderr or "/nowhere/" in done.stderr
-    assert after == before
-    assert served(mail_host) == deployed
+    assert first.returncode == 4, first.stdout + first.stderr
+    assert "warning: dovecot: nothing new is published there: its own configuration is broken" in first.stderr
+    assert "10-own.conf" in first.stderr or "/nowhere/" in first.stderr
+    assert second.returncode == 1, second.stdout + second.stderr
+    assert f"{mail_host.dovecot.config_file}: Dovecot's configuration is broken already" in second.stderr
+    assert mail_host.include_file.read_bytes() == include
+    mail_host.assert_served(FIRST, renewed, mail_host.postfix.endpoints)
+    shown = {mail_host.served(service, FIRST) for service in mail_host.dovecot.endpoints}
+    assert shown <= set(deployed.values())
+    mail_host.apply()
+    mail_host.assert_served(FIRST, renewed)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
