@@ -34,7 +34,8 @@ deployed; `verify`: or the time limit left out probes)",
     PENDING = 3, "changes are pending (`plan --detailed-exitcode`)"
     SKIPPED = (
         4,
-        "done, but a person should look: a certificate was skipped, or a name gets another certificate; \
+        "done, but a person should look: a certificate was skipped, or a name gets another certificate, or a \
+server would not start again; \
 `doctor` found more than notes; `setup` has a warning",
     )
     ROLLED_BACK = (

@@ -263,6 +263,7 @@ def test_setup_serves_every_name_and_remove_leaves_no_trace(host: Host, first: I
     assert host.served(NAME) == host.served(OTHER) == {first.fingerprint}
     assert host.served(None) == host.served("mail.unknown.test") == default
     assert "tls_server_sni_maps" in said
+    assert "from now on it runs by itself" in said
     assert "mailsni setup --remove" in CRON.read_text()
     assert os.access(HOOK, os.X_OK)
     assert oct(HOOKS.stat().st_mode) == oct(HOOKS.parent.stat().st_mode) == "0o40755"
@@ -331,6 +332,9 @@ def test_what_was_wired_in_by_hand_is_in_place_and_removed(stopped: Host) -> Non
     call("postconf", "-e", "tls_server_sni_maps=cdb:/etc/postfix/mailsni")
     said = stopped.setup()
     assert "tls_server_sni_maps" not in said
+    assert "but not all is served yet" in said
+    assert "postfix: does not answer" in said
+    assert "dovecot: does not answer" in said
     assert "tls_server_sni_maps = cdb:/etc/postfix/mailsni\n" in MAIN_CF.read_text()
     stopped.remove(before)
 
@@ -686,12 +690,13 @@ def _foreign_hook() -> None:
     ("spoil", "said"),
     [
         (lambda: append(MAIN_CF, "this is no parameter\n"), "main.cf"),
+        (lambda: append(MASTER_CF, "nosuchport inet n - n - - smtpd\n"), "Postfix's configuration is broken already"),
         (lambda: append(DOVECOT_CONF, "nonsense = yes\n"), "dovecot.conf"),
         (_foreign_hook, f"{HOOK}: was not written by `mailsni setup`"),
         (lambda: CRON.symlink_to("/root/mine"), f"{CRON}: was not written by `mailsni setup`"),
         (lambda: shutil.rmtree(ETC / "letsencrypt/live"), "/etc/letsencrypt/live"),
     ],
-    ids=["main.cf", "dovecot.conf", "hook", "cron", "store"],
+    ids=["main.cf", "master.cf", "dovecot.conf", "hook", "cron", "store"],
 )
 def test_what_is_wrong_is_said_before_anything_is_changed(
     stopped: Host, spoil: Callable[[], object], said: str

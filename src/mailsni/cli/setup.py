@@ -87,8 +87,11 @@ def setup(
     on_step = None if options.as_json or options.quiet else _log_step
     warnings = (*plan.warnings, *execute.run(plan, remove=remove, wait=wait, on_step=on_step))
     obstacles = () if remove else tuple(execute.not_serving(plan.settings))
-    plan = replace(plan, notes=(*plan.notes, *(each.text for each in obstacles if isinstance(each, Note))))
+    notes = tuple(each.text for each in obstacles if isinstance(each, Note))
+    plan = replace(plan, notes=(*plan.notes, *notes))
     warnings += tuple(each.text for each in obstacles if isinstance(each, Caution))
+    for note in notes if on_step is not None else ():
+        console.log(Level.INFO, note)
     result = "done_not_serving" if obstacles else "done"
     return _end(options, plan, result, remove=remove, warnings=warnings, logged=len(plan.warnings))
 
