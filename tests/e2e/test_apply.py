@@ -67,10 +67,14 @@ def test_every_name_gets_its_own_certificate_and_a_second_run_touches_nothing(ma
     for other in (None, DEFAULT_NAME, "www.a.test", "www.c.test", "smtp.other.test", "mail.unknown.test"):
         mail_host.assert_served(other, mail_host.default)
 
-    before, log = mail_host.snapshot(), mail_host.dovecot.log.read_text()
+    def touched() -> dict[str, object]:
+        """All but the scan cache, which remembers a file once it is two seconds old."""
+        return {path: what for path, what in mail_host.snapshot().items() if not str(path).endswith("readings.json")}
+
+    before, log = touched(), mail_host.dovecot.log.read_text()
     again = applied(mail_host)
     assert (again["result"], again["published"], again["servers"]) == ("unchanged", [], {})
-    assert mail_host.snapshot() == before
+    assert touched() == before
     assert mail_host.dovecot.log.read_text() == log
 
 
