@@ -82,11 +82,12 @@ class State:
         files.ensure_directory(self.directory, 0o700)
         _FORMAT.write(self._journal, intended)
 
-    def commit(self, deployment: Deployment) -> None:
-        """Record the live deployment, and remove the journal."""
+    def commit(self, deployment: Deployment, *, keep_journal: bool = False) -> None:
+        """Record the live deployment, and remove the journal, unless the next run must publish again all the same."""
         files.ensure_directory(self.directory, 0o700)
         _FORMAT.write(self._deployment, deployment)
-        self.clear_journal()
+        if not keep_journal:
+            self.clear_journal()
 
     def clear_journal(self) -> None:
         """Remove the journal: what it announced is committed or undone."""

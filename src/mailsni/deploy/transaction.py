@@ -245,7 +245,9 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
     result = ApplyResult(snapshot, published, reloads, confirmations, tuple(not_configured.values()), warnings)
     paths = [file.destination for file in staged]
     try:
-        state.commit(_deployed(snapshot, targets, paths, memories))
+        # A server that is left out may run with other files than it has, after a run that was cut off.
+        unsettled = bool(left_out) and snapshot.record.interrupted
+        state.commit(_deployed(snapshot, targets, paths, memories), keep_journal=unsettled)
         cleanup.clean_up(snapshot)
     except MailsniError as error:
         # It is live and proven. Without a commit the journal stays, and the next run does it all again.
