@@ -1,4 +1,4 @@
-"""Which file lies at a path, without reading it."""
+"""Which file lies at a path, and whether it is the one that was published."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from mailsni.core.model import FileIdentity, PublishedFile
+from mailsni.host import files
 
 
 def of_status(status: os.stat_result) -> FileIdentity:
@@ -33,13 +34,22 @@ def of_file(path: Path) -> FileIdentity | None:
 
 
 def published(path: Path) -> PublishedFile | None:
-    """A file as it is now; None when there is no regular one."""
+    """A file as it is now; None when there is no regular one.
+
+    Raises:
+        HostError: it cannot be read.
+    """
     identity = of_file(path)
     return PublishedFile(identity, _digest(path)) if identity is not None else None
 
 
 def is_as_published(path: Path, known: PublishedFile | None) -> bool:
-    """Whether a file holds what was published. It is read only if it is not the very file that was."""
+    """Whether a file holds what was published. It is read only if it is not the very file that was.
+
+    Raises:
+        PermissionMissingError: this user may not read it.
+        HostError: it cannot be read.
+    """
     identity = of_file(path)
     if known is None or identity is None:
         return known is None and identity is None
@@ -47,5 +57,5 @@ def is_as_published(path: Path, known: PublishedFile | None) -> bool:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with files.host_errors(path, "cannot be read"), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
