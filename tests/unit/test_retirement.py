@@ -37,6 +37,11 @@ def test_a_clock_of_another_container_lets_the_wait_begin_anew() -> None:
     assert retire([PIN], {PIN: NOW}, earlier) == {PIN: earlier}
 
 
+def test_a_boot_that_is_unknown_is_no_other_boot() -> None:
+    for before, now in ((Moment("", 5000), later(1)), (NOW, Moment("", 5001))):
+        assert retire([PIN], {PIN: before}, now) == {PIN: now}
+
+
 def test_the_clock_is_none_that_somebody_sets() -> None:
     first, second = Moment.now(), Moment.now()
     assert first.boot == second.boot

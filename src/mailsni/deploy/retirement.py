@@ -43,7 +43,7 @@ class Moment:
 
 
 def retire(unused: Iterable[Path], retired: Mapping[Path, Moment], now: Moment) -> dict[Path, Moment]:
-    """Since when each unused file has been so. A file that is used again is forgotten.
+    """Since when each unused file has certainly been so. A file that is used again is forgotten.
 
     Args:
         unused: the files that nothing names.
@@ -51,11 +51,17 @@ def retire(unused: Iterable[Path], retired: Mapping[Path, Moment], now: Moment) 
         now: a moment of the run's.
     """
     since = {path: retired.get(path, now) for path in unused}
-    # A clock that went backwards within one start is that of another container: the wait begins anew.
-    return {
-        path: now if moment.boot == now.boot and moment.seconds > now.seconds else moment
-        for path, moment in since.items()
-    }
+    return {path: now if _is_uncertain(moment, now) else moment for path, moment in since.items()}
+
+
+def _is_uncertain(moment: Moment, now: Moment) -> bool:
+    """Whether the wait must begin anew, because nobody knows how long ago a moment was.
+
+    One of two boots may be unknown, and a clock that went backwards within one start is that of another container.
+    """
+    if moment.boot == now.boot:
+        return moment.seconds > now.seconds
+    return not (moment.boot and now.boot)
 
 
 def may_go(since: Moment, now: Moment) -> bool:
