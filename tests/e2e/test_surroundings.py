@@ -178,6 +178,7 @@ def test_a_user_with_directories_of_his_own_needs_no_root(shared_tmp: Path, auth
         (own / directory).mkdir()
     main_cf = own / "postfix/main.cf"
     main_cf.write_text(f"compatibility_level = 3.6\nqueue_directory = {own}\n")
+    (own / "postfix/master.cf").write_text("pickup unix n - n 60 1 pickup\n")
     os.utime(main_cf, (0, 0))
     modern = not full_version().startswith("2.3")
     head = "dovecot_config_version = 2.4.0\ndovecot_storage_version = 2.4.0\n" if modern else ""

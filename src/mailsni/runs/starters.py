@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from glob import escape, glob
 from pathlib import Path
 
 from mailsni.config.settings import DEFAULT_PATH, Settings
@@ -111,7 +112,8 @@ def _starter(kind: _Kind, config_file: Path, root: Path) -> Starter | None:
 def _hook_files(settings: Settings) -> Iterator[Path]:
     """The files called ``mailsni`` in the directories of hooks of the stores' clients."""
     for client in acme_clients(settings.sources):
-        yield from sorted(client.hook.parent.parent.glob(f"*/{client.hook.name}"))
+        pattern = f"{escape(str(client.hook.parent.parent))}/*/{client.hook.name}"
+        yield from map(Path, sorted(glob(pattern)))  # noqa: PTH207  # Path.glob raises where this user may not look
 
 
 def _hook(path: Path) -> Starter | None:

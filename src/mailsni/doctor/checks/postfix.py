@@ -54,8 +54,9 @@ class PostfixFacts:
 
     @property
     def is_configured(self) -> bool:
-        """Whether main.cf names mailsni's map."""
-        return self.host.postfix is not None and self.host.postfix.is_configured
+        """Whether main.cf names mailsni's map, as a table of whatever type."""
+        named = any(table.own for table in self.tables)
+        return self.host.postfix is not None and (named or self.host.postfix.is_configured)
 
     @property
     def served_names(self) -> set[str]:
