@@ -253,7 +253,8 @@ def _check_named_files(table: TableFacts) -> Iterator[Finding]:
     problems = ((line, map_source.file_problem(line, table.labels)) for line in table.source)
     missing = [(line, why) for line, why in problems if why is not None]
     if os.geteuid() != 0:  # this user cannot tell a file that postmap cannot read
-        missing = [(line, why) for line, why in missing if why.endswith("no such file")]
+        gone = {path for path, labels in table.labels.items() if labels == map_source.NO_SUCH_FILE}
+        missing = [(line, why) for line, why in missing if gone.intersection(line.files)]
     if missing:
         line, why = missing[0]
         what = f"{_keys([line for line, _ in missing])}: {why}"

@@ -16,6 +16,8 @@ from mailsni.targets.postfix import lines
 from mailsni.targets.postfix.map_read import decoded
 
 _LARGEST_PEM = 1 << 20
+NO_SUCH_FILE = "no such file"
+"""What :func:`read_labels` gives for a file that does not exist."""
 _LABEL = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
 _FILES = 32
 """Files of a line that are read: a key and a chain for each of two algorithms are four."""
@@ -66,7 +68,7 @@ def _labels_in(path: Path) -> PemLabels | str:
         return "cannot be read"
     except OSError as error:
         return str(error.strerror)
-    return "no such file" if content is None else tuple(_LABEL.findall(content))
+    return NO_SUCH_FILE if content is None else tuple(_LABEL.findall(content))
 
 
 def file_mistake(paths: Iterable[Path], labels: Mapping[Path, PemLabels | str]) -> Mistake | None:
