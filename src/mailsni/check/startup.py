@@ -12,7 +12,7 @@ from mailsni.errors import PermissionMissingError
 def check_startup(context: CheckContext) -> Iterator[Result]:
     """The answer of each installed server. One that could not be read at all is among the context's problems."""
     for target in (context.host.postfix, context.host.dovecot):
-        if target is None or not target.installed:
+        if target is None:
             continue
         try:
             why = target.startup_problem()

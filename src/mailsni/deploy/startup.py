@@ -25,11 +25,9 @@ class StartupProblem:
 
 
 def startup_problems(targets: Iterable[Target]) -> tuple[StartupProblem, ...]:
-    """The installed servers that would not start again, and those whose tools do not say; none that is not readable."""
+    """The servers that would not start again, and those whose tools do not say; none that is not readable."""
     problems = []
     for target in targets:
-        if not target.installed:
-            continue
         try:
             why = target.startup_problem()
         except HostError as error:

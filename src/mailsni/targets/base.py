@@ -121,6 +121,8 @@ class Target(Protocol):
     def startup_problem(self) -> str | None:
         """Why the server would not start again with its configuration as it is, in one line; None when it would.
 
+        One that is not installed has no problem.
+
         Raises:
             HostError: nobody can tell.
             PermissionMissingError: this user may not read what it takes.

@@ -128,6 +128,8 @@ class Dovecot:
         )
 
     def startup_problem(self) -> str | None:
+        if not self.installed:
+            return None
         return doveconf.startup_error(self.settings.config_file, self.executor)
 
     def reload(self) -> ReloadResult:

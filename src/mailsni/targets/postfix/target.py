@@ -169,7 +169,7 @@ class Postfix:
         return next((kind for kind in self.types.maps[0] if kind in map_types_in(memory)), None)
 
     def startup_problem(self) -> str | None:
-        return startup_error(self.installation)
+        return startup_error(self.installation) if self.installed else None
 
     def reload(self) -> ReloadResult:
         """A reload makes master(8) read its files again, and what it refuses ends it (measured): then none is made."""
