@@ -45,7 +45,8 @@ PACKAGES = (
     *("ca-certificates", "openssl", "procps", "iproute2", "strace"),
     *("postfix", "postfix-cdb", "postfix-lmdb"),
     *("dovecot-core", "dovecot-imapd", "dovecot-pop3d", "dovecot-lmtpd", "dovecot-managesieved"),
-    *("certbot", "pebble", "dehydrated", "lego"),
+    *("certbot", "pebble", "dehydrated", "lego", "caddy", "apache2"),
+    *("docker.io",),
     *("systemd", "cron", "runit", "s6", "prometheus"),
     *("python3", "python3-venv", "python3-dev", "gcc", "libc6-dev", "libdb-dev"),
 )
