@@ -20,7 +20,7 @@ import pytest
 from mailsni.core.model import KeyAndChain
 from mailsni.host.commands import environment, find_tool
 from mailsni.sandbox.authority import Issued
-from mailsni.sources.certbot import CertbotStore
+from mailsni.sources.certbot import certbot_store
 from tests.support import data
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory, der_blocks
@@ -110,7 +110,7 @@ def test_no_torn_pair_is_accepted_while_certbot_renews(
     with renewing(mail_host.store, mail_host.directory, generations) as process, ThreadPoolExecutor(1) as pool:
         runs = [pool.submit(apply) for _ in range(APPLIES)]
         while (process.poll() is None or not runs[-1].done()) and time.monotonic() < deadline:
-            inventory = CertbotStore(mail_host.store.live, wait_a_little).scan({})
+            inventory = certbot_store(mail_host.store.live, wait_a_little).scan({})
             seen["looks"] += 1
             for pair in inventory.read:
                 assert_whole(pair, known)
@@ -129,7 +129,7 @@ def test_no_torn_pair_is_accepted_while_certbot_renews(
         seen_of_it = versions & {one[lineage].fingerprint for one in generations}
         assert len(seen_of_it) > 1, f"{lineage} was not seen to change"
     last = generations[renewals % GENERATIONS][STEADY].fingerprint
-    inventory = CertbotStore(mail_host.store.live).scan({})
+    inventory = certbot_store(mail_host.store.live).scan({})
     assert last in {one.fingerprint for one in inventory.certificates}
     mail_host.apply()
     assert mail_host.served("smtps", NAMES[STEADY]) == last

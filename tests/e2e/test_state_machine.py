@@ -46,7 +46,7 @@ from mailsni.host import files, lock
 from mailsni.host.commands import require_tool, run
 from mailsni.sandbox.authority import Issued
 from mailsni.sandbox.servers import workspace
-from mailsni.sources import certbot
+from mailsni.sources import directory
 from tests.support.authority import Authority
 from tests.support.clients import visit
 from tests.support.lineages import der_blocks
@@ -129,7 +129,7 @@ def _plan_and_apply(
     allow_empty: bool,
     dies_before: tuple[str, int] | None,
 ) -> None:
-    certbot.RETRY_PAUSE = 0.01  # nobody mends anything while it waits
+    directory.RETRY_PAUSE = 0.01  # nobody mends anything while it waits
     known = parser.load(configuration, required=True)
     plan = take_snapshot(known, now).plan
     answer.write(json.dumps([change.name for change in plan.changes if change.kind == "remove"]) + "\n")

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from mailsni.core.model import Certificate, Inventory, Reason
 from mailsni.core.names import NamePatterns, RefusedNameError, host_name, safe_path
 from mailsni.core.selection import Selection, select
-from mailsni.sources.certbot import CertbotStore
+from mailsni.sources.certbot import certbot_store
 from mailsni.targets.dovecot.rendering import DovecotVersion
 from mailsni.targets.pinned import PinDirectory
 from tests.support.authority import subject_alternative_names
@@ -265,7 +265,7 @@ def test_from_the_store_to_the_text(store: dict[str, list[bytes]]) -> None:
         certbot = CertbotDirectory(Path(temporary))
         for name, raw in store.items():
             certbot.add(name, authority().issue([], key=shared_key(), raw_san=subject_alternative_names(*raw)))
-        found = CertbotStore(certbot.live, lambda _: None).scan({})
+        found = certbot_store(certbot.live, lambda _: None).scan({})
         accepted = {str(certbot.live / name) for name in store if is_safe(f"{certbot.live}/{name}")}
         assert {one.source for one in found.certificates} <= accepted
         refused = [one for one in found.skipped if one.reason is Reason.BAD_NAME]

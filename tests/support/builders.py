@@ -17,7 +17,7 @@ from mailsni.core.names import NamePatterns
 from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
 from mailsni.deploy.snapshot import Snapshot
-from mailsni.sources.base import SourceSettings
+from mailsni.sources.kinds import SourceSettings
 from mailsni.targets.dovecot.rendering import render_dovecot
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.postfix.rendering import render_postfix

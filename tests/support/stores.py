@@ -12,7 +12,7 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,8 +23,8 @@ from mailsni.core.text import printable_name
 from mailsni.core.x509 import InvalidPair, validate_pair
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.sandbox.authority import Issued
-from mailsni.sources.base import Key, Source, SourceKind, SourceSettings, StoreFiles, WatchPath
-from mailsni.sources.certbot import CertbotStore
+from mailsni.sources.base import Source, StoreFiles, WatchPath
+from mailsni.sources.kinds import Key, SourceKind, SourceSettings
 from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary, StoreFile
 from tests.support.lineages import CertbotDirectory
 
@@ -100,7 +100,7 @@ class JsonStore:
         for _ in range(_RETRIES):
             try:
                 boundary = StoreBoundary((os.path.realpath(self.path),))
-                file = boundary.read(str(self.path), None, missing=Reason.UNREADABLE)
+                file = boundary.read(str(self.path), missing=Reason.UNREADABLE)
                 return file, json.loads(file.content)
             except ReadRefusedError as error:
                 kind = PermissionMissingError if self._is_forbidden() else HostError
@@ -137,7 +137,6 @@ class StoreBuilder(ABC):
     """
 
     kind: ClassVar[str]
-    opened: ClassVar[type[CertbotStore | JsonStore]]
     separator: ClassVar[str]
     """Between the path and a certificate's name."""
 
@@ -152,7 +151,9 @@ class StoreBuilder(ABC):
 
     def source(self, pause: Callable[[float], None] = no_pause) -> Source:
         """The store."""
-        return self.opened(self.path, pause)
+        store: Any = self.settings.open()
+        source: Source = replace(store, pause=pause)
+        return source
 
     def origin(self, name: str) -> str:
         """Of a certificate."""
@@ -194,7 +195,7 @@ class StoreBuilder(ABC):
 class CertbotBuilder(StoreBuilder):
     """certbot's directory."""
 
-    kind, opened, separator = "certbot", CertbotStore, "/"
+    kind, separator = "certbot", "/"
 
     def __init__(self, root: Path) -> None:
         self._store = CertbotDirectory(root)
@@ -228,7 +229,7 @@ class CertbotBuilder(StoreBuilder):
 class JsonBuilder(StoreBuilder):
     """The tests' own kind."""
 
-    kind, opened, separator = "json", JsonStore, "#"
+    kind, separator = "json", "#"
 
     def __init__(self, root: Path) -> None:
         super().__init__(root, root / "certificates.json")
@@ -266,7 +267,101 @@ class JsonBuilder(StoreBuilder):
         self.path.write_text(json.dumps([{"name": name, **parts} for name, parts in self._entries.items()]))
 
 
-BUILDERS: Mapping[str, Callable[[Path], StoreBuilder]] = {"certbot": CertbotBuilder, "json": JsonBuilder}
+class LayoutBuilder(StoreBuilder):
+    """A store that is only a layout, whose tool writes in place: key and chain by their names below the root.
+
+    Args:
+        root: the directory.
+        key: of a certificate; ``{}`` is its name.
+        chain: likewise.
+        below: the directory in the root in which the origins lie.
+        decoys: what else the tool leaves there, by name. A name that ends in a slash is a directory.
+    """
+
+    separator = "/"
+
+    def __init__(
+        self, root: Path, kind: str, key: str, chain: str, below: str = "", decoys: Mapping[str, bytes] | None = None
+    ) -> None:
+        super().__init__(root, root)
+        self.kind = kind  # type: ignore[misc]  # one class for all of them
+        self._key = key
+        self._chain = chain
+        self._below = below
+        root.mkdir(parents=True)
+        for name, content in (decoys or {}).items():
+            _write(root / name, content)
+
+    def origin(self, name: str) -> str:
+        return f"{self.root}/{self._below}{name}"
+
+    def key(self, name: str) -> Path:
+        """Of a certificate."""
+        return self.root / self._key.format(name)
+
+    def chain(self, name: str) -> Path:
+        """Likewise."""
+        return self.root / self._chain.format(name)
+
+    def put(self, name: str, issued: Issued) -> None:
+        self.damage(name, chain=issued.fullchain_pem, key=issued.key_pem)
+
+    def damage(self, name: str, *, chain: bytes | None = None, key: bytes | None = None) -> None:
+        for path, content in ((self.chain(name), chain), (self.key(name), key)):
+            if content is not None:
+                _write(path, content)
+
+    def remove(self, name: str) -> None:
+        self.key(name).unlink()
+        self.chain(name).unlink()
+
+    def interrupt(self, name: str, issued: Issued) -> None:
+        """The key is the new one, the chain is empty."""
+        self.damage(name, chain=b"", key=issued.key_pem)
+
+    def point_outside(self, name: str, target: Path) -> None:
+        self.replace_file(name, lambda path: path.symlink_to(target))
+
+    def replace_file(self, name: str, make: Callable[[Path], object]) -> None:
+        self.key(name).unlink()
+        make(self.key(name))
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+ACCOUNT_KEY = b"-----BEGIN EC PRIVATE KEY-----\nan account's\n-----END EC PRIVATE KEY-----\n"
+
+
+def lego(root: Path) -> StoreBuilder:
+    """As lego 4.25 leaves it."""
+    decoys = {
+        "accounts/acme-v02.api.letsencrypt.org/me@a.test/keys/me@a.test.key": ACCOUNT_KEY,
+        "certificates/README": b"",
+        "archives/1700000000.old.test.key": ACCOUNT_KEY,
+    }
+    return LayoutBuilder(root, "lego", "certificates/{}.key", "certificates/{}.crt", "certificates/", decoys)
+
+
+def dehydrated(root: Path) -> StoreBuilder:
+    """As dehydrated 0.7 leaves it, but for the links."""
+    decoys = {
+        "accounts/abc/account_key.pem": ACCOUNT_KEY,
+        "archive/old.test/privkey-1.pem": ACCOUNT_KEY,
+        "chains/e1.chain": b"",
+        "certs/.lock": b"",
+    }
+    return LayoutBuilder(root, "dehydrated", "certs/{}/privkey.pem", "certs/{}/fullchain.pem", "certs/", decoys)
+
+
+BUILDERS: Mapping[str, Callable[[Path], StoreBuilder]] = {
+    "certbot": CertbotBuilder,
+    "json": JsonBuilder,
+    "lego": lego,
+    "dehydrated": dehydrated,
+}
 
 
 def digest_of_tree(root: Path) -> str:

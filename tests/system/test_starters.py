@@ -20,7 +20,7 @@ from mailsni.runs import history, starters
 from mailsni.runs.history import Run
 from mailsni.runs.starters import Starter, UnitFailure
 from mailsni.setup.autostart import Kind, Manager, startup_files
-from mailsni.sources.base import SourceSettings
+from mailsni.sources.kinds import SourceSettings
 from tests.support.builders import NOW, without_servers
 
 REPOSITORY = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from mailsni.config.settings import DEFAULT_PATH, Settings
 from mailsni.core.names import NamePatterns
 from mailsni.errors import ConfigurationError, Exit, PermissionMissingError
 from mailsni.probes.endpoint import Endpoint
-from mailsni.sources.base import SourceSettings
+from mailsni.sources.kinds import SourceSettings
 from tests.support.data import read
 
 

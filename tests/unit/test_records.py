@@ -23,7 +23,7 @@ from mailsni.runs.history import EMPTY_HISTORY, Run
 from mailsni.sandbox.authority import Issued
 from mailsni.setup import record as setup_record
 from mailsni.setup.record import Edit, Record
-from mailsni.sources import certbot, scan_cache
+from mailsni.sources import directory, scan_cache
 from tests.support import records
 from tests.support.builders import MAIL, authority, without_servers
 from tests.support.stores import CertbotBuilder
@@ -72,7 +72,7 @@ class Host:
 @pytest.fixture
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     """Three lineages; the last one breaks after it was deployed."""
-    monkeypatch.setattr(certbot, "RETRIES", 0)
+    monkeypatch.setattr(directory, "RETRIES", 0)
     store = CertbotBuilder(tmp_path / "store")
     for lineage in ("a", "b", "broken"):
         store.put(lineage, issue(f"mail.{lineage}.test"))

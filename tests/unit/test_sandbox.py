@@ -11,7 +11,7 @@ import pytest
 from mailsni.sandbox import authority as sandbox_authority
 from mailsni.sandbox import lineages
 from mailsni.sandbox.servers import workspace
-from mailsni.sources.certbot import CertbotStore
+from mailsni.sources.certbot import certbot_store
 from tests.support.builders import authority
 from tests.support.lineages import KINDS, CertbotDirectory
 
@@ -79,7 +79,7 @@ def test_the_demos_directory_and_authority_make_lineages_that_a_scan_accepts(tmp
     for version in (1, 2):
         issued = demo.issue([NAME], algorithm="rsa" if version == 1 else "ecdsa")
         store.save("one", issued, version=version)
-        (certificate,) = CertbotStore(store.live).scan({}).certificates
+        (certificate,) = certbot_store(store.live).scan({}).certificates
         assert (certificate.fingerprint, certificate.names) == (issued.fingerprint, (NAME,))
         assert store.path("one", "privkey").stat().st_mode & 0o077 == 0
 

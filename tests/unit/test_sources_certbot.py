@@ -13,8 +13,9 @@ import pytest
 from mailsni.core.model import Certificate, Inventory, Reason, SkippedLineage
 from mailsni.errors import HostError
 from mailsni.sandbox.authority import Issued
-from mailsni.sources.base import SourceSettings, is_deleted
-from mailsni.sources.certbot import RECENT, RETRIES, RETRY_PAUSE, CertbotStore
+from mailsni.sources.certbot import certbot_store
+from mailsni.sources.directory import RECENT, RETRIES, RETRY_PAUSE
+from mailsni.sources.kinds import SourceSettings, is_deleted
 from mailsni.sources.safe_read import SIZE_LIMIT
 from tests.support.authority import subject_alternative_names
 from tests.support.builders import authority
@@ -42,7 +43,7 @@ class Pause:
 
 
 def look(store: CertbotDirectory, pause: Pause | None = None) -> Inventory:
-    return CertbotStore(store.live, pause or Pause()).scan({})
+    return certbot_store(store.live, pause or Pause()).scan({})
 
 
 def only(store: CertbotDirectory, pause: Pause | None = None) -> Certificate:
@@ -82,7 +83,7 @@ def test_names_that_are_refused_are_told_and_the_others_served(store: CertbotDir
 def test_the_store_may_be_reached_by_a_link(store: CertbotDirectory, tmp_path: Path) -> None:
     store.add("a", issue())
     (tmp_path / "link").symlink_to(store.root)
-    found = CertbotStore(tmp_path / "link" / "live").scan({})
+    found = certbot_store(tmp_path / "link" / "live").scan({})
     assert [one.source for one in found.certificates] == [str(tmp_path / "link" / "live" / "a")]
     other = CertbotDirectory(tmp_path / "other")
     other.archive.rmdir()
@@ -117,7 +118,7 @@ def test_what_is_no_lineage_is_not_spoken_of(store: CertbotDirectory) -> None:
 def test_a_store_that_is_not_there_is_an_error_of_the_host(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", Path(__file__)):
         with pytest.raises(HostError) as caught:
-            CertbotStore(path).scan({})
+            certbot_store(path).scan({})
         assert caught.value.hint is not None
 
 
@@ -362,7 +363,7 @@ def test_order_is_that_of_the_names_whatever_was_looked_at_twice(store: CertbotD
 
 
 def token(store: CertbotDirectory) -> bytes:
-    return CertbotStore(store.live).change_token()
+    return certbot_store(store.live).change_token()
 
 
 def test_the_change_token_changes_with_where_links_lead_and_not_with_what_is_no_certificate(tmp_path: Path) -> None:
@@ -389,7 +390,7 @@ def test_keys_that_an_administrator_put_beside_certbots_are_examined_too(tmp_pat
     for path in own:
         path.touch()
     (store.live / "link.key").symlink_to("own.key")
-    assert set(CertbotStore(store.live).files().keys) == {*own, store.archive / "one" / "privkey1.pem"}
+    assert set(certbot_store(store.live).files().keys) == {*own, store.archive / "one" / "privkey1.pem"}
 
 
 def test_a_lineage_is_deleted_when_nothing_of_it_is_left_nor_what_would_renew_it(tmp_path: Path) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from mailsni.sources.base import WatchPath
-from mailsni.sources.certbot import CertbotStore
+from mailsni.sources.certbot import certbot_store
 from mailsni.watch.events import to_watch
 from tests.support.lineages import CertbotDirectory
 
 
 def test_a_store_is_watched_from_the_nearest_directory_that_exists(tmp_path: Path) -> None:
     live = tmp_path / "a" / "b" / "live"
-    paths = CertbotStore(live).watch_paths()
+    paths = certbot_store(live).watch_paths()
     assert [(each.path, each.is_tree, each.names) for each in to_watch(paths)] == [
         (str(tmp_path), False, frozenset("a"))
     ]

@@ -14,7 +14,7 @@ from mailsni.core.text import printable_name, summarize_names
 from mailsni.errors import Exit
 from mailsni.runs import history as runs
 from mailsni.runs.runner import is_deletion
-from mailsni.sources.base import SourceSettings
+from mailsni.sources.kinds import SourceSettings
 
 _LONGEST_RUN = timedelta(minutes=15)
 _HOOKS = ("certbot-post", "certbot-deploy", "acme.sh", "lego", "caddy", "dehydrated")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
 from mailsni.config.parser import TABLE_NAMES, TABLES
-from mailsni.sources.base import DEFAULT_SOURCES
+from mailsni.sources.kinds import DEFAULT_SOURCES
 
 COMMENT_COLUMN = 40
 """Where comments begin."""

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mailsni.config.settings import NameSettings, Settings
-from mailsni.core import values
 from mailsni.errors import ConfigurationError, PermissionMissingError
 from mailsni.host import trust
-from mailsni.sources import base as sources
-from mailsni.sources.base import SourceSettings
+from mailsni.sources import kinds
+from mailsni.sources.kinds import SourceSettings
 
 TABLES: Mapping[str, type] = {"names": NameSettings} | {
     field.name: type(field.default) for field in fields(Settings) if is_dataclass(field.default)
@@ -144,9 +143,9 @@ class _Document:
 
     def _source(self, content: object, place: Place) -> SourceSettings:
         named = {name: value for name, value in content.items() if name == "type"} if isinstance(content, dict) else {}
-        word = {"type": values.choice(*sources.KINDS)}
-        kind = self._table(named, word, place).get("type", sources.DEFAULT_KIND)
-        keys = sources.KINDS[kind].keys
+        word = {"type": kinds.kind_name}
+        kind = self._table(named, word, place).get("type", kinds.DEFAULT_KIND)
+        keys = kinds.kind_of(kind).keys
         given = self._table(content, word | {name: key.parse for name, key in keys.items()}, place)
         settings = SourceSettings.of(kind, **{name: value for name, value in given.items() if name != "type"})
         missing = [name for name in keys if name not in settings.values]

@@ -12,7 +12,7 @@ from mailsni.core.names import NamePatterns
 from mailsni.core.values import Action as Action
 from mailsni.core.values import Switch
 from mailsni.probes.endpoint import Endpoint
-from mailsni.sources.base import DEFAULT_SOURCES, SourceSettings
+from mailsni.sources.kinds import DEFAULT_SOURCES, SourceSettings
 
 DEFAULT_PATH = Path("/etc/mailsni/config.toml")
 

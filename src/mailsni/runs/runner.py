@@ -26,7 +26,7 @@ from mailsni.deploy.transaction import ApplyResult, Options
 from mailsni.errors import ConfigurationError, Exit, HostError, LockedError, MailsniError
 from mailsni.runs import history as runs
 from mailsni.runs.history import History, Run
-from mailsni.sources.base import SourceSettings, is_deleted
+from mailsni.sources.kinds import SourceSettings, is_deleted
 
 STARTED_BY = "MAILSNI_STARTED_BY"
 _WORD = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")

@@ -21,7 +21,7 @@ from mailsni.config.settings import DEFAULT_PATH, Settings
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files, trust
 from mailsni.host.commands import find_tool, run
-from mailsni.sources.base import acme_clients
+from mailsni.sources.kinds import acme_clients
 
 UNITS = Path("/etc/systemd/system")
 CRON = Path("/etc/cron.d/mailsni")

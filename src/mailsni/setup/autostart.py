@@ -20,7 +20,7 @@ from mailsni.host.commands import SEARCH_PATH, find_tool
 from mailsni.host.templates import render, shipped_directory
 from mailsni.runs.starters import CRON, OPENRC_SCRIPT, SERVICE, SYSTEMD, TIMER, UNITS, WATCHER
 from mailsni.setup.steps import Step, run_commands
-from mailsni.sources.base import acme_clients
+from mailsni.sources.kinds import acme_clients
 
 Manager = Literal["systemd", "openrc", "cron"]
 Kind = Literal["timer", "watch"]

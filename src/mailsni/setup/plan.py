@@ -30,7 +30,7 @@ from mailsni.setup.autostart import Kind, startup_files
 from mailsni.setup.model import Caution, Item, Note, SetupOptions, SetupPlan
 from mailsni.setup.plan_removal import plan_startup_removal, plan_unpublishing
 from mailsni.setup.steps import Step, change_file, first_apply, make_directories
-from mailsni.sources.base import acme_clients
+from mailsni.sources.kinds import acme_clients
 from mailsni.targets.registry import NO_SERVER
 
 _LARGEST_PEM = 1 << 20

@@ -1,27 +1,21 @@
-"""The seam between certificate stores and the rest of the program: what every kind of store can do, and the kinds.
+"""The seam between certificate stores and the rest of the program: what every kind of store can do.
 
 A store may be a directory with one directory for each certificate, one file with many certificates, or a service on
 the network. What leaves this package is an :class:`~mailsni.core.model.Inventory`. Its certificates carry an origin
 (``Certificate.source``): printable, unique, and the same from scan to scan, such as a path or ``path#name``. Nobody
 outside takes an origin apart.
 
-A new kind is a module here and a line in :data:`KINDS`. The module is imported when a store of the kind is opened.
-``tests/unit/test_source_contract.py`` holds what every kind must pass.
+The kinds are in :mod:`mailsni.sources.kinds`.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from mailsni.core import values
 from mailsni.core.model import CachedLineage, Certificate, Inventory, KeyAndChain, Progress, Reason
-
-DEFAULT_KIND = "certbot"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,70 +130,3 @@ class Source(Protocol):
             PermissionMissingError: this user may not list the store.
             HostError: the store is missing or cannot be listed.
         """
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A key of a ``[[sources]]`` table."""
-
-    parse: Callable[[object], Any]
-    """Gives the value for a TOML value, or raises a ValueError with the reason: a function of
-    :mod:`mailsni.core.values`, or one of the kind's own."""
-    default: Any = None
-    """None: the table must have the key."""
-
-
-@dataclass(frozen=True, slots=True)
-class SourceKind:
-    """A ``type`` that ``[[sources]]`` takes."""
-
-    factory: str
-    """``module:callable``. It is called with the values of :attr:`keys` and returns a :class:`Source`."""
-    keys: Mapping[str, Key]
-    """The keys of its table, but for ``type``."""
-
-
-KINDS: dict[str, SourceKind] = {
-    "certbot": SourceKind(
-        "mailsni.sources.certbot:CertbotStore", {"path": Key(values.path, Path("/etc/letsencrypt/live"))}
-    ),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class SourceSettings:
-    """``[[sources]]``: one store."""
-
-    type: str
-    values: Mapping[str, Any]
-    """By key, all keys that the kind takes."""
-
-    @classmethod
-    def of(cls, kind: str, **given: object) -> SourceSettings:
-        """The settings of a kind, with the defaults of the keys that are not given."""
-        defaults = {name: key.default for name, key in KINDS[kind].keys.items() if key.default is not None}
-        return cls(kind, {**defaults, **given})
-
-    def open(self) -> Source:
-        """The store. Nothing of it is read yet."""
-        module, _, name = KINDS[self.type].factory.partition(":")
-        source: Source = getattr(import_module(module), name)(**self.values)
-        return source
-
-
-DEFAULT_SOURCES = (SourceSettings.of("certbot"),)
-
-
-def acme_clients(settings: Iterable[SourceSettings]) -> tuple[AcmeClient, ...]:
-    """What fills the stores, as far as they tell; each once."""
-    clients = (each.open().acme_client for each in settings)
-    return tuple(dict.fromkeys(client for client in clients if client is not None))
-
-
-def is_deleted(settings: Iterable[SourceSettings], origin: str) -> bool:
-    """Whether somebody told its ACME client to delete a certificate: nothing of it is left, nor what would renew it."""
-    for source in (each.open() for each in settings):
-        client = source.acme_client
-        if source.owns(origin) and client is not None:
-            return not any(map(os.path.lexists, (client.renewal_file(origin), *client.paths(origin))))
-    return False

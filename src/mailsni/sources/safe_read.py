@@ -36,7 +36,7 @@ class StoreFile:
 
     @property
     def changed(self) -> float:
-        """When it last changed, seconds since the epoch."""
+        """When it or its name last changed, seconds since the epoch."""
         return self.identity.ctime_ns / 1e9
 
 
@@ -51,23 +51,25 @@ class StoreBoundary:
 
     def contains(self, descriptor: int) -> bool:
         """Whether an open file lies in the store, by the path that the kernel knows for it (proc(5))."""
-        real = os.readlink(f"/proc/self/fd/{descriptor}")  # noqa: PTH115  # three times for every lineage
+        return self.holds(os.readlink(f"/proc/self/fd/{descriptor}"))  # noqa: PTH115  # twice for every certificate
+
+    def holds(self, real: str) -> bool:
+        """Whether a path without links lies in the store."""
         return any(real == root or real.startswith(root + "/") for root in self.roots)
 
-    def read(self, name: str, directory: int | None, *, missing: Reason) -> StoreFile:
+    def read(self, path: str, *, missing: Reason) -> StoreFile:
         """Read one file.
 
         Args:
-            name: its name in the directory; links are followed.
-            directory: a descriptor of the directory; None when the name is an absolute path.
+            path: an absolute path; links are followed.
             missing: the reason to give when there is no such file, or a link to nothing.
 
         Raises:
             ReadRefusedError: it is missing, not regular, outside the store, too large or unreadable.
         """
-        shown = printable_name(name)
+        shown = printable_name(path.rpartition("/")[2])
         try:
-            handle = os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=directory)
+            handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except FileNotFoundError:
             raise ReadRefusedError(missing, f"{shown} is not there, or a link to nothing") from None
         except OSError as error:

@@ -19,7 +19,7 @@ from mailsni.doctor.finding import Facts, Finding, Fix, finding
 from mailsni.errors import MailsniError
 from mailsni.host.commands import find_tool, run
 from mailsni.runs import history, starters
-from mailsni.sources.base import acme_clients
+from mailsni.sources.kinds import acme_clients
 
 _FIRST_ISSUANCE_SINCE = {"deploy": (5, 3, 0), "post": (3, 2, 0), "cli.ini": (0,)}
 """From which version of certbot on a hook runs for a new certificate."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mailsni.doctor.finding import Facts
 from mailsni.host import files
-from mailsni.sources.base import acme_clients
+from mailsni.sources.kinds import acme_clients
 
 CRON = "cron"
 _HOOK_DIRECTORIES = ("pre", "deploy", "post")

@@ -1,0 +1,135 @@
+"""The kinds of store that ``[[sources]] type`` takes, and the settings of one.
+
+A new kind whose store is only a layout is an entry in :mod:`mailsni.sources.layouts`. One that needs code is a module
+here, which is imported when a store of the kind is opened, and an entry in :data:`KINDS`. Another package adds one as
+an entry point of the group ``mailsni.sources``: its name is the kind, its value a :class:`SourceKind`.
+``tests/unit/test_source_contract.py`` holds what every kind must pass.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+from mailsni.core import values
+from mailsni.sources.base import AcmeClient, Source
+from mailsni.sources.layouts import LAYOUT_KINDS
+
+DEFAULT_KIND = "certbot"
+ENTRY_POINTS = "mailsni.sources"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of a ``[[sources]]`` table."""
+
+    parse: Callable[[object], Any]
+    """Gives the value for a TOML value, or raises a ValueError with the reason: a function of
+    :mod:`mailsni.core.values`, or one of the kind's own."""
+    default: Any = None
+    """None: the table must have the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceKind:
+    """A ``type`` that ``[[sources]]`` takes."""
+
+    factory: str
+    """``module:callable``. It is called with the values of :attr:`keys` and :attr:`fixed`, and returns a
+    :class:`Source`."""
+    keys: Mapping[str, Key]
+    """The keys of its table, but for ``type``."""
+    what: str = ""
+    """The tool, and which of its directories or files ``path`` names, in a line for people."""
+    usual_places: tuple[str, ...] = ()
+    """Where ``path`` usually is, the most usual first: shell patterns."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
+KINDS: dict[str, SourceKind] = {
+    "certbot": SourceKind(
+        "mailsni.sources.certbot:certbot_store",
+        {"path": Key(values.path, Path("/etc/letsencrypt/live"))},
+        "certbot: its directory live",
+        ("/etc/letsencrypt/live",),
+    ),
+} | {
+    name: SourceKind(
+        "mailsni.sources.directory:DirectoryStore",
+        {"path": Key(values.path, Path(kind.path) if kind.path else None)},
+        kind.what,
+        kind.usual_places,
+        {"layout": kind.layout},
+    )
+    for name, kind in LAYOUT_KINDS.items()
+}
+
+
+def all_kinds() -> Mapping[str, SourceKind]:
+    """The kinds of this package, and those that other packages add."""
+    return {entry.name: entry.load() for entry in metadata.entry_points(group=ENTRY_POINTS)} | KINDS
+
+
+def kind_of(name: str) -> SourceKind:
+    """The kind of a name.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return KINDS[name] if name in KINDS else all_kinds()[name]
+
+
+def kind_name(value: object) -> str:
+    """A value of ``type``; parses like the functions of :mod:`mailsni.core.values`."""
+    if isinstance(value, str) and (value in KINDS or value in all_kinds()):  # this package's first: others cost time
+        return value
+    near = difflib.get_close_matches(str(value), all_kinds(), n=1)
+    raise ValueError(
+        "must be one of those that `mailsni sources` lists" + (f"; did you mean {near[0]}?" if near else "")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """``[[sources]]``: one store."""
+
+    type: str
+    values: Mapping[str, Any]
+    """By key, all keys that the kind takes."""
+
+    @classmethod
+    def of(cls, kind: str, **given: object) -> SourceSettings:
+        """The settings of a kind, with the defaults of the keys that are not given."""
+        keys = kind_of(kind).keys
+        defaults = {name: key.default for name, key in keys.items() if key.default is not None}
+        return cls(kind, {**defaults, **given})
+
+    def open(self) -> Source:
+        """The store. Nothing of it is read yet."""
+        kind = kind_of(self.type)
+        module, _, name = kind.factory.partition(":")
+        source: Source = getattr(import_module(module), name)(**self.values, **kind.fixed)
+        return source
+
+
+DEFAULT_SOURCES = (SourceSettings.of(DEFAULT_KIND),)
+
+
+def acme_clients(settings: Iterable[SourceSettings]) -> tuple[AcmeClient, ...]:
+    """What fills the stores, as far as they tell; each once."""
+    clients = (each.open().acme_client for each in settings)
+    return tuple(dict.fromkeys(client for client in clients if client is not None))
+
+
+def is_deleted(settings: Iterable[SourceSettings], origin: str) -> bool:
+    """Whether somebody told its ACME client to delete a certificate: nothing of it is left, nor what would renew it."""
+    for source in (each.open() for each in settings):
+        client = source.acme_client
+        if source.owns(origin) and client is not None:
+            return not any(map(os.path.lexists, (client.renewal_file(origin), *client.paths(origin))))
+    return False
