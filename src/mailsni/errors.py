@@ -35,7 +35,7 @@ deployed; `verify`: or the time limit left out probes)",
     SKIPPED = (
         4,
         "done, but a person should look: a certificate was skipped, or a name gets another certificate, or a \
-server would not start again; \
+server would not start again or was left out; \
 `doctor` found more than notes; `setup` has a warning",
     )
     ROLLED_BACK = (

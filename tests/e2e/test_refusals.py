@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mailsni.host.files import STAGING_NAME
+from mailsni.sandbox.servers import LOOPBACK
 from tests.support.mail_host import MailHost
 
 pytestmark = pytest.mark.shared
@@ -115,17 +116,51 @@ def test_one_of_two_names_may_go(mail_host: MailHost, deployed: dict[str, str]) 
 # Somebody else's mistakes in the servers' configuration
 
 
-def test_a_main_cf_that_cannot_be_parsed(mail_host: MailHost, deployed: dict[str, str]) -> None:
-    main_cf = mail_host.postfix.config_file
-    whole = main_cf.read_text()
+@pytest.mark.parametrize(("file", "line"), [("main.cf", "this is no setting"), ("master.cf", "this is no service")])
+def test_a_configuration_of_postfix_that_cannot_be_read_holds_up_postfix_alone(
+    mail_host: MailHost, deployed: dict[str, str], file: str, line: str
+) -> None:
+    """What is published for Postfix stays, byte by byte, and Dovecot gets what is new."""
+    path = mail_host.postfix.config_directory / file
+    whole = path.read_text()
+    renewed = mail_host.renew(FIRST)
+    maps = {each: each.read_bytes() for each in mail_host.map.parent.glob("mailsni*")}
+    path.write_text(f"{whole}\n{line}\n")
+    complaint = f"postfix: nothing new is published there: {path}: postconf cannot read it"
+    first, second = mail_host.apply(code=4), mail_host.apply(code=4)
+    for done in (first, second, mail_host.mailsni("plan")):
+        assert f"mailsni: warning: {complaint}" in done.stderr
+    assert "nothing to do" in second.stdout
+    assert f"mailsni: error: {path}: postconf cannot read it" in mail_host.mailsni("render", "postfix").stderr
+    # A new smtpd that cannot read main.cf dies, and master(8) waits a minute before it starts another one.
+    verified = mail_host.mailsni("verify", "--endpoint", f"imaps://{LOOPBACK}:{mail_host.endpoints['imaps']}")
+    assert f"mailsni: warning: postfix: would not start again: {path}: " in verified.stderr
+    assert verified.returncode == 4
+    metrics = mail_host.mailsni("metrics", "--no-wire").stdout
+    assert f'deployed_not_after_timestamp_seconds{{algorithm="ecdsa",name="{FIRST}"' in metrics
+    assert {each: each.read_bytes() for each in maps} == maps
+    mail_host.assert_served(FIRST, renewed, mail_host.dovecot.endpoints)
+    path.write_text(whole)
+    mail_host.postfix.settle()
+    assert {mail_host.served(service, FIRST) for service in mail_host.postfix.endpoints} == {deployed[FIRST]}
+    mail_host.apply()
+    mail_host.assert_served(FIRST, renewed)
+
+
+def test_two_configurations_that_cannot_be_read_leave_nothing_to_publish_to(
+    mail_host: MailHost, deployed: dict[str, str]
+) -> None:
     mail_host.renew(FIRST)
-    for line in ("this is no setting", "= value"):
-        main_cf.write_text(f"{whole}\n{line}\n")
-        before = mail_host.snapshot(times=False)
-        done = mail_host.apply(code=1)
-        assert f"mailsni: error: {main_cf}: postconf cannot read it" in done.stderr
-        assert mail_host.snapshot(times=False) == before
-    main_cf.write_text(whole)
+    files = (mail_host.postfix.config_file, mail_host.dovecot.config_file)
+    whole = [file.read_text() for file in files]
+    for file in files:
+        file.write_text("this is no setting\n")
+    before = mail_host.snapshot(times=False)
+    done = mail_host.apply(code=1)
+    assert mail_host.snapshot(times=False) == before
+    for file, text in zip(files, whole, strict=True):
+        file.write_text(text)
+    assert f"{mail_host.dovecot.config_file}: Dovecot's configuration is broken already" in done.stderr
     assert served(mail_host) == deployed
 
 

@@ -15,6 +15,7 @@ from mailsni.deploy.host_facts import HostFacts
 from mailsni.doctor.checks.dovecot import case_findings, findings
 from mailsni.doctor.finding import Facts, Finding
 from mailsni.doctor.runner import in_order
+from mailsni.errors import HostError
 from mailsni.targets.dovecot.configuration import parse_size
 from mailsni.targets.dovecot.live_include import is_included, required_by, trial
 from mailsni.targets.dovecot.parser import (
@@ -242,6 +243,13 @@ def test_a_trial_reads_the_staged_include_in_the_place_of_the_live_one(
         put(tmp_path, {"d/ours.conf": "ours = 1\n"})
     assert trial(main, live, Path("/staged")).replace(str(tmp_path), "DIR") == expected
     assert is_included(read(main), live) is (files != {"main.conf": "a = 1"})
+
+
+def test_without_the_main_file_there_is_no_trial(tmp_path: Path) -> None:
+    """Dovecot 2.3 would take an empty one, and not start without the real one."""
+    main = tmp_path / "dovecot.conf"
+    with pytest.raises(HostError, match=r"dovecot\.conf: does not exist"):
+        trial(main, tmp_path / "ours.conf", Path("/staged"))
 
 
 @pytest.mark.parametrize(

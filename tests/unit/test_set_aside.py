@@ -251,6 +251,19 @@ def test_without_a_record_the_live_text_tells_the_last_good_certificate(host: Ho
     assert host.live == {"mail.a.test": old.fingerprint}
 
 
+def test_a_new_leaf_that_lacks_the_issuer_it_names_is_published_with_a_warning(host: Host) -> None:
+    """Once, when it is new; not with an authority of one's own, whose leaf does not say where its issuer is."""
+    issued, own = authority().issue(["mail.a.test"]), authority().issue(["mail.b.test"], issuer_address=False)
+    host.store.put("a", replace(issued, fullchain_pem=issued.leaf_pem))
+    host.store.put("b", replace(own, fullchain_pem=own.leaf_pem))
+    host.put("c")
+    (warning,) = host.apply().warnings
+    assert warning.startswith(f"{host.store.origin('a')}: published without the issuer's certificate: ")
+    assert host.live["mail.a.test"] == issued.fingerprint
+    host.put("c", age=1)
+    assert host.apply().warnings == ()
+
+
 def test_where_nothing_tells_it_everything_stays_as_it_is(host: Host) -> None:
     """To set the new certificate aside would take the name away: nobody knows its last good one."""
     old = host.put("a")

@@ -113,6 +113,9 @@ def render(
     snapshot = options.snapshot()
     target = next((target for target in snapshot.targets if target.name == server), None)
     if target is None:
+        unreadable = next((each for each in snapshot.left_out if each.name == server), None)
+        if unreadable is not None:
+            raise unreadable.error
         raise UsageError(
             f"{server}: is not installed or is disabled",
             hint=f"set [{server}] enabled = true in the configuration to render its file anyway",

@@ -55,7 +55,7 @@ def verify(
 
     With both names and endpoints it needs neither a store nor root, and accepts any valid certificate for the name.
     """
-    from mailsni.deploy.startup import startup_problems
+    from mailsni.deploy.startup import unstartable
     from mailsni.output import verify as verification
     from mailsni.verify.audit import audit
     from mailsni.verify.request import VerifyRequest
@@ -73,7 +73,7 @@ def verify(
     with console.progress(quiet=options.quiet) as progress:
         result = audit(snapshot, request, timeout=timeout, concurrency=concurrency, until=until, progress=progress)
     if snapshot is not None:
-        result = replace(result, cannot_start=startup_problems(snapshot.targets))
+        result = replace(result, cannot_start=unstartable(snapshot))
     if options.as_json:
         print_json(verification.document(result))
     else:

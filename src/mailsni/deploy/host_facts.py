@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 from mailsni.config.settings import PostfixSettings, Settings
 from mailsni.core.model import Progress
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
-from mailsni.errors import MailsniError, PermissionMissingError
+from mailsni.errors import HostError, MailsniError, PermissionMissingError
 from mailsni.sources.base import StoreFiles
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot
@@ -44,7 +44,7 @@ class HostFacts:
     postfix: Postfix | None = None
     dovecot: Dovecot | None = None
     snapshot: Snapshot | None = None
-    """Needs root, a readable store and both servers' configurations in order."""
+    """Needs root and a readable store. A server that cannot be read is left out."""
     stores: tuple[StoreFiles, ...] = ()
     """The files of every store that can be listed; only of a partial gathering."""
     failures: tuple[Failure, ...] = ()
@@ -71,8 +71,8 @@ def gather(settings: Settings, now: datetime, *, partial: bool = False, progress
     Args:
         settings: of this host.
         now: the moment at which certificates must be valid, with a time zone.
-        partial: list the files of the stores, and take the snapshot without the stores and servers that cannot be
-            read. It does not tell what is pending: names of a store that is left out look like names to remove.
+        partial: list the files of the stores, and take the snapshot without the stores that cannot be read. It does
+            not tell what is pending: names of a store that is left out look like names to remove.
         progress: called for every lineage that is read.
     """
     failures: list[Failure] = []
@@ -86,8 +86,10 @@ def gather(settings: Settings, now: datetime, *, partial: bool = False, progress
         sources = [source for source, files in listings if files is not None]
         stores = [files for _, files in listings if files is not None]
     snapshot = None
-    if sources if partial else not failures:
-        targets = [target for target in (postfix_server, dovecot_server) if target is not None]
+    servers = (postfix_server, dovecot_server)
+    readable = not failures or (any(servers) and all(isinstance(failure.error, HostError) for failure in failures))
+    if sources if partial else readable:
+        targets = [target for target in servers if target is not None]
         place = sources[0].location if sources else ""
         read = functools.partial(take_snapshot, settings, now, targets=targets, sources=sources, progress=progress)
         snapshot = attempt(failures, "snapshot", place, read)

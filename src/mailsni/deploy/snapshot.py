@@ -31,7 +31,7 @@ from mailsni.sources import scan_cache
 from mailsni.sources.base import Source
 from mailsni.targets.base import Target
 from mailsni.targets.pinned import PinDirectory
-from mailsni.targets.registry import find_all
+from mailsni.targets.registry import Servers, UnreadableServer, find_readable
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,11 @@ class Snapshot:
     plan: Plan
     unreadable: tuple[HostError, ...] = ()
     """Why stores could not be read, where others could. What is deployed from them stays."""
+    left_out: tuple[UnreadableServer, ...] = ()
+    """The servers that could not be read, where others could. What is published there stays."""
     warnings: tuple[str, ...] = ()
-    """What is wrong with the records, and what that costs; what a server asks for and cannot be given."""
+    """What is wrong with the records, and what that costs; what a server asks for and cannot be given; which servers
+    are left out, and why."""
     readings_changed: bool = False
     """Whether the scan cache has other certificates than the stores."""
     set_aside: Mapping[str, str] = field(default_factory=dict)
@@ -71,23 +74,45 @@ def take_snapshot(
 ) -> Snapshot:
     """Read everything; ``now``, with a time zone, is the moment at which certificates must be valid.
 
-    Without ``targets`` and ``sources`` it finds the servers and opens the stores of the settings. ``set_aside`` has the
-    certificates that count as broken, and why, by ident; without it they are those of the record. Without
-    ``trust_caches`` it reads every certificate and every pinned file, whether or not it changed since the last run.
+    Without ``targets`` it finds the servers of the settings, and leaves out those that cannot be read. Without
+    ``sources`` it opens the stores of the settings. ``set_aside`` has the certificates that count as broken, and why,
+    by ident; without it they are those of the record. Without ``trust_caches`` it reads every certificate and every
+    pinned file, whether or not it changed since the last run.
 
     Raises:
-        HostError: a server's configuration cannot be read; or no store can, or one without which something that is
+        HostError: no server's configuration can be read; or no store can, or one without which something that is
             deployed would have to go.
         PermissionMissingError: this user may not read what it takes.
         ConfigurationError: an administrator's template is wrong.
     """
-    targets = tuple(targets) if targets is not None else find_all(settings)
-    pins = PinDirectory(_pin_directory(settings, targets))
+    servers = Servers(tuple(targets)) if targets is not None else find_readable(settings)
+    if servers.unreadable and not servers.targets:
+        raise servers.unreadable[0].error
+    sources = sources if sources is not None else [source.open() for source in settings.sources]
+    try:
+        return _take_snapshot(settings, now, servers, sources, set_aside, progress, trust_caches=trust_caches)
+    except _StoreChangedError:
+        if not trust_caches:
+            raise
+        return _take_snapshot(settings, now, servers, sources, set_aside, progress, trust_caches=False)
+
+
+def _take_snapshot(
+    settings: Settings,
+    now: datetime,
+    servers: Servers,
+    sources: Sequence[Source],
+    set_aside: Mapping[str, str] | None,
+    progress: Progress | None,
+    *,
+    trust_caches: bool,
+) -> Snapshot:
+    targets = servers.targets
     state = State(settings.state.directory)
     cache = scan_cache.load(state.readings)
     known = cache.content if trust_caches and cache.content is not None else {}
     loaded = state.load()
-    sources = sources if sources is not None else [source.open() for source in settings.sources]
+    pins = PinDirectory(_pin_directory(settings, servers, loaded.deployment))
     scans = [_scan(source, known, loaded, progress) for source in sources]
     unreadable = tuple(scan.error for scan in scans if scan.error is not None)
     if unreadable and len(unreadable) == len(scans):
@@ -102,20 +127,7 @@ def take_snapshot(
     selection = select(inventory, settings.names, now, record.deployment.names)
     texts = {target.name: target.render(selection, pins, settings.templates) for target in targets}
     whole = record.deployment.pins if trust_caches else {}
-    try:
-        new_pins = _with_keys(pins.missing(selection.certificates, whole), (*found.read, *kept), scans)
-    except _StoreChangedError:
-        if not known:
-            raise
-        return take_snapshot(
-            settings,
-            now,
-            targets=targets,
-            sources=sources,
-            set_aside=set_aside,
-            progress=progress,
-            trust_caches=False,
-        )
+    new_pins = _with_keys(pins.missing(selection.certificates, whole), (*found.read, *kept), scans)
     reasons = ((target, target.change_reason(record, texts[target.name])) for target in targets)
     difference = Plan(
         changes=plan.changes(selection, record.deployment, inventory.lineages),
@@ -128,6 +140,9 @@ def take_snapshot(
     if (problem := retirement.FORMAT.read(state.retired).problem) is not None:
         warnings += (f"{problem}: files that nothing names any more wait anew before they go",)
     warnings += tuple(warning for target in targets for warning in target.warnings)
+    warnings += tuple(
+        f"{server.name}: nothing new is published there: {server.error.message}" for server in servers.unreadable
+    )
     lineages = {lineage.certificate.source: lineage for lineage in found.cached}
     if not unreadable:  # of a store that could not be read nobody knows what it has
         aside = {each.ident: aside[each.ident] for each in scanned.certificates if each.ident in aside}
@@ -142,6 +157,7 @@ def take_snapshot(
         texts,
         difference,
         unreadable,
+        servers.unreadable,
         warnings,
         readings_changed=lineages != cache.content,
         set_aside=aside,
@@ -198,8 +214,10 @@ def _with_keys(
     return tuple(pairs[certificate.ident] for certificate in certificates)
 
 
-def _pin_directory(settings: Settings, targets: Sequence[Target]) -> Path:
-    needed = (target.pin_directory for target in targets if target.pin_directory is not None)
+def _pin_directory(settings: Settings, servers: Servers, deployed: Deployment) -> Path:
+    if servers.unreadable and deployed.pin_directory:  # one that is left out may name the files where they are
+        return Path(deployed.pin_directory)
+    needed = (target.pin_directory for target in servers.targets if target.pin_directory is not None)
     return next(needed, settings.state.directory / "pinned")
 
 

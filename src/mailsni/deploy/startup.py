@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mailsni.errors import HostError, PermissionMissingError
+from mailsni.deploy.snapshot import Snapshot
+from mailsni.errors import HostError, PermissionMissingError, ServerConfigurationError
 from mailsni.probes.endpoint import Server
 from mailsni.targets.base import Target
 
@@ -22,6 +23,13 @@ class StartupProblem:
     def text(self) -> str:
         """For people."""
         return f"{self.server}: would not start again: {self.why}"
+
+
+def unstartable(snapshot: Snapshot) -> tuple[StartupProblem, ...]:
+    """All servers that would not start again, those that are left out of a snapshot included."""
+    left_out = [each for each in snapshot.left_out if isinstance(each.error, ServerConfigurationError)]
+    problems = (StartupProblem(each.name, each.error.message) for each in left_out)
+    return (*problems, *startup_problems(snapshot.targets))
 
 
 def startup_problems(targets: Iterable[Target]) -> tuple[StartupProblem, ...]:

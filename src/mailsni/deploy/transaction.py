@@ -81,8 +81,8 @@ class ApplyResult:
         """Whether there is something that a person should look at; FAILED when a store could not be read."""
         if self.snapshot.unreadable:
             return self.snapshot.unreadable[0].exit_code
-        look = self.snapshot.selection.problems or self.wrong or self.unconfirmed or self.cannot_start
-        return Exit.SKIPPED if look else Exit.DONE
+        servers = self.wrong or self.unconfirmed or self.cannot_start or self.snapshot.left_out
+        return Exit.SKIPPED if servers or self.snapshot.selection.problems else Exit.DONE
 
 
 def run(settings: Settings, options: Options, *, wait: float = 0.0, progress: Progress | None = None) -> ApplyResult:
@@ -246,7 +246,7 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
     paths = [file.destination for file in staged]
     try:
         # A server that is left out may run with other files than it has, after a run that was cut off.
-        unsettled = bool(left_out) and snapshot.record.interrupted
+        unsettled = bool(left_out or snapshot.left_out) and snapshot.record.interrupted
         state.commit(_deployed(snapshot, targets, paths, memories), keep_journal=unsettled)
         cleanup.clean_up(snapshot)
     except MailsniError as error:

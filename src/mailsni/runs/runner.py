@@ -195,6 +195,7 @@ def summary(result: ApplyResult) -> str:
         words.append(f"{counted(len(result.wrong), 'wrong answer')} on the wire")
     if result.unconfirmed:
         words.append(f"{counted(len(result.unconfirmed), 'name')} not confirmed: no answer in time")
+    words += [f"{server.name} left out" for server in snapshot.left_out]
     words += [f"{problem.server} would not start again" for problem in result.cannot_start]
     return ", ".join(words)
 
@@ -204,8 +205,9 @@ def _failure(result: ApplyResult) -> str:
     skipped = (f"{one.source} {one.reason}" for one in result.snapshot.selection.problems)
     wrong = (f"{one.expectation.name} {one.result.endpoint} {one.problem}" for one in result.wrong)
     slow = (f"{one.server} does not answer in time" for one in result.confirmations if one.unconfirmed)
+    left_out = (f"{server.name} left out: {server.error.message}" for server in result.snapshot.left_out)
     stopped = (problem.text for problem in result.cannot_start)
-    return "\n".join(sorted((*skipped, *wrong, *slow, *stopped)))
+    return "\n".join(sorted((*skipped, *wrong, *slow, *left_out, *stopped)))
 
 
 def _record_and_alert(

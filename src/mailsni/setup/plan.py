@@ -31,7 +31,7 @@ from mailsni.setup.model import Caution, Item, Note, SetupOptions, SetupPlan
 from mailsni.setup.plan_removal import plan_startup_removal, plan_unpublishing
 from mailsni.setup.steps import Step, change_file, first_apply, make_directories
 from mailsni.sources.kinds import acme_clients
-from mailsni.targets.registry import NO_SERVER
+from mailsni.targets.registry import NO_SERVER, find_all
 
 _LARGEST_PEM = 1 << 20
 _CHANGES_LISTED = 20
@@ -61,7 +61,7 @@ def plan_setup(settings: Settings, options: SetupOptions, now: datetime) -> Setu
         RefusedError: something lies at the place of a file of ours that setup did not write.
         PermissionMissingError: this user may not read what it takes.
     """
-    snapshot = take_snapshot(settings, now)
+    snapshot = take_snapshot(settings, now, targets=find_all(settings))
     installed = _installed(snapshot)
     if not installed:
         raise HostError(
@@ -155,7 +155,7 @@ def _serve_default_names(snapshot: Snapshot, options: SetupOptions) -> tuple[Sna
     ).encode()
     title = f"serve {summarize(names)} by name too: write {path}"
     items.append(change_file(title, path, None, content))
-    return take_snapshot(replace(settings, names=patterns), snapshot.now), items
+    return take_snapshot(replace(settings, names=patterns), snapshot.now, targets=snapshot.targets), items
 
 
 def _names_in(path: Path) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mailsni.errors import MailsniError
+from mailsni.errors import HostError, MailsniError
 from mailsni.host import files
 from mailsni.targets.dovecot.parser import (
     FILE_LIMIT,
@@ -125,8 +125,13 @@ def trial(main: Path, live: Path, staged: Path) -> str:
 
     Relative names become absolute. A pattern that takes the live include in is written out file by file, and so is a
     file that includes it in turn. Where nothing includes it, the last line does. The live include need not exist.
+
+    Raises:
+        HostError: the main file cannot be read.
     """
     configuration = read(main, without=live)
+    if main not in configuration.files:
+        raise HostError(configuration.unreadable[0].why, path=main)
     includes = {(one.file, one.line): one for one in configuration.includes}
     trial = _Trial(live, staged, includes, _carriers(configuration, live))
     lines = list(trial.lines(main, ()))

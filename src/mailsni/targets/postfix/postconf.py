@@ -284,13 +284,13 @@ class Installation:
         if done.returncode == 0:
             return done
         blamed = _BLAMED_LINE.search(done.stderr)
-        path = self.config_directory / file
+        path = Path(blamed[1]) if blamed else self.config_directory / file
         if os.geteuid() != 0 and "Permission denied" in done.stderr:
             raise PermissionMissingError(f"{path}: cannot be read by this user", path=path)
         raise ServerConfigurationError(
             f"{path}: postconf cannot read it: {fatal_line(done)}",
             hint="correct it, or set [postfix] enabled = false",
-            path=Path(blamed[1]) if blamed else path,
+            path=path,
             line=int(blamed[2]) if blamed else None,
         )
 
