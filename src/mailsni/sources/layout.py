@@ -14,31 +14,6 @@ from pathlib import Path
 from typing import Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """The files of one certificate, as absolute paths. None of them need be there."""
-
-    origin: str
-    key: str
-    chain: tuple[str, ...]
-    """The contents of those that are there make the chain; in any order, and the leaf may be in several."""
-    others: tuple[str, ...] = ()
-    """Files that belong to it and are not read."""
-    in_progress: tuple[str, ...] = ()
-    """Files that are there only while it is replaced."""
-    commit: str = ""
-    """The file that is written last; empty: there is none."""
-    authority: str = ""
-    """The file that holds the address of the authority which issued it; empty: there is none."""
-    staging: bool = False
-    """A staging authority issued it, as its place tells."""
-
-    @property
-    def directory(self) -> str:
-        """Where its key lies."""
-        return os.path.dirname(self.key)
-
-
 class Layout(Protocol):
     """Where a kind of store keeps what."""
 
@@ -99,18 +74,13 @@ class Files:
 
     def _place(self, directory: str, files: str, stem: str) -> Place:
         name = directory.rpartition("/")[2]
-
-        def at(pattern: str) -> str:
-            return f"{files}/{pattern.replace('*', stem).replace('{}', name)}"
-
         return Place(
-            origin=f"{directory}/{stem}" if stem not in ("", name) else directory,
-            key=at(self.key),
-            chain=tuple(map(at, self.chain)),
-            others=tuple(map(at, self.others)),
-            in_progress=tuple(map(at, self.in_progress)),
-            commit=at(self.commit) if self.commit else "",
-            authority=at(self.authority) if self.authority else "",
+            f"{directory}/{stem}" if stem not in ("", name) else directory,
+            f"{files}/{_filled(self.key, stem, name)}",
+            tuple([f"{files}/{_filled(pattern, stem, name)}" for pattern in self.chain]),
+            self,
+            name,
+            stem,
         )
 
     def _stems(self, directory: str) -> set[str]:
@@ -127,6 +97,55 @@ class Files:
                     before, _, after = pattern.partition("*")
                     stems.add(entry.name[len(before) : len(entry.name) - len(after)])
         return stems
+
+
+NO_FILES = Files("", ())
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The files of one certificate, as absolute paths. None of them need be there."""
+
+    origin: str
+    key: str
+    chain: tuple[str, ...]
+    """The contents of those that are there make the chain; in any order, and the leaf may be in several."""
+    files: Files = NO_FILES
+    """What else lies beside the key; a pattern for its names."""
+    name: str = ""
+    """Of the directory: what ``{}`` stands for."""
+    stem: str = ""
+    """What ``*`` stands for."""
+    staging: bool = False
+    """A staging authority issued it, as its place tells."""
+
+    @property
+    def directory(self) -> str:
+        """Where its key lies."""
+        return os.path.dirname(self.key)
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Files that belong to it and are not read."""
+        return tuple(map(self._at, self.files.others))
+
+    @property
+    def in_progress(self) -> tuple[str, ...]:
+        """Files that are there only while it is replaced."""
+        return tuple(map(self._at, self.files.in_progress))
+
+    @property
+    def commit(self) -> str:
+        """The file that is written last; empty: there is none."""
+        return self._at(self.files.commit) if self.files.commit else ""
+
+    @property
+    def authority(self) -> str:
+        """The file that holds the address of the authority which issued it; empty: there is none."""
+        return self._at(self.files.authority) if self.files.authority else ""
+
+    def _at(self, pattern: str) -> str:
+        return f"{self.directory}/{_filled(pattern, self.stem, self.name)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +167,10 @@ class FileLayout:
                 relative = place.origin[len(str(root)) + 1 :]
                 if not _fits(relative, self.ignored):
                     yield replace(place, staging=True) if _fits(relative, self.staging) else place
+
+
+def _filled(pattern: str, stem: str, name: str) -> str:
+    return pattern.replace("*", stem).replace("{}", name)
 
 
 def _fits(relative: str, patterns: tuple[str, ...]) -> bool:
