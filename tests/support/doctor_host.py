@@ -120,6 +120,7 @@ class DoctorHost:
         return {
             **{name: str(path) for name, path in paths.items()},
             **{name: f"{live}/{lineage}/privkey.pem {live}/{lineage}/fullchain.pem" for name, lineage in pairs.items()},
+            "EXTRA": f"{self.spare.live}/theirs/privkey.pem {self.spare.live}/theirs/fullchain.pem",
             **{service.upper(): str(port) for service, port in lab.postfix.endpoints.items()},
         }
 
@@ -182,6 +183,10 @@ def _spare_store(authority: Authority, root: Path) -> CertbotDirectory:
     long_ago, recently = (datetime.now(UTC) - timedelta(days=days) for days in (100, 9))
     of_one = ["mail.one.test", "imap.one.test"]
     store.add("extra.test", authority.issue(["mail.extra.test"]))
+    of_theirs = ["extra.test", "*.extra.test", "more.test", "further.test", "a.test", "www.old.test"]
+    store.add("theirs", authority.issue(of_theirs))
+    due = datetime.now(UTC) + timedelta(days=3, hours=1)
+    store.add("due", authority.issue(["extra.test"], not_before=due - timedelta(days=90), not_after=due))
     store.add("renewed", authority.issue(of_one))
     store.add("one.test-0001", authority.issue(of_one, not_before=recently))
     store.add("old.test", authority.issue(["www.old.test"], not_before=long_ago))

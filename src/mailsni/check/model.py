@@ -5,16 +5,11 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
+from mailsni.core.expiry import DAY, critical_days, warning_days
 from mailsni.core.text import ContractWord
-
-WARNING_DAYS, CRITICAL_DAYS = 14.0, 7.0
-"""Before the end of a certificate: by then its renewal has failed for weeks."""
-WARNING_SHARE, CRITICAL_SHARE = 1 / 4, 1 / 8
-"""Of a certificate's lifetime, where that is less: certbot renews when a third, or a half, of it is left."""
-DAY: Final = timedelta(days=1)
 
 
 class Level(enum.IntEnum):
@@ -153,9 +148,8 @@ class Thresholds:
 
     def expiry(self, name: str, not_before: datetime | None, not_after: datetime) -> Expiry:
         """The expiry of a certificate of a name; without ``not_before`` it counts as long-lived."""
-        lifetime = (not_after - not_before) / DAY if not_before is not None else float("inf")
-        critical = min(CRITICAL_DAYS, lifetime * CRITICAL_SHARE) if self.critical is None else self.critical
-        warning = min(WARNING_DAYS, lifetime * WARNING_SHARE) if self.warning is None else self.warning
+        critical = critical_days(not_before, not_after) if self.critical is None else self.critical
+        warning = warning_days(not_before, not_after) if self.warning is None else self.warning
         if self.critical is None:
             critical = min(critical, warning)
         return Expiry(name, not_after, max(warning, critical), critical)

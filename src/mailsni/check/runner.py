@@ -18,7 +18,6 @@ from mailsni.check.files import check_pinned_files
 from mailsni.check.gather import CheckContext, failure, gather, is_publishing, records
 from mailsni.check.model import (
     DAMAGE_CODES,
-    DAY,
     MISSING_CODES,
     CheckResult,
     Code,
@@ -35,6 +34,7 @@ from mailsni.check.records import check_expiry, check_pending, check_records, ch
 from mailsni.check.starters import check_starters
 from mailsni.check.startup import check_startup
 from mailsni.config.settings import Settings
+from mailsni.core.expiry import DAY
 from mailsni.core.model import Progress
 from mailsni.core.text import summarize_names
 from mailsni.errors import MailsniError

@@ -176,11 +176,9 @@ def lacks_public_issuer(pem: bytes) -> bool:
 
 
 def _description(pem: bytes) -> ChainDescription:
-    certificates = _certificates(pem)
-    first = certificates[0]
-    leaf = _leaf(first)
-    chain = _ordered_chain(first, certificates, leaf.names)
-    return ChainDescription(leaf, alone=len(chain) == 1 and not first.is_root)
+    first, *others = _certificates(pem)
+    has_issuer = any(parsed.subject == first.issuer and parsed.der != first.der for parsed in others)
+    return ChainDescription(_leaf(first), alone=not (first.is_root or has_issuer))
 
 
 def chain_order_problem(chain: Sequence[bytes]) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,11 +91,6 @@ class DovecotFacts:
 def place_of(place: Block | Setting) -> str:
     """``/path:LINE``."""
     return f"{place.file}:{place.line}"
-
-
-def sed_literal(text: str) -> str:
-    """Text that stands for itself in a ``s`` command of sed(1) without slashes."""
-    return re.sub(r"([*.\[\]^$&\\])", r"\\\1", text)
 
 
 def owner(blocks: Sequence[Block]) -> str:

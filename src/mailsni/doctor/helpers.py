@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -99,6 +100,11 @@ def quoted(*words: str | Path) -> str:
     return " ".join(shlex.quote(str(word)) for word in words)
 
 
+def sed_literal(text: str) -> str:
+    """Text that stands for itself in a ``s`` command of sed(1) without slashes."""
+    return re.sub(r"([*.\[\]^$&\\])", r"\\\1", text)
+
+
 def chmod(mode: str, paths: Sequence[Path], note: str | None = None) -> Fix:
     """The fix that changes the mode of files, however many there are."""
     more = len(paths) - FILES_IN_COMMAND
@@ -158,8 +164,10 @@ def incomplete_chain(where: str | Path, path: Path, leaf: Leaf, title: str = "")
         leaf: in the file.
         title: what the file is, with a space after it.
     """
-    if path.name == "cert.pem":
+    if path.name == "cert.pem" and path.with_name("fullchain.pem").exists():
         fix = Fix(edit=f"name {path.with_name('fullchain.pem')} instead of {path}")
+    elif path.parent.parent.name != "live":
+        fix = Fix(edit=f"append the issuer's certificate to {path}")
     else:
         renew = quoted("certbot", "renew", "--cert-name", path.parent.name, "--force-renewal")
         fix = Fix(renew, note="or append the issuer's certificate to the file")

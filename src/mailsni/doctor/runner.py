@@ -8,16 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from mailsni.config.settings import Settings
 from mailsni.core.model import Progress
 from mailsni.deploy import host_facts
-from mailsni.deploy.host_facts import Failure, Part
+from mailsni.deploy.host_facts import Failure, HostFacts, Part
 from mailsni.doctor import helpers
 from mailsni.doctor.checks import dovecot, hooks, postfix, postfix_maps, schedule, stores
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding, kinds
-from mailsni.errors import ConfigurationError, PermissionMissingError
+from mailsni.errors import ConfigurationError, PermissionMissingError, ServerConfigurationError
+from mailsni.targets.postfix.postconf import Configuration
 from mailsni.targets.registry import NO_SERVER
 
 SAME_CODE_LIMIT = 20
@@ -72,24 +74,39 @@ def examine(
         The findings, the worst first; no two of them alike.
     """
     host = host_facts.gather(settings, now, partial=True, progress=progress)
-    failures = list(host.failures)
-    configuration = None
-    if host.postfix is not None and host.postfix.installed:
-        read = host.postfix.installation.read
-        configuration = host_facts.attempt(failures, "postfix", settings.postfix.main_cf, read)
-    problems = [_unreadable(failure) for failure in failures]
+    problems = [_unreadable(failure, settings) for failure in host.failures]
     if not problems and not host.has_server:
         fix = Fix(edit="install one of them, or enable it in mailsni's configuration")
         problems.append(finding("no_server", NO_SERVER, "[postfix] enabled, [dovecot] enabled", fix))
+    configuration = _postfix_configuration(host, problems)
     return in_order([*problems, *helpers.run_each(checks, Facts(host, configuration, root))])
 
 
-def _unreadable(failure: Failure) -> Finding:
+def _postfix_configuration(host: HostFacts, problems: list[Finding]) -> Configuration | None:
+    """Postfix's configuration; None, and a problem more, where Postfix refuses it or it cannot be read."""
+    server = host.postfix
+    if server is None or not server.installed:
+        return None
+    refusal = helpers.attempt(problems, "whether Postfix would start", partial(postfix.refusal, server))
+    if refusal is not None:
+        problems.append(refusal)
+        return None
+    failures: list[Failure] = []
+    read = server.installation.read
+    configuration = host_facts.attempt(failures, "postfix", host.settings.postfix.main_cf, read)
+    problems += [_unreadable(failure, host.settings) for failure in failures]
+    return configuration
+
+
+def _unreadable(failure: Failure, settings: Settings) -> Finding:
     """The finding for a part of the host that could not be read."""
     code, about = _UNREADABLE[failure.part]
     failed = helpers.check_failed(about.format(place=failure.place), failure.error, failure.place)
     if isinstance(failure.error, PermissionMissingError | PermissionError):
         return failed
+    if isinstance(failure.error, ServerConfigurationError):
+        fix = postfix.ask_again(settings.postfix, failed.fix.edit or "")
+        failed = replace(failed, fix=fix)
     severity = Severity.WARNING if isinstance(failure.error, ConfigurationError) else kinds()[code].severity
     return replace(failed, code=code, severity=severity)
 

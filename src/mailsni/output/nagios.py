@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from mailsni.check.model import DAY, CheckResult, Code, Level
+from mailsni.check.model import CheckResult, Code, Level
+from mailsni.core.expiry import DAY
 from mailsni.core.text import counted, summarize_names
 
 TEXT_LIMIT = 700

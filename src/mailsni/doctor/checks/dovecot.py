@@ -14,9 +14,9 @@ from dataclasses import replace
 
 from mailsni.core.text import printable, printable_name, summarize, summarize_names
 from mailsni.doctor.checks.dovecot_files import archive_paths, certificates, key_modes, missing_files
-from mailsni.doctor.dovecot_facts import APPLY, DovecotFacts, disconnected, place_of, sed_literal
+from mailsni.doctor.dovecot_facts import APPLY, DovecotFacts, disconnected, place_of
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
-from mailsni.doctor.helpers import Checks, grouped, quoted, run_each
+from mailsni.doctor.helpers import Checks, grouped, quoted, run_each, sed_literal
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.targets.dovecot import doveconf, live_include, parser
 from mailsni.targets.dovecot.configuration import (
@@ -55,9 +55,14 @@ def findings(facts: Facts) -> Iterator[Finding]:
     if server is None:
         return
     source = parser.read(server.settings.config_file)
-    configuration = DovecotConfiguration(source, server.version)
-    checks = _CHECKS if source.files else _CHECKS_WITHOUT_FILES
-    yield from run_each(checks, DovecotFacts(server, configuration, facts.host.now))
+    dovecot = DovecotFacts(server, DovecotConfiguration(source, server.version), facts.host.now)
+    complaint = _complaint(dovecot)
+    if complaint is None:
+        yield from run_each(_CHECKS if source.files else _CHECKS_WITHOUT_FILES, dovecot)
+    elif doveconf.position_in(complaint) in dovecot.configuration.fatal_places():
+        yield from run_each(_FATAL_CHECKS, dovecot)
+    else:
+        yield _rejected(dovecot, complaint)
 
 
 def _unreadable(facts: DovecotFacts) -> Iterator[Finding]:
@@ -318,42 +323,42 @@ def _memory(facts: DovecotFacts) -> Iterator[Finding]:
 # ── Dovecot's own answer ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _startup(facts: DovecotFacts) -> Iterator[Finding]:
-    """Whether Dovecot would start; what the other checks report is not reported again."""
+def _complaint(facts: DovecotFacts) -> str | None:
+    """Why Dovecot would not start, in its own words; None when it would, or this user cannot tell."""
     if not facts.can_ask:
-        return
+        return None
     try:
         complaint = facts.dovecot.startup_problem()
     except PermissionMissingError:
-        return
+        return None
     except HostError as error:
         complaint = error.message
-    if complaint is None:
-        return
-    message = printable(complaint)
-    position = doveconf.position_in(message)
-    if position is not None and position in facts.configuration.fatal_places():
-        return
+    return printable(complaint) if complaint is not None else None
+
+
+def _rejected(facts: DovecotFacts, complaint: str) -> Finding:
     command = f"doveconf -c {quoted(facts.main)} -n -x > /dev/null && {facts.reload}"
     fix = Fix(command, edit="correct what Dovecot complains about")
+    position = doveconf.position_in(complaint)
     where = f"{position[0]}:{position[1]}" if position is not None else facts.main
-    yield finding("dovecot_configuration_rejected", f"Dovecot rejects its configuration: {message}", where, fix)
+    return finding("dovecot_configuration_rejected", f"Dovecot rejects its configuration: {complaint}", where, fix)
 
 
-_CHECKS_WITHOUT_FILES: Checks[DovecotFacts] = (
-    ("what of Dovecot's configuration can be read", _unreadable),
-    ("whether Dovecot would start", _startup),
-)
-_CHECKS: Checks[DovecotFacts] = (
-    *_CHECKS_WITHOUT_FILES,
-    ("whether Dovecot offers TLS", _tls_off),
-    ("Dovecot's default certificate", _default_certificate),
+_CHECKS_WITHOUT_FILES: Checks[DovecotFacts] = (("what of Dovecot's configuration can be read", _unreadable),)
+_FATAL_CHECKS: Checks[DovecotFacts] = (
     ("settings of the other release of Dovecot", _other_release),
     ("local_name blocks of several names", _several_names),
-    ("paths without <", _missing_marks),
     ("paths with <", _superfluous_marks),
     ("local_name in protocol", _names_in_protocols),
     ("the files that Dovecot's configuration names", missing_files),
+)
+"""What keeps Dovecot from starting: where it refuses its configuration, nothing else that was read there is told."""
+_CHECKS: Checks[DovecotFacts] = (
+    *_CHECKS_WITHOUT_FILES,
+    *_FATAL_CHECKS,
+    ("whether Dovecot offers TLS", _tls_off),
+    ("Dovecot's default certificate", _default_certificate),
+    ("paths without <", _missing_marks),
     ("the certificates that Dovecot's configuration names", certificates),
     ("the modes of the keys that Dovecot's configuration names", key_modes),
     ("paths into certbot's archive", archive_paths),

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mailsni.core.model import Certificate, Reason
-from mailsni.core.names import covered_by
 from mailsni.core.text import printable_name, summarize, summarize_names
-from mailsni.core.x509 import InvalidPair, validate_pair
-from mailsni.doctor.dovecot_facts import APPLY, DovecotFacts, disconnected, owner, place_of, sed_literal
+from mailsni.doctor.dovecot_facts import APPLY, DovecotFacts, disconnected, owner, place_of
 from mailsni.doctor.finding import Finding, Fix, finding
-from mailsni.doctor.helpers import PEM_LIMIT, chain_severity, grouped, lonely_leaf, quoted
+from mailsni.doctor.helpers import PEM_LIMIT, grouped, quoted
+from mailsni.doctor.pairs import ARCHIVED, Fault, PairFault, judge, live_path, live_script, renewal
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files, permissions
 from mailsni.targets.dovecot.configuration import BlockPair, file_problem, full_key
 from mailsni.targets.dovecot.parser import Setting
 from mailsni.targets.dovecot.precedence import can_match
 
-_ARCHIVE = re.compile(
-    r"(?P<root>/.+)/archive/(?P<lineage>[A-Za-z0-9._@+-]+)/(?P<kind>cert|privkey|chain|fullchain)\d+\.pem"
-)
-_FIRST_CERTIFICATE = re.compile(rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----([^-]*)-----END ")
-_SERVED_ALL_THE_SAME = frozenset({Reason.BAD_NAME, Reason.UNSUPPORTED_KEY})
-"""Reasons for which this program skips a certificate that Dovecot may serve."""
+_CODES = {
+    Fault.EXPIRED: "dovecot_certificate_expired",
+    Fault.NOT_YET_VALID: "dovecot_certificate_not_yet_valid",
+    Fault.EXPIRES: "dovecot_certificate_expires",
+    Fault.LEAF_ALONE: "dovecot_chain_incomplete",
+    Fault.OTHER_NAMES: "dovecot_certificate_name_mismatch",
+}
+"""The code for each fault of a pair that Dovecot can load."""
+_OF_STORES = (Fault.LEAF_ALONE, Fault.EXPIRES)
 
 
 def missing_files(facts: DovecotFacts) -> Iterator[Finding]:
@@ -72,59 +72,36 @@ def _read(path: Path) -> bytes:
 def _check_pair(
     facts: DovecotFacts, pair: BlockPair, chain: Path, chain_pem: bytes, key_pem: bytes
 ) -> Iterator[Finding]:
-    outcome = validate_pair(str(pair.certificate.file), chain_pem, key_pem)
-    if isinstance(outcome, InvalidPair):
-        encrypted = outcome.reason is Reason.ENCRYPTED_KEY and _has_password(facts)
-        if outcome.reason not in _SERVED_ALL_THE_SAME and not encrypted:
-            yield _unusable(facts, pair, outcome.detail)
-        return
-    # Dovecot takes the first certificate of the file, whichever it is; a valid pair begins with the key's.
-    if _first(chain_pem) != _first(outcome.pem):
-        yield _unusable(facts, pair, "the certificate of the key is not the first in its file")
-        return
-    yield from _check_dates(facts, pair, chain, outcome.certificate)
-    yield from _check_chain(facts, pair, chain, chain_pem)
-    yield from _check_names(facts, pair, outcome.certificate)
+    asked = _names_of(pair)
+    for fault in judge(chain_pem, key_pem, asked, facts.now, password=_has_password(facts)):
+        # The chains and the dates of what the stores have, which our own include names, are other checks'.
+        if fault.fault in _OF_STORES and facts.is_ours(pair.certificate):
+            continue
+        if fault.fault is Fault.UNUSABLE:
+            yield _unusable(facts, pair, fault.text)
+            continue
+        what = f"{_owner(pair)}: {fault.text}: {chain}"
+        fix = _fix(facts, pair, chain, fault, every_name=len(fault.names) == len(asked))
+        yield finding(_CODES[fault.fault], what, place_of(pair.own), fix, severity=fault.severity)
 
 
-def _check_dates(facts: DovecotFacts, pair: BlockPair, chain: Path, certificate: Certificate) -> Iterator[Finding]:
-    if certificate.not_after <= facts.now:
-        code, when = "dovecot_certificate_expired", f"expired on {certificate.not_after:%Y-%m-%d}"
-    elif not certificate.valid_at(facts.now):
-        code, when = "dovecot_certificate_not_yet_valid", "is not valid yet"
-    else:
-        return
-    what = f"{_owner(pair)}: the certificate in {chain} {when}"
-    yield finding(code, what, place_of(pair.own), _replacement(facts, pair))
-
-
-def _check_chain(facts: DovecotFacts, pair: BlockPair, chain: Path, chain_pem: bytes) -> Iterator[Finding]:
-    leaf = lonely_leaf(chain_pem)
-    # The chains of the stores, which our own include names, are a check of the stores.
-    if leaf is None or facts.is_ours(pair.certificate):
-        return
-    if chain.name == "cert.pem" and os.access(chain.with_name("fullchain.pem"), os.F_OK):
-        fix = facts.sed(pair.certificate.file, f"{pair.certificate.line}s/cert\\.pem/fullchain.pem/")
-    else:
-        fix = facts.by_hand("name the file with the whole chain (certbot: fullchain.pem)")
-    what = f"{_owner(pair)}: {chain} has the leaf alone, without its intermediates"
-    yield finding("dovecot_chain_incomplete", what, place_of(pair.own), fix, severity=chain_severity(leaf))
-
-
-def _check_names(facts: DovecotFacts, pair: BlockPair, certificate: Certificate) -> Iterator[Finding]:
+def _names_of(pair: BlockPair) -> list[str]:
     blocks = (name for kind, name in pair.scope if kind == "local_name")
-    names = [name for block in blocks for name in block.lower().split() if can_match(name)]
-    wrong = [name for name in names if not covered_by(name, certificate.names)]
-    if wrong and certificate.names:
-        by_hand = facts.by_hand(f"remove {summarize_names(wrong)} from the names of the block")
-        fix = _replacement(facts, pair) if len(wrong) == len(names) else by_hand
-        what = f"the certificate for {summarize_names(wrong)} is for {summarize_names(certificate.names)}"
-        yield finding("dovecot_certificate_name_mismatch", what, place_of(pair.own), fix)
+    return [name for block in blocks for name in block.lower().split() if can_match(name)]
 
 
-def _first(pem: bytes) -> bytes:
-    match = _FIRST_CERTIFICATE.search(pem)
-    return b"".join(match[1].split()) if match is not None else b""
+def _fix(facts: DovecotFacts, pair: BlockPair, chain: Path, fault: PairFault, *, every_name: bool) -> Fix:
+    """How to mend what is wrong with a pair that Dovecot can load."""
+    match fault.fault:
+        case Fault.LEAF_ALONE:
+            if chain.name == "cert.pem" and os.access(chain.with_name("fullchain.pem"), os.F_OK):
+                return facts.sed(pair.certificate.file, f"{pair.certificate.line}s/cert\\.pem/fullchain.pem/")
+            return facts.by_hand("name the file with the whole chain (certbot: fullchain.pem)")
+        case Fault.EXPIRES:
+            return facts.by_hand(renewal(chain))
+        case Fault.OTHER_NAMES if not every_name:
+            return facts.by_hand(f"remove {summarize_names(fault.names)} from the names of the block")
+    return _replacement(facts, pair)
 
 
 def _has_password(facts: DovecotFacts) -> bool:
@@ -176,14 +153,13 @@ def archive_paths(facts: DovecotFacts) -> Iterator[Finding]:
     archived = [
         (setting, match)
         for setting, path in named
-        if path is not None and (match := _ARCHIVE.fullmatch(str(path))) is not None and file_problem(path) is None
+        if path is not None and (match := ARCHIVED.fullmatch(str(path))) is not None and file_problem(path) is None
     ]
     for group in grouped(archived, lambda each: (each[0].file, each[0].blocks[-1:])):
         first = group[0][0]
-        script = "; ".join(
-            f"{setting.line}s|/archive/{sed_literal(match['lineage'])}/{match['kind']}[0-9]*|"
-            f"/live/{match['lineage']}/{match['kind']}|"
-            for setting, match in group
-        )
+        script = "; ".join(f"{setting.line}{live_script(match)}" for setting, match in group)
+        exists = all(live_path(match).exists() for _, match in group)
+        by_hand = facts.by_hand("name the files of live/ in place of those of archive/")
         what = f"{owner(first.blocks)}: {printable_name(first.value)} is a file of certbot's archive"
-        yield finding("dovecot_archive_path", what, place_of(first), facts.sed(first.file, script))
+        fix = facts.sed(first.file, script) if exists else by_hand
+        yield finding("dovecot_archive_path", what, place_of(first), fix)

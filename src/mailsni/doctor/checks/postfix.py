@@ -9,17 +9,20 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
+from mailsni.config.settings import PostfixSettings
 from mailsni.core.names import is_wildcard
 from mailsni.core.text import printable_name, summarize
-from mailsni.core.x509 import InvalidPair, describe, leaf_names
+from mailsni.core.x509 import ChainDescription, chain_digests, describe, leaf_names
 from mailsni.deploy.host_facts import HostFacts
 from mailsni.doctor.checks import postfix_maps
-from mailsni.doctor.checks.postfix_maps import LIVE, TableFacts, command, then_reload
+from mailsni.doctor.checks.postfix_maps import LIVE, TableFacts, archive_finding, command, then_reload
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
 from mailsni.doctor.helpers import PEM_LIMIT, Checks, incomplete_chain, lonely_leaf, quoted, run_each
+from mailsni.doctor.pairs import Fault, judge, renewal
 from mailsni.errors import PermissionMissingError
 from mailsni.host import files
 from mailsni.targets.postfix import map_source
+from mailsni.targets.postfix.authorities import authorities
 from mailsni.targets.postfix.map_source import Mistake
 from mailsni.targets.postfix.map_types import parse_tables
 from mailsni.targets.postfix.postconf import (
@@ -30,8 +33,17 @@ from mailsni.targets.postfix.postconf import (
     Configuration,
     Service,
 )
+from mailsni.targets.postfix.target import Postfix
 
 _CHAIN_FILES = DEFAULT_CERTIFICATES[0]
+_NAME_A_PAIR = "let {parameter} name a key without a password, its certificate and the intermediates"
+_FAULTS = {
+    Fault.UNUSABLE: ("default_certificate_unreadable", _NAME_A_PAIR),
+    Fault.EXPIRED: ("default_certificate_expired", "{renewal}"),
+    Fault.NOT_YET_VALID: ("default_certificate_not_yet_valid", _NAME_A_PAIR),
+    Fault.EXPIRES: ("default_certificate_expires", "{renewal}"),
+}
+"""The code for each fault of a default certificate, and what to edit."""
 _LOOPBACK = re.compile(r"(?:\[?127\.[\d.]+\]?|\[?::1\]?|localhost):")
 _SNI = re.compile(r"sni|tls_server|chain_file")
 _KNOWN = (SNI_MAPS, *DEFAULT_CERTIFICATES, *DEFAULT_KEYS, SECURITY_LEVEL)
@@ -74,6 +86,8 @@ class DefaultCertificate:
     files: tuple[Path, ...]
     where: str
     """The line that names them."""
+    service: Service | None = None
+    """That has it for itself."""
 
 
 def findings(facts: Facts) -> Iterator[Finding]:
@@ -90,17 +104,26 @@ def findings(facts: Facts) -> Iterator[Finding]:
     yield from run_each(_CHECKS, PostfixFacts(facts.host, configuration, tuple(tables)))
 
 
-def _check_startup(facts: PostfixFacts) -> Iterator[Finding]:
-    """Whether Postfix would start: what its tools refuse to read is a finding before any check."""
-    server = facts.host.postfix
+def refusal(postfix: Postfix) -> Finding | None:
+    """Why Postfix would not start; what is read of such a configuration all the same may not be what Postfix reads."""
     try:
-        why = server.startup_problem() if server is not None else None
+        why = postfix.startup_problem()
     except PermissionMissingError:
-        return
-    if why is not None:
-        fix = Fix(edit="correct what the message says")
-        what = f"Postfix would not start with its configuration: {why}"
-        yield finding("postfix_configuration_rejected", what, facts.configuration.directory, fix)
+        return None
+    if why is None:
+        return None
+    what = f"Postfix would not start with its configuration: {why}"
+    fix = ask_again(postfix.settings, "correct what the message says")
+    return finding("postfix_configuration_rejected", what, postfix.settings.config_directory, fix)
+
+
+def ask_again(settings: PostfixSettings, edit: str) -> Fix:
+    """Corrects what Postfix refuses: its own program says whether it reads main.cf and master.cf then."""
+    directory = settings.config_directory
+    own = () if directory == PostfixSettings().config_directory else ("-c", directory)
+    command = " && ".join(f"{quoted('postconf', *own, option)} > /dev/null" for option in ("-n", "-M"))
+    note = "reload Postfix when `mailsni doctor` finds this no more: before, a reload may end it"
+    return Fix(command, edit=edit, note=note)
 
 
 # ── TLS, and the default certificate ─────────────────────────────────────────────────────────────────────────────────
@@ -165,51 +188,56 @@ def _check_services(facts: PostfixFacts) -> Iterator[Finding]:
             fix = Fix(remove, note="only needed to have one default certificate everywhere")
             yield finding("service_certificate", what, where, fix)
             title = f"the default certificate of {service.title}"
-            yield from _check_certificate(facts, DefaultCertificate(title, parameter, paths, where))
+            yield from _check_certificate(facts, DefaultCertificate(title, parameter, paths, where, service))
 
 
 def _check_certificate(facts: PostfixFacts, certificate: DefaultCertificate) -> Iterator[Finding]:
+    configuration, title, where = facts.configuration, certificate.title, certificate.where
     chained = certificate.parameter == _CHAIN_FILES
     mistake = map_source.file_mistake(certificate.files, map_source.read_labels(certificate.files)) if chained else None
     if mistake in (Mistake.CERTIFICATE_FIRST, Mistake.KEY_MISSING):
-        what = f"{certificate.title} {mistake.value} ({_CHAIN_FILES})"
-        fix = _set_default(facts.configuration, "name the key first")
-        yield finding("default_key_not_first", what, certificate.where, fix)
-    key = "" if chained else DEFAULT_KEYS[DEFAULT_CERTIFICATES.index(certificate.parameter) - 1]
-    key_file = Path(facts.configuration.value(key)) if key else certificate.files[0]
-    contents = {path: files.read_untrusted(path, PEM_LIMIT) for path in certificate.files}
-    missing = [path for path, content in contents.items() if content is None]
-    if key_file.is_absolute() and not key_file.exists():
-        missing.append(key_file)
-    if missing:
-        what = f"{certificate.title} does not exist: {missing[0]}"
+        what = f"{title} {mistake.value} ({_CHAIN_FILES})"
+        yield finding("default_key_not_first", what, where, _set_default(configuration, "name the key first"))
+        return
+    key = None if chained else configuration.key_file(certificate.parameter, certificate.service)
+    read = {path: files.read_untrusted(path, PEM_LIMIT) for path in (*certificate.files, *filter(None, [key]))}
+    contents = {path: content for path, content in read.items() if content is not None}
+    if missing := [path for path in read if path not in contents]:
+        what = f"{title} does not exist: {missing[0]}"
         edit = f"let {certificate.parameter} name files that exist"
         fix = Fix(edit=edit, note="to get a certificate: certbot certonly -d NAME")
         # Measured: with smtpd_tls_chain_files names are served all the same, with the others nothing is.
         why = "clients that send no name, or one without an entry, are cut off" if chained else None
-        yield finding("default_certificate_unreadable", what, certificate.where, fix, why=why)
-    certificates = {path: text for path, text in contents.items() if text and b"-----BEGIN CERTIFICATE" in text}
-    # smtpd_tls_chain_files may have the intermediates in a file of their own, after the leaf's.
-    is_whole = lonely_leaf(b"\n".join(certificates.values())) is None
-    for path, content in certificates.items():
-        yield from _check_leaf(facts, certificate, path, content)
-        if not is_whole and (leaf := lonely_leaf(content)) is not None:
-            yield incomplete_chain(certificate.where, path, leaf, f"{certificate.title} ")
+        yield finding("default_certificate_unreadable", what, where, fix, why=why)
+        return
+    then = command(configuration, "postfix", "reload")
+    main_cf = configuration.main_cf if certificate.service is None else None
+    yield from archive_finding(contents, title, where, main_cf, then)
+    chain = b"\n".join(contents[path] for path in certificate.files)
+    pairs = map_source.stored_pairs(chain) if chained else []
+    for pair in pairs or [chain]:
+        leaf = chain_digests(pair)[:1]
+        holders = [path for path in certificate.files if leaf == chain_digests(contents[path])[:1]]
+        file = next(iter(holders), certificate.files[-1])
+        yield from _check_pair(facts, certificate, pair, contents[key] if key is not None else pair, file)
 
 
-def _check_leaf(facts: PostfixFacts, certificate: DefaultCertificate, path: Path, content: bytes) -> Iterator[Finding]:
-    described, title, where = describe(content), certificate.title, certificate.where
-    if isinstance(described, InvalidPair):
-        parts = f"let {certificate.parameter} name a key, its certificate and the intermediates ({where})"
-        what = f"{title} cannot be used: {described.detail}"
-        yield finding("default_certificate_unreadable", what, path, Fix(edit=parts))
-    elif described.leaf.not_after <= facts.host.now:
-        what = f"{title} expired on {described.leaf.not_after:%Y-%m-%d}: {path}"
-        fix = Fix(then_reload(facts.configuration, "certbot renew"))
-        yield finding("default_certificate_expired", what, where, fix)
-    elif described.leaf.self_signed:
-        fix = _set_default(facts.configuration, "in main.cf")
-        yield finding("default_certificate_self_signed", f"{title} is self-signed: {path}", where, fix)
+def _check_pair(
+    facts: PostfixFacts, certificate: DefaultCertificate, chain: bytes, key: bytes, file: Path
+) -> Iterator[Finding]:
+    configuration, title, where = facts.configuration, certificate.title, certificate.where
+    faults = list(judge(chain, key, (), facts.host.now, issuers=authorities(configuration, certificate.service)))
+    for fault in faults:
+        if fault.fault is Fault.LEAF_ALONE and (leaf := lonely_leaf(chain)) is not None:
+            yield incomplete_chain(where, file, leaf, f"{title} ")
+        elif fault.fault in _FAULTS:
+            edit = _FAULTS[fault.fault][1].format(parameter=certificate.parameter, renewal=renewal(file))
+            fix = Fix(command(configuration, "postfix", "reload"), edit=edit)
+            yield finding(_FAULTS[fault.fault][0], f"{title}: {fault.text}: {file}", where, fix)
+    described = describe(chain)
+    if not faults and isinstance(described, ChainDescription) and described.leaf.self_signed:
+        fix = _set_default(configuration, "in main.cf")
+        yield finding("default_certificate_self_signed", f"{title} is self-signed: {file}", where, fix)
 
 
 # ── parameters ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -310,7 +338,6 @@ def _keys_for(name: str) -> Iterator[str]:
 
 
 _CHECKS: Checks[PostfixFacts] = (
-    ("whether Postfix would start", _check_startup),
     ("whether Postfix offers TLS", _check_tls),
     ("Postfix's default certificate", _check_default),
     ("the default certificates of services", _check_services),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -19,17 +19,21 @@ from mailsni.deploy.host_facts import HostFacts
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
 from mailsni.doctor.helpers import (
     KEYS_EXPOSED,
+    PEM_LIMIT,
     Checks,
     attempt,
     chmod,
+    grouped,
     quoted,
     run_each,
     world_readable,
     writable_by_others,
 )
+from mailsni.doctor.pairs import ARCHIVED, Fault, PairFault, judge, live_path, live_script
 from mailsni.errors import HostError
 from mailsni.host import files, permissions, trust
 from mailsni.targets.postfix import map_read, map_source
+from mailsni.targets.postfix.authorities import authorities
 from mailsni.targets.postfix.map_source import Mistake, PemLabels, SourceLine
 from mailsni.targets.postfix.map_types import PostfixMap, TableReference, map_files
 from mailsni.targets.postfix.postconf import SNI_MAPS, Configuration, Installation, redirects_berkeley_db
@@ -45,6 +49,9 @@ _LEFTOVERS = {
     "sni_cert_map": "scripts for docker-mailserver write it",
 }
 """Sources of tables (measured, or read in the code of those programs)."""
+_READ_AT_START = ("texthash", "inline")
+"""Types of tables that are not compiled: Postfix reads the files that their entries name."""
+_TABLE_UNUSABLE = "smtpd cannot use the table at all: every client that sends a name (SNI) is cut off"
 _MAKEABLE = ("lmdb", "cdb", "hash", "btree")
 _SLACK = 2.0
 """Seconds between a table and what it was made of that say nothing: file systems and copies round times."""
@@ -53,9 +60,27 @@ _MISTAKES = {
     Mistake.KEY_MISSING: ("map_key_missing", "name the key, before the certificate: {right}"),
     Mistake.NO_CONTENT: ("map_without_keys", None),
     Mistake.EMPTY: ("map_empty_value", "name files with a key and a certificate in them"),
-    Mistake.EXPIRED: ("map_expired", "renew the certificate (certbot renew)"),
 }
 """The code for each mistake of an entry, and what to edit; ``{right}`` is the line as it should be."""
+_FAULTS = {
+    Fault.UNUSABLE: ("map_certificate_unusable", "name a certificate and its own key, which has no password"),
+    Fault.EXPIRED: ("map_expired", "renew the certificate (certbot renew)"),
+    Fault.NOT_YET_VALID: ("map_certificate_not_yet_valid", "name a certificate that is valid"),
+    Fault.EXPIRES: ("map_certificate_expires", "renew the certificate (certbot renew)"),
+    Fault.LEAF_ALONE: ("map_chain_incomplete", "name the file with the whole chain (certbot: fullchain.pem)"),
+    Fault.OTHER_NAMES: ("map_certificate_name_mismatch", "name the certificate of that name, or remove the line"),
+}
+"""The code for each fault of a key and its chain, and what to edit."""
+_FindFaults = Callable[[str, bytes], tuple[PairFault, ...]]
+"""Judges what Postfix takes for a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """What is wrong with what Postfix takes for a key."""
+
+    mistake: Mistake | None
+    faults: tuple[PairFault, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +99,8 @@ class TableFacts:
     """Empty when mailsni rendered it just so: then there is nothing to check in it."""
     labels: Mapping[Path, PemLabels | str] = field(default_factory=dict)
     """Of the files that the source names."""
-    stored: Mapping[str, Mistake | None] = field(default_factory=dict)
-    """What is wrong with the value of each key."""
+    stored: Mapping[str, StoredEntry] = field(default_factory=dict)
+    """What Postfix takes for each key: what is compiled, or what the files hold that it reads itself."""
     open_error: str | None = None
     """Why Postfix cannot use the file."""
 
@@ -89,7 +114,7 @@ class TableFacts:
         """The command that compiles it again and makes Postfix read it."""
         if self.own:
             return "mailsni apply --force"
-        if self.reference.map_type == "texthash":
+        if self.reference.map_type in _READ_AT_START:
             return command(self.configuration, "postfix", "reload")
         return then_reload(self.configuration, command(self.configuration, "postmap", "-F", str(self.reference.map)))
 
@@ -98,8 +123,8 @@ class TableFacts:
         return next((self.place(line.number) for line in self.source if line.key == key), otherwise)
 
     def place(self, number: int) -> str:
-        """A line of its source."""
-        return f"{self.reference.source}:{number}"
+        """A line of its source; where it is named, when it has none."""
+        return f"{self.reference.source}:{number}" if number else self.where
 
 
 def command(configuration: Configuration, program: str, *words: str | Path) -> str:
@@ -123,16 +148,19 @@ def read_table(
     """Read a table, its source and the files that it names; also gives a finding for each that cannot be read."""
     problems: list[Finding] = []
     own = reference.source == host.settings.postfix.map
+    about, read_source = f"the source of the table {reference.written}", partial(_read_source, reference, host, own=own)
+    lines, labels = attempt(problems, about, read_source) or ((), None)
+    facts = TableFacts(reference, where, configuration, own, None, () if labels is None else lines, labels or {})
+    find_faults = partial(_faults, now=host.now, issuers=authorities(configuration), own=own)
+    if reference.map_type in _READ_AT_START:
+        facts = replace(facts, stored=_read_named(facts, find_faults))
     table = reference.map
     if table is None:
-        return TableFacts(reference, where, configuration, own), problems
-    about, read_source = f"the source of the table {reference.written}", partial(_read_source, table, host, own=own)
-    lines, labels = attempt(problems, about, read_source) or ((), None)
-    file = table.existing_file(redirected=redirects_berkeley_db(configuration.values))
-    facts = TableFacts(reference, where, configuration, own, file, () if labels is None else lines, labels or {})
-    if file is not None and table.map_type != "texthash" and table.map_type in configuration.types:
+        return facts, problems
+    facts = replace(facts, file=table.existing_file(redirected=redirects_berkeley_db(configuration.values)))
+    if facts.file is not None and table.map_type != "texthash" and table.map_type in configuration.types:
         installation = Installation(configuration.directory)
-        read_stored = partial(_read_stored, table, file, lines, installation, host.now)
+        read_stored = partial(_read_stored, table, facts.file, lines, installation, find_faults)
         about = f"the content of the table {reference.written}"
         if (content := attempt(problems, about, read_stored)) is not None:
             facts = replace(facts, stored=content[0], open_error=content[1])
@@ -140,33 +168,58 @@ def read_table(
 
 
 def _read_source(
-    table: PostfixMap, host: HostFacts, *, own: bool
+    reference: TableReference, host: HostFacts, *, own: bool
 ) -> tuple[tuple[SourceLine, ...], Mapping[Path, PemLabels | str] | None]:
     """The entries, and the labels of the files that they name: None when mailsni rendered the source just so."""
-    lines = tuple(map_source.source_lines(files.read_text(table.source) or ""))
+    if reference.map is not None:
+        lines = tuple(map_source.source_lines(files.read_text(reference.map.source) or ""))
+    else:
+        lines = tuple(map_source.inline_lines(reference.written)) if reference.map_type == "inline" else ()
     rendered = host.snapshot.texts.get("postfix") if own and host.snapshot is not None else None
-    if rendered is not None and files.read_private(table.source) == rendered:
+    if rendered is not None and reference.source is not None and files.read_private(reference.source) == rendered:
         return lines, None
     return lines, map_source.read_labels(path for line in lines for path in line.files)
 
 
+def _read_named(table: TableFacts, find_faults: _FindFaults) -> dict[str, StoredEntry]:
+    """The entries of a table for which Postfix reads the named files itself, as far as they are of the right form."""
+    stored = {}
+    for line in table.source:
+        unusable = map_source.file_problem(line, table.labels) or map_source.file_mistake(line.files, table.labels)
+        if unusable is None:
+            content = b"\n".join(files.read_untrusted(path, PEM_LIMIT) or b"" for path in line.files)
+            stored[line.key] = StoredEntry(None, find_faults(line.key, content))
+    return stored
+
+
 def _read_stored(
-    table: PostfixMap, file: Path, source: Sequence[SourceLine], postfix: Installation, now: datetime
-) -> tuple[dict[str, Mistake | None], str | None]:
-    """What is wrong with each stored value, and why Postfix cannot use the file at all."""
+    table: PostfixMap, file: Path, source: Sequence[SourceLine], postfix: Installation, find_faults: _FindFaults
+) -> tuple[dict[str, StoredEntry], str | None]:
+    """What is stored for each key, and why Postfix cannot use the file at all."""
     if not os.access(file, os.R_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
-    stored: dict[str, Mistake | None] = {}
+    stored: dict[str, StoredEntry] = {}
     problem = map_read.open_error(postfix, table)
     if problem is not None:
         return stored, problem
     keys = [line.key.encode("utf-8", "surrogateescape") for line in source]
     try:
-        for key, value in map_read.records(postfix, table, file, keys):
-            stored[key.decode("ascii", "replace").lower()] = map_source.stored_mistake(value.strip(), now)
+        for raw_key, value in map_read.records(postfix, table, file, keys):
+            key, content = raw_key.decode("ascii", "replace").lower(), value.strip()
+            mistake = map_source.stored_mistake(content)
+            faults = find_faults(key, map_read.decoded(content)) if mistake is None else ()
+            stored[key] = StoredEntry(mistake, faults)
     except HostError as error:
         return {}, error.message
     return stored, None
+
+
+def _faults(key: str, content: bytes, *, now: datetime, issuers: bytes, own: bool) -> tuple[PairFault, ...]:
+    """What is wrong with the pairs of an entry. Of mailsni's own map other checks tell all but that they expired."""
+    names = [f"*{key}" if key.startswith(".") else key]
+    pairs = map_source.stored_pairs(content)
+    faults = [fault for pair in pairs for fault in judge(pair, pair, names, now, issuers=issuers)]
+    return tuple(fault for fault in faults if fault.fault is Fault.EXPIRED or not own)
 
 
 # ── checks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -238,12 +291,14 @@ def _check_wildcards(table: TableFacts) -> Iterator[Finding]:
 
 
 def _check_duplicates(table: TableFacts) -> Iterator[Finding]:
+    if table.reference.map is None:
+        return
     first = {line.key: line for line in reversed(table.source)}
     repeated = [line for line in table.source if first[line.key] != line]
     if repeated:
         texthash = table.reference.map_type == "texthash"
         severity = Severity.ERROR if texthash else None
-        why = "smtpd cannot use the table at all: every client that sends a name (SNI) is cut off" if texthash else None
+        why = _TABLE_UNUSABLE if texthash else None
         what, place = f"{_keys(repeated)}: in the source more than once", table.place(repeated[0].number)
         fix = Fix(table.rebuild, edit="remove the line")
         yield finding("map_duplicate_key", what, place, fix, severity=severity, why=why)
@@ -256,10 +311,12 @@ def _check_named_files(table: TableFacts) -> Iterator[Finding]:
         gone = {path for path, labels in table.labels.items() if labels == map_source.NO_SUCH_FILE}
         missing = [(line, why) for line, why in missing if gone.intersection(line.files)]
     if missing:
-        line, why = missing[0]
-        what = f"{_keys([line for line, _ in missing])}: {why}"
+        line, problem = missing[0]
+        what = f"{_keys([line for line, _ in missing])}: {problem}"
         fix = Fix(table.rebuild, edit="name files that exist, or remove the line")
-        yield finding("map_file_missing", what, table.place(line.number), fix)
+        inline = table.reference.map is None
+        severity, why = (Severity.ERROR, _TABLE_UNUSABLE) if inline else (None, None)
+        yield finding("map_file_missing", what, table.place(line.number), fix, severity=severity, why=why)
 
 
 def _check_source_content(table: TableFacts) -> Iterator[Finding]:
@@ -291,7 +348,7 @@ def _made_instead(table: TableFacts) -> TableReference | None:
 
 def _check_stored_content(table: TableFacts) -> Iterator[Finding]:
     for mistake in Mistake:
-        keys = sorted(key for key, problem in table.stored.items() if problem is mistake)
+        keys = sorted(key for key, entry in table.stored.items() if entry.mistake is mistake)
         if keys and mistake is Mistake.NO_CONTENT:
             yield replace(_mistaken(table, mistake, keys, str(table.file)), code="map_compiled_without_f")
         elif keys:
@@ -305,6 +362,44 @@ def _mistaken(table: TableFacts, mistake: Mistake, keys: Sequence[str], where: s
     note = "-F stores what the files hold" if mistake is Mistake.NO_CONTENT else None
     what = f"{summarize_names(keys)}: the entry {mistake.value}"
     return finding(code, what, where, Fix(table.rebuild, edit=edit, note=note))
+
+
+def _check_pairs(table: TableFacts) -> Iterator[Finding]:
+    faults = [(fault, key) for key, entry in sorted(table.stored.items()) for fault in entry.faults]
+    for same in grouped(faults, lambda each: (each[0].fault, each[0].text)):
+        fault, first = same[0]
+        code, edit = _FAULTS[fault.fault]
+        keys = dict.fromkeys(key for _, key in same)
+        place = table.place_of(first, str(table.file or table.where))
+        fix = Fix(table.rebuild, edit=edit)
+        yield finding(code, f"{summarize_names(keys)}: {fault.text}", place, fix, severity=fault.severity)
+
+
+def _check_archive(table: TableFacts) -> Iterator[Finding]:
+    for line in table.source:
+        yield from archive_finding(
+            line.files, line.key, table.place(line.number), table.reference.source, table.rebuild
+        )
+
+
+def archive_finding(paths: Iterable[Path], title: str, where: str, file: Path | None, then: str) -> Iterator[Finding]:
+    """The finding that something names files of certbot's archive.
+
+    Args:
+        paths: what it names.
+        title: what it is.
+        where: the line that names them.
+        file: the one to change by command; None where a person must.
+        then: the command after that.
+    """
+    archived = [match for path in paths if (match := ARCHIVED.fullmatch(str(path)))]
+    if archived:
+        edit = "name the files of live/ in place of those of archive/"
+        script = "; ".join(dict.fromkeys(f"{live_script(match)}g" for match in archived))
+        by_command = file is not None and all(live_path(match).exists() for match in archived)
+        fix = Fix(f"{quoted('sed', '-i', script, str(file))} && {then}") if by_command else Fix(then, edit=edit)
+        what = f"{printable_name(title)}: {archived[0][0]} is a file of certbot's archive"
+        yield finding("postfix_archive_path", what, where, fix)
 
 
 def _check_age(table: TableFacts) -> Iterator[Finding]:
@@ -364,6 +459,8 @@ def _keys(lines: Sequence[SourceLine]) -> str:
 
 def leftovers(facts: Facts) -> Iterator[Finding]:
     """Check for tables that panels and tutorials are known to make, and that no parameter names."""
+    if facts.postfix_configuration is None:
+        return
     own = facts.host.settings.postfix
     for name, author in _LEFTOVERS.items():
         source = own.config_directory / name
@@ -389,6 +486,8 @@ _CHECKS: Checks[TableFacts] = (
     ("the source of", _check_source_content),
     ("the format of", _check_usable),
     ("the content of", _check_stored_content),
+    ("the certificates in", _check_pairs),
+    ("paths into certbot's archive in", _check_archive),
     ("the age of", _check_age),
     ("the readers of", _check_readers),
     ("the writers of", _check_writers),

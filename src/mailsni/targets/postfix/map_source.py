@@ -6,10 +6,8 @@ import enum
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
-from mailsni.core.x509 import ChainDescription, describe
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files
 from mailsni.targets.postfix import lines
@@ -19,6 +17,7 @@ _LARGEST_PEM = 1 << 20
 NO_SUCH_FILE = "no such file"
 """What :func:`read_labels` gives for a file that does not exist."""
 _LABEL = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
+_KEY = re.compile(rb"(?=-----BEGIN [A-Z0-9 ]{0,64}PRIVATE KEY-----)")
 _FILES = 32
 """Files of a line that are read: a key and a chain for each of two algorithms are four."""
 
@@ -30,7 +29,6 @@ class Mistake(enum.Enum):
     CERTIFICATE_FIRST = "has the certificate before the key"
     KEY_MISSING = "has no private key"
     EMPTY = "is empty"
-    EXPIRED = "has an expired certificate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +36,7 @@ class SourceLine:
     """An entry in the source of a table."""
 
     number: int
+    """0 in a table that has no source."""
     key: str
     """In lower case: postmap(1) folds it."""
     files: tuple[Path, ...]
@@ -47,9 +46,20 @@ def source_lines(text: str) -> Iterator[SourceLine]:
     """The entries of a source (postmap(1), -F): a key, then files with commas or blanks between them."""
     for entry in lines.entries(text):
         key, *rest = entry.text.split(maxsplit=1)
-        words = lines.split_words(rest[0])[:_FILES] if rest else []
-        # What cannot be a path is not opened: a text of somebody's, or garbage.
-        yield SourceLine(entry.number, key.lower(), tuple(Path(word) for word in words if "\0" not in word))
+        yield SourceLine(entry.number, key.lower(), _paths(rest[0] if rest else ""))
+
+
+def inline_lines(written: str) -> Iterator[SourceLine]:
+    """The entries of ``inline:{ {a = /x, /y}, b=/z }`` (DATABASE_README; dict_inline.c)."""
+    inside = written.partition("{")[2].rpartition("}")[0]
+    for entry in lines.split_tables(inside):
+        key, _, value = entry.removeprefix("{").removesuffix("}").partition("=")
+        yield SourceLine(0, key.strip().lower(), _paths(value))
+
+
+def _paths(value: str) -> tuple[Path, ...]:
+    """The files of an entry. What cannot be a path is not opened: a text of somebody's, or garbage."""
+    return tuple(Path(word) for word in lines.split_words(value)[:_FILES] if "\0" not in word)
 
 
 PemLabels = tuple[bytes, ...]
@@ -90,16 +100,14 @@ def file_problem(line: SourceLine, labels: Mapping[Path, PemLabels | str]) -> st
     return next((f"{path}: {why}" for path, why in reasons if isinstance(why, str)), None)
 
 
-def stored_mistake(value: bytes, now: datetime) -> Mistake | None:
-    """What is wrong with a stored value; None when Postfix can use it."""
-    if not value:
-        return Mistake.EMPTY
-    content = decoded(value)
-    mistake = _mistake_of(_LABEL.findall(content))
-    if mistake is not None:
-        return mistake
-    described = describe(content)
-    return Mistake.EXPIRED if isinstance(described, ChainDescription) and described.leaf.not_after <= now else None
+def stored_mistake(value: bytes) -> Mistake | None:
+    """What is wrong with a stored value; None when it holds keys and certificates in the order that Postfix needs."""
+    return _mistake_of(_LABEL.findall(decoded(value))) if value else Mistake.EMPTY
+
+
+def stored_pairs(content: bytes) -> list[bytes]:
+    """The keys of an entry, each with the certificates behind it (postconf(5), smtpd_tls_chain_files)."""
+    return _KEY.split(content)[1:]
 
 
 def _mistake_of(labels: Iterable[bytes]) -> Mistake | None:

@@ -17,6 +17,7 @@ from mailsni.targets.postfix.map_types import TableReference, parse_tables
 
 SNI_MAPS = "tls_server_sni_maps"
 SECURITY_LEVEL = "smtpd_tls_security_level"
+AUTHORITY_FILE, AUTHORITY_DIRECTORY = "smtpd_tls_CAfile", "smtpd_tls_CApath"
 DEFAULT_CERTIFICATES = ("smtpd_tls_chain_files", "smtpd_tls_cert_file", "smtpd_tls_eccert_file", "smtpd_tls_dcert_file")
 """Any of them is a default certificate; the first one overrides the others (postconf(5))."""
 DEFAULT_KEYS = ("smtpd_tls_key_file", "smtpd_tls_eckey_file", "smtpd_tls_dkey_file")
@@ -26,6 +27,8 @@ _READ = (
     *DEFAULT_CERTIFICATES,
     *DEFAULT_KEYS,
     SECURITY_LEVEL,
+    AUTHORITY_FILE,
+    AUTHORITY_DIRECTORY,
     "smtpd_use_tls",
     "smtpd_enforce_tls",
     "smtpd_tls_wrappermode",
@@ -143,6 +146,13 @@ class Configuration:
             if paths := tuple(Path(word) for word in words if word.startswith("/")):
                 return parameter, paths
         return "", ()
+
+    def key_file(self, certificate: str, service: Service | None = None) -> Path | None:
+        """The file with the key of a default certificate, by its parameter: its own file, where nothing names one."""
+        key = DEFAULT_KEYS[DEFAULT_CERTIFICATES.index(certificate) - 1]
+        own = service is not None and any(each.service == service.title for each in self.overrides_of(key))
+        value = self.value(key if own or self.lines_of(key) else certificate, service)
+        return Path(value) if value.startswith("/") else None
 
     def where(self, parameter: str, word: str = "") -> str:
         """The line of main.cf where a parameter, or a word of its value, stands; main.cf when it is not there."""
