@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shlex
 import shutil
+import signal
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +27,10 @@ import pytest
 from mailsni.host.commands import environment, find_tool, require_tool, run
 from mailsni.sandbox.authority import Issued
 from tests.support.authority import Authority
+from tests.support.fault_host import strace_unavailable
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import ABORTED, Certbot, acme_server, require, served
-from tests.support.processes import AS_NOBODY, LIMIT, NOBODY, PROGRAM, run_command, until
+from tests.support.processes import AS_NOBODY, LIMIT, NOBODY, PROGRAM, run_command, running, until
 
 pytestmark = [pytest.mark.shared, pytest.mark.real_host]
 
@@ -315,6 +319,34 @@ def test_a_main_cf_without_a_newline_at_its_end_is_restored_to_the_byte(stopped:
     before = tree(ETC)
     stopped.setup()
     stopped.remove(before)
+
+
+def test_remove_waits_for_a_dovecot_that_starts_slowly(host: Host, tmp_path: Path) -> None:
+    """It is held where it opens the first pinned file that its configuration names; the others come later."""
+    require(strace_unavailable())
+    host.issue("mail.second.test")
+    before = tree(ETC)
+    host.setup()
+    run([require_tool("doveadm"), "stop"])
+    until(lambda: not listens(993), "the end of Dovecot")
+    log, pins = tmp_path / "strace", tree(ETC / "dovecot/mailsni")
+    first = re.findall(r"[^\s<\"]+\.pem", INCLUDE.read_text())[0]
+    words = ["-f", "-qq", "-o", str(log), "-P", first, "-e", "trace=open,openat"]
+    words += ["-e", "inject=open,openat:signal=SIGSTOP:when=1"]
+    start = [str(require_tool("strace")), *words, str(require_tool("dovecot"))]
+    remove = [str(PROGRAM), "setup", "--yes", "--remove"]
+    with running(start, tmp_path / "output") as dovecot:
+        until(lambda: log.exists() and first in log.read_text(), "it opens no pinned file", beside=dovecot)
+        reader = int(log.read_text().split()[0])
+        with running(remove, tmp_path / "removal") as removal:
+            until(lambda: not INCLUDE.exists(), "the include is there", beside=removal)
+            time.sleep(1)
+            assert removal.poll() is None, "it does not wait"
+            assert tree(ETC / "dovecot/mailsni") == pins
+            os.kill(reader, signal.SIGCONT)
+            until(lambda: listens(993), lambda: (tmp_path / "output").read_text(), beside=removal)
+            assert removal.wait(LIMIT) == 0, (tmp_path / "removal").read_text()
+    assert differences(before, tree(ETC)) == []
 
 
 def test_remove_reaches_a_server_that_has_been_switched_off_since(stopped: Host, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from mailsni.setup.steps import Step, change_file, change_server
 from mailsni.targets.dovecot import doveconf, live_include, parser
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot
+from mailsni.targets.reload import ReloadResult
 
 _DEFAULTS = {
     "2.3": (
@@ -88,7 +89,7 @@ def plan_removal(settings: Settings, known: Record, expected: tuple[Expectation,
         if before != after:
             title = f"remove mailsni's line from {own.config_file}, and reload Dovecot"
             edit = change_file(title, own.config_file, before, after, mode=None)
-            yield _in_server(edit, own.config_file, settings, expected)
+            yield _in_server(edit, own.config_file, settings, expected, late_reader=_find(settings).late_reader)
     yield from plan_include_removal(settings, expected)
 
 
@@ -112,12 +113,18 @@ def plan_include_removal(settings: Settings, expected: tuple[Expectation, ...]) 
             line=required.line,
         )
     removal = change_file(f"remove {own.include_file}, and reload Dovecot", own.include_file, live, None)
-    yield _in_server(removal, own.include_file, settings, expected)
+    yield _in_server(removal, own.include_file, settings, expected, late_reader=_find(settings).late_reader)
 
 
-def _in_server(file: Step, path: Path, settings: Settings, expected: tuple[Expectation, ...]) -> Step:
+def _in_server(
+    file: Step,
+    path: Path,
+    settings: Settings,
+    expected: tuple[Expectation, ...],
+    late_reader: Callable[[float, ReloadResult], str | None] | None = None,
+) -> Step:
     check = partial(doveconf.startup_error, settings.dovecot.config_file)
-    return change_server(file, path, settings, _find(settings), expected, check)
+    return change_server(file, path, settings, _find(settings), expected, check, late_reader)
 
 
 def _find(settings: Settings) -> Dovecot:

@@ -7,6 +7,7 @@ removal delete keys and cannot be undone: no server refers to what they delete a
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from mailsni.runs import history
 from mailsni.runs.runner import history_after
 from mailsni.setup.record import Edit, Record, digest
 from mailsni.targets.base import Target
+from mailsni.targets.reload import ReloadResult
 from mailsni.verify.model import UNKNOWN_NAME
 
 _TIMEOUT = 120.0
@@ -169,6 +171,7 @@ def change_server(
     target: Target,
     expected: tuple[Expectation, ...],
     problem: Callable[[], str | None] | None = None,
+    late_reader: Callable[[float, ReloadResult], str | None] | None = None,
 ) -> Step:
     """The step that changes a server's configuration, checks it, reloads, and probes whether clients still connect.
 
@@ -179,22 +182,29 @@ def change_server(
         target: the server.
         expected: what names must be served afterwards.
         problem: asks the server's own tools why the configuration would not do; None when it would.
+        late_reader: waits until no process reads the configuration from before the change any more, and says which one
+            still does; None when none does. It gets the moment of the change (CLOCK_BOOTTIME) and what the reload did.
     """
 
     def do() -> tuple[str, ...]:
         wire = _wire_check(settings, target, expected)
         (before,) = wire.now()
         file.do()
+        changed_at = time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
             if problem is not None and (why := problem()) is not None:
                 raise HostError(f"{path}: {target.name} refuses it: {why}", path=path)
-            target.reload()
+            reload = target.reload()
             (after,) = wire.confirm()
             if lost := newly_cut_off(before, after):
                 raise RolledBackError(
                     f"{path}: {_summarize(lost)}: connected before, and not after the change",
                     hint="the change was undone",
                     path=path,
+                )
+            if late_reader is not None and (reader := late_reader(changed_at, reload)) is not None:
+                raise HostError(
+                    f"{path}: {reader}", hint="the change was undone: run it again when that has ended", path=path
                 )
         except BaseException as error:
             try:

@@ -25,13 +25,15 @@ from mailsni.host.commands import LOCAL, Executor
 from mailsni.probes.endpoint import Endpoint
 from mailsni.targets import reload
 from mailsni.targets.base import Stage, StagedFile, copy_of_live
-from mailsni.targets.dovecot import doveconf, live_include, parser
+from mailsni.targets.dovecot import doveconf, live_include, parser, readers
 from mailsni.targets.dovecot.endpoints import dovecot_endpoints
 from mailsni.targets.dovecot.rendering import DovecotVersion, render_dovecot
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.reload import Controls, ReloadResult
 
 _STATUS_TIMEOUT = 10.0
+_LATE_READERS = 120.0
+"""Seconds to wait for processes that read the configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,26 @@ class Dovecot:
         config_file = self.settings.config_file
         done = doveconf.run(config_file, "-h", "base_dir", executor=self.executor, timeout=reload.TIMEOUT)
         return Path(done.text.strip()) / "master.pid" if done.returncode == 0 else None
+
+    def late_reader(self, moment: float, reload_result: ReloadResult) -> str | None:
+        """Wait, two minutes at most, until no process reads the configuration from before a moment; which still does.
+
+        Args:
+            moment: of CLOCK_BOOTTIME.
+            reload_result: what a reload after that moment did. Only a reload of ours ends the master's config process.
+        """
+        reloaded = reload_result in (ReloadResult.RELOADED, ReloadResult.RESTARTED)
+        late = readers.outlasting(moment, self._master() if reloaded else None, _LATE_READERS)
+        if not late:
+            return None
+        return f"process {late[0]} has been reading Dovecot's configuration since before the change"
+
+    def _master(self) -> int | None:
+        """The number of the master process, as the configuration's ``base_dir`` tells."""
+        file = self._pid_file()
+        with suppress(OSError, ValueError):
+            return int(file.read_text()) if file is not None else None
+        return None
 
     def _is_running(self) -> bool:
         """Whether the master process that the configuration's ``base_dir`` tells of is alive; when in doubt it is."""
