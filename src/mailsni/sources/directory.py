@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +30,7 @@ from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import file_identity
 from mailsni.sources.base import AcmeClient, StoreFiles, WatchPath
 from mailsni.sources.layout import Layout, Place
-from mailsni.sources.outcome import Outcome, accepted, inventory, paired, refused
+from mailsni.sources.outcome import Outcome, accepted, inventory, names_staging_authority, paired, refused
 from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary, StoreFile
 
 RETRIES = 5
@@ -44,9 +43,6 @@ STILL_WRITING = 2.0
 TRANSIENT_REASONS = frozenset({Reason.KEY_MISMATCH, Reason.KEY_MISSING, Reason.CHAIN_MISSING, Reason.BAD_PEM})
 KEY_FILES = ("privkey*.pem", "key.pem", "*.key")
 """Keys that an administrator or an ACME client leaves beside those in use."""
-_STAGING = re.compile(rb"https://(?:acme-staging|[\w.-]*staging-api\.|[\w.-]*\btest-api\.|[\w.-]*\.test4\.)[\w./-]+")
-"""Addresses of staging authorities: Let's Encrypt's, and those of Google and Buypass."""
-
 _ReadFile = StoreFile | ReadRefusedError
 
 
@@ -231,7 +227,7 @@ def _is_of_staging(authority: str) -> bool:
         return False
     boundary = StoreBoundary((os.path.realpath(os.path.dirname(authority)),))
     file = _read_file(authority, Reason.UNREADABLE, boundary)
-    return isinstance(file, StoreFile) and _STAGING.search(file.content) is not None
+    return isinstance(file, StoreFile) and names_staging_authority(file.content)
 
 
 def _unchanged(lineage: CachedLineage | None, place: Place) -> Outcome | None:

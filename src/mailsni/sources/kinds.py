@@ -58,6 +58,16 @@ KINDS: dict[str, SourceKind] = {
         "certbot: its directory live",
         ("/etc/letsencrypt/live",),
     ),
+    "traefik": SourceKind(
+        "mailsni.sources.traefik:traefik_store",
+        {"path": Key(values.path)},
+        "Traefik (v1, v2 and v3): its acme.json, or the directory with it",
+        (
+            *("/etc/traefik/acme.json", "/etc/traefik/acme/acme.json", "/var/lib/traefik/acme.json"),
+            *("/letsencrypt/acme.json", "/opt/traefik/acme.json", "/opt/traefik/letsencrypt/acme.json"),
+            *("/srv/traefik/acme.json", "/var/lib/docker/volumes/*traefik*/_data/acme.json"),
+        ),
+    ),
 } | {
     name: SourceKind(
         "mailsni.sources.directory:DirectoryStore",

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from mailsni.core.model import CachedLineage, FileIdentity, Inventory, KeyAndChain, Reason, SkippedLineage
+
+_STAGING = re.compile(rb"https://(?:acme-staging|[\w.-]*staging-api\.|[\w.-]*\btest-api\.|[\w.-]*\.test4\.)[\w./-]+")
+"""Addresses of staging authorities: Let's Encrypt's, and those of Google and Buypass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,11 @@ def paired(
         key_path=key_path,
     )
     return accepted(CachedLineage(files, certificate), replace(outcome, certificate=certificate))
+
+
+def names_staging_authority(content: bytes) -> bool:
+    """Whether what a store says of a certificate's authority holds the address of a staging one."""
+    return _STAGING.search(content) is not None
 
 
 def inventory(outcomes: Mapping[str, Outcome]) -> Inventory:
