@@ -32,7 +32,8 @@ from mailsni.sandbox.authority import Issued
 from mailsni.targets.dovecot import target as dovecot_target
 from tests.support.builders import authority, without_servers
 from tests.support.command_line import SCHEMA
-from tests.support.stores import BUILDERS, StoreBuilder
+from tests.support.store_builder import StoreBuilder
+from tests.support.stores import BUILDERS
 
 IMAPS = Endpoint.parse("imaps://127.0.0.1:993")
 DEFAULT = "d" * 64

@@ -32,8 +32,10 @@ from mailsni.targets.dovecot import target as dovecot_target
 from tests.support.authority import subject_alternative_names
 from tests.support.builders import authority, without_servers
 from tests.support.command_line import SCHEMA
+from tests.support.document_stores import JSON_KIND
 from tests.support.refused import RECIPES
-from tests.support.stores import BUILDERS, JSON_KIND, StoreBuilder, digest_of_tree
+from tests.support.store_builder import StoreBuilder
+from tests.support.stores import BUILDERS, digest_of_tree
 
 PROJECT = Path(__file__).parents[2]
 SECRET = "the content of a file that lies elsewhere"
@@ -400,7 +402,7 @@ def test_what_holds_keys_is_watched_and_can_be_examined(store: StoreBuilder) -> 
     assert files.keys
     for key in files.keys:
         assert not key.is_symlink()
-        assert b"PRIVATE KEY" in key.read_bytes()
+        assert store.key_mark in key.read_bytes()
         assert any(key.resolve().is_relative_to(place) for place in watched)
         assert any(key.parent == directory for directory in files.directories)
     assert all(directory.is_dir() for directory in files.directories)
