@@ -28,6 +28,8 @@ class DovecotFacts:
     dovecot: Dovecot
     configuration: DovecotConfiguration
     now: datetime
+    is_published: bool = False
+    """Whether the record says that the include was published."""
 
     @property
     def main(self) -> Path:

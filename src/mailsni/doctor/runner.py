@@ -47,6 +47,7 @@ CHECKS: helpers.Checks[Facts] = (
     ("cron", hooks.cron),
     ("what starts mailsni", schedule.schedule),
     ("whether it starts", schedule.starting),
+    ("the configuration that hooks name", schedule.configuration),
     ("the clock", schedule.clock),
     ("what panels and tutorials left", postfix_maps.leftovers),
     ("Dovecot", dovecot.findings),

@@ -21,6 +21,7 @@ from mailsni.config.settings import DEFAULT_PATH, Settings
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files, trust
 from mailsni.host.commands import find_tool, run
+from mailsni.sources.base import AcmeClient
 from mailsni.sources.kinds import acme_clients
 
 UNITS = Path("/etc/systemd/system")
@@ -33,10 +34,19 @@ TIMER, WATCHER, SERVICE = "mailsni.timer", "mailsni-watch.service", "mailsni.ser
 _TIMEOUT = 30.0
 _USUAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """What a hook of certbot's timer or cron job finds in its environment."""
-_CALLS_HOOK = re.compile(r"^\s*(?:exec\s+)?mailsni\s+apply\b", re.MULTILINE)
+_CALL = re.compile(
+    r"[^#]*?(?<![^\s;&|('\"=])(?P<program>(?:/[^\s;&|'\"]*/)?mailsni)(?P<options>(?:[ \t]+[^\s;&|]+)*?)[ \t]+apply\b"
+)
+"""A line of a hook that starts a run: by an absolute path, or with the search path."""
+_LINE_LIMIT = 1000
+"""Characters of a line: nobody writes longer ones by hand."""
+_OPTION = re.compile(r"\s--config[= ](\S+)")
 _PATH_SET = re.compile(r"^PATH=(\S*)$", re.MULTILINE)
 _PATH_USED = re.compile(r"\$\{PATH:\+:?\$PATH:?\}|\$PATH|\$\{PATH\}")
-_CONFIGURATION = re.compile(r"\bMAILSNI_CONFIG=(\S+)")
+_CONFIGURATION = re.compile(r"\bMAILSNI_CONFIG=['\"]?([^\s'\";]+)")
+_BY_SETUP = "mailsni setup --remove"
+_HEAD = 2000
+"""Characters: the head of a file that setup wrote says how to take it back."""
 _OWN_SCHEDULE = timedelta(days=2, hours=1)
 """How old the last run may be where the administrator has set another schedule."""
 
@@ -84,16 +94,21 @@ class Starter:
     changed: float
     """When the file was written, in seconds since the epoch."""
     most: timedelta | None = None
-    """How old the last run may be as long as this starts one; None: it starts one on demand only."""
+    """How old the last run may be as long as this starts one; None: it is a hook, and starts one on demand only."""
+    configuration: Path = DEFAULT_PATH
+    """The configuration file that the run reads."""
+    by_setup: bool = False
+    """Whether `mailsni setup` wrote it, so that it writes it anew."""
 
 
 def starters(settings: Settings, root: Path = Path("/")) -> tuple[Starter, ...]:
     """The files that start the program, as far as this user can read them.
 
-    These are the hooks of the stores' clients, and the units and jobs below ``root`` that name the configuration file
-    of the settings.
+    These are the hooks of the stores' clients, whichever configuration they name, and the units and jobs below ``root``
+    that name the configuration file of the settings.
     """
-    found = [*(_starter(kind, settings.file, root) for kind in _KINDS), *map(_hook, _hook_files(settings))]
+    hooks = (_hook(path, client) for client in acme_clients(settings.sources) for path in _hook_files(client))
+    found = [*(_starter(kind, settings.file, root) for kind in _KINDS), *hooks]
     return tuple(starter for starter in found if starter is not None)
 
 
@@ -101,30 +116,44 @@ def _starter(kind: _Kind, config_file: Path, root: Path) -> Starter | None:
     path = root / kind.path.relative_to("/")
     text = _text(path)
     match = kind.program.search(text)
-    named = _CONFIGURATION.search(text)
-    if match is None or Path(named[1] if named else DEFAULT_PATH) != config_file:
+    if match is None or _configuration(text) != config_file:
         return None
     schedule = root / kind.schedule.relative_to("/")
     usual = kind.usual in _text(schedule) and not schedule.with_name(f"{schedule.name}.d").is_dir()
-    return Starter(path, Path(match[1]), path.stat().st_mtime, kind.most if usual else _OWN_SCHEDULE)
+    most = kind.most if usual else _OWN_SCHEDULE
+    return Starter(path, Path(match[1]), path.stat().st_mtime, most, config_file, is_by_setup(text))
 
 
-def _hook_files(settings: Settings) -> Iterator[Path]:
-    """The files called ``mailsni`` in the directories of hooks of the stores' clients."""
-    for client in acme_clients(settings.sources):
-        pattern = f"{escape(str(client.hook.parent.parent))}/*/{client.hook.name}"
-        yield from map(Path, sorted(glob(pattern)))  # noqa: PTH207  # Path.glob raises where this user may not look
+def _configuration(text: str, options: str = "") -> Path:
+    named = _OPTION.search(options) or _CONFIGURATION.search(text)
+    return Path(named[1]) if named is not None else DEFAULT_PATH
 
 
-def _hook(path: Path) -> Starter | None:
-    """The program that a hook of ours would start: the first one in the search path that it sets."""
+def is_by_setup(text: str) -> bool:
+    """Whether setup wrote a text."""
+    return _BY_SETUP in text[:_HEAD]
+
+
+def _hook_files(client: AcmeClient) -> Iterator[Path]:
+    """The files in the directories of hooks of a client."""
+    pattern = f"{escape(str(client.hook.parent.parent))}/*/*"
+    yield from map(Path, sorted(glob(pattern)))  # noqa: PTH207  # Path.glob raises where this user may not look
+
+
+def _hook(path: Path, client: AcmeClient) -> Starter | None:
+    """The program that a hook calls: the one at the path that it names, or the first one in its search path."""
     text = _text(path)
-    if not _CALLS_HOOK.search(text):
+    calls = (_CALL.match(line[:_LINE_LIMIT]) for line in text.splitlines())
+    call = next((match for match in calls if match is not None), None)
+    if call is None or path.name.endswith("~"):
         return None
     search = _USUAL_PATH
     for match in _PATH_SET.finditer(text):
         search = _PATH_USED.sub(f":{search}:", match[1])
-    return Starter(path, _first_in(search.split(":")), path.stat().st_mtime)
+    named = Path(call["program"])
+    program = named if named.is_absolute() else _first_in(search.split(":"))
+    configuration, by_setup = _configuration(text, call["options"]), path == client.hook and is_by_setup(text)
+    return Starter(path, program, path.stat().st_mtime, None, configuration, by_setup)
 
 
 def _first_in(directories: Iterable[str]) -> Path | None:
@@ -172,7 +201,20 @@ def failure(program: Path | None) -> str | None:
 
 def _running() -> frozenset[Path]:
     """The program that runs now, as far as it has a file."""
-    return frozenset(path.resolve() for path in (Path(sys.argv[0]), Path(sys.executable).with_name("mailsni")))
+    return frozenset(path.resolve() for path in _own_places())
+
+
+def own_program() -> Path | None:
+    """The program that runs now, by the absolute path that others are to call it by; None when it has none.
+
+    Links stay: the one that pipx and packages make outlives what it leads to.
+    """
+    called = (path for path in _own_places() if path.name == "mailsni" and path.is_file())
+    return next((Path(os.path.abspath(path)) for path in called if os.access(path, os.X_OK)), None)  # noqa: PTH100
+
+
+def _own_places() -> tuple[Path, Path]:
+    return Path(sys.argv[0]), Path(sys.executable).with_name("mailsni")
 
 
 def why_unsafe(program: Path) -> str | None:

@@ -6,7 +6,6 @@ neither blanks nor ``%``, so nothing has to be escaped for systemd.unit(5) or cr
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,7 +17,17 @@ from mailsni.core.names import RefusedNameError, safe_path
 from mailsni.errors import ConfigurationError, HostError, UsageError
 from mailsni.host.commands import SEARCH_PATH, find_tool
 from mailsni.host.templates import render, shipped_directory
-from mailsni.runs.starters import CRON, OPENRC_SCRIPT, SERVICE, SYSTEMD, TIMER, UNITS, WATCHER
+from mailsni.runs.starters import (
+    CRON,
+    OPENRC_SCRIPT,
+    SERVICE,
+    SYSTEMD,
+    TIMER,
+    UNITS,
+    WATCHER,
+    is_by_setup,
+    own_program,
+)
 from mailsni.setup.steps import Step, run_commands
 from mailsni.sources.kinds import acme_clients
 
@@ -35,14 +44,12 @@ _STARTING_UNITS = (TIMER, WATCHER)
 RELOAD_UNITS = ("systemctl", "daemon-reload")
 _START_OPENRC = (("rc-update", "add", "mailsni", "default"), ("rc-service", "mailsni", "restart"))
 _STOP_OPENRC = (("rc-service", "mailsni", "stop"), ("rc-update", "del", "mailsni", "default"))
-_OURS = b"mailsni setup --remove"
-_HEAD = 2000
 _SHEBANG = "#!/bin/sh\n"
 
 
 def is_ours(content: bytes) -> bool:
     """Whether a file was written by setup: its head says how to take it back."""
-    return _OURS in content[:_HEAD]
+    return is_by_setup(content.decode("utf-8", "replace"))
 
 
 def program() -> Path:
@@ -51,14 +58,11 @@ def program() -> Path:
     Raises:
         HostError: it has none that can be called.
     """
-    called = Path(sys.argv[0])
-    beside = Path(sys.executable).with_name("mailsni")
-    for path in (called, beside):
-        if path.name == "mailsni" and path.is_file() and os.access(path, os.X_OK):
-            # Not resolved: the link that pipx and packages make outlives what it leads to.
-            return Path(safe(Path(os.path.abspath(path)), "the program"))  # noqa: PTH100
+    own = own_program()
+    if own is not None:
+        return Path(safe(own, "the program"))
     raise HostError(
-        f"{beside}: no such program: hooks and units need one to call",
+        f"{Path(sys.executable).with_name('mailsni')}: no such program: hooks and units need one to call",
         hint="install mailsni as docs/setup.md says, and run setup as `mailsni setup`",
     )
 

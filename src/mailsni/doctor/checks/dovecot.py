@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from mailsni.core.text import printable, printable_name, summarize, summarize_names
 from mailsni.doctor.checks.dovecot_files import archive_paths, certificates, key_modes, missing_files
-from mailsni.doctor.dovecot_facts import APPLY, DovecotFacts, disconnected, place_of
+from mailsni.doctor.dovecot_facts import APPLY, DovecotFacts, disconnected, owner, place_of
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
 from mailsni.doctor.helpers import Checks, grouped, quoted, run_each, sed_literal
 from mailsni.errors import HostError, PermissionMissingError
@@ -55,7 +55,9 @@ def findings(facts: Facts) -> Iterator[Finding]:
     if server is None:
         return
     source = parser.read(server.settings.config_file)
-    dovecot = DovecotFacts(server, DovecotConfiguration(source, server.version), facts.host.now)
+    deployed = facts.host.snapshot.record.deployment.files if facts.host.snapshot is not None else {}
+    is_published = str(server.path) in deployed
+    dovecot = DovecotFacts(server, DovecotConfiguration(source, server.version), facts.host.now, is_published)
     complaint = _complaint(dovecot)
     if complaint is None:
         yield from run_each(_CHECKS if source.files else _CHECKS_WITHOUT_FILES, dovecot)
@@ -76,17 +78,22 @@ def _unreadable(facts: DovecotFacts) -> Iterator[Finding]:
 
 
 def _tls_off(facts: DovecotFacts) -> Iterator[Finding]:
-    setting = facts.configuration.tls_is_off()
-    if setting is not None:
+    for setting in facts.configuration.tls_off:
+        why = "there is no STARTTLS, and ports with TLS from the first byte close the connection"
+        if any(block.kind == "inet_listener" for block in setting.blocks):
+            why = "clients speak TLS from the first byte there, and the server answers in clear text"
+        for_whom = f" for {owner(setting.blocks)}" if setting.blocks else ""
         fix = facts.sed(setting.file, f"{setting.line}s/=.*/= yes/")
-        yield finding("dovecot_tls_off", "TLS is off: ssl = no", place_of(setting), fix)
+        what = f"TLS is off{for_whom}: ssl = no"
+        yield finding("dovecot_tls_off", what, place_of(setting), fix, why=why if setting.blocks else None)
 
 
 def _default_certificate(facts: DovecotFacts) -> Iterator[Finding]:
     configuration = facts.configuration
     keys = [configuration.key(key) for key in ("ssl_cert", "ssl_key")]
     missing = [key for key in keys if (setting := configuration.last(key)) is None or not setting.value]
-    if configuration.tls_is_off() or not missing or (keys[0] in missing and _has_default_elsewhere(facts)):
+    is_off = any(not setting.blocks for setting in configuration.tls_off)
+    if is_off or not missing or (keys[0] in missing and _has_default_elsewhere(facts)):
         return
     mark = "<" if configuration.is_23 else ""
     live = f"{mark}/etc/letsencrypt/live/NAME"
@@ -270,11 +277,17 @@ def _without_names(facts: DovecotFacts, block: Block, conflicts: Sequence[Confli
 
 def _include(facts: DovecotFacts) -> Iterator[Finding]:
     path, source = facts.dovecot.path, facts.configuration.source
+    is_missing = not os.access(path, os.F_OK)
+    if live_include.is_included(source, path):
+        if is_missing and facts.is_published:
+            what = f"{path}, which mailsni published, is not there"
+            yield finding("dovecot_include_missing", what, path, APPLY)
+        return
     # In a file that was not read there may be the line that includes it.
-    if path in source.files or source.unreadable or live_include.is_included(source, path):
+    if path in source.files or source.unreadable:
         return
     severity, why = None, None
-    if not os.access(path, os.F_OK):
+    if is_missing and not facts.is_published:
         severity, why = Severity.WARNING, "Dovecot will not read what `mailsni apply` writes there"
     what, fix = f"{facts.main} does not include {path}", facts.append(f"!include_try {path}")
     yield finding("dovecot_include_not_configured", what, facts.main, fix, severity=severity, why=why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
@@ -57,7 +58,9 @@ def _check_hook(hook: RootFile, facts: Facts) -> Iterator[Finding]:
     try:
         status = path.stat()
     except FileNotFoundError:
-        yield finding("hook_dangling_link", f"{path} is a link to nothing", path, remove)
+        ours = "mailsni" in f"{path.name} {path.readlink()}"
+        fix = Fix(f"{remove.command} && mailsni setup", note="it installs its own hook") if ours else remove
+        yield finding("hook_dangling_link", f"{path} is a link to nothing", path, fix)
         return
     if stat.S_ISDIR(status.st_mode):
         return
@@ -111,17 +114,28 @@ def _restarts(script: Script, kind: str, called: str) -> Iterator[Finding]:
 def _postmap(facts: Facts, script: Script, number: int, words: str, kind: str, called: str) -> Iterator[Finding]:
     argument = next((word.strip("'\"") for word in words.split() if not word.startswith("-")), "")
     path, where = argument.rpartition(":")[2], f"{script.path}:{number}"
-    if _POSTMAP_WITH_F.search(words):
+    compiles = f"{script.path} compiles {printable_name(argument) or 'a table'}"
+    if _POSTMAP_WITH_F.search(words) and (unused := _unused(facts, path)) is not None:
+        fix = Fix(edit="remove the line", note="`mailsni apply` serves the names of the stores without it")
+        yield finding(f"{kind}_compiles_unused", f"{compiles}, {unused}{called}", where, fix)
+    elif _POSTMAP_WITH_F.search(words):
         note = "`mailsni setup --take-over` then removes the table from tls_server_sni_maps"
         if path == str(facts.host.settings.postfix.map):
             note = "it is mailsni's own map, which nothing else should compile"
         fix = Fix(edit="remove the line, once mailsni serves these names (mailsni apply)", note=note)
-        what = f"{script.path} compiles {printable_name(argument) or 'a table'} in place{called}"
-        yield finding(f"{kind}_compiles_in_place", what, where, fix)
+        yield finding(f"{kind}_compiles_in_place", f"{compiles} in place{called}", where, fix)
     elif path in facts.postfix_tables or _SNI_NAME.search(argument):
         fix = Fix(edit="write postmap -F there, or remove the line once mailsni serves these names")
-        what = f"{script.path} compiles {printable_name(argument)} without -F{called}"
-        yield finding(f"{kind}_compiles_without_f", what, where, fix)
+        yield finding(f"{kind}_compiles_without_f", f"{compiles} without -F{called}", where, fix)
+
+
+def _unused(facts: Facts, path: str) -> str | None:
+    """Why nobody is served from what a call of postmap compiles; None where somebody is, or nobody can tell."""
+    if facts.postfix_configuration is None or not path.startswith("/") or "$" in path:
+        return None
+    if not os.path.lexists(path):
+        return "which does not exist"
+    return None if path in facts.postfix_tables else "which Postfix does not ask for names"
 
 
 def _panel_scripts(table: Script) -> Iterator[Finding]:

@@ -11,14 +11,18 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 
 from mailsni.core.text import summarize
 from mailsni.doctor.checks import scripts
 from mailsni.doctor.checks.scripts import RootFile
 from mailsni.doctor.finding import Facts, Finding, Fix, finding
+from mailsni.doctor.helpers import quoted, sed_literal
 from mailsni.errors import MailsniError
+from mailsni.host import files
 from mailsni.host.commands import find_tool, run
 from mailsni.runs import history, starters
+from mailsni.runs.starters import Starter
 from mailsni.sources.kinds import acme_clients
 
 _FIRST_ISSUANCE_SINCE = {"deploy": (5, 3, 0), "post": (3, 2, 0), "cli.ini": (0,)}
@@ -77,8 +81,7 @@ def starting(facts: Facts) -> Iterator[Finding]:
     for starter in found:
         if (why := starters.failure(starter.program)) is not None:
             works = False
-            note = "it writes its hook, units and jobs anew, with the program that you run; repair a hook of your own"
-            yield finding("start_fails", f"{starter.path}: {why}", starter.path, Fix("mailsni setup", note=note))
+            yield finding("start_fails", f"{starter.path}: {why}", starter.path, _name_program(starter))
     units = starters.unit_failures() if any(starter.path.parent == starters.UNITS for starter in found) else ()
     for unit in units if works else ():
         fix = Fix(unit.fix, edit=f"remove the cause that `journalctl -u {unit.unit}` tells")
@@ -91,6 +94,41 @@ def starting(facts: Facts) -> Iterator[Finding]:
     if late is not None:
         when = f"the last run ended on {ended:%Y-%m-%d %H:%M} UTC" if ended is not None else "there was no run yet"
         yield finding("run_overdue", f"{when}, though {late.path} should start one", late.path, Fix("mailsni apply"))
+
+
+def _name_program(starter: Starter) -> Fix:
+    """Lets a file start the program that runs now."""
+    own = starters.own_program()
+    if starter.by_setup or starter.most is not None:
+        return Fix("mailsni setup", note="it writes its hook, units and jobs anew, with the program that you run")
+    if own is None:
+        return Fix(edit="let it call a mailsni that starts, by its absolute path")
+    written = sed_literal(str(starter.program or "mailsni"))
+    script = f"s#\\(^\\|[[:space:];&|('\"=]\\){written}\\([[:space:]]\\)#\\1{own}\\2#g"
+    return Fix(quoted("sed", "-i", script, starter.path.resolve()), note="it then calls the program that you run")
+
+
+def configuration(facts: Facts) -> Iterator[Finding]:
+    """Check whether a hook runs mailsni with this configuration, where hooks do."""
+    wanted = facts.host.settings.file.absolute()
+    hooks = [starter for starter in starters.starters(facts.host.settings, facts.root) if starter.most is None]
+    if any(hook.configuration == wanted for hook in hooks):
+        return
+    for hook in hooks:
+        gone = "" if hook.configuration.exists() else ", which does not exist"
+        what = f"{hook.path} runs mailsni with {hook.configuration}{gone}, not with {wanted}"
+        yield finding("hook_other_configuration", what, hook.path, _name_configuration(hook, wanted))
+
+
+def _name_configuration(hook: Starter, wanted: Path) -> Fix:
+    """Lets a hook name a configuration file."""
+    if hook.by_setup:
+        return Fix("mailsni setup", note="it writes its hook anew, for the configuration that you use")
+    path, named = hook.path.resolve(), str(hook.configuration)
+    script = f"1a export MAILSNI_CONFIG={wanted}"
+    if named in (files.read_text(path) or ""):
+        script = f"s#{sed_literal(named)}#{wanted}#g"
+    return Fix(quoted("sed", "-i", script, path))
 
 
 def clock(facts: Facts) -> Iterator[Finding]:

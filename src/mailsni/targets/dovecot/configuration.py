@@ -31,6 +31,10 @@ RENAMED_IN_24 = {
 }
 """The names in 2.4 of settings of 2.3. (2.4.1's doveconf knows the right-hand names alone.)"""
 RENAMED_FROM_23 = {new: old for old, new in RENAMED_IN_24.items()}
+LOGIN_PROTOCOLS = frozenset({"imap", "pop3", "submission", "sieve"})
+"""The words of ``protocols`` that clients log in by."""
+IMPLICIT_TLS = {"imaps": "993", "pop3s": "995", "submissions": "465"}
+"""The listeners with TLS from the first byte, and their ports."""
 VERSION_SETTINGS = ("dovecot_config_version", "dovecot_storage_version")
 """Settings that only 2.4 knows."""
 CONTENT_SETTINGS = frozenset({"ssl_cert", "ssl_key", "ssl_alt_cert", "ssl_alt_key", "ssl_ca", "ssl_dh"})
@@ -94,10 +98,45 @@ class DovecotConfiguration:
         """The name of a setting in this release."""
         return key_of_23 if self.is_23 else RENAMED_IN_24[key_of_23]
 
-    def tls_is_off(self) -> Setting | None:
-        """The setting that switches TLS off."""
-        setting = self.last("ssl")
-        return setting if setting is not None and setting.value == "no" else None
+    @cached_property
+    def protocols(self) -> frozenset[str]:
+        """The protocols that are on; all that clients log in by where no file says it."""
+        words = set(LOGIN_PROTOCOLS)
+        for setting in self.scopes.get((), {}).get("protocols", ()):
+            words = {*setting.value.split(), *(words if "$" in setting.value else ())}
+        block = self.scopes.get((("protocols", ""),), {})
+        words |= {protocol for protocol, settings in block.items() if settings[-1].value == "yes"}
+        return frozenset(words & LOGIN_PROTOCOLS)
+
+    @cached_property
+    def tls_off(self) -> tuple[Setting, ...]:
+        """Every ``ssl = no`` that takes TLS away from clients: the one outside of blocks, or else those in blocks.
+
+        Measured with 2.3.19 and 2.4.1. Without TLS are the clients of a ``protocol``, ``local`` or ``remote`` block
+        (ports with implicit TLS close the connection), and on 2.4 those of a login service. A listener with implicit
+        TLS speaks clear text. In a ``local_name`` block, and for other listeners, it has no effect.
+        """
+        everywhere = self.last("ssl")
+        if not self.protocols:
+            return ()
+        if everywhere is not None and everywhere.value == "no":
+            return (everywhere,)
+        in_blocks = (self.last("ssl", scope) for scope in self.scopes if scope and self._has_clients(scope))
+        return tuple(setting for setting in in_blocks if setting is not None and setting.value == "no")
+
+    def _has_clients(self, scope: Scope) -> bool:
+        """Whether ``ssl = no`` in a block takes TLS away from somebody."""
+        kinds = [kind for kind, _ in scope]
+        if kinds[0] != "service":
+            protocol = dict(scope).get("protocol")
+            return "local_name" not in kinds and (protocol is None or protocol in self.protocols)
+        service = scope[0][1]
+        if not service.endswith("-login") or service[:-6].removeprefix("manage") not in self.protocols:
+            return False
+        if kinds != ["service", "inet_listener"]:
+            return True
+        port = setting.value if (setting := self.last("port", scope)) is not None else None
+        return port != "0" and (scope[1][1] in IMPLICIT_TLS or port in IMPLICIT_TLS.values())
 
     @cached_property
     def local_names(self) -> tuple[Block, ...]:
