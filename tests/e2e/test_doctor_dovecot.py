@@ -93,8 +93,9 @@ class Host:
         assert all(part.isprintable() for part in fixes)
         return found
 
-    def find(self) -> dict[str, Finding]:
-        """What the doctor finds, by its code, each once."""
+    def find(self, *, with_dovecot: bool = True) -> dict[str, Finding]:
+        """What the doctor finds in Dovecot's configuration, by its code, each once."""
+        assert with_dovecot
         found = self.findings()
         assert len({one.code for one in found}) == len(found), found
         return {one.code: one for one in found}

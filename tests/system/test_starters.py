@@ -84,6 +84,34 @@ def test_a_hook_starts_the_first_program_in_the_path_that_it_sets(tmp_path: Path
     assert starters.starters(settings, tmp_path / "root") == ()
 
 
+@pytest.mark.parametrize(
+    ("line", "program", "configuration"),
+    [
+        ("/opt/m/bin/mailsni apply", "/opt/m/bin/mailsni", "/etc/mailsni/config.toml"),
+        ("exec /opt/mailsni --quiet --config=/a.toml apply -q", "/opt/mailsni", "/a.toml"),
+        ("true && MAILSNI_CONFIG='/b.toml' /opt/mailsni apply; x", "/opt/mailsni", "/b.toml"),
+        ("export MAILSNI_CONFIG=/b.toml\n/opt/mailsni --config /c.toml apply", "/opt/mailsni", "/c.toml"),
+    ],
+)
+def test_a_hook_of_any_name_has_its_program_and_configuration(
+    tmp_path: Path, line: str, program: str, configuration: str
+) -> None:
+    settings = Settings(sources=(SourceSettings.of("certbot", path=tmp_path / "live"),))
+    write_executable(tmp_path / "renewal-hooks/deploy/50-mail", f"#!/bin/sh\n# mailsni apply\n{line}\n")
+    (found,) = starters.starters(settings, tmp_path / "root")
+    assert (found.program, found.configuration) == (Path(program), Path(configuration))
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["# /opt/mailsni apply", "$BIN/mailsni apply", "/opt/mailsni plan", "notmailsni apply", "mailsni " * 100_000],
+)
+def test_what_calls_no_mailsni_that_can_be_told_is_no_starter(tmp_path: Path, line: str) -> None:
+    settings = Settings(sources=(SourceSettings.of("certbot", path=tmp_path / "live"),))
+    write_executable(tmp_path / "renewal-hooks/deploy/50-mail", f"#!/bin/sh\n{line}\n")
+    assert starters.starters(settings, tmp_path / "root") == ()
+
+
 def test_why_a_program_does_not_start(tmp_path: Path) -> None:
     program = tmp_path / "mailsni"
     assert starters.failure(None) == "there is no mailsni in its search path"

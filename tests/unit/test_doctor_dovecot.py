@@ -436,6 +436,37 @@ def test_a_host_without_dovecots_programs_is_looked_at_all_the_same(tmp_path: Pa
     assert codes == (["dovecot_file_missing", unwired] if version == "2.3" else [syntax, missing, unwired])
 
 
+LISTENER = "service %s {\ninet_listener %s {\n%sssl = no\n}\n}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("ssl = no\nprotocol imap {\nssl = no\n}\n", [1]),
+        ("ssl = no\nprotocols = lmtp\n", []),
+        ("ssl = no\nprotocols = lmtp\nprotocols = $protocols imap\n", [1]),
+        ("ssl = no\nprotocols = imap\nprotocols = lmtp\n", []),
+        ("ssl = no\nprotocols = lmtp\nprotocols {\npop3 = yes\n}\n", [1]),
+        ("ssl = no\nssl = required\n", []),
+        ("protocol pop3 {\nssl = no\n}\nprotocols = imap pop3\n", [2]),
+        ("protocol pop3 {\nssl = no\n}\nprotocols = imap\n", []),
+        ("protocol lmtp {\nssl = no\n}\n", []),
+        ("local_name a.t {\nssl = no\nprotocol imap {\nssl = no\n}\n}\n", []),
+        ("remote 10.0.0.0/8 {\nssl = no\n}\n", [2]),
+        ("service imap-login {\nssl = no\n}\nservice imap {\nssl = no\n}\n", [2]),
+        (LISTENER % ("imap-login", "imaps", ""), [3]),
+        (LISTENER % ("imap-login", "imaps", "port = 0\n"), []),
+        (LISTENER % ("imap-login", "imap", ""), []),
+        (LISTENER % ("imap-login", "other", "port = 993\n"), [4]),
+        ("protocols = imap\n" + LISTENER % ("managesieve-login", "imaps", ""), []),
+    ],
+)
+def test_every_ssl_no_that_takes_tls_from_clients_is_found(tmp_path: Path, text: str, lines: list[int]) -> None:
+    main = put(tmp_path, {"dovecot.conf": text})
+    found_here = [one.where for one in found(main, "2.4") if one.code == "dovecot_tls_off"]
+    assert found_here == [f"{main}:{line}" for line in lines]
+
+
 @pytest.mark.parametrize(
     ("text", "limit"),
     [("256M", 256 << 20), ("256 MB", 256 << 20), ("256mib", 256 << 20), ("1 g", 1 << 30), ("12345", 12345), ("0", 0)],
