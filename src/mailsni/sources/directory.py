@@ -262,11 +262,11 @@ def _without_files(place: Place, boundary: StoreBoundary) -> Outcome:
     try:
         target = os.stat(directory)
     except FileNotFoundError:
-        return refused(printable_name(place.origin), Reason.CHAIN_MISSING, "it is a link to nothing")
+        return refused(printable_name(place.origin), Reason.CHAIN_MISSING, "its directory is a link to nothing")
     except OSError as error:
         return refused(printable_name(place.origin), Reason.UNREADABLE, str(error.strerror))
     if stat.S_ISDIR(target.st_mode) and not boundary.holds(os.path.realpath(directory)):
-        return refused(printable_name(place.origin), Reason.SYMLINK_OUTSIDE_STORE, "it is a link that leaves the store")
+        return refused(printable_name(place.origin), Reason.SYMLINK_OUTSIDE_STORE, "its directory is a link that leaves the store")
     return Outcome(foreign=True)
 
 
