@@ -155,12 +155,15 @@ class DirectoryStore:
         return StoreBoundary(tuple(sorted({os.path.realpath(root) for root in roots})))
 
     def _read(self, place: Place, boundary: StoreBoundary) -> Outcome:
-        if not any(map(_is_there, (place.key, *place.chain, *place.others, *place.in_progress))):
-            return _without_files(place, boundary)
+        has_files = any(map(_is_there, (place.key, *place.chain, *place.others, *place.in_progress)))
         try:
             safe_origin(place.origin)
         except RefusedNameError as error:
-            return refused(printable_name(place.origin), Reason.BAD_NAME, str(error))
+            if has_files:
+                return refused(printable_name(place.origin), Reason.BAD_NAME, str(error))
+            return Outcome(foreign=True)
+        if not has_files:
+            return _without_files(place, boundary)
         chain = _read_chain(place.chain, boundary)
         key = _read_file(place.key, Reason.KEY_MISSING, boundary)
         return _judge(place, chain, key)
@@ -262,11 +265,11 @@ def _without_files(place: Place, boundary: StoreBoundary) -> Outcome:
     try:
         target = os.stat(directory)
     except FileNotFoundError:
-        return refused(printable_name(place.origin), Reason.CHAIN_MISSING, "its directory is a link to nothing")
+        return refused(place.origin, Reason.CHAIN_MISSING, "its directory is a link to nothing")
     except OSError as error:
-        return refused(printable_name(place.origin), Reason.UNREADABLE, str(error.strerror))
+        return refused(place.origin, Reason.UNREADABLE, str(error.strerror))
     if stat.S_ISDIR(target.st_mode) and not boundary.holds(os.path.realpath(directory)):
-        return refused(printable_name(place.origin), Reason.SYMLINK_OUTSIDE_STORE, "its directory is a link that leaves the store")
+        return refused(place.origin, Reason.SYMLINK_OUTSIDE_STORE, "its directory is a link that leaves the store")
     return Outcome(foreign=True)
 
 
