@@ -14,7 +14,7 @@ from mailsni.core.model import Certificate, Inventory, Reason, SkippedLineage
 from mailsni.errors import HostError
 from mailsni.sandbox.authority import Issued
 from mailsni.sources.certbot import certbot_store
-from mailsni.sources.directory import RECENT, RETRIES, RETRY_PAUSE
+from mailsni.sources.directory import RECENT, RETRIES, RETRY_PAUSE, STILL_WRITING
 from mailsni.sources.kinds import SourceSettings, is_deleted
 from mailsni.sources.safe_read import SIZE_LIMIT
 from tests.support.authority import subject_alternative_names
@@ -404,3 +404,42 @@ def test_a_lineage_is_deleted_when_nothing_of_it_is_left_nor_what_would_renew_it
     assert is_deleted(settings, origin)
     (store.renewal / "one.conf").touch()
     assert not is_deleted(settings, origin), "certbot goes on to renew it"
+
+
+# ── a chain that is cut exactly between two blocks ───────────────────────────────────────────────────────────────────
+
+
+def test_a_leaf_that_was_written_a_moment_ago_may_have_its_issuer_behind_it_in_a_moment(
+    store: CertbotDirectory,
+) -> None:
+    new = issue()
+    store.add("a", new)
+    store.path("a", "fullchain").write_bytes(new.leaf_pem)
+    pause = Pause(lambda: None, lambda: store.path("a", "fullchain").write_bytes(new.fullchain_pem))
+    assert not only(store, pause).issuer_missing
+    assert pause.waited == [RETRY_PAUSE] * 2
+
+
+def test_a_leaf_alone_is_served_when_nothing_comes_and_not_waited_for_later(
+    store: CertbotDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add("a", issue())
+    store.path("a", "fullchain").write_bytes((alone := issue()).leaf_pem)
+    store.path("a", "privkey").write_bytes(alone.key_pem)
+    pause = Pause()
+    assert only(store, pause).issuer_missing
+    assert pause.waited == [RETRY_PAUSE] * RETRIES
+    moment = datetime.now(UTC) + timedelta(seconds=2 * STILL_WRITING)
+    monkeypatch.setattr("mailsni.sources.directory.time.time", moment.timestamp)
+    pause = Pause()
+    assert only(store, pause).issuer_missing
+    assert pause.waited == []
+
+
+def test_a_private_authoritys_leaf_alone_is_not_waited_for(store: CertbotDirectory) -> None:
+    store.add("a", authority().issue([NAME], issuer_address=False))
+    store.path("a", "fullchain").write_bytes((private := authority().issue([NAME], issuer_address=False)).leaf_pem)
+    store.path("a", "privkey").write_bytes(private.key_pem)
+    pause = Pause()
+    assert not only(store, pause).issuer_missing
+    assert pause.waited == []

@@ -84,6 +84,8 @@ class Certificate:
     """The file of the store with the private key."""
     refused_names: tuple[str, ...] = ()
     """Its SANs that are outside the grammar, printable."""
+    issuer_missing: bool = False
+    """The store lacks its issuer's certificate, and it says where to fetch that: clients need it."""
 
     @property
     def ident(self) -> str:
@@ -144,6 +146,7 @@ _CERTIFICATE_VALUES: Mapping[str, Callable[[object], Any]] = {
     "chain_path": json_values.optional_path,
     "key_path": json_values.optional_path,
     "refused_names": _refused_names,
+    "issuer_missing": json_values.boolean,
 }
 """Reads each field of a certificate from its JSON form."""
 

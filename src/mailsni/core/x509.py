@@ -42,6 +42,8 @@ RSA_MAXIMUM_BITS = 16384
 MAXIMUM_MESSAGE = 102_400
 """Bytes of a Certificate message, more of which an OpenSSL client refuses (SSL_CTX_set_max_cert_list(3))."""
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
+_CANDIDATES = 10
+"""Certificates of one subject that are tried as the issuer of another one."""
 _WEAK_HASHES = ("md5", "sha1")
 _STAGING = re.compile(r"\(STAGING\)|\bFake LE\b")
 _PEM_BEGIN = b"-----BEGIN "
@@ -102,8 +104,8 @@ def validate_pair(source: str, chain_pem: bytes, key_pem: bytes) -> KeyAndChain 
 
 
 def leaf_names(pem: bytes) -> tuple[str, ...]:
-    """The names of the first certificate of a PEM file; none when they cannot be read."""
-    outcome = _outcome(lambda: _names(_certificates(pem)[0]))
+    """The names of the leaf of a PEM file; none when they cannot be read."""
+    outcome = _outcome(lambda: _names(_lowest(_certificates(pem))))
     return () if isinstance(outcome, InvalidPair) else outcome[0]
 
 
@@ -167,14 +169,6 @@ def describe(pem: bytes) -> ChainDescription | InvalidPair:
     return _outcome(lambda: _description(pem))
 
 
-def lacks_public_issuer(pem: bytes) -> bool:
-    """Whether a PEM file has nothing but a leaf that says where to fetch its issuer's certificate: clients need it."""
-    if pem.count(b"-----BEGIN CERTIFICATE-----") > 1:  # quick: ten thousand may come at once
-        return False
-    chain = describe(pem)
-    return isinstance(chain, ChainDescription) and chain.alone and chain.leaf.has_issuer_address
-
-
 def _description(pem: bytes) -> ChainDescription:
     first, *others = _certificates(pem)
     has_issuer = any(parsed.subject == first.issuer and parsed.der != first.der for parsed in others)
@@ -230,22 +224,23 @@ def _key_and_chain(source: str, chain_pem: bytes, key_pem: bytes) -> KeyAndChain
     try:
         key = _private_key(key_pem)
     except _InvalidPairError as error:
-        names, _ = _names(certificates[0])
+        names, _ = _names(_lowest(certificates))
         raise _InvalidPairError(error.pair.reason, error.pair.detail, names) from None
     leaf = next((parsed for parsed in certificates if _has_public_key(parsed, key.public)), None)
     if leaf is None:
-        names, _ = _names(certificates[0])
+        names, _ = _names(_lowest(certificates))
         raise _InvalidPairError(Reason.KEY_MISMATCH, "the private key is not the key of the certificate", names)
     names, refused = _names(leaf)
     algorithm = _algorithm(key.public, names)
     _refuse_odd_key(key, leaf, names)
-    chain = _ordered_chain(leaf, certificates, names)
+    whole_chain = _ordered_chain(leaf, certificates, names)
+    chain = _without_root(whole_chain)
     _refuse_weak_signatures(chain, names)
     _refuse_long_message(chain, names)
     pem = b"".join(
         (_pem(key.label, key.der), _pem(b"CERTIFICATE", leaf.der), *(_issuer_pem(issuer.der) for issuer in chain[1:]))
     )
-    issuer = _issuer_text(leaf.issuer if len(chain) == 1 else chain[1].subject)
+    issuer = _issuer_text(leaf.issuer if len(whole_chain) == 1 else whole_chain[1].subject)
     certificate = Certificate(
         source=source,
         names=names,
@@ -259,6 +254,7 @@ def _key_and_chain(source: str, chain_pem: bytes, key_pem: bytes) -> KeyAndChain
         staging=bool(_STAGING.search(issuer)),
         digest=hashlib.sha256(pem).hexdigest(),
         refused_names=refused,
+        issuer_missing=_is_alone(whole_chain) and _has_issuer_address(leaf.certificate),
     )
     return KeyAndChain(certificate, pem, _kind(key, chain))
 
@@ -493,6 +489,12 @@ def _is_self_signed(leaf: _Parsed) -> bool:
     return True
 
 
+def _lowest(certificates: Sequence[_Parsed]) -> _Parsed:
+    """The first certificate that issued no other one of the file."""
+    issuers = {parsed.issuer for parsed in certificates if not parsed.is_root}
+    return next((parsed for parsed in certificates if parsed.subject not in issuers), certificates[0])
+
+
 def _ordered_chain(leaf: _Parsed, certificates: Sequence[_Parsed], names: Sequence[str]) -> list[_Parsed]:
     """The leaf, its issuer, the issuer of that, as far as the file has them. Other certificates are left out."""
     by_subject: dict[x509.Name, list[_Parsed]] = defaultdict(list)
@@ -500,12 +502,68 @@ def _ordered_chain(leaf: _Parsed, certificates: Sequence[_Parsed], names: Sequen
         if parsed.der != leaf.der:
             by_subject[parsed.subject].append(parsed)
     chain = [leaf]
-    while not chain[-1].is_root and (issuers := by_subject.get(chain[-1].issuer)):
-        chain.append(issuers.pop())
+    while not chain[-1].is_root and (issuer := _take_issuer(chain[-1], by_subject.get(chain[-1].issuer, []))):
+        chain.append(issuer)
     if len(chain) == 1 and by_subject and not leaf.is_root:
         detail = "the chain file has other certificates than the issuer of the leaf"
         raise _InvalidPairError(Reason.BAD_PEM, detail, names)
     return chain
+
+
+def _take_issuer(parsed: _Parsed, candidates: list[_Parsed]) -> _Parsed | None:
+    """Take the certificate that issued another one from those with the right subject, the last of the list first.
+
+    An authority that gets a new key, or a second parent, has several certificates of one name.
+    """
+    alone = len(candidates) == 1
+    for candidate in candidates[: -_CANDIDATES - 1 : -1]:
+        if _is_issued_by(parsed, candidate, alone=alone):
+            candidates.remove(candidate)
+            return candidate
+    return None
+
+
+def _is_issued_by(parsed: _Parsed, issuer: _Parsed, *, alone: bool) -> bool:
+    """Whether a certificate with the right subject issued another one, by key identifier (RFC 5280, 4.2.1.1).
+
+    Where that does not tell, the signature does; it costs 0.4 ms (measured), and is spared where there is no other
+    candidate and nothing speaks against this one.
+    """
+    wanted, own = _authority_key_identifier(parsed.certificate), _subject_key_identifier(issuer.certificate)
+    if wanted is not None and own is not None and wanted == own:
+        return True
+    if alone and (wanted is None or own is None):
+        return True
+    try:
+        parsed.certificate.verify_directly_issued_by(issuer.certificate)
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def _authority_key_identifier(certificate: x509.Certificate) -> bytes | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except (x509.ExtensionNotFound, *_UNDECODABLE):
+        return None
+
+
+def _subject_key_identifier(certificate: x509.Certificate) -> bytes | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except (x509.ExtensionNotFound, *_UNDECODABLE):
+        return None
+
+
+def _is_alone(chain: Sequence[_Parsed]) -> bool:
+    """Whether an ordered chain lacks the issuer of the leaf."""
+    return len(chain) == 1 and not chain[0].is_root
+
+
+def _without_root(chain: Sequence[_Parsed]) -> Sequence[_Parsed]:
+    """An ordered chain as it is served: who trusts the root has it (RFC 8446, 4.4.2)."""
+    last = chain[-1]
+    return chain[:-1] if len(chain) > 1 and last.is_root and _is_issued_by(last, last, alone=True) else chain
 
 
 def _refuse_weak_signatures(chain: Sequence[_Parsed], names: Sequence[str]) -> None:

@@ -258,9 +258,7 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
 
 def _lonely_leaves(snapshot: Snapshot) -> Iterator[str]:
     """That new material lacks the issuer's certificate, where the leaf says that a client needs it."""
-    from mailsni.core import x509  # only a run that publishes new material needs cryptography
-
-    lonely = [pair.certificate for pair in snapshot.plan.pins if x509.lacks_public_issuer(pair.pem)]
+    lonely = [pair.certificate for pair in snapshot.plan.pins if pair.certificate.issuer_missing]
     if lonely:
         sources = summarize([certificate.source for certificate in lonely])
         yield (

@@ -168,7 +168,7 @@ def _change(change: Change) -> Document:
 
 
 def _certificate(certificate: Certificate) -> Document:
-    return members(certificate, *_DEPLOYED, "issuer", "self_signed", "kept")
+    return members(certificate, *_DEPLOYED, "issuer", "issuer_missing", "self_signed", "kept")
 
 
 def _skipped(lineages: Iterable[SkippedLineage]) -> list[Document]:

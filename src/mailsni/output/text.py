@@ -51,6 +51,10 @@ def status(snapshot: Snapshot, history: History, *, skipped: bool) -> None:
         table(("NAME", "KEY", "EXPIRES", "STATE", "SOURCE"), rows, colours)
     else:
         print_line("no names: nothing is deployed, and no certificate can be")
+    lonely = [certificate.source for certificate in snapshot.selection.certificates if certificate.issuer_missing]
+    if lonely:
+        print_line()
+        print_line(f"without the issuer's certificate, which clients need: {summarize(lonely)}: mailsni doctor")
     if skipped:
         _skipped_table(snapshot.selection.skipped)
     else:

@@ -176,7 +176,7 @@ def _judge(place: Place, chain: tuple[StoreFile, ...] | ReadRefusedError, key: _
     directory = _status(place.directory)
     age = abs(time.time() - max([part.changed for part in read] + [directory.st_ctime if directory else 0.0]))
     if outcome.lineage is not None:
-        is_cut = age < STILL_WRITING and outcome.pair is not None and _lacks_issuer(outcome.pair)
+        is_cut = age < STILL_WRITING and outcome.lineage.certificate.issuer_missing
         commit = _status(place.commit)
         last = max(part.identity.mtime_ns for part in read)
         is_uncommitted = age < RECENT and commit is not None and commit.st_mtime_ns < last
@@ -216,12 +216,6 @@ def _paths_for_servers(place: Place) -> tuple[str, str]:
         return (safe_path(place.chain[0]), safe_path(place.key)) if len(place.chain) == 1 else ("", "")
     except RefusedNameError:
         return "", ""
-
-
-def _lacks_issuer(pair: KeyAndChain) -> bool:
-    from mailsni.core.x509 import lacks_public_issuer
-
-    return lacks_public_issuer(pair.pem)
 
 
 def _is_of_staging(authority: str) -> bool:

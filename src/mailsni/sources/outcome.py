@@ -57,12 +57,14 @@ def paired(
         staging: whether the store says that a staging authority issued it.
         paths: of the chain and the key, where servers can read them from the store.
     """
-    from mailsni.core.x509 import InvalidPair, validate_pair  # only a changed certificate needs cryptography
+    from mailsni.core.x509 import InvalidPair, chain_digests, validate_pair  # only a changed one needs cryptography
 
     outcome = validate_pair(source, chain, key)
     if isinstance(outcome, InvalidPair):
         return refused(source, outcome.reason, outcome.detail, outcome.names)
-    chain_path, key_path = paths
+    # A server serves a file as it is, and the first certificate of it as the leaf.
+    is_in_order = chain_digests(chain)[:1] == (outcome.certificate.fingerprint,)
+    chain_path, key_path = paths if is_in_order else ("", "")
     certificate = replace(
         outcome.certificate,
         staging=staging or outcome.certificate.staging,

@@ -124,6 +124,11 @@ def incomplete_chains(facts: Facts) -> Iterator[Finding]:
         leaf = lonely_leaf(files.read_untrusted(path, PEM_LIMIT) or b"") if certificate.chain_path else None
         if leaf is not None:
             yield incomplete_chain(path, path, leaf)
+        elif certificate.issuer_missing and not certificate.chain_path:
+            names = summarize(certificate.names)
+            what = f"{certificate.source} has the leaf ({names}) without its issuer ({certificate.issuer})"
+            fix = Fix(edit="put the issuer's certificate into the store, beside the leaf or behind it")
+            yield finding("chain_incomplete", what, certificate.source, fix)
 
 
 def competing_lineages(facts: Facts) -> Iterator[Finding]:
