@@ -17,8 +17,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from mailsni.core.model import KeyAndChain, Reason
 from mailsni.core.x509 import ChainDescription, InvalidPair, describe, leaf_names, validate_pair
+from mailsni.probes import openssl
 from mailsni.sandbox.authority import Issued
 from mailsni.sources.outcome import paired
+from tests.support import refused
 from tests.support.builders import authority
 
 NAME = "mail.a.test"
@@ -84,6 +86,14 @@ def test_a_chain_is_put_in_order_without_duplicates_and_without_the_root() -> No
     for parts in itertools.permutations((plain.leaf_pem, plain.chain_pem, root, plain.chain_pem, plain.leaf_pem)):
         assert served(b"".join(parts), plain.key_pem) == expected
         assert leaf_names(b"".join(parts)) == (NAME,)
+
+
+def test_a_root_that_openssl_refuses_does_no_harm() -> None:
+    small = refused.with_small_root(NAME)
+    outcome = validate_pair("/live/a", small.fullchain_pem, small.key_pem)
+    assert isinstance(outcome, KeyAndChain)
+    assert openssl.refusal(outcome.pem) is None
+    assert outcome.pem.count(b"BEGIN CERTIFICATE") == 2
 
 
 def test_the_lineage_of_a_chain_in_reverse_is_known_by_the_names_of_its_leaf() -> None:
