@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -67,6 +68,7 @@ PASSED_ON = (
     *("MAILSNI_FAULTS", "MAILSNI_SHARED", "MAILSNI_STORIES"),
 )
 LAB_FAILED = 125
+_MNT_DETACH = 2
 
 
 class LabError(Exception):
@@ -339,6 +341,8 @@ def layered(release: str, command: Sequence[str], output: Path | None) -> int:
         "MAILSNI_LAB_REQUIRED": "1",
         "MAILSNI_LAB_RELEASE": release,
     } | {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+    pivot(root)
+    root = Path("/")
     enter(root, ["ip", "link", "set", "lo", "up"], environment)
     flags = ["--quiet", "--disable-pip-version-check", "--root-user-action=ignore", "--no-cache-dir"]
     flags += ["--no-index", "--no-deps", "--no-build-isolation", "--no-compile"]
@@ -352,6 +356,18 @@ def mount(*words: str) -> None:
     done = subprocess.run(["mount", *words], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise LabError(f"mount {' '.join(words)}: {done.stderr.strip()}")
+
+
+def pivot(root: Path) -> None:
+    """Make a mounted directory the root of this process's name space, and let go of the host's (pivot_root(2), NOTES).
+
+    After chroot(2) alone the name space would still have the host's root, and so would all that joins it: a program
+    that ``docker exec`` starts would run on the host (measured).
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    os.chdir(root)
+    if libc.pivot_root(b".", b".") != 0 or libc.umount2(b".", _MNT_DETACH) != 0:
+        raise LabError(f"{root}: cannot become the root: {os.strerror(ctypes.get_errno())}")
 
 
 def furnish(root: Path) -> None:
