@@ -23,6 +23,15 @@ class FakeExecutor:
     error: str = ""
     failing: frozenset[str] = frozenset()
     calls: list[tuple[str, ...]] = field(default_factory=list)
+    container = ""
+
+    def inside(self, path: Path) -> Path:
+        """See :class:`mailsni.host.commands.Executor`."""
+        return path
+
+    def outside(self, path: Path) -> Path | None:
+        """See :class:`mailsni.host.commands.Executor`."""
+        return path
 
     def find_tool(self, name: str) -> Path | None:
         """See :class:`mailsni.host.commands.Executor`."""

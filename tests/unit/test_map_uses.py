@@ -14,15 +14,16 @@ from mailsni.host.commands import Completed
 from mailsni.targets.postfix.map_types import PostfixMap
 from mailsni.targets.postfix.map_uses import TypeChoice, choose_types, find_uses
 from mailsni.targets.postfix.postconf import Installation
+from tests.support.fake_executor import FakeExecutor
 
 CDB, HASH, LMDB = (("cdb",), ("hash",), ("lmdb",))
 
 
 @dataclass
-class FakePostfix:
+class FakePostfix(FakeExecutor):
     """Answers as postconf(1) of several configuration directories does, and as postmulti(1)."""
 
-    main: dict[Path, str]
+    main: dict[Path, str] = field(default_factory=dict)
     master: dict[Path, str] = field(default_factory=dict)
     broken: frozenset[Path] = frozenset()
 
@@ -52,7 +53,7 @@ def types_of(etc: Path, main: str, master: str = "", out: str = "") -> list[tupl
     """The types that places name, and the last parts of the places."""
     own = etc / "postfix"
     said = {own: main.format(own=own / "mailsni", etc=etc), etc / "postfix-out": out.format(own=own / "mailsni")}
-    installation = Installation(own, FakePostfix(said, {own: master.format(own=own / "mailsni")}))
+    installation = Installation(own, FakePostfix(main=said, master={own: master.format(own=own / "mailsni")}))
     uses = find_uses(installation, own / "mailsni", installation.parameters())
     assert uses.unreadable == ()
     return [(use.table.map_type, str(Path(use.place).relative_to(etc))) for use in uses.uses]

@@ -37,7 +37,8 @@ def check_include(context: CheckContext) -> Iterator[Result]:
     if context.record is not None and not context.publish_in_progress:
         yield from _check_edits(context, path, content, blocks)
     pins = context.pin_directory
-    named = dict.fromkeys(file for block in blocks for file in block.paths)
+    inside = dict.fromkeys(file for block in blocks for file in block.paths)
+    named = [file for file in map(server.executor.outside, inside) if file is not None]
     dead = [str(file) for file in named if file.parent != pins and is_absent(file)]
     if dead:
         what = f"{path} names files that are not there, so Dovecot does not start again"

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
 from mailsni.config.parser import TABLE_NAMES, TABLES
+from mailsni.core.mounts import Mounts
 from mailsni.sources.kinds import DEFAULT_SOURCES
 
 COMMENT_COLUMN = 40
@@ -55,6 +56,10 @@ def toml(value: object) -> str:
     match value:
         case tuple():
             return f"[{', '.join(map(toml, value))}]"
+        case Mounts(pairs=()):
+            return "{}"
+        case Mounts():
+            return f"{{ {', '.join(f'{toml(outside)} = {toml(inside)}' for outside, inside in value.pairs)} }}"
         case bool():
             return json.dumps(value)
         case float():

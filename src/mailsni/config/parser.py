@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mailsni.config.settings import NameSettings, Settings
+from mailsni.config.settings import MOUNTED, NameSettings, Settings
 from mailsni.errors import ConfigurationError, PermissionMissingError
 from mailsni.host import trust
 from mailsni.sources import kinds
@@ -84,7 +84,8 @@ def parse(text: str, path: Path, templates: Path | None = None) -> Settings:
         place = re.search(r"\(at line (\d+), column \d+\)$", reason)  # Python 3.14 has attributes for it
         line = int(place[1]) if place else last
         raise ConfigurationError(f"{path}: {reason}", path=path, line=line) from None
-    return Settings(**_Document(text, path).settings(document), templates=templates)
+    read = _Document(text, path)
+    return read.on_host(Settings(**read.settings(document), templates=templates))
 
 
 def parse_partial(path: Path) -> Settings | None:
@@ -135,6 +136,31 @@ class _Document:
         if "names" in settings:
             settings["names"] = settings["names"].patterns()
         return settings
+
+    def on_host(self, settings: Settings) -> Settings:
+        """Settings whose paths are those on this host; of a server in a container a file may give the paths inside."""
+        moved: dict[str, Any] = {}
+        for name, keys in MOUNTED.items():
+            server = getattr(settings, name)
+            if not server.container:
+                continue
+            if server.action == "restart":
+                raise self._error(
+                    Place(name, "action"),
+                    f"container {server.container} is not restarted: a reload is enough",
+                    hint="a command as a list runs on this host, and may restart it",
+                )
+            paths = {key: settings.container.paths.on_host(getattr(server, key)) for key in keys}
+            for key, path in paths.items():
+                if path is None:
+                    raise self._error(
+                        Place(name, key),
+                        f"{getattr(server, key)} lies in no directory that container {server.container} shares with "
+                        "this host",
+                        hint='paths = { "/directory/on/the/host" = "/the/same/inside" } in [container] names them',
+                    )
+            moved[name] = replace(server, **paths)
+        return replace(settings, **moved)
 
     def _sources(self, content: object) -> tuple[SourceSettings, ...]:
         if not isinstance(content, list):

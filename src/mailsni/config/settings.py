@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from mailsni.core import values
+from mailsni.core.mounts import Mounts
 from mailsni.core.names import NamePatterns
 from mailsni.core.values import Action as Action
 from mailsni.core.values import Switch
@@ -52,8 +53,16 @@ class NameSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ContainerSettings:
+    """``[container]``: what servers in containers have in common."""
+
+    engine: str = key("docker", values.engine, 'or "podman", or an absolute path')
+    paths: Mounts = key(Mounts(), values.mounts, 'directory on the host = the same directory inside: { "/a" = "/b" }')
+
+
+@dataclass(frozen=True, slots=True)
 class PostfixSettings:
-    """``[postfix]``."""
+    """``[postfix]``. The paths are those on this host, wherever the server runs."""
 
     enabled: Switch = key("auto", values.switch, 'true, false, or "auto": when postconf is installed')
     config_directory: Path = key(Path("/etc/postfix"), values.path)
@@ -64,6 +73,7 @@ class PostfixSettings:
         f"{', '.join(get_args(MapType))}; auto: those that Postfix's configuration names",
     )
     action: Action = key("auto", values.action, "auto, reload, restart, none, or a command as a list")
+    container: str = key("", values.container, "the container that it runs in; empty: this host")
 
     @property
     def main_cf(self) -> Path:
@@ -73,7 +83,7 @@ class PostfixSettings:
 
 @dataclass(frozen=True, slots=True)
 class DovecotSettings:
-    """``[dovecot]``."""
+    """``[dovecot]``. The paths are those on this host, wherever the server runs."""
 
     enabled: Switch = key("auto", values.switch)
     config_file: Path = key(Path("/etc/dovecot/dovecot.conf"), values.path)
@@ -86,6 +96,11 @@ class DovecotSettings:
     )
     pin_directory: Path = key(Path("/etc/dovecot/mailsni"), values.path)
     action: Action = key("auto", values.action)
+    container: str = key("", values.container)
+
+
+MOUNTED = {"postfix": ("config_directory", "map"), "dovecot": ("config_file", "include_file", "pin_directory")}
+"""The paths of each server that its container has to see, if it runs in one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +146,7 @@ class Settings:
 
     names: NamePatterns = field(default_factory=lambda: NameSettings().patterns())
     sources: tuple[SourceSettings, ...] = DEFAULT_SOURCES
+    container: ContainerSettings = ContainerSettings()
     postfix: PostfixSettings = PostfixSettings()
     dovecot: DovecotSettings = DovecotSettings()
     state: StateSettings = StateSettings()

@@ -7,13 +7,16 @@ Raises:
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from mailsni.core.mounts import Mounts
 from mailsni.core.names import NamePatterns, safe_path
 
 _LONGEST = 3600
+_CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 Switch = Literal["auto"] | bool
 Action = Literal["auto", "reload", "restart", "none"] | tuple[str, ...]
@@ -64,6 +67,29 @@ def path(value: object) -> Path:
     if not isinstance(value, str) or not value.startswith("/"):
         raise ValueError("must be an absolute path")
     return Path(safe_path(value.rstrip("/") or "/"))
+
+
+def mounts(value: object) -> Mounts:
+    """A table of directories: the path on this host = the path inside a container."""
+    if not isinstance(value, dict):
+        raise ValueError('must be a table: { "/directory/on/the/host" = "/the/same/inside" }')
+    return Mounts(tuple((path(outside), path(inside)) for outside, inside in value.items()))
+
+
+def engine(value: object) -> str:
+    """The program of a container engine."""
+    if value in ("docker", "podman"):
+        return str(value)
+    if isinstance(value, str) and value.startswith("/"):
+        return str(path(value))
+    raise ValueError('must be "docker", "podman" or an absolute path')
+
+
+def container(value: object) -> str:
+    """The name of a container as engines take it, or nothing."""
+    if isinstance(value, str) and (value == "" or _CONTAINER.fullmatch(value)):
+        return value
+    raise ValueError("must be the name of a container: letters, digits, _ . and -, a letter or digit first")
 
 
 def patterns(value: object) -> tuple[str, ...]:

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeVar
 
-from mailsni.config.settings import PostfixSettings, Settings
+from mailsni.config.settings import Settings
 from mailsni.core.model import Progress
 from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.errors import HostError, MailsniError, PermissionMissingError
 from mailsni.sources.base import StoreFiles
-from mailsni.targets.dovecot import target as dovecot
+from mailsni.targets import registry
 from mailsni.targets.dovecot.target import Dovecot
-from mailsni.targets.postfix import target as postfix
 from mailsni.targets.postfix.target import Postfix
 
 _Fact = TypeVar("_Fact")
@@ -77,8 +76,8 @@ def gather(settings: Settings, now: datetime, *, partial: bool = False, progress
     """
     failures: list[Failure] = []
     main_cf, dovecot_conf = settings.postfix.main_cf, settings.dovecot.config_file
-    postfix_server = attempt(failures, "postfix", main_cf, lambda: _find_postfix(settings.postfix))
-    dovecot_server = attempt(failures, "dovecot", dovecot_conf, lambda: dovecot.find(settings.dovecot))
+    postfix_server = attempt(failures, "postfix", main_cf, lambda: _find_postfix(settings))
+    dovecot_server = attempt(failures, "dovecot", dovecot_conf, lambda: registry.find_dovecot(settings))
     sources = [source.open() for source in settings.sources]
     stores: list[StoreFiles] = []
     if partial:
@@ -96,7 +95,8 @@ def gather(settings: Settings, now: datetime, *, partial: bool = False, progress
     return HostFacts(settings, now, postfix_server, dovecot_server, snapshot, tuple(stores), tuple(failures))
 
 
-def _find_postfix(settings: PostfixSettings) -> Postfix | None:
-    if settings.main_cf.exists() and not os.access(settings.main_cf, os.R_OK):
-        raise PermissionMissingError(f"{settings.main_cf}: cannot be read by this user", path=settings.main_cf)
-    return postfix.find(settings)
+def _find_postfix(settings: Settings) -> Postfix | None:
+    main_cf = settings.postfix.main_cf
+    if main_cf.exists() and not os.access(main_cf, os.R_OK):
+        raise PermissionMissingError(f"{main_cf}: cannot be read by this user", path=main_cf)
+    return registry.find_postfix(settings)

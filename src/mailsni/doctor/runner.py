@@ -5,7 +5,7 @@ A fact that cannot be found out and a check that cannot run are findings themsel
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -19,6 +19,7 @@ from mailsni.doctor import helpers
 from mailsni.doctor.checks import dovecot, hooks, postfix, postfix_maps, schedule, stores
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding, kinds
 from mailsni.errors import ConfigurationError, PermissionMissingError, ServerConfigurationError
+from mailsni.targets import registry
 from mailsni.targets.postfix.postconf import Configuration
 from mailsni.targets.registry import NO_SERVER
 
@@ -79,24 +80,42 @@ def examine(
     if not problems and not host.has_server:
         fix = Fix(edit="install one of them, or enable it in mailsni's configuration")
         problems.append(finding("no_server", NO_SERVER, "[postfix] enabled, [dovecot] enabled", fix))
+    problems += _in_containers(host)
     configuration = _postfix_configuration(host, problems)
     return in_order([*problems, *helpers.run_each(checks, Facts(host, configuration, root))])
 
 
 def _postfix_configuration(host: HostFacts, problems: list[Finding]) -> Configuration | None:
-    """Postfix's configuration; None, and a problem more, where Postfix refuses it or it cannot be read."""
+    """Postfix's configuration; None where a container has it, and, with
+    a problem more, where Postfix refuses it or it cannot be read."""
     server = host.postfix
     if server is None or not server.installed:
         return None
     refusal = helpers.attempt(problems, "whether Postfix would start", partial(postfix.refusal, server))
     if refusal is not None:
         problems.append(refusal)
+    if refusal is not None or server.installation.executor.container:
         return None
     failures: list[Failure] = []
     read = server.installation.read
     configuration = host_facts.attempt(failures, "postfix", host.settings.postfix.main_cf, read)
     problems += [_unreadable(failure, host.settings) for failure in failures]
     return configuration
+
+
+def _in_containers(host: HostFacts) -> Iterator[Finding]:
+    """What can be said of servers in containers: their files are not all on this host."""
+    servers = [server for server in (host.postfix, host.dovecot) if server is not None]
+    for server in servers:
+        container = registry.containers(host.settings).get(server.name)
+        if container is None:
+            continue
+        what = f"{server.name} runs in container {container}: its configuration is not examined further"
+        fix = Fix(edit="run `mailsni doctor` inside the container, or look there: docs/containers.md")
+        yield finding("server_in_container", what, f"[{server.name}] container", fix)
+        reason = server.not_configured_reason({})
+        if reason is not None:
+            yield finding("container_not_wired", reason, f"[{server.name}] container", Fix(edit=reason))
 
 
 def _unreadable(failure: Failure, settings: Settings) -> Finding:

@@ -50,8 +50,25 @@ class Completed:
 class Executor(Protocol):
     """Runs the programs of a server where that server lives: on this host, or in a container."""
 
+    @property
+    def container(self) -> str:
+        """The container that the programs run in; empty for this host."""
+
     def find_tool(self, name: str) -> Path | None:
         """The absolute path of a system program; None when it is not installed there."""
+
+    def inside(self, path: Path) -> Path:
+        """What a path of this host is called where the programs run.
+
+        Raises:
+            HostError: the file cannot be seen from there.
+        """
+
+    def outside(self, path: Path) -> Path | None:
+        """What a path that the programs print, or a configuration of theirs names, is called on this host.
+
+        None when this host does not have the file.
+        """
 
     def run(
         self,
@@ -86,6 +103,16 @@ def environment() -> dict[str, str]:
 
 class LocalExecutor:
     """This host's programs."""
+
+    container = ""
+
+    def inside(self, path: Path) -> Path:
+        """See :class:`Executor`."""
+        return path
+
+    def outside(self, path: Path) -> Path | None:
+        """See :class:`Executor`."""
+        return path
 
     def find_tool(self, name: str) -> Path | None:
         """See :class:`Executor`."""
@@ -148,7 +175,8 @@ def require_tool(name: str, executor: Executor = LOCAL) -> Path:
     """
     found = executor.find_tool(name)
     if found is None:
-        raise HostError(f"{name}: not found in {':'.join(SEARCH_PATH)}")
+        where = f" of container {executor.container}" if executor.container else ""
+        raise HostError(f"{name}: not found in {':'.join(SEARCH_PATH)}{where}")
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from mailsni.config.document import commented, toml
 from mailsni.config.effective import EffectiveValue
+from mailsni.core.mounts import Mounts
 from mailsni.output import console
 from mailsni.targets.detection import Detection
 
@@ -93,6 +94,8 @@ def _plain(value: object) -> object:
     match value:
         case tuple():
             return [_plain(part) for part in value]
+        case Mounts():
+            return {str(outside): str(inside) for outside, inside in value.pairs}
         case bool() | int() | float():
             return value
         case _:

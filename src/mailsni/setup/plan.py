@@ -31,6 +31,7 @@ from mailsni.setup.model import Caution, Item, Note, SetupOptions, SetupPlan
 from mailsni.setup.plan_removal import plan_startup_removal, plan_unpublishing
 from mailsni.setup.steps import Step, change_file, first_apply, make_directories
 from mailsni.sources.kinds import acme_clients
+from mailsni.targets import registry
 from mailsni.targets.registry import NO_SERVER, find_all
 
 _LARGEST_PEM = 1 << 20
@@ -81,8 +82,9 @@ def plan_setup(settings: Settings, options: SetupOptions, now: datetime) -> Setu
     expected = expectations({winner.name: winner.certificates for winner in snapshot.selection.winners})
     items += names
     items += _first_apply(snapshot)
-    for name in installed:
+    for name in _on_this_host(snapshot):
         items += _SERVERS[name].plan(settings, expected, options)
+    items += _in_containers(snapshot)
     items += _hooks(settings, options, program)
     items += _startup(settings, options, program)
     return SetupPlan.of(settings, items)
@@ -91,6 +93,21 @@ def plan_setup(settings: Settings, options: SetupOptions, now: datetime) -> Setu
 def _installed(snapshot: Snapshot) -> list[str]:
     """The names of the installed servers, in the order of the targets."""
     return [target.name for target in snapshot.targets if target.installed]
+
+
+def _on_this_host(snapshot: Snapshot) -> list[str]:
+    """The names of the installed servers that run in no container."""
+    containers = registry.containers(snapshot.settings)
+    return [name for name in _installed(snapshot) if name not in containers]
+
+
+def _in_containers(snapshot: Snapshot) -> Iterator[Item]:
+    """What is left to the administrator: an image may write its configuration anew whenever it starts."""
+    for target in snapshot.targets:
+        container = registry.containers(snapshot.settings).get(target.name)
+        reason = target.not_configured_reason(snapshot.record.deployment.memories.get(target.name, {}))
+        if container is not None and reason is not None:
+            yield Caution(f"{reason} (setup does not change the configuration in container {container})")
 
 
 def _missing_servers(settings: Settings, installed: Sequence[str]) -> Iterator[Note]:
@@ -116,7 +133,7 @@ def _serve_default_names(snapshot: Snapshot, options: SetupOptions) -> tuple[Sna
     stored = {name for certificate in snapshot.inventory.certificates for name in certificate.names}
     unserved: dict[str, None] = {}
     items: list[Item] = []
-    for server in _installed(snapshot):
+    for server in _on_this_host(snapshot):
         path, missing = _SERVERS[server].default_certificate(settings)
         if missing is not None:
             items.append(Caution(missing))
@@ -181,6 +198,7 @@ def _first_apply(snapshot: Snapshot) -> Iterator[Item]:
         changes[_CHANGES_LISTED:] = [f"and {len(changes) - _CHANGES_LISTED} more"]
     artifacts = [f"write {change.path}: {change.why}" for change in snapshot.plan.artifacts]
     names = len(snapshot.selection.winners)
+    wired_here = "postfix" in _on_this_host(snapshot)
     fresh = (
         not snapshot.record.deployment.names
         and not snapshot.record.interrupted
@@ -190,7 +208,7 @@ def _first_apply(snapshot: Snapshot) -> Iterator[Item]:
         f"mailsni apply: publish {counted(names, 'name')} before a server's configuration names the files",
         "\n".join((*changes, *artifacts)),
         settings,
-        partial(postfix.map_type_problem, settings, postfix.map_type(settings)) if "postfix" in installed else None,
+        partial(postfix.map_type_problem, settings, postfix.map_type(settings)) if wired_here else None,
         partial(plan_unpublishing, settings) if fresh else None,
     )
     if not names:

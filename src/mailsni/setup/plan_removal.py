@@ -18,7 +18,7 @@ from mailsni.setup.model import Caution, Item, Note, SetupPlan, is_published
 from mailsni.setup.steps import Step, change_file, delete, run_commands
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.postfix import map_types
-from mailsni.targets.registry import find_all
+from mailsni.targets.registry import containers, find_all
 
 
 def plan_removal(settings: Settings) -> SetupPlan:
@@ -74,7 +74,9 @@ def _nothing_switched_off(settings: Settings) -> Settings:
 
 
 def _installed(settings: Settings) -> frozenset[str]:
-    return frozenset(target.name for target in find_all(settings) if target.installed)
+    """The installed servers that run in no container: setup changed nothing in one."""
+    elsewhere = containers(settings)
+    return frozenset(target.name for target in find_all(settings) if target.installed and target.name not in elsewhere)
 
 
 def plan_startup_removal(settings: Settings, keep: Collection[Path] = ()) -> Iterator[Step]:

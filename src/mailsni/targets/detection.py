@@ -9,10 +9,9 @@ from typing import Any
 from mailsni.config.settings import Settings
 from mailsni.errors import MailsniError
 from mailsni.host.commands import LOCAL, SEARCH_PATH, Executor
+from mailsni.probes.endpoint import Server
 from mailsni.targets import registry
 from mailsni.targets.dovecot import doveconf
-from mailsni.targets.dovecot import target as dovecot
-from mailsni.targets.postfix import target as postfix
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +35,24 @@ def detect(settings: Settings, executor: Executor = LOCAL) -> Mapping[tuple[str,
     return detections
 
 
-def _tools(*names: str) -> Callable[[Settings, Executor], Detection]:
+def _tools(server: Server, *names: str) -> Callable[[Settings, Executor], Detection]:
     """The rule that a server is deployed to when these programs of it are installed."""
 
-    def rule(_: Settings, executor: Executor) -> Detection:
-        paths = {name: executor.find_tool(name) for name in names}
+    def rule(settings: Settings, executor: Executor) -> Detection:
+        container = getattr(settings, server).container
+        where = f" of container {container}" if container else ""
+        inside = registry.executor_for(settings, container, executor)
+        paths = {name: inside.find_tool(name) for name in names}
         missing = [name for name, path in paths.items() if path is None]
         if missing:
-            return Detection(value=False, reason=f"there is no {missing[0]} in {':'.join(SEARCH_PATH)}")
-        return Detection(value=True, reason=", ".join(f"{name} is {path}" for name, path in paths.items()))
+            return Detection(value=False, reason=f"there is no {missing[0]} in {':'.join(SEARCH_PATH)}{where}")
+        return Detection(value=True, reason=", ".join(f"{name} is {path}{where}" for name, path in paths.items()))
 
     return rule
 
 
 def _map_type(settings: Settings, executor: Executor) -> Detection:
-    server = postfix.find(settings.postfix, executor)
+    server = registry.find_postfix(settings, executor)
     if server is None:
         return _not_deployed_to("Postfix")
     preferred, *_ = first = server.types.maps[0]
@@ -63,10 +65,10 @@ def _map_type(settings: Settings, executor: Executor) -> Detection:
 
 
 def _version(settings: Settings, executor: Executor) -> Detection:
-    server = dovecot.find(settings.dovecot, executor)
+    server = registry.find_dovecot(settings, executor)
     if server is None:
         return _not_deployed_to("Dovecot")
-    return Detection(server.version, f"dovecot --version says {doveconf.full_version(executor)}")
+    return Detection(server.version, f"dovecot --version says {doveconf.full_version(server.executor)}")
 
 
 def _action(_settings: Settings, _executor: Executor) -> Detection:
@@ -86,10 +88,10 @@ def _not_deployed_to(server: str) -> Detection:
 
 
 _RULES: Mapping[tuple[str, str], Callable[[Settings, Executor], Detection]] = {
-    ("postfix", "enabled"): _tools("postconf"),
+    ("postfix", "enabled"): _tools("postfix", "postconf"),
     ("postfix", "map_type"): _map_type,
     ("postfix", "action"): _action,
-    ("dovecot", "enabled"): _tools("dovecot", "doveconf"),
+    ("dovecot", "enabled"): _tools("dovecot", "dovecot", "doveconf"),
     ("dovecot", "version"): _version,
     ("dovecot", "action"): _action,
     ("verify", "endpoints"): _endpoints,

@@ -9,17 +9,45 @@ from pathlib import Path
 from mailsni.config.settings import Settings
 from mailsni.errors import HostError
 from mailsni.host.commands import LOCAL, Executor
+from mailsni.host.containers import ContainerExecutor
 from mailsni.probes.endpoint import Server
 from mailsni.targets.base import Target
 from mailsni.targets.dovecot import target as dovecot
+from mailsni.targets.dovecot.target import Dovecot
 from mailsni.targets.postfix import target as postfix
+from mailsni.targets.postfix.target import Postfix
 
 NO_SERVER = "neither Postfix nor Dovecot is installed here, or both are switched off"
 
 
+def containers(settings: Settings) -> Mapping[Server, str]:
+    """The container of each server that runs in one."""
+    named: Mapping[Server, str] = {"postfix": settings.postfix.container, "dovecot": settings.dovecot.container}
+    return {server: container for server, container in named.items() if container}
+
+
+def executor_for(settings: Settings, container: str, host: Executor = LOCAL) -> Executor:
+    """What runs the programs of a container; those of this host where none is named."""
+    shared = settings.container
+    return ContainerExecutor(shared.engine, container, shared.paths, host) if container else host
+
+
+def find_postfix(settings: Settings, executor: Executor = LOCAL) -> Postfix | None:
+    """The Postfix of the settings, on this host or in its container; see :func:`mailsni.targets.postfix.target.find`.
+
+    ``executor`` runs the programs of this host, also those of the container engine.
+    """
+    return postfix.find(settings.postfix, executor_for(settings, settings.postfix.container, executor))
+
+
+def find_dovecot(settings: Settings, executor: Executor = LOCAL) -> Dovecot | None:
+    """The same for Dovecot; see :func:`mailsni.targets.dovecot.target.find`."""
+    return dovecot.find(settings.dovecot, executor_for(settings, settings.dovecot.container, executor))
+
+
 _FINDERS: Mapping[Server, Callable[[Settings, Executor], Target | None]] = {
-    "postfix": lambda settings, executor: postfix.find(settings.postfix, executor),
-    "dovecot": lambda settings, executor: dovecot.find(settings.dovecot, executor),
+    "postfix": find_postfix,
+    "dovecot": find_dovecot,
 }
 
 
@@ -72,12 +100,16 @@ def find_all(settings: Settings, executor: Executor = LOCAL) -> tuple[Target, ..
 
 
 def writable_directories(settings: Settings, executor: Executor = LOCAL) -> tuple[Path, ...]:
-    """The directories that a deployment to the wanted servers writes into. Their configuration is not read."""
+    """The directories that a deployment to the wanted servers writes into. Their configuration is not read.
+
+    A container is not asked whether its server is installed.
+    """
+    own, other = settings.postfix, settings.dovecot
     directories = []
-    if postfix.is_wanted(settings.postfix, executor):
-        directories += [settings.postfix.map.parent]
-    if dovecot.is_wanted(settings.dovecot, executor):
-        directories += [settings.dovecot.include_file.parent, settings.dovecot.pin_directory]
+    if (own.container and own.enabled) or postfix.is_wanted(own, executor):
+        directories += [own.map.parent]
+    if (other.container and other.enabled) or dovecot.is_wanted(other, executor):
+        directories += [other.include_file.parent, other.pin_directory]
     return tuple(directories)
 
 

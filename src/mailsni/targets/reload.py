@@ -22,6 +22,7 @@ from pathlib import Path
 from mailsni.config.settings import Action
 from mailsni.errors import HostError
 from mailsni.host.commands import Executor, parent, require_tool
+from mailsni.host.containers import ContainerError, ContainerExecutor
 
 TIMEOUT = 120.0
 """Seconds for each command."""
@@ -121,14 +122,23 @@ def _is_supervised(number: int) -> bool:
 
 
 def perform(name: str, action: Action, server: Controls) -> ReloadResult:
-    """Reload a server, restart it, or run the administrator's command.
+    """Reload a server, restart it, or run the administrator's command, which runs on this host in any case.
+
+    A container that does not run needs no reload: its server reads the new files when it starts.
 
     Raises:
         HostError: a command failed.
     """
     if isinstance(action, tuple):
-        _run(server.executor, action)
+        _run(server.executor.host if isinstance(server.executor, ContainerExecutor) else server.executor, action)
         return ReloadResult.COMMANDED
+    try:
+        return _perform(name, action, server)
+    except ContainerError:
+        return ReloadResult.NOT_RUNNING
+
+
+def _perform(name: str, action: Action, server: Controls) -> ReloadResult:
     if server.executor.find_tool(str(server.reload[0])) is None:
         return ReloadResult.NOT_RUNNING
     if action == "none":

@@ -52,7 +52,7 @@ _REMOVE_MARK = "{}s/=[[:blank:]]*<[[:blank:]]*/= /"
 def findings(facts: Facts) -> Iterator[Finding]:
     """Look for every known mistake in Dovecot's configuration; nothing without a Dovecot."""
     server = facts.host.dovecot
-    if server is None:
+    if server is None or server.executor.container:
         return
     source = parser.read(server.settings.config_file)
     deployed = facts.host.snapshot.record.deployment.files if facts.host.snapshot is not None else {}

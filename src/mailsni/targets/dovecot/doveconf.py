@@ -18,7 +18,7 @@ _POSITION = re.compile(r"configuration file (?P<file>/.*?) line (?P<line>\d+)")
 def run(config_file: Path, *words: str, executor: Executor, timeout: float = 60.0, discard: bool = False) -> Completed:
     """Run ``doveconf`` for a configuration; see :class:`mailsni.host.commands.Executor`."""
     program = require_tool("doveconf", executor)
-    return executor.run([program, "-c", config_file, *words], timeout=timeout, discard=discard)
+    return executor.run([program, "-c", executor.inside(config_file), *words], timeout=timeout, discard=discard)
 
 
 def startup_error(config_file: Path, executor: Executor = LOCAL) -> str | None:

@@ -6,13 +6,14 @@ Setup adds a line that includes it where no ``!include`` that is there already d
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from mailsni.errors import HostError, MailsniError
 from mailsni.host import files
+from mailsni.host.commands import LOCAL, Executor
 from mailsni.targets.dovecot.parser import (
     FILE_LIMIT,
     Assignment,
@@ -90,7 +91,10 @@ def _moment(text: str) -> datetime | None:
 
 
 def include_line(live: Path) -> str:
-    """What stands in dovecot.conf: ``!include_try``, so that without the file Dovecot still starts."""
+    """What stands in dovecot.conf: ``!include_try``, so that without the file Dovecot still starts.
+
+    ``live`` is the path by which Dovecot knows the include.
+    """
     return f"!include_try {live}"
 
 
@@ -120,8 +124,10 @@ def required_by(configuration: Configuration, live: Path) -> IncludedFiles | Non
     return next(only, None)
 
 
-def trial(main: Path, live: Path, staged: Path) -> str:
+def trial(main: Path, live: Path, staged: Path, executor: Executor = LOCAL) -> str:
     """A configuration with a staged include in the place of the live one, which can be read from any directory.
+
+    Files are named as the Dovecot of the executor sees them.
 
     Relative names become absolute. A pattern that takes the live include in is written out file by file, and so is a
     file that includes it in turn. Where nothing includes it, the last line does. The live include need not exist.
@@ -129,14 +135,14 @@ def trial(main: Path, live: Path, staged: Path) -> str:
     Raises:
         HostError: the main file cannot be read.
     """
-    configuration = read(main, without=live)
+    configuration = read(main, without=live, executor=executor)
     if main not in configuration.files:
         raise HostError(configuration.unreadable[0].why, path=main)
     includes = {(one.file, one.line): one for one in configuration.includes}
-    trial = _Trial(live, staged, includes, _carriers(configuration, live))
+    trial = _Trial(live, staged, includes, _carriers(configuration, live), executor.inside)
     lines = list(trial.lines(main, ()))
     if not trial.carriers:
-        lines.append(f"!include {staged}")
+        lines.append(f"!include {executor.inside(staged)}")
     return "\n".join(lines) + "\n"
 
 
@@ -156,6 +162,7 @@ class _Trial:
     staged: Path
     includes: Mapping[tuple[Path, int], IncludedFiles]
     carriers: frozenset[Path]
+    naming: Callable[[Path], Path]
 
     def lines(self, file: Path, outer: tuple[Path, ...]) -> Iterator[str]:
         """The lines of a file, those that depend on where it lies rewritten."""
@@ -169,7 +176,7 @@ class _Trial:
         for line in logical_lines(text):
             match parse(line):
                 case Assignment(key=key, value=value, from_file=True) if value and not value.startswith("/"):
-                    rewritten = [f"{key} = <{file.parent / value}"]
+                    rewritten = [f"{key} = <{self.naming(file.parent / value)}"]
                 case Include() as include if (file, include.line) in self.includes:
                     rewritten = list(self._included(self.includes[file, include.line], (*outer, file)))
                 case _:
@@ -183,15 +190,16 @@ class _Trial:
         verb = "!include_try" if included.optional else "!include"
         covered = included.covers(self.live)
         if not covered and not self.carriers.intersection(included.matches):
-            yield f"{verb} {included.file.parent / included.pattern}"
+            pattern = included.file.parent / included.pattern
+            yield f"{verb} {pattern if included.elsewhere else self.naming(pattern)}"
             return
         matches = included.matches
         if covered and self.live not in matches:
             matches = tuple(sorted((*matches, self.live), key=str))
         for path in matches:
             if path == self.live:
-                yield f"!include {self.staged}"
+                yield f"!include {self.naming(self.staged)}"
             elif path in self.carriers and path not in outer:
                 yield from self.lines(path, outer)
             else:
-                yield f"{verb} {path}"
+                yield f"{verb} {self.naming(path)}"

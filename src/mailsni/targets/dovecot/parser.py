@@ -23,6 +23,7 @@ from pathlib import Path
 
 from mailsni.errors import MailsniError
 from mailsni.host import files
+from mailsni.host.commands import LOCAL, Executor
 
 FILE_LIMIT = 32 << 20
 """Bytes of one file. The include for 10,000 names has 4 MB."""
@@ -211,11 +212,14 @@ class IncludedFiles(Include):
     file: Path
     matches: tuple[Path, ...]
     """In the order in which Dovecot reads them."""
+    elsewhere: bool = False
+    """They lie in a container, and not on this host."""
 
     def covers(self, path: Path) -> bool:
         """Whether it takes a file in, or would if the file existed."""
         return path in self.matches or any(
-            _would_match(path, Path(self.file.parent / pattern)) for pattern in _without_braces(self.pattern)
+            not self.elsewhere and _would_match(path, Path(self.file.parent / pattern))
+            for pattern in _without_braces(self.pattern)
         )
 
 
@@ -248,17 +252,19 @@ class Configuration:
     unreadable: tuple[UnreadableInclude, ...]
 
 
-def read(main: Path, *, without: Path | None = None) -> Configuration:
+def read(main: Path, *, without: Path | None = None, executor: Executor = LOCAL) -> Configuration:
     """Read a configuration with all that it includes.
 
     Args:
         main: ``dovecot.conf``, an absolute path.
         without: an included file that need not be opened, because nobody asks for what it says.
+        executor: of the Dovecot that reads it: an absolute ``!include`` names what that one sees. What this host does
+            not have is not read.
 
     Returns:
         As much as can be read; the rest is in ``unreadable``. Text that is not UTF-8 has surrogates in it.
     """
-    reading = _Reading(without)
+    reading = _Reading(without, executor)
     reading.include(main, (), (main, 1))
     return Configuration(
         tuple(reading.settings),
@@ -281,6 +287,7 @@ class _NotReadError(Exception):
 @dataclass
 class _Reading:
     without: Path | None
+    executor: Executor
     settings: list[Setting] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     ends: dict[Block, int] = field(default_factory=dict)
@@ -327,14 +334,23 @@ class _Reading:
                     if len(path) > len(outer):  # Dovecot refuses a superfluous one
                         self.ends[path[-1]] = line
                         path = path[:-1]
-                case Include(line, pattern, optional):
-                    included = IncludedFiles(line, pattern, optional, file, _matches(file.parent, pattern))
+                case Include(line):
+                    included = self._included(file, statement)
                     self.includes.append(included)
                     for match in included.matches:
                         if match != self.without:
                             self.include(match, path, (file, line))
                 case Comment():
                     pass
+
+    def _included(self, file: Path, include: Include) -> IncludedFiles:
+        pattern = include.pattern
+        if pattern.startswith("/"):
+            known = self.executor.outside(Path(pattern))
+            if known is None:
+                return IncludedFiles(include.line, pattern, include.optional, file, (), elsewhere=True)
+            pattern = str(known) if self.executor.container else pattern
+        return IncludedFiles(include.line, pattern, include.optional, file, _matches(file.parent, pattern))
 
 
 def _matches(directory: Path, pattern: str) -> tuple[Path, ...]:

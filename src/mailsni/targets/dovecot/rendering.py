@@ -10,9 +10,10 @@ from typing import Literal
 
 from mailsni.core.names import host_name, is_wildcard
 from mailsni.core.selection import Selection, Winner
+from mailsni.host.commands import LOCAL
 from mailsni.host.templates import render
 from mailsni.targets.pinned import PinDirectory
-from mailsni.targets.rendering import RenderedCertificate, rendered
+from mailsni.targets.rendering import Naming, RenderedCertificate, rendered
 
 DovecotVersion = Literal["2.3", "2.4"]
 
@@ -26,12 +27,18 @@ class Block:
 
 
 def render_dovecot(
-    selection: Selection, pins: PinDirectory, version: DovecotVersion, templates: Path | None, *, live: bool = False
+    selection: Selection,
+    pins: PinDirectory,
+    version: DovecotVersion,
+    templates: Path | None,
+    *,
+    live: bool = False,
+    naming: Naming = LOCAL.inside,
 ) -> bytes:
     """The Dovecot include, its blocks in the order in which this version lets an exact name win.
 
     Dovecot 2.3 takes the first block that matches, and a block costs 147 KB, so names of one certificate share one;
-    2.4 takes the last and accepts one name for each (both measured). ``live``: see :func:`rendered`.
+    2.4 takes the last and accepts one name for each (both measured). ``live`` and ``naming``: see :func:`rendered`.
     """
     exact = [winner for winner in selection.winners if not is_wildcard(winner.name)]
     wildcards = [winner for winner in selection.winners if is_wildcard(winner.name)]
@@ -42,7 +49,7 @@ def render_dovecot(
     blocks = [
         Block(
             names=tuple(host_name(winner.name) for winner in group),
-            certificates=tuple(rendered(each, pins, live=live) for each in group[0].certificates),
+            certificates=tuple(rendered(each, pins, live=live, naming=naming) for each in group[0].certificates),
         )
         for group in groups
     ]

@@ -74,11 +74,12 @@ class Dovecot:
 
     def render(self, selection: Selection, pins: PinDirectory, templates: Path | None) -> bytes:
         live = self.settings.certificates == "live"
-        return render_dovecot(selection, pins, self.version, templates, live=live)
+        return render_dovecot(selection, pins, self.version, templates, live=live, naming=self.executor.inside)
 
     def named_files(self, text: bytes) -> Mapping[str, tuple[Path, ...]]:
         blocks = live_include.blocks_of(text.decode("utf-8", "replace"))
-        return {name: block.paths for block in blocks for name in block.names}
+        outside = self.executor.outside
+        return {name: tuple(outside(path) or path for path in block.paths) for block in blocks for name in block.names}
 
     def change_reason(self, record: DeploymentRecord, text: bytes) -> str | None:
         live = files.read_private(self.path)
@@ -105,7 +106,9 @@ class Dovecot:
             return
         main = self.settings.config_file
         trial = staged.with_name("dovecot.conf")
-        files.create(trial, live_include.trial(main, self.path, staged).encode("utf-8", "surrogateescape"))
+        files.create(
+            trial, live_include.trial(main, self.path, staged, self.executor).encode("utf-8", "surrogateescape")
+        )
         error = doveconf.startup_error(trial, self.executor)
         if error is None:
             return
@@ -118,15 +121,18 @@ class Dovecot:
 
     @property
     def is_configured(self) -> bool:
-        return live_include.is_included(parser.read(self.settings.config_file, without=self.path), self.path)
+        main, own = self.settings.config_file, self.path
+        return live_include.is_included(parser.read(main, without=own, executor=self.executor), own)
 
     def not_configured_reason(self, memory: Mapping[str, str]) -> str | None:
         del memory  # nothing is remembered
         if self.is_configured:
             return None
+        line = live_include.include_line(self.executor.inside(self.path))
+        way = "`mailsni setup` wires it in, or" if not self.executor.container else "what wires it in is"
         return (
             f"dovecot: {self.settings.config_file} does not include {self.path}, so nothing is served from it yet: "
-            f"`mailsni setup` wires it in, or the line `!include_try {self.path}` at its end"
+            f"{way} the line `{line}` at its end"
         )
 
     def startup_problem(self) -> str | None:
@@ -135,7 +141,7 @@ class Dovecot:
         return doveconf.startup_error(self.settings.config_file, self.executor)
 
     def reload(self) -> ReloadResult:
-        options = ("-c", self.settings.config_file)
+        options = ("-c", self.executor.inside(self.settings.config_file))
         controls = Controls(
             is_default=self.settings.config_file == DovecotSettings().config_file,
             is_running=self._is_running,
@@ -174,6 +180,9 @@ class Dovecot:
     def _is_running(self) -> bool:
         """Whether the master process that the configuration's ``base_dir`` tells of is alive; when in doubt it is."""
         file = self._pid_file()
+        if self.executor.container:
+            words = ["/bin/sh", "-c", 'kill -0 "$(cat "$1")"', "sh", file or ""]
+            return self.executor.run(words).returncode == 0
         try:
             if file is not None:
                 os.kill(int(file.read_text()), 0)
@@ -191,7 +200,7 @@ class Dovecot:
         doveadm = self.executor.find_tool("doveadm")
         if doveadm is None:
             return None
-        options = ("-c", self.settings.config_file, "-f", "tab")
+        options = ("-c", self.executor.inside(self.settings.config_file), "-f", "tab")
         try:
             done = self.executor.run([doveadm, *options, "service", "status"], timeout=_STATUS_TIMEOUT)
         except HostError:
@@ -214,7 +223,7 @@ class Dovecot:
         except HostError as error:
             with files.scratch(include=b"") as directory, suppress(HostError):
                 trial = directory / "dovecot.conf"
-                text = live_include.trial(main, self.path, directory / "include")
+                text = live_include.trial(main, self.path, directory / "include", self.executor)
                 files.create(trial, text.encode("utf-8", "surrogateescape"))
                 return ask(trial)
             raise error from None
@@ -230,7 +239,7 @@ def is_wanted(settings: DovecotSettings, executor: Executor = LOCAL) -> bool:
 
 
 def find(settings: DovecotSettings, executor: Executor = LOCAL) -> Dovecot | None:
-    """Find the Dovecot of this host.
+    """Find the Dovecot of this host, or of the container that the executor runs programs in.
 
     Returns:
         None when it is not wanted.

@@ -57,7 +57,7 @@ class _UnsupportedTypeError(Exception):
 def _postmap(postfix: Installation, table: PostfixMap) -> Path:
     if table.map_type == "texthash":
         return table.source
-    done = postfix.run("postmap", "-F", str(table), timeout=_TIMEOUT)
+    done = postfix.run("postmap", "-F", postfix.name_of(table), timeout=_TIMEOUT)
     if done.returncode != 0 and re.search(r"unsupported (dictionary|map) type|is not available", done.stderr):
         raise _UnsupportedTypeError(done.complaint)
     messages = messages_of(done)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from mailsni.targets.postfix.lines import split_words
 from mailsni.targets.postfix.map_types import PostfixMap
 from mailsni.targets.postfix.postconf import Installation
 from mailsni.targets.postfix.rendering import postfix_key
+from mailsni.targets.rendering import Naming
 
 _BATCH = 500
 """Keys asked for in one run of postmap -q: their values are held in memory."""
@@ -117,7 +119,8 @@ def discrepancies(
 ) -> Iterator[Discrepancy]:
     """Compare a map with what it should hold, entry by entry, as :func:`records` reads it. No value is kept."""
     missing = {entry.key.encode(): entry for entry in entries}
-    differs = _path_discrepancy if table.map_type == "texthash" else _discrepancy
+    naming = postfix.executor.inside
+    differs = partial(_path_discrepancy, naming) if table.map_type == "texthash" else _discrepancy
     for key, value in records(postfix, table, file, list(missing)):
         entry = missing.pop(key, None)
         if entry is None:
@@ -127,10 +130,10 @@ def discrepancies(
     yield from (Discrepancy(entry.key, Difference.MISSING) for entry in missing.values())
 
 
-def _path_discrepancy(key: str, value: bytes, entry: MapEntry) -> Discrepancy | None:
+def _path_discrepancy(naming: Naming, key: str, value: bytes, entry: MapEntry) -> Discrepancy | None:
     """For a table that stores the names of files."""
     named = split_words(value.decode("utf-8", "replace"))
-    return None if named == [str(pin) for pin in entry.pins] else Discrepancy(key, Difference.OTHER)
+    return None if named == [str(naming(pin)) for pin in entry.pins] else Discrepancy(key, Difference.OTHER)
 
 
 def _discrepancy(key: str, value: bytes, entry: MapEntry) -> Discrepancy | None:
@@ -178,7 +181,7 @@ def open_error(postfix: Installation, table: PostfixMap) -> str | None:
     Raises:
         HostError: postmap(1) is not there, or does not end.
     """
-    done = postfix.run("postmap", "-q", "-", str(table), stdin=b"mailsni.invalid\n", timeout=_OPEN_TIMEOUT)
+    done = postfix.run("postmap", "-q", "-", postfix.name_of(table), stdin=b"mailsni.invalid\n", timeout=_OPEN_TIMEOUT)
     messages = messages_of(done)
     if done.returncode in (0, 1) and not messages:
         return None
@@ -204,7 +207,7 @@ def messages_of(done: Completed) -> list[str]:
 
 
 def records(postfix: Installation, table: PostfixMap, file: Path, keys: Sequence[bytes]) -> Iterator[MapRecord]:
-    """What a map holds, read in the quickest way there is.
+    """What a map holds, read in the quickest way there is; that of a Postfix in a container by that Postfix alone.
 
     Args:
         postfix: what reads it where nothing here can.
@@ -216,6 +219,10 @@ def records(postfix: Installation, table: PostfixMap, file: Path, keys: Sequence
         HostError: the map cannot be read.
     """
     match file.name.removeprefix(table.source.name):
+        case ".cdb" if postfix.executor.container:
+            return look_up(postfix, table, keys)  # before 3.10 postmap(1) cannot list it
+        case _ if postfix.executor.container:
+            pass
         case ".cdb":
             return _read_cdb(file)
         case ".db" if _is_installed("berkeleydb.db"):
@@ -236,14 +243,14 @@ def look_up(postfix: Installation, table: PostfixMap, keys: Sequence[bytes]) -> 
     """
     for at in range(0, len(keys), _BATCH):
         batch = b"".join(key + b"\n" for key in keys[at : at + _BATCH])
-        done = postfix.run("postmap", "-q", "-", str(table), stdin=batch, timeout=_READ_TIMEOUT)
+        done = postfix.run("postmap", "-q", "-", postfix.name_of(table), stdin=batch, timeout=_READ_TIMEOUT)
         _require_read(done, table)
         yield from _lines(done)
 
 
 def _list(postfix: Installation, table: PostfixMap) -> Iterator[MapRecord] | None:
     """Everything in a map; None when postmap(1) cannot list this type."""
-    done = postfix.run("postmap", "-s", str(table), timeout=_READ_TIMEOUT)
+    done = postfix.run("postmap", "-s", postfix.name_of(table), timeout=_READ_TIMEOUT)
     if done.returncode != 0 and "not supported" in done.stderr:
         return None
     _require_read(done, table)

@@ -15,6 +15,7 @@ from typing import get_args
 
 from mailsni.config.settings import MapType
 from mailsni.errors import MailsniError
+from mailsni.host.commands import Executor
 from mailsni.targets.postfix.lines import split_words
 from mailsni.targets.postfix.map_types import SUFFIX_OF, PostfixMap
 from mailsni.targets.postfix.postconf import SNI_MAPS, Installation, redirects_berkeley_db
@@ -83,13 +84,13 @@ def find_uses(postfix: Installation, own: Path, main: Mapping[str, str]) -> MapU
         main: all parameters of its main.cf, expanded.
     """
     directory = postfix.config_directory
-    found = [_in_main_cf(directory, main, own)]
+    found = [_in_main_cf(postfix, main, own)]
     unreadable = []
     for each in (directory, *_other_directories(postfix, main)):
         instance = Installation(each, postfix.executor)
         try:
             if each != directory and (each / "main.cf").exists():
-                found.append(_in_main_cf(each, instance.parameters(), own))
+                found.append(_in_main_cf(instance, instance.parameters(), own))
             if (each / "master.cf").exists():
                 found.append(_in_master_cf(instance, own))
         except (MailsniError, OSError):
@@ -101,14 +102,16 @@ def find_uses(postfix: Installation, own: Path, main: Mapping[str, str]) -> MapU
 
 def _other_directories(postfix: Installation, main: Mapping[str, str]) -> Iterator[Path]:
     """The configuration directories of other instances, each once."""
-    named = [Path(word) for parameter in _OTHER_DIRECTORIES for word in split_words(main.get(parameter, ""))]
+    words = [word for parameter in _OTHER_DIRECTORIES for word in split_words(main.get(parameter, ""))]
+    named = [found for word in words if (found := postfix.executor.outside(Path(word))) is not None]
     family = [instance.config_directory for instance in postfix.instances()]
     return (each for each in dict.fromkeys((*named, *family)) if each != postfix.config_directory)
 
 
-def _in_main_cf(directory: Path, parameters: Mapping[str, str], own: Path) -> tuple[MapUse, ...]:
-    named = ((name, value, _our_tables(value, own)) for name, value in parameters.items())
-    return tuple(MapUse(table, directory / "main.cf", name, value) for name, value, tables in named for table in tables)
+def _in_main_cf(postfix: Installation, parameters: Mapping[str, str], own: Path) -> tuple[MapUse, ...]:
+    file = postfix.config_directory / "main.cf"
+    named = ((name, value, _our_tables(value, own, postfix.executor)) for name, value in parameters.items())
+    return tuple(MapUse(table, file, name, value) for name, value, tables in named for table in tables)
 
 
 def _in_master_cf(postfix: Installation, own: Path) -> tuple[MapUse, ...]:
@@ -116,15 +119,16 @@ def _in_master_cf(postfix: Installation, own: Path) -> tuple[MapUse, ...]:
     return tuple(
         MapUse(table, file, override.parameter, override.value, override.service)
         for override in postfix.overrides()
-        for table in _our_tables(override.value, own)
+        for table in _our_tables(override.value, own, postfix.executor)
     )
 
 
-def _our_tables(value: str, own: Path) -> Iterable[PostfixMap]:
+def _our_tables(value: str, own: Path, executor: Executor) -> Iterable[PostfixMap]:
     """The tables in a value whose file is that of our map, by that name or through a link."""
     if "/" not in value:
         return ()
-    tables = (PostfixMap(map_type, Path(source)) for map_type, source in _TABLE.findall(value))
+    named = ((map_type, executor.outside(Path(source))) for map_type, source in _TABLE.findall(value))
+    tables = (PostfixMap(map_type, source) for map_type, source in named if source is not None)
     return dict.fromkeys(table for table in tables if _same_file(table, PostfixMap(table.map_type, own)))
 
 

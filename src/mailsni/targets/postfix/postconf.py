@@ -13,7 +13,7 @@ from mailsni.host import files
 from mailsni.host.commands import LOCAL, Completed, Executor, require_tool
 from mailsni.targets.postfix import lines
 from mailsni.targets.postfix.lines import Entry
-from mailsni.targets.postfix.map_types import TableReference, parse_tables
+from mailsni.targets.postfix.map_types import PostfixMap, TableReference, parse_tables
 
 SNI_MAPS = "tls_server_sni_maps"
 SECURITY_LEVEL = "smtpd_tls_security_level"
@@ -221,8 +221,12 @@ class Installation:
 
     def run(self, tool: str, *words: str | Path, stdin: bytes | None = None, timeout: float = 60.0) -> Completed:
         """Run one of Postfix's programs for the configuration directory."""
-        argv = [require_tool(tool, self.executor), "-c", self.config_directory, *words]
+        argv = [require_tool(tool, self.executor), "-c", self.executor.inside(self.config_directory), *words]
         return self.executor.run(argv, stdin=stdin, timeout=timeout)
+
+    def name_of(self, table: PostfixMap) -> str:
+        """What the programs call a table of this host."""
+        return f"{table.map_type}:{self.executor.inside(table.source)}"
 
     def read(self) -> Configuration:
         """Everything about TLS, from postconf(1) and both files.
@@ -279,7 +283,10 @@ class Installation:
             return ()
         done = self.executor.run([program, "-l"])
         rows = (line.split() for line in done.text.splitlines())
-        listed = tuple(Instance("" if row[0] == "-" else row[0], Path(row[3])) for row in rows if len(row) == 4)
+        named = (
+            ("" if row[0] == "-" else row[0], self.executor.outside(Path(row[3]))) for row in rows if len(row) == 4
+        )
+        listed = tuple(Instance(name, directory) for name, directory in named if directory is not None)
         # A private Postfix of another directory is none of the host's family.
         is_listed = any(instance.config_directory == self.config_directory for instance in listed)
         return listed if done.returncode == 0 and is_listed else ()
@@ -294,7 +301,7 @@ class Installation:
         if done.returncode == 0:
             return done
         blamed = _BLAMED_LINE.search(done.stderr)
-        path = Path(blamed[1]) if blamed else self.config_directory / file
+        path = (self.executor.outside(Path(blamed[1])) if blamed else None) or self.config_directory / file
         if os.geteuid() != 0 and "Permission denied" in done.stderr:
             raise PermissionMissingError(f"{path}: cannot be read by this user", path=path)
         raise ServerConfigurationError(

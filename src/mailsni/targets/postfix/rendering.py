@@ -7,9 +7,10 @@ from pathlib import Path
 
 from mailsni.core.names import host_name, is_wildcard
 from mailsni.core.selection import Selection
+from mailsni.host.commands import LOCAL
 from mailsni.host.templates import render
 from mailsni.targets.pinned import PinDirectory
-from mailsni.targets.rendering import RenderedCertificate, rendered
+from mailsni.targets.rendering import Naming, RenderedCertificate, rendered
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,12 @@ def postfix_key(name: str) -> str:
     return checked[1:] if is_wildcard(checked) else checked
 
 
-def render_postfix(selection: Selection, pins: PinDirectory, templates: Path | None) -> bytes:
+def render_postfix(
+    selection: Selection, pins: PinDirectory, templates: Path | None, *, naming: Naming = LOCAL.inside
+) -> bytes:
     """The source of the Postfix map, ordered by name."""
     entries = [
-        Entry(postfix_key(winner.name), tuple(rendered(each, pins) for each in winner.certificates))
+        Entry(postfix_key(winner.name), tuple(rendered(each, pins, naming=naming) for each in winner.certificates))
         for winner in selection.winners
     ]
     return render("postfix-sni.j2", templates, entries=entries)

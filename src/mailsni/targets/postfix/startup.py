@@ -9,12 +9,13 @@ would refuse; where a service listens only master(8) looks at, so this module do
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from mailsni.errors import ServerConfigurationError
+from mailsni.host.commands import Executor
 from mailsni.probes.endpoint import service_port
 from mailsni.targets.postfix.postconf import Installation, MasterService, fatal_line
 
@@ -40,22 +41,34 @@ def startup_error(postfix: Installation) -> str | None:
     except ServerConfigurationError as error:
         return error.message
     values = postfix.parameters(*_DIRECTORIES, "inet_protocols", "maillog_file")
-    return next(_problems(postfix.config_directory / "master.cf", services, values), None)
+    return next(_problems(postfix, services, values), None)
 
 
-def _problems(master_cf: Path, services: tuple[MasterService, ...], values: Mapping[str, str]) -> Iterator[str]:
+def _problems(postfix: Installation, services: tuple[MasterService, ...], values: Mapping[str, str]) -> Iterator[str]:
+    master_cf = postfix.config_directory / "master.cf"
+    missing = _missing_directories([values.get(parameter, "") for parameter in _DIRECTORIES], postfix.executor)
     for parameter in _DIRECTORIES:
-        directory = values.get(parameter, "")
-        if directory and not Path(directory).is_dir():
-            yield f"{parameter} = {directory}: no such directory"
+        if values.get(parameter, "") in missing:
+            yield f"{parameter} = {values[parameter]}: no such directory"
     if values.get("maillog_file") and not any(service.name == "postlog" for service in services):
         yield f"{master_cf}: has no service postlog, which maillog_file needs: `postfix upgrade-configuration` adds it"
     protocols = values.get("inet_protocols", "all").replace(",", " ").split()
     families = {_FAMILIES[word] for word in protocols if word in _FAMILIES} or {socket.AF_UNSPEC}
     family = families.pop() if len(families) == 1 else socket.AF_UNSPEC
     for service in services:
-        if (why := listening_problem(service, family)) is not None:
+        # The addresses of a container, and the names it knows, are its own.
+        why = listening_problem(service, family) if not postfix.executor.container else None
+        if why is not None:
             yield f"{master_cf}: {service.name}/{service.type}: {why}"
+
+
+def _missing_directories(directories: Sequence[str], executor: Executor) -> frozenset[str]:
+    """Those of some directories that are not there; none where the container does not say."""
+    named = [directory for directory in directories if directory]
+    if not executor.container:
+        return frozenset(directory for directory in named if not Path(directory).is_dir())
+    done = executor.run(["/bin/sh", "-c", 'for d; do [ -d "$d" ] || echo "$d"; done', "sh", *named])
+    return frozenset(done.text.splitlines())
 
 
 def listening_problem(service: MasterService, family: int) -> str | None:

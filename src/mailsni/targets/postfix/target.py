@@ -88,13 +88,32 @@ class Postfix:
         return self.settings.action
 
     def render(self, selection: Selection, pins: PinDirectory, templates: Path | None) -> bytes:
-        return render_postfix(selection, pins, templates)
+        return render_postfix(selection, pins, templates, naming=self._name_of_pin)
+
+    def _name_of_pin(self, path: Path) -> Path:
+        """What the source calls a pinned file. Postfix itself reads it only where the map is of type texthash.
+
+        Raises:
+            HostError: Postfix has to read it, and its container does not see it.
+        """
+        try:
+            return self.installation.executor.inside(path)
+        except HostError:
+            if ("texthash",) in self.types.maps:
+                raise
+            return path
 
     def named_files(self, text: bytes) -> Mapping[str, tuple[Path, ...]]:
         from mailsni.targets.postfix.map_source import source_lines  # only without a record
 
+        outside = self.installation.executor.outside
         entries = source_lines(text.decode("utf-8", "replace"))
-        return {f"*{entry.key}" if entry.key.startswith(".") else entry.key: entry.files for entry in entries}
+        return {
+            f"*{entry.key}" if entry.key.startswith(".") else entry.key: tuple(
+                outside(path) or path for path in entry.files
+            )
+            for entry in entries
+        }
 
     def change_reason(self, record: DeploymentRecord, text: bytes) -> str | None:
         """Why the live map is not what it should be; None when it is.
@@ -120,14 +139,15 @@ class Postfix:
     def stage(self, staging: Path, text: bytes, selection: Selection, pins: PinDirectory) -> Stage:
         """Compile the map to each type, prove it entry by entry, and copy what it replaces."""
         entries = map_entries(selection, pins)
+        compilable = self._compilable(staging, text, selection, pins)
         built: list[str] = []
         staged: dict[Path, StagedFile] = {}
         for map_types in self.types.maps:
             # Each in a directory of its own, so that the compiled file beside the source is the one of this type.
-            directory = staging / map_types[0] if built else staging
+            directory = staging / map_types[0]
             files.ensure_directory(directory, 0o700)
             source = directory / self.path.name
-            files.create(source, text)
+            files.create(source, text if map_types == ("texthash",) else compilable)
             map_type, compiled = compile_map(self.installation, source, entries, map_types)
             live = self.path.with_name(compiled.name)
             previous = copy_of_live(live, source.with_name("previous"))
@@ -136,11 +156,23 @@ class Postfix:
             staged[live] = StagedFile(compiled, live, previous)
             built.append(map_type)
         if self.path not in staged:
+            files.create(staging / self.path.name, text)
             old_text = copy_of_live(self.path, staging / "previous-source")
             staged[self.path] = StagedFile(staging / self.path.name, self.path, old_text)
         # The source goes last: as long as it is the old one, the next run knows that the maps may be.
         in_order = sorted(staged.values(), key=lambda file: file.destination == self.path)
         return Stage(tuple(in_order), {_MAP_TYPES: " ".join(built)})
+
+    def _compilable(self, staging: Path, text: bytes, selection: Selection, pins: PinDirectory) -> bytes:
+        """The source as postmap(1) can read it where it runs: a container need not see the pinned files."""
+        executor = self.installation.executor
+        if not executor.container:
+            return text
+        copies = PinDirectory(staging / "pins")
+        files.ensure_directory(copies.path, 0o700)
+        for certificate in selection.certificates:
+            files.copy_new(pins.path_of(certificate), copies.path_of(certificate))
+        return text.replace(f"{self._name_of_pin(pins.path)}/".encode(), f"{executor.inside(copies.path)}/".encode())
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -158,10 +190,13 @@ class Postfix:
     def not_configured_reason(self, memory: Mapping[str, str]) -> str | None:
         if self.is_configured:
             return None
-        table = f"{self.recorded_map_type(memory) or self.types.maps[0][0]}:{self.path}"
+        map_type = self.recorded_map_type(memory) or self.types.maps[0][0]
+        executor = self.installation.executor
+        table = f"{map_type}:{executor.inside(self.path)}"
+        way = "`mailsni setup` wires it in, or" if not executor.container else f"in container {executor.container} say"
         return (
             f"postfix: tls_server_sni_maps does not name {table}, so nothing is served from it yet: "
-            f"`mailsni setup` wires it in, or postconf -e tls_server_sni_maps={table}"
+            f"{way} postconf -e tls_server_sni_maps={table}"
         )
 
     def recorded_map_type(self, memory: Mapping[str, str]) -> str | None:
@@ -176,7 +211,7 @@ class Postfix:
         postfix = self.installation
         if isinstance(self.reload_action, str) and self.reload_action != "none" and self.startup_problem() is not None:
             return ReloadResult.REFUSED
-        command = ("postfix", "-c", postfix.config_directory)
+        command = ("postfix", "-c", postfix.executor.inside(postfix.config_directory))
         # `postfix reload` tells its log, not its caller, that the mail system is not running (measured).
         controls = Controls(
             is_default=postfix.config_directory == PostfixSettings().config_directory,
@@ -215,7 +250,7 @@ def is_wanted(settings: PostfixSettings, executor: Executor = LOCAL) -> bool:
 
 
 def find(settings: PostfixSettings, executor: Executor = LOCAL) -> Postfix | None:
-    """Find the Postfix of this host.
+    """Find the Postfix of this host, or of the container that the executor runs programs in.
 
     Returns:
         None when it is not wanted.

@@ -1,0 +1,234 @@
+"""A mail stack in a container: renewals reach the wire by reloads, whatever happens to the container meanwhile."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mailsni.core.mounts import Mounts
+from mailsni.errors import HostError
+from mailsni.host.commands import require_tool
+from mailsni.host.containers import ContainerExecutor
+from mailsni.sandbox.authority import Issued
+from mailsni.sandbox.servers import workspace
+from tests.support.authority import Authority
+from tests.support.engine import (
+    STACK,
+    Engine,
+    Stack,
+    container_engine,
+    engine_unavailable,
+    new_stack,
+    write_configuration,
+)
+from tests.support.lineages import CertbotDirectory
+from tests.support.mail_host import ONE_EACH, served, snapshot
+from tests.support.processes import run_mailsni
+
+INCLUDE = "conf.d/99-mailsni.conf"
+pytestmark = [pytest.mark.shared("bookworm"), pytest.mark.long]
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    reason = engine_unavailable()
+    if reason is not None:
+        pytest.skip(f"left out: {reason}")
+    with workspace() as directory, container_engine(directory) as running:
+        running.import_root(STACK)
+        yield running
+
+
+@dataclass
+class ContainerHost:
+    """A host whose mail stack runs in a container."""
+
+    directory: Path
+    authority: Authority
+    store: CertbotDirectory
+    stack: Stack
+    config: Path
+
+    def configure(self, **tables: Mapping[str, object]) -> None:
+        """Write the configuration; the paths of the servers are those inside, as by default."""
+        own: dict[str, Mapping[str, object]] = {
+            "container": {"engine": str(self.stack.engine.program), "paths": self.stack.paths},
+            "postfix": {"container": self.stack.name},
+            "dovecot": {"container": self.stack.name},
+            "state": {"directory": str(self.directory / "state"), "lock": str(self.directory / "mailsni.lock")},
+            "verify": {"endpoints": self.stack.urls()},
+        }
+        merged = {table: {**own.get(table, {}), **tables.get(table, {})} for table in {**own, **tables}}
+        write_configuration(self.config, merged, [self.store.live])
+
+    def renew(self, *names: str) -> Issued:
+        """Put a new certificate into the store."""
+        issued = self.authority.issue(names)
+        self.store.put(names[0], issued)
+        return issued
+
+    def mailsni(self, *arguments: str, docker_host: str = "") -> subprocess.CompletedProcess[str]:
+        """Run the program; ``docker_host`` is where docker(1) finds its daemon."""
+        return run_mailsni(self.config, *arguments, DOCKER_HOST=docker_host)
+
+    def apply(self, docker_host: str = "") -> int:
+        """Apply; gives the exit code, and shows what was said."""
+        done = self.mailsni("apply", docker_host=docker_host)
+        print(done.stdout, done.stderr)  # noqa: T201  # pytest shows it where the test fails
+        return done.returncode
+
+    def assert_served(self, name: str, issued: Issued) -> None:
+        """Both servers show this certificate for this name."""
+        for service in ONE_EACH:
+            assert served(self.stack.ports[service], name, service) == issued.fingerprint, service
+
+
+@pytest.fixture
+def host(
+    engine: Engine, tmp_path: Path, shared_tmp: Path, authority: Authority, default: Issued, store: CertbotDirectory
+) -> Iterator[ContainerHost]:
+    stack = new_stack(engine, f"mail-{shared_tmp.name}", shared_tmp, default)
+    host = ContainerHost(tmp_path, authority, store, stack, tmp_path / "config.toml")
+    host.configure()
+    stack.start()
+    yield host
+    stack.remove()
+
+
+@pytest.fixture
+def other(engine: Engine, default: Issued) -> Iterator[Stack]:
+    """Another stack in a container of its own."""
+    with workspace() as directory:
+        stack = new_stack(engine, f"other-{directory.name}", directory, default)
+        stack.start()
+        yield stack
+        stack.remove()
+
+
+def test_a_renewal_reaches_the_wire_by_reloads_alone(host: ContainerHost) -> None:
+    first = host.renew("mail.a.test", "imap.a.test")
+    began, masters = host.stack.engine.started_at(host.stack.name), host.stack.masters()
+    assert host.apply() == 0
+    host.assert_served("mail.a.test", first)
+    host.assert_served("imap.a.test", first)
+    second = host.renew("mail.a.test", "imap.a.test")
+    assert host.apply() == 0
+    host.assert_served("mail.a.test", second)
+    assert (host.stack.engine.started_at(host.stack.name), host.stack.masters()) == (began, masters)
+    pin = next((host.stack.dovecot / "mailsni").glob("*.pem")).name
+    named = [(host.stack.postfix / "mailsni").read_text(), (host.stack.dovecot / INCLUDE).read_text()]
+    assert all(f"/etc/dovecot/mailsni/{second.fingerprint}" in text for text in named), named
+    assert not any(str(host.stack.directory) in text for text in named)
+    assert (host.stack.dovecot / "mailsni" / pin).stat().st_mode & 0o777 == 0o600
+    before = snapshot(host.stack.postfix, host.stack.dovecot)
+    assert host.apply() == 0
+    assert snapshot(host.stack.postfix, host.stack.dovecot) == before
+
+
+def test_the_engine_is_found_by_its_name_and_paths_may_be_those_of_the_host(host: ContainerHost) -> None:
+    stack = host.stack
+    host.configure(
+        container={"engine": "docker"},
+        postfix={"config_directory": stack.postfix, "map": stack.postfix / "mailsni"},
+        dovecot={"config_file": stack.dovecot / "dovecot.conf", "include_file": stack.dovecot / INCLUDE},
+    )
+    issued = host.renew("mail.a.test")
+    assert host.apply(docker_host=stack.engine.socket) == 0
+    host.assert_served("mail.a.test", issued)
+    done = host.mailsni("config", docker_host=stack.engine.socket)
+    assert f"postconf is /usr/sbin/postconf of container {stack.name}" in done.stdout
+    assert host.mailsni("verify", docker_host=stack.engine.socket).returncode == 0
+    assert host.mailsni("check", "--wire", docker_host=stack.engine.socket).returncode in (0, 1)
+
+
+def test_one_container_that_is_stopped_holds_up_nobody_else(host: ContainerHost, other: Stack) -> None:
+    """Postfix runs in one container, Dovecot in another, which sees no directory of the first."""
+    paths = {str(host.stack.postfix): "/etc/postfix", str(other.dovecot): "/etc/dovecot"}
+    endpoints = [*host.stack.urls("smtp", "smtps"), *other.urls("imap", "imaps")]
+    separate: dict[str, Mapping[str, object]] = {"container": {"paths": paths}, "verify": {"endpoints": endpoints}}
+    host.configure(**separate, dovecot={"container": other.name})
+    first = host.renew("mail.a.test")
+    assert host.apply() == 0
+    second = host.renew("mail.a.test")
+    other.stop()
+    done = host.mailsni("apply")
+    assert done.returncode == 4, done.stderr
+    assert f"container {other.name}: it does not run, its state is exited" in done.stderr
+    assert served(host.stack.ports["smtp"], "mail.a.test", "smtp") == second.fingerprint
+    other.start()
+    assert served(other.ports["imaps"], "mail.a.test", "imaps") == first.fingerprint
+    assert host.apply() == 0
+    assert served(other.ports["imaps"], "mail.a.test", "imaps") == second.fingerprint
+
+
+def test_where_no_container_runs_nothing_is_touched_and_the_next_run_deploys(host: ContainerHost) -> None:
+    host.renew("mail.a.test")
+    assert host.apply() == 0
+    second = host.renew("mail.a.test")
+    before = snapshot(host.stack.postfix, host.stack.dovecot, times=False)
+    host.configure(postfix={"container": "mial"}, dovecot={"container": "mial"})
+    done = host.mailsni("apply")
+    assert done.returncode == 1
+    assert "container mial: docker does not know it: " in done.stderr
+    assert "docker ps --all" in done.stderr
+    host.configure()
+    host.stack.stop()
+    done = host.mailsni("apply")
+    assert done.returncode == 1
+    assert f"docker start {host.stack.name}" in done.stderr
+    assert snapshot(host.stack.postfix, host.stack.dovecot, times=False) == before
+    host.stack.start()
+    assert host.apply() == 0
+    host.assert_served("mail.a.test", second)
+
+
+MOMENTS = {
+    "the map is compiled": "postmap*-F",
+    "the include is tried": "doveconf*-x",
+    "Postfix is reloaded": "*reload*",
+}
+
+
+@pytest.mark.parametrize("words", MOMENTS.values(), ids=MOMENTS)
+def test_a_container_that_restarts_in_the_middle_loses_nothing(host: ContainerHost, words: str) -> None:
+    first = host.renew("mail.a.test")
+    assert host.apply() == 0
+    engine = host.stack.restarting_engine(words)
+    host.configure(container={"engine": str(engine)})
+    second = host.renew("mail.a.test")
+    done = host.mailsni("apply")
+    assert (host.stack.directory / "restarted").exists(), "the moment never came"
+    host.stack.wait()
+    served_now = {served(host.stack.ports[service], "mail.a.test", service) for service in ONE_EACH}
+    assert served_now <= {first.fingerprint, second.fingerprint}, done.stderr
+    assert done.returncode in (0, 1, 4, 5), done.stderr
+    host.configure()
+    assert host.apply() == 0
+    host.assert_served("mail.a.test", second)
+
+
+def test_a_program_that_never_ends_is_ended_inside_too(host: ContainerHost) -> None:
+    executor = ContainerExecutor(str(host.stack.engine.program), host.stack.name, Mounts())
+    sleep = require_tool("sleep", executor)
+    with pytest.raises(HostError, match="did not end within 1 seconds and was killed"):
+        executor.run([sleep, "4321"], timeout=1.0)
+    left = executor.run(["/bin/sh", "-c", "cat /proc/[0-9]*/cmdline"]).text
+    assert "sleep\0004321" not in left
+    assert "sleep\0infinity" in left
+
+
+def test_doctor_and_setup_say_what_they_leave_to_the_administrator(host: ContainerHost) -> None:
+    host.renew("mail.a.test")
+    assert host.apply() == 0
+    codes = {finding["code"] for finding in json.loads(host.mailsni("doctor", "--json").stdout)["findings"]}
+    assert "server_in_container" in codes
+    assert not {code for code in codes if code.startswith(("postfix_", "dovecot_", "container_not"))}
+    host.configure(postfix={"map": "/etc/postfix/other"})
+    done = host.mailsni("setup", "--dry-run")
+    assert "in container" in done.stdout + done.stderr, done.stderr
+    assert "postconf -e tls_server_sni_maps=cdb:/etc/postfix/other" in done.stdout + done.stderr

@@ -1,0 +1,258 @@
+"""A container engine of the tests' own, and mail stacks in its containers.
+
+dockerd runs with a data directory and a socket of its own, without a network of its own; images are made of the root
+that the lab runs in. Only in the lab: there the file systems that it mounts, and what it starts, end with the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mailsni.host.commands import environment, find_tool, run
+from mailsni.host.templates import render
+from mailsni.sandbox.authority import Issued
+from mailsni.sandbox.servers import LOOPBACK
+from tests.support.processes import running, until
+from tests.support.servers import free_ports
+
+CGROUPS = Path("/sys/fs/cgroup")
+LEFT_OUT_OF_IMAGES = (
+    *("./dev", "./opt", "./output", "./proc", "./src", "./sys", "./tmp", "./run", "./var/cache", "./var/lib/dpkg"),
+    *("./usr/include", "./usr/share", "./usr/lib/gcc", "./usr/lib/python3*", "./usr/lib/systemd", "*.a", "*lto-dump*"),
+    *("./usr/bin/docker*", "./usr/bin/containerd*", "./usr/bin/ctr", "./usr/sbin/runc", "./usr/sbin/dockerd"),
+    *("./usr/bin/prom*", "./usr/bin/caddy", "./usr/bin/lego", "./usr/bin/pebble*", "./usr/libexec/docker"),
+)
+STACK = "stack"
+"""The image of every mail stack."""
+_START = """\
+set -e
+mkdir -p /mail/postfix/queue /mail/postfix/data /mail/dovecot
+chown postfix /mail/postfix/data
+rm -f /mail/dovecot/run/master.pid /mail/postfix/queue/pid/master.pid
+trap 'exit 0' TERM
+postfix start
+dovecot
+touch /mail/started
+sleep infinity & wait
+"""
+SERVICES = ("smtp", "submission", "smtps", "imap", "imaps", "pop3", "pop3s")
+
+
+def engine_unavailable() -> str | None:
+    """Why no container engine can run here; None when one can."""
+    if "MAILSNI_LAB_RELEASE" not in os.environ:
+        return "a container engine is started only in the lab"
+    missing = [name for name in ("dockerd", "docker", "containerd", "runc") if find_tool(name) is None]
+    return f"{', '.join(missing)}: not installed (Debian 13 has docker in a package of its own)" if missing else None
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A running dockerd."""
+
+    directory: Path
+
+    @property
+    def program(self) -> Path:
+        """The engine's command line, for the configuration: docker(1), which finds this dockerd."""
+        return self.directory / "docker"
+
+    @property
+    def socket(self) -> str:
+        """Where it listens, as docker(1) takes it."""
+        return f"unix://{self.directory}/socket"
+
+    def run(self, *words: str) -> str:
+        """Run docker(1) to its end; returns its output.
+
+        Raises:
+            AssertionError: it failed.
+        """
+        done = run([self.program, *words])
+        assert done.returncode == 0, f"docker {' '.join(words)}: {done.stderr}"
+        return done.text.strip()
+
+    def import_root(self, image: str) -> None:
+        """Make an image of the root that the tests run in, without what a mail stack does not need."""
+        excluded = [f"--exclude={pattern}" for pattern in LEFT_OUT_OF_IMAGES]
+        words = ["tar", "--one-file-system", "--create", "--directory=/", *excluded, "."]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()) as archive:
+            subprocess.run(
+                [self.program, "import", "-", image], stdin=archive.stdout, capture_output=True, check=True, timeout=120
+            )
+
+    def started_at(self, container: str) -> str:
+        """When the container's first process began."""
+        return self.run("inspect", "--format", "{{.State.StartedAt}} {{.State.Pid}}", container)
+
+
+@contextlib.contextmanager
+def container_engine(directory: Path) -> Iterator[Engine]:
+    """Start dockerd in a directory with a short path; it ends with everything in it."""
+    engine = Engine(directory)
+    data = directory / "data"
+    data.mkdir()
+    parent = f"/mailsni-{os.getpid()}"
+    _mount("-t", "tmpfs", "-o", "size=4g", "images", str(data))
+    if not (CGROUPS / "cgroup.procs").exists():
+        _mount("-t", "cgroup2", "cgroup2", str(CGROUPS))
+    engine.program.write_text(f'#!/bin/sh\nexec {find_tool("docker")} --host {engine.socket} "$@"\n')
+    engine.program.chmod(0o755)
+    words = ["dockerd", "--iptables=false", "--ip6tables=false", "--bridge=none", "--host", engine.socket]
+    words += ["--data-root", f"{data}/images", "--exec-root", f"{data}/run", "--pidfile", str(directory / "pid")]
+    words += ["--exec-opt", "native.cgroupdriver=cgroupfs", "--cgroup-parent", parent]
+    log = directory / "dockerd.log"
+    try:
+        with running([str(find_tool(words[0])), *words[1:]], log) as daemon:
+            until(lambda: run([engine.program, "version"]).returncode == 0, log.read_text, beside=daemon)
+            try:
+                yield engine
+            finally:
+                containers = engine.run("ps", "--all", "--quiet").split()
+                if containers:
+                    engine.run("rm", "--force", *containers)
+                daemon.terminate()  # it ends containerd, which it started
+                daemon.wait(30)
+    finally:
+        with contextlib.suppress(OSError):
+            (CGROUPS / parent.lstrip("/")).rmdir()
+        run([find_tool("umount") or "umount", "--recursive", "--lazy", data])
+
+
+def _mount(*words: str) -> None:
+    done = run([find_tool("mount") or "mount", *words])
+    assert done.returncode == 0, done.stderr
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A mail stack: Postfix and Dovecot in one container, with configuration directories on this host."""
+
+    engine: Engine
+    name: str
+    directory: Path
+    ports: Mapping[str, int]
+
+    @property
+    def postfix(self) -> Path:
+        """What ``/etc/postfix`` is inside."""
+        return self.directory / "postfix"
+
+    @property
+    def dovecot(self) -> Path:
+        """What ``/etc/dovecot`` is inside."""
+        return self.directory / "dovecot"
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """``[container] paths``."""
+        return {str(self.postfix): "/etc/postfix", str(self.dovecot): "/etc/dovecot"}
+
+    @property
+    def _mark(self) -> Path:
+        return self.directory / "mail/started"
+
+    def urls(self, *services: str) -> list[str]:
+        """``[verify] endpoints``, of all services where none is named."""
+        protocols = {"submission": "smtp"}
+        chosen = services or tuple(self.ports)
+        return [f"{protocols.get(each, each)}://{LOOPBACK}:{self.ports[each]}" for each in chosen]
+
+    def masters(self) -> list[str]:
+        """The process ids of both master processes, as they are inside."""
+        files = ("postfix/queue/pid/master.pid", "dovecot/run/master.pid")
+        return [(self.directory / "mail" / file).read_text().strip() for file in files]
+
+    def start(self) -> None:
+        """Start the container, and wait until both servers run."""
+        self._mark.unlink(missing_ok=True)
+        self.engine.run("start", self.name)
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until both servers run."""
+        until(self._mark.exists, lambda: self.engine.run("logs", self.name), limit=60)
+
+    def remove(self) -> None:
+        """Stop the container, and forget it."""
+        self.engine.run("rm", "--force", self.name)
+
+    def restarting_engine(self, words: str) -> Path:
+        """A command line like the engine's, which restarts the container once, when a call matches a shell pattern.
+
+        The call goes on while the container is being restarted; ``restarted`` in the stack's directory tells of it.
+        """
+        program = self.directory / "restarting"
+        program.write_text(
+            f'#!/bin/sh\ncase "$*" in *{words}*) if mkdir {self.directory}/restarted 2>/dev/null; then\n'
+            f"rm {self._mark}; {self.engine.program} kill {self.name} >/dev/null\n"
+            f"({self.engine.program} start {self.name} >/dev/null 2>&1 &)\nfi;; esac\n"
+            f'exec {self.engine.program} "$@"\n'
+        )
+        program.chmod(0o755)
+        return program
+
+    def stop(self) -> None:
+        """Stop the container at once."""
+        self.engine.run("kill", self.name)
+        until(lambda: self.engine.run("inspect", "--format", "{{.State.Running}}", self.name) == "false", "it runs on")
+
+    def restart(self) -> None:
+        """Stop the container and start it again."""
+        self.stop()
+        self.start()
+
+
+def new_stack(engine: Engine, name: str, directory: Path, default: Issued, map_type: str = "cdb") -> Stack:
+    """A mail stack in a container that is not started yet.
+
+    Args:
+        engine: it has the image :data:`STACK`.
+        name: of the container.
+        directory: an empty one that everyone can pass through.
+        default: the certificate for clients that ask for no name they know.
+        map_type: of the map that main.cf names; there is none yet.
+    """
+    stack = Stack(engine, name, directory, dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True)))
+    shutil.copytree("/etc/postfix", stack.postfix, symlinks=True)
+    (stack.dovecot / "conf.d").mkdir(parents=True)
+    (directory / "mail").mkdir()
+    common = {"address": LOOPBACK, "ports": stack.ports}
+    for server, file, own in (
+        ("postfix", "main.cf", {"sni_map": f"{map_type}:/etc/postfix/mailsni"}),
+        ("postfix", "master.cf", {}),
+        ("dovecot", "dovecot.conf", {"version": "2.3", "implicit": ("imaps", "pop3s")}),
+    ):
+        at = {"directory": Path("/mail", server), "default": f"/etc/{server}/default.pem"}
+        text = render(f"sandbox/{file}.j2", None, **common, **at, **own).decode()
+        (directory / server / file).write_text(text)
+    for server in ("postfix", "dovecot"):
+        (directory / server / "default.pem").touch(mode=0o600)
+        (directory / server / "default.pem").write_bytes(default.key_pem + default.fullchain_pem)
+    os.utime(stack.postfix / "main.cf", (0, 0))
+    mounts = {**stack.paths, str(directory / "mail"): "/mail"}
+    volumes = [word for outside, inside in mounts.items() for word in ("--volume", f"{outside}:{inside}")]
+    engine.run("create", "--name", name, "--network", "host", "--init", *volumes, STACK, "/bin/sh", "-c", _START)
+    return stack
+
+
+def write_configuration(path: Path, tables: Mapping[str, Mapping[str, object]], stores: Sequence[Path]) -> Path:
+    """Write a configuration file with certbot's stores and tables; gives its path."""
+    lines = [line for store in stores for line in ("[[sources]]", 'type = "certbot"', f"path = {_toml(store)}", "")]
+    for table, values in tables.items():
+        lines += [f"[{table}]", *(f"{key} = {_toml(value)}" for key, value in values.items()), ""]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{_toml(key)} = {_toml(each)}' for key, each in value.items())} }}"
+    return json.dumps(str(value) if isinstance(value, Path) else value)
