@@ -13,6 +13,7 @@ from mailsni.config import parser
 from mailsni.config.document import defaults, example
 from mailsni.config.parser import load, parse
 from mailsni.config.settings import DEFAULT_PATH, Settings
+from mailsni.core.mounts import Mounts
 from mailsni.core.names import NamePatterns
 from mailsni.errors import ConfigurationError, Exit, PermissionMissingError
 from mailsni.probes.endpoint import Endpoint
@@ -27,6 +28,8 @@ def as_toml(value: object) -> object:
             return {"type": value.type, **{name: str(part) for name, part in value.values.items()}}
         case NamePatterns():
             return {"include": [*value.include], "exclude": [*value.exclude]}
+        case Mounts():
+            return {str(outside): str(inside) for outside, inside in value.pairs}
         case Path() | Endpoint():
             return str(value)
         case tuple():

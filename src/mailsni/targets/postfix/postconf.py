@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mailsni.errors import PermissionMissingError, ServerConfigurationError
@@ -256,8 +256,13 @@ class Installation:
         return parse_parameters(self._postconf(*(["-x"] if expanded else []), *names).text)
 
     def sni_tables(self, *, expanded: bool = True) -> tuple[TableReference, ...]:
-        """The tables of ``tls_server_sni_maps`` in main.cf, in order; see :meth:`parameters`."""
-        return parse_tables(self.parameters(SNI_MAPS, expanded=expanded).get(SNI_MAPS, ""))
+        """The tables of ``tls_server_sni_maps`` in main.cf, in order; see :meth:`parameters`.
+
+        Their sources are paths of this host; None where only a container has them.
+        """
+        tables = parse_tables(self.parameters(SNI_MAPS, expanded=expanded).get(SNI_MAPS, ""))
+        outside = self.executor.outside
+        return tuple(replace(table, source=outside(table.source)) if table.source else table for table in tables)
 
     def services(self) -> tuple[Service, ...]:
         """The services of master.cf that take mail by SMTP, in order."""
