@@ -86,8 +86,10 @@ def examine(
 
 
 def _postfix_configuration(host: HostFacts, problems: list[Finding]) -> Configuration | None:
-    """Postfix's configuration; None where a container has it, and, with
-    a problem more, where Postfix refuses it or it cannot be read."""
+    """Postfix's configuration; None where a container has it.
+
+    None too, and a problem more, where Postfix refuses it or it cannot be read.
+    """
     server = host.postfix
     if server is None or not server.installed:
         return None
