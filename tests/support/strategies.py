@@ -23,6 +23,11 @@ def effort(examples: int) -> settings:
     )
 
 
+def each(count: int) -> range:
+    """The numbers below the count; for quick runs a few of them."""
+    return range(0, count, 1 if EFFORT else count // _QUICK or 1)
+
+
 HOSTILE = (
     "mail.a.test\n}\nssl = no\nlocal_name b.test {",
     'mail.a.test" {',

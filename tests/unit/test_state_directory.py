@@ -17,6 +17,7 @@ from mailsni.errors import PermissionMissingError
 from mailsni.host import file_identity
 from tests.support import records
 from tests.support.builders import EVERYTHING, certificate, deployment, mixture
+from tests.support.strategies import each
 
 A, B = certificate("a", "mail.a.test"), certificate("b", "mail.b.test", algorithm="rsa")
 
@@ -76,7 +77,7 @@ def test_a_record_that_was_cut_off_is_none(state: State, tmp_path: Path) -> None
     state.commit(written)
     path = state.directory / "deployment.json"
     content = path.read_bytes()
-    for length in range(len(content)):
+    for length in each(len(content)):
         path.write_bytes(content[:length])
         assert is_lost(state)
     path.write_bytes(content)
@@ -87,7 +88,7 @@ def test_a_record_with_any_bit_flipped_is_none(state: State) -> None:
     state.commit(deployment(A))
     path = state.directory / "deployment.json"
     content = path.read_bytes()
-    for bit in range(len(content) * 8):
+    for bit in each(len(content) * 8):
         flipped = bytearray(content)
         flipped[bit // 8] ^= 1 << bit % 8
         path.write_bytes(flipped)
