@@ -26,7 +26,9 @@ from mailsni.core.model import Reason
 from mailsni.core.text import ContractWord
 from mailsni.doctor.finding import kinds
 from mailsni.errors import Exit
+from mailsni.output.sources import described_keys
 from mailsni.probes.model import Problem
+from mailsni.sources.kinds import KINDS
 
 TOP = Path(__file__).resolve().parents[1]
 PAGES = (TOP / "ARCHITECTURE.md", TOP / "README.md", *sorted((TOP / "docs").glob("*.md")))
@@ -129,6 +131,14 @@ def configuration() -> Iterator[str]:
     yield f"```toml\n{document.defaults()}```\n"
 
 
+def store_kinds() -> Iterator[str]:
+    """Every kind of store with the keys of its table."""
+    yield "| type | keys | what |\n| --- | --- | --- |\n"
+    for name, kind in sorted(KINDS.items()):
+        keys = ", ".join(f"`{key}`" for key in described_keys(kind.keys))
+        yield f"| `{name}` | {cell(keys)} | {cell(kind.what)} |\n"
+
+
 def word_table(words: type[ContractWord]) -> Iterator[str]:
     """Every word of a contract with its meaning."""
     yield from table("code", ((f"`{word}`", word.meaning) for word in words))
@@ -159,6 +169,7 @@ BLOCKS: Mapping[str, Callable[[], Iterator[str]]] = {
     "command reference": command_reference,
     "exit codes": exit_codes,
     "configuration": configuration,
+    "kinds of store": store_kinds,
     "layers": layers,
     "reason codes": lambda: word_table(Reason),
     "check codes": lambda: word_table(Code),

@@ -28,13 +28,16 @@ from mailsni.deploy.transaction import ApplyResult
 from mailsni.doctor.finding import Finding, Fix, Severity
 from mailsni.errors import Exit, HostError, LockedError, MailsniError, RolledBackError, UsageError
 from mailsni.metrics import MetricsInput
-from mailsni.output import configuration, documents, prometheus, setup, verify
+from mailsni.output import configuration, documents, prometheus, setup, sources, verify
 from mailsni.output.configuration import EffectiveConfiguration
+from mailsni.output.sources import KindEntry
 from mailsni.probes.endpoint import Endpoint, Server
 from mailsni.probes.expectation import Answer, Expectation
 from mailsni.probes.model import ProbeResult, Problem
 from mailsni.runs.history import EMPTY_HISTORY, Run
 from mailsni.setup.model import SetupPlan
+from mailsni.sources.detection import HostStore, Survey
+from mailsni.sources.kinds import KINDS, SourceSettings
 from mailsni.targets.detection import Detection
 from mailsni.targets.reload import ReloadResult
 from mailsni.verify.model import Assessment, Audit
@@ -56,7 +59,7 @@ Document = dict[str, Any]
 MAPS = (("servers",), ("diff",), ("last_run", "skipped"))
 DOCUMENT_NAMES = (
     *("status", "check", "plan", "apply", "explain", "render", "config"),
-    *("verify", "metrics", "setup", "doctor", "error"),
+    *("verify", "metrics", "setup", "doctor", "sources", "error"),
 )
 SCHEMA: Document = json.loads(resources.files("mailsni.output").joinpath("schema.json").read_text("utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
@@ -148,9 +151,27 @@ DOCUMENTS: dict[str, Callable[[], Document]] = {
     "metrics": lambda: prometheus.document(MetricsInput(EMPTY_HISTORY, everything(), audit())),
     "doctor": lambda: documents.doctor([Finding("x", one, "what", "/x:1", "why", Fix("fix")) for one in Severity]),
     "doctor who finds nothing": lambda: documents.doctor(()),
+    "kinds of store": lambda: sources.document(kinds_of_store(), None),
+    "stores of a host": lambda: sources.document(kinds_of_store(), survey()),
     "error": lambda: documents.error(LockedError("/run/lock: another run holds the lock", hint="wait")),
     "error without a hint": lambda: documents.error(UsageError("x: not a host name")),
 }
+
+
+def kinds_of_store() -> list[KindEntry]:
+    """One with a default, one with a key that is required, and one of another package that cannot be used."""
+    entries = [KindEntry(name, kind) for name, kind in KINDS.items()]
+    return [*entries, KindEntry("acme-gone", None, "acme-store", "cannot be used")]
+
+
+def survey() -> Survey:
+    """A configured store, another one, and a place that could not be seen."""
+    certbot, lego = SourceSettings.of("certbot"), SourceSettings.of("lego", path=Path("/opt/x/lego"))
+    stores = (
+        HostStore(certbot, 1, (MAIL_A,), (), configured=True),
+        HostStore(lego, 2, (MAIL_A, "mail.b.test"), ("mail.b.test",), configured=False),
+    )
+    return Survey(stores, {"/root": "/root: this user may not look into it"})
 
 
 def effective() -> EffectiveConfiguration:

@@ -38,7 +38,13 @@ PANELS = {
         "watch": "watch",
     },
     "Monitor": {"verify": "verify", "check": "check", "metrics": "metrics"},
-    "Install": {"setup": "setup", "config": "config", "doctor": "doctor", "demo": "demo"},
+    "Install": {
+        "setup": "setup",
+        "sources": "sources",
+        "config": "config",
+        "doctor": "doctor",
+        "demo": "demo",
+    },
 }
 """The commands of each panel of the help, and the module of this package that each is in."""
 

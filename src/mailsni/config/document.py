@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
 from mailsni.config.parser import TABLE_NAMES, TABLES
 from mailsni.core.mounts import Mounts
-from mailsni.sources.kinds import DEFAULT_SOURCES
+from mailsni.sources.kinds import DEFAULT_SOURCES, KINDS
 
 COMMENT_COLUMN = 40
 """Where comments begin."""
@@ -19,13 +20,18 @@ _EXAMPLE_HEAD = """\
 # Written by `mailsni setup`, removed by `mailsni setup --remove` unless it was edited.
 
 """
+_ABOUT_STORES = (
+    "# `mailsni sources` lists their keys, `mailsni sources --detect` prints tables for the stores of this host\n"
+)
 _KEY = re.compile(r"^(?=[a-z_]+ = )", re.MULTILINE)
 
 
 def defaults() -> str:
     """The configuration file that sets every key to its default, with a comment for each."""
     tables = {name: "".join(_settings_table(name)) for name in TABLES}
-    stores = "".join(_source_table({"type": source.type, **source.values}) for source in DEFAULT_SOURCES)
+    stores = "".join(source_table({"type": source.type, **source.values}) for source in DEFAULT_SOURCES)
+    stores += "".join(f"# {line}\n" for line in textwrap.wrap(f"Types: {', '.join(sorted(KINDS))}.", 110))
+    stores += _ABOUT_STORES
     return "\n".join((tables | {"sources": stores})[name] for name in TABLE_NAMES)
 
 
@@ -41,8 +47,8 @@ def _settings_table(name: str) -> Iterator[str]:
         yield commented(f"{field.name} = {toml(field.default)}", field.metadata["comment"])
 
 
-def _source_table(values: Mapping[str, object]) -> str:
-    """A store."""
+def source_table(values: Mapping[str, object]) -> str:
+    """The table of a store."""
     return "[[sources]]\n" + "".join(f"{key} = {toml(value)}\n" for key, value in values.items())
 
 
@@ -60,7 +66,7 @@ def toml(value: object) -> str:
             return "{}"
         case Mounts():
             return f"{{ {', '.join(f'{toml(outside)} = {toml(inside)}' for outside, inside in value.pairs)} }}"
-        case bool():
+        case bool() | int():
             return json.dumps(value)
         case float():
             return f"{value:g}"

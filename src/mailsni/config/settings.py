@@ -157,3 +157,8 @@ class Settings:
     """The administrator's own templates: ``templates`` beside the configuration file, when that directory exists."""
     file: Path = DEFAULT_PATH
     """The configuration file, whether or not it exists."""
+
+    @property
+    def has_own_sources(self) -> bool:
+        """Whether the configuration names its stores, be it the default one."""
+        return self.sources is not DEFAULT_SOURCES

@@ -81,7 +81,7 @@ def _item(value: EffectiveValue, detection: Detection | None) -> dict[str, Any]:
         "table": value.place.table,
         "index": value.place.index,
         "key": value.place.key,
-        "value": _plain(detection.value if detection is not None else value.value),
+        "value": plain(detection.value if detection is not None else value.value),
         "origin": "default" if value.line is None else "file",
         "line": value.line,
         "detected": detected,
@@ -89,11 +89,11 @@ def _item(value: EffectiveValue, detection: Detection | None) -> dict[str, Any]:
     }
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """A setting as JSON has it."""
     match value:
         case tuple():
-            return [_plain(part) for part in value]
+            return [plain(part) for part in value]
         case Mounts():
             return {str(outside): str(inside) for outside, inside in value.pairs}
         case bool() | int() | float():

@@ -146,7 +146,8 @@ class DirectoryStore:
         except OSError as error:
             raise HostError(
                 f"{self.path}: cannot be read: {error.strerror}",
-                hint="[[sources]] path in the configuration names the directory of the store",
+                hint="[[sources]] path in the configuration names the store; `mailsni sources --detect` finds those of "
+                "this host",
                 path=self.path,
             ) from None
 

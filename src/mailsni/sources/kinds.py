@@ -10,15 +10,21 @@ from __future__ import annotations
 
 import difflib
 import os
+import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from importlib import import_module, metadata
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mailsni.core import values
+from mailsni.core.text import printable_name
+from mailsni.errors import ConfigurationError
 from mailsni.sources.base import AcmeClient, Source
 from mailsni.sources.layouts import LAYOUT_KINDS
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 DEFAULT_KIND = "certbot"
 ENTRY_POINTS = "mailsni.sources"
@@ -47,7 +53,8 @@ class SourceKind:
     what: str = ""
     """The tool, and which of its directories or files ``path`` names, in a line for people."""
     usual_places: tuple[str, ...] = ()
-    """Where ``path`` usually is, the most usual first: shell patterns."""
+    """Where ``path`` usually is, the most usual first: shell patterns. One without a leading slash is looked for in the
+    directories of container stacks (:data:`mailsni.sources.detection.STACKS`)."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -56,7 +63,17 @@ KINDS: dict[str, SourceKind] = {
         "mailsni.sources.certbot:certbot_store",
         {"path": Key(values.path, Path("/etc/letsencrypt/live"))},
         "certbot: its directory live",
-        ("/etc/letsencrypt/live",),
+        (
+            "/etc/letsencrypt/live",
+            *(
+                "live",
+                "conf/live",
+                "letsencrypt/live",
+                "etc/letsencrypt/live",
+                "certbot/conf/live",
+                "*/letsencrypt/live",
+            ),
+        ),
     ),
     "traefik": SourceKind(
         "mailsni.sources.traefik:traefik_store",
@@ -80,25 +97,74 @@ KINDS: dict[str, SourceKind] = {
 }
 
 
-def all_kinds() -> Mapping[str, SourceKind]:
-    """The kinds of this package, and those that other packages add."""
-    return {entry.name: entry.load() for entry in metadata.entry_points(group=ENTRY_POINTS)} | KINDS
-
-
 def kind_of(name: str) -> SourceKind:
     """The kind of a name.
 
     Raises:
         KeyError: there is none.
+        ConfigurationError: another package adds it, and it cannot be used.
     """
-    return KINDS[name] if name in KINDS else all_kinds()[name]
+    return KINDS[name] if name in KINDS else _added_kind(name)
+
+
+def added_kinds() -> Mapping[str, str]:
+    """The kinds that other packages add: the package of each, by name. None of them is imported."""
+    entries = {entry.name: entry for entry in _entry_points() if entry.name not in KINDS}
+    return {
+        name: printable_name(entry.dist.name if entry.dist is not None else entry.value)
+        for name, entry in sorted(entries.items())
+    }
+
+
+def _entry_points() -> Iterable[EntryPoint]:
+    from importlib import metadata  # takes a third of the shortest run, and hardly anybody adds a kind
+
+    return metadata.entry_points(group=ENTRY_POINTS)
+
+
+@cache
+def _added_kind(name: str) -> SourceKind:
+    entry = next((entry for entry in _entry_points() if entry.name == name), None)
+    if entry is None:
+        raise KeyError(name)
+    kind = _load(name, entry.value)
+    if not isinstance(kind, SourceKind):
+        raise _unusable(name, f"{printable_name(entry.value)} is no SourceKind")
+    return kind
+
+
+def _load(kind: str, place: str) -> Any:  # noqa: ANN401  # whatever lies there
+    """What lies at ``module:name``.
+
+    Raises:
+        ConfigurationError: it cannot be imported: another package's module may raise anything.
+    """
+    try:
+        return pkgutil.resolve_name(place)
+    except Exception as error:
+        if kind in KINDS:
+            raise
+        why = f"{printable_name(place)}: {type(error).__name__}: {printable_name(str(error))}"
+        raise _unusable(kind, why) from error
+
+
+def _unusable(kind: str, why: str) -> ConfigurationError:
+    package = added_kinds().get(kind, "?")
+    name = printable_name(kind)
+    return ConfigurationError(f"the package {package}, which adds the kind {name}, cannot be used: {why}")
 
 
 def kind_name(value: object) -> str:
     """A value of ``type``; parses like the functions of :mod:`mailsni.core.values`."""
-    if isinstance(value, str) and (value in KINDS or value in all_kinds()):  # this package's first: others cost time
-        return value
-    near = difflib.get_close_matches(str(value), all_kinds(), n=1)
+    try:
+        if isinstance(value, str):
+            kind_of(value)
+            return value
+    except ConfigurationError as error:
+        raise ValueError(error.message) from error
+    except KeyError:
+        pass
+    near = difflib.get_close_matches(str(value), (*KINDS, *added_kinds()), n=1)
     raise ValueError(
         "must be one of those that `mailsni sources` lists" + (f"; did you mean {near[0]}?" if near else "")
     )
@@ -116,14 +182,17 @@ class SourceSettings:
     def of(cls, kind: str, **given: object) -> SourceSettings:
         """The settings of a kind, with the defaults of the keys that are not given."""
         keys = kind_of(kind).keys
-        defaults = {name: key.default for name, key in keys.items() if key.default is not None}
-        return cls(kind, {**defaults, **given})
+        every = {name: given.get(name, key.default) for name, key in keys.items()}
+        return cls(kind, {name: value for name, value in every.items() if value is not None})
 
     def open(self) -> Source:
-        """The store. Nothing of it is read yet."""
+        """The store. Nothing of it is read yet.
+
+        Raises:
+            ConfigurationError: another package adds the kind, and it cannot be imported.
+        """
         kind = kind_of(self.type)
-        module, _, name = kind.factory.partition(":")
-        source: Source = getattr(import_module(module), name)(**self.values, **kind.fixed)
+        source: Source = _load(self.type, kind.factory)(**self.values, **kind.fixed)
         return source
 
 

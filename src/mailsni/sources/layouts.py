@@ -40,13 +40,13 @@ LAYOUT_KINDS: Mapping[str, LayoutKind] = {
                 ),
             )
         ),
-        usual_places=("/var/lib/lego", "/etc/lego", "/root/.lego", "/home/*/.lego"),
+        usual_places=("/var/lib/lego", "/etc/lego", "/root/.lego", "/home/*/.lego", ".lego", "lego", "*/lego"),
     ),
     # sign_domain of 0.7: new files beside the old ones, then links, each replaced by rename.
     "dehydrated": LayoutKind(
         "dehydrated: BASEDIR or CERTDIR",
         FileLayout((Files(key="privkey.pem", chain=("fullchain.pem",), bases=("certs", "")),)),
         path="/var/lib/dehydrated",
-        usual_places=("/var/lib/dehydrated", "/etc/dehydrated"),
+        usual_places=("/var/lib/dehydrated", "/etc/dehydrated", "dehydrated", "*/dehydrated"),
     ),
 }
