@@ -19,7 +19,8 @@ from mailsni.sources.detection import HostStore, Survey, survey
 from mailsni.sources.kinds import SourceSettings
 from tests.support.builders import authority
 from tests.support.command_line import invoke
-from tests.support.stores import BUILDERS, JSON_KIND
+from tests.support.document_stores import JSON_KIND
+from tests.support.stores import BUILDERS
 
 PATTERNS = NameSettings().patterns()
 KINDS = [name for name, kind in kinds.KINDS.items() if kind.usual_places]

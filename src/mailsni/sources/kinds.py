@@ -81,8 +81,7 @@ KINDS: dict[str, SourceKind] = {
         "Traefik (v1, v2 and v3): its acme.json, or the directory with it",
         (
             *("/etc/traefik/acme.json", "/etc/traefik/acme/acme.json", "/var/lib/traefik/acme.json"),
-            *("/letsencrypt/acme.json", "/opt/traefik/acme.json", "/opt/traefik/letsencrypt/acme.json"),
-            *("/srv/traefik/acme.json", "/var/lib/docker/volumes/*traefik*/_data/acme.json"),
+            *("/letsencrypt/acme.json", "acme.json", "*/acme.json", "*/*/acme.json"),
         ),
     ),
 } | {
