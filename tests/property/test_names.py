@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given
+from hypothesis import strategies as st
 
 from mailsni.config.settings import MAIL_NAMES
-from mailsni.core.names import NamePatterns, RefusedNameError, host_name, is_wildcard, safe_path, wildcard_matches
+from mailsni.core.names import (
+    NamePatterns,
+    RefusedNameError,
+    escaped_origin,
+    host_name,
+    is_wildcard,
+    safe_origin,
+    safe_path,
+    wildcard_matches,
+)
 from mailsni.core.text import printable_name
 from tests.support.strategies import HOSTILE, effort, names, paths
 
@@ -113,3 +124,13 @@ def test_the_names_that_are_served_are_of_the_grammar_and_asked_for(text: str) -
             assert checked(served) == served
             assert patterns.match(served)
             assert served == name or wildcard_matches(name, served)
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]) | st.sampled_from("=#/ \udcff")))
+def test_an_escaped_origin_is_safe_and_gives_the_path_back(text: str) -> None:
+    path = f"/x{text}"
+    origin = escaped_origin(path)
+    assert safe_origin(origin) == origin
+    back = re.sub(rb"=([0-9A-F]{2})", lambda code: bytes.fromhex(code[1].decode()), origin.encode())
+    assert back == path.encode("utf-8", "surrogateescape")
+    assert "#" not in origin

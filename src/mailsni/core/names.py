@@ -29,6 +29,7 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _HOST_NAME = re.compile(rf"(?:{_LABEL}\.)+(?!\d+\Z){_LABEL}\Z", re.ASCII)
 _PATH = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._@+-]+)+\Z", re.ASCII)
 _ORIGIN = re.compile(r"(?:[a-z][a-z0-9+.-]*:/)?/[A-Za-z0-9._/@+:*#=-]+\Z", re.ASCII)
+_NOT_OF_AN_ORIGIN = re.compile(rb"[^A-Za-z0-9._/@+:*-]")
 _PATTERN = re.compile(r"[a-z0-9.*?\[\]!-]+\Z", re.ASCII)
 
 
@@ -79,6 +80,16 @@ def safe_origin(text: str) -> str:
             f"{printable_name(text)}: an origin of other characters than A-Z a-z 0-9 . _ / @ + : * # = -"
         )
     return text
+
+
+def escaped_origin(path: str) -> str:
+    """The origin of a certificate at a path of any characters: each byte outside the grammar is ``=XX``, hexadecimal.
+
+    So are ``=`` and ``#``: different paths have different origins, and ``#`` is free to set something apart.
+    """
+    return _NOT_OF_AN_ORIGIN.sub(lambda byte: b"=%02X" % byte[0][0], path.encode("utf-8", "surrogateescape")).decode(
+        "ascii"
+    )
 
 
 def wildcard_matches(wildcard: str, name: str) -> bool:
