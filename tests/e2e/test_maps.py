@@ -62,14 +62,34 @@ def test_a_map_that_a_service_names_is_kept_up_to_date_and_goes_when_nothing_nam
         mail_host.age_retired_files()
     assert checked(mail_host)[0] == 0
     postconf(mail_host, "-PX", service)
-    mail_host.postfix.reload()
-    assert applied(mail_host)["result"] == "unchanged"
+    for _ in range(2):
+        assert applied(mail_host)["result"] == "unchanged"
+        mail_host.age_retired_files()
+    assert maps_there(mail_host) == {".cdb", ".db"}, "master(8) was not told, and starts smtpd with it"
+    mail_host.assert_served("mail.a.test", renewed, ("smtp", "smtps"))
+    renewed = mail_host.renew("mail.a.test")
+    mail_host.apply()
     assert maps_there(mail_host) == {".cdb", ".db"}, "a smtpd that starts slowly may be about to open it"
     mail_host.age_retired_files()
     assert applied(mail_host)["result"] == "unchanged"
     assert maps_there(mail_host) == {".db"}
     assert applied(mail_host)["result"] == "unchanged"
     mail_host.assert_served("mail.a.test", renewed, ("smtp", "smtps"))
+
+
+def test_a_map_that_main_cf_names_by_a_parameter_of_a_service_is_made(mail_host: MailHost) -> None:
+    renewed = mail_host.issue("mail.a.test")
+    postconf(mail_host, "-e", "my_type=hash", f"tls_server_sni_maps=$my_type:{mail_host.map}")
+    postconf(mail_host, "-P", f"{LOOPBACK}:{mail_host.endpoints['smtps']}/inet/my_type=cdb")
+    mail_host.postfix.reload()
+    mail_host.apply()
+    assert maps_there(mail_host) == {".cdb", ".db"}
+    for _ in range(2):
+        mail_host.assert_served("mail.a.test", renewed, ("smtp", "smtps"))
+        renewed = mail_host.renew("mail.a.test")
+        mail_host.apply()
+        mail_host.age_retired_files()
+    assert checked(mail_host)[0] == 0
 
 
 def test_two_maps_in_main_cf_are_both_made_and_of_two_in_one_file_the_first_is(mail_host: MailHost) -> None:

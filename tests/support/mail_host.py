@@ -265,10 +265,9 @@ class MailHost:
 
     def age_retired_files(self) -> None:
         """Have all files that nothing names any more be retired since before the host was started."""
-        records.rewrite(
-            self.directory / "state/retired.json",
-            lambda retired: {path: {"boot": "another", "seconds": 1} for path in retired},
-        )
+        record = self.directory / "state/retired.json"
+        if record.exists():
+            records.rewrite(record, lambda retired: {path: {"boot": "another", "seconds": 1} for path in retired})
 
     def reloads(self) -> int:
         """How often Dovecot was told to read its configuration: once for each publish."""

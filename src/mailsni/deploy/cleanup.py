@@ -16,12 +16,22 @@ from mailsni.errors import MailsniError
 from mailsni.host import files
 from mailsni.targets import registry
 from mailsni.targets.pinned import PinDirectory
+from mailsni.targets.reload import ReloadResult
 
 _IDENT = re.compile(rb"/([0-9a-f]{64}-[0-9a-f]{16})\.pem\b")
 
 
-def clean_up(snapshot: Snapshot) -> None:
+_CURRENT = (ReloadResult.RELOADED, ReloadResult.RESTARTED, ReloadResult.COMMANDED, ReloadResult.NOT_RUNNING)
+"""After these a server runs with its configuration as it is, or will."""
+
+
+def clean_up(snapshot: Snapshot, reloads: Mapping[str, ReloadResult]) -> None:
     """Remove private directories of runs that were cut off, and what nothing has named for some time.
+
+    Args:
+        snapshot: of the run.
+        reloads: what the run did to the servers. One that was not reloaded may go on with a configuration (master.cf)
+            that names more than the files do.
 
     Raises:
         HostError: something cannot be removed.
@@ -31,7 +41,8 @@ def clean_up(snapshot: Snapshot) -> None:
         files.clear_staging(directory)
     record, now = State(snapshot.settings.state.directory).retired, Moment.now()
     known = retirement.FORMAT.read(record).content or {}
-    unused = (*_unused_pins(snapshot), *_unused_artifacts(snapshot, known))
+    current = {server for server, result in reloads.items() if result in _CURRENT}
+    unused = (*_unused_pins(snapshot), *_unused_artifacts(snapshot, known, current))
     waiting = dict(retirement.retire(unused, known, now))
     for path in [path for path, since in waiting.items() if retirement.may_go(since, now)]:
         files.remove(path)
@@ -48,11 +59,15 @@ def _unused_pins(snapshot: Snapshot) -> Iterator[Path]:
             yield from pins.list_unused(served | _idents_in_live_files(snapshot.settings))
 
 
-def _unused_artifacts(snapshot: Snapshot, known: Collection[Path]) -> Iterator[Path]:
-    """What earlier deployments published and nothing may read now: maps of a type that no place names any more."""
-    published = {*map(Path, snapshot.record.deployment.files), *known}
+def _unused_artifacts(snapshot: Snapshot, known: Collection[Path], current: Collection[str]) -> Iterator[Path]:
+    """What earlier deployments published and nothing may read now: maps of a type that no place names any more.
+
+    They were retired already, or their server runs with its current configuration.
+    """
+    published = set(map(Path, snapshot.record.deployment.files))
     for target in snapshot.targets:
-        unused = published.intersection(target.artifacts).difference(target.artifacts_in_use)
+        candidates = published.union(known) if target.name in current else known
+        unused = set(target.artifacts).intersection(candidates).difference(target.artifacts_in_use)
         yield from sorted(path for path in unused if path.is_file())
 
 
@@ -80,9 +95,9 @@ def _write(record: Path, known: Mapping[Path, Moment], retired: Mapping[Path, Mo
 
 
 def try_clean_up(snapshot: Snapshot) -> tuple[str, ...]:
-    """:func:`clean_up`; gives a warning instead of an error."""
+    """:func:`clean_up` of a run that reloads nothing; gives a warning instead of an error."""
     try:
-        clean_up(snapshot)
+        clean_up(snapshot, {})
     except MailsniError as error:
         return (f"not everything could be cleaned up: {error.message}",)
     return ()

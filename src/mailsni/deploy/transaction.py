@@ -248,7 +248,7 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
         # A server that is left out may run with other files than it has, after a run that was cut off.
         unsettled = bool(left_out or snapshot.left_out) and snapshot.record.interrupted
         state.commit(_deployed(snapshot, targets, paths, memories), keep_journal=unsettled)
-        cleanup.clean_up(snapshot)
+        cleanup.clean_up(snapshot, reloads)
     except MailsniError as error:
         # It is live and proven. Without a commit the journal stays, and the next run does it all again.
         return replace(result, warnings=(*result.warnings, f"not everything could be put in order: {error.message}"))

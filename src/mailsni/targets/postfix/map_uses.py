@@ -18,7 +18,7 @@ from mailsni.errors import MailsniError
 from mailsni.host.commands import Executor
 from mailsni.targets.postfix.lines import split_words
 from mailsni.targets.postfix.map_types import SUFFIX_OF, PostfixMap
-from mailsni.targets.postfix.postconf import SNI_MAPS, Installation, redirects_berkeley_db
+from mailsni.targets.postfix.postconf import SNI_MAPS, Installation, Override, redirects_berkeley_db
 
 _TABLE = re.compile(rf"\b({'|'.join(SUFFIX_OF)}):(/[^\s,{{}}]+)")
 """A table of files, wherever it stands in a value: also behind ``proxy:``, or in the braces of ``pipemap``."""
@@ -115,12 +115,28 @@ def _in_main_cf(postfix: Installation, parameters: Mapping[str, str], own: Path)
 
 
 def _in_master_cf(postfix: Installation, own: Path) -> tuple[MapUse, ...]:
+    """What services have for themselves, and what ``tls_server_sni_maps`` of main.cf becomes with it."""
     file = postfix.config_directory / "master.cf"
+    overrides = postfix.overrides()
+    changed = _changed_by_services(postfix, overrides)
     return tuple(
         MapUse(table, file, override.parameter, override.value, override.service)
-        for override in postfix.overrides()
+        for override in (*overrides, *changed)
         for table in _our_tables(override.value, own, postfix.executor)
     )
+
+
+def _changed_by_services(postfix: Installation, overrides: Iterable[Override]) -> Iterator[Override]:
+    """What services make of ``tls_server_sni_maps`` of main.cf, because it refers to parameters that they set."""
+    written = postfix.parameters(SNI_MAPS, expanded=False).get(SNI_MAPS, "")
+    if "$" not in written:
+        return
+    services: dict[str, list[Override]] = {}
+    for override in overrides:
+        services.setdefault(override.service, []).append(override)
+    for service, settings in services.items():
+        if all(override.parameter != SNI_MAPS for override in settings):
+            yield Override(service, SNI_MAPS, postfix.parameters(SNI_MAPS, own=settings).get(SNI_MAPS, ""))
 
 
 def _our_tables(value: str, own: Path, executor: Executor) -> Iterable[PostfixMap]:

@@ -248,12 +248,14 @@ class Installation:
             master=tuple(lines.entries(files.read_text(self.config_directory / "master.cf") or "")),
         )
 
-    def parameters(self, *names: str, expanded: bool = True) -> dict[str, str]:
+    def parameters(self, *names: str, expanded: bool = True, own: Iterable[Override] = ()) -> dict[str, str]:
         """The values of parameters in main.cf, with ``$name`` replaced (``expanded``) or as they are written.
 
-        A parameter that this Postfix does not know is not among them.
+        A parameter that this Postfix does not know is not among them. ``own`` are parameters of a service, which take
+        the places of those in main.cf.
         """
-        return parse_parameters(self._postconf(*(["-x"] if expanded else []), *names).text)
+        options = [word for override in own for word in ("-o", f"{override.parameter}={override.value}")]
+        return parse_parameters(self._postconf(*options, *(["-x"] if expanded else []), *names).text)
 
     def sni_tables(self, *, expanded: bool = True) -> tuple[TableReference, ...]:
         """The tables of ``tls_server_sni_maps`` in main.cf, in order; see :meth:`parameters`.
