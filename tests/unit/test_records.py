@@ -26,7 +26,7 @@ from mailsni.setup.record import Edit, Record
 from mailsni.sources import directory, scan_cache
 from tests.support import records
 from tests.support.builders import MAIL, authority, without_servers
-from tests.support.stores import CertbotBuilder
+from tests.support.layout_stores import CertbotBuilder
 
 
 def issue(name: str) -> Issued:

@@ -244,7 +244,7 @@ def test_each_loser_is_told_the_rule_that_it_lost_by() -> None:
         "old": f"lost to {source('best')}: that one is issued later (2026-02-28 12:00 against 2026-02-27 12:00)",
         "expired": "expired on 2026-02-28 12:00 UTC",
         "early": "not valid before 2026-03-02 12:00 UTC",
-        "staging": "issued by a staging authority, which no client trusts",
+        "staging": "issued by a staging or local authority, which no client trusts",
     }
 
 

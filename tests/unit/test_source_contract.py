@@ -77,7 +77,7 @@ def is_kept(store: StoreBuilder, name: str) -> bool:
 
 
 def test_every_kind_is_held_to_this_contract() -> None:
-    assert set(BUILDERS) == set(kinds.KINDS)
+    assert {label.partition("+")[0] for label in BUILDERS} == set(kinds.KINDS)
 
 
 def test_a_table_of_the_configuration_opens_the_store(store: StoreBuilder) -> None:
@@ -179,7 +179,8 @@ def test_each_certificate_has_an_origin_of_its_own_that_stays(store: StoreBuilde
     assert inventory.skipped == ()
     assert inventory.lineages == {store.origin(name) for name in issued}
     assert all(store.source().owns(origin) for origin in inventory.lineages)
-    assert told == [("reading certificates", done, 3) for done in (1, 2, 3)]
+    assert len(told) >= 3, "what turns out to be no certificate may count"
+    assert told == [("reading certificates", done, len(told)) for done in range(1, len(told) + 1)]
     assert scan(store) == inventory
 
 
@@ -444,12 +445,12 @@ def test_paths_of_a_certificate_lead_to_its_chain_and_key(store: StoreBuilder) -
 def test_one_selection_is_made_over_all_stores(tmp_path: Path) -> None:
     stores = [builder(tmp_path / kind) for kind, builder in BUILDERS.items()]
     for number, each in enumerate(stores):
-        each.put("own", issue(f"mail.{number}.test"))
+        each.put("own", issue(f"mail.{number:02}.test"))
         each.put("shared", issue("mail.shared.test"))
     settings = replace(without_servers(tmp_path, tmp_path), sources=tuple(each.settings for each in stores))
     first = take_snapshot(settings, datetime.now(UTC))
     assert [winner.name for winner in first.selection.winners] == [
-        *(f"mail.{number}.test" for number in range(len(stores))),
+        *(f"mail.{number:02}.test" for number in range(len(stores))),
         "mail.shared.test",
     ]
     (tmp_path / "state").mkdir()

@@ -188,7 +188,7 @@ def _winners(name: str, claimants: Sequence[Certificate], now: datetime) -> tupl
 
 def _why_unusable(certificate: Certificate, now: datetime) -> tuple[Reason, str] | None:
     if certificate.staging:
-        return Reason.STAGING, "issued by a staging authority, which no client trusts"
+        return Reason.STAGING, "issued by a staging or local authority, which no client trusts"
     if now >= certificate.not_after:
         return Reason.EXPIRED, f"expired on {certificate.not_after:%Y-%m-%d %H:%M} UTC"
     if now < certificate.not_before:

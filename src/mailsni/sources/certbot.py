@@ -18,6 +18,7 @@ from mailsni.core.model import Reason
 from mailsni.sources.base import CommandLine
 from mailsni.sources.directory import DirectoryStore
 from mailsni.sources.layout import FileLayout, Files
+from mailsni.sources.layouts import CERTBOT_IN_PROGRESS
 
 _DAMAGED = (Reason.KEY_MISMATCH, Reason.KEY_MISSING, Reason.CHAIN_MISSING, Reason.BAD_PEM, Reason.ENCRYPTED_KEY)
 _RENEWALS = {
@@ -33,7 +34,7 @@ _LIVE = FileLayout(
             key="privkey.pem",
             chain=("fullchain.pem",),
             others=("cert.pem", "chain.pem"),
-            in_progress=tuple(f"previous_{kind}.pem" for kind in ("cert", "privkey", "chain", "fullchain")),
+            in_progress=CERTBOT_IN_PROGRESS,
             authority="../../renewal/{}.conf",
         ),
     ),

@@ -76,15 +76,18 @@ class DirectoryStore:
             outcomes[origin] = _unchanged(known.get(origin), place) or self._read(place, boundary)
             if progress is not None:
                 progress("reading certificates", done, len(places))
+        # Some tools replace a whole directory by two renames, or a link by two steps.
+        gone = {each for each in known if self.owns(each) and (each not in outcomes or outcomes[each].foreign)}
+        outcomes |= dict.fromkeys(gone, Outcome(foreign=True, torn=True))
         for _ in range(RETRIES):
             torn = [origin for origin, outcome in outcomes.items() if outcome.torn]
             if not torn:
                 break
             self.pause(RETRY_PAUSE)
             now = self._places()
-            gone = Outcome(foreign=True)
-            outcomes |= {origin: self._read(now[origin], boundary) if origin in now else gone for origin in torn}
-        return inventory(outcomes)
+            absent = Outcome(foreign=True)
+            outcomes |= {origin: self._read(now[origin], boundary) if origin in now else absent for origin in torn}
+        return inventory(dict(sorted(outcomes.items())))
 
     def owns(self, origin: str) -> bool:
         """Whether an origin lies in this directory."""
@@ -112,11 +115,16 @@ class DirectoryStore:
     def watch_paths(self) -> tuple[WatchPath, ...]:
         """The directory and those into which its links lead, also where links lead to these."""
         directories = dict.fromkeys((*self._roots(self.path), *self._roots(Path(os.path.realpath(self.path)))))
-        return tuple(WatchPath(directory, name) for directory in directories for name in self.layout.contents)
+        trees = [WatchPath(directory, name) for directory in directories for name in self.layout.contents]
+        return (*trees, *(WatchPath(path, path.name) for path in self.layout.elsewhere(self.path)))
 
     def files(self) -> StoreFiles:
         """The keys of the certificates and those that lie beside them, and the directories down to them."""
-        own = {Path(place.key) for place in self._places().values()}
+        places = self._places().values()
+        boundary = self._boundary()
+        own = {Path(place.key) for place in places}
+        real = {os.path.realpath(place.key): place for place in places}
+        own |= {Path(path) for path, place in real.items() if _boundary_of(place, boundary).holds(path)}
         roots = [root for root in self._roots(self.path) if root.is_dir()]
         directories = dict.fromkeys(path for root in roots for path in (root, *_directories(root)))
         directories |= dict.fromkeys(sorted(key.parent for key in own if key.parent.is_dir()))
@@ -165,9 +173,15 @@ class DirectoryStore:
             return Outcome(foreign=True)
         if not has_files:
             return _without_files(place, boundary)
-        chain = _read_chain(place.chain, boundary)
-        key = _read_file(place.key, Reason.KEY_MISSING, boundary)
+        around = _boundary_of(place, boundary)
+        chain = _read_chain(place.chain, around)
+        key = _read_file(place.key, Reason.KEY_MISSING, around)
         return _judge(place, chain, key)
+
+
+def _boundary_of(place: Place, boundary: StoreBoundary) -> StoreBoundary:
+    """Where the files of a place may lie."""
+    return replace(boundary, roots=(*boundary.roots, *map(os.path.realpath, place.roots))) if place.roots else boundary
 
 
 def _judge(place: Place, chain: tuple[StoreFile, ...] | ReadRefusedError, key: _ReadFile) -> Outcome:
@@ -213,10 +227,16 @@ def _paired(place: Place, chain: tuple[StoreFile, ...] | ReadRefusedError, key: 
 
 def _paths_for_servers(place: Place) -> tuple[str, str]:
     """The files of the store that a server can read as they are: one with the whole chain, and one with the key."""
+    if len(place.chain) != 1:
+        return "", ""
     try:
-        return (safe_path(place.chain[0]), safe_path(place.key)) if len(place.chain) == 1 else ("", "")
+        return safe_path(_entrance(place, place.chain[0])), safe_path(_entrance(place, place.key))
     except RefusedNameError:
         return "", ""
+
+
+def _entrance(place: Place, path: str) -> str:
+    return f"{place.entrance}/{os.path.basename(path)}" if place.entrance else path
 
 
 def _is_of_staging(authority: str) -> bool:

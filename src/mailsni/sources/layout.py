@@ -6,9 +6,10 @@ and no code.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Protocol
@@ -32,6 +33,12 @@ class Layout(Protocol):
             OSError: the store cannot be listed.
         """
 
+    def elsewhere(self, root: Path) -> tuple[Path, ...]:
+        """Files that are watched one by one, because they lie outside, or in a directory too large to watch.
+
+        It never raises.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Files:
@@ -45,7 +52,8 @@ class Files:
     chain: tuple[str, ...]
     """See :attr:`Place.chain`."""
     directory: str = "*"
-    """The directories with the files, relative to the base; ``*`` stands for any name that begins with no dot."""
+    """The directories with the files, relative to the base; ``*`` stands for any name that begins with no dot. Empty:
+    the base itself, where it has any of the files."""
     bases: tuple[str, ...] = ("",)
     """Where in the store to begin: the first directory that is there."""
     others: tuple[str, ...] = ()
@@ -57,30 +65,39 @@ class Files:
     """Whether files that are links count, where ``*`` is in the key's name."""
     through: str = ""
     """A link in the directory to the directory with the files, replaced as a whole; it need not be there."""
+    ignored: tuple[str, ...] = ()
+    """Patterns for directories or file stems, relative to the base, that hold no certificates to serve."""
+    staging: tuple[str, ...] = ()
+    """Patterns for directories, relative to the base, of authorities that no client trusts."""
 
     def places(self, root: Path) -> Iterator[Place]:
         """See :meth:`Layout.places`."""
-        base = next((path for path in (root / name for name in self.bases) if path.is_dir()), None)
+        base = next((str(path) for path in (root / name for name in self.bases) if path.is_dir()), None)
         if base is None:
             return
-        for directory in _directories(str(base), tuple(part for part in self.directory.split("/") if part)):
+        for directory in _directories(base, tuple(part for part in self.directory.split("/") if part)):
             inside = f"{directory}/{self.through}"
             files = os.path.realpath(inside) if self.through and os.path.isdir(inside) else directory
-            if "*" not in self.key:
-                yield self._place(directory, files, "")
-                continue
-            for stem in sorted(self._stems(files)):
-                yield self._place(directory, files, stem)
+            stems = sorted(self._stems(files)) if "*" in self.key else [""]
+            for place in (self._place(base, directory, files, stem) for stem in stems):
+                if self.ignored and _fits(place.origin[len(base) + 1 :], self.ignored):
+                    continue
+                if directory == base and not any(map(os.path.lexists, (place.key, *place.chain))):
+                    continue
+                yield place
 
-    def _place(self, directory: str, files: str, stem: str) -> Place:
+    def _place(self, base: str, directory: str, files: str, stem: str) -> Place:
         name = directory.rpartition("/")[2]
+        origin = f"{directory}/{stem}" if stem not in ("", name) else directory
         return Place(
-            f"{directory}/{stem}" if stem not in ("", name) else directory,
+            origin,
             f"{files}/{_filled(self.key, stem, name)}",
             tuple([f"{files}/{_filled(pattern, stem, name)}" for pattern in self.chain]),
             self,
             name,
             stem,
+            staging=bool(self.staging) and _fits(origin[len(base) + 1 :], self.staging),
+            entrance=directory if files is not directory else "",
         )
 
     def _stems(self, directory: str) -> set[str]:
@@ -117,7 +134,11 @@ class Place:
     stem: str = ""
     """What ``*`` stands for."""
     staging: bool = False
-    """A staging authority issued it, as its place tells."""
+    """An authority that no client trusts issued it, as its place tells."""
+    entrance: str = ""
+    """The directory in which servers find its key and chain, whatever replaces them; empty: that of the key."""
+    roots: tuple[str, ...] = ()
+    """Files and directories outside of the store in which its key and chain may lie too."""
 
     @property
     def directory(self) -> str:
@@ -153,20 +174,21 @@ class FileLayout:
     """A :class:`Layout` that is only data."""
 
     files: tuple[Files, ...]
-    ignored: tuple[str, ...] = ()
-    """Patterns for directories, relative to the store, that hold no certificates to serve."""
-    staging: tuple[str, ...] = ()
-    """Patterns for directories, relative to the store, whose certificates a staging authority issued."""
     beyond: tuple[str, ...] = ()
     contents: tuple[str, ...] = ("*.pem", "*.key", "*.crt", "*.cer")
 
     def places(self, root: Path) -> Iterator[Place]:
         """See :class:`Layout`."""
+        bases = list(dict.fromkeys(base for files in self.files for base in files.bases))
+        if not any((root / base).is_dir() for base in bases):
+            raise FileNotFoundError(errno.ENOENT, f"there is no {', '.join(bases)} in it", str(root))
         for files in self.files:
-            for place in files.places(root):
-                relative = place.origin[len(str(root)) + 1 :]
-                if not _fits(relative, self.ignored):
-                    yield replace(place, staging=True) if _fits(relative, self.staging) else place
+            yield from files.places(root)
+
+    def elsewhere(self, root: Path) -> tuple[Path, ...]:
+        """Nothing."""
+        del root
+        return ()
 
 
 def _filled(pattern: str, stem: str, name: str) -> str:
@@ -174,7 +196,12 @@ def _filled(pattern: str, stem: str, name: str) -> str:
 
 
 def _fits(relative: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(relative, pattern) or fnmatchcase(relative, f"{pattern}/*") for pattern in patterns)
+    """Whether a path, or a directory above it, matches a pattern; ``*`` does not go across slashes."""
+    parts = relative.split("/")
+    return any(
+        len(parts) >= len(words) and all(map(fnmatchcase, parts, words))
+        for words in (pattern.split("/") for pattern in patterns)
+    )
 
 
 def _directories(base: str, parts: tuple[str, ...]) -> Iterator[str]:
