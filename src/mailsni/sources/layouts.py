@@ -174,7 +174,6 @@ LAYOUT_KINDS: Mapping[str, LayoutKind] = {
                 ),
             )
         ),
-        usual_places=("letsencrypt", "data"),
     ),
     # Third parties' scripts and docker-mailserver's documentation; not verified on DSM itself. RSA- and ECC- are a
     # newer DSM's names. Other directories beside _archive are copies for each service.
