@@ -162,6 +162,17 @@ def test_the_file_with_the_key_of_a_default_certificate() -> None:
     assert configuration({**values, "smtpd_tls_key_file": "relative"}).key_file("smtpd_tls_cert_file") is None
 
 
+def test_each_algorithm_may_have_a_default_certificate_and_the_chain_files_override_them() -> None:
+    legacy = {"smtpd_tls_cert_file": "/rsa.pem", "smtpd_tls_eccert_file": "/ec.pem", "smtpd_tls_dcert_file": "none"}
+    assert configuration(legacy).certificates() == [
+        ("smtpd_tls_cert_file", (Path("/rsa.pem"),)),
+        ("smtpd_tls_eccert_file", (Path("/ec.pem"),)),
+    ]
+    chain_files = configuration({**legacy, "smtpd_tls_chain_files": "/key.pem, /chain.pem"})
+    assert chain_files.certificates() == [("smtpd_tls_chain_files", (Path("/key.pem"), Path("/chain.pem")))]
+    assert configuration({}).certificates() == []
+
+
 # ── fixes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -171,8 +171,8 @@ def describe(pem: bytes) -> ChainDescription | InvalidPair:
 
 def _description(pem: bytes) -> ChainDescription:
     first, *others = _certificates(pem)
-    has_issuer = any(parsed.subject == first.issuer and parsed.der != first.der for parsed in others)
-    return ChainDescription(_leaf(first), alone=not (first.is_root or has_issuer))
+    candidates = [parsed for parsed in others if parsed.subject == first.issuer and parsed.der != first.der]
+    return ChainDescription(_leaf(first), alone=not first.is_root and _take_issuer(first, candidates) is None)
 
 
 def chain_order_problem(chain: Sequence[bytes]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -158,11 +158,10 @@ def _set_default(configuration: Configuration, edit: str) -> Fix:
 def _check_default(facts: PostfixFacts) -> Iterator[Finding]:
     configuration = facts.configuration
     lacking = [service.title for service in facts.servers if not configuration.certificate(service)[0]]
-    parameter, paths = configuration.certificate()
-    if parameter:
+    for parameter, paths in configuration.certificates():
         certificate = DefaultCertificate("the default certificate", parameter, paths, configuration.where(parameter))
         yield from _check_certificate(facts, certificate)
-    elif lacking:
+    if lacking and not configuration.certificates():
         written = next((name for name in DEFAULT_CERTIFICATES if configuration.lines_of(name)), _CHAIN_FILES)
         what = f"there is no default certificate for {summarize(lacking)}"
         fix = _set_default(configuration, "in main.cf")
@@ -171,24 +170,25 @@ def _check_default(facts: PostfixFacts) -> Iterator[Finding]:
 
 def _check_services(facts: PostfixFacts) -> Iterator[Finding]:
     configuration = facts.configuration
-    shared, shared_paths = configuration.certificate()
+    shared = dict(configuration.certificates())
     servers = {service.title: service for service in facts.servers}
     for override in configuration.overrides_of(*DEFAULT_CERTIFICATES):
         if (service := servers.get(override.service)) is None:
             continue
         where = configuration.where_service(service.title, override.parameter)
         remove = _remove_override(configuration, service.title, override.parameter)
-        parameter, paths = configuration.certificate(service)
-        if shared and not parameter:
+        if shared and not configuration.certificates(service):
             what = f"{service.title} takes the default certificate away for itself ({override.parameter})"
             why = f"without one Postfix switches TLS off there and never looks into {SNI_MAPS}"
             yield finding("default_certificate_missing", what, where, Fix(remove), why=why)
-        elif parameter == override.parameter and paths != shared_paths:
-            what = f"{service.title} has a default certificate of its own ({parameter})"
+            continue
+        own = dict(configuration.certificates(service)).get(override.parameter)
+        if own is not None and own != shared.get(override.parameter):
+            what = f"{service.title} has a default certificate of its own ({override.parameter})"
             fix = Fix(remove, note="only needed to have one default certificate everywhere")
             yield finding("service_certificate", what, where, fix)
             title = f"the default certificate of {service.title}"
-            yield from _check_certificate(facts, DefaultCertificate(title, parameter, paths, where, service))
+            yield from _check_certificate(facts, DefaultCertificate(title, override.parameter, own, where, service))
 
 
 def _check_certificate(facts: PostfixFacts, certificate: DefaultCertificate) -> Iterator[Finding]:
@@ -209,12 +209,19 @@ def _check_certificate(facts: PostfixFacts, certificate: DefaultCertificate) -> 
         # Measured: with smtpd_tls_chain_files names are served all the same, with the others nothing is.
         why = "clients that send no name, or one without an entry, are cut off" if chained else None
         yield finding("default_certificate_unreadable", what, where, fix, why=why)
-        return
-    then = command(configuration, "postfix", "reload")
-    main_cf = configuration.main_cf if certificate.service is None else None
-    yield from archive_finding(contents, title, where, main_cf, then)
+    else:
+        main_cf = configuration.main_cf if certificate.service is None else None
+        yield from archive_finding(contents, title, where, main_cf, command(configuration, "postfix", "reload"))
+        if chained or key is not None:
+            yield from _check_pairs(facts, certificate, contents, key)
+
+
+def _check_pairs(
+    facts: PostfixFacts, certificate: DefaultCertificate, contents: Mapping[Path, bytes], key: Path | None
+) -> Iterator[Finding]:
+    """Judge the pairs in the files of a default certificate; ``key`` is None where the keys are beside the chains."""
     chain = b"\n".join(contents[path] for path in certificate.files)
-    pairs = map_source.stored_pairs(chain) if chained else []
+    pairs = map_source.stored_pairs(chain) if key is None else []
     for pair in pairs or [chain]:
         leaf = chain_digests(pair)[:1]
         holders = [path for path in certificate.files if leaf == chain_digests(contents[path])[:1]]

@@ -139,13 +139,16 @@ class Configuration:
         """Whether a service, or every one that does not say otherwise, offers TLS."""
         return offers_tls(self.values_of(service), "smtpd")
 
+    def certificates(self, service: Service | None = None) -> list[tuple[str, tuple[Path, ...]]]:
+        """The parameters with a default certificate, and the files of each: one for each algorithm, or all in one."""
+        words = ((parameter, lines.split_words(self.value(parameter, service))) for parameter in DEFAULT_CERTIFICATES)
+        named = [(parameter, tuple(Path(word) for word in each if word.startswith("/"))) for parameter, each in words]
+        in_force = [(parameter, paths) for parameter, paths in named if paths]
+        return in_force[:1] if in_force and in_force[0][0] == DEFAULT_CERTIFICATES[0] else in_force
+
     def certificate(self, service: Service | None = None) -> tuple[str, tuple[Path, ...]]:
-        """The parameter with the default certificate, and its files; an empty name when there is none."""
-        for parameter in DEFAULT_CERTIFICATES:
-            words = lines.split_words(self.value(parameter, service))
-            if paths := tuple(Path(word) for word in words if word.startswith("/")):
-                return parameter, paths
-        return "", ()
+        """The first parameter with a default certificate, and its files; an empty name when there is none."""
+        return next(iter(self.certificates(service)), ("", ()))
 
     def key_file(self, certificate: str, service: Service | None = None) -> Path | None:
         """The file with the key of a default certificate, by its parameter: its own file, where nothing names one."""
