@@ -9,14 +9,18 @@ import base64
 import json
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mailsni.core import values
+from mailsni.errors import HostError
+from mailsni.host.commands import Completed
 from mailsni.sandbox.authority import Issued
+from mailsni.sources.base import Source
 from mailsni.sources.document import DocumentStore, Entry, FileDocument, load_json
-from mailsni.sources.kinds import Key, SourceKind
+from mailsni.sources.kinds import Key, SourceKind, SourceSettings
 from tests.support.store_builder import StoreBuilder, no_pause
 
 JSON_KIND = SourceKind("tests.support.document_stores:json_store", {"path": Key(values.path)})
@@ -107,6 +111,70 @@ class TraefikBuilder(DocumentBuilder):
             "letsencrypt": {"Account": traefik_account(), "Certificates": certificates or None},
             "dns": {"Account": None, "Certificates": None},
         }
+
+
+class CommandBuilder(DocumentBuilder):
+    """A command that prints what is in a file, in the form of a list of Vault's secrets."""
+
+    kind = "command"
+    has_files = False
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, "output.json")
+        self._now = 0.0
+        self._command = root / "print"
+        self._command.write_text(f"#!/bin/sh\nexec cat {self.path}")
+        self._command.chmod(0o755)
+
+    @property
+    def settings(self) -> SourceSettings:
+        return SourceSettings.of("command", command=(str(self._command),), every=100.0)
+
+    @property
+    def location(self) -> str:
+        return str(self._command)
+
+    @property
+    def error_path(self) -> Path:
+        return self._command
+
+    def origin(self, name: str) -> str:
+        return f"{self._command}#{name}"
+
+    def source(self, pause: Callable[[float], None] = no_pause) -> Source:
+        store: Any = self.settings.open()
+        document = replace(store.document, clock=lambda: self._now, time_limit=1.0)
+        source: Source = replace(store, document=document, pause=pause)
+        return source
+
+    def pass_time(self) -> None:
+        self._now += 100
+
+    def document(self) -> object:
+        return [
+            {
+                "name": name,
+                "data": {"certificate": pair["chain"].decode(), "private_key": pair["key"].decode("utf-8", "replace")},
+            }
+            for name, pair in self.pairs.items()
+        ]
+
+
+def run_in_process(argv: Sequence[str], *, timeout: float, limit: int) -> Completed:
+    """What :func:`mailsni.host.commands.run_bounded` does with a builder's command; pure tests start no process."""
+    try:
+        printed = Path(Path(argv[0]).read_text().rpartition(" ")[2])
+    except OSError as error:
+        raise HostError(f"{argv[0]}: cannot be started: {error.strerror}") from error
+    if printed.is_fifo():
+        raise HostError(f"{argv[0]}: did not end within {timeout:g} seconds and was killed")
+    try:
+        output = printed.read_bytes()
+    except OSError as error:
+        return Completed(tuple(argv), 1, b"", f"cat: {error.strerror}")
+    if len(output) > limit:
+        raise HostError(f"{argv[0]}: printed more than {limit} bytes and was killed")
+    return Completed(tuple(argv), 0, output, "")
 
 
 def traefik_certificate(name: str, chain: bytes, key: bytes) -> Mapping[str, Any]:

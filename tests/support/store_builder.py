@@ -31,10 +31,22 @@ class StoreBuilder(ABC):
     """Between the path and a certificate's name."""
     key_mark: ClassVar[bytes] = b"PRIVATE KEY"
     """What each file with keys holds."""
+    has_files: ClassVar[bool] = True
+    """Whether the store has files, which tell what is known already."""
 
     def __init__(self, root: Path, path: Path) -> None:
         self.root = root
         self.path = path
+
+    @property
+    def location(self) -> str:
+        """Where the store says that it is."""
+        return str(self.path)
+
+    @property
+    def error_path(self) -> Path | None:
+        """What the errors of the store are about."""
+        return self.path
 
     @property
     def settings(self) -> SourceSettings:
@@ -74,6 +86,9 @@ class StoreBuilder(ABC):
     @abstractmethod
     def replace_file(self, name: str, make: Callable[[Path], object]) -> None:
         """Remove the file with a certificate's key, and put something else in its place."""
+
+    def pass_time(self) -> None:  # noqa: B027  # only some kinds need it
+        """As much as the change token needs to tell of a change."""
 
     def unmount(self) -> None:
         """Take the store away."""

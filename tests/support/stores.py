@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.support.document_stores import JsonBuilder, TraefikBuilder
+from tests.support.document_stores import CommandBuilder, JsonBuilder, TraefikBuilder
 from tests.support.layout_stores import LAYOUT_BUILDERS
 from tests.support.store_builder import StoreBuilder
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from mailsni.config import parser
+from mailsni.config.document import toml
 from mailsni.config.settings import Settings
 from mailsni.core import values
 from mailsni.core.model import Certificate, Inventory, Reason
@@ -23,6 +24,7 @@ from mailsni.deploy import transaction
 from mailsni.deploy.snapshot import take_snapshot
 from mailsni.deploy.transaction import ApplyResult, Options
 from mailsni.errors import ConfigurationError, Exit, HostError, PermissionMissingError
+from mailsni.host import commands
 from mailsni.output import documents
 from mailsni.sandbox.authority import Issued
 from mailsni.sources import kinds, scan_cache
@@ -32,7 +34,7 @@ from mailsni.targets.dovecot import target as dovecot_target
 from tests.support.authority import subject_alternative_names
 from tests.support.builders import authority, without_servers
 from tests.support.command_line import SCHEMA
-from tests.support.document_stores import JSON_KIND
+from tests.support.document_stores import JSON_KIND, run_in_process
 from tests.support.refused import RECIPES
 from tests.support.store_builder import StoreBuilder
 from tests.support.stores import BUILDERS, digest_of_tree
@@ -45,6 +47,11 @@ TORN = {Reason.KEY_MISMATCH, Reason.RENEWAL_IN_PROGRESS}
 @pytest.fixture(autouse=True)
 def _json_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(kinds.KINDS, "json", JSON_KIND)
+
+
+@pytest.fixture(autouse=True)
+def _no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "run_bounded", run_in_process)
 
 
 @pytest.fixture(params=BUILDERS)
@@ -82,11 +89,11 @@ def test_every_kind_is_held_to_this_contract() -> None:
 
 def test_a_table_of_the_configuration_opens_the_store(store: StoreBuilder) -> None:
     store.put("a", issue())
-    path = store.settings.values["path"]
-    text = f'[[sources]]\ntype = "{store.settings.type}"\npath = "{path}"\n'
+    keys = "".join(f"{key} = {toml(value)}\n" for key, value in store.settings.values.items())
+    text = f'[[sources]]\ntype = "{store.settings.type}"\n{keys}'
     (settings,) = parser.parse(text, Path("config.toml")).sources
     assert settings == store.settings
-    assert settings.open().location == str(path)
+    assert settings.open().location == store.location
     assert settings.open().scan({}) == scan(store)
 
 
@@ -188,7 +195,8 @@ def test_another_store_owns_none_of_its_origins(store: StoreBuilder, tmp_path: P
     for kind, builder in BUILDERS.items():
         neighbour = builder(tmp_path / f"store-{kind}").source()
         assert not neighbour.owns(store.origin("a"))
-    assert not store.source().owns(f"{store.path}-2{store.origin('a').removeprefix(str(store.path))}")
+    place = store.location
+    assert not store.source().owns(f"{place}-2{store.origin('a').removeprefix(place)}")
 
 
 def test_an_empty_store_is_an_empty_inventory(store: StoreBuilder) -> None:
@@ -333,12 +341,12 @@ def test_a_store_that_is_not_mounted_is_an_error_and_drops_nothing(store: StoreB
     for read in (lambda: source.scan({}), source.files):
         with pytest.raises(HostError) as caught:
             read()
-        assert caught.value.path == store.settings.values["path"]
+        assert caught.value.path == store.error_path
     assert source.owns(certificate.source)
     gone = source.change_token()
     assert gone != token
     assert gone == source.change_token()
-    assert source.watch_paths()
+    assert bool(source.watch_paths()) is store.has_files
     store.mount()
     assert only(store) == certificate
 
@@ -359,9 +367,9 @@ def test_what_is_known_is_not_read_again_and_what_changed_is(store: StoreBuilder
     first = scan(store)
     scan_cache.save(tmp_path / "cache", first.cached, datetime.now(UTC).replace(year=2099))
     known = scan_cache.load(tmp_path / "cache").content or {}
-    assert set(known) == first.lineages
+    assert set(known) == (first.lineages if store.has_files else set())
     again = store.source().scan(known)
-    assert again.read == ()
+    assert again.read == (() if store.has_files else first.read)
     assert [one.ident for one in again.certificates] == [one.ident for one in first.certificates]
     renewed = issue()
     store.put("a", renewed)
@@ -390,6 +398,7 @@ def test_the_change_token_tells_every_change_and_nothing_else(store: StoreBuilde
     )
     for change in changes:
         change()
+        store.pass_time()
         tokens.append(source.change_token())
     assert len(set(tokens)) == len(tokens)
     source.scan({})
@@ -400,7 +409,7 @@ def test_what_holds_keys_is_watched_and_can_be_examined(store: StoreBuilder) -> 
     store.put("a", issue())
     files = store.source().files()
     watched = [place.path.resolve() for place in store.source().watch_paths()]
-    assert files.keys
+    assert bool(files.keys) is bool(watched) is store.has_files
     for key in files.keys:
         assert not key.is_symlink()
         assert store.key_mark in key.read_bytes()
@@ -456,7 +465,8 @@ def test_one_selection_is_made_over_all_stores(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     scan_cache.save(tmp_path / "state" / "readings.json", first.inventory.cached, datetime(2099, 1, 1, tzinfo=UTC))
     again = take_snapshot(settings, datetime.now(UTC))
-    assert again.inventory.read == ()
+    read = {pair.certificate.source for pair in again.inventory.read}
+    assert read == {each.origin(name) for each in stores if not each.has_files for name in ("own", "shared")}
     assert again.plan.pins == first.plan.pins, "each store reads its own again"
 
 
@@ -571,7 +581,7 @@ def test_the_whole_run_fails_when_what_is_deployed_cannot_stay(
     two_stores.lost.unmount()
     with pytest.raises(HostError) as caught:
         two_stores.apply()
-    assert caught.value.path == two_stores.lost.settings.values["path"]
+    assert caught.value.path == two_stores.lost.error_path
     assert two_stores.settings.dovecot.include_file.read_bytes() == text
 
 

@@ -17,6 +17,7 @@ from mailsni.core.names import NamePatterns, safe_path
 
 _LONGEST = 3600
 _CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_WEEK = 7 * 24 * 3600
 
 Switch = Literal["auto"] | bool
 Action = Literal["auto", "reload", "restart", "none"] | tuple[str, ...]
@@ -60,6 +61,13 @@ def seconds(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= _LONGEST:
         return float(value)
     raise ValueError(f"must be a number of seconds, above 0 and at most {_LONGEST}")
+
+
+def interval(value: object) -> float:
+    """A number of seconds between two things that are not done more often than once a minute."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and 60 <= value <= _WEEK:
+        return float(value)
+    raise ValueError(f"must be a number of seconds, at least 60 and at most {_WEEK}")
 
 
 def path(value: object) -> Path:

@@ -27,6 +27,7 @@ from typing import TypeVar
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_private_key
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtensionOID
 
@@ -199,6 +200,62 @@ def chain_digests(pem: bytes) -> tuple[str, ...]:
         return ()
 
 
+@dataclass(frozen=True, slots=True)
+class PemPart:
+    """A certificate or a private key of a PEM file."""
+
+    spki: str
+    """SHA-256 of its public key: a certificate and its private key have the same."""
+    pem: bytes = field(repr=False)
+    is_key: bool = False
+    names: tuple[str, ...] = ()
+    """Of a certificate: its names that are of the grammar."""
+    subject: bytes = b""
+    issuer: bytes = b""
+    is_authority: bool = False
+    """Of a certificate: it may issue others (RFC 5280, 4.2.1.9)."""
+
+
+def parts(pem: bytes) -> tuple[PemPart, ...] | InvalidPair:
+    """The certificates and private keys of a PEM file, as they stand; or why it is none."""
+    return _outcome(lambda: tuple(_part(label, der) for label, der in _blocks(pem) if _is_part(label)))
+
+
+def _is_part(label: bytes) -> bool:
+    return label in _CERTIFICATE_LABELS or label.endswith(b"PRIVATE KEY")
+
+
+def _part(label: bytes, der: bytes) -> PemPart:
+    if label in _CERTIFICATE_LABELS:
+        parsed = _parsed(der)
+        return PemPart(
+            _spki(parsed.certificate.public_key()),
+            _pem(b"CERTIFICATE", der),
+            names=_names(parsed)[0],
+            subject=parsed.subject.public_bytes(),
+            issuer=parsed.issuer.public_bytes(),
+            is_authority=_is_authority(parsed.certificate),
+        )
+    if label == b"ENCRYPTED PRIVATE KEY":
+        raise _InvalidPairError(Reason.ENCRYPTED_KEY, "a private key is encrypted")
+    try:
+        key = load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
+    except _UNDECODABLE:
+        raise _InvalidPairError(Reason.BAD_PEM, "a private key cannot be parsed") from None
+    return PemPart(_spki(key.public_key()), _pem(label, der), is_key=True)
+
+
+def _spki(public: PublicKeyTypes) -> str:
+    return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
 def _has_issuer_address(certificate: x509.Certificate) -> bool:
     try:
         access = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
@@ -246,7 +303,7 @@ def _key_and_chain(source: str, chain_pem: bytes, key_pem: bytes) -> KeyAndChain
         names=names,
         algorithm=algorithm,
         fingerprint=hashlib.sha256(leaf.der).hexdigest(),
-        spki=hashlib.sha256(key.public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest(),
+        spki=_spki(key.public),
         not_before=leaf.certificate.not_valid_before_utc,
         not_after=leaf.certificate.not_valid_after_utc,
         issuer=issuer,

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 import re
+import selectors
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -32,7 +34,7 @@ class Completed:
 
     argv: tuple[str, ...]
     returncode: int
-    stdout: bytes
+    stdout: bytes = field(repr=False)
     stderr: str
     """Made fit for a terminal: :func:`mailsni.core.text.printable`."""
 
@@ -165,6 +167,68 @@ class LocalExecutor:
 LOCAL = LocalExecutor()
 find_tool = LOCAL.find_tool
 run = LOCAL.run
+
+
+def run_bounded(argv: Sequence[str], *, timeout: float, limit: int) -> Completed:
+    """Run a program of this host that may print too much, or never end. It has no standard input.
+
+    Args:
+        argv: the absolute path of the program, then its arguments.
+        timeout: seconds after which it and its children are killed.
+        limit: bytes of output after which they are.
+
+    Raises:
+        HostError: it could not be started, did not end in time, or printed too much. A non-zero exit status is not an
+            error here.
+    """
+    words = tuple(argv)
+    try:
+        child = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            cwd="/",
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise HostError(f"{words[0]}: cannot be started: {error.strerror}") from error
+    until = time.monotonic() + timeout
+    with child:
+        try:
+            output, messages = _read_bounded(child, until, limit)
+            if len(output) > limit:
+                raise HostError(f"{words[0]}: printed more than {limit} bytes and was killed")
+            child.wait(max(0.0, until - time.monotonic()))
+        except (TimeoutError, subprocess.TimeoutExpired):
+            kill_group(child)
+            raise HostError(f"{words[0]}: did not end within {timeout:g} seconds and was killed") from None
+        except BaseException:
+            kill_group(child)
+            raise
+    shown = printable(messages.decode("utf-8", "replace"))
+    return Completed(words, child.returncode, bytes(output), shown)
+
+
+def _read_bounded(child: subprocess.Popen[bytes], until: float, limit: int) -> tuple[bytearray, bytearray]:
+    """What a program prints until both streams end or there is too much output; and the end of its messages."""
+    output, messages = bytearray(), bytearray()
+    with selectors.DefaultSelector() as selector:
+        for stream, into in ((child.stdout, output), (child.stderr, messages)):
+            if stream is not None:
+                selector.register(stream, selectors.EVENT_READ, into)
+        while selector.get_map() and len(output) <= limit:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            for ready, _ in selector.select(left):
+                chunk = os.read(ready.fd, 1 << 16)
+                ready.data.extend(chunk)
+                if not chunk:
+                    selector.unregister(ready.fileobj)
+            del messages[:-OUTPUT_LIMIT]
+    return output, messages
 
 
 def require_tool(name: str, executor: Executor = LOCAL) -> Path:

@@ -35,6 +35,11 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._/@+:*=-]")
 _NAME_LIMIT = 200
 
 
+def origin_of(text: str) -> str:
+    """What an origin may begin with, for a place that is none of this grammar's."""
+    return _UNSAFE.sub("_", text)
+
+
 class DamagedDocumentError(Exception):
     """A document is not what it should be. The message says what it is instead, without any of its content."""
 
@@ -52,7 +57,7 @@ class Entry:
     staging: bool = False
     """A staging authority issued it, as the document tells."""
     refusal: tuple[Reason, str] | None = None
-    """Why it cannot be used, and a sentence for a person: the document has no PEM for it."""
+    """Why it cannot be used, and a sentence for a person: the document lacks its chain or its key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +215,9 @@ def _own_name(chain: bytes) -> str:
 
 def _outcome(origin: str, entry: Entry, files: tuple[FileIdentity, ...]) -> Outcome:
     if entry.refusal is not None:
-        return refused(origin, *entry.refusal)
+        from mailsni.core.x509 import leaf_names  # only a changed certificate needs cryptography
+
+        return refused(origin, *entry.refusal, leaf_names(entry.chain))
     for part, content in (("chain", entry.chain), ("key", entry.key)):
         if len(content) > SIZE_LIMIT:
             return refused(origin, Reason.TOO_LARGE, f"its {part} has {len(content)} bytes, more than {SIZE_LIMIT}")

@@ -75,6 +75,11 @@ KINDS: dict[str, SourceKind] = {
             ),
         ),
     ),
+    "command": SourceKind(
+        "mailsni.sources.command:command_store",
+        {"command": Key(values.command), "every": Key(values.interval, 3600.0)},
+        "a command that prints PEM or JSON: Vault, 1Password, any key-value store",
+    ),
     "traefik": SourceKind(
         "mailsni.sources.traefik:traefik_store",
         {"path": Key(values.path)},

@@ -82,11 +82,11 @@ def names_staging_authority(content: bytes) -> bool:
 def inventory(outcomes: Mapping[str, Outcome]) -> Inventory:
     """What a store has, from the outcomes by origin."""
     own = {origin: outcome for origin, outcome in outcomes.items() if not outcome.foreign}
-    cached = tuple(outcome.lineage for outcome in own.values() if outcome.lineage)
+    lineages = tuple(outcome.lineage for outcome in own.values() if outcome.lineage)
     return Inventory(
-        certificates=tuple(lineage.certificate for lineage in cached),
+        certificates=tuple(lineage.certificate for lineage in lineages),
         skipped=tuple(skipped for outcome in own.values() for skipped in outcome.skipped),
         lineages=frozenset(own),
-        cached=cached,
+        cached=tuple(lineage for lineage in lineages if lineage.files),
         read=tuple(outcome.pair for outcome in own.values() if outcome.pair),
     )

@@ -16,7 +16,6 @@ of a JSON object is JSON. The private key of the account is nobody's certificate
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -84,16 +83,16 @@ def _entry(prefix: str, position: str, of_staging: bool, members: Mapping[str, A
         of_staging = of_staging or _names_staging([members.get("certurl"), members.get("certstableurl")])
     key = members.get("key", members.get("privatekey"))
     parts = ((members.get("certificate"), Reason.CHAIN_MISSING), (key, Reason.KEY_MISSING))
-    pem = []
-    for part, missing in parts:
+    pem = [b"", b""]
+    for at, (part, missing) in enumerate(parts):
         if not part:
-            return Entry(name, refusal=(missing, "the entry has no certificate, or no key"))
+            return Entry(name, pem[0], refusal=(missing, "the entry has no certificate, or no key"))
         try:
-            pem.append(base64.b64decode(part, validate=True))
-        except (binascii.Error, ValueError, TypeError):
-            return Entry(name, refusal=(Reason.BAD_PEM, "the certificate or the key of the entry is not base64"))
-    chain, key_pem = pem
-    return Entry(name, chain, key_pem, of_staging)
+            pem[at] = base64.b64decode(part, validate=True)
+        except (ValueError, TypeError):
+            refusal = (Reason.BAD_PEM, "the certificate or the key of the entry is not base64")
+            return Entry(name, pem[0], refusal=refusal)
+    return Entry(name, pem[0], pem[1], of_staging)
 
 
 def _members(value: object) -> Mapping[str, Any]:
