@@ -12,6 +12,7 @@ from tests.support.store_builder import StoreBuilder
 
 BUILDERS: Mapping[str, Callable[[Path], StoreBuilder]] = {
     **LAYOUT_BUILDERS,
+    "command": CommandBuilder,
     "json": JsonBuilder,
     "traefik": TraefikBuilder,
 }
