@@ -23,6 +23,7 @@ from mailsni.core.deployment import Deployment, DeploymentRecord
 from mailsni.deploy.host_facts import HostFacts
 from mailsni.deploy.state_directory import State
 from mailsni.errors import HostError, PermissionMissingError
+from mailsni.host.records import RecordFormat
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Expectation, Question
 from mailsni.probes.model import ProbeResult, Problem
@@ -164,6 +165,10 @@ def test_a_run_that_did_its_work_is_nothing_to_say(tmp_path: Path, last: Run | N
         ("runs.json", "{", "runs.json is cut off or damaged"),
         ("runs.json", "[" * 100_000, "runs.json is cut off or damaged"),
         ("runs.json", None, "runs.json is no regular file"),
+        ("readings.json", '{"schema":"mailsni.readings/2"', "readings.json is cut off or damaged"),
+        ("retired.json", '{"schema":"mailsni.retired/1","sha256":"","content":{}}', "retired.json is damaged: its"),
+        ("setup.json", '{"schema":"mailsni.setup-record/1","sha256":"","content":{}}', "setup.json is damaged: its"),
+        ("setup.json", None, "setup.json is no regular file"),
     ],
 )
 def test_a_damaged_record_is_a_warning(tmp_path: Path, file: str, content: str | None, said: str) -> None:
@@ -178,6 +183,15 @@ def test_a_damaged_record_is_a_warning(tmp_path: Path, file: str, content: str |
     (found,) = (one for one in (*check_records(context), *check_runs(context)) if isinstance(one, Finding))
     assert found.level is Level.WARNING
     assert said in found.text
+
+
+def test_a_sound_record_of_whichever_version_is_nothing_to_say(tmp_path: Path) -> None:
+    settings = without_servers(tmp_path, tmp_path)
+    state = State(settings.state.directory)
+    state.commit(deployment(certificate("a.test", "mail.a.test")))
+    for version, path in enumerate((state.readings, state.retired, state.setup)):
+        RecordFormat(f"mailsni.any-kind/{version}", dict, dict).write(path, {"a": "b"})
+    assert list(check_records(gather(settings, Thresholds(), NOW))) == []
 
 
 @pytest.mark.parametrize("content", [None, "{"])

@@ -159,12 +159,12 @@ def test_a_flipped_bit_in_the_record_of_runs_is_no_other_history(tmp_path: Path)
 
 def test_a_flipped_bit_in_the_record_of_setup_is_no_other_content(tmp_path: Path) -> None:
     setup_record.save(tmp_path, Record({"/m": Edit.of(b"old", b"new")}, {"/f": setup_record.digest(b"f")}, ("/d",)))
-    content = (tmp_path / setup_record.NAME).read_bytes()
+    content = (tmp_path / "setup.json").read_bytes()
     for number in range(FLIPS):
-        (tmp_path / setup_record.NAME).write_bytes(flipped(content, number))
+        (tmp_path / "setup.json").write_bytes(flipped(content, number))
         reading = setup_record.load(tmp_path)
         assert reading.content is None
-        assert str(tmp_path / setup_record.NAME) in (reading.problem or "")
+        assert str(tmp_path / "setup.json") in (reading.problem or "")
 
 
 # ── without a record ─────────────────────────────────────────────────────────────────────────────────────────────────

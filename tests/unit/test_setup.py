@@ -159,7 +159,7 @@ def test_the_record_survives_the_disk_and_a_broken_one_is_none(tmp_path: Path) -
     written = Record({"/m": Edit.of(b"\xff\0", b"new")}, {"/f": record.digest(b"f")}, ("/d",))
     record.save(tmp_path / "state", written)
     assert record.load(tmp_path / "state").content == written
-    path = tmp_path / "state" / record.NAME
+    path = tmp_path / "state" / "setup.json"
     assert oct(path.stat().st_mode) == "0o100600"
     other_words = path.read_bytes().replace(b"before", b"b")
     for broken in (b"", b"{", b"[]", b'{"schema": "mailsni.setup-record/1"}', other_words):
@@ -167,7 +167,7 @@ def test_the_record_survives_the_disk_and_a_broken_one_is_none(tmp_path: Path) -
         found = record.load(tmp_path / "state")
         assert found.content is None
         assert str(path) in (found.problem or "")
-    (tmp_path / "state" / record.NAME).unlink()
+    (tmp_path / "state" / "setup.json").unlink()
     assert record.load(tmp_path / "state") == Reading()
 
 

@@ -11,7 +11,9 @@ from mailsni.check.model import Code, Finding, Level, Result
 from mailsni.core.model import LINEAGES_SHOWN, SkippedLineage, by_reason
 from mailsni.core.plan import Kind, Plan
 from mailsni.core.text import printable_name, summarize_names
+from mailsni.deploy.state_directory import State
 from mailsni.errors import Exit
+from mailsni.host import records
 from mailsni.runs import history as runs
 from mailsni.runs.runner import is_deletion
 from mailsni.sources.kinds import SourceSettings
@@ -37,6 +39,7 @@ def check_records(context: CheckContext) -> Iterator[Result]:
         yield Finding(Level.WARNING, Code.RECORD_DAMAGED, text)
     if record is None:
         return
+    yield from _check_other_records(context.state)
     if record.interrupted:
         yield from _check_journal(context)
     elif not record.trusted and not context.nothing_deployed and not problems:
@@ -44,6 +47,18 @@ def check_records(context: CheckContext) -> Iterator[Result]:
         yield Finding(Level.WARNING, Code.RECORD_MISSING, text)
     elif record.trusted and not record.deployment.names:
         yield Finding(Level.WARNING, Code.NO_NAMES, "no name is served: the last run removed all of them")
+
+
+def _check_other_records(state: State) -> Iterator[Result]:
+    consequences = {
+        state.readings: "the next run reads every certificate again",
+        state.retired: "files that nothing names any more wait anew before they go",
+        state.setup: "`mailsni setup --remove` takes out its own lines only, and what it edited is not restored: "
+        "remove the file once you know",
+    }
+    for path, consequence in consequences.items():
+        if (problem := records.damage(path)) is not None:
+            yield Finding(Level.WARNING, Code.RECORD_DAMAGED, f"{problem}: {consequence}")
 
 
 def _check_journal(context: CheckContext) -> Iterator[Result]:

@@ -36,6 +36,11 @@ class State:
         return self.directory / "retired.json"
 
     @property
+    def setup(self) -> Path:
+        """The file of :mod:`mailsni.setup.record`."""
+        return self.directory / "setup.json"
+
+    @property
     def _deployment(self) -> Path:
         return self.directory / "deployment.json"
 

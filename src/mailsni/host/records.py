@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from mailsni.host import files
 
 Content = TypeVar("Content")
 _END = b"}\n"
+_BEGIN = re.compile(rb'\{"schema":"(mailsni\.[a-z-]+/[0-9]+)"')
 
 
 class NotARecordError(ValueError):
@@ -105,3 +107,16 @@ class RecordFormat(Generic[Content]):
         if isinstance(schema, str) and schema.startswith("mailsni."):
             return f"is of another version of mailsni ({printable_name(schema)} instead of {self.schema})"
         return "is not a record of mailsni"
+
+
+def damage(path: Path) -> str | None:
+    """Why a record, of any kind and version, is not as it was written; None when it is, or there is none.
+
+    Raises:
+        PermissionMissingError: this user may not read it.
+        HostError: it cannot be read.
+    """
+    begin = _BEGIN.match(files.read_private(path) or b"")
+    schema = begin[1].decode() if begin is not None else "mailsni.record/1"
+    kind: RecordFormat[Any] = RecordFormat(schema, lambda content: content, lambda document: document)
+    return kind.read(path).problem

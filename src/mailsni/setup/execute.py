@@ -8,6 +8,7 @@ from functools import reduce
 from mailsni.config.settings import Settings
 from mailsni.deploy.listeners import find_listener
 from mailsni.deploy.startup import startup_problems
+from mailsni.deploy.state_directory import State
 from mailsni.errors import RollbackFailedError
 from mailsni.host import files, lock, permissions
 from mailsni.setup import record
@@ -57,7 +58,7 @@ def run(plan: SetupPlan, *, remove: bool, wait: float, on_step: Callable[[Step],
             if not remove and before != Record():
                 record.save(state, before)
             elif not remove:
-                files.remove(state / record.NAME)
+                files.remove(State(state).setup)
                 if not existed:
                     files.remove_directory(state)
             raise

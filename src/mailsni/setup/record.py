@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from mailsni.core import json_values
+from mailsni.deploy.state_directory import State
 from mailsni.host import files
 from mailsni.host.records import Reading, RecordFormat
-
-NAME = "setup.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,7 @@ def load(state_directory: Path) -> Reading[Record]:
         PermissionMissingError: this user may not read it.
         HostError: it cannot be read.
     """
-    return _FORMAT.read(state_directory / NAME)
+    return _FORMAT.read(State(state_directory).setup)
 
 
 def lost(problem: str) -> str:
@@ -88,7 +87,7 @@ def save(state_directory: Path, record: Record) -> None:
         HostError: it cannot be written.
     """
     files.ensure_directory(state_directory, 0o700)
-    _FORMAT.write(state_directory / NAME, record)
+    _FORMAT.write(State(state_directory).setup, record)
 
 
 def _to_json(record: Record) -> dict[str, Any]:
