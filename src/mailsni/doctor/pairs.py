@@ -82,7 +82,7 @@ def judge(
         yield PairFault(Fault.UNUSABLE, "the certificate of the key is not the first in its file")
     else:
         yield from _dates(outcome.certificate, now)
-        if lonely is not None and not _is_completed(chain_pem, issuers):
+        if lonely is not None and not is_completed(chain_pem, issuers):
             text = f"the leaf is alone, without its issuer ({lonely.issuer})"
             yield PairFault(Fault.LEAF_ALONE, text, chain_severity(lonely))
         yield from _other_names(outcome.certificate.names, names)
@@ -107,7 +107,7 @@ def _other_names(covered: Sequence[str], asked: Sequence[str]) -> Iterator[PairF
         yield PairFault(Fault.OTHER_NAMES, text, Severity.WARNING if partly else None, wrong)
 
 
-def _is_completed(chain_pem: bytes, issuers: bytes) -> bool:
+def is_completed(chain_pem: bytes, issuers: bytes) -> bool:
     """Whether a server adds the issuer of a leaf: OpenSSL does so where nothing stands behind it (measured)."""
     return len(chain_digests(chain_pem)) == 1 and bool(issuers) and lonely_leaf(chain_pem + b"\n" + issuers) is None
 

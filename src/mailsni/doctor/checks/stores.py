@@ -22,9 +22,11 @@ from mailsni.doctor.helpers import (
     world_readable,
     writable_by_others,
 )
+from mailsni.doctor.pairs import is_completed
 from mailsni.host import files, trust
 from mailsni.host.trust import Weakness
 from mailsni.sources.base import AcmeClient
+from mailsni.targets.postfix.authorities import authorities
 
 
 def key_modes(facts: Facts) -> Iterator[Finding]:
@@ -119,10 +121,14 @@ def _repair(reason: Reason, origin: str, client: AcmeClient | None) -> Fix:
 
 def incomplete_chains(facts: Facts) -> Iterator[Finding]:
     """Check the chains of the selected certificates."""
+    # Where Postfix alone serves them it may complete them. Dovecot does so only where it asks clients for certificates.
+    configuration = facts.postfix_configuration if facts.host.dovecot is None else None
+    issuers = authorities(configuration) if configuration is not None else b""
     for certificate in facts.host.snapshot.selection.certificates if facts.host.snapshot is not None else ():
         path = Path(certificate.chain_path)
-        leaf = lonely_leaf(files.read_untrusted(path, PEM_LIMIT) or b"") if certificate.chain_path else None
-        if leaf is not None:
+        chain = files.read_untrusted(path, PEM_LIMIT) or b"" if certificate.chain_path else b""
+        leaf = lonely_leaf(chain)
+        if leaf is not None and not is_completed(chain, issuers):
             yield incomplete_chain(path, path, leaf)
         elif certificate.issuer_missing and not certificate.chain_path:
             names = summarize(certificate.names)

@@ -1,7 +1,9 @@
 """The certificates with which Postfix completes a chain that is a leaf alone.
 
 OpenSSL looks for the issuers of a leaf with nothing behind it in ``smtpd_tls_CAfile`` and ``smtpd_tls_CApath``, for the
-default certificate as for the entries of ``tls_server_sni_maps`` (measured, 3.7 and 3.10).
+default certificate as for the entries of ``tls_server_sni_maps`` (measured, 3.7 and 3.10). The file is read before a
+chroot, the directory at each handshake: a service in a chroot finds only its copy below ``queue_directory``, which
+Debian's start of Postfix makes. That is not looked at here.
 """
 
 from __future__ import annotations
