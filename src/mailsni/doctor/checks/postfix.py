@@ -15,10 +15,18 @@ from mailsni.core.text import printable_name, summarize
 from mailsni.core.x509 import ChainDescription, chain_digests, describe, leaf_names
 from mailsni.deploy.host_facts import HostFacts
 from mailsni.doctor.checks import postfix_maps
-from mailsni.doctor.checks.postfix_maps import LIVE, TableFacts, archive_finding, command, then_reload
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
 from mailsni.doctor.helpers import PEM_LIMIT, Checks, incomplete_chain, lonely_leaf, quoted, run_each
 from mailsni.doctor.pairs import Fault, judge, renewal
+from mailsni.doctor.postfix_facts import (
+    LIVE,
+    TableFacts,
+    archive_finding,
+    command,
+    command_in,
+    read_table,
+    then_reload,
+)
 from mailsni.errors import PermissionMissingError
 from mailsni.host import files
 from mailsni.targets.postfix import map_source
@@ -97,7 +105,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
         return
     tables = []
     for reference, where in configuration.named_tables().items():
-        table, unreadable = postfix_maps.read_table(reference, where, facts.host, configuration)
+        table, unreadable = read_table(reference, where, facts.host, configuration)
         tables.append(table)
         yield from unreadable
         yield from postfix_maps.findings(table)
@@ -119,11 +127,9 @@ def refusal(postfix: Postfix) -> Finding | None:
 
 def ask_again(settings: PostfixSettings, edit: str) -> Fix:
     """Corrects what Postfix refuses: its own program says whether it reads main.cf and master.cf then."""
-    directory = settings.config_directory
-    own = () if directory == PostfixSettings().config_directory else ("-c", directory)
-    command = " && ".join(f"{quoted('postconf', *own, option)} > /dev/null" for option in ("-n", "-M"))
+    ask = (command_in(settings.config_directory, "postconf", option) for option in ("-n", "-M"))
     note = "reload Postfix when `mailsni doctor` finds this no more: before, a reload may end it"
-    return Fix(command, edit=edit, note=note)
+    return Fix(" && ".join(f"{line} > /dev/null" for line in ask), edit=edit, note=note)
 
 
 # ── TLS, and the default certificate ─────────────────────────────────────────────────────────────────────────────────
