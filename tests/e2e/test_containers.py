@@ -23,6 +23,7 @@ from tests.support.engine import (
     Stack,
     container_engine,
     engine_unavailable,
+    new_docker_mailserver,
     new_stack,
     write_configuration,
 )
@@ -30,6 +31,7 @@ from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import ONE_EACH, served, snapshot
 from tests.support.processes import run_mailsni
 
+DMS = "docker-data/dms/config"
 INCLUDE = "conf.d/99-mailsni.conf"
 pytestmark = [pytest.mark.shared("bookworm"), pytest.mark.long]
 
@@ -95,6 +97,22 @@ def host(
     stack = new_stack(engine, f"mail-{shared_tmp.name}", shared_tmp, default)
     host = ContainerHost(tmp_path, authority, store, stack, tmp_path / "config.toml")
     host.configure()
+    stack.start()
+    yield host
+    stack.remove()
+
+
+@pytest.fixture
+def mailserver(
+    engine: Engine, tmp_path: Path, shared_tmp: Path, authority: Authority, default: Issued, store: CertbotDirectory
+) -> Iterator[ContainerHost]:
+    """A host with docker-mailserver, whose override files are the administrator's."""
+    stack = new_docker_mailserver(engine, f"dms-{shared_tmp.name}", shared_tmp, default)
+    (stack.directory / DMS / "postfix-main.cf").write_text("mydestination = localhost")
+    host = ContainerHost(tmp_path, authority, store, stack, tmp_path / "config.toml")
+    own = {"enabled": True, "directory": stack.directory, "container": stack.name}
+    nothing: dict[str, object] = {"container": ""}
+    host.configure(**{"docker-mailserver": own}, postfix=nothing, dovecot=nothing)
     stack.start()
     yield host
     stack.remove()
@@ -233,3 +251,45 @@ def test_doctor_and_setup_say_what_they_leave_to_the_administrator(host: Contain
     done = host.mailsni("setup", "--dry-run")
     assert "in container" in done.stdout + done.stderr, done.stderr
     assert "postconf -e tls_server_sni_maps=cdb:/etc/postfix/other" in done.stdout + done.stderr
+
+
+def test_docker_mailserver_is_wired_in_without_a_restart_and_for_the_next_start(mailserver: ContainerHost) -> None:
+    stack, config = mailserver.stack, mailserver.stack.directory / DMS
+    began, masters = stack.engine.started_at(stack.name), stack.masters()
+    first = mailserver.renew("mail.a.test")
+    assert mailserver.apply() == 0
+    mailserver.assert_served("mail.a.test", first)
+    main = (config / "postfix-main.cf").read_text()
+    assert main.startswith("mydestination = localhost\n")
+    assert ":/tmp/docker-mailserver/mailsni\n" in main
+    assert "!include_try /tmp/docker-mailserver/mailsni-dovecot.conf\n" in (config / "dovecot.cf").read_text()
+    second = mailserver.renew("mail.a.test")
+    assert mailserver.apply() == 0
+    mailserver.assert_served("mail.a.test", second)
+    assert (stack.engine.started_at(stack.name), stack.masters()) == (began, masters)
+    before = snapshot(config)
+    assert mailserver.apply() == 0
+    assert snapshot(config) == before
+    checked = json.loads(mailserver.mailsni("check", "--wire", "--json").stdout)
+    assert {finding["code"] for finding in checked["findings"]} == {"wire_untrusted"}, checked
+    stack.restart()
+    mailserver.assert_served("mail.a.test", second)
+    assert mailserver.apply() == 0
+    assert snapshot(config) == before
+
+
+def test_docker_mailserver_keeps_what_the_administrator_writes_into_the_override_files(
+    mailserver: ContainerHost,
+) -> None:
+    config = mailserver.stack.directory / DMS
+    issued = mailserver.renew("mail.a.test")
+    assert mailserver.apply() == 0
+    (config / "postfix-main.cf").write_text("smtpd_banner = new\n")
+    (config / "dovecot.cf").write_text("mail_max_userip_connections = 69\n")
+    mailserver.stack.restart()
+    default = served(mailserver.stack.ports["smtp"], "mail.a.test", "smtp")
+    assert default != issued.fingerprint
+    assert mailserver.apply() == 0
+    mailserver.assert_served("mail.a.test", issued)
+    assert (config / "postfix-main.cf").read_text().startswith("smtpd_banner = new\n# mailsni ")
+    assert (config / "dovecot.cf").read_text().startswith("mail_max_userip_connections = 69\n# mailsni ")

@@ -42,6 +42,21 @@ dovecot
 touch /mail/started
 sleep infinity & wait
 """
+_OVERRIDE = """\
+cp -a /image/postfix/. /etc/postfix/
+rm -rf /etc/dovecot/conf.d
+cp -a /image/dovecot/. /etc/dovecot/
+if [ -f /tmp/docker-mailserver/postfix-main.cf ]; then
+  cat /tmp/docker-mailserver/postfix-main.cf >>/etc/postfix/main.cf
+  touch -d "1 minute ago" /etc/postfix/main.cf
+  postconf -n >/tmp/main.cf 2>/dev/null
+  mv /tmp/main.cf /etc/postfix/main.cf
+  touch -d "1 minute ago" /etc/postfix/main.cf
+fi
+rm -f /etc/dovecot/local.conf
+[ -f /tmp/docker-mailserver/dovecot.cf ] && cp /tmp/docker-mailserver/dovecot.cf /etc/dovecot/local.conf
+"""
+"""What the start scripts of docker-mailserver do with the override files."""
 SERVICES = ("smtp", "submission", "smtps", "imap", "imaps", "pop3", "pop3s")
 
 
@@ -178,7 +193,7 @@ class Stack:
 
     def wait(self) -> None:
         """Wait until both servers run."""
-        until(self._mark.exists, lambda: self.engine.run("logs", self.name), limit=60)
+        until(self._mark.exists, lambda: run([self.engine.program, "logs", self.name]), limit=60)
 
     def remove(self) -> None:
         """Stop the container, and forget it."""
@@ -211,7 +226,7 @@ class Stack:
 
 
 def new_stack(engine: Engine, name: str, directory: Path, default: Issued, map_type: str = "cdb") -> Stack:
-    """A mail stack in a container that is not started yet.
+    """A mail stack in a container that is not started yet; its configuration directories are mounted.
 
     Args:
         engine: it has the image :data:`STACK`.
@@ -221,26 +236,52 @@ def new_stack(engine: Engine, name: str, directory: Path, default: Issued, map_t
         map_type: of the map that main.cf names; there is none yet.
     """
     stack = Stack(engine, name, directory, dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True)))
+    _configure(stack, default, sni_map=f"{map_type}:/etc/postfix/mailsni")
+    _create(stack, stack.paths, _START)
+    return stack
+
+
+def new_docker_mailserver(engine: Engine, name: str, directory: Path, default: Issued) -> Stack:
+    """The same in docker-mailserver's layout: the configuration is in the image, and one directory is mounted.
+
+    What its start scripts do with the override files is done by the same steps (setup.d/postfix.sh and dovecot.sh).
+    """
+    stack = Stack(engine, name, directory, dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True)))
+    _configure(stack, default, sni_map=None)
+    with (stack.dovecot / "dovecot.conf").open("a") as file:
+        file.write("!include_try local.conf\n")
+    config = directory / "docker-data/dms/config"
+    config.mkdir(parents=True)
+    image = {str(stack.postfix): "/image/postfix", str(stack.dovecot): "/image/dovecot"}
+    _create(stack, {**image, str(config): "/tmp/docker-mailserver"}, _OVERRIDE + _START)
+    return stack
+
+
+def _configure(stack: Stack, default: Issued, *, sni_map: str | None) -> None:
+    """Write the configuration of both servers as it is to be inside."""
     shutil.copytree("/etc/postfix", stack.postfix, symlinks=True)
     (stack.dovecot / "conf.d").mkdir(parents=True)
-    (directory / "mail").mkdir()
+    (stack.directory / "mail").mkdir()
     common = {"address": LOOPBACK, "ports": stack.ports}
     for server, file, own in (
-        ("postfix", "main.cf", {"sni_map": f"{map_type}:/etc/postfix/mailsni"}),
+        ("postfix", "main.cf", {"sni_map": sni_map}),
         ("postfix", "master.cf", {}),
         ("dovecot", "dovecot.conf", {"version": "2.3", "implicit": ("imaps", "pop3s")}),
     ):
         at = {"directory": Path("/mail", server), "default": f"/etc/{server}/default.pem"}
         text = render(f"sandbox/{file}.j2", None, **common, **at, **own).decode()
-        (directory / server / file).write_text(text)
+        (stack.directory / server / file).write_text(text)
     for server in ("postfix", "dovecot"):
-        (directory / server / "default.pem").touch(mode=0o600)
-        (directory / server / "default.pem").write_bytes(default.key_pem + default.fullchain_pem)
+        (stack.directory / server / "default.pem").touch(mode=0o600)
+        (stack.directory / server / "default.pem").write_bytes(default.key_pem + default.fullchain_pem)
     os.utime(stack.postfix / "main.cf", (0, 0))
-    mounts = {**stack.paths, str(directory / "mail"): "/mail"}
+
+
+def _create(stack: Stack, paths: Mapping[str, str], script: str) -> None:
+    mounts = {**paths, str(stack.directory / "mail"): "/mail"}
     volumes = [word for outside, inside in mounts.items() for word in ("--volume", f"{outside}:{inside}")]
-    engine.run("create", "--name", name, "--network", "host", "--init", *volumes, STACK, "/bin/sh", "-c", _START)
-    return stack
+    options = ["--name", stack.name, "--network", "host", "--init", *volumes]
+    stack.engine.run("create", *options, STACK, "/bin/sh", "-c", script)
 
 
 def write_configuration(path: Path, tables: Mapping[str, Mapping[str, object]], stores: Sequence[Path]) -> Path:

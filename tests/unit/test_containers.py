@@ -13,6 +13,8 @@ from mailsni.core.mounts import Mounts
 from mailsni.errors import HostError
 from mailsni.host.commands import SEARCH_PATH, Completed, require_tool
 from mailsni.host.containers import ContainerError, ContainerExecutor
+from mailsni.targets import registry
+from mailsni.targets.docker_mailserver import with_line
 from tests.support.fake_executor import FakeExecutor
 
 RUNNING = "running 2026-11-21 22:00:00.1 +0000 UTC"
@@ -133,3 +135,33 @@ def test_a_path_that_the_container_does_not_see_is_an_error_with_a_way_out() -> 
     with pytest.raises(HostError, match="/var/x: container mail does not see it") as caught:
         executor.inside(Path("/var/x"))
     assert "[container]" in str(caught.value.hint)
+
+
+def test_docker_mailserver_stands_for_both_servers_in_its_container() -> None:
+    text = """
+        [postfix]
+        map_type = "lmdb"
+        [docker-mailserver]
+        enabled = true
+        directory = "/srv/dms"
+    """
+    settings = parse(text, Path("config.toml"))
+    config = Path("/srv/dms/docker-data/dms/config")
+    assert (settings.postfix.container, settings.dovecot.container) == ("mailserver", "mailserver")
+    assert (settings.postfix.map_type, settings.postfix.map) == ("lmdb", config / "mailsni")
+    assert set(registry.writable_directories(settings, FakeExecutor())) == {config, config / "mailsni-pins"}
+    executor = registry.executor_for(settings, "mailserver", FakeExecutor())
+    assert executor.inside(settings.postfix.config_directory) == Path("/etc/postfix")
+    assert executor.outside(Path("/etc/postfix/main.cf")) is None
+    assert executor.inside(settings.dovecot.pin_directory) == Path("/tmp/docker-mailserver/mailsni-pins")
+
+
+@pytest.mark.parametrize("theirs", ["", "a = 1\n", "a = 1", "a = 1\n# mailsni writes the next line\nold = 1\nb = 2\n"])
+def test_an_override_file_has_our_line_once_at_its_end_and_the_others_as_they_were(theirs: str) -> None:
+    once = with_line(theirs, "ours = 2")
+    assert once.endswith("# mailsni writes the next line\nours = 2\n")
+    assert with_line(once, "ours = 2") == once
+    assert "old" not in once
+    assert [line for line in once.splitlines() if line in ("a = 1", "b = 2")] == theirs.replace(
+        "# mailsni writes the next line\nold = 1\n", ""
+    ).splitlines()

@@ -47,7 +47,7 @@ def check_include(context: CheckContext) -> Iterator[Result]:
 
 def _check_configured(context: CheckContext, server: Dovecot) -> Iterator[Result]:
     main = server.settings.config_file
-    readable = os.access(main, os.R_OK)
+    readable = bool(server.executor.container) or os.access(main, os.R_OK)
     reason = server.not_configured_reason({}) if readable else None
     # Without the record this user is not root, and one of the files in between may be unreadable too.
     if not readable or (reason is not None and context.record is None):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from mailsni.config.parser import TABLE_NAMES, TABLES, Place, line_of
-from mailsni.config.settings import Settings
+from mailsni.config.settings import Settings, field_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,9 @@ def effective_values(settings: Settings, content: bytes) -> Iterator[EffectiveVa
     for table in TABLE_NAMES:
         if table != "sources":
             given = document.get(table, {})
-            values = {field.name: getattr(getattr(settings, table), field.name) for field in fields(TABLES[table])}
+            values = {
+                field.name: getattr(getattr(settings, field_of(table)), field.name) for field in fields(TABLES[table])
+            }
             yield from _of_table(Place(table), values, given, text)
             continue
         for index, source in enumerate(settings.sources):

@@ -10,17 +10,17 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mailsni.config.settings import MOUNTED, NameSettings, Settings
+from mailsni.config.settings import MOUNTED, NameSettings, Settings, field_of, in_docker_mailserver, table_of
 from mailsni.errors import ConfigurationError, PermissionMissingError
 from mailsni.host import trust
 from mailsni.sources import kinds
 from mailsni.sources.kinds import SourceSettings
 
 TABLES: Mapping[str, type] = {"names": NameSettings} | {
-    field.name: type(field.default) for field in fields(Settings) if is_dataclass(field.default)
+    table_of(field.name): type(field.default) for field in fields(Settings) if is_dataclass(field.default)
 }
 """The class of each table but ``[[sources]]``; the fields of a class are the keys of its table."""
-TABLE_NAMES = tuple(field.name for field in fields(Settings) if field.name in {"sources", *TABLES})
+TABLE_NAMES = tuple(table_of(field.name) for field in fields(Settings) if table_of(field.name) in {"sources", *TABLES})
 
 _HEADER = re.compile(r"\s*\[(?P<array>\[)?\s*[\"']?(?P<name>[\w-]+)[\"']?(?:\s*\.\s*[\"']?(?P<key>[\w-]+))?")
 _ASSIGNMENT = re.compile(r"\s*[\"']?(?P<key>[\w-]+)[\"']?\s*[=.]")
@@ -132,7 +132,7 @@ class _Document:
                 settings[name] = self._sources(content)
             else:
                 keys = {field.name: field.metadata["parse"] for field in fields(TABLES[name])}
-                settings[name] = TABLES[name](**self._table(content, keys, Place(name)))
+                settings[field_of(name)] = TABLES[name](**self._table(content, keys, Place(name)))
         if "names" in settings:
             settings["names"] = settings["names"].patterns()
         return settings
@@ -160,7 +160,16 @@ class _Document:
                         hint='paths = { "/directory/on/the/host" = "/the/same/inside" } in [container] names them',
                     )
             moved[name] = replace(server, **paths)
-        return replace(settings, **moved)
+        own = settings.docker_mailserver
+        if not own.enabled:
+            return replace(settings, **moved)
+        if moved:
+            raise self._error(
+                Place(next(iter(moved)), "container"),
+                f"[docker-mailserver] is enabled, whose container {own.container} has both servers",
+                hint="another mail server needs a configuration file of its own",
+            )
+        return in_docker_mailserver(settings)
 
     def _sources(self, content: object) -> tuple[SourceSettings, ...]:
         if not isinstance(content, list):

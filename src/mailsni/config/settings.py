@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -99,6 +99,22 @@ class DovecotSettings:
     container: str = key("", values.container)
 
 
+@dataclass(frozen=True, slots=True)
+class DockerMailserverSettings:
+    """``[docker-mailserver]``."""
+
+    enabled: bool = key(
+        default=False, parse=values.boolean, comment="deploy to docker-mailserver's Postfix and Dovecot"
+    )
+    directory: Path = key(Path("/opt/docker-mailserver"), values.path, "of compose.yaml; writes docker-data/dms/config")
+    container: str = key("mailserver", values.some_container)
+
+    @property
+    def config(self) -> Path:
+        """What ``/tmp/docker-mailserver`` is inside (docker-mailserver's documentation, "Volumes: config")."""
+        return self.directory / "docker-data/dms/config"
+
+
 MOUNTED = {"postfix": ("config_directory", "map"), "dovecot": ("config_file", "include_file", "pin_directory")}
 """The paths of each server that its container has to see, if it runs in one."""
 
@@ -149,6 +165,7 @@ class Settings:
     container: ContainerSettings = ContainerSettings()
     postfix: PostfixSettings = PostfixSettings()
     dovecot: DovecotSettings = DovecotSettings()
+    docker_mailserver: DockerMailserverSettings = DockerMailserverSettings()
     state: StateSettings = StateSettings()
     verify: VerifySettings = VerifySettings()
     alerts: AlertSettings = AlertSettings()
@@ -162,3 +179,38 @@ class Settings:
     def has_own_sources(self) -> bool:
         """Whether the configuration names its stores, be it the default one."""
         return self.sources is not DEFAULT_SOURCES
+
+
+def table_of(field_name: str) -> str:
+    """The table of the configuration file for a field of the settings."""
+    return field_name.replace("_", "-")
+
+
+def field_of(table: str) -> str:
+    """The field of the settings for a table of the configuration file."""
+    return table.replace("-", "_")
+
+
+def in_docker_mailserver(settings: Settings) -> Settings:
+    """The settings with which Postfix and Dovecot are those of docker-mailserver.
+
+    Its container sees one directory of this host. Both servers' own configuration lies in the image.
+    """
+    own = settings.docker_mailserver
+    return replace(
+        settings,
+        container=replace(settings.container, paths=Mounts(((own.config, Path("/tmp/docker-mailserver")),))),  # noqa: S108
+        postfix=replace(
+            settings.postfix,
+            container=own.container,
+            config_directory=PostfixSettings().config_directory,
+            map=own.config / "mailsni",
+        ),
+        dovecot=replace(
+            settings.dovecot,
+            container=own.container,
+            config_file=DovecotSettings().config_file,
+            include_file=own.config / "mailsni-dovecot.conf",
+            pin_directory=own.config / "mailsni-pins",
+        ),
+    )

@@ -100,6 +100,11 @@ def container(value: object) -> str:
     raise ValueError("must be the name of a container: letters, digits, _ . and -, a letter or digit first")
 
 
+def some_container(value: object) -> str:
+    """The name of a container."""
+    return container(value or 0)
+
+
 def patterns(value: object) -> tuple[str, ...]:
     """Patterns for host names."""
     words = strings(value)

@@ -97,6 +97,6 @@ def gather(settings: Settings, now: datetime, *, partial: bool = False, progress
 
 def _find_postfix(settings: Settings) -> Postfix | None:
     main_cf = settings.postfix.main_cf
-    if main_cf.exists() and not os.access(main_cf, os.R_OK):
+    if not settings.postfix.container and main_cf.exists() and not os.access(main_cf, os.R_OK):
         raise PermissionMissingError(f"{main_cf}: cannot be read by this user", path=main_cf)
     return registry.find_postfix(settings)

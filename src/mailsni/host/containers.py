@@ -51,6 +51,8 @@ class ContainerExecutor:
     mounts: Mounts
     host: Executor = LOCAL
     """What runs the engine."""
+    own: tuple[Path, ...] = ()
+    """Directories of the image that are named by their paths inside: this host does not have their files."""
     _programs: dict[str, Path] = field(default_factory=dict, compare=False, repr=False)
     """By name, once they were listed."""
     _states: list[str] = field(default_factory=list, compare=False, repr=False)
@@ -68,7 +70,7 @@ class ContainerExecutor:
 
     def inside(self, path: Path) -> Path:
         """See :class:`mailsni.host.commands.Executor`."""
-        found = self.mounts.inside(path)
+        found = path if any(map(path.is_relative_to, self.own)) else self.mounts.inside(path)
         if found is None:
             raise HostError(
                 f"{path}: container {self.container} does not see it: it lies in none of the directories that "

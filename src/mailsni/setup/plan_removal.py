@@ -46,7 +46,7 @@ def plan_removal(settings: Settings) -> SetupPlan:
         items.append(run_commands("tell systemd", (autostart.RELOAD_UNITS,)))
     items += example.plan_removal(known)
     items += _own_configuration(known)
-    items += _published_files(settings)
+    items += _published_files(settings) if not containers(settings) else [_left_to_containers(settings)]
     directories = map(Path, known.directories) if known.directories else example.directories_without_record()
     made = tuple(path for path in directories if path.is_dir())
     if made:
@@ -60,8 +60,20 @@ def plan_unpublishing(settings: Settings) -> tuple[Step, ...]:
     Raises:
         HostError: a server's configuration cannot be read.
     """
+    if containers(settings):
+        return ()  # nobody here can tell whether a server names them
     include = dovecot.plan_include_removal(settings, ()) if "dovecot" in _installed(settings) else ()
     return (*include, *_published_files(settings))
+
+
+def _left_to_containers(settings: Settings) -> Caution:
+    """What setup did not wire in it does not take away: a map that is named and missing cuts off clients."""
+    names = ", ".join(sorted(set(containers(settings).values())))
+    own, other = settings.postfix, settings.dovecot
+    return Caution(
+        f"what the servers in container {names} read stays: once no configuration there names them any more, delete "
+        f"{own.map} with the maps beside it, {other.include_file} and {other.pin_directory}"
+    )
 
 
 def _nothing_switched_off(settings: Settings) -> Settings:

@@ -11,6 +11,7 @@ from mailsni.errors import HostError
 from mailsni.host.commands import LOCAL, Executor
 from mailsni.host.containers import ContainerExecutor
 from mailsni.probes.endpoint import Server
+from mailsni.targets import docker_mailserver
 from mailsni.targets.base import Target
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot
@@ -29,7 +30,8 @@ def containers(settings: Settings) -> Mapping[Server, str]:
 def executor_for(settings: Settings, container: str, host: Executor = LOCAL) -> Executor:
     """What runs the programs of a container; those of this host where none is named."""
     shared = settings.container
-    return ContainerExecutor(shared.engine, container, shared.paths, host) if container else host
+    in_image = docker_mailserver.IN_IMAGE if settings.docker_mailserver.enabled else ()
+    return ContainerExecutor(shared.engine, container, shared.paths, host, in_image) if container else host
 
 
 def find_postfix(settings: Settings, executor: Executor = LOCAL) -> Postfix | None:
@@ -37,12 +39,16 @@ def find_postfix(settings: Settings, executor: Executor = LOCAL) -> Postfix | No
 
     ``executor`` runs the programs of this host, also those of the container engine.
     """
-    return postfix.find(settings.postfix, executor_for(settings, settings.postfix.container, executor))
+    found = postfix.find(settings.postfix, executor_for(settings, settings.postfix.container, executor))
+    own = settings.docker_mailserver
+    return docker_mailserver.postfix_of(found, own.config) if own.enabled and found is not None else found
 
 
 def find_dovecot(settings: Settings, executor: Executor = LOCAL) -> Dovecot | None:
     """The same for Dovecot; see :func:`mailsni.targets.dovecot.target.find`."""
-    return dovecot.find(settings.dovecot, executor_for(settings, settings.dovecot.container, executor))
+    found = dovecot.find(settings.dovecot, executor_for(settings, settings.dovecot.container, executor))
+    own = settings.docker_mailserver
+    return docker_mailserver.dovecot_of(found, own.config) if own.enabled and found is not None else found
 
 
 _FINDERS: Mapping[Server, Callable[[Settings, Executor], Target | None]] = {

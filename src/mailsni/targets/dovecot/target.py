@@ -106,9 +106,7 @@ class Dovecot:
             return
         main = self.settings.config_file
         trial = staged.with_name("dovecot.conf")
-        files.create(
-            trial, live_include.trial(main, self.path, staged, self.executor).encode("utf-8", "surrogateescape")
-        )
+        files.create(trial, self._trial(staged).encode("utf-8", "surrogateescape"))
         error = doveconf.startup_error(trial, self.executor)
         if error is None:
             return
@@ -118,6 +116,9 @@ class Dovecot:
                 hint="mend that first: with it Dovecot does not start again once it is stopped",
             )
         raise HostError(f"{self.path}: Dovecot refuses the new include: {error}")
+
+    def _trial(self, staged: Path) -> str:
+        return live_include.trial(self.settings.config_file, self.path, staged, self.executor)
 
     @property
     def is_configured(self) -> bool:

@@ -91,7 +91,7 @@ def find_uses(postfix: Installation, own: Path, main: Mapping[str, str]) -> MapU
         try:
             if each != directory and (each / "main.cf").exists():
                 found.append(_in_main_cf(instance, instance.parameters(), own))
-            if (each / "master.cf").exists():
+            if postfix.executor.container or (each / "master.cf").exists():
                 found.append(_in_master_cf(instance, own))
         except (MailsniError, OSError):
             unreadable.append(each)
