@@ -94,6 +94,7 @@ class DockerMailserverPostfix(Postfix):
     def not_configured_reason(self, memory: Mapping[str, str]) -> str | None:
         """A deployment wires the map in itself."""
         del memory
+        return None
 
     def change_reason(self, record: DeploymentRecord, text: bytes) -> str | None:
         """Why the map or the override file must be published again, or the running Postfix be told of the map."""
@@ -202,7 +203,8 @@ class DockerMailserverDovecot(Dovecot):
 
     def _shell(self, command: str, destination: str) -> int:
         """The exit status of a command in the container for the override file and another one."""
-        words = ["/bin/sh", "-c", f'{command} "$1" "$2"', "sh", self.executor.inside(self.override), destination]
+        override = str(self.executor.inside(self.override))
+        words = ["/bin/sh", "-c", f'{command} "$1" "$2"', "sh", override, destination]
         return self.executor.run(words).returncode
 
     def endpoints(self, *, every_family: bool = False) -> tuple[Endpoint, ...]:
