@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from mailsni.deploy import confirm
-from mailsni.deploy.confirm import Confirmation, CutOff, WireCheck, all_wrong, newly_cut_off
+from mailsni.deploy.confirm import Confirmation, CutOff, WireCheck, all_wrong, choose, newly_cut_off
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Answer, Expectation
 from mailsni.probes.model import ProbeResult, Problem
@@ -151,3 +151,21 @@ def test_a_server_that_serves_the_old_certificates_is_wrong_unless_it_is_slow() 
     assert all_wrong([told]) == (told,)
     assert all_wrong([Confirmation("dovecot", tuple(slow), 2, 2)]) == ()
     assert all_wrong([Confirmation("dovecot", (old[0],), 2, 2, unasked=(expectations[1],))]) == ()
+
+
+@pytest.mark.parametrize(
+    ("groups", "limit", "expected"),
+    [
+        ([], 3, ""),
+        (["abcd"], 4, "abcd"),
+        (["abcdefgh"], 4, "aceg"),
+        (["abcdefgh"], 3, "adg"),
+        (["h", "abcdefgh"], 3, "hae"),
+        (["hg", "ghf", "abcdefgh"], 2, "gh"),
+        (["hh", "hga", "abcdefgh"], 4, "hgab"),
+    ],
+)
+def test_of_too_many_names_the_first_group_is_chosen_and_of_the_next_an_even_sample(
+    groups: list[str], limit: int, expected: str
+) -> None:
+    assert choose(groups, limit) == frozenset(expected)

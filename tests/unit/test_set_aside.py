@@ -24,7 +24,7 @@ from mailsni.deploy.state_directory import State
 from mailsni.deploy.transaction import ApplyResult, Options
 from mailsni.errors import Exit
 from mailsni.host import file_identity
-from mailsni.output import documents
+from mailsni.output import documents, text
 from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Answer, Expectation
 from mailsni.probes.model import ProbeResult, Problem
@@ -188,6 +188,27 @@ def test_of_a_first_deployment_the_refused_name_keeps_the_default_certificate(ho
     result = host.apply()
     assert reasons(result) == {("a", Reason.SET_ASIDE)}
     assert host.live == {"mail.b.test": good.fingerprint}
+
+
+def test_of_too_many_names_one_of_each_new_kind_of_certificate_is_asked_first(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An even sample of three would be a, e and i."""
+    monkeypatch.setattr(confirm, "PROBE_LIMIT", 3)
+    for lineage in "acdefghijkl":
+        host.put(lineage)
+    odd = authority().issue(["mail.b.test"], algorithm="rsa")
+    host.store.put("b", odd)
+    host.refused.add(odd.fingerprint)
+    result = host.apply()
+    assert reasons(result) == {("b", Reason.SET_ASIDE)}
+    (confirmation,) = result.confirmations
+    assert (confirmation.names, confirmation.names_probed) == (11, 3)
+    assert "; 8 names not asked" in text.applied_in_a_line(result)
+    host.put("h", age=1)
+    monkeypatch.setattr(confirm, "PROBE_LIMIT", 1)
+    (confirmation,) = host.apply(force=True).confirmations
+    assert [answer.expectation.name for answer in confirmation.answers] == ["mail.h.test"], "what is new"
 
 
 def test_another_lineage_takes_the_place_and_is_set_aside_too_when_it_is_refused(host: Host) -> None:

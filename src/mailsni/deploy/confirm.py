@@ -23,7 +23,7 @@ from mailsni.probes.expectation import Answer, Expectation
 from mailsni.probes.model import Problem
 
 PROBE_LIMIT: Final = 400
-"""Probes of one server after a run. Of more names than that an even sample is probed, and the output says so."""
+"""Probes of one server after a run. Of more names than that some are probed, and the output says so."""
 PATIENCE_PER_NAME: Final = 0.01
 """Seconds for each name that is deployed: Dovecot 2.3 stalls new logins for 10 s after a reload with 5,000 blocks."""
 TIMEOUTS_WAITED_FOR: Final = 3
@@ -49,6 +49,7 @@ class Confirmation:
     names: int
     """How many names there were to probe."""
     names_probed: int
+    """How many of them were chosen, where there were too many; the others were not asked."""
     patience: float = 0.0
     """Seconds for which probes without an answer were asked again."""
     unasked: tuple[Expectation, ...] = ()
@@ -101,6 +102,8 @@ class WireCheck:
     """Other clients. If they are served where one of the names is cut off, its certificate is the cause."""
     unproven: frozenset[str] = frozenset()
     """Names that a run which was cut off may have published: that they are not served before means nothing."""
+    preferred: tuple[tuple[str | None, ...], ...] = ()
+    """Names to choose first where there are too many of them, the most telling group first."""
     progress: Progress | None = None
     """Called again and again while the servers are probed."""
 
@@ -159,8 +162,8 @@ class WireCheck:
         return TIMEOUTS_WAITED_FOR * self.timeout + PATIENCE_PER_NAME * self.deployed
 
     def _probe(self, expected: Sequence[Expectation], *, patience: float | None = None) -> tuple[Confirmation, ...]:
-        names = list(dict.fromkeys(expectation.name for expectation in expected))
-        sample = frozenset(names[:: max(1, -(-len(names) // PROBE_LIMIT))])
+        names = tuple(dict.fromkeys(expectation.name for expectation in expected))
+        sample = choose((*self.preferred, names), PROBE_LIMIT)
         chosen = [expectation for expectation in expected if expectation.name in sample]
         confirmations = []
         for server, endpoints in self.endpoints.items():
@@ -223,6 +226,16 @@ class WireCheck:
     def _reporter(self, server: str, total: int) -> Callable[[int], None]:
         progress = self.progress
         return (lambda done: progress(f"probing {server}", done, total)) if progress else (lambda _: None)
+
+
+def choose(groups: Iterable[Sequence[str | None]], limit: int) -> frozenset[str | None]:
+    """At most so many names: those of the first group, then those of the next. Of too many an even sample."""
+    chosen: set[str | None] = set()
+    for group in groups:
+        more = [name for name in dict.fromkeys(group) if name not in chosen]
+        if more and (room := limit - len(chosen)):
+            chosen.update(more[:: -(-len(more) // room)])
+    return frozenset(chosen)
 
 
 def newly_cut_off(before: Confirmation, after: Confirmation, *, failing: bool = False) -> tuple[Answer, ...]:

@@ -7,7 +7,7 @@ the commit. A run that was cut off leaves its journal; the next one removes the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -306,9 +306,21 @@ def _wire_check(
         deployed=len(winners),
         unchanged=tuple(unchanged) or (Expectation(None),),
         unproven=frozenset(unproven),
+        preferred=_names_of_new(snapshot, names),
         progress=progress,
     )
     return check, warnings
+
+
+def _names_of_new(snapshot: Snapshot, names: Mapping[str, Sequence[Certificate]]) -> tuple[tuple[str, ...], ...]:
+    """Of the names, one for each kind of certificate that no server has had, and one for each of these certificates.
+
+    OpenSSL judges the certificates of one kind alike: a server that refuses one of them refuses them all.
+    """
+    name_of = {certificate.ident: name for name, certificates in names.items() for certificate in certificates}
+    new = [pair for pair in snapshot.plan.pins if pair.certificate.ident in name_of]
+    kinds = {pair.kind: name_of[pair.certificate.ident] for pair in new}
+    return tuple(kinds.values()), tuple(name_of[pair.certificate.ident] for pair in new)
 
 
 def _names_to_confirm(snapshot: Snapshot, options: Options) -> dict[str, tuple[Certificate, ...]]:

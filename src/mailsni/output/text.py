@@ -183,7 +183,9 @@ def applied_in_a_line(result: ApplyResult) -> str:
     answers = sum(len(confirmation.answers) for confirmation in result.confirmations)
     right = sum(len(confirmation.right) for confirmation in result.confirmations)
     asked = f"; {right} of {counted(answers, 'answer')} as intended" if answers else ""
-    return f"published: {changed}; {servers}{asked}"
+    left = max((each.names - each.names_probed for each in result.confirmations), default=0)
+    not_asked = f"; {counted(left, 'name')} not asked" if left else ""
+    return f"published: {changed}; {servers}{asked}{not_asked}"
 
 
 def confirmation(confirmed: Confirmation, *, verbose: bool) -> None:
@@ -194,11 +196,14 @@ def confirmation(confirmed: Confirmation, *, verbose: bool) -> None:
         return
     endpoints = sorted({str(answer.result.endpoint) for answer in answers})
     names = confirmed.names_probed
-    sampled = "" if names == confirmed.names else f" (a sample: {confirmed.names} names changed)"
     print_line(
         f"{server}: {len(confirmed.right)} of {counted(len(answers), 'answer')} as intended, "
-        f"for {counted(names, 'name')}{sampled} at {', '.join(endpoints)}"
+        f"for {counted(names, 'name')} at {', '.join(endpoints)}"
     )
+    if left := confirmed.names - names:
+        print_line(
+            f"{server}: {counted(left, 'name')} not asked: `mailsni verify` and `mailsni check --wire` ask them all"
+        )
     for group in [[answer] for answer in answers] if verbose else _by_cause(confirmed.wrong):
         first = group[0]
         who = summarize(list(dict.fromkeys(answer.expectation.label for answer in group)))
