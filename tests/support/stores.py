@@ -9,10 +9,12 @@ from pathlib import Path
 from tests.support.document_stores import CommandBuilder, JsonBuilder, TraefikBuilder
 from tests.support.layout_stores import LAYOUT_BUILDERS
 from tests.support.store_builder import StoreBuilder
+from tests.support.tool_stores import TOOL_BUILDERS
 
 BUILDERS: Mapping[str, Callable[[Path], StoreBuilder]] = {
     **LAYOUT_BUILDERS,
     "command": CommandBuilder,
+    **TOOL_BUILDERS,
     "json": JsonBuilder,
     "traefik": TraefikBuilder,
 }

@@ -59,6 +59,12 @@ class SourceKind:
 
 
 KINDS: dict[str, SourceKind] = {
+    "acme.sh": SourceKind(
+        "mailsni.sources.acme_sh:acme_sh_store",
+        {"path": Key(values.path, Path("/root/.acme.sh"))},
+        "acme.sh: its home",
+        ("/root/.acme.sh", "/home/*/.acme.sh", "/acme.sh", ".acme.sh", "acmesh"),
+    ),
     "certbot": SourceKind(
         "mailsni.sources.certbot:certbot_store",
         {"path": Key(values.path, Path("/etc/letsencrypt/live"))},
