@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,10 +12,14 @@ import pytest
 
 from mailsni.core.model import Reason
 from mailsni.core.names import safe_origin
+from mailsni.deploy.host_facts import HostFacts
+from mailsni.deploy.snapshot import take_snapshot
+from mailsni.doctor.checks.stores import acme_sh_home
+from mailsni.doctor.finding import Facts
 from mailsni.sources.directory import RECENT
 from mailsni.sources.kinds import SourceSettings
 from mailsni.watch.events import to_watch
-from tests.support.builders import authority
+from tests.support.builders import authority, without_servers
 from tests.support.layout_stores import ACCOUNT_KEY, write
 from tests.support.tool_stores import AcmeShBuilder
 
@@ -155,3 +160,18 @@ def test_the_directory_above_the_home_may_be_named(home: AcmeShBuilder) -> None:
     home.put(NAME, authority().issue([NAME]))
     above = SourceSettings.of("acme.sh", path=home.root.parent).open()
     assert above.scan({}).lineages == {home.origin(NAME)}
+
+
+def test_doctor_notes_what_is_read_from_the_home(
+    home: AcmeShBuilder, installed: tuple[Path, Path], tmp_path: Path
+) -> None:
+    home.put(NAME, authority().issue([NAME]))
+    settings = replace(without_servers(tmp_path, tmp_path), sources=(home.settings,))
+
+    def found() -> list[str]:
+        snapshot = take_snapshot(settings, datetime.now(UTC))
+        return [each.where for each in acme_sh_home(Facts(HostFacts(settings, datetime.now(UTC), snapshot=snapshot)))]
+
+    assert found() == [str(home.key(NAME))]
+    home.install(NAME, *installed)
+    assert found() == []

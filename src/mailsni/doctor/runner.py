@@ -39,6 +39,7 @@ CHECKS: helpers.Checks[Facts] = (
     ("who can change what is published", stores.published_places),
     ("who can change the configured commands", stores.commands),
     ("whether Dovecot reads pinned files", stores.live_certificates),
+    ("what acme.sh has installed", stores.acme_sh_home),
     ("broken lineages", stores.broken_lineages),
     ("the chains in the stores", stores.incomplete_chains),
     ("lineages that compete for a name", stores.competing_lineages),

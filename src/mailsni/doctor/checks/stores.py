@@ -89,6 +89,17 @@ def live_certificates(facts: Facts) -> Iterator[Finding]:
         yield finding("dovecot_live_certificates", what, facts.host.settings.file, fix)
 
 
+def acme_sh_home(facts: Facts) -> Iterator[Finding]:
+    """Check whether certificates are read from acme.sh's own directory."""
+    homes = [str(store.values["path"]) for store in facts.host.settings.sources if store.type == "acme.sh"]
+    selected = facts.host.snapshot.selection.certificates if facts.host.snapshot is not None and homes else ()
+    paths = [each.key_path for each in selected if any(each.key_path.startswith(f"{home}/") for home in homes)]
+    if keys := sorted(map(Path, paths)):
+        edit = "run acme.sh --install-cert -d NAME --key-file PATH --fullchain-file PATH; mailsni then reads these"
+        what = f"{_listed(keys, 'private key')}: read from acme.sh's own directory"
+        yield finding("acme_sh_home", what, keys[0], Fix(edit=edit))
+
+
 def _listed(paths: Sequence[Path], noun: str) -> str:
     return f"{counted(len(paths), noun)}: {summarize([str(path) for path in paths])}"
 
