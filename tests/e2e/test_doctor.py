@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mailsni.host.commands import run
+from mailsni.sandbox.servers import LOOPBACK
 from tests.support.doctor_host import DoctorHost
 from tests.support.processes import AS_NOBODY, run_mailsni
 
@@ -15,6 +17,31 @@ from tests.support.processes import AS_NOBODY, run_mailsni
 def test_nothing_is_found_where_everything_is_in_order(doctor_host: DoctorHost) -> None:
     said = doctor_host.mail_host.mailsni("doctor")
     assert (said.returncode, said.stdout, said.stderr) == (0, "no findings\n", "")
+
+
+def _chain_lengths(doctor_host: DoctorHost) -> list[int]:
+    """How many certificates a client of SMTP gets without a name, and for a name of the table of others."""
+    postfix = doctor_host.mail_host.postfix
+    postfix.settle()
+    postfix.reload()
+    client = ["openssl", "s_client", "-showcerts", "-starttls", "smtp"]
+    client += ["-connect", f"{LOOPBACK}:{postfix.endpoints['smtp']}"]
+    asked = (["-noservername"], ["-servername", "extra.test"])
+    return [run([*client, *words], timeout=20).text.count("-----BEGIN CERTIFICATE-----") for words in asked]
+
+
+def test_postfix_completes_a_leaf_alone_from_its_authorities_and_that_is_no_finding(doctor_host: DoctorHost) -> None:
+    doctor_host.shell(
+        """
+        default_certificate "$LIVE/default.test/privkey.pem" "$LIVE/default.test/cert.pem"
+        add_map cdb "extra.test $SPARE/live/theirs/privkey.pem $SPARE/live/theirs/cert.pem"
+        """
+    )
+    assert _chain_lengths(doctor_host) == [1, 1]
+    assert set(doctor_host.find()) == {"chain_incomplete", "map_chain_incomplete"}
+    doctor_host.shell('postconf -e "smtpd_tls_CAfile=$LIVE/one.test/chain.pem"')
+    assert _chain_lengths(doctor_host) == [2, 2]
+    assert doctor_host.find() == {}
 
 
 # ── what cannot be looked at, and bad input ──────────────────────────────────────────────────────────────────────────

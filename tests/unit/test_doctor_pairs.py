@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mailsni.doctor.finding import Severity
 from mailsni.doctor.pairs import ARCHIVED, Fault, judge, live_path, live_script, renewal
@@ -101,6 +103,20 @@ def test_the_names_that_a_certificate_is_not_for() -> None:
     assert faults(GOOD.fullchain_pem, GOOD.key_pem, "*.b.test") == [Fault.OTHER_NAMES]
 
 
+PIECES = st.sampled_from(
+    [GOOD.key_pem, GOOD.leaf_pem, GOOD.chain_pem, OTHER.leaf_pem, GOOD.leaf_pem[:200], b"-----BEGIN ", b"\xff\n", b""]
+)
+
+
+@given(st.lists(PIECES, max_size=5).map(b"".join), st.lists(PIECES, max_size=3).map(b"".join))
+def test_whatever_lies_in_the_files_is_judged(chain: bytes, key: bytes) -> None:
+    told = [each.text for each in judge(chain, key, [NAME], NOW, issuers=chain)]
+    assert all(text.isprintable() and "BEGIN" not in text for text in told)
+    if not told:
+        assert GOOD.leaf_pem in chain
+        assert GOOD.key_pem in key
+
+
 # ── what Postfix takes ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -109,6 +125,11 @@ def test_an_entry_has_a_pair_for_each_key() -> None:
     first, second = GOOD.key_pem + GOOD.fullchain_pem, rsa.key_pem + rsa.fullchain_pem
     assert stored_pairs(b"text\n" + first + b"\n" + second) == [first + b"\n", second]
     assert stored_pairs(b"") == []
+
+
+@given(st.text(st.sampled_from("{}=, \n/ab\0inline:é"), max_size=40))
+def test_whatever_is_written_for_an_inline_table_is_read(written: str) -> None:
+    assert all(line.number == 0 and line.key == line.key.strip().lower() for line in inline_lines(written))
 
 
 @pytest.mark.parametrize(
