@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.support.document_stores import CommandBuilder, JsonBuilder, TraefikBuilder
 from tests.support.layout_stores import LAYOUT_BUILDERS
+from tests.support.pem_stores import PemTreeBuilder
 from tests.support.store_builder import StoreBuilder
 from tests.support.tool_stores import TOOL_BUILDERS
 
@@ -16,6 +17,7 @@ BUILDERS: Mapping[str, Callable[[Path], StoreBuilder]] = {
     "command": CommandBuilder,
     **TOOL_BUILDERS,
     "json": JsonBuilder,
+    "pem-tree": PemTreeBuilder,
     "traefik": TraefikBuilder,
 }
 """By kind; a kind with several ways of laying a store out has one for each, after a plus sign."""

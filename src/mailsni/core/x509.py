@@ -11,8 +11,6 @@ Whether the primes of an RSA key are prime is not tested: that costs 30 ms and m
 
 from __future__ import annotations
 
-import base64
-import binascii
 import functools
 import hashlib
 import itertools
@@ -33,6 +31,7 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtensionOID
 
 from mailsni.core.model import Algorithm, Certificate, KeyAndChain, Reason
 from mailsni.core.names import RefusedNameError, host_name
+from mailsni.core.pem import Block, PemError, armoured, blocks
 from mailsni.core.text import printable_name
 
 _Result = TypeVar("_Result")
@@ -47,8 +46,6 @@ _CANDIDATES = 10
 """Certificates of one subject that are tried as the issuer of another one."""
 _WEAK_HASHES = ("md5", "sha1")
 _STAGING = re.compile(r"\(STAGING\)|\bFake LE\b")
-_PEM_BEGIN = b"-----BEGIN "
-_PEM_HEAD = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----[ \t]*\r?\n")
 _SEQUENCE, _OCTET_STRING, _INTEGER = 0x30, 0x04, 0x02
 _LABELS_BY_FORM = {_SEQUENCE: b"PRIVATE KEY", _OCTET_STRING: b"EC PRIVATE KEY", _INTEGER: b"RSA PRIVATE KEY"}
 """A key's label, by what follows the version number in its DER: PKCS #8 (RFC 5208), SEC 1 (RFC 5915), PKCS #1."""
@@ -201,59 +198,102 @@ def chain_digests(pem: bytes) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class PemPart:
-    """A certificate or a private key of a PEM file."""
+class LooseCertificate:
+    """A certificate of a file that may hold anything."""
 
+    pem: bytes = field(repr=False)
     spki: str
     """SHA-256 of its public key: a certificate and its private key have the same."""
+    subject: bytes
+    issuer: bytes
+    """The subject of the certificate that issued it."""
+    names: tuple[str, ...]
+    """See :attr:`Leaf.names`."""
+    is_leaf: bool
+    """Whether it is for names of hosts, as far as it can be decoded: authorities' have none."""
+    is_root: bool
+    not_after: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LooseKey:
+    """A private key of a file that may hold anything."""
+
     pem: bytes = field(repr=False)
-    is_key: bool = False
-    names: tuple[str, ...] = ()
-    """Of a certificate: its names that are of the grammar."""
-    subject: bytes = b""
-    issuer: bytes = b""
-    is_authority: bool = False
-    """Of a certificate: it may issue others (RFC 5280, 4.2.1.9)."""
+    spki: str
 
 
-def parts(pem: bytes) -> tuple[PemPart, ...] | InvalidPair:
-    """The certificates and private keys of a PEM file, as they stand; or why it is none."""
-    return _outcome(lambda: tuple(_part(label, der) for label, der in _blocks(pem) if _is_part(label)))
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a PEM file holds, each part by itself."""
+
+    certificates: tuple[LooseCertificate, ...] = ()
+    keys: tuple[LooseKey, ...] = ()
+    useless_key: InvalidPair | None = None
+    """Why one of its private keys cannot be used."""
+    damage: str = ""
+    """Why a certificate of it, or the whole file, cannot be read; empty: all can."""
 
 
-def _is_part(label: bytes) -> bool:
-    return label in _CERTIFICATE_LABELS or label.endswith(b"PRIVATE KEY")
+def contents(content: bytes) -> Contents:
+    """The certificates and private keys of a file. What is neither is left out; nothing is checked."""
+    certificates: list[LooseCertificate] = []
+    keys: list[LooseKey] = []
+    useless_key, damage = None, ""
+    try:
+        for block in blocks(content):
+            if block.label in _CERTIFICATE_LABELS:
+                try:
+                    certificates.append(_loose_certificate(block.der()))
+                except _UNDECODABLE:
+                    damage = "a certificate of the file cannot be parsed"
+            elif block.is_key:
+                key = _outcome(functools.partial(_loose_key, block))
+                if isinstance(key, InvalidPair):
+                    useless_key = key
+                else:
+                    keys.append(key)
+    except PemError as error:
+        if _CERTIFICATE_LABELS[0] + b"-----" in content:
+            damage = str(error)
+        else:
+            useless_key = InvalidPair(Reason.BAD_PEM, str(error))
+    return Contents(tuple(certificates), tuple(keys), useless_key, damage)
 
 
-def _part(label: bytes, der: bytes) -> PemPart:
-    if label in _CERTIFICATE_LABELS:
-        parsed = _parsed(der)
-        return PemPart(
-            _spki(parsed.certificate.public_key()),
-            _pem(b"CERTIFICATE", der),
-            names=_names(parsed)[0],
-            subject=parsed.subject.public_bytes(),
-            issuer=parsed.issuer.public_bytes(),
-            is_authority=_is_authority(parsed.certificate),
-        )
+@functools.lru_cache(maxsize=4096)
+def _loose_certificate(der: bytes) -> LooseCertificate:
+    parsed = _parsed(der)
+    try:
+        names, refused = _names(parsed)
+        is_leaf = bool(names or refused)
+    except (_InvalidPairError, *_UNDECODABLE):
+        names, is_leaf = (), True
+    return LooseCertificate(
+        pem=armoured(b"CERTIFICATE", der),
+        spki=_spki(parsed.certificate.public_key()),
+        subject=parsed.subject.public_bytes(),
+        issuer=parsed.issuer.public_bytes(),
+        names=names,
+        is_leaf=is_leaf,
+        is_root=parsed.is_root,
+        not_after=parsed.certificate.not_valid_after_utc,
+    )
+
+
+def _loose_key(block: Block) -> LooseKey:
+    label, der = _decoded(block)
     if label == b"ENCRYPTED PRIVATE KEY":
         raise _InvalidPairError(Reason.ENCRYPTED_KEY, "a private key is encrypted")
     try:
         key = load_der_private_key(der, None, unsafe_skip_rsa_key_validation=True)
     except _UNDECODABLE:
         raise _InvalidPairError(Reason.BAD_PEM, "a private key cannot be parsed") from None
-    return PemPart(_spki(key.public_key()), _pem(label, der), is_key=True)
+    return LooseKey(armoured(label, der), _spki(key.public_key()))
 
 
 def _spki(public: PublicKeyTypes) -> str:
     return hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
-
-
-def _is_authority(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
 
 
 def _has_issuer_address(certificate: x509.Certificate) -> bool:
@@ -295,7 +335,11 @@ def _key_and_chain(source: str, chain_pem: bytes, key_pem: bytes) -> KeyAndChain
     _refuse_weak_signatures(chain, names)
     _refuse_long_message(chain, names)
     pem = b"".join(
-        (_pem(key.label, key.der), _pem(b"CERTIFICATE", leaf.der), *(_issuer_pem(issuer.der) for issuer in chain[1:]))
+        (
+            armoured(key.label, key.der),
+            armoured(b"CERTIFICATE", leaf.der),
+            *(_issuer_pem(issuer.der) for issuer in chain[1:]),
+        )
     )
     issuer = _issuer_text(leaf.issuer if len(whole_chain) == 1 else whole_chain[1].subject)
     certificate = Certificate(
@@ -344,42 +388,24 @@ def _kind(key: _Key, chain: Sequence[_Parsed]) -> str:
     return digest.hexdigest()
 
 
-def _blocks(pem: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Label and DER of each PEM block (RFC 7468).
-
-    A file cut inside a block must not pass as a shorter file, and cryptography's own loader of many certificates does
-    not see the difference (measured): each beginning must have its end. The time is linear in the size of the file.
-    """
-    at = pem.find(_PEM_BEGIN)
-    while at >= 0:
-        head = _PEM_HEAD.match(pem, at)
-        end = pem.find(b"-----END %b-----" % head[1], head.end()) if head else -1
-        at = pem.find(_PEM_BEGIN, at + len(_PEM_BEGIN))
-        if head is None or end < 0 or 0 <= at < end:
-            raise _InvalidPairError(Reason.BAD_PEM, "a PEM block begins and does not end")
-        label, body = head[1], pem[head.end() : end]
-        if label == b"ENCRYPTED PRIVATE KEY" or b"ENCRYPTED" in body.partition(b"\n\n")[0]:
-            yield b"ENCRYPTED PRIVATE KEY", b""
-            continue
-        if label not in _KEY_LABELS and label not in _CERTIFICATE_LABELS:
-            yield label, b""
-            continue
-        try:
-            yield label, base64.b64decode(b"".join(body.split()), validate=True)
-        except binascii.Error:
-            raise _InvalidPairError(Reason.BAD_PEM, "a PEM block is not base64") from None
+def _blocks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Label and DER of each PEM block; no DER for what is encrypted, or neither key nor certificate."""
+    try:
+        yield from map(_decoded, blocks(content))
+    except PemError as error:
+        raise _InvalidPairError(Reason.BAD_PEM, str(error)) from None
 
 
-def _pem(label: bytes, der: bytes) -> bytes:
-    body = base64.b64encode(der)
-    lines = (body[at : at + 64] for at in range(0, len(body), 64))
-    return b"-----BEGIN %b-----\n%b\n-----END %b-----\n" % (label, b"\n".join(lines), label)
+def _decoded(block: Block) -> tuple[bytes, bytes]:
+    if block.is_encrypted:
+        return b"ENCRYPTED PRIVATE KEY", b""
+    return block.label, block.der() if block.label in (*_KEY_LABELS, *_CERTIFICATE_LABELS) else b""
 
 
 @functools.lru_cache(maxsize=256)
 def _issuer_pem(der: bytes) -> bytes:
     """Cached: thousands of chains share an intermediate."""
-    return _pem(b"CERTIFICATE", der)
+    return armoured(b"CERTIFICATE", der)
 
 
 def _certificates(pem: bytes) -> list[_Parsed]:

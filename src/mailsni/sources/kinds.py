@@ -86,6 +86,11 @@ KINDS: dict[str, SourceKind] = {
         {"command": Key(values.command), "every": Key(values.interval, 3600.0)},
         "a command that prints PEM or JSON: Vault, 1Password, any key-value store",
     ),
+    "pem-tree": SourceKind(
+        "mailsni.sources.pem_tree:PemTree",
+        {"path": Key(values.path)},
+        "any directory: keys and certificates are paired, wherever they lie and whatever they are called",
+    ),
     "traefik": SourceKind(
         "mailsni.sources.traefik:traefik_store",
         {"path": Key(values.path)},

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mailsni.core.model import Reason
-from mailsni.core.x509 import InvalidPair, PemPart, describe, parts
+from mailsni.core.x509 import InvalidPair, LooseCertificate, contents, describe
 from mailsni.sources.document import DamagedDocumentError, Entry, load_json
 
 LEAF_MEMBERS = ("certificate", "cert", "crt", "tlscrt", "tlscert", "servercert", "certificatepem", "certpem")
@@ -55,17 +55,16 @@ def entries(data: bytes) -> list[Entry]:
 
 
 def _of_pem(pem: bytes) -> Iterator[Entry]:
-    found = parts(pem)
-    if isinstance(found, InvalidPair):
-        raise DamagedDocumentError(found.detail)
-    keys = {part.spki: part for part in found if part.is_key}
-    certificates = [part for part in found if not part.is_key]
-    leaves = dict.fromkeys(part for part in certificates if part.spki in keys or not part.is_authority)
+    found = contents(pem)
+    if damage := found.damage or (found.useless_key and found.useless_key.detail):
+        raise DamagedDocumentError(damage)
+    keys = {key.spki: key for key in found.keys}
+    leaves = dict.fromkeys(each for each in found.certificates if each.spki in keys or each.is_leaf)
     if alone := len(keys.keys() - {leaf.spki for leaf in leaves}):
         raise DamagedDocumentError(f"{alone} of the private keys have no certificate")
-    authorities = [part for part in certificates if part not in leaves]
+    authorities = [each for each in found.certificates if each not in leaves]
     for leaf in leaves:
-        chain = b"".join(part.pem for part in (leaf, *_issuers(leaf, authorities)))
+        chain = b"".join(each.pem for each in (leaf, *_issuers(leaf, authorities)))
         name = next(iter(leaf.names), "")
         if leaf.spki in keys:
             yield Entry(name, chain, keys[leaf.spki].pem)
@@ -73,14 +72,14 @@ def _of_pem(pem: bytes) -> Iterator[Entry]:
             yield Entry(name, chain, refusal=(Reason.KEY_MISSING, "there is no private key for the certificate"))
 
 
-def _issuers(leaf: PemPart, authorities: list[PemPart]) -> list[PemPart]:
+def _issuers(leaf: LooseCertificate, authorities: list[LooseCertificate]) -> list[LooseCertificate]:
     """Those that may have issued it, those that may have issued them, and so on."""
-    found: list[PemPart] = []
+    found: list[LooseCertificate] = []
     wanted = [leaf.issuer]
     for subject in wanted:
-        issuers = [part for part in authorities if part.subject == subject and part not in found]
+        issuers = [each for each in authorities if each.subject == subject and each not in found]
         found += issuers
-        wanted += [part.issuer for part in issuers]
+        wanted += [each.issuer for each in issuers]
     return found
 
 

@@ -17,6 +17,9 @@ from mailsni.host import file_identity
 SIZE_LIMIT = 1 << 20
 """Bytes in one key or chain. An RSA-4096 key has 3 KB, a chain of a hundred names 10 KB."""
 
+FIRST_LOOK = 1 << 15
+"""Bytes. What OpenSSL prints of a certificate before its PEM block has 4 KB, and 100 names another 3 KB."""
+
 
 class ReadRefusedError(Exception):
     """A file of a store cannot be read, or must not be. The message holds none of its content."""
@@ -48,6 +51,8 @@ class StoreBoundary:
     """Real paths of directories, with all below them, or of files."""
     size_limit: int = SIZE_LIMIT
     """Bytes in one file."""
+    marker: bytes = b""
+    """What the first :data:`FIRST_LOOK` bytes of a file must have in them; the content of another one is empty."""
 
     def contains(self, descriptor: int) -> bool:
         """Whether an open file lies in the store, by the path that the kernel knows for it (proc(5))."""
@@ -91,7 +96,9 @@ class StoreBoundary:
             raise ReadRefusedError(Reason.TOO_LARGE, f"{shown} has {status.st_size} bytes, more than {self.size_limit}")
         reader = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
         with os.fdopen(reader, "rb", buffering=0) as file:
-            content = file.read(self.size_limit + 1)
+            content = file.read(FIRST_LOOK if self.marker else self.size_limit + 1)
+            if self.marker and content:
+                content = content + file.read(self.size_limit) if self.marker in content else b""
         if content is None or len(content) > self.size_limit:
             raise ReadRefusedError(Reason.TOO_LARGE, f"{shown} grew over {self.size_limit} bytes while it was read")
         return StoreFile(content, file_identity.of_status(status))
