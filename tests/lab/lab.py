@@ -51,6 +51,8 @@ PACKAGES = (
     *("systemd", "cron", "runit", "s6", "prometheus"),
     *("python3", "python3-venv", "python3-dev", "gcc", "libc6-dev", "libdb-dev"),
 )
+ONLY_IN = {"trixie": ("acme.sh",)}
+"""Packages that an older release does not have."""
 SLIM = """\
 force-unsafe-io
 path-exclude=/usr/share/doc/*
@@ -116,7 +118,12 @@ def digest(*parts: object) -> str:
 
 def base_of(release: str) -> Path:
     """The directory with Debian's packages of a release."""
-    return cache() / f"{release}-{digest(RECIPE, PACKAGES, SLIM)}"
+    return cache() / f"{release}-{digest(RECIPE, packages(release), SLIM)}"
+
+
+def packages(release: str) -> tuple[str, ...]:
+    """What is installed in a release."""
+    return (*PACKAGES, *ONLY_IN.get(release, ()))
 
 
 def layer_of(release: str) -> Path:
@@ -179,7 +186,11 @@ def make_base(release: str, log: Path) -> None:
     shutil.copyfile("/etc/resolv.conf", root / "etc/resolv.conf")
     trust(root)
     say(f"{release}: installing packages")
-    install = "apt-get update && apt-get install -y --no-install-recommends " + " ".join(PACKAGES) + " && apt-get clean"
+    install = (
+        "apt-get update && apt-get install -y --no-install-recommends "
+        + " ".join(packages(release))
+        + " && apt-get clean"
+    )
     logged([*inside(root), "sh", "-ec", install], log)
     (root / "opt/venv").mkdir(parents=True, exist_ok=True)
     (root / "src").mkdir()
