@@ -31,9 +31,9 @@ def fingerprints(mail_host: MailHost) -> set[str]:
 
 @pytest.mark.parametrize("kind", TOOLS)
 def test_a_renewal_by_the_real_tool_reaches_both_wires(
-    kind: str, mail_host: MailHost, certbot: Certbot, tmp_path: Path
+    kind: str, mail_host: MailHost, certbot: Certbot, tmp_path: Path, shared_tmp: Path
 ) -> None:
-    with acme_tool(kind, certbot, tmp_path / "tool", NAME) as tool:
+    with acme_tool(kind, certbot, shared_tmp / "tool", NAME) as tool:
         tool.issue()
         use(mail_host, tool)
         mail_host.apply()

@@ -243,6 +243,8 @@ class _ModMd(_Daemon):
 
     def _configure(self, window: str) -> None:
         http, https, _ = self.ports
+        trusted = self.directory / "trusted.pem"  # www-data reads it
+        trusted.write_bytes(self.server.trusted.read_bytes())
         self._file.write_text(
             f"""\
 ServerRoot {self.directory}
@@ -258,7 +260,7 @@ Group www-data
 Listen {LOOPBACK}:{https}
 MDStoreDir {self.path}
 MDCertificateAuthority {self.server.server}
-MDCACertificateFile {self.server.trusted}
+MDCACertificateFile {trusted}
 MDCertificateAgreement accepted
 MDContactEmail {_CONTACT}
 MDCAChallenges http-01

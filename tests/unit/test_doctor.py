@@ -7,7 +7,8 @@ import base64
 import os
 import re
 from collections.abc import Sequence
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -24,11 +25,13 @@ from mailsni.host import files, permissions
 from mailsni.output import documents, text
 from mailsni.runs import history
 from mailsni.runs.history import Run
+from mailsni.sources.kinds import SourceSettings
 from mailsni.targets.postfix import lines, map_source
 from mailsni.targets.postfix.map_source import Mistake
 from mailsni.targets.postfix.map_types import TableReference
 from mailsni.targets.postfix.postconf import Configuration, Override, Service
 from tests.support.builders import NOW, authority, without_servers
+from tests.support.lineages import CertbotDirectory
 
 MAIN_CF = """\
 # smtpd_tls_chain_files = /not/this
@@ -316,6 +319,31 @@ def test_what_cannot_be_found_out_is_a_finding_and_the_rest_goes_on(tmp_path: Pa
     (tmp_path / "letsencrypt/live").mkdir(parents=True)
     codes = [one.code for one in examine(settings, NOW, root=tmp_path)]
     assert codes == ["mailsni_not_scheduled", "no_server"]
+
+
+def test_a_store_that_nobody_configured_is_a_finding_where_it_has_another_mail_name(tmp_path: Path) -> None:
+    settings = without_servers(tmp_path, tmp_path / "letsencrypt/live")
+    certbot = CertbotDirectory(tmp_path / "letsencrypt")
+    certbot.put("a", authority().issue(["mail.a.test"]))
+    (tmp_path / "opt/x/letsencrypt").mkdir(parents=True)
+    other = CertbotDirectory(tmp_path / "opt/x/letsencrypt")
+
+    def findings() -> list[Finding]:
+        return [one for one in examine(settings, datetime.now(UTC), root=tmp_path) if one.code.startswith("store")]
+
+    other.put("same", authority().issue(["mail.a.test"]))
+    other.put("web", authority().issue(["www.b.test"]))
+    assert findings() == []
+    other.put("b", authority().issue(["mail.b.test", "mail.c.test"]))
+    (found,) = findings()
+    assert (found.code, found.severity, found.where) == ("store_not_configured", Severity.NOTE, str(other.live))
+    assert found.what == f"{other.live}: a store of the type certbot has mail.b.test, mail.c.test"
+    lines = f'[[sources]] / type = "certbot" / path = "{other.live}"'
+    assert found.fix.edit == f"add to {settings.file}: {lines}"
+    settings = replace(settings, sources=(*settings.sources, SourceSettings.of("certbot", path=other.live)))
+    assert findings() == []
+    certbot.live.rename(tmp_path / "gone")
+    assert [one.code for one in findings()] == ["store_missing"]
 
 
 def test_a_clock_that_went_back_is_a_finding(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ _UNREADABLE: Mapping[Part, tuple[str, str]] = {
 """For each part of the host that cannot be read the code, and what it is."""
 CHECKS: helpers.Checks[Facts] = (
     ("Postfix", postfix.findings),
+    ("stores that are not configured", stores.unconfigured),
     ("the modes of the private keys", stores.key_modes),
     ("the modes of the pinned files", stores.pin_modes),
     ("who can change what is published", stores.published_places),

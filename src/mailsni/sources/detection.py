@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 
-from mailsni.core.model import CachedLineage, Inventory, Reason
+from mailsni.core.model import Inventory, Reason
 from mailsni.core.names import NamePatterns
 from mailsni.core.selection import select
 from mailsni.core.text import printable_name
@@ -65,7 +65,7 @@ def survey(
     patterns: NamePatterns,
     now: datetime,
     *,
-    known: Mapping[str, CachedLineage] | None = None,
+    inventory: Inventory | None = None,
     root: Path = Path("/"),
 ) -> Survey:
     """Look for stores. Nothing is written, and the search is bounded in time and in what it lists.
@@ -74,7 +74,7 @@ def survey(
         configured: the stores of the configuration.
         patterns: which names are mail names.
         now: the moment at which certificates must be valid, with a time zone.
-        known: what earlier scans read, by origin: see :meth:`mailsni.sources.base.Source.scan`.
+        inventory: what the configured stores hold, if that is known: they are not read then, and not in the result.
         root: of the system.
     """
     search = _Search(root, time.monotonic() + TIME_LIMIT)
@@ -82,27 +82,28 @@ def survey(
     others: list[_Scan] = []
     places = {_place(settings) for settings in configured}
     try:
-        for settings in configured:
-            if inventory := search.scan(settings, known or {}):
-                own.append((settings, inventory))
+        for settings in configured if inventory is None else ():
+            if found := search.scan(settings):
+                own.append((settings, found))
         for settings in search.candidates():
             if _place(settings) not in places:
                 places.add(_place(settings))
-                if inventory := search.scan(settings, {}):
-                    others.append((settings, inventory))
+                if found := search.scan(settings):
+                    others.append((settings, found))
     except _LimitError as error:
         search.unseen[str(root)] = str(error)
-    own_names = {name for _, inventory in own for name in _mail_names(inventory, patterns, now)}
+    of_configured = [found for _, found in own] if inventory is None else [inventory]
+    own_names = {name for each in of_configured for name in _mail_names(each, patterns, now)}
 
-    def store(settings: SourceSettings, inventory: Inventory, *, configured: bool) -> HostStore:
-        names = _mail_names(inventory, patterns, now)
+    def store(settings: SourceSettings, found: Inventory, *, configured: bool) -> HostStore:
+        names = _mail_names(found, patterns, now)
         new = tuple(name for name in names if name not in own_names)
-        return HostStore(settings, len(inventory.certificates), names, new, configured)
+        return HostStore(settings, len(found.certificates), names, new, configured)
 
     return Survey(
         (
             *(store(*each, configured=True) for each in own),
-            *(store(*each, configured=False) for each in _distinct(own, others)),
+            *(store(*each, configured=False) for each in _distinct(of_configured, others)),
         ),
         search.unseen,
     )
@@ -119,9 +120,9 @@ def _mail_names(inventory: Inventory, patterns: NamePatterns, now: datetime) -> 
     return tuple(each.name for each in winners if not all(one.self_signed for one in each.certificates))
 
 
-def _distinct(own: Sequence[_Scan], others: Sequence[_Scan]) -> list[_Scan]:
+def _distinct(configured: Sequence[Inventory], others: Sequence[_Scan]) -> list[_Scan]:
     """Those of the others that hold something which neither a configured store nor a better one of them holds."""
-    kept = [_idents(inventory) for _, inventory in own]
+    kept = [_idents(inventory) for inventory in configured]
     distinct = []
     for scan in sorted(others, key=lambda scan: (-len(_idents(scan[1])), scan[0].type in _GENERAL)):
         idents = _idents(scan[1])
@@ -149,7 +150,7 @@ class _Search:
     listings: dict[str, list[str]] = field(default_factory=dict)
     entries: int = 0
 
-    def scan(self, settings: SourceSettings, known: Mapping[str, CachedLineage]) -> Inventory | None:
+    def scan(self, settings: SourceSettings) -> Inventory | None:
         """What a store holds; None when no certificate.
 
         Raises:
@@ -164,7 +165,7 @@ class _Search:
         try:
             source = settings.open()
             place = source.location
-            inventory = source.scan(known, progress)
+            inventory = source.scan({}, progress)
         except (MailsniError, OSError, ValueError) as error:
             self.unseen[place] = error.message if isinstance(error, MailsniError) else f"{place}: {error}"
             return None

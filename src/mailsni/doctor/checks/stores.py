@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from mailsni.config.document import source_table
 from mailsni.core.model import Certificate, Reason
 from mailsni.core.text import counted, summarize
 from mailsni.doctor.finding import Facts, Finding, Fix, finding
@@ -25,8 +26,25 @@ from mailsni.doctor.helpers import (
 from mailsni.doctor.pairs import is_completed
 from mailsni.host import files, trust
 from mailsni.host.trust import Weakness
+from mailsni.sources import detection
 from mailsni.sources.base import AcmeClient
 from mailsni.targets.postfix.authorities import authorities
+
+
+def unconfigured(facts: Facts) -> Iterator[Finding]:
+    """Report stores of this host with mail names that no configured store has."""
+    host = facts.host
+    settings = host.settings
+    inventory = host.snapshot.inventory if host.snapshot is not None else None
+    survey = detection.survey(settings.sources, settings.names, host.now, inventory=inventory, root=facts.root)
+    for store in survey.stores:
+        if not store.configured and store.new_names:
+            path = store.settings.values["path"]
+            what = f"{path}: a store of the type {store.settings.type} has {summarize(store.new_names)}"
+            lines = source_table({"type": store.settings.type, **store.settings.values}).strip()
+            also = "" if settings.has_own_sources else "; a default store that is to stay needs a table too"
+            fix = Fix(edit=f"add to {settings.file}: {lines}", note=f"mailsni sources --detect prints the lines{also}")
+            yield finding("store_not_configured", what, path, fix)
 
 
 def key_modes(facts: Facts) -> Iterator[Finding]:
