@@ -6,6 +6,7 @@ Beside the real kinds there is one of the tests' own: a plain list in a JSON fil
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import os
 from abc import abstractmethod
@@ -13,10 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mailsni.core import values
 from mailsni.errors import HostError
 from mailsni.host.commands import Completed
+from mailsni.host.http_client import Answer, Request
 from mailsni.sandbox.authority import Issued
 from mailsni.sources.base import Source
 from mailsni.sources.document import DocumentStore, Entry, FileDocument, load_json
@@ -158,6 +161,114 @@ class CommandBuilder(DocumentBuilder):
             }
             for name, pair in self.pairs.items()
         ]
+
+
+class KeyValueBuilder(DocumentBuilder):
+    """What a cluster of Traefik 1 keeps in a key-value server. A file stands for the server's memory.
+
+    Args:
+        root: the directory.
+        kind: of the server.
+        encode: what is done to the JSON.
+    """
+
+    kind = "traefik-kv"
+    has_files = False
+
+    def __init__(self, root: Path, kind: str = "consul", encode: Callable[[bytes], bytes] = gzip.compress) -> None:
+        self._encode = encode
+        self._url = f"http://127.0.0.1:1{root}"
+        self._word = kind
+        super().__init__(root, "value")
+
+    @property
+    def settings(self) -> SourceSettings:
+        return SourceSettings.of("traefik-kv", url=f"{self._word}+{self._url}")
+
+    @property
+    def location(self) -> str:
+        return f"{self._url}/traefik/acme/account/object"
+
+    @property
+    def error_path(self) -> None:
+        """Its errors are about no file."""
+
+    def origin(self, name: str) -> str:
+        return f"{self.location}#{name}"
+
+    def document(self) -> object:
+        certificates = [
+            {
+                "Domains": {"Main": name, "SANs": None},
+                "Certificate": {
+                    "Domain": name,
+                    "CertURL": "https://acme-v02.api.letsencrypt.org/acme/cert/1",
+                    "CertStableURL": "",
+                    "PrivateKey": base64.b64encode(pair["key"]).decode(),
+                    "Certificate": base64.b64encode(pair["chain"]).decode(),
+                },
+            }
+            for name, pair in self.pairs.items()
+        ]
+        return {
+            "Email": "me@a.test",
+            "Registration": traefik_account()["Registration"],
+            "PrivateKey": base64.b64encode(b"an account's").decode(),
+            "DomainsCertificate": {"Certs": certificates},
+            "ChallengeCerts": {},
+            "HTTPChallenge": {},
+        }
+
+    def write(self) -> None:
+        """The value changes in one step."""
+        self.path.write_bytes(self._encode(json.dumps(self.document()).encode()))
+
+
+def send_in_process(request: Request, *, until: float, limit: int) -> Answer:
+    """What :func:`mailsni.host.http_client.send` does with a builder's server; pure tests open no port."""
+    del until, limit
+    url = urlsplit(request.url)
+    root, _, path = url.path.rpartition("/v1/" if "/v1/" in url.path else "/v3/")
+    value = Path(root, "value")
+    if not Path(root).is_dir():
+        raise HostError(f"{request.url}: cannot be asked: Connection refused")
+    if not value.is_file():
+        return Answer(500, {}, b"rpc error")
+    interface = consul_answer if request.body is None else etcd_answer
+    key = "traefik/acme/account/object"
+    return interface(f"{path}?{url.query}", request.body, {key: (value.read_bytes(), value.stat().st_mtime_ns)})
+
+
+Values = Mapping[str, tuple[bytes, int]]
+"""Of a key-value server, each with the index of its last change."""
+
+
+def consul_answer(target: str, _body: bytes | None, values: Values) -> Answer:
+    """What Consul says to ``GET /v1/TARGET``."""
+    path, _, query = target.partition("?")
+    key = path.removeprefix("kv/")
+    if key not in values or not path.startswith("kv/"):
+        return Answer(404, {"x-consul-index": "7"}, b"")
+    value, index = values[key]
+    pair = {"Key": key, "ModifyIndex": index, "Value": base64.b64encode(value).decode()}
+    bodies = {"raw": value, "keys": json.dumps([key]).encode(), "": json.dumps([pair]).encode()}
+    return Answer(200, {"x-consul-index": str(index)}, bodies[query])
+
+
+def etcd_answer(target: str, body: bytes | None, values: Values) -> Answer:
+    """What etcd says to ``POST /v3/TARGET``."""
+    if target.rstrip("?") != "kv/range":
+        return Answer(404, {}, b"404 page not found\n")
+    question = json.loads(body or b"")
+    key = base64.b64decode(question["key"]).decode()
+    document: dict[str, Any] = {"header": {"cluster_id": "1", "revision": "9"}}
+    if key in values:
+        value, index = values[key]
+        pair = {"key": question["key"], "create_revision": "2", "mod_revision": str(index), "version": "1"}
+        if not question.get("keys_only"):
+            pair["value"] = base64.b64encode(value).decode()
+        document |= {"kvs": [pair], "count": "1"}
+    return Answer(200, {}, json.dumps(document).encode())
 
 
 def run_in_process(argv: Sequence[str], *, timeout: float, limit: int) -> Completed:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.support.document_stores import CommandBuilder, JsonBuilder, TraefikBuilder
+from tests.support.document_stores import CommandBuilder, JsonBuilder, KeyValueBuilder, TraefikBuilder
 from tests.support.layout_stores import LAYOUT_BUILDERS
 from tests.support.pem_stores import PemTreeBuilder
 from tests.support.store_builder import StoreBuilder
@@ -19,6 +20,8 @@ BUILDERS: Mapping[str, Callable[[Path], StoreBuilder]] = {
     "json": JsonBuilder,
     "pem-tree": PemTreeBuilder,
     "traefik": TraefikBuilder,
+    "traefik-kv": KeyValueBuilder,
+    "traefik-kv+etcd": lambda root: KeyValueBuilder(root, "etcd", base64.b64encode),
 }
 """By kind; a kind with several ways of laying a store out has one for each, after a plus sign."""
 

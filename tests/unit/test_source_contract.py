@@ -24,7 +24,7 @@ from mailsni.deploy import transaction
 from mailsni.deploy.snapshot import take_snapshot
 from mailsni.deploy.transaction import ApplyResult, Options
 from mailsni.errors import ConfigurationError, Exit, HostError, PermissionMissingError
-from mailsni.host import commands
+from mailsni.host import commands, http_client
 from mailsni.output import documents
 from mailsni.sandbox.authority import Issued
 from mailsni.sources import kinds, scan_cache
@@ -34,7 +34,7 @@ from mailsni.targets.dovecot import target as dovecot_target
 from tests.support.authority import subject_alternative_names
 from tests.support.builders import authority, without_servers
 from tests.support.command_line import SCHEMA
-from tests.support.document_stores import JSON_KIND, run_in_process
+from tests.support.document_stores import JSON_KIND, run_in_process, send_in_process
 from tests.support.refused import RECIPES
 from tests.support.store_builder import StoreBuilder
 from tests.support.stores import BUILDERS, digest_of_tree
@@ -50,8 +50,9 @@ def _json_kind(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_process_and_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "run_bounded", run_in_process)
+    monkeypatch.setattr(http_client, "send", send_in_process)
 
 
 @pytest.fixture(params=BUILDERS)

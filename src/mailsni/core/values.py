@@ -9,14 +9,19 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from mailsni.core.mounts import Mounts
 from mailsni.core.names import NamePatterns, safe_path
 
 _LONGEST = 3600
 _CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]+)?")
+_URL_PATH = re.compile(r"(?:/[A-Za-z0-9._-]+)*/*")
+_KEY_PREFIX = re.compile(r"[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*")
 _WEEK = 7 * 24 * 3600
 
 Switch = Literal["auto"] | bool
@@ -103,6 +108,48 @@ def container(value: object) -> str:
 def some_container(value: object) -> str:
     """The name of a container."""
     return container(value or 0)
+
+
+def optional_path(value: object) -> str:
+    """An absolute path, or the empty text for none."""
+    return "" if value == "" else str(path(value))
+
+
+def server_url(value: object) -> str:
+    """The address of a key-value server, without a slash at its end. ``consul+`` or ``etcd+`` may stand before it.
+
+    Private keys come from there: without TLS it must be this host.
+    """
+    if not isinstance(value, str):
+        raise ValueError("must be a string")
+    word, plus, rest = value.partition("+")
+    if plus and word not in ("consul", "etcd"):
+        raise ValueError("only consul+ or etcd+ may stand before the address")
+    try:
+        url = urlsplit(rest if plus else value)
+        host = url.hostname or ""
+        is_known = bool(_HOST.fullmatch(url.netloc) and _URL_PATH.fullmatch(url.path) and url.port != 0)
+    except ValueError:
+        raise ValueError("must be https://HOST:PORT") from None
+    if not is_known or url.scheme not in ("http", "https") or url.query or url.fragment:
+        raise ValueError("must be https://HOST:PORT, without a name, a password or a query")
+    if url.scheme == "http" and not _is_this_host(host):
+        raise ValueError("must be https:// unless the host is this one: private keys come from there")
+    return value.rstrip("/")
+
+
+def _is_this_host(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def key_prefix(value: object) -> str:
+    """Where in a key-value store the keys begin, without slashes around it."""
+    if not isinstance(value, str) or not (prefix := value.strip("/")) or not _KEY_PREFIX.fullmatch(prefix):
+        raise ValueError("must be a key of letters, digits and . _ - with slashes between its parts")
+    return prefix
 
 
 def patterns(value: object) -> tuple[str, ...]:

@@ -100,6 +100,16 @@ KINDS: dict[str, SourceKind] = {
             *("/letsencrypt/acme.json", "acme.json", "*/acme.json", "*/*/acme.json"),
         ),
     ),
+    "traefik-kv": SourceKind(
+        "mailsni.sources.traefik_kv:traefik_kv_store",
+        {
+            "url": Key(values.server_url),
+            "prefix": Key(values.key_prefix, "traefik"),
+            "ca_file": Key(values.optional_path, ""),
+            "token_file": Key(values.optional_path, ""),
+        },
+        "Traefik v1 as a cluster: its certificates in Consul or etcd",
+    ),
 } | {
     name: SourceKind(
         "mailsni.sources.directory:DirectoryStore",
