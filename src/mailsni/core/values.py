@@ -129,6 +129,7 @@ def server_url(value: object) -> str:
         url = urlsplit(rest if plus else value)
         host = url.hostname or ""
         is_known = bool(_HOST.fullmatch(url.netloc) and _URL_PATH.fullmatch(url.path) and url.port != 0)
+        is_known = is_known and value.isprintable()  # urlsplit leaves line ends out
     except ValueError:
         raise ValueError("must be https://HOST:PORT") from None
     if not is_known or url.scheme not in ("http", "https") or url.query or url.fragment:
