@@ -128,9 +128,9 @@ def _unreadable(failure: Failure, settings: Settings) -> Finding:
     failed = helpers.check_failed(about.format(place=failure.place), failure.error, failure.place)
     if isinstance(failure.error, PermissionMissingError | PermissionError):
         return failed
-    if isinstance(failure.error, ServerConfigurationError):
+    if failure.part == "postfix" and isinstance(failure.error, ServerConfigurationError):
         fix = postfix.ask_again(settings.postfix, failed.fix.edit or "")
-        failed = replace(failed, fix=fix)
+        failed = replace(failed, what="Postfix refuses its configuration", fix=fix)
     severity = Severity.WARNING if isinstance(failure.error, ConfigurationError) else kinds()[code].severity
     return replace(failed, code=code, severity=severity)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 
@@ -239,14 +239,15 @@ def _check_pair(
     facts: PostfixFacts, certificate: DefaultCertificate, chain: bytes, key: bytes, file: Path
 ) -> Iterator[Finding]:
     configuration, title, where = facts.configuration, certificate.title, certificate.where
+    reload = command(configuration, "postfix", "reload")
     faults = list(judge(chain, key, (), facts.host.now, issuers=authorities(configuration, certificate.service)))
     for fault in faults:
         if fault.fault is Fault.LEAF_ALONE and (leaf := lonely_leaf(chain)) is not None:
-            yield incomplete_chain(where, file, leaf, f"{title} ")
+            alone = incomplete_chain(where, file, leaf, f"{title} ")
+            yield replace(alone, fix=replace(alone.fix, command=alone.fix.command or reload))
         elif fault.fault in _FAULTS:
             edit = _FAULTS[fault.fault][1].format(parameter=certificate.parameter, renewal=renewal(file))
-            fix = Fix(command(configuration, "postfix", "reload"), edit=edit)
-            yield finding(_FAULTS[fault.fault][0], f"{title}: {fault.text}: {file}", where, fix)
+            yield finding(_FAULTS[fault.fault][0], f"{title}: {fault.text}: {file}", where, Fix(reload, edit=edit))
     described = describe(chain)
     if not faults and isinstance(described, ChainDescription) and described.leaf.self_signed:
         fix = _set_default(configuration, "in main.cf")

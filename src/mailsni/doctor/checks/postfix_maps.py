@@ -23,7 +23,7 @@ from mailsni.doctor.helpers import (
     world_readable,
     writable_by_others,
 )
-from mailsni.doctor.pairs import Fault
+from mailsni.doctor.pairs import Fault, renewal
 from mailsni.doctor.postfix_facts import LIVE, TableFacts, archive_finding, command, then_reload
 from mailsni.host import permissions, trust
 from mailsni.targets.postfix import map_source
@@ -53,13 +53,13 @@ _MISTAKES = {
 """The code for each mistake of an entry, and what to edit; ``{right}`` is the line as it should be."""
 _FAULTS = {
     Fault.UNUSABLE: ("map_certificate_unusable", "name a certificate and its own key, which has no password"),
-    Fault.EXPIRED: ("map_expired", "renew the certificate (certbot renew)"),
+    Fault.EXPIRED: ("map_expired", "{renewal}"),
     Fault.NOT_YET_VALID: ("map_certificate_not_yet_valid", "name a certificate that is valid"),
-    Fault.EXPIRES: ("map_certificate_expires", "renew the certificate (certbot renew)"),
+    Fault.EXPIRES: ("map_certificate_expires", "{renewal}"),
     Fault.LEAF_ALONE: ("map_chain_incomplete", "name the file with the whole chain (certbot: fullchain.pem)"),
-    Fault.OTHER_NAMES: ("map_certificate_name_mismatch", "name the certificate of that name, or remove the line"),
+    Fault.OTHER_NAMES: ("map_certificate_name_mismatch", "name the certificate of that name, or remove the entry"),
 }
-"""The code for each fault of a key and its chain, and what to edit."""
+"""The code for each fault of a key and its chain, and what to edit; ``{renewal}`` says who renews the file."""
 
 
 def findings(table: TableFacts) -> Iterator[Finding]:
@@ -150,7 +150,7 @@ def _check_named_files(table: TableFacts) -> Iterator[Finding]:
     if missing:
         line, problem = missing[0]
         what = f"{_keys([line for line, _ in missing])}: {problem}"
-        fix = Fix(table.rebuild, edit="name files that exist, or remove the line")
+        fix = Fix(table.rebuild, edit="name files that exist, or remove the entry")
         inline = table.reference.map is None
         severity, why = (Severity.ERROR, _TABLE_UNUSABLE) if inline else (None, None)
         yield finding("map_file_missing", what, table.place(line.number), fix, severity=severity, why=why)
@@ -208,7 +208,9 @@ def _check_pairs(table: TableFacts) -> Iterator[Finding]:
         code, edit = _FAULTS[fault.fault]
         keys = dict.fromkeys(key for _, key in same)
         place = table.place_of(first, str(table.file or table.where))
-        fix = Fix(table.rebuild, edit=edit)
+        named = [line.files[-1] for line in table.source if line.key == first and line.files]
+        due = renewal(named[0]) if named else "renew the certificate, and name it in the source"
+        fix = Fix(table.rebuild, edit=edit.format(renewal=due))
         yield finding(code, f"{summarize_names(keys)}: {fault.text}", place, fix, severity=fault.severity)
 
 
