@@ -29,6 +29,8 @@ class StoreBuilder(ABC):
     kind: ClassVar[str]
     separator: ClassVar[str]
     """Between the path and a certificate's name."""
+    capacity: ClassVar[int] = 3
+    """How many certificates it can hold, or three."""
     key_mark: ClassVar[bytes] = b"PRIVATE KEY"
     """What each file with keys holds."""
     has_files: ClassVar[bool] = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mailsni.sandbox.authority import Issued
 from tests.support.layout_stores import ACCOUNT_KEY, BROKEN, LayoutBuilder, write
 from tests.support.store_builder import StoreBuilder
 
@@ -60,7 +61,95 @@ class AcmeShBuilder(LayoutBuilder):
         write(chain, self.chain(name).read_bytes())
 
 
+COMPOSE = """\
+services:
+  mailserver:
+    image: ghcr.io/docker-mailserver/docker-mailserver:latest
+    container_name: mailserver
+    # Provide the FQDN of your mail server here (Your DNS MX record should point to this value)
+    hostname: mail.a.test
+    env_file: mailserver.env
+    ports:
+      - "25:25"    # SMTP  (explicit TLS => STARTTLS, Authentication is DISABLED => use port 465/587 instead)
+      - "993:993"  # IMAP4 (implicit TLS)
+    volumes:
+      - ./docker-data/dms/mail-data/:/var/mail/
+      - ./docker-data/dms/config/:/tmp/docker-mailserver/
+      - ./docker-data/dms/custom-certs/:/tmp/dms/custom-certs/:ro
+      - ./docker-data/certbot/certs/:/etc/letsencrypt/:ro
+      - /etc/localtime:/etc/localtime:ro
+    restart: always
+"""
+
+
+class DockerMailserverBuilder(StoreBuilder):
+    """The directory of docker-mailserver 15, with certificates of an administrator's: one and an alternate."""
+
+    kind, separator, capacity = "docker-mailserver", "#", 2
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, root)
+        self._names: list[str] = []
+        write(root / "compose.yaml", COMPOSE.encode())
+        write(root / "mailserver.env", b"# comment\nSSL_TYPE=\nTLS_LEVEL=modern\n")
+        for name, content in _DOCKER_MAILSERVER_DECOYS.items():
+            write(root / name, content)
+
+    def origin(self, name: str) -> str:
+        return f"{self.root}#{self._what(name)}"
+
+    def put(self, name: str, issued: Issued) -> None:
+        self.damage(name, chain=issued.fullchain_pem, key=issued.key_pem)
+        lines = ["SSL_TYPE=manual"]
+        for prefix, what in (("SSL", "certificate"), ("SSL_ALT", "alternate")):
+            paths = (("CERT", "crt"), ("KEY", "key"))
+            lines += [f"{prefix}_{part}_PATH=/tmp/dms/custom-certs/{what}.{end}" for part, end in paths]
+        write(self.root / "mailserver.env", "\n".join(lines).encode())
+
+    def damage(self, name: str, *, chain: bytes | None = None, key: bytes | None = None) -> None:
+        for end, content in (("crt", chain), ("key", key)):
+            if content is not None:
+                write(self._file(name, end), content)
+
+    def remove(self, name: str) -> None:
+        for end in ("crt", "key"):
+            self._file(name, end).unlink()
+
+    def interrupt(self, name: str, issued: Issued) -> None:
+        """The key is the new one, the chain is empty."""
+        self.damage(name, chain=b"", key=issued.key_pem)
+
+    def point_outside(self, name: str, target: Path) -> None:
+        self.replace_file(name, lambda path: path.symlink_to(target))
+
+    def replace_file(self, name: str, make: Callable[[Path], object]) -> None:
+        self._file(name, "key").unlink()
+        make(self._file(name, "key"))
+
+    def _file(self, name: str, end: str) -> Path:
+        return self.root / f"docker-data/dms/custom-certs/{self._what(name)}.{end}"
+
+    def _what(self, name: str) -> str:
+        """The first one that is put is the certificate, the second the alternate one."""
+        if name not in self._names:
+            self._names.append(name)
+        return ("certificate", "alternate")[self._names.index(name)]
+
+
+_DOCKER_MAILSERVER_DECOYS = {
+    "docker-data/dms/config/ssl/mail.a.test-key.pem": ACCOUNT_KEY,
+    "docker-data/dms/config/ssl/mail.a.test-cert.pem": BROKEN,
+    "docker-data/dms/config/ssl/demoCA/private/cakey.pem": ACCOUNT_KEY,
+    "docker-data/dms/config/dhparams.pem": b"",
+    "docker-data/dms/config/postfix-accounts.cf": b"",
+    "docker-data/dms/custom-certs/old-key.pem": ACCOUNT_KEY,
+    "docker-data/dms/mail-data/a.test/me/cur/1": b"",
+    "docker-data/certbot/certs/live/mail.a.test/privkey.pem": ACCOUNT_KEY,
+}
+
+
 TOOL_BUILDERS: Mapping[str, Callable[[Path], StoreBuilder]] = {
     "acme.sh": AcmeShBuilder,
     "acme.sh+rsa": lambda root: AcmeShBuilder(root, ""),
+    "docker-mailserver": DockerMailserverBuilder,
 }

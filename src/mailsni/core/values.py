@@ -15,7 +15,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from mailsni.core.mounts import Mounts
-from mailsni.core.names import NamePatterns, safe_path
+from mailsni.core.names import NamePatterns, host_name, safe_path
 
 _LONGEST = 3600
 _CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -151,6 +151,13 @@ def key_prefix(value: object) -> str:
     if not isinstance(value, str) or not (prefix := value.strip("/")) or not _KEY_PREFIX.fullmatch(prefix):
         raise ValueError("must be a key of letters, digits and . _ - with slashes between its parts")
     return prefix
+
+
+def optional_host_name(value: object) -> str:
+    """A host name, or nothing."""
+    if not isinstance(value, str):
+        raise ValueError("must be a host name")
+    return host_name(value) if value else ""
 
 
 def patterns(value: object) -> tuple[str, ...]:

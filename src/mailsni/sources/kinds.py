@@ -86,6 +86,12 @@ KINDS: dict[str, SourceKind] = {
         {"command": Key(values.command), "every": Key(values.interval, 3600.0)},
         "a command that prints PEM or JSON: Vault, 1Password, any key-value store",
     ),
+    "docker-mailserver": SourceKind(
+        "mailsni.sources.docker_mailserver:docker_mailserver_store",
+        {"path": Key(values.path), "hostname": Key(values.optional_host_name, "")},
+        "docker-mailserver: the directory with its compose file and mailserver.env",
+        ("/opt/docker-mailserver", "/srv/docker-mailserver", "/root/docker-mailserver", "/home/*/docker-mailserver"),
+    ),
     "pem-tree": SourceKind(
         "mailsni.sources.pem_tree:PemTree",
         {"path": Key(values.path)},
