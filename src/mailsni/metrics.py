@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -70,10 +70,11 @@ def _problem(error: Exception) -> MailsniError:
 
 
 def _starts(host: HostFacts) -> dict[Server, bool]:
-    servers: Sequence[Target | None] = (host.postfix, host.dovecot)
-    installed = [target for target in servers if target is not None and target.installed]
-    starts: dict[Server, bool] = {target.name: True for target in installed}
+    servers: Mapping[Server, Target | None] = {"postfix": host.postfix, "dovecot": host.dovecot}
+    installed = {name: target for name, target in servers.items() if target is not None and target.installed}
+    problems = {problem.server for problem in startup_problems(installed.values())}
+    starts = {name: name not in problems for name in installed}
     for failure in host.failures:
         if isinstance(failure.error, ServerConfigurationError) and failure.part in ("postfix", "dovecot"):
             starts[failure.part] = False
-    return starts | {problem.server: False for problem in startup_problems(installed)}
+    return starts

@@ -24,6 +24,7 @@ from tests.support.engine import (
     container_engine,
     engine_unavailable,
     new_docker_mailserver,
+    new_mailcow,
     new_stack,
     write_configuration,
 )
@@ -116,6 +117,24 @@ def mailserver(
     stack.start()
     yield host
     stack.remove()
+
+
+@pytest.fixture
+def mailcow(
+    engine: Engine, tmp_path: Path, shared_tmp: Path, authority: Authority, default: Issued, store: CertbotDirectory
+) -> Iterator[tuple[ContainerHost, dict[str, Stack]]]:
+    """A host with mailcow, and the stacks of its services."""
+    project = f"cow{shared_tmp.name.removeprefix('mailsni-').lower().strip('_')}"
+    stacks = new_mailcow(engine, project, shared_tmp, default)
+    host = ContainerHost(tmp_path, authority, store, stacks["postfix-mailcow"], tmp_path / "config.toml")
+    nothing: dict[str, object] = {"container": ""}
+    own = {"enabled": True, "directory": shared_tmp}
+    host.configure(mailcow=own, postfix=nothing, dovecot=nothing, names={"include": ["*"]})
+    for stack in stacks.values():
+        stack.start()
+    yield host, stacks
+    for stack in stacks.values():
+        stack.remove()
 
 
 @pytest.fixture
@@ -293,3 +312,69 @@ def test_docker_mailserver_keeps_what_the_administrator_writes_into_the_override
     mailserver.assert_served("mail.a.test", issued)
     assert (config / "postfix-main.cf").read_text().startswith("smtpd_banner = new\n# mailsni ")
     assert (config / "dovecot.cf").read_text().startswith("mail_max_userip_connections = 69\n# mailsni ")
+
+
+def test_mailcow_gets_folders_that_its_own_scripts_read_and_its_containers_are_reloaded(
+    mailcow: tuple[ContainerHost, dict[str, Stack]], shared_tmp: Path
+) -> None:
+    host, stacks = mailcow
+    ssl = shared_tmp / "data/assets/ssl"
+    calls = stacks["nginx-mailcow"].directory / "mail/calls"
+    began = [stack.engine.started_at(stack.name) for stack in stacks.values()]
+    first, wild = host.renew("mail.a.test"), host.renew("*.w.test")
+    assert host.apply() == 0
+    host.assert_served("mail.a.test", first)
+    host.assert_served("imap.w.test", wild)
+    host.assert_served("unknown.test", first)  # the default pair is that of mailcow's host name
+    folder = ssl / "mailsni-mail.a.test"
+    assert (folder / "domains").read_text() == "mail.a.test"
+    assert (folder / "cert.pem").read_bytes() == first.fullchain_pem == (ssl / "cert.pem").read_bytes()
+    assert (folder / "key.pem").stat().st_mode & 0o777 == (ssl / "key.pem").stat().st_mode & 0o777 == 0o600
+    assert (ssl / "mailsni-_.w.test/domains").read_text() == "*.w.test .w.test"
+    second, untouched = host.renew("mail.a.test"), (ssl / "mailsni-_.w.test").stat().st_ino
+    assert host.apply() == 0
+    host.assert_served("mail.a.test", second)
+    assert (folder / "cert.pem").read_bytes() == second.fullchain_pem == (ssl / "cert.pem").read_bytes()
+    assert (ssl / "mailsni-_.w.test").stat().st_ino == untouched
+    assert calls.read_text() == "-s reload\n" * 2
+    before = snapshot(ssl)
+    assert host.apply() == 0
+    assert snapshot(ssl) == before
+    assert calls.read_text() == "-s reload\n" * 2
+    assert [stack.engine.started_at(stack.name) for stack in stacks.values()] == began
+    for service in ("postfix-mailcow", "dovecot-mailcow"):
+        stacks[service].restart()
+    host.assert_served("mail.a.test", second)  # by mailcow's own scripts
+    host.assert_served("imap.w.test", wild)
+    assert host.apply() == 0
+    host.assert_served("mail.a.test", second)
+    host.store.delete("*.w.test")
+    assert host.apply() == 0
+    assert [path.name for path in ssl.glob("mailsni-*")] == ["mailsni-mail.a.test"]
+    host.assert_served("imap.w.test", second)
+
+
+def test_mailcow_as_a_store_and_as_a_target_does_not_feed_itself(
+    mailcow: tuple[ContainerHost, dict[str, Stack]], shared_tmp: Path
+) -> None:
+    host, _ = mailcow
+    own, ssl = host.authority.issue(["mail.own.test"]), shared_tmp / "data/assets/ssl"
+    (ssl / "mail.own.test").mkdir()
+    for name, content in {"key.pem": own.key_pem, "cert.pem": own.fullchain_pem, "domains": b"mail.own.test"}.items():
+        (ssl / "mail.own.test" / name).write_bytes(content)
+    (ssl / "mail.own.test/key.pem").chmod(0o600)
+    default = (ssl / "cert.pem").read_bytes()
+    first = host.renew("mail.a.test")
+    assert "has folders of its own (mail.own.test)" in host.mailsni("plan").stderr
+    with host.config.open("a") as file:
+        file.write(f'[[sources]]\ntype = "mailcow"\npath = "{shared_tmp}"\n')
+    assert host.apply() == 0
+    host.assert_served("mail.own.test", own)
+    host.assert_served("mail.a.test", first)
+    host.store.delete("mail.a.test")
+    assert host.apply() == 0
+    names = {each["name"] for each in json.loads(host.mailsni("status", "--json").stdout)["names"]}
+    assert "mail.a.test" not in names
+    assert "mail.own.test" in names
+    assert (ssl / "mail.own.test/cert.pem").read_bytes() == own.fullchain_pem
+    assert (ssl / "cert.pem").read_bytes() == default  # where mailcow is a store, that pair is its own

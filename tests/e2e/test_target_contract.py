@@ -19,7 +19,7 @@ from mailsni.host import file_identity, files
 from mailsni.host.commands import find_tool
 from mailsni.probes.endpoint import Server
 from mailsni.targets import registry
-from mailsni.targets.base import Stage, Target
+from mailsni.targets.base import Stage, Target, TargetName
 from mailsni.targets.reload import ReloadResult
 from tests.support.mail_host import MailHost
 from tests.support.servers import PrivateDovecot, PrivatePostfix
@@ -33,7 +33,7 @@ def snapshot_of(mail_host: MailHost) -> Snapshot:
     return take_snapshot(load(mail_host.config, required=True), datetime.now(UTC))
 
 
-def target_in(snapshot: Snapshot, server: Server) -> Target:
+def target_in(snapshot: Snapshot, server: TargetName) -> Target:
     return next(target for target in snapshot.targets if target.name == server)
 
 
@@ -66,7 +66,7 @@ def mail_host(idle_mail_host: MailHost) -> MailHost:
     return idle_mail_host
 
 
-def server_of(mail_host: MailHost, name: Server) -> PrivatePostfix | PrivateDovecot:
+def server_of(mail_host: MailHost, name: TargetName) -> PrivatePostfix | PrivateDovecot:
     return mail_host.postfix if name == "postfix" else mail_host.dovecot
 
 

@@ -57,6 +57,41 @@ rm -f /etc/dovecot/local.conf
 [ -f /tmp/docker-mailserver/dovecot.cf ] && cp /tmp/docker-mailserver/dovecot.cf /etc/dovecot/local.conf
 """
 """What the start scripts of docker-mailserver do with the override files."""
+_FOLDERS = """\
+for d in /etc/ssl/mail/*/; do
+  [ -f "${d}domains" ] && [ -f "${d}cert.pem" ] && [ -f "${d}key.pem" ] || continue
+  set -f; for name in $(cat "${d}domains"); do set +f
+"""
+_MAILCOW_POSTFIX = (
+    ": >/opt/postfix/conf/sni.map\n"
+    + _FOLDERS
+    + """\
+  echo "$name ${d}key.pem ${d}cert.pem" >>/opt/postfix/conf/sni.map
+done; done
+postmap -F hash:/opt/postfix/conf/sni.map
+mkdir -p /mail/postfix/queue /mail/postfix/data
+chown postfix /mail/postfix/data
+rm -f /mail/postfix/queue/pid/master.pid
+postfix -c /opt/postfix/conf start || exit 1
+touch /mail/started
+sleep infinity & wait
+"""
+)
+_MAILCOW_DOVECOT = (
+    "echo >/etc/dovecot/sni.conf\n"
+    + _FOLDERS
+    + """\
+  printf 'local_name %s {\\n  ssl_cert = <%scert.pem\\n' "$name" "$d" >>/etc/dovecot/sni.conf
+  printf '  ssl_key = <%skey.pem\\n}\\n' "$d" >>/etc/dovecot/sni.conf
+done; done
+mkdir -p /mail/dovecot
+rm -f /mail/dovecot/run/master.pid
+dovecot || exit 1
+touch /mail/started
+sleep infinity & wait
+"""
+)
+"""What mailcow's start scripts do with the folders."""
 SERVICES = ("smtp", "submission", "smtps", "imap", "imaps", "pop3", "pop3s")
 
 
@@ -257,6 +292,48 @@ def new_docker_mailserver(engine: Engine, name: str, directory: Path, default: I
     return stack
 
 
+def new_mailcow(engine: Engine, project: str, directory: Path, default: Issued) -> dict[str, Stack]:
+    """Mailcow's layout and its containers by their services, not started: Postfix, Dovecot, a nginx that only notes.
+
+    They make ``sni.map`` and ``sni.conf`` when they start, by the steps of postfix.sh and docker-entrypoint.sh.
+    """
+    ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
+    source = Stack(engine, "", directory / "made", ports)
+    (directory / "made").mkdir()
+    _configure(source, default, sni_map="hash:/opt/postfix/conf/sni.map")
+    data = directory / "data"
+    (data / "conf").mkdir(parents=True)
+    source.postfix.rename(data / "conf/postfix")
+    source.dovecot.rename(data / "conf/dovecot")
+    for file in (data / "conf/postfix/main.cf", data / "conf/dovecot/dovecot.conf"):
+        text = file.read_text().replace("/etc/postfix/default.pem", "/etc/ssl/mail/key.pem, /etc/ssl/mail/cert.pem")
+        text = text.replace("ssl_cert = </etc/dovecot/default.pem", "ssl_cert = </etc/ssl/mail/cert.pem")
+        file.write_text(text.replace("ssl_key = </etc/dovecot/default.pem", "ssl_key = </etc/ssl/mail/key.pem"))
+    os.utime(data / "conf/postfix/main.cf", (0, 0))
+    with (data / "conf/dovecot/dovecot.conf").open("a") as main:
+        main.write("!include_try /etc/dovecot/sni.conf\n")
+    (data / "assets/ssl").mkdir(parents=True)
+    (data / "assets/ssl/cert.pem").write_bytes(default.fullchain_pem)
+    (data / "assets/ssl/key.pem").write_bytes(default.key_pem)
+    (directory / "mailcow.conf").write_text(f"MAILCOW_HOSTNAME=mail.a.test\nCOMPOSE_PROJECT_NAME={project}\n")
+    (directory / "nginx").write_text('#!/bin/sh\necho "$@" >>/mail/calls\n')
+    (directory / "nginx").chmod(0o755)
+    own = {
+        "postfix-mailcow": ({str(data / "conf/postfix"): "/opt/postfix/conf"}, _MAILCOW_POSTFIX),
+        "dovecot-mailcow": ({str(data / "conf/dovecot"): "/etc/dovecot"}, _MAILCOW_DOVECOT),
+        "nginx-mailcow": ({str(directory / "nginx"): "/usr/sbin/nginx"}, "touch /mail/started; sleep infinity & wait"),
+    }
+    stacks = {}
+    for service, (paths, script) in own.items():
+        stack = Stack(engine, f"{project}-{service}-1", directory / service, ports)
+        (stack.directory / "mail").mkdir(parents=True)
+        names = {"project": project, "service": service}
+        labels = [word for key, value in names.items() for word in ("--label", f"com.docker.compose.{key}={value}")]
+        _create(stack, {**paths, str(data / "assets/ssl"): "/etc/ssl/mail"}, script, labels)
+        stacks[service] = stack
+    return stacks
+
+
 def _configure(stack: Stack, default: Issued, *, sni_map: str | None) -> None:
     """Write the configuration of both servers as it is to be inside."""
     shutil.copytree("/etc/postfix", stack.postfix, symlinks=True)
@@ -277,10 +354,10 @@ def _configure(stack: Stack, default: Issued, *, sni_map: str | None) -> None:
     os.utime(stack.postfix / "main.cf", (0, 0))
 
 
-def _create(stack: Stack, paths: Mapping[str, str], script: str) -> None:
+def _create(stack: Stack, paths: Mapping[str, str], script: str, labels: Sequence[str] = ()) -> None:
     mounts = {**paths, str(stack.directory / "mail"): "/mail"}
     volumes = [word for outside, inside in mounts.items() for word in ("--volume", f"{outside}:{inside}")]
-    options = ["--name", stack.name, "--network", "host", "--init", *volumes]
+    options = ["--name", stack.name, "--network", "host", "--init", *labels, *volumes]
     stack.engine.run("create", *options, STACK, "/bin/sh", "-c", script)
 
 

@@ -31,13 +31,14 @@ from mailsni.metrics import MetricsInput
 from mailsni.output import configuration, documents, prometheus, setup, sources, verify
 from mailsni.output.configuration import EffectiveConfiguration
 from mailsni.output.sources import KindEntry
-from mailsni.probes.endpoint import Endpoint, Server
+from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Answer, Expectation
 from mailsni.probes.model import ProbeResult, Problem
 from mailsni.runs.history import EMPTY_HISTORY, Run
 from mailsni.setup.model import SetupPlan
 from mailsni.sources.detection import HostStore, Survey
 from mailsni.sources.kinds import KINDS, SourceSettings
+from mailsni.targets.base import TargetName
 from mailsni.targets.detection import Detection
 from mailsni.targets.reload import ReloadResult
 from mailsni.verify.model import Assessment, Audit
@@ -303,7 +304,7 @@ def words(name: str) -> list[object]:
         ("problem", Problem),
         ("severity", Severity),
         ("algorithm", get_args(Algorithm)),
-        ("server", get_args(Server)),
+        ("server", get_args(TargetName)),
     ],
 )
 def test_the_schema_has_the_words_of_the_code(name: str, members: Iterable[str]) -> None:

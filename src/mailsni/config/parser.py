@@ -10,7 +10,15 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mailsni.config.settings import MOUNTED, NameSettings, Settings, field_of, in_docker_mailserver, table_of
+from mailsni.config.settings import (
+    MOUNTED,
+    NameSettings,
+    Settings,
+    field_of,
+    in_docker_mailserver,
+    in_mailcow,
+    table_of,
+)
 from mailsni.errors import ConfigurationError, PermissionMissingError
 from mailsni.host import trust
 from mailsni.sources import kinds
@@ -160,16 +168,18 @@ class _Document:
                         hint='paths = { "/directory/on/the/host" = "/the/same/inside" } in [container] names them',
                     )
             moved[name] = replace(server, **paths)
-        own = settings.docker_mailserver
-        if not own.enabled:
+        stacks = {"mailcow": in_mailcow, "docker-mailserver": in_docker_mailserver}
+        enabled = [name for name in stacks if getattr(settings, field_of(name)).enabled]
+        if not enabled:
             return replace(settings, **moved)
-        if moved:
+        if moved or len(enabled) > 1:
+            place = Place(next(iter(moved)), "container") if moved else Place(enabled[1], "enabled")
             raise self._error(
-                Place(next(iter(moved)), "container"),
-                f"[docker-mailserver] is enabled, whose container {own.container} has both servers",
+                place,
+                f"[{enabled[0]}] is enabled, whose containers have both servers",
                 hint="another mail server needs a configuration file of its own",
             )
-        return in_docker_mailserver(settings)
+        return stacks[enabled[0]](settings)
 
     def _sources(self, content: object) -> tuple[SourceSettings, ...]:
         if not isinstance(content, list):

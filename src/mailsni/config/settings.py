@@ -115,6 +115,14 @@ class DockerMailserverSettings:
         return self.directory / "docker-data/dms/config"
 
 
+@dataclass(frozen=True, slots=True)
+class MailcowSettings:
+    """``[mailcow]``."""
+
+    enabled: bool = key(default=False, parse=values.boolean, comment="deploy to mailcow's Postfix, Dovecot and nginx")
+    directory: Path = key(Path("/opt/mailcow-dockerized"), values.path, "of mailcow.conf; writes data/assets/ssl")
+
+
 MOUNTED = {"postfix": ("config_directory", "map"), "dovecot": ("config_file", "include_file", "pin_directory")}
 """The paths of each server that its container has to see, if it runs in one."""
 
@@ -165,6 +173,7 @@ class Settings:
     container: ContainerSettings = ContainerSettings()
     postfix: PostfixSettings = PostfixSettings()
     dovecot: DovecotSettings = DovecotSettings()
+    mailcow: MailcowSettings = MailcowSettings()
     docker_mailserver: DockerMailserverSettings = DockerMailserverSettings()
     state: StateSettings = StateSettings()
     verify: VerifySettings = VerifySettings()
@@ -212,5 +221,36 @@ def in_docker_mailserver(settings: Settings) -> Settings:
             config_file=DovecotSettings().config_file,
             include_file=own.config / "mailsni-dovecot.conf",
             pin_directory=own.config / "mailsni-pins",
+        ),
+    )
+
+
+def in_mailcow(settings: Settings) -> Settings:
+    """The settings with which Postfix and Dovecot are those of mailcow: its compose file says what they see.
+
+    Both include what their containers write when they start, ``sni.map`` and ``sni.conf``: these files are ours then.
+    The containers are named by their services.
+    """
+    data = settings.mailcow.directory / "data"
+    mounts = (
+        (data / "conf/postfix", Path("/opt/postfix/conf")),
+        (data / "conf/dovecot", Path("/etc/dovecot")),
+        (data / "assets/ssl", Path("/etc/ssl/mail")),
+    )
+    return replace(
+        settings,
+        container=replace(settings.container, paths=Mounts(mounts)),
+        postfix=replace(
+            settings.postfix,
+            container="postfix-mailcow",
+            config_directory=data / "conf/postfix",
+            map=data / "conf/postfix/sni.map",
+        ),
+        dovecot=replace(
+            settings.dovecot,
+            container="dovecot-mailcow",
+            config_file=data / "conf/dovecot/dovecot.conf",
+            include_file=data / "conf/dovecot/sni.conf",
+            pin_directory=data / "assets/ssl/.mailsni",
         ),
     )

@@ -15,6 +15,7 @@ from mailsni.deploy.snapshot import Snapshot, take_snapshot
 from mailsni.errors import HostError, MailsniError, PermissionMissingError
 from mailsni.sources.base import StoreFiles
 from mailsni.targets import registry
+from mailsni.targets.base import Target
 from mailsni.targets.dovecot.target import Dovecot
 from mailsni.targets.postfix.target import Postfix
 
@@ -88,7 +89,8 @@ def gather(settings: Settings, now: datetime, *, partial: bool = False, progress
     servers = (postfix_server, dovecot_server)
     readable = not failures or (any(servers) and all(isinstance(failure.error, HostError) for failure in failures))
     if sources if partial else readable:
-        targets = [target for target in servers if target is not None]
+        folders = attempt(failures, "snapshot", settings.mailcow.directory, lambda: registry.find_mailcow(settings))
+        targets: list[Target] = [target for target in (*servers, folders) if target is not None]
         place = sources[0].location if sources else ""
         read = functools.partial(take_snapshot, settings, now, targets=targets, sources=sources, progress=progress)
         snapshot = attempt(failures, "snapshot", place, read)

@@ -108,6 +108,9 @@ def _way_back_from(cause: BaseException) -> Iterator[None]:
 
 def _publish_file(file: StagedFile, undo: list[UndoStep]) -> None:
     """Rename a staged file to its destination; on the way back its predecessor takes the place again."""
+    if file.path.is_dir():
+        _publish_directory(file, undo)
+        return
 
     def restore(cause: BaseException) -> None:
         if os.path.lexists(file.path):  # it was never renamed
@@ -121,6 +124,24 @@ def _publish_file(file: StagedFile, undo: list[UndoStep]) -> None:
 
     undo.append(restore)
     files.publish(file.path, file.destination)
+
+
+def _publish_directory(file: StagedFile, undo: list[UndoStep]) -> None:
+    """Exchange a staged directory with what lies at its destination, if anything does; on the way back again."""
+    made = file.path.stat().st_ino
+
+    def restore(cause: BaseException) -> None:
+        with _way_back_from(cause):
+            if not file.destination.is_dir() or file.destination.stat().st_ino != made:  # it was never renamed
+                return
+            if file.path.is_dir():
+                files.exchange(file.path, file.destination)
+            else:
+                files.publish(file.destination, file.path)
+            files.fsync_all([file.destination.parent])
+
+    undo.append(restore)
+    files.exchange(file.path, file.destination)
 
 
 def _failures(targets: Iterable[Target], after: Iterable[Confirmation]) -> dict[str, str]:

@@ -26,10 +26,9 @@ from mailsni.core.selection import Selection, select
 from mailsni.deploy import proof, recovery, retirement
 from mailsni.deploy.state_directory import State
 from mailsni.errors import HostError
-from mailsni.probes.endpoint import Server
 from mailsni.sources import scan_cache
 from mailsni.sources.base import Source
-from mailsni.targets.base import Target
+from mailsni.targets.base import Target, TargetName
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.registry import Servers, UnreadableServer, find_readable
 
@@ -46,7 +45,7 @@ class Snapshot:
     record: DeploymentRecord
     targets: tuple[Target, ...]
     pins: PinDirectory
-    texts: Mapping[Server, bytes]
+    texts: Mapping[TargetName, bytes]
     """The text that each target should have, by its name."""
     plan: Plan
     unreadable: tuple[HostError, ...] = ()

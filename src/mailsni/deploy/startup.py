@@ -7,15 +7,14 @@ from dataclasses import dataclass
 
 from mailsni.deploy.snapshot import Snapshot
 from mailsni.errors import HostError, PermissionMissingError, ServerConfigurationError
-from mailsni.probes.endpoint import Server
-from mailsni.targets.base import Target
+from mailsni.targets.base import Target, TargetName
 
 
 @dataclass(frozen=True, slots=True)
 class StartupProblem:
     """A server that would not start again."""
 
-    server: Server
+    server: TargetName
     why: str
     """In one line."""
 

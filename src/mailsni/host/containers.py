@@ -31,6 +31,7 @@ _GRACE = 10.0
 """Seconds in which the engine has to come back after the time limit of a program inside."""
 _KILLED = (124, 128 + signal.SIGKILL)
 """How timeout(1) ends when time is up: 124, or as killed itself when the signal is SIGKILL."""
+_NO_MOUNTS = Mounts()
 _LIST_PROGRAMS = 'for d; do for f in "$d"/*; do [ -f "$f" ] && [ -x "$f" ] && echo "$f"; done; done; true'
 
 
@@ -48,7 +49,7 @@ class ContainerExecutor:
     engine: str
     """``docker``, ``podman``, or the absolute path of a program with the same command line."""
     container: str
-    mounts: Mounts
+    mounts: Mounts = _NO_MOUNTS
     host: Executor = LOCAL
     """What runs the engine."""
     own: tuple[Path, ...] = ()
@@ -155,6 +156,28 @@ class ContainerExecutor:
 
     def _engine(self) -> Path:
         return Path(self.engine) if self.engine.startswith("/") else require_tool(self.engine, self.host)
+
+
+def container_of(engine: str, project: str, service: str, host: Executor = LOCAL) -> str:
+    """The name of a service's container in a compose project, running or not.
+
+    Raises:
+        ContainerError: there is none.
+    """
+    program = Path(engine) if engine.startswith("/") else require_tool(engine, host)
+    labels = {"project": project, "service": service}
+    filters = [
+        word for key, value in labels.items() for word in ("--filter", f"label=com.docker.compose.{key}={value}")
+    ]
+    words: list[str | Path] = [program, "ps", "--all", *filters, "--format", "{{.Names}}"]
+    done = host.run(words, timeout=_STATE_TIMEOUT, variables=_engine_variables())
+    if done.returncode != 0 or not done.text.strip():
+        why = done.complaint if done.returncode != 0 else "there is none"
+        raise ContainerError(
+            f"compose project {project}: the container of its service {service} cannot be found: {why}",
+            hint=f"`docker compose up -d` makes it; `{program.name} ps --all` lists all containers",
+        )
+    return done.text.split()[0]
 
 
 def _engine_variables() -> dict[str, str]:

@@ -29,6 +29,8 @@ STAGING_NAME = ".mailsni-staging"
 _FSYNC_EACH = 64
 """For more files than this one syncfs(2) replaces an fsync(2) each."""
 _COPY_CHUNK = 1 << 20
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
 
 
 @contextmanager
@@ -262,6 +264,32 @@ def publish(staged: Path, destination: Path) -> None:
     """
     with host_errors(destination, "cannot be published"):
         staged.rename(destination)
+
+
+def exchange(staged: Path, destination: Path) -> None:
+    """Put a staged directory in the place of another one, which then lies where the staged one did.
+
+    In one step (renameat2(2), RENAME_EXCHANGE), so that a path always leads to one of them as a whole; where the file
+    system cannot do that, in three.
+
+    Raises:
+        HostError: it cannot be done.
+    """
+    import ctypes  # only a target with directories needs it
+
+    with host_errors(destination, "cannot be published"):
+        if not os.path.lexists(destination):
+            staged.rename(destination)
+            return
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.renameat2(_AT_FDCWD, os.fsencode(staged), _AT_FDCWD, os.fsencode(destination), _RENAME_EXCHANGE) == 0:
+            return
+        if ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        aside = staged.with_name(f"{staged.name}.aside")
+        destination.rename(aside)
+        staged.rename(destination)
+        aside.rename(staged)
 
 
 def remove(path: Path) -> None:

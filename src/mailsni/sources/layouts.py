@@ -137,7 +137,7 @@ LAYOUT_KINDS: Mapping[str, LayoutKind] = {
                     chain=("cert.pem",),
                     bases=("data/assets/ssl", ""),
                     commit="domains",
-                    ignored=("acme", "acme-sh", "backups"),
+                    ignored=("acme", "acme-sh", "backups", "mailsni-*"),
                 ),
             )
         ),

@@ -5,25 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from mailsni.config.settings import Action
 from mailsni.core.deployment import DeploymentRecord
 from mailsni.core.selection import Selection
 from mailsni.host import file_identity, files
-from mailsni.probes.endpoint import Endpoint, Server
+from mailsni.probes.endpoint import Endpoint
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.reload import ReloadResult
+
+TargetName = Literal["postfix", "dovecot", "mailcow"]
+"""The mail servers (:data:`mailsni.probes.endpoint.Server`), and what else takes certificates."""
 
 
 @dataclass(frozen=True, slots=True)
 class StagedFile:
-    """A finished file, the place to publish it at, and what to put there again when it has to go back."""
+    """A finished file, the place to publish it at, and what to put there again when it has to go back.
+
+    Or a finished directory: it is exchanged with the one at the destination, and exchanged again to go back.
+    """
 
     path: Path
     destination: Path
     previous: Path | None
-    """A copy of what lies at the destination; None when going back means to remove it."""
+    """A copy of what lies at the destination; None when going back means to remove it, and for a directory."""
 
 
 def copy_of_live(live: Path, copy: Path) -> Path | None:
@@ -50,7 +56,7 @@ class Target(Protocol):
     """A server that takes certificates."""
 
     @property
-    def name(self) -> Server:
+    def name(self) -> TargetName:
         """The server's name."""
 
     @property

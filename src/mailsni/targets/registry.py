@@ -9,29 +9,50 @@ from pathlib import Path
 from mailsni.config.settings import Settings
 from mailsni.errors import HostError
 from mailsni.host.commands import LOCAL, Executor
-from mailsni.host.containers import ContainerExecutor
-from mailsni.probes.endpoint import Server
-from mailsni.targets import docker_mailserver
-from mailsni.targets.base import Target
+from mailsni.host.containers import ContainerExecutor, container_of
+from mailsni.targets import docker_mailserver, mailcow
+from mailsni.targets.base import Target, TargetName
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot
+from mailsni.targets.mailcow import Mailcow
 from mailsni.targets.postfix import target as postfix
 from mailsni.targets.postfix.target import Postfix
 
 NO_SERVER = "neither Postfix nor Dovecot is installed here, or both are switched off"
 
 
-def containers(settings: Settings) -> Mapping[Server, str]:
+def containers(settings: Settings) -> Mapping[TargetName, str]:
     """The container of each server that runs in one."""
-    named: Mapping[Server, str] = {"postfix": settings.postfix.container, "dovecot": settings.dovecot.container}
+    named: dict[TargetName, str] = {"postfix": settings.postfix.container, "dovecot": settings.dovecot.container}
+    if settings.mailcow.enabled:
+        named["mailcow"] = "nginx-mailcow"
     return {server: container for server, container in named.items() if container}
 
 
 def executor_for(settings: Settings, container: str, host: Executor = LOCAL) -> Executor:
-    """What runs the programs of a container; those of this host where none is named."""
+    """What runs the programs of a container, in mailcow those of a service; those of this host where none is named.
+
+    Raises:
+        ContainerError: mailcow has no such container.
+    """
+    if not container:
+        return host
     shared = settings.container
+    if settings.mailcow.enabled:
+        project = mailcow.project_in(settings.mailcow.directory)
+        container = container_of(shared.engine, project, container, host)
     in_image = docker_mailserver.IN_IMAGE if settings.docker_mailserver.enabled else ()
-    return ContainerExecutor(shared.engine, container, shared.paths, host, in_image) if container else host
+    return ContainerExecutor(shared.engine, container, shared.paths, host, in_image)
+
+
+def find_mailcow(settings: Settings, executor: Executor = LOCAL) -> Mailcow | None:
+    """The folders of mailcow; None when it is not enabled."""
+    directory = settings.mailcow.directory
+    if not settings.mailcow.enabled:
+        return None
+    stores = [Path(source.values["path"]) for source in settings.sources if source.type == "mailcow"]
+    is_store = any(store.is_relative_to(directory) or directory.is_relative_to(store) for store in stores)
+    return mailcow.find(directory, settings.container.engine, executor, is_store=is_store)
 
 
 def find_postfix(settings: Settings, executor: Executor = LOCAL) -> Postfix | None:
@@ -51,9 +72,10 @@ def find_dovecot(settings: Settings, executor: Executor = LOCAL) -> Dovecot | No
     return docker_mailserver.dovecot_of(found, own.config) if own.enabled and found is not None else found
 
 
-_FINDERS: Mapping[Server, Callable[[Settings, Executor], Target | None]] = {
+_FINDERS: Mapping[TargetName, Callable[[Settings, Executor], Target | None]] = {
     "postfix": find_postfix,
     "dovecot": find_dovecot,
+    "mailcow": find_mailcow,
 }
 
 
@@ -61,7 +83,7 @@ _FINDERS: Mapping[Server, Callable[[Settings, Executor], Target | None]] = {
 class UnreadableServer:
     """A wanted server whose configuration or version cannot be read."""
 
-    name: Server
+    name: TargetName
     error: HostError
 
 
@@ -116,6 +138,8 @@ def writable_directories(settings: Settings, executor: Executor = LOCAL) -> tupl
         directories += [own.map.parent]
     if (other.container and other.enabled) or dovecot.is_wanted(other, executor):
         directories += [other.include_file.parent, other.pin_directory]
+    if settings.mailcow.enabled:
+        directories += [other.pin_directory.parent]
     return tuple(directories)
 
 
