@@ -48,6 +48,7 @@ CHANGED = ("postfix", "dovecot", "letsencrypt", "cron.d", "init.d", "systemd/sys
 """What a test may change below /etc."""
 SERVICES = {"smtp": 25, "imap": 143, "imaps": 993}
 NAME, OTHER = "mail.first.test", "imap.first.test"
+IN_LEGO = "mail.lego.test"
 
 Tree = dict[str, tuple[object, ...]]
 
@@ -385,24 +386,72 @@ def test_without_a_terminal_and_without_yes_nothing_is_done(stopped: Host) -> No
     assert not STATE.exists()
 
 
-@pytest.mark.parametrize(("answer", "code"), [("n", 1), ("y", 0)])
-def test_a_person_is_shown_everything_and_asked(host: Host, first: Issued, answer: str, code: int) -> None:
-    before = tree(ETC)
+def answered(*answers: str) -> tuple[int, bytes]:
+    """The exit code and the output of a setup that a person answers."""
     terminal, side = pty.openpty()
     with subprocess.Popen(
         [str(PROGRAM), "setup"], env=environment(), stdin=side, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:
-        os.write(terminal, f"{answer}\n".encode())
+        os.write(terminal, "".join(f"{answer}\n" for answer in answers).encode())
         output, _ = child.communicate(timeout=LIMIT)
     os.close(terminal)
     os.close(side)
-    assert child.returncode == code
+    return child.returncode, output
+
+
+@pytest.mark.parametrize(("answer", "code"), [("n", 1), ("y", 0)])
+def test_a_person_is_shown_everything_and_asked(host: Host, first: Issued, answer: str, code: int) -> None:
+    before = tree(ETC)
+    ended, output = answered(answer)
+    assert ended == code
     assert b"+tls_server_sni_maps = " in output
     assert b"+MAILSNI_STARTED_BY=cron" in output
     if answer == "n":
         assert differences(before, tree(ETC)) == []
     else:
         assert host.served(NAME) == {first.fingerprint}
+
+
+# ── stores that nobody configured ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def lego_store(authority: Authority) -> Iterator[Issued]:
+    """A store of lego's in a container stack's directory, with a certificate for IN_LEGO."""
+    stack = Path("/opt/stack")
+    issued = authority.issue([IN_LEGO])
+    store = stack / "lego/certificates"
+    store.mkdir(parents=True)
+    for suffix, content in ((".crt", issued.fullchain_pem), (".key", issued.key_pem)):
+        (store / f"{IN_LEGO}{suffix}").write_bytes(content)
+    yield issued
+    shutil.rmtree(stack)
+
+
+def test_the_only_store_of_a_host_is_taken_where_there_is_no_certbot(host: Host, lego_store: Issued) -> None:
+    shutil.rmtree(host.store.root)
+    before = tree(ETC)
+    assert "read certificates from /opt/stack/lego: write /etc/mailsni/config.toml" in host.setup()
+    assert host.served(IN_LEGO) == {lego_store.fingerprint}
+    assert host.mailsni("sources", "--detect").stderr.endswith("found no store that is not configured\n")
+    assert "everything is in place" in host.setup()
+    host.remove(before)
+
+
+def test_a_store_beside_certbots_is_asked_for_and_its_lines_are_taken_back(host: Host, lego_store: Issued) -> None:
+    (ETC / "mailsni").mkdir()
+    config = ETC / "mailsni/config.toml"
+    config.write_text("[watch]\nquiet = 0.5")
+    before = tree(ETC)
+    (note,) = (note for note in host.planned()["notes"] if "lego" in note)
+    assert note.startswith(f"not configured: /opt/stack/lego (lego, 1 new mail name: {IN_LEGO}): ")
+    code, output = answered("y", "y")
+    assert code == 0, output
+    assert b"+[[sources]]" in output
+    assert host.served(IN_LEGO) == {lego_store.fingerprint}
+    assert host.served(NAME) == {host.first.fingerprint}
+    assert "everything is in place" in host.setup()
+    host.remove(before)
 
 
 # ── maps, services and certificates of the administrator's ───────────────────────────────────────────────────────────

@@ -37,7 +37,7 @@ def shown(found: Survey) -> list[tuple[str, str]]:
 def plant(kind: str, place: Path, *names: str) -> None:
     """A store of a kind at a place, with a certificate for each name."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    builder = BUILDERS[kind](place.parent / f"of-{kind}")
+    builder = BUILDERS[kind](place.parent / f".of-{kind}")
     for name in names:
         builder.put(name, authority().issue([name]))
     place.symlink_to(builder.path)
@@ -125,7 +125,7 @@ def test_what_this_user_may_not_see_is_told(tmp_path: Path) -> None:
     closed[1].mkdir()
     for path in closed:
         path.chmod(0)
-    (tmp_path / "var/of-lego/certificates/mail.b.test.key").chmod(0)
+    (tmp_path / "var/lib/.of-lego/certificates/mail.b.test.key").chmod(0)
     found = look(tmp_path)
     for path in closed:
         path.chmod(0o700)
@@ -188,3 +188,9 @@ def test_what_is_printed_is_a_configuration(tmp_path: Path, monkeypatch: pytest.
     assert not parser.parse(result.stdout, config).has_own_sources
     assert "found no store that is not configured" in result.stderr
     assert invoke("--config", str(config), "-q", "sources", "--detect").stderr == ""
+
+
+def test_nginx_proxy_managers_lineages_are_not_certbots(tmp_path: Path) -> None:
+    """The same files, in the layout of both."""
+    plant("nginx-proxy-manager", tmp_path / "opt/npm", "mail.a.test")
+    assert shown(look(tmp_path)) == [("nginx-proxy-manager", str(tmp_path / "opt/npm"))]

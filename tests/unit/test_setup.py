@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import reduce
 from pathlib import Path
 
@@ -11,19 +13,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailsni.config import document
+from mailsni.config import document, parser
+from mailsni.config import settings as settings_module
 from mailsni.config.settings import Settings
 from mailsni.errors import Exit, HostError, RefusedError, RollbackFailedError
 from mailsni.host import files
 from mailsni.host.records import Reading
 from mailsni.output import setup as output
 from mailsni.runs import starters
-from mailsni.setup import autostart, example, record
+from mailsni.setup import autostart, example, record, stores
 from mailsni.setup.model import Note, SetupPlan
 from mailsni.setup.record import Edit, Record, digest
 from mailsni.setup.steps import Step, carry_out, change_file, delete, make_directories
+from mailsni.sources.kinds import SourceSettings
 from mailsni.targets.dovecot import live_include
+from tests.support.builders import authority
 from tests.support.command_line import SCHEMA
+from tests.support.lineages import CertbotDirectory
 
 INCLUDE = Path("/etc/dovecot/sni/names.conf")
 
@@ -237,3 +243,91 @@ def test_an_example_that_was_edited_stays_and_one_of_an_older_version_is_replace
     path.unlink()
     path.symlink_to("nowhere")
     assert list(example.plan(tmp_path / "own.toml", known)) == []
+
+
+# ── stores that nobody configured ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The defaults of a host below a directory; certbot's is not there."""
+    default = (SourceSettings.of("certbot", path=tmp_path / "etc/letsencrypt/live"),)
+    monkeypatch.setattr(settings_module, "DEFAULT_SOURCES", default)
+    return Settings(sources=default, file=tmp_path / "config.toml")
+
+
+def plant(root: Path, *names: str) -> Path:
+    store = CertbotDirectory(root)
+    for name in names:
+        store.put(name, authority().issue([name]))
+    return store.live
+
+
+def offered(settings: Settings, ask: Callable[[str], bool] | None = None) -> tuple[list[Path], list[Path]]:
+    """The paths of the stores that are taken, and of those that are left."""
+    offer = stores.offer(settings, datetime.now(UTC), ask, root=settings.file.parent)
+    taken, left = ([each.settings.values["path"] for each in group] for group in (offer.taken, offer.left))
+    return taken, left
+
+
+def stack(tmp_path: Path, name: str) -> Path:
+    (tmp_path / "opt" / name).mkdir(parents=True)
+    return tmp_path / "opt" / name / "letsencrypt"
+
+
+def test_the_only_store_of_a_host_is_taken_without_a_question(settings: Settings, tmp_path: Path) -> None:
+    assert offered(settings) == ([], [])
+    live = plant(stack(tmp_path, "x"), "mail.a.test")
+    assert offered(settings) == ([live], [])
+    assert offered(replace(settings, sources=(SourceSettings.of("lego", path=tmp_path / "lego"),))) == ([], [])
+
+
+def test_a_person_is_asked_for_each_of_several_stores(settings: Settings, tmp_path: Path) -> None:
+    first, second = (plant(stack(tmp_path, name), f"mail.{name}.test") for name in ("x", "y"))
+    plant(stack(tmp_path, "web"), "www.z.test")
+    assert offered(settings) == ([], [first, second])
+    questions: list[str] = []
+
+    def ask(question: str) -> bool:
+        questions.append(question)
+        return str(second) in question
+
+    assert offered(settings, ask) == ([second], [first])
+    assert questions[0] == f"Read certificates from {first} (certbot, 1 new mail name: mail.x.test)?"
+
+
+def test_beside_certbots_directory_no_store_is_taken_without_a_question(settings: Settings, tmp_path: Path) -> None:
+    default = plant(tmp_path / "etc/letsencrypt", "mail.a.test")
+    live = plant(stack(tmp_path, "x"), "mail.b.test")
+    assert offered(settings) == ([], [live])
+    offer = stores.offer(settings, datetime.now(UTC), lambda _: True, root=tmp_path)
+    changed, content, _ = stores.plan(settings, offer)
+    assert [each.values["path"] for each in changed.sources] == [default, live]
+    assert content is not None
+    assert parser.parse(content.decode(), settings.file).sources == changed.sources
+
+
+def test_a_store_that_others_can_change_is_not_taken_without_a_question(settings: Settings, tmp_path: Path) -> None:
+    live = plant(stack(tmp_path, "x"), "mail.a.test")
+    live.chmod(0o777)
+    assert offered(settings) == ([], [live])
+    assert offered(settings, lambda question: "others can change it" not in question) == ([], [live])
+
+
+def test_an_edited_configuration_keeps_the_tables_that_setup_added(settings: Settings, tmp_path: Path) -> None:
+    plant(stack(tmp_path, "x"), "mail.a.test")
+    settings.file.write_text("[watch]\nquiet = 1")
+    _, content, items = stores.plan(settings, stores.offer(settings, datetime.now(UTC), root=tmp_path))
+    assert content is None
+    (step,) = items
+    assert isinstance(step, Step)
+    step.do()
+    assert parser.load(settings.file, required=True).watch.quiet == 1
+    (back,) = stores.plan_removal(settings, step.record)
+    assert isinstance(back, Step)
+    back.do()
+    assert settings.file.read_text() == "[watch]\nquiet = 1"
+    step.do()
+    settings.file.write_text(settings.file.read_text() + "# mine\n")
+    (note,) = stores.plan_removal(settings, step.record)
+    assert note == Note(f"{settings.file} was edited: the [[sources]] tables that setup added stay")

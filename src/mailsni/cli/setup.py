@@ -51,12 +51,16 @@ def setup(
 
     5. Install a systemd timer, an OpenRC service or a cron job as the fallback.
 
+    Where the configuration names no store, it asks for each one that `mailsni sources --detect` finds with new mail
+    names, and writes those that you take into the configuration file. The only store of a host without certbot's
+    directory is taken without a question, unless others than root can change it.
+
     Probes both servers before and after each step. If a step fails, or a client that connected before no longer can,
     every change is undone. Running it again changes nothing. It never replaces a file that it did not write.
     """
     from mailsni.deploy import transaction
     from mailsni.output.setup import show_plan
-    from mailsni.setup import execute
+    from mailsni.setup import execute, stores
     from mailsni.setup.model import Caution, Note, SetupOptions
     from mailsni.setup.plan import plan_setup
     from mailsni.setup.plan_removal import plan_removal
@@ -72,7 +76,9 @@ def setup(
     settings = options.settings()
     if not dry_run:
         transaction.require_places(settings)
-    plan = plan_removal(settings) if remove else plan_setup(settings, wanted, datetime.now(UTC))
+    now = datetime.now(UTC)
+    ask = None if yes or dry_run or options.as_json or not sys.stdin.isatty() else _ask
+    plan = plan_removal(settings) if remove else plan_setup(settings, wanted, now, stores.offer(settings, now, ask))
     changes = bool(plan.steps) and not dry_run
     if not options.as_json and not (options.quiet and (yes or not changes)):
         show_plan(plan)
@@ -102,8 +108,12 @@ def _confirm(options: GlobalOptions) -> bool:
             "setup: cannot ask for confirmation: standard input is not a terminal; nothing was changed",
             hint="--yes skips the question, --dry-run only shows the changes",
         )
+    return _ask("\nMake these changes?")
+
+
+def _ask(question: str) -> bool:
     try:
-        return typer.confirm("\nMake these changes?", default=False, err=True)
+        return typer.confirm(question, default=False, err=True)
     except typer.Abort:
         return False
 

@@ -25,7 +25,7 @@ from mailsni.host import file_identity, files, permissions
 from mailsni.host.commands import find_tool
 from mailsni.probes.expectation import Expectation, expectations
 from mailsni.runs import starters
-from mailsni.setup import autostart, dovecot, example, postfix, record
+from mailsni.setup import autostart, dovecot, example, postfix, record, stores
 from mailsni.setup.autostart import Kind, startup_files
 from mailsni.setup.model import Caution, Item, Note, SetupOptions, SetupPlan
 from mailsni.setup.plan_removal import plan_startup_removal, plan_unpublishing
@@ -54,14 +54,23 @@ _SERVERS: Mapping[str, _Server] = {
 }
 
 
-def plan_setup(settings: Settings, options: SetupOptions, now: datetime) -> SetupPlan:
+def plan_setup(
+    settings: Settings, options: SetupOptions, now: datetime, offered: stores.Offer = stores.NO_OFFER
+) -> SetupPlan:
     """What has to be done until certificates are served without further commands.
+
+    Args:
+        settings: of the configuration.
+        options: what the command line asks for.
+        now: the moment at which certificates must be valid, with a time zone.
+        offered: the stores of this host that no configuration names, and which of them to take.
 
     Raises:
         HostError: a server's configuration cannot be read or is broken, a store is missing.
         RefusedError: something lies at the place of a file of ours that setup did not write.
         PermissionMissingError: this user may not read what it takes.
     """
+    settings, written, store_items = stores.plan(settings, offered)
     snapshot = take_snapshot(settings, now, targets=find_all(settings))
     installed = _installed(snapshot)
     if not installed:
@@ -77,7 +86,8 @@ def plan_setup(settings: Settings, options: SetupOptions, now: datetime) -> Setu
     items += example.plan(settings.file, known)
     if (hidden := starters.why_hidden(program)) is not None:
         items.append(Note(f"{hidden}: a monitoring system cannot call `mailsni check` as one (docs/setup.md)"))
-    snapshot, names = _serve_default_names(snapshot, options)
+    items += store_items
+    snapshot, names = _serve_default_names(snapshot, options, written)
     settings = snapshot.settings
     expected = expectations({winner.name: winner.certificates for winner in snapshot.selection.winners})
     items += names
@@ -122,8 +132,15 @@ def _missing_servers(settings: Settings, installed: Sequence[str]) -> Iterator[N
 # ── the names of the default certificates ────────────────────────────────────────────────────────────────────────────
 
 
-def _serve_default_names(snapshot: Snapshot, options: SetupOptions) -> tuple[Snapshot, list[Item]]:
+def _serve_default_names(
+    snapshot: Snapshot, options: SetupOptions, written: bytes | None
+) -> tuple[Snapshot, list[Item]]:
     """Clients without SNI get the default certificate of a server; serves its names by name too.
+
+    Args:
+        snapshot: of the host.
+        options: what the command line asks for.
+        written: what setup has written into the configuration file by then, if there was none.
 
     Returns:
         The snapshot to go on with: its settings have the names in it, if setup writes them into a configuration file.
@@ -165,13 +182,13 @@ def _serve_default_names(snapshot: Snapshot, options: SetupOptions) -> tuple[Sna
             f"to serve it by name, write into {path}, below [names]: {line}"
         )
         return snapshot, [*items, Note(text)]
-    content = (
+    content = (written + b"\n" if written else b"") + (
         "# Written by `mailsni setup`, which found these names in the servers' default certificate;\n"
         "# `mailsni setup --remove` takes the file away again unless it was edited.\n"
         f"[names]\n{line}\n"
     ).encode()
     title = f"serve {summarize(names)} by name too: write {path}"
-    items.append(change_file(title, path, None, content))
+    items.append(change_file(title, path, written, content))
     return take_snapshot(replace(settings, names=patterns), snapshot.now, targets=snapshot.targets), items
 
 

@@ -13,7 +13,7 @@ from mailsni.deploy.state_directory import State
 from mailsni.host import files
 from mailsni.probes.expectation import Expectation
 from mailsni.runs.starters import SYSTEMD, UNITS
-from mailsni.setup import autostart, dovecot, example, postfix, record
+from mailsni.setup import autostart, dovecot, example, postfix, record, stores
 from mailsni.setup.model import Caution, Item, Note, SetupPlan, is_published
 from mailsni.setup.steps import Step, change_file, delete, run_commands
 from mailsni.targets.pinned import PinDirectory
@@ -45,6 +45,7 @@ def plan_removal(settings: Settings) -> SetupPlan:
     if SYSTEMD.is_dir() and any(path.parent == UNITS for path in _startup_files(settings)):
         items.append(run_commands("tell systemd", (autostart.RELOAD_UNITS,)))
     items += example.plan_removal(known)
+    items += stores.plan_removal(settings, known)
     items += _own_configuration(known)
     items += _published_files(settings) if not containers(settings) else [_left_to_containers(settings)]
     directories = map(Path, known.directories) if known.directories else example.directories_without_record()
@@ -114,7 +115,7 @@ def _own_configuration(known: record.Record) -> Iterator[Item]:
         return
     if known.written.get(str(path)) == record.digest(content):
         yield change_file(f"remove {path}", path, content, None)
-    else:
+    elif known.before(path, content) is None:
         yield Note(f"{path} is yours and stays")
 
 

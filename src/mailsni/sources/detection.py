@@ -19,7 +19,7 @@ from mailsni.core.model import Inventory, Reason
 from mailsni.core.names import NamePatterns
 from mailsni.core.selection import select
 from mailsni.core.text import printable_name
-from mailsni.errors import ConfigurationError, MailsniError
+from mailsni.errors import ConfigurationError, MailsniError, PermissionMissingError
 from mailsni.sources import kinds
 from mailsni.sources.kinds import SourceSettings
 
@@ -83,12 +83,12 @@ def survey(
     places = {_place(settings) for settings in configured}
     try:
         for settings in configured if inventory is None else ():
-            if found := search.scan(settings):
+            if found := search.scan(settings, guessed=False):
                 own.append((settings, found))
         for settings in search.candidates():
             if _place(settings) not in places:
                 places.add(_place(settings))
-                if found := search.scan(settings):
+                if found := search.scan(settings, guessed=True):
                     others.append((settings, found))
     except _LimitError as error:
         search.unseen[str(root)] = str(error)
@@ -150,8 +150,12 @@ class _Search:
     listings: dict[str, list[str]] = field(default_factory=dict)
     entries: int = 0
 
-    def scan(self, settings: SourceSettings) -> Inventory | None:
+    def scan(self, settings: SourceSettings, *, guessed: bool) -> Inventory | None:
         """What a store holds; None when no certificate.
+
+        Args:
+            settings: of the store.
+            guessed: whether something else may lie there. Then only what this user may not read is told.
 
         Raises:
             _LimitError: the time is up.
@@ -167,6 +171,8 @@ class _Search:
             place = source.location
             inventory = source.scan({}, progress)
         except (MailsniError, OSError, ValueError) as error:
+            if guessed and not isinstance(error, PermissionMissingError):
+                return None
             self.unseen[place] = error.message if isinstance(error, MailsniError) else f"{place}: {error}"
             return None
         unreadable = [skipped for skipped in inventory.skipped if skipped.reason is Reason.UNREADABLE]
@@ -200,7 +206,10 @@ class _Search:
                 self.unseen[place] = str(error)
 
     def _places(self, base: str, pattern: str) -> Iterator[str]:
-        """The paths that a pattern leads to, below a directory."""
+        """The paths that a pattern leads to, below a directory; ``.`` is the directory itself."""
+        if pattern == ".":
+            yield base
+            return
         first, _, rest = pattern.strip("/").partition("/")
         names = [first]
         if any(character in first for character in "*?["):

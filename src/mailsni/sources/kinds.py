@@ -54,7 +54,7 @@ class SourceKind:
     """The tool, and which of its directories or files ``path`` names, in a line for people."""
     usual_places: tuple[str, ...] = ()
     """Where ``path`` usually is, the most usual first: shell patterns. One without a leading slash is looked for in the
-    directories of container stacks (:data:`mailsni.sources.detection.STACKS`)."""
+    directories of container stacks (:data:`mailsni.sources.detection.STACKS`); ``.`` is such a directory itself."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
 

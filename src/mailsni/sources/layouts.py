@@ -53,7 +53,7 @@ LAYOUT_KINDS: Mapping[str, LayoutKind] = {
                 ),
             )
         ),
-        usual_places=("/etc/nginx/certs", "certs", "*/certs"),
+        usual_places=("/etc/nginx/certs", "certs", "*/certs", "/var/lib/docker/volumes/*certs*/_data"),
     ),
     # certmagic's storage.go, crypto.go: .key, .crt and last .json, each by rename since 0.21.4, in place before.
     # caddytls/filestorage.go of Caddy 1: the same three in place, below acme/CA/sites.
@@ -174,6 +174,7 @@ LAYOUT_KINDS: Mapping[str, LayoutKind] = {
                 ),
             )
         ),
+        usual_places=(".", "*"),
     ),
     # Third parties' scripts and docker-mailserver's documentation; not verified on DSM itself. RSA- and ECC- are a
     # newer DSM's names. Other directories beside _archive are copies for each service.
