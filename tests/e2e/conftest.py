@@ -93,6 +93,22 @@ def _doctor_host(authority: Authority, tmp_path_factory: pytest.TempPathFactory)
         yield host
 
 
+@pytest.fixture(scope="module")
+def _renewable(
+    _doctor_host: DoctorHost, authority: Authority, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    require(Certbot.unavailable())
+    with acme_server(tmp_path_factory.mktemp("acme"), authority) as acme:
+        _doctor_host.fill_by(acme)
+        yield
+
+
+@pytest.fixture
+def renewable_host(_renewable: None, doctor_host: DoctorHost) -> DoctorHost:
+    """The same, and a real certbot renews lineages of its store."""
+    return doctor_host
+
+
 @pytest.fixture
 def doctor_host(_doctor_host: DoctorHost) -> Iterator[DoctorHost]:
     """A host in order; it is put back as it was after each test."""

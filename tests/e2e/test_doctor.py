@@ -73,6 +73,39 @@ def test_text_that_is_no_utf_8_does_no_harm(doctor_host: DoctorHost) -> None:
     assert "postfix_unreadable" not in found
 
 
+def test_a_chain_that_postfix_completes_is_whole_where_no_dovecot_serves_it(doctor_host: DoctorHost) -> None:
+    doctor_host.shell(
+        """
+        add_lineage extra.test
+        cp "$LIVE/extra.test/cert.pem" "$ARCHIVE/extra.test/fullchain1.pem"
+        postconf -e "smtpd_tls_CAfile=$LIVE/one.test/chain.pem"
+        """
+    )
+    assert set(doctor_host.find()) == {"chain_incomplete"}
+    doctor_host.shell("""sed -i '/^\\[dovecot\\]/,/^$/s/^enabled = .*/enabled = false/' "$MAILSNI_CONFIG\"""")
+    assert doctor_host.find() == {}
+
+
+def test_a_default_certificate_that_postfix_completes_is_whole(doctor_host: DoctorHost) -> None:
+    doctor_host.shell(
+        """
+        postconf -X smtpd_tls_chain_files
+        postconf -e "smtpd_tls_cert_file=$LIVE/default.test/cert.pem" \\
+            "smtpd_tls_key_file=$LIVE/default.test/privkey.pem"
+        """
+    )
+    assert set(doctor_host.find()) == {"chain_incomplete"}
+    doctor_host.shell(
+        """
+        mkdir "$ETC/authorities"
+        cp "$LIVE/default.test/chain.pem" "$ETC/authorities/"
+        openssl rehash "$ETC/authorities"
+        postconf -e "smtpd_tls_CApath=$ETC/authorities"
+        """
+    )
+    assert doctor_host.find() == {}
+
+
 @pytest.mark.shared
 def test_hostile_sources_hooks_and_tables_end_in_findings(doctor_host: DoctorHost) -> None:
     doctor_host.shell('add_map hash "extra.test $ONE"')

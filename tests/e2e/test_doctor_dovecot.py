@@ -27,7 +27,7 @@ from mailsni.sandbox.authority import Issued
 from mailsni.targets.dovecot.parser import DEPTH_LIMIT
 from mailsni.targets.dovecot.target import find
 from tests.support.authority import Authority
-from tests.support.doctor_host import Fault, load_faults, run_script
+from tests.support.doctor_host import Fault, load_faults, run_at_terminal, run_script
 from tests.support.mail_host import ABORTED, MailHost, require, served
 from tests.support.servers import PrivateDovecot
 
@@ -84,6 +84,11 @@ class Host:
         code, output = run_script(script, {**self.variables(), **variables})
         assert code == 0 or not self.server.running(), f"{script}: {output}"
 
+    def run_fix(self, command: str) -> None:
+        """Run the command of a fix. What ends in a reload of Dovecot fails while it does not run."""
+        code, output = run_at_terminal(command, {})
+        assert code == 0 or not self.server.running(), f"{command}: {output}"
+
     def findings(self) -> list[Finding]:
         """What the doctor finds. Nothing of a key may be in it, whatever is wrong."""
         found = list(in_order(findings(facts_of(self.settings))))
@@ -117,7 +122,7 @@ class Host:
     def mend(self, finding: Finding) -> None:
         """Run the command of a finding."""
         assert finding.fix.command is not None
-        self.shell('sh -c "$RUN"', RUN=finding.fix.command)
+        self.run_fix(finding.fix.command)
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +187,8 @@ def test_no_dovecot_gives_nothing() -> None:
 @pytest.mark.shared
 @pytest.mark.parametrize("fault", load_faults("dovecot"))
 def test_a_fault_in_dovecot_is_named_and_its_fix_mends_it(host: Host, fault: Fault) -> None:
+    if fault.only and fault.only != host.server.version:
+        pytest.skip(f"Dovecot {host.server.version} does not have it")
     finding = fault.plant_on(host)
     assert not fault.before or host.behaves(fault.before)
     fault.mend_on(host, finding)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import pty
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,7 +14,7 @@ import time
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -28,10 +31,14 @@ from mailsni.sandbox.servers import workspace
 from tests.support import data
 from tests.support.authority import Authority
 from tests.support.lineages import CertbotDirectory
-from tests.support.mail_host import DEFAULT_NAME, MailHost
+from tests.support.mail_host import DEFAULT_NAME, Certbot, MailHost
 
 PROGRAMS = Path(sys.executable).parent
+REPOSITORY = Path(__file__).parents[2]
 INCLUDE = ("mail.*", "imap.*", DEFAULT_NAME)
+_PLACES = ("/etc/cron.d", "/etc/systemd/system", "/var/lib/letsencrypt", "/var/log/letsencrypt")
+"""The directories outside of a doctor's host that commands of fixes write to."""
+_PATH = re.compile(r"(?<![\w./~])/[\w.@+-][\w./@+-]*(?<!\.)")
 _FRESH = 5.0
 """Seconds; every program of Postfix waits until main.cf is more than one second old."""
 
@@ -42,6 +49,7 @@ class DoctorHost:
 
     Attributes:
         root: where cron's tables and units are looked for.
+        acme: a certbot that works on the store, once there is one.
         spare: a second store, with what a fault may need: expired, self-signed and competing certificates.
     """
 
@@ -49,14 +57,27 @@ class DoctorHost:
     directory: Path
     root: Path
     spare: CertbotDirectory
+    acme: Certbot | None = None
     _kept: Path = field(init=False)
 
     def __post_init__(self) -> None:
         self._kept = self.directory / "kept"
+        self.keep()
+
+    def keep(self) -> None:
+        """From now on this is how it is when everything is in order."""
+        shutil.rmtree(self._kept, ignore_errors=True)
         self._kept.mkdir()
         for name, path in self._places().items():
             shutil.copytree(path, self._kept / name, symlinks=True)
         self._configuration = self.mail_host.config.read_bytes()
+
+    def fill_by(self, acme: Certbot) -> None:
+        """Let a real certbot add a lineage to the store, which it can renew, and apply that."""
+        self.acme = replace(acme, directory=self.mail_host.store.root.parent)
+        self.acme.issue("mail.acme.test", lineage="acme.test")
+        self.mail_host.apply(MAILSNI_STARTED_BY="cron")
+        self.keep()
 
     def _places(self) -> dict[str, Path]:
         lab = self.mail_host
@@ -109,6 +130,7 @@ class DoctorHost:
             "RENEWAL": lab.store.renewal,
             "HOOKS": self.hooks,
             "INCLUDE": lab.include_file,
+            "DOVECOT_CONF": lab.dovecot.config_file,
             "PINS": lab.pin_directory,
             "PIN": min(lab.pin_directory.iterdir()),
             "STATE": lab.directory / "state",
@@ -116,6 +138,8 @@ class DoctorHost:
             "SPARE": self.spare.root,
             "KEPT": self._kept,
             "MAILSNI_CONFIG": lab.config,
+            "TEMPLATES": lab.config.with_name("templates"),
+            "REPOSITORY": REPOSITORY,
         }
         pairs = {"ONE": "one.test", "TWO": "two.test", "DEFAULT_PAIR": DEFAULT_NAME}
         return {
@@ -133,6 +157,31 @@ class DoctorHost:
         """
         code, output = run_script(script, {**self.variables(), **variables})
         assert code in (0, 4), f"{script}: {output}"
+        self._settle()
+
+    def run_fix(self, command: str) -> None:
+        """Run the command of a fix as a person at a terminal who says yes to every question.
+
+        What it writes below /etc and /var lies below :attr:`root` of this host.
+
+        Raises:
+            AssertionError: it fails.
+        """
+        self._settle()
+        code, output = run_at_terminal(command, self._trust(), self._mounts())
+        assert code in (0, 4), f"{command}: {output}"
+        self._settle()
+
+    def _trust(self) -> dict[str, str]:
+        """What lets certbot trust its ACME server."""
+        trusted = {"REQUESTS_CA_BUNDLE": str(self.acme.trusted)} if self.acme is not None else {}
+        return {"PYTHONWARNINGS": "ignore", **trusted}
+
+    def _mounts(self) -> dict[Path, Path]:
+        places = map(Path, _PLACES)
+        return {place: self.root / place.relative_to("/") for place in places if place.is_dir()}
+
+    def _settle(self) -> None:
         earlier = time.time() - _FRESH
         if self.main_cf.stat().st_mtime > earlier:
             os.utime(self.main_cf, (earlier, earlier))
@@ -159,6 +208,44 @@ def run_script(script: str, variables: Mapping[str, str]) -> tuple[int, str]:
         return code, output.read()
 
 
+def run_at_terminal(
+    command: str, variables: Mapping[str, str], mounts: Mapping[Path, Path] | None = None
+) -> tuple[int, str]:
+    """Run a command line with a terminal for its input, at which somebody says yes to every question.
+
+    Args:
+        command: for a POSIX shell.
+        variables: of its environment, besides the usual ones.
+        mounts: the directories that stand in the place of others, for the command alone.
+
+    Returns:
+        Its exit code and what it printed.
+    """
+    binds = "".join(f"mount --bind {shlex.join(map(str, (own, place)))} && " for place, own in (mounts or {}).items())
+    words = ["/bin/sh", "-c", command]
+    if mounts:
+        words = ["unshare", "--mount", "--", "/bin/sh", "-c", f'{binds}exec /bin/sh -c "$0"', command]
+    search = {"PATH": f"{PROGRAMS}:{environment()['PATH']}", "MAILSNI_STARTED_BY": "cron"}
+    master, slave = pty.openpty()
+    try:
+        os.write(master, b"y\n" * 5)
+        with tempfile.TemporaryFile("w+") as output:  # a server that it starts would hold a pipe open
+            done = subprocess.run(
+                words,
+                env={**environment(), **variables, **search},
+                stdin=slave,
+                stdout=output,
+                stderr=output,
+                timeout=60,
+                check=False,
+            )
+            output.seek(0)
+            return done.returncode, output.read()
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
 @contextmanager
 def new_doctor_host(authority: Authority, directory: Path) -> Iterator[DoctorHost]:
     """The mail host in order, applied by what would apply it on a host."""
@@ -175,7 +262,8 @@ def new_doctor_host(authority: Authority, directory: Path) -> Iterator[DoctorHos
             mail_host.configure(names={"include": list(INCLUDE)})
             mail_host.apply(MAILSNI_STARTED_BY="cron")
             root = shared_tmp / "root"
-            (root / "etc/cron.d").mkdir(parents=True)
+            for place in _PLACES:
+                (root / place[1:]).mkdir(parents=True)
             yield DoctorHost(mail_host, directory, root, _spare_store(authority, shared_tmp / "spare"))
 
 
@@ -188,6 +276,8 @@ def _spare_store(authority: Authority, root: Path) -> CertbotDirectory:
     store.add("theirs", authority.issue(of_theirs))
     due = datetime.now(UTC) + timedelta(days=3, hours=1)
     store.add("due", authority.issue(["extra.test"], not_before=due - timedelta(days=90), not_after=due))
+    store.add("past.test", authority.issue(["mail.past.test"], not_before=long_ago))
+    store.add("future.test", authority.issue(["mail.future.test"], not_before=datetime.now(UTC) + timedelta(days=1)))
     store.add("renewed", authority.issue(of_one))
     store.add("one.test-0001", authority.issue(of_one, not_before=recently))
     store.add("old.test", authority.issue(["www.old.test"], not_before=long_ago))
@@ -207,6 +297,9 @@ class Host(Protocol):
 
     def shell(self, script: str, **variables: str) -> None:
         """Run a script with these and further variables."""
+
+    def run_fix(self, command: str) -> None:
+        """Run the command of a fix as it stands."""
 
 
 @dataclass(frozen=True)
@@ -228,14 +321,17 @@ class Fault:
     """By the parts of a fix."""
     before: str = ""
     """What a client gets while the fault is there; empty when no client is asked."""
-    mend: str = 'sh -c "$RUN"'
-    """A script that does what the fix says: ``$RUN`` is its command, ``$EDIT`` its edit, ``$FILE`` the path."""
+    edit: str = ""
+    """A script that edits what the fix says: ``$EDIT`` is its text, ``$FILE`` the path. Only where it says something:
+    its command is run besides, as it stands."""
     after: str = ""
     """What a client gets after the fix."""
     also: Sequence[str] = ()
     """Codes of what is rightly found besides."""
     left: Sequence[str] = ()
     """Codes of what is rightly found after the fix."""
+    only: str = ""
+    """The release of Dovecot that has it; empty for both."""
     on_both: bool = False
     """Whether both releases must be tried."""
 
@@ -258,10 +354,21 @@ class Fault:
         return finding
 
     def mend_on(self, host: Host, finding: Finding) -> None:
-        """Follow the fix, and see that nothing is found any more."""
-        parts = {"RUN": finding.fix.command or "false", "EDIT": finding.fix.edit or "", "FILE": str(self._path(host))}
-        host.shell(self.mend, **parts)
-        assert set(self._find(host)) == set(self.left)
+        """Follow the fix: edit what it says, run its command as it stands, and see that nothing is found any more.
+
+        A file that the edit names exists, unless it is the edit that makes it.
+        """
+        fix = finding.fix
+        assert fix.edit or fix.command or finding.severity == "note", finding
+        assert bool(self.edit) is bool(fix.edit), finding
+        if fix.edit:
+            host.shell(self.edit, EDIT=fix.edit, FILE=str(self._path(host)))
+            missing = [path for path in map(Path, _PATH.findall(fix.edit)) if not os.path.lexists(path)]
+            assert not missing, finding
+        if fix.command:
+            host.run_fix(fix.command)
+        found = self._find(host)
+        assert set(found) == set(self.left), found
 
     def _find(self, host: Host) -> Mapping[str, Finding]:
         return host.find(with_dovecot=self.code.startswith("dovecot_"))

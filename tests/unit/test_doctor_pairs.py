@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from mailsni.doctor.finding import Severity
 from mailsni.doctor.pairs import ARCHIVED, Fault, judge, live_path, live_script, renewal
+from mailsni.sources.kinds import SourceSettings
 from mailsni.targets.postfix.authorities import authorities
 from mailsni.targets.postfix.lines import entries
 from mailsni.targets.postfix.map_source import inline_lines, stored_pairs
@@ -205,6 +206,11 @@ def test_what_is_renewed_in_place_of_a_version() -> None:
     assert ARCHIVED.fullmatch("/etc/letsencrypt/live/a.test/fullchain.pem") is None
 
 
-def test_who_renews_a_certificate_that_is_due() -> None:
-    assert "certbot renew --cert-name a.test --dry-run" in renewal(Path("/etc/letsencrypt/live/a.test/fullchain.pem"))
-    assert "/etc/ssl/a.pem" in renewal(Path("/etc/ssl/a.pem"))
+def test_who_renews_a_certificate_that_is_due(tmp_path: Path) -> None:
+    chain = tmp_path / "live/a.test/fullchain.pem"
+    sources = [SourceSettings.of("certbot", path=tmp_path / "live")]
+    assert f"where {chain} is" in renewal(sources, chain)
+    (tmp_path / "renewal").mkdir()
+    (tmp_path / "renewal/a.test.conf").touch()
+    assert f"certbot renew --config-dir {tmp_path} --cert-name a.test --force-renewal" in renewal(sources, chain)
+    assert "/etc/ssl/a.pem" in renewal(sources, Path("/etc/ssl/a.pem"))

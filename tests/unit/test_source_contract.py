@@ -6,6 +6,7 @@ A new kind needs a builder in ``tests/support/stores.py``, and passes these test
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -434,7 +435,7 @@ def test_an_acme_client_knows_the_certificates_of_its_store(store: StoreBuilder)
         assert all(path.exists() for path in client.paths(origin))
         repair = client.repair(origin, Reason.KEY_MISMATCH)
         assert repair is not None
-        for command in (repair[0], client.issue(origin, ["mail.a.test"]), client.delete(origin)):
+        for command in (shlex.split(repair[0]), client.issue(origin, ["mail.a.test"]), client.delete(origin)):
             assert command[0] == client.name
             assert name in command
         assert client.issue(origin, ["mail.a.test", "a.test"])[-4:] == ("-d", "mail.a.test", "-d", "a.test")

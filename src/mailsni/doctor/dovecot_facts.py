@@ -6,11 +6,11 @@ import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 
 from mailsni.config.settings import DovecotSettings
 from mailsni.core.text import printable_name, summarize_names
+from mailsni.deploy.host_facts import HostFacts
 from mailsni.doctor.finding import Fix
 from mailsni.doctor.helpers import quoted
 from mailsni.targets.dovecot.configuration import FILTERS, DovecotConfiguration
@@ -27,9 +27,7 @@ class DovecotFacts:
 
     dovecot: Dovecot
     configuration: DovecotConfiguration
-    now: datetime
-    is_published: bool = False
-    """Whether the record says that the include was published."""
+    host: HostFacts
 
     @property
     def main(self) -> Path:
@@ -53,6 +51,22 @@ class DovecotFacts:
         if self.main == DovecotSettings().config_file:
             return "systemctl restart dovecot"
         return f"{{ {quoted('doveadm', '-c', self.main, 'stop')}; {quoted('dovecot', '-c', self.main)}; }}"
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the record says that the include was published."""
+        snapshot = self.host.snapshot
+        return snapshot is not None and str(self.dovecot.path) in snapshot.record.deployment.files
+
+    @property
+    def is_include_missing(self) -> bool:
+        """Whether the include that this program writes is not there."""
+        return not os.access(self.dovecot.path, os.F_OK)
+
+    @property
+    def asked_then_reloaded(self) -> str:
+        """The command that asks Dovecot whether it would start with what was edited, and then reloads it."""
+        return f"{quoted('doveconf', '-c', self.main, '-n', '-x')} > /dev/null && {self.reload}"
 
     def by_hand(self, edit: str) -> Fix:
         """An edit for a person, and the reload after it."""

@@ -64,7 +64,11 @@ class Kind:
     """None where it always depends on the case."""
 
 
-_SKIPPED = [reason for reason in Reason if reason is not Reason.KEPT_LAST_GOOD]
+_NO_FINDING = frozenset(
+    {Reason.KEPT_LAST_GOOD, Reason.NO_MATCHING_NAME, Reason.STAGING, Reason.SELF_SIGNED, Reason.LOST_TO_OTHER}
+)
+"""The first stands beside another reason; nothing need be done about the others."""
+_SKIPPED = [reason for reason in Reason if reason not in _NO_FINDING]
 
 
 @cache

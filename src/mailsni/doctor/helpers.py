@@ -10,12 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from mailsni.core.names import covered_by
 from mailsni.core.text import printable, summarize
 from mailsni.core.x509 import ChainDescription, Leaf, describe
+from mailsni.deploy.host_facts import HostFacts
 from mailsni.doctor.finding import Finding, Fix, Severity, finding
 from mailsni.errors import HostError, MailsniError, PermissionMissingError
 from mailsni.host import permissions, trust
 from mailsni.host.trust import Weakness
+from mailsni.sources.kinds import renewal_of
 
 FILES_IN_COMMAND = 4
 """Files that one command of a fix names."""
@@ -155,10 +158,23 @@ def chain_severity(leaf: Leaf) -> Severity:
     return Severity.WARNING if leaf.has_issuer_address else Severity.NOTE
 
 
-def incomplete_chain(where: str | Path, path: Path, leaf: Leaf, title: str = "") -> Finding:
+def stored_pair(host: HostFacts, own: str = "") -> tuple[Path, Path] | None:
+    """The files of the key and the chain of a certificate of the stores, that for the host's own name if there is one.
+
+    Returns:
+        None where no store has one in files.
+    """
+    stored = host.snapshot.selection.certificates if host.snapshot is not None else ()
+    in_files = [certificate for certificate in stored if certificate.chain_path and certificate.key_path]
+    best = min(in_files, key=lambda certificate: not covered_by(own, certificate.names), default=None)
+    return (Path(best.key_path), Path(best.chain_path)) if best is not None else None
+
+
+def incomplete_chain(host: HostFacts, where: str | Path, path: Path, leaf: Leaf, title: str = "") -> Finding:
     """The finding that a file has a leaf without its issuer.
 
     Args:
+        host: its stores may renew it.
         where: the line that names the file, or the file.
         path: the file.
         leaf: in the file.
@@ -166,11 +182,10 @@ def incomplete_chain(where: str | Path, path: Path, leaf: Leaf, title: str = "")
     """
     if path.name == "cert.pem" and path.with_name("fullchain.pem").exists():
         fix = Fix(edit=f"name {path.with_name('fullchain.pem')} instead of {path}")
-    elif path.parent.parent.name != "live":
-        fix = Fix(edit=f"append the issuer's certificate to {path}")
+    elif (renew := renewal_of(host.settings.sources, path)) is not None:
+        fix = Fix(quoted(*renew), note="or append the issuer's certificate to the file")
     else:
-        renew = quoted("certbot", "renew", "--cert-name", path.parent.name, "--force-renewal")
-        fix = Fix(renew, note="or append the issuer's certificate to the file")
+        fix = Fix(edit=f"append the issuer's certificate to {path}")
     what = f"{title}{path} has the leaf ({summarize(leaf.names)}) without its issuer ({leaf.issuer})"
     severity = chain_severity(leaf)
     why = "only clients that have the issuer in their trust store accept it" if severity is Severity.NOTE else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from mailsni.core.text import counted, summarize_names
 from mailsni.core.x509 import InvalidPair, chain_digests, validate_pair
 from mailsni.doctor.finding import Severity
 from mailsni.doctor.helpers import chain_severity, lonely_leaf, quoted, sed_literal
+from mailsni.sources.kinds import SourceSettings, renewal_of
 
 ARCHIVED = re.compile(
     r"(?P<root>/.+)/archive/(?P<lineage>[A-Za-z0-9._@+-]+)/(?P<kind>cert|privkey|chain|fullchain)\d+\.pem"
@@ -133,9 +134,9 @@ def live_script(archived: re.Match[str]) -> str:
     return f"s|/archive/{sed_literal(lineage)}/{kind}[0-9]*|/live/{lineage}/{kind}|"
 
 
-def renewal(chain: Path) -> str:
+def renewal(sources: Iterable[SourceSettings], chain: Path) -> str:
     """What a person does about a certificate that is due."""
-    if chain.parent.parent.name != "live":
+    renew = renewal_of(sources, chain)
+    if renew is None:
         return f"put the renewed certificate and its key where {chain} is"
-    lineage = quoted("certbot", "renew", "--cert-name", chain.parent.name, "--dry-run")
-    return f"find out why certbot does not renew it: {lineage}"
+    return f"see why it is not renewed: {quoted(*renew)}"

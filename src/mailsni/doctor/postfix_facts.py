@@ -18,14 +18,13 @@ from mailsni.doctor.helpers import PEM_LIMIT, attempt, quoted
 from mailsni.doctor.pairs import ARCHIVED, Fault, PairFault, judge, live_path, live_script
 from mailsni.errors import HostError
 from mailsni.host import files
+from mailsni.sources.kinds import SourceSettings
 from mailsni.targets.postfix import map_read, map_source
 from mailsni.targets.postfix.authorities import authorities
 from mailsni.targets.postfix.map_source import Mistake, PemLabels, SourceLine
 from mailsni.targets.postfix.map_types import PostfixMap, TableReference
 from mailsni.targets.postfix.postconf import Configuration, Installation, redirects_berkeley_db
 
-LIVE = "/etc/letsencrypt/live/NAME"
-"""A lineage, for people to put theirs in."""
 READ_AT_START = ("texthash", "inline")
 """Types of tables that are not compiled: Postfix reads the files that their entries name."""
 _FindFaults = Callable[[str, bytes], tuple[PairFault, ...]]
@@ -60,6 +59,8 @@ class TableFacts:
     """What Postfix takes for each key: what is compiled, or what the files hold that it reads itself."""
     open_error: str | None = None
     """Why Postfix cannot use the file."""
+    sources: tuple[SourceSettings, ...] = ()
+    """The stores, whose clients renew files that it may name."""
 
     @property
     def keys(self) -> set[str]:
@@ -95,7 +96,8 @@ def read_table(
     own = reference.source == host.settings.postfix.map
     about, read_source = f"the source of the table {reference.written}", partial(_read_source, reference, host, own=own)
     lines, labels = attempt(problems, about, read_source) or ((), None)
-    facts = TableFacts(reference, where, configuration, own, None, () if labels is None else lines, labels or {})
+    source, sources = () if labels is None else lines, host.settings.sources
+    facts = TableFacts(reference, where, configuration, own, None, source, labels or {}, sources=sources)
     find_faults = partial(_faults, now=host.now, issuers=authorities(configuration), own=own)
     if reference.map_type in READ_AT_START:
         about = f"the files named in the table {reference.written}"

@@ -5,13 +5,14 @@ A fact that cannot be found out and a check that cannot run are findings themsel
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from mailsni.config.settings import Settings
+from mailsni.config.settings import DEFAULT_PATH, Settings
 from mailsni.core.model import Progress
 from mailsni.deploy import host_facts
 from mailsni.deploy.host_facts import Failure, HostFacts, Part
@@ -32,6 +33,8 @@ _UNREADABLE: Mapping[Part, tuple[str, str]] = {
     "store": ("store_missing", "the store {place}"),
 }
 """For each part of the host that cannot be read the code, and what it is."""
+_OWN_CALL = re.compile(r"(?:(?<=^)|(?<=&& ))mailsni(?= )")
+"""Where a command of a fix calls this program."""
 CHECKS: helpers.Checks[Facts] = (
     ("Postfix", postfix.findings),
     ("stores that are not configured", stores.unconfigured),
@@ -84,7 +87,17 @@ def examine(
         problems.append(finding("no_server", NO_SERVER, "[postfix] enabled, [dovecot] enabled", fix))
     problems += _in_containers(host)
     configuration = _postfix_configuration(host, problems)
-    return in_order([*problems, *helpers.run_each(checks, Facts(host, configuration, root))])
+    found = [*problems, *helpers.run_each(checks, Facts(host, configuration, root))]
+    return in_order(_for_configuration(each, settings.file) for each in found)
+
+
+def _for_configuration(unnamed: Finding, config_file: Path) -> Finding:
+    """The same; its command calls this program with the configuration that was examined."""
+    command = unnamed.fix.command
+    if command is None or config_file == DEFAULT_PATH:
+        return unnamed
+    named = helpers.quoted("mailsni", "--config", config_file.absolute())
+    return replace(unnamed, fix=replace(unnamed.fix, command=_OWN_CALL.sub(lambda _: named, command)))
 
 
 def _postfix_configuration(host: HostFacts, problems: list[Finding]) -> Configuration | None:

@@ -66,11 +66,17 @@ class AcmeClient(Protocol):
     def paths(self, origin: str) -> tuple[Path, ...]:
         """Every file and directory with the certificate or its keys in it."""
 
-    def repair(self, origin: str, reason: Reason) -> tuple[CommandLine, str | None] | None:
-        """What repairs a certificate that is skipped for a reason, and a note on it; None when nothing does."""
+    def renew(self, origin: str) -> CommandLine:
+        """What renews the certificate now, though it may not be due."""
+
+    def repair(self, origin: str, reason: Reason) -> tuple[str, str | None] | None:
+        """What repairs a certificate that is skipped for a reason, and a note on it; None when nothing does.
+
+        It is a command line for a POSIX shell.
+        """
 
     def issue(self, origin: str, names: Iterable[str]) -> CommandLine:
-        """What replaces the certificate by one for these names."""
+        """What replaces the certificate by one for these names. It may ask how to prove that they are this host's."""
 
     def delete(self, origin: str) -> CommandLine:
         """What deletes the certificate."""

@@ -9,6 +9,7 @@ Which authority issued a lineage stands in ``renewal/LINEAGE.conf``.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,14 +21,15 @@ from mailsni.sources.directory import DirectoryStore
 from mailsni.sources.layout import FileLayout, Files
 from mailsni.sources.layouts import CERTBOT_IN_PROGRESS
 
-_DAMAGED = (Reason.KEY_MISMATCH, Reason.KEY_MISSING, Reason.CHAIN_MISSING, Reason.BAD_PEM, Reason.ENCRYPTED_KEY)
-_RENEWALS = {
-    **dict.fromkeys(_DAMAGED, ("--force-renewal",)),
-    Reason.UNSUPPORTED_KEY: ("--force-renewal", "--key-type", "ecdsa"),
-    Reason.REFUSED_BY_OPENSSL: ("--force-renewal",),
-    Reason.EXPIRED: ("--dry-run",),
-}
-"""The options with which certbot repairs a lineage."""
+_DIRECTORY = Path("/etc/letsencrypt")
+"""Certbot's own default."""
+_RENEWED = (
+    *(Reason.KEY_MISMATCH, Reason.BAD_PEM, Reason.ENCRYPTED_KEY, Reason.UNSUPPORTED_KEY, Reason.REFUSED_BY_OPENSSL),
+    *(Reason.EXPIRED, Reason.NOT_YET_VALID),
+)
+"""What a renewal repairs."""
+_MISSING = {Reason.KEY_MISSING: "privkey", Reason.CHAIN_MISSING: "fullchain"}
+"""The file without which certbot refuses to renew a lineage (measured with 2.1 and 4.0)."""
 _LIVE = FileLayout(
     (
         Files(
@@ -68,22 +70,45 @@ class Certbot:
         """The directories in ``live`` and ``archive``."""
         return (Path(origin), self.directory / "archive" / _name(origin))
 
-    def repair(self, origin: str, reason: Reason) -> tuple[CommandLine, str | None] | None:
-        """A renewal, with options."""
+    def renew(self, origin: str) -> CommandLine:
+        """``certbot renew``, though it may not be due."""
+        return self._command("renew", origin, "--force-renewal")
+
+    def repair(self, origin: str, reason: Reason) -> tuple[str, str | None] | None:
+        """A renewal."""
         if reason is Reason.RENEWAL_IN_PROGRESS:
-            return ("certbot", "certificates"), "it completes the interrupted renewal"
-        if (options := _RENEWALS.get(reason)) is None:
-            return None
-        note = "it shows why the certificate is not renewed" if reason is Reason.EXPIRED else None
-        return ("certbot", "renew", "--cert-name", _name(origin), *options), note
+            return shlex.join(("certbot", "certificates", *self._options())), "it completes the interrupted renewal"
+        renewal = self.renew(origin)
+        if reason is Reason.UNSUPPORTED_KEY:
+            renewal += ("--key-type", "ecdsa")
+        if reason in _MISSING and (link := self._link(origin, _MISSING[reason])) is not None:
+            file, target = link
+            link_it = shlex.join(("ln", "-sfT", str(target), str(file)))
+            fill_it = f"(umask 077; touch {shlex.quote(str(file))})"
+            return f"{link_it} && {fill_it} && {shlex.join(renewal)}", "without the file certbot refuses to renew it"
+        return (shlex.join(renewal), None) if reason in (*_RENEWED, *_MISSING) else None
 
     def issue(self, origin: str, names: Iterable[str]) -> CommandLine:
         """``certbot certonly``."""
-        return ("certbot", "certonly", "--cert-name", _name(origin), *(word for name in names for word in ("-d", name)))
+        return self._command("certonly", origin, *(word for name in names for word in ("-d", name)))
 
     def delete(self, origin: str) -> CommandLine:
         """``certbot delete``."""
-        return ("certbot", "delete", "--cert-name", _name(origin))
+        return self._command("delete", origin)
+
+    def _command(self, verb: str, origin: str, *words: str) -> CommandLine:
+        return ("certbot", verb, *self._options(), "--cert-name", _name(origin), *words)
+
+    def _options(self) -> CommandLine:
+        return () if self.directory == _DIRECTORY else ("--config-dir", str(self.directory))
+
+    def _link(self, origin: str, kind: str) -> tuple[Path, Path] | None:
+        """A link in ``live`` and what it must lead to, going by the link beside it; None where that is no link."""
+        beside = Path(origin, "cert.pem")
+        if not beside.is_symlink():
+            return None
+        target = beside.readlink()
+        return beside.with_name(f"{kind}.pem"), target.with_name(target.name.replace("cert", kind, 1))
 
 
 def _name(origin: str) -> str:

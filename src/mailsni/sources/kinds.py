@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from mailsni.core import values
 from mailsni.core.text import printable_name
 from mailsni.errors import ConfigurationError
-from mailsni.sources.base import AcmeClient, Source
+from mailsni.sources.base import AcmeClient, CommandLine, Source
 from mailsni.sources.layouts import LAYOUT_KINDS
 
 if TYPE_CHECKING:
@@ -234,6 +234,16 @@ def acme_clients(settings: Iterable[SourceSettings]) -> tuple[AcmeClient, ...]:
     """What fills the stores, as far as they tell; each once."""
     clients = (each.open().acme_client for each in settings)
     return tuple(dict.fromkeys(client for client in clients if client is not None))
+
+
+def renewal_of(settings: Iterable[SourceSettings], path: Path) -> CommandLine | None:
+    """What renews the certificate in a file of a store; None where no ACME client does, or the file is in no store."""
+    origin = str(path.parent)
+    for source in (each.open() for each in settings):
+        client = source.acme_client
+        if client is not None and source.owns(origin) and client.renewal_file(origin).is_file():
+            return client.renew(origin)
+    return None
 
 
 def is_deleted(settings: Iterable[SourceSettings], origin: str) -> bool:

@@ -84,3 +84,24 @@ key_of() {
 chain_of() {
     sed -n '/-----BEGIN CERTIFICATE/,$p' "$1"
 }
+
+# renewable LINEAGE: move a lineage of the spare store into the store, where the real certbot renews it.
+renewable() {
+    cp -a "$SPARE/archive/$1" "$ARCHIVE/"
+    cp -a "$SPARE/live/$1" "$LIVE/"
+    sed "s,acme\.test,$1,g" "$RENEWAL/acme.test.conf" >"$RENEWAL/$1.conf"
+}
+# in_python SCRIPT: with the modules of the program and its tests.
+in_python() {
+    (cd "$REPOSITORY" && python -c "$1")
+}
+# run_ended HOURS: as if the last run had ended so many hours from now.
+run_ended() {
+    in_python "
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from mailsni.runs.history import Run, record
+ended = datetime.now(UTC) + timedelta(hours=$1)
+record(Path('$STATE'), Run(ended, ended, 0, '1 name served', 'cron', 1))
+"
+}

@@ -7,7 +7,6 @@ where the files show none.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from mailsni.core.text import printable, printable_name, summarize, summarize_na
 from mailsni.doctor.checks.dovecot_files import archive_paths, certificates, key_modes, missing_files
 from mailsni.doctor.dovecot_facts import APPLY, DovecotFacts, disconnected, owner, place_of
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
-from mailsni.doctor.helpers import Checks, grouped, quoted, run_each, sed_literal
+from mailsni.doctor.helpers import Checks, grouped, run_each, sed_literal, stored_pair
 from mailsni.errors import HostError, PermissionMissingError
 from mailsni.targets.dovecot import doveconf, live_include, parser
 from mailsni.targets.dovecot.configuration import (
@@ -55,9 +54,7 @@ def findings(facts: Facts) -> Iterator[Finding]:
     if server is None or server.executor.container:
         return
     source = parser.read(server.settings.config_file)
-    deployed = facts.host.snapshot.record.deployment.files if facts.host.snapshot is not None else {}
-    is_published = str(server.path) in deployed
-    dovecot = DovecotFacts(server, DovecotConfiguration(source, server.version), facts.host.now, is_published)
+    dovecot = DovecotFacts(server, DovecotConfiguration(source, server.version), facts.host)
     complaint = _complaint(dovecot)
     if complaint is None:
         yield from run_each(_CHECKS if source.files else _CHECKS_WITHOUT_FILES, dovecot)
@@ -95,11 +92,13 @@ def _default_certificate(facts: DovecotFacts) -> Iterator[Finding]:
     is_off = any(not setting.blocks for setting in configuration.tls_off)
     if is_off or not missing or (keys[0] in missing and _has_default_elsewhere(facts)):
         return
-    mark = "<" if configuration.is_23 else ""
-    live = f"{mark}/etc/letsencrypt/live/NAME"
-    lines = f"{keys[0]} = {live}/fullchain.pem and {keys[1]} = {live}/privkey.pem"
     what = f"there is no default certificate: {' and '.join(missing)} not set outside of blocks"
-    fix = facts.by_hand(f"write these lines before all blocks, with the server's own NAME: {lines}")
+    edit = f"set {keys[0]} and {keys[1]} before all blocks, with the certificate of the server's own name"
+    if (stored := stored_pair(facts.host)) is not None:
+        mark = "<" if configuration.is_23 else ""
+        values = zip(keys, reversed(stored), strict=True)
+        edit = f"write before all blocks: {' and '.join(f'{key} = {mark}{path}' for key, path in values)}"
+    fix = facts.by_hand(edit)
     yield finding("dovecot_default_certificate_missing", what, facts.main, fix)
 
 
@@ -277,9 +276,8 @@ def _without_names(facts: DovecotFacts, block: Block, conflicts: Sequence[Confli
 
 def _include(facts: DovecotFacts) -> Iterator[Finding]:
     path, source = facts.dovecot.path, facts.configuration.source
-    is_missing = not os.access(path, os.F_OK)
     if live_include.is_included(source, path):
-        if is_missing and facts.is_published:
+        if facts.is_include_missing and facts.is_published:
             what = f"{path}, which mailsni published, is not there"
             yield finding("dovecot_include_missing", what, path, APPLY)
         return
@@ -287,7 +285,7 @@ def _include(facts: DovecotFacts) -> Iterator[Finding]:
     if path in source.files or source.unreadable:
         return
     severity, why = None, None
-    if is_missing and not facts.is_published:
+    if facts.is_include_missing and not facts.is_published:
         severity, why = Severity.WARNING, "Dovecot will not read what `mailsni apply` writes there"
     what, fix = f"{facts.main} does not include {path}", facts.append(f"!include_try {path}")
     yield finding("dovecot_include_not_configured", what, facts.main, fix, severity=severity, why=why)
@@ -306,8 +304,7 @@ def _leftovers(facts: DovecotFacts) -> Iterator[Finding]:
         author = "HestiaCP's" if hestia else _LEFTOVERS.get(file.name)
         if author is not None:
             what = f"{file} has local_name blocks, and is probably {author}"
-            command = f"doveconf -n -x > /dev/null && {facts.reload}"
-            fix = Fix(command, edit="move the file away, unless that program is in use")
+            fix = Fix(facts.asked_then_reloaded, edit="move the file away, unless that program is in use")
             yield finding("dovecot_leftover_blocks", what, file, fix)
 
 
@@ -350,8 +347,9 @@ def _complaint(facts: DovecotFacts) -> str | None:
 
 
 def _rejected(facts: DovecotFacts, complaint: str) -> Finding:
-    command = f"doveconf -c {quoted(facts.main)} -n -x > /dev/null && {facts.reload}"
-    fix = Fix(command, edit="correct what Dovecot complains about")
+    fix = Fix(facts.asked_then_reloaded, edit="correct what Dovecot complains about")
+    if facts.is_include_missing and live_include.required_by(facts.configuration.source, facts.dovecot.path):
+        fix = APPLY
     position = doveconf.position_in(complaint)
     where = f"{position[0]}:{position[1]}" if position is not None else facts.main
     return finding("dovecot_configuration_rejected", f"Dovecot rejects its configuration: {complaint}", where, fix)

@@ -73,7 +73,7 @@ def _check_pair(
     facts: DovecotFacts, pair: BlockPair, chain: Path, chain_pem: bytes, key_pem: bytes
 ) -> Iterator[Finding]:
     asked = _names_of(pair)
-    for fault in judge(chain_pem, key_pem, asked, facts.now, password=_has_password(facts)):
+    for fault in judge(chain_pem, key_pem, asked, facts.host.now, password=_has_password(facts)):
         # The chains and the dates of what the stores have, which our own include names, are other checks'.
         if fault.fault in _OF_STORES and facts.is_ours(pair.certificate):
             continue
@@ -98,7 +98,7 @@ def _fix(facts: DovecotFacts, pair: BlockPair, chain: Path, fault: PairFault, *,
                 return facts.sed(pair.certificate.file, f"{pair.certificate.line}s/cert\\.pem/fullchain.pem/")
             return facts.by_hand("name the file with the whole chain (certbot: fullchain.pem)")
         case Fault.EXPIRES:
-            return facts.by_hand(renewal(chain))
+            return facts.by_hand(renewal(facts.host.settings.sources, chain))
         case Fault.OTHER_NAMES if not every_name:
             return facts.by_hand(f"remove {summarize_names(fault.names)} from the names of the block")
     return _replacement(facts, pair)

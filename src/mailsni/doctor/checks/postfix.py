@@ -16,10 +16,9 @@ from mailsni.core.x509 import ChainDescription, chain_digests, describe, leaf_na
 from mailsni.deploy.host_facts import HostFacts
 from mailsni.doctor.checks import postfix_maps
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding
-from mailsni.doctor.helpers import PEM_LIMIT, Checks, incomplete_chain, lonely_leaf, quoted, run_each
+from mailsni.doctor.helpers import PEM_LIMIT, Checks, incomplete_chain, lonely_leaf, quoted, run_each, stored_pair
 from mailsni.doctor.pairs import Fault, judge, renewal
 from mailsni.doctor.postfix_facts import (
-    LIVE,
     TableFacts,
     archive_finding,
     command,
@@ -155,10 +154,19 @@ def _remove_override(configuration: Configuration, service: str, parameter: str)
     return command(configuration, "postconf", "-PX", f"{service}/{parameter}")
 
 
-def _set_default(configuration: Configuration, edit: str) -> Fix:
-    """Names a placeholder for a lineage, so it is no command to be run as it is."""
-    value = f"{_CHAIN_FILES} = {LIVE}/privkey.pem, {LIVE}/fullchain.pem"
-    return Fix(command(configuration, "postfix", "reload"), edit=f"{edit}: {value}")
+def _set_default(facts: PostfixFacts) -> Fix:
+    """Lets main.cf name a certificate of the stores, that for the host's own name if there is one."""
+    configuration = facts.configuration
+    stored = stored_pair(facts.host, configuration.value("myhostname").lower())
+    if stored is None:
+        edit = f"get a certificate, and let {_CHAIN_FILES} name its key and then its chain"
+        return Fix(command(configuration, "postfix", "reload"), edit=edit)
+    return _name_files(configuration, stored)
+
+
+def _name_files(configuration: Configuration, paths: Iterable[Path]) -> Fix:
+    value = f"{_CHAIN_FILES}={', '.join(map(str, paths))}"
+    return Fix(then_reload(configuration, command(configuration, "postconf", "-e", value)))
 
 
 def _check_default(facts: PostfixFacts) -> Iterator[Finding]:
@@ -170,7 +178,7 @@ def _check_default(facts: PostfixFacts) -> Iterator[Finding]:
     if lacking and not configuration.certificates():
         written = next((name for name in DEFAULT_CERTIFICATES if configuration.lines_of(name)), _CHAIN_FILES)
         what = f"there is no default certificate for {summarize(lacking)}"
-        fix = _set_default(configuration, "in main.cf")
+        fix = _set_default(facts)
         yield finding("default_certificate_missing", what, configuration.where(written), fix)
 
 
@@ -182,7 +190,7 @@ def _check_services(facts: PostfixFacts) -> Iterator[Finding]:
         if (service := servers.get(override.service)) is None:
             continue
         where = configuration.where_service(service.title, override.parameter)
-        remove = _remove_override(configuration, service.title, override.parameter)
+        remove = then_reload(configuration, _remove_override(configuration, service.title, override.parameter))
         if shared and not configuration.certificates(service):
             what = f"{service.title} takes the default certificate away for itself ({override.parameter})"
             why = f"without one Postfix switches TLS off there and never looks into {SNI_MAPS}"
@@ -200,10 +208,15 @@ def _check_services(facts: PostfixFacts) -> Iterator[Finding]:
 def _check_certificate(facts: PostfixFacts, certificate: DefaultCertificate) -> Iterator[Finding]:
     configuration, title, where = facts.configuration, certificate.title, certificate.where
     chained = certificate.parameter == _CHAIN_FILES
-    mistake = map_source.file_mistake(certificate.files, map_source.read_labels(certificate.files)) if chained else None
+    labels = map_source.read_labels(certificate.files)
+    mistake = map_source.file_mistake(certificate.files, labels) if chained else None
     if mistake in (Mistake.CERTIFICATE_FIRST, Mistake.KEY_MISSING):
         what = f"{title} {mistake.value} ({_CHAIN_FILES})"
-        yield finding("default_key_not_first", what, where, _set_default(configuration, "name the key first"))
+        fix = Fix(command(configuration, "postfix", "reload"), edit="name a key, and then the chain that belongs to it")
+        if mistake is Mistake.CERTIFICATE_FIRST and certificate.service is None:
+            has_key = {path: any("PRIVATE" in str(label) for label in labels[path]) for path in certificate.files}
+            fix = _name_files(configuration, sorted(certificate.files, key=lambda path: not has_key[path]))
+        yield finding("default_key_not_first", what, where, fix)
         return
     key = None if chained else configuration.key_file(certificate.parameter, certificate.service)
     read = {path: files.read_untrusted(path, PEM_LIMIT) for path in (*certificate.files, *filter(None, [key]))}
@@ -243,14 +256,16 @@ def _check_pair(
     faults = list(judge(chain, key, (), facts.host.now, issuers=authorities(configuration, certificate.service)))
     for fault in faults:
         if fault.fault is Fault.LEAF_ALONE and (leaf := lonely_leaf(chain)) is not None:
-            alone = incomplete_chain(where, file, leaf, f"{title} ")
+            alone = incomplete_chain(facts.host, where, file, leaf, f"{title} ")
             yield replace(alone, fix=replace(alone.fix, command=alone.fix.command or reload))
         elif fault.fault in _FAULTS:
-            edit = _FAULTS[fault.fault][1].format(parameter=certificate.parameter, renewal=renewal(file))
+            edit = _FAULTS[fault.fault][1].format(
+                parameter=certificate.parameter, renewal=renewal(facts.host.settings.sources, file)
+            )
             yield finding(_FAULTS[fault.fault][0], f"{title}: {fault.text}: {file}", where, Fix(reload, edit=edit))
     described = describe(chain)
     if not faults and isinstance(described, ChainDescription) and described.leaf.self_signed:
-        fix = _set_default(configuration, "in main.cf")
+        fix = _set_default(facts)
         yield finding("default_certificate_self_signed", f"{title} is self-signed: {file}", where, fix)
 
 
@@ -267,11 +282,13 @@ def _check_misspelt(facts: PostfixFacts) -> Iterator[Finding]:
         if file.name == "main.cf":
             where, remove = configuration.where(name), command(configuration, "postconf", "-X", name)
             add = command(configuration, "postconf", "-e", f"{meant}={value.strip()}")
-            fix = Fix(remove if configuration.value(meant) else f"{remove} && {add}")
+            repair = remove if configuration.value(meant) else f"{remove} && {add}"
+            fix = Fix(then_reload(configuration, repair))
         else:
             lines = (entry.line_with(re.escape(name)) for entry in configuration.master if name in entry.text)
             where = next((f"{file}:{number}" for number in lines), str(file))
-            fix = Fix(edit=f"write {meant} there, or remove the option")
+            reload = command(configuration, "postfix", "reload")
+            fix = Fix(reload, edit=f"write {meant} there, or remove the option")
         what = f"{printable_name(name)} is no parameter of Postfix; {meant} is"
         severity = Severity.ERROR if meant == SNI_MAPS and not configuration.tables else None
         yield finding("parameter_misspelt", what, where, fix, severity=severity)
@@ -284,7 +301,8 @@ def _check_repeated(facts: PostfixFacts) -> Iterator[Finding]:
         if more:
             what = f"{name} stands in main.cf {len(more) + 1} times"
             why = f"only the last one (line {more[-1]}) is in force: Postfix ignores this one"
-            remove, edit = quoted("sed", "-i", f"{first}d", main_cf), f"add what is missing to line {more[-1]}"
+            remove = then_reload(facts.configuration, quoted("sed", "-i", f"{first}d", main_cf))
+            edit = f"add what is missing to line {more[-1]}"
             fix = Fix(remove, edit=edit, note="the command removes this line")
             yield finding("parameter_duplicated", what, f"{main_cf}:{first}", fix, why=why)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from mailsni.core.text import printable_name, summarize, summarize_names
@@ -24,7 +23,7 @@ from mailsni.doctor.helpers import (
     writable_by_others,
 )
 from mailsni.doctor.pairs import Fault, renewal
-from mailsni.doctor.postfix_facts import LIVE, TableFacts, archive_finding, command, then_reload
+from mailsni.doctor.postfix_facts import TableFacts, archive_finding, command, then_reload
 from mailsni.host import permissions, trust
 from mailsni.targets.postfix import map_source
 from mailsni.targets.postfix.map_source import Mistake, SourceLine
@@ -47,7 +46,7 @@ _SLACK = 2.0
 _MISTAKES = {
     Mistake.CERTIFICATE_FIRST: ("map_certificate_first", "name the key first: {right}"),
     Mistake.KEY_MISSING: ("map_key_missing", "name the key, before the certificate: {right}"),
-    Mistake.NO_CONTENT: ("map_without_keys", None),
+    Mistake.NO_CONTENT: ("map_without_keys", "name files with a key and its chain in them: {right}"),
     Mistake.EMPTY: ("map_empty_value", "name files with a key and a certificate in them"),
 }
 """The code for each mistake of an entry, and what to edit; ``{right}`` is the line as it should be."""
@@ -184,21 +183,22 @@ def _made_instead(table: TableFacts) -> TableReference | None:
 
 
 def _check_stored_content(table: TableFacts) -> Iterator[Finding]:
+    empty = {line.key for line in table.source if map_source.file_mistake(line.files, table.labels) is not None}
     for mistake in Mistake:
         keys = sorted(key for key, entry in table.stored.items() if entry.mistake is mistake)
-        if keys and mistake is Mistake.NO_CONTENT:
-            yield replace(_mistaken(table, mistake, keys, str(table.file)), code="map_compiled_without_f")
+        if mistake is Mistake.NO_CONTENT and (keys := [key for key in keys if key not in empty]):
+            what = f"{summarize_names(keys)}: the entry {mistake.value}"
+            fix = Fix(table.rebuild, note="-F stores what the files hold")
+            yield finding("map_compiled_without_f", what, str(table.file), fix)
         elif keys:
             yield _mistaken(table, mistake, keys, table.place_of(keys[0], str(table.file)))
 
 
 def _mistaken(table: TableFacts, mistake: Mistake, keys: Sequence[str], where: str) -> Finding:
     code, edit = _MISTAKES[mistake]
-    if edit is not None:
-        edit = edit.format(right=f"{printable_name(keys[0])} {LIVE}/privkey.pem,{LIVE}/fullchain.pem")
-    note = "-F stores what the files hold" if mistake is Mistake.NO_CONTENT else None
+    edit = edit.format(right=f"{printable_name(keys[0])} KEY,CHAIN")
     what = f"{summarize_names(keys)}: the entry {mistake.value}"
-    return finding(code, what, where, Fix(table.rebuild, edit=edit, note=note))
+    return finding(code, what, where, Fix(table.rebuild, edit=edit))
 
 
 def _check_pairs(table: TableFacts) -> Iterator[Finding]:
@@ -209,7 +209,7 @@ def _check_pairs(table: TableFacts) -> Iterator[Finding]:
         keys = dict.fromkeys(key for _, key in same)
         place = table.place_of(first, str(table.file or table.where))
         named = [line.files[-1] for line in table.source if line.key == first and line.files]
-        due = renewal(named[0]) if named else "renew the certificate, and name it in the source"
+        due = renewal(table.sources, named[0]) if named else "renew the certificate, and name it in the source"
         fix = Fix(table.rebuild, edit=edit.format(renewal=due))
         yield finding(code, f"{summarize_names(keys)}: {fault.text}", place, fix, severity=fault.severity)
 

@@ -30,6 +30,15 @@ from mailsni.sources import detection
 from mailsni.sources.base import AcmeClient
 from mailsni.targets.postfix.authorities import authorities
 
+_REPAIRS = {
+    Reason.UNREADABLE: "put a file there that can be read",
+    Reason.BAD_NAME: "let its client issue it anew, with host names only, and in a directory with such a name",
+    Reason.SYMLINK_OUTSIDE_STORE: "put the file itself into the store in place of the link",
+    Reason.NOT_A_REGULAR_FILE: "put a regular file there",
+    Reason.TOO_LARGE: "put a file there that holds the key, or the chain, and nothing else",
+}
+"""What a person does about a certificate that no command repairs."""
+
 
 def unconfigured(facts: Facts) -> Iterator[Finding]:
     """Report stores of this host with mail names that no configured store has."""
@@ -142,10 +151,11 @@ def broken_lineages(facts: Facts) -> Iterator[Finding]:
 
 def _repair(reason: Reason, origin: str, client: AcmeClient | None) -> Fix:
     repair = client.repair(origin, reason) if client is not None else None
-    if repair is None:
-        return Fix("mailsni status --skipped", note="it shows every certificate that is skipped, and why")
-    command, note = repair
-    return Fix(quoted(*command), note=note)
+    if repair is not None:
+        return Fix(repair[0], note=repair[1])
+    if reason is Reason.SET_ASIDE:
+        return Fix("mailsni apply --force", note="it tries the certificate again, and sets it aside again if need be")
+    return Fix(edit=_REPAIRS.get(reason, "let its client issue it anew, then run `mailsni apply`"))
 
 
 def incomplete_chains(facts: Facts) -> Iterator[Finding]:
@@ -158,7 +168,7 @@ def incomplete_chains(facts: Facts) -> Iterator[Finding]:
         chain = files.read_untrusted(path, PEM_LIMIT) or b"" if certificate.chain_path else b""
         leaf = lonely_leaf(chain)
         if leaf is not None and not is_completed(chain, issuers):
-            yield incomplete_chain(path, path, leaf)
+            yield incomplete_chain(facts.host, path, path, leaf)
         elif certificate.issuer_missing and not certificate.chain_path:
             names = summarize(certificate.names)
             what = f"{certificate.source} has the leaf ({names}) without its issuer ({certificate.issuer})"
@@ -181,13 +191,14 @@ def competing_lineages(facts: Facts) -> Iterator[Finding]:
         if client is not None and client.renewal_file(origin).is_file():
             renewal = client.renewal_file(origin)
         for source, names in sorted(_lost_names(certificate, winners).items()):
-            command = None
+            command, edit = None, None if client is not None else f"delete the one that is not needed: {origin}"
             if client is not None and origin in selected:
-                command = quoted(*client.issue(origin, (name for name in certificate.names if name not in names)))
+                kept = (name for name in certificate.names if name not in names)
+                edit = f"get it without these names: {quoted(*client.issue(origin, kept))}"
             elif client is not None:
                 command = quoted(*client.delete(origin))
             what = f"{summarize(names)}: two lineages have it, {source} is served, {origin} is not"
-            fix = Fix(command, note=f"check first what else uses it: mailsni explain {names[0]}")
+            fix = Fix(command, edit=edit, note=f"check first what else uses it: mailsni explain {names[0]}")
             yield finding("lineages_compete", what, renewal or origin, fix)
 
 

@@ -119,9 +119,9 @@ def is_included(configuration: Configuration, live: Path) -> bool:
 
 
 def required_by(configuration: Configuration, live: Path) -> IncludedFiles | None:
-    """The ``!include`` that matches nothing but this file, so that Dovecot does not start without it."""
-    only = (one for one in configuration.includes if not one.optional and one.matches == (live,))
-    return next(only, None)
+    """The ``!include`` that matches nothing but this file, which may be missing: without it Dovecot does not start."""
+    covering = (one for one in configuration.includes if not one.optional and one.covers(live))
+    return next((one for one in covering if set(one.matches) <= {live}), None)
 
 
 def trial(main: Path, live: Path, staged: Path, executor: Executor = LOCAL) -> str:
