@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -14,12 +15,16 @@ import pytest
 from mailsni.core.model import Inventory, Reason
 from mailsni.core.names import NamePatterns
 from mailsni.core.selection import Selection, select
+from mailsni.deploy.host_facts import HostFacts
+from mailsni.deploy.snapshot import take_snapshot
+from mailsni.doctor.checks.stores import competing_lineages
+from mailsni.doctor.finding import Facts, Finding
 from mailsni.errors import HostError
 from mailsni.sandbox.authority import Issued
 from mailsni.sources.directory import RECENT, DirectoryStore
 from mailsni.sources.kinds import SourceSettings
 from mailsni.watch.events import to_watch
-from tests.support.builders import authority
+from tests.support.builders import authority, without_servers
 from tests.support.layout_stores import (
     LAYOUT_BUILDERS,
     CertbotBuilder,
@@ -488,6 +493,22 @@ def test_the_default_pair_and_wildcard_directories_of_mailcow(tmp_path: Path) ->
         store.origin("*.b.test"),
     }
     assert selection(inventory).problems == ()
+
+
+def test_the_copy_of_a_certificate_does_not_compete_with_it(tmp_path: Path) -> None:
+    store = mailcow(tmp_path / "store")
+    store.put("mail.a.test", issued := rsa())
+    ssl = store.root / "data/assets/ssl"
+    settings = replace(without_servers(tmp_path, tmp_path), sources=(store.settings,))
+
+    def competing() -> list[Finding]:
+        now = datetime.now(UTC)
+        return list(competing_lineages(Facts(HostFacts(settings, now, snapshot=take_snapshot(settings, now)))))
+
+    for default, findings in ((issued, 0), (rsa(), 1)):
+        write(ssl / "cert.pem", default.fullchain_pem)
+        write(ssl / "key.pem", default.key_pem)
+        assert len(competing()) == findings
 
 
 def test_a_file_that_mv_removes_and_writes_is_waited_for(tmp_path: Path) -> None:

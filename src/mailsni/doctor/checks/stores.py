@@ -205,13 +205,14 @@ def competing_lineages(facts: Facts) -> Iterator[Finding]:
 def _lost_names(certificate: Certificate, winners: Mapping[str, tuple[Certificate, ...]]) -> dict[str, list[str]]:
     """The names that other certificates win, by their origin.
 
-    An exact name beats a wildcard, and one of another algorithm is served as well: neither is a competition.
+    An exact name beats a wildcard, and one of another algorithm is served as well: neither is a competition. Nor is a
+    copy, such as mailcow's default pair.
     """
     lost: dict[str, list[str]] = defaultdict(list)
     for name in certificate.names:
         for winner in winners.get(name, ()):
             same_kind = winner.algorithm == certificate.algorithm and name in winner.names
-            if same_kind and winner.source != certificate.source:
+            if same_kind and winner.source != certificate.source and winner.fingerprint != certificate.fingerprint:
                 lost[winner.source].append(name)
     return lost
 
