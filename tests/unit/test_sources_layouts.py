@@ -299,6 +299,15 @@ def test_the_staging_authority_of_caddy_1(tmp_path: Path) -> None:
     assert certificate.staging
 
 
+def test_every_directory_down_to_a_key_is_examined_and_no_other(tmp_path: Path) -> None:
+    store = caddy(tmp_path / "store")
+    store.put(NAME, issue())
+    files = store.source().files()
+    key = store.key(NAME)
+    assert files.keys == (key,)
+    assert set(files.directories) == {tmp_path, *(path for path in key.parents if path.is_relative_to(store.root))}
+
+
 # ── certbot and Nginx Proxy Manager ──────────────────────────────────────────────────────────────────────────────────
 
 

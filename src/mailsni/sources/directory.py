@@ -126,8 +126,12 @@ class DirectoryStore:
         real = {os.path.realpath(place.key): place for place in places}
         own |= {Path(path) for path, place in real.items() if _boundary_of(place, boundary).holds(path)}
         roots = [root for root in self._roots(self.path) if root.is_dir()]
-        directories = dict.fromkeys(path for root in roots for path in (root, *_directories(root)))
-        directories |= dict.fromkeys(sorted(key.parent for key in own if key.parent.is_dir()))
+        directories = dict.fromkeys(roots)
+        if self.layout.beyond:  # keys that were replaced lie there too
+            directories |= dict.fromkeys(path for root in roots for path in _directories(root))
+        within = {path for key in own for path in key.parents if path.is_relative_to(self.path)}
+        above = within | {key.parent for key in own}
+        directories |= dict.fromkeys(sorted(path for path in above if path.is_dir()))
         beside = (path for directory in directories for path in directory.iterdir() if _is_named_as_key(path.name))
         keys = sorted(path for path in {*own, *beside} if path.is_file() and not path.is_symlink())
         return StoreFiles(tuple(keys), (self.path.parent, *directories))
