@@ -82,6 +82,13 @@ def test_pem_may_come_in_any_order(a: Issued) -> None:
         assert pems == {one.fingerprint: one.key_pem + one.fullchain_pem for one in (a, b, rsa)}
 
 
+def test_an_issuer_that_is_printed_with_each_certificate_is_taken_once(a: Issued) -> None:
+    found_entries = entries((a.fullchain_pem + a.key_pem) * 3 + a.chain_pem * 200)
+    assert [(each.name, each.chain, each.key) for each in found_entries] == [
+        ("mail.a.test", a.fullchain_pem, a.key_pem)
+    ]
+
+
 def test_a_certificate_without_a_key_keeps_its_name(a: Issued) -> None:
     b = issue("mail.b.test")
     inventory = scan(a.key_pem + a.fullchain_pem + b.fullchain_pem)

@@ -123,7 +123,8 @@ class Source(Protocol):
     def change_token(self) -> bytes:
         """What tells cheaply, and without reading a key, whether the store changed: equal tokens, equal content.
 
-        It never raises. A store that cannot be read has a token too, so that the watcher sees it come back.
+        It never raises. A store that cannot be read has a token too, so that the watcher sees it come back. The token
+        of a store that tells nothing cheaply changes with time.
         """
 
     def watch_paths(self) -> tuple[WatchPath, ...]:

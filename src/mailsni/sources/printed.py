@@ -62,7 +62,9 @@ def _of_pem(pem: bytes) -> Iterator[Entry]:
     leaves = dict.fromkeys(each for each in found.certificates if each.spki in keys or each.is_leaf)
     if alone := len(keys.keys() - {leaf.spki for leaf in leaves}):
         raise DamagedDocumentError(f"{alone} of the private keys have no certificate")
-    authorities = [each for each in found.certificates if each not in leaves]
+    authorities: dict[bytes, list[LooseCertificate]] = defaultdict(list)
+    for each in dict.fromkeys(each for each in found.certificates if each not in leaves):
+        authorities[each.subject].append(each)
     for leaf in leaves:
         chain = b"".join(each.pem for each in (leaf, *_issuers(leaf, authorities)))
         name = next(iter(leaf.names), "")
@@ -72,12 +74,12 @@ def _of_pem(pem: bytes) -> Iterator[Entry]:
             yield Entry(name, chain, refusal=(Reason.KEY_MISSING, "there is no private key for the certificate"))
 
 
-def _issuers(leaf: LooseCertificate, authorities: list[LooseCertificate]) -> list[LooseCertificate]:
+def _issuers(leaf: LooseCertificate, by_subject: Mapping[bytes, list[LooseCertificate]]) -> list[LooseCertificate]:
     """Those that may have issued it, those that may have issued them, and so on."""
     found: list[LooseCertificate] = []
     wanted = [leaf.issuer]
-    for subject in wanted:
-        issuers = [each for each in authorities if each.subject == subject and each not in found]
+    for at, subject in enumerate(wanted):
+        issuers = by_subject.get(subject, []) if subject not in wanted[:at] else []
         found += issuers
         wanted += [each.issuer for each in issuers]
     return found
