@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
