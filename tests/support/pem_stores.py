@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from mailsni.sandbox.authority import Issued
+from mailsni.sources.kinds import SourceSettings
 from tests.support.builders import authority
 from tests.support.layout_stores import ACCOUNT_KEY, LayoutBuilder
 
@@ -36,3 +40,28 @@ class PemTreeBuilder(LayoutBuilder):
 
     def origin(self, name: str) -> str:
         return f"{super().origin(name)}.pem"
+
+
+class FilesBuilder(LayoutBuilder):
+    """One pair, named file by file. The first certificate that is put there is the only one."""
+
+    holds_one = True
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root, "files", "key.pem", "certificate.pem")
+        self.path = root / "certificate.pem"
+        self._only = ""
+
+    @property
+    def settings(self) -> SourceSettings:
+        return SourceSettings.of("files", certificate=self.path, key=self.root / "key.pem")
+
+    def origin(self, name: str) -> str:
+        del name
+        return str(self.path)
+
+    def put(self, name: str, issued: Issued) -> None:
+        self._only = self._only or name
+        if name != self._only:
+            pytest.skip("it holds one certificate")
+        super().put(name, issued)

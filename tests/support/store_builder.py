@@ -33,6 +33,8 @@ class StoreBuilder(ABC):
     """How many certificates it can hold, or three."""
     key_mark: ClassVar[bytes] = b"PRIVATE KEY"
     """What each file with keys holds."""
+    holds_one: ClassVar[bool] = False
+    """Whether the store is one certificate."""
     has_files: ClassVar[bool] = True
     """Whether the store has files, which tell what is known already."""
 

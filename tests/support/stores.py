@@ -9,12 +9,13 @@ from pathlib import Path
 
 from tests.support.document_stores import CommandBuilder, JsonBuilder, KeyValueBuilder, TraefikBuilder
 from tests.support.layout_stores import LAYOUT_BUILDERS
-from tests.support.pem_stores import PemTreeBuilder
+from tests.support.pem_stores import FilesBuilder, PemTreeBuilder
 from tests.support.store_builder import StoreBuilder
 from tests.support.tool_stores import TOOL_BUILDERS
 
 BUILDERS: Mapping[str, Callable[[Path], StoreBuilder]] = {
     **LAYOUT_BUILDERS,
+    "files": FilesBuilder,
     "command": CommandBuilder,
     **TOOL_BUILDERS,
     "json": JsonBuilder,

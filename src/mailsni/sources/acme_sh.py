@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mailsni.core.model import Reason
+from mailsni.core.names import escaped_origin
 from mailsni.sources.directory import DirectoryStore
 from mailsni.sources.layout import Files, Place
 from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary
@@ -25,7 +26,6 @@ _ECC = "_ecc"
 _AT_HOME = Files("{}.key", ("fullchain.cer",))
 _INSTALLED = Files("", ())
 _SETTING = re.compile(r"^(Le_RealKeyPath|Le_RealFullChainPath|Le_CertCreateTime)=(.*)$", re.MULTILINE)
-_SAFE = re.compile(rb"[A-Za-z0-9._@+:*#-]")
 
 
 def acme_sh_store(path: Path) -> DirectoryStore:
@@ -50,7 +50,7 @@ class AcmeShLayout:
             names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
         for name in names:
             directory, domain = f"{home}/{name}", name.removesuffix(_ECC)
-            origin = f"{home}/{_escaped(name)}"
+            origin = f"{home}/{escaped_origin(name)}"
             settings = _settings(directory, domain)
             key, chain = settings.get("Le_RealKeyPath", ""), settings.get("Le_RealFullChainPath", "")
             if _is_file(key) and _is_file(chain):
@@ -91,8 +91,3 @@ def _settings(directory: str, domain: str) -> Mapping[str, str]:
 def _is_file(path: str) -> bool:
     """Whether an absolute path leads to a regular file."""
     return path.startswith("/") and "\0" not in path and os.path.isfile(path)
-
-
-def _escaped(name: str) -> str:
-    """A directory's name for an origin: other bytes than those of an origin as ``=`` and two hexadecimal digits."""
-    return "".join(chr(byte) if _SAFE.match(bytes([byte])) else f"={byte:02X}" for byte in os.fsencode(name))

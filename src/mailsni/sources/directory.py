@@ -147,7 +147,6 @@ class DirectoryStore:
             HostError: it is missing or cannot be listed.
         """
         try:
-            os.scandir(self.path).close()
             return dict(sorted((place.origin, place) for place in self.layout.places(self.path)))
         except PermissionError as error:
             raise PermissionMissingError(
@@ -158,8 +157,8 @@ class DirectoryStore:
         except OSError as error:
             raise HostError(
                 f"{self.path}: cannot be read: {error.strerror}",
-                hint="[[sources]] path in the configuration names the store; `mailsni sources --detect` finds those of "
-                "this host",
+                hint="[[sources]] in the configuration says where the store is; `mailsni sources --detect` finds those "
+                "of this host",
                 path=self.path,
             ) from None
 
@@ -231,7 +230,7 @@ def _paired(place: Place, chain: tuple[StoreFile, ...] | ReadRefusedError, key: 
 
 def _paths_for_servers(place: Place) -> tuple[str, str]:
     """The files of the store that a server can read as they are: one with the whole chain, and one with the key."""
-    if len(place.chain) != 1:
+    if len(place.chain) != 1 or place.key in place.chain:
         return "", ""
     try:
         return safe_path(_entrance(place, place.chain[0])), safe_path(_entrance(place, place.key))

@@ -92,6 +92,11 @@ KINDS: dict[str, SourceKind] = {
         "docker-mailserver: the directory with its compose file and mailserver.env",
         ("/opt/docker-mailserver", "/srv/docker-mailserver", "/root/docker-mailserver", "/home/*/docker-mailserver"),
     ),
+    "files": SourceKind(
+        "mailsni.sources.files:files_store",
+        {"certificate": Key(values.path), "key": Key(values.path), "chain": Key(values.optional_path, "")},
+        "one pair: its certificate, its key and, where the issuers are in a file of their own, its chain",
+    ),
     "pem-tree": SourceKind(
         "mailsni.sources.pem_tree:PemTree",
         {"path": Key(values.path)},

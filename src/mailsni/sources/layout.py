@@ -179,6 +179,7 @@ class FileLayout:
 
     def places(self, root: Path) -> Iterator[Place]:
         """See :class:`Layout`."""
+        os.scandir(root).close()
         bases = list(dict.fromkeys(base for files in self.files for base in files.bases))
         if not any((root / base).is_dir() for base in bases):
             raise FileNotFoundError(errno.ENOENT, f"there is no {', '.join(bases)} in it", str(root))
