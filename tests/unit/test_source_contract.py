@@ -602,3 +602,15 @@ def test_an_expired_certificate_of_a_store_that_cannot_be_read_stays(two_stores:
     assert result.exit_code is Exit.FAILED
     assert result.snapshot.plan.changes == ()
     assert two_stores.served() == before
+
+
+# ── an empty directory in the place of a store ───────────────────────────────────────────────────────────────────────
+
+
+def test_an_empty_directory_in_the_place_of_a_store_is_bare_or_an_error(store: StoreBuilder) -> None:
+    store.put("a", issue())
+    assert not scan(store).is_bare
+    store.unmount()
+    store.root.mkdir()
+    with suppress(HostError):
+        assert scan(store).is_bare

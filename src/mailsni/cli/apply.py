@@ -28,7 +28,9 @@ def apply(
     force: Annotated[bool, flag("--force", "Publish and reload even if nothing has changed.")] = False,
     no_reload: Annotated[bool, flag("--no-reload", "Publish, but do not reload the servers.")] = False,
     no_verify: Annotated[bool, flag("--no-verify", "Do not probe the servers afterwards.")] = False,
-    allow_empty: Annotated[bool, flag("--allow-empty", "Remove all names when no certificate is left.")] = False,
+    allow_empty: Annotated[
+        bool, flag("--allow-empty", "Remove names though their store is empty, or no certificate is left.")
+    ] = False,
     wait: WaitOption = 0.0,
     settle_for: Annotated[float | None, typer.Option("--settle", metavar="SECONDS", parser=number, hidden=True)] = None,
     after: Annotated[str | None, typer.Option("--after", metavar="PROGRAM", hidden=True)] = None,
@@ -67,7 +69,7 @@ def _dry_run(options: GlobalOptions, *, allow_empty: bool) -> int:
     from mailsni.cli.queries import show_plan
     from mailsni.deploy.transaction import require_not_empty
 
-    snapshot = options.snapshot()
+    snapshot = options.snapshot(allow_empty=allow_empty)
     require_not_empty(snapshot, allow=allow_empty)
     show_plan(options, snapshot, with_diff=False)
     return Exit.DONE

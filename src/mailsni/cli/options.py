@@ -60,12 +60,12 @@ class GlobalOptions:
             return parser.parse_file(sys.stdin.buffer.read(), path)
         return parser.load(path, required=named)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, *, allow_empty: bool = False) -> Snapshot:
         """The stores, what is deployed, and the plan that follows from both."""
         from mailsni.deploy.snapshot import take_snapshot
 
         with console.progress(quiet=self.quiet) as progress:
-            snapshot = take_snapshot(self.settings(), datetime.now(UTC), progress=progress)
+            snapshot = take_snapshot(self.settings(), datetime.now(UTC), progress=progress, allow_empty=allow_empty)
         for warning in snapshot.warnings:
             console.log(Level.WARNING, warning)
         return snapshot

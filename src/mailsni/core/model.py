@@ -251,6 +251,8 @@ class Inventory:
     """What the next scan need not read again as long as the files are the same."""
     read: tuple[KeyAndChain, ...] = ()
     """The keys and chains that this scan read: not those of certificates that are known from earlier scans."""
+    is_bare: bool = field(default=False, compare=False)
+    """The store is a directory without any entry, like the place of a file system that is not mounted."""
 
 
 def with_set_aside(inventory: Inventory, reasons: Mapping[str, str]) -> Inventory:

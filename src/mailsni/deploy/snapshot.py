@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from mailsni.config.settings import Settings
@@ -26,11 +27,14 @@ from mailsni.core.selection import Selection, select
 from mailsni.deploy import proof, recovery, retirement
 from mailsni.deploy.state_directory import State
 from mailsni.errors import HostError
+from mailsni.host import files
 from mailsni.sources import scan_cache
 from mailsni.sources.base import Source
+from mailsni.sources.kinds import was_deleted
 from mailsni.targets.base import Target, TargetName
 from mailsni.targets.pinned import PinDirectory
 from mailsni.targets.registry import Servers, UnreadableServer, find_readable
+from mailsni.targets.rendering import stated_origins
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,7 @@ def take_snapshot(
     set_aside: Mapping[str, str] | None = None,
     progress: Progress | None = None,
     trust_caches: bool = True,
+    allow_empty: bool = False,
 ) -> Snapshot:
     """Read everything; ``now``, with a time zone, is the moment at which certificates must be valid.
 
@@ -88,12 +93,13 @@ def take_snapshot(
     if servers.unreadable and not servers.targets:
         raise servers.unreadable[0].error
     sources = sources if sources is not None else [source.open() for source in settings.sources]
+    take = partial(_take_snapshot, settings, now, servers, sources, set_aside, progress, allow_empty=allow_empty)
     try:
-        return _take_snapshot(settings, now, servers, sources, set_aside, progress, trust_caches=trust_caches)
+        return take(trust_caches=trust_caches)
     except _StoreChangedError:
         if not trust_caches:
             raise
-        return _take_snapshot(settings, now, servers, sources, set_aside, progress, trust_caches=False)
+        return take(trust_caches=False)
 
 
 def _take_snapshot(
@@ -105,6 +111,7 @@ def _take_snapshot(
     progress: Progress | None,
     *,
     trust_caches: bool,
+    allow_empty: bool,
 ) -> Snapshot:
     targets = servers.targets
     state = State(settings.state.directory)
@@ -112,7 +119,8 @@ def _take_snapshot(
     known = cache.content if trust_caches and cache.content is not None else {}
     loaded = state.load()
     pins = PinDirectory(_pin_directory(settings, servers, loaded.deployment))
-    scans = [_scan(source, known, loaded, progress) for source in sources]
+    live_origins = frozenset[str]() if loaded.trusted or allow_empty else _live_origins(targets)
+    scans = [_scan(source, known, loaded, live_origins, progress, allow_empty=allow_empty) for source in sources]
     unreadable = tuple(scan.error for scan in scans if scan.error is not None)
     if unreadable and len(unreadable) == len(scans):
         raise unreadable[0]
@@ -180,17 +188,49 @@ def _scan(
     source: Source,
     known: Mapping[str, CachedLineage],
     record: DeploymentRecord,
+    live_origins: Collection[str],
     progress: Progress | None,
+    *,
+    allow_empty: bool,
 ) -> _Scan:
+    deployed = [each for each in record.deployment.certificates.values() if source.owns(each.source)]
     try:
-        return _Scan(source, source.scan(known, progress))
+        inventory = source.scan(known, progress)
+        if inventory.is_bare and not allow_empty:
+            live = {each.source for each in deployed}.union(filter(source.owns, live_origins))
+            _require_deleted(source, live, record.deployment)
+        return _Scan(source, inventory)
     except HostError as error:
-        deployed = [each for each in record.deployment.certificates.values() if source.owns(each.source)]
         if not record.trusted:
             raise
         skipped = SkippedLineage(source.location, Reason.UNREADABLE, f"{error.message}; what is deployed from it stays")
         lineages = frozenset(certificate.source for certificate in deployed)
         return _Scan(source, Inventory(tuple(deployed), (skipped,), lineages), error)
+
+
+def _require_deleted(source: Source, origins: Collection[str], deployed: Deployment) -> None:
+    """Make sure that an empty directory is no store that is just not mounted.
+
+    Raises:
+        HostError: something that is live is from there, and no ACME client was told to delete it.
+    """
+    client = source.acme_client
+    if all(client is not None and was_deleted(client, origin) for origin in origins):
+        return
+    served = ((name, each) for name in deployed.names for each in deployed.certificates_for(name))
+    names = {name for name, certificate in served if source.owns(certificate.source)}
+    raise HostError(
+        f"{source.location}: is an empty directory, and {len(names) or 'some'} names are served now from it: it counts "
+        "as not mounted",
+        hint="mount it; or take its names away: `mailsni apply --allow-empty`, or without its [[sources]] table",
+        path=Path(source.location),
+    )
+
+
+def _live_origins(targets: Iterable[Target]) -> frozenset[str]:
+    """The origins that the live files state."""
+    texts = (files.read_private(target.path) or b"" for target in targets)
+    return frozenset(origin for text in texts for origin in stated_origins(text).values())
 
 
 def _with_keys(
@@ -204,11 +244,12 @@ def _with_keys(
     pairs = {pair.certificate.ident: pair for pair in read}
     for certificate in certificates:
         if certificate.ident not in pairs:
-            scan = next(scan for scan in scans if scan.source.owns(certificate.source))
-            pair = scan.source.reload(certificate) if scan.error is None else None
+            owners = [scan for scan in scans if scan.source.owns(certificate.source)]  # one store may lie in another
+            reloaded = (scan.source.reload(certificate) for scan in owners if scan.error is None)
+            pair = next((pair for pair in reloaded if pair is not None), None)
             if pair is None:
                 changed = _StoreChangedError(f"{certificate.source}: changed while it was read", hint="run it again")
-                raise scan.error or changed
+                raise next((scan.error for scan in owners if scan.error is not None), changed)
             pairs[certificate.ident] = pair
     return tuple(pairs[certificate.ident] for certificate in certificates)
 

@@ -112,7 +112,9 @@ def deploy(settings: Settings, options: Options, *, progress: Progress | None = 
     for attempts_left in reversed(range(_ATTEMPTS)):
         now = datetime.now(UTC)
         trusted = not options.force
-        snapshot = take_snapshot(settings, now, set_aside=set_aside, progress=progress, trust_caches=trusted)
+        snapshot = take_snapshot(
+            settings, now, set_aside=set_aside, progress=progress, trust_caches=trusted, allow_empty=options.allow_empty
+        )
         try:
             return apply(snapshot, options, progress=progress)
         except CutOffError as error:

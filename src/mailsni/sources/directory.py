@@ -87,7 +87,7 @@ class DirectoryStore:
             now = self._places()
             absent = Outcome(foreign=True)
             outcomes |= {origin: self._read(now[origin], boundary) if origin in now else absent for origin in torn}
-        return inventory(dict(sorted(outcomes.items())))
+        return inventory(dict(sorted(outcomes.items())), self.path)
 
     def owns(self, origin: str) -> bool:
         """Whether an origin lies in this directory."""

@@ -256,5 +256,11 @@ def is_deleted(settings: Iterable[SourceSettings], origin: str) -> bool:
     for source in (each.open() for each in settings):
         client = source.acme_client
         if source.owns(origin) and client is not None:
-            return not any(map(os.path.lexists, (client.renewal_file(origin), *client.paths(origin))))
+            return was_deleted(client, origin)
     return False
+
+
+def was_deleted(client: AcmeClient, origin: str) -> bool:
+    """Whether nothing of a certificate is left, nor what would renew it; the client's own directory is there."""
+    renewal = client.renewal_file(origin)
+    return renewal.parent.is_dir() and not any(map(os.path.lexists, (renewal, *client.paths(origin))))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from mailsni.core.model import CachedLineage, FileIdentity, Inventory, KeyAndChain, Reason, SkippedLineage
 
@@ -79,8 +81,8 @@ def names_staging_authority(content: bytes) -> bool:
     return _STAGING.search(content) is not None
 
 
-def inventory(outcomes: Mapping[str, Outcome]) -> Inventory:
-    """What a store has, from the outcomes by origin."""
+def inventory(outcomes: Mapping[str, Outcome], directory: Path | None = None) -> Inventory:
+    """What a store has, from the outcomes by origin; the directory is what the configuration names."""
     own = {origin: outcome for origin, outcome in outcomes.items() if not outcome.foreign}
     lineages = tuple(outcome.lineage for outcome in own.values() if outcome.lineage)
     return Inventory(
@@ -89,4 +91,13 @@ def inventory(outcomes: Mapping[str, Outcome]) -> Inventory:
         lineages=frozenset(own),
         cached=tuple(lineage for lineage in lineages if lineage.files),
         read=tuple(outcome.pair for outcome in own.values() if outcome.pair),
+        is_bare=directory is not None and not own and _is_bare(directory),
     )
+
+
+def _is_bare(directory: Path) -> bool:
+    try:
+        with os.scandir(directory) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return False

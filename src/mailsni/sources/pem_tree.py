@@ -299,7 +299,7 @@ class PemTree:
             self.pause(RETRY_PAUSE)
             tree = self._read(tree.files)
             outcomes = _outcomes(tree, known, None)
-        return inventory(dict(sorted(outcomes.items())))
+        return inventory(dict(sorted(outcomes.items())), self.path)
 
     def owns(self, origin: str) -> bool:
         """Whether an origin lies in this directory."""
