@@ -143,6 +143,15 @@ def test_the_search_ends_at_its_limits_and_says_so(
     assert "not searched to the end" in look(tmp_path).unseen[str(tmp_path)]
 
 
+def test_a_directory_with_very_many_entries_is_not_searched_and_the_others_are(tmp_path: Path) -> None:
+    for number in range(detection.DIRECTORY_LIMIT + 1):
+        (tmp_path / f"srv/mail/{number}").mkdir(parents=True)
+    plant("lego", tmp_path / "srv/x/lego", "mail.a.test")
+    found = look(tmp_path)
+    assert shown(found) == [("lego", str(tmp_path / "srv/x/lego"))]
+    assert list(found.unseen) == [str(tmp_path / "srv/mail")]
+
+
 def test_a_scan_ends_with_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plant("certbot", tmp_path / "etc/letsencrypt/live", *(f"mail.{number}.test" for number in range(9)))
     ticks = iter(range(10_000))

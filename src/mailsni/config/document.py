@@ -29,7 +29,7 @@ _KEY = re.compile(r"^(?=[a-z_]+ = )", re.MULTILINE)
 def defaults() -> str:
     """The configuration file that sets every key to its default, with a comment for each."""
     tables = {name: "".join(_settings_table(name)) for name in TABLES}
-    stores = "".join(source_table({"type": source.type, **source.values}) for source in DEFAULT_SOURCES)
+    stores = "".join(source_table(source.table()) for source in DEFAULT_SOURCES)
     stores += "".join(f"# {line}\n" for line in textwrap.wrap(f"Types: {', '.join(sorted(KINDS))}.", 110))
     stores += _ABOUT_STORES
     return "\n".join((tables | {"sources": stores})[name] for name in TABLE_NAMES)

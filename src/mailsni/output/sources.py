@@ -93,7 +93,7 @@ def show_stores(survey: Survey, *, has_own_sources: bool) -> None:
 def table_lines(store: HostStore, *, commented: bool = False) -> Iterator[str]:
     """A store as a table of the configuration."""
     yield f"# {'configured already: ' if store.configured else ''}{content(store)}"
-    table = source_table({"type": store.settings.type, **store.settings.values})
+    table = source_table(store.settings.table())
     yield from (f"#{line}" if commented else line for line in table.splitlines())
 
 

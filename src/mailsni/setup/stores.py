@@ -71,7 +71,7 @@ def plan(settings: Settings, offered: Offer) -> tuple[Settings, bytes | None, li
     if not offered.taken:
         return settings, None, items
     sources = (*_present(settings), *(store.settings for store in offered.taken))
-    tables = "\n".join(source_table({"type": each.type, **each.values}) for each in sources)
+    tables = "\n".join(source_table(each.table()) for each in sources)
     present = files.read_private(settings.file)
     content = (f"\n{_HEAD}{tables}" if present else f"{_HEAD}{tables}").encode()
     title = f"read certificates from {summarize([_path(store) for store in offered.taken])}: write {settings.file}"

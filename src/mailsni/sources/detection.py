@@ -24,14 +24,17 @@ from mailsni.sources import kinds
 from mailsni.sources.kinds import SourceSettings
 
 STACKS = (
-    *("/opt/*", "/opt/stacks/*", "/srv/*", "/docker/*", "/root/*", "/home/*/*", "/home/*/docker/*"),
+    *("/opt/*", "/opt/stacks/*", "/srv/*", "/docker/*"),
     *("/var/lib/docker/volumes/*/_data", "/var/lib/containers/storage/volumes/*/_data"),
+    *("/root/*", "/home/*/*", "/home/*/docker/*"),
 )
 """Where the directories of container stacks and their volumes usually are: shell patterns."""
 TIME_LIMIT = 30.0
 """Seconds for the whole search."""
 ENTRY_LIMIT = 50_000
 """Names in the directories that are searched, all together."""
+DIRECTORY_LIMIT = 1000
+"""Names in one of them: more are no container stacks."""
 _Scan = tuple[SourceSettings, Inventory]
 _GENERAL = ("certbot", "dehydrated", "lego")
 """Kinds whose layout other tools use too: of the same certificates any other kind is the better name."""
@@ -227,10 +230,13 @@ class _Search:
             self.listings[directory] = []
             try:
                 with os.scandir(directory) as entries:
-                    self.listings[directory] = sorted(entry.name for entry in islice(entries, ENTRY_LIMIT))
+                    self.listings[directory] = sorted(entry.name for entry in islice(entries, DIRECTORY_LIMIT + 1))
             except OSError as error:
                 self._tell(directory, error)
             self.entries += len(self.listings[directory])
+            if len(self.listings[directory]) > DIRECTORY_LIMIT:
+                self.unseen[directory] = f"{printable_name(directory)}: not searched: over {DIRECTORY_LIMIT} entries"
+                self.listings[directory] = []
         return self.listings[directory]
 
     def _exists(self, path: str) -> bool:

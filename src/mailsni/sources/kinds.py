@@ -90,7 +90,7 @@ KINDS: dict[str, SourceKind] = {
         "mailsni.sources.docker_mailserver:docker_mailserver_store",
         {"path": Key(values.path), "hostname": Key(values.optional_host_name, "")},
         "docker-mailserver: the directory with its compose file and mailserver.env",
-        ("/opt/docker-mailserver", "/srv/docker-mailserver", "/root/docker-mailserver", "/home/*/docker-mailserver"),
+        (".", "*"),
     ),
     "files": SourceKind(
         "mailsni.sources.files:files_store",
@@ -220,6 +220,12 @@ class SourceSettings:
         keys = kind_of(kind).keys
         every = {name: given.get(name, key.default) for name, key in keys.items()}
         return cls(kind, {name: value for name, value in every.items() if value is not None})
+
+    def table(self) -> Mapping[str, Any]:
+        """What its table has to say: the type, the path, and whatever is not the default."""
+        keys = kind_of(self.type).keys
+        told = {name: value for name, value in self.values.items() if name == "path" or value != keys[name].default}
+        return {"type": self.type, **told}
 
     def open(self) -> Source:
         """The store. Nothing of it is read yet.

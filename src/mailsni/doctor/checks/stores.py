@@ -50,7 +50,7 @@ def unconfigured(facts: Facts) -> Iterator[Finding]:
         if not store.configured and store.new_names:
             path = store.settings.values["path"]
             what = f"{path}: a store of the type {store.settings.type} has {summarize(store.new_names)}"
-            lines = source_table({"type": store.settings.type, **store.settings.values}).strip()
+            lines = source_table(store.settings.table()).strip()
             also = "" if settings.has_own_sources else "; a default store that is to stay needs a table too"
             fix = Fix(edit=f"add to {settings.file}: {lines}", note=f"mailsni sources --detect prints the lines{also}")
             yield finding("store_not_configured", what, path, fix)
