@@ -31,6 +31,7 @@ from tests.support.engine import (
 from tests.support.lineages import CertbotDirectory
 from tests.support.mail_host import ONE_EACH, served, snapshot
 from tests.support.processes import run_mailsni
+from tests.support.servers import free_ports
 
 DMS = "docker-data/dms/config"
 INCLUDE = "conf.d/99-mailsni.conf"
@@ -312,6 +313,13 @@ def test_docker_mailserver_keeps_what_the_administrator_writes_into_the_override
     mailserver.assert_served("mail.a.test", issued)
     assert (config / "postfix-main.cf").read_text().startswith("smtpd_banner = new\n# mailsni ")
     assert (config / "dovecot.cf").read_text().startswith("mail_max_userip_connections = 69\n# mailsni ")
+    text = mailserver.config.read_text()
+    (closed,) = free_ports(1)
+    for port in mailserver.stack.ports.values():
+        text = text.replace(f":{port}", f":{closed}")
+    mailserver.config.write_text(text)
+    said = mailserver.mailsni("apply", "--force").stderr
+    assert f"dovecot: no port of container {mailserver.stack.name} answers here" in said
 
 
 def test_mailcow_gets_folders_that_its_own_scripts_read_and_its_containers_are_reloaded(

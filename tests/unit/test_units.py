@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from mailsni.config.settings import DEFAULT_PATH, DovecotSettings, PostfixSettings, Settings, StateSettings
+from mailsni.config.settings import (
+    DEFAULT_PATH,
+    ContainerSettings,
+    DovecotSettings,
+    PostfixSettings,
+    Settings,
+    StateSettings,
+)
 from mailsni.errors import ConfigurationError, UsageError
 from mailsni.setup.autostart import startup_files
 
@@ -43,6 +50,15 @@ def test_what_a_run_writes_may_be_written_and_nothing_else() -> None:
         "-/var/spool/postfix",
     ]
     assert lines(elsewhere, "StateDirectory") == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "container", "sandboxed"), [("docker", "mail", 1), ("podman", "mail", 0), ("podman", "", 1)]
+)
+def test_podman_which_enters_the_container_itself_has_no_sandbox(engine: str, container: str, sandboxed: int) -> None:
+    own = Settings(container=ContainerSettings(engine), postfix=PostfixSettings(container=container))
+    assert len(lines(own, "ProtectSystem")) == len(lines(own, "RestrictNamespaces")) == sandboxed
+    assert lines(own, "StateDirectory") == ["mailsni"]
 
 
 def test_the_configuration_is_named_when_it_is_not_the_default_one() -> None:

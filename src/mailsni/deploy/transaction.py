@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 from mailsni.config.settings import Settings
 from mailsni.core.deployment import Deployment
@@ -27,6 +28,7 @@ from mailsni.deploy.startup import StartupProblem, startup_problems
 from mailsni.deploy.state_directory import State
 from mailsni.errors import Exit, HostError, MailsniError, RefusedError
 from mailsni.host import file_identity, files, lock, permissions, trust
+from mailsni.probes.endpoint import Server
 from mailsni.probes.expectation import Answer, Expectation, expectations
 from mailsni.sources import scan_cache
 from mailsni.targets import registry
@@ -239,6 +241,7 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
         wire, wire_warnings = _wire_check(snapshot, options, probed, progress)
         reloads, confirmations = publish(staged, targets, wire, undo, reload=options.reload)
     published = {server: tuple(file.destination for file in each.files) for server, each in stages.items()}
+    wire_warnings += tuple(_silence(snapshot, reloads, wire))
     warnings = (*snapshot.warnings, *_lonely_leaves(snapshot), *wire_warnings)
     warnings += tuple(
         f"{server}: nothing new is published there: its own configuration is broken" for server in left_out
@@ -256,6 +259,18 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
         return replace(result, warnings=(*result.warnings, f"not everything could be put in order: {error.message}"))
     doubtful = (target for target in snapshot.targets if target.name not in stages or not stages[target.name].starts)
     return replace(result, cannot_start=startup_problems(doubtful))
+
+
+def _silence(snapshot: Snapshot, reloads: Mapping[str, ReloadResult], wire: WireCheck) -> Iterator[str]:
+    """That a server in a container runs, and no port of it answers on this host."""
+    reloaded = [server for server, result in reloads.items() if result is ReloadResult.RELOADED]
+    silent = [server for server in reloaded if wire.endpoints.get(server) == () and server in get_args(Server)]
+    for server, container in registry.containers(snapshot.settings).items():
+        if server in silent and snapshot.settings.verify.after_apply:
+            yield (
+                f"{server}: no port of container {container} answers here, so nothing was probed: [verify] endpoints "
+                "names the ports that are published"
+            )
 
 
 def _lonely_leaves(snapshot: Snapshot) -> Iterator[str]:

@@ -30,6 +30,7 @@ from mailsni.runs.starters import (
 )
 from mailsni.setup.steps import Step, run_commands
 from mailsni.sources.kinds import acme_clients
+from mailsni.targets.registry import containers
 
 Manager = Literal["systemd", "openrc", "cron"]
 Kind = Literal["timer", "watch"]
@@ -177,6 +178,7 @@ def startup_files(
         "config_file": None if named is None else safe(named, "the configuration file"),
         "writable": [safe(path, "the configuration") for path in _writable(settings)],
         "state_directory": settings.state.directory == _DEFAULT_STATE,
+        "sandboxed": not (containers(settings) and Path(settings.container.engine).name == "podman"),
     }
     return tuple(
         Startup(path, render(f"{template}.j2", settings.templates, **values), mode) for path, template, mode in files
