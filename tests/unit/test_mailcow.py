@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -83,6 +84,8 @@ def test_mailcow_stands_for_both_servers_and_its_folders(tmp_path: Path) -> None
 
 class NoWire:
     """A wire that nobody asks."""
+
+    endpoints: ClassVar[dict[str, tuple[()]]] = {}
 
     def now(self) -> tuple[()]:
         """No answers."""

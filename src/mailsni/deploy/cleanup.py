@@ -21,7 +21,10 @@ from mailsni.targets.reload import ReloadResult
 _IDENT = re.compile(rb"/([0-9a-f]{64}-[0-9a-f]{16})\.pem\b")
 
 
-_CURRENT = (ReloadResult.RELOADED, ReloadResult.RESTARTED, ReloadResult.COMMANDED, ReloadResult.NOT_RUNNING)
+_CURRENT = (
+    *(ReloadResult.RELOADED, ReloadResult.RESTARTED, ReloadResult.COMMANDED),
+    *(ReloadResult.NOT_RUNNING, ReloadResult.CONTAINER_DOWN),
+)
 """After these a server runs with its configuration as it is, or will."""
 
 

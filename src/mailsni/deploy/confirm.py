@@ -107,6 +107,10 @@ class WireCheck:
     progress: Progress | None = None
     """Called again and again while the servers are probed."""
 
+    def without(self, servers: Collection[str]) -> WireCheck:
+        """The same, with no probe of these servers."""
+        return replace(self, endpoints={name: each for name, each in self.endpoints.items() if name not in servers})
+
     def now(self) -> tuple[Confirmation, ...]:
         """What the servers send at this moment."""
         return self._probe(self.expected)

@@ -84,7 +84,8 @@ class ApplyResult:
         if self.snapshot.unreadable:
             return self.snapshot.unreadable[0].exit_code
         servers = self.wrong or self.unconfirmed or self.cannot_start or self.snapshot.left_out
-        return Exit.SKIPPED if servers or self.snapshot.selection.problems else Exit.DONE
+        down = ReloadResult.CONTAINER_DOWN in (self.reloads or {}).values()
+        return Exit.SKIPPED if servers or down or self.snapshot.selection.problems else Exit.DONE
 
 
 def run(settings: Settings, options: Options, *, wait: float = 0.0, progress: Progress | None = None) -> ApplyResult:
@@ -262,7 +263,10 @@ def _deploy(snapshot: Snapshot, options: Options, progress: Progress | None) -> 
 
 
 def _silence(snapshot: Snapshot, reloads: Mapping[str, ReloadResult], wire: WireCheck) -> Iterator[str]:
-    """That a server in a container runs, and no port of it answers on this host."""
+    """That a container went down, or that it runs, and no port of its server answers on this host."""
+    for server, result in reloads.items():
+        if result is ReloadResult.CONTAINER_DOWN:
+            yield f"{server}: its container went down after the publish: it reads the new files when it starts"
     reloaded = [server for server, result in reloads.items() if result is ReloadResult.RELOADED]
     silent = [server for server in reloaded if wire.endpoints.get(server) == () and server in get_args(Server)]
     for server, container in registry.containers(snapshot.settings).items():

@@ -122,7 +122,7 @@ class DockerMailserverPostfix(Postfix):
                 if done.returncode != 0:
                     raise HostError(f"postfix: postconf cannot name the map: {done.complaint}")
         except ContainerError:
-            return ReloadResult.NOT_RUNNING
+            return ReloadResult.CONTAINER_DOWN
         return super().reload()
 
     def _built_types(self) -> Iterator[str]:
@@ -194,7 +194,7 @@ class DockerMailserverDovecot(Dovecot):
             if not self._is_copied():
                 self._shell("cp", _LOCAL_CONF)
         except ContainerError:
-            return ReloadResult.NOT_RUNNING
+            return ReloadResult.CONTAINER_DOWN
         return super().reload()
 
     def _is_copied(self) -> bool:

@@ -48,6 +48,8 @@ class ReloadResult(enum.StrEnum):
     RESTARTED = "restarted"
     COMMANDED = "command run"
     NOT_RUNNING = "not running"
+    CONTAINER_DOWN = "container not running"
+    """Or it was started again at that moment: its server reads the new files when it starts."""
     LEFT_ALONE = "left alone"
     REFUSED = "not reloaded"
 
@@ -135,7 +137,7 @@ def perform(name: str, action: Action, server: Controls) -> ReloadResult:
     try:
         return _perform(name, action, server)
     except ContainerError:
-        return ReloadResult.NOT_RUNNING
+        return ReloadResult.CONTAINER_DOWN
 
 
 def _perform(name: str, action: Action, server: Controls) -> ReloadResult:
