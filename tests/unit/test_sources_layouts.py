@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,8 +44,10 @@ from tests.support.layout_stores import (
     write,
 )
 from tests.support.store_builder import StoreBuilder
+from tests.support.tool_stores import TOOL_BUILDERS
 
 NAME = "mail.a.test"
+BUILDERS = {**LAYOUT_BUILDERS, **TOOL_BUILDERS}
 
 
 def issue(*names: str, **how: Any) -> Issued:  # noqa: ANN401  # what Authority.issue takes
@@ -136,6 +139,21 @@ def test_a_directory_with_neither_volume_of_proxy_manager_is_no_empty_store(tmp_
     with pytest.raises(HostError, match="no letsencrypt/live, live, data/custom_ssl, custom_ssl in it") as caught:
         scan("nginx-proxy-manager", tmp_path)
     assert caught.value.path == tmp_path
+
+
+@pytest.mark.parametrize("label", BUILDERS)
+def test_strangers_beside_the_certificates_break_no_store(tmp_path: Path, label: str) -> None:
+    store = BUILDERS[label](tmp_path / "store")
+    store.put("a", issued := issue())
+    beside = Path(store.origin("a").partition("#")[0]).parent
+    (beside / "file").write_text("text\n")
+    for name, target in (("to-a-file", "file"), ("to-nothing", "nowhere"), ("loop", "loop"), ("itself", ".")):
+        (beside / name).symlink_to(target)
+    os.mkfifo(beside / "fifo")
+    (beside / "empty").mkdir()
+    inventory = store.source().scan({})
+    assert fingerprints(inventory) == {store.origin("a"): issued.fingerprint}
+    assert {Path(each.source).name for each in inventory.skipped} <= {"to-nothing", "loop"}
 
 
 # ── how tools write ──────────────────────────────────────────────────────────────────────────────────────────────────

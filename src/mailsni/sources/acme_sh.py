@@ -46,9 +46,9 @@ class AcmeShLayout:
         What was never issued has no place: acme.sh leaves a key and a request.
         """
         home = f"{root}/{_HOME}" if os.path.isdir(f"{root}/{_HOME}") else str(root)
-        with os.scandir(home) as entries:
-            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
-        for name in names:
+        for name in sorted(os.listdir(home)):
+            if name.startswith(".") or not os.path.isdir(f"{home}/{name}"):
+                continue
             directory, domain = f"{home}/{name}", name.removesuffix(_ECC)
             origin = f"{home}/{escaped_origin(name)}"
             settings = _settings(directory, domain)

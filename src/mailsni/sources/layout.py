@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -78,7 +79,7 @@ class Files:
         for directory in _directories(base, tuple(part for part in self.directory.split("/") if part)):
             inside = f"{directory}/{self.through}"
             files = os.path.realpath(inside) if self.through and os.path.isdir(inside) else directory
-            stems = sorted(self._stems(files)) if "*" in self.key else [""]
+            stems = sorted(self._stems(files, nested=directory != base)) if "*" in self.key else [""]
             for place in (self._place(base, directory, files, stem) for stem in stems):
                 if self.ignored and _fits(place.origin[len(base) + 1 :], self.ignored):
                     continue
@@ -100,19 +101,29 @@ class Files:
             entrance=directory if files is not directory else "",
         )
 
-    def _stems(self, directory: str) -> set[str]:
-        """What ``*`` stands for in the names of keys and chains. A name belongs to the longest pattern that fits."""
+    def _stems(self, directory: str, *, nested: bool) -> set[str]:
+        """What ``*`` stands for in the names of keys and chains. A name belongs to the longest pattern that fits.
+
+        The empty text where a nested directory is none: it just went, or a link leads to a file, to nothing or to
+        itself.
+        """
+        if nested and not os.path.isdir(directory):
+            return {""}
+        try:
+            with os.scandir(directory) as entries:
+                names = [entry.name for entry in entries if self.links or not entry.is_symlink()]
+        except FileNotFoundError:
+            if nested:
+                return {""}
+            raise
         counted = (self.key, self.chain[0])
         patterns = sorted({*counted, *self.chain}, key=len, reverse=True)
         stems = set()
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if entry.name.startswith(".") or (entry.is_symlink() and not self.links):
-                    continue
-                pattern = next((each for each in patterns if fnmatchcase(entry.name, each)), None)
-                if pattern in counted:
-                    before, _, after = pattern.partition("*")
-                    stems.add(entry.name[len(before) : len(entry.name) - len(after)])
+        for name in names:
+            pattern = next((each for each in patterns if fnmatchcase(name, each)), None)
+            if pattern in counted and not name.startswith("."):
+                before, _, after = pattern.partition("*")
+                stems.add(name[len(before) : len(name) - len(after)])
         return stems
 
 
@@ -224,4 +235,5 @@ def _directories(base: str, parts: tuple[str, ...]) -> Iterator[str]:
             if not rest:
                 yield inner
             elif os.path.isdir(inner):
-                yield from _directories(inner, tuple(rest))
+                with suppress(FileNotFoundError):  # it went in this very moment
+                    yield from _directories(inner, tuple(rest))
