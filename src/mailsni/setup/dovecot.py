@@ -16,7 +16,6 @@ from mailsni.setup.steps import Step, change_file, change_server
 from mailsni.targets.dovecot import doveconf, live_include, parser
 from mailsni.targets.dovecot import target as dovecot
 from mailsni.targets.dovecot.target import Dovecot
-from mailsni.targets.reload import ReloadResult
 
 _DEFAULTS = {
     "2.3": (
@@ -121,7 +120,7 @@ def _in_server(
     path: Path,
     settings: Settings,
     expected: tuple[Expectation, ...],
-    late_reader: Callable[[float, ReloadResult], str | None] | None = None,
+    late_reader: Callable[[float], str | None] | None = None,
 ) -> Step:
     check = partial(doveconf.startup_error, settings.dovecot.config_file)
     return change_server(file, path, settings, _find(settings), expected, check, late_reader)

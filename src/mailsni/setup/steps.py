@@ -27,7 +27,6 @@ from mailsni.runs import history
 from mailsni.runs.runner import history_after
 from mailsni.setup.record import Edit, Record, digest
 from mailsni.targets.base import Target
-from mailsni.targets.reload import ReloadResult
 from mailsni.verify.model import UNKNOWN_NAME
 
 _TIMEOUT = 120.0
@@ -171,7 +170,7 @@ def change_server(
     target: Target,
     expected: tuple[Expectation, ...],
     problem: Callable[[], str | None] | None = None,
-    late_reader: Callable[[float, ReloadResult], str | None] | None = None,
+    late_reader: Callable[[float], str | None] | None = None,
 ) -> Step:
     """The step that changes a server's configuration, checks it, reloads, and probes whether clients still connect.
 
@@ -183,7 +182,7 @@ def change_server(
         expected: what names must be served afterwards.
         problem: asks the server's own tools why the configuration would not do; None when it would.
         late_reader: waits until no process reads the configuration from before the change any more, and says which one
-            still does; None when none does. It gets the moment of the change (CLOCK_BOOTTIME) and what the reload did.
+            still does; None when none does. It gets the moment of the change (CLOCK_BOOTTIME).
     """
 
     def do() -> tuple[str, ...]:
@@ -194,7 +193,7 @@ def change_server(
         try:
             if problem is not None and (why := problem()) is not None:
                 raise HostError(f"{path}: {target.name} refuses it: {why}", path=path)
-            reload = target.reload()
+            target.reload()
             (after,) = wire.confirm()
             if lost := newly_cut_off(before, after):
                 raise RolledBackError(
@@ -202,7 +201,7 @@ def change_server(
                     hint="the change was undone",
                     path=path,
                 )
-            if late_reader is not None and (reader := late_reader(changed_at, reload)) is not None:
+            if late_reader is not None and (reader := late_reader(changed_at)) is not None:
                 raise HostError(
                     f"{path}: {reader}", hint="the change was undone: run it again when that has ended", path=path
                 )

@@ -33,7 +33,7 @@ from mailsni.targets.reload import Controls, ReloadResult
 
 _STATUS_TIMEOUT = 10.0
 _LATE_READERS = 120.0
-"""Seconds to wait for processes that read the configuration."""
+"""Seconds to wait for starts that read the configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,25 +158,14 @@ class Dovecot:
         done = doveconf.run(config_file, "-h", "base_dir", executor=self.executor, timeout=reload.TIMEOUT)
         return Path(done.text.strip()) / "master.pid" if done.returncode == 0 else None
 
-    def late_reader(self, moment: float, reload_result: ReloadResult) -> str | None:
-        """Wait, two minutes at most, until no process reads the configuration from before a moment; which still does.
+    def late_reader(self, moment: float) -> str | None:
+        """Wait until no Dovecot that starts reads the configuration from before a moment (seconds of CLOCK_BOOTTIME).
 
-        Args:
-            moment: of CLOCK_BOOTTIME.
-            reload_result: what a reload after that moment did. Only a reload of ours ends the master's config process.
+        Returns:
+            Which one still does after two minutes; None when none does.
         """
-        reloaded = reload_result in (ReloadResult.RELOADED, ReloadResult.RESTARTED)
-        late = readers.outlasting(moment, self._master() if reloaded else None, _LATE_READERS)
-        if not late:
-            return None
-        return f"process {late[0]} has been reading Dovecot's configuration since before the change"
-
-    def _master(self) -> int | None:
-        """The number of the master process, as the configuration's ``base_dir`` tells."""
-        file = self._pid_file()
-        with suppress(OSError, ValueError):
-            return int(file.read_text()) if file is not None else None
-        return None
+        late = readers.outlasting(moment, _LATE_READERS)
+        return f"a Dovecot that starts is reading the former configuration (process {late[0]})" if late else None
 
     def _is_running(self) -> bool:
         """Whether the master process that the configuration's ``base_dir`` tells of is alive; when in doubt it is."""
