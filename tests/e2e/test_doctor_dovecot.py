@@ -27,7 +27,7 @@ from mailsni.sandbox.authority import Issued
 from mailsni.targets.dovecot.parser import DEPTH_LIMIT
 from mailsni.targets.dovecot.target import find
 from tests.support.authority import Authority
-from tests.support.doctor_host import Fault, load_faults, run_at_terminal, run_script
+from tests.support.doctor_host import NOT_RUNNING, Fault, load_faults, run_at_terminal, run_script
 from tests.support.mail_host import ABORTED, MailHost, require, served
 from tests.support.servers import PrivateDovecot
 
@@ -85,9 +85,9 @@ class Host:
         assert code == 0 or not self.server.running(), f"{script}: {output}"
 
     def run_fix(self, command: str) -> None:
-        """Run the command of a fix. What ends in a reload of Dovecot fails while it does not run."""
+        """Run the command of a fix. Only a reload of Dovecot may fail, while it does not run."""
         code, output = run_at_terminal(command, {})
-        assert code == 0 or not self.server.running(), f"{command}: {output}"
+        assert code == 0 or (NOT_RUNNING in output and not self.server.running()), f"{command}: {output}"
 
     def findings(self) -> list[Finding]:
         """What the doctor finds. Nothing of a key may be in it, whatever is wrong."""
@@ -120,9 +120,9 @@ class Host:
             return expected == "no start" and "exited 89" in error.message
 
     def mend(self, finding: Finding) -> None:
-        """Run the command of a finding."""
+        """Run the command of a finding; its reload fails while another finding keeps Dovecot from starting."""
         assert finding.fix.command is not None
-        self.run_fix(finding.fix.command)
+        self.shell('sh -c "$RUN"', RUN=finding.fix.command)
 
 
 @pytest.fixture(scope="module")
