@@ -24,6 +24,7 @@ from mailsni.errors import HostError
 from mailsni.host.http_client import Answer
 from mailsni.sandbox.authority import Issued
 from mailsni.sources import traefik_kv
+from mailsni.sources.base import StoreFiles
 from mailsni.sources.document import DOCUMENT_LIMIT, DocumentStore
 from mailsni.sources.kinds import SourceSettings
 from tests.support.builders import authority
@@ -147,6 +148,7 @@ def test_the_token_goes_to_the_server_alone(plain: bytes, issued: Issued, tmp_pa
         assert TOKEN not in repr(source)
         assert fingerprints(source.scan({})) == [issued.fingerprint]
         assert server.asked[0][2]["x-consul-token"] == TOKEN
+        assert source.files() == StoreFiles((tmp_path / "token",), (tmp_path,))
     with serving(etcd(values)) as server:
         assert fingerprints(store(server, "etcd+", token_file=token_file(tmp_path)).scan({})) == [issued.fingerprint]
         assert server.asked[0][2]["authorization"] == TOKEN
@@ -175,7 +177,6 @@ def test_a_name_and_a_password_of_etcd_are_changed_for_a_token(plain: bytes, iss
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda file: file.chmod(0o644), "others can read it"),
         (lambda file: file.chmod(0o620), "others can change it"),
         (lambda file: file.write_text("two words"), "holds no token"),
         (lambda file: file.write_text("x\r\nX-Evil: 1"), "holds no token"),
@@ -184,7 +185,7 @@ def test_a_name_and_a_password_of_etcd_are_changed_for_a_token(plain: bytes, iss
         (lambda file: (file.unlink(), file.mkdir()), "cannot be read"),
     ],
 )
-def test_a_token_that_others_could_read_or_that_is_none_is_not_used(
+def test_a_token_that_others_can_change_or_that_is_none_is_not_used(
     tmp_path: Path, spoil: Callable[[Path], object], message: str
 ) -> None:
     file = Path(token_file(tmp_path))

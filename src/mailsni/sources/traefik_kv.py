@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 import re
-import stat
 import time
 import zlib
 from collections.abc import Mapping
@@ -152,9 +151,12 @@ class KeyValueDocument:
         return ()
 
     def files(self) -> StoreFiles:
-        """None. The server is asked, to see that it answers."""
+        """The token: who has it gets the private keys. The server is asked, to see that it answers."""
         self.fetch()
-        return StoreFiles()
+        if not self.token_file:
+            return StoreFiles()
+        real = Path(self.token_file).resolve()
+        return StoreFiles((real,), tuple(dict.fromkeys((Path(self.token_file).parent, real.parent))))
 
     def _get(self, seconds: float, *, with_value: bool) -> _Value | None:
         server = _Server(self.url, self.ca_file, _token(self.token_file), time.monotonic() + seconds)
@@ -166,21 +168,18 @@ class KeyValueDocument:
 
 
 def _token(file: str) -> str:
-    """The content of a file that nobody else may change or read; empty where none is named."""
+    """The content of a file that nobody else may change; empty where none is named."""
     if not file:
         return ""
     path = Path(file)
     try:
         content = trust.read(path).decode("utf-8", "replace").strip()
-        others_can_read = bool(path.stat().st_mode & stat.S_IROTH)
     except ConfigurationError as error:
         raise HostError(error.message, hint=error.hint, path=path) from None
     except PermissionError as error:
         raise PermissionMissingError(f"{path}: cannot be read: {error.strerror}", path=path) from None
     except OSError as error:
         raise HostError(f"{path}: cannot be read: {error.strerror}", path=path) from None
-    if others_can_read:
-        raise HostError(f"{path}: others can read it", hint=f"change the token, then: chmod o= {path}", path=path)
     if not _TOKEN.match(content):
         raise HostError(f"{path}: holds no token: one word of ASCII", path=path)
     return content
