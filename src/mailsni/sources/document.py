@@ -295,7 +295,7 @@ class FileDocument:
         return StoreFiles((real,), tuple(dict.fromkeys((file.parent, real.parent))))
 
     def _file(self) -> Path:
-        return self.path / self.name if self.path.is_dir() else self.path
+        return self.path / self.name if os.path.isdir(self.path) else self.path  # noqa: PTH112  # it never raises
 
 
 def _is_forbidden(file: Path) -> bool:
