@@ -209,6 +209,7 @@ def test_an_override_adds_to_the_compose_file(root: Path) -> None:
         (["SSL_TYPE=manual"], "SSL_KEY_PATH or SSL_CERT_PATH is not set"),
         (["SSL_TYPE=manual", "SSL_KEY_PATH=/x/k", "SSL_CERT_PATH=/x/c"], "no volume of the compose file holds /x/k"),
         (["SSL_TYPE=self-signed"], "SSL_TYPE is self-signed, and none of its files are there"),
+        (["TLS_LEVEL=modern"], "SSL_TYPE is not set"),
         (["SSL_TYPE=lets-encrypt"], "SSL_TYPE is none of letsencrypt, manual, self-signed, custom"),
     ],
 )

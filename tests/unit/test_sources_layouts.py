@@ -24,7 +24,8 @@ from mailsni.errors import HostError
 from mailsni.sandbox.authority import Issued
 from mailsni.sources.directory import RECENT, DirectoryStore
 from mailsni.sources.kinds import SourceSettings
-from mailsni.watch.events import to_watch
+from mailsni.watch.events import StoreEvents
+from mailsni.watch.requests import Request
 from tests.support.builders import authority, without_servers
 from tests.support.layout_stores import (
     LAYOUT_BUILDERS,
@@ -43,6 +44,7 @@ from tests.support.layout_stores import (
     uploads_of_proxy_manager,
     write,
 )
+from tests.support.processes import until
 from tests.support.store_builder import StoreBuilder
 from tests.support.tool_stores import TOOL_BUILDERS
 
@@ -456,10 +458,19 @@ def test_the_old_files_may_go_while_they_are_read(tmp_path: Path) -> None:
 
 
 def test_the_rename_of_data_is_an_event_that_counts(tmp_path: Path) -> None:
+    """Nothing else of an update is: the new files have their names before the link leads to them."""
     store = KubernetesBuilder(tmp_path / "store")
     store.put("a", issue())
-    (tree,) = (each for each in to_watch(store.source().watch_paths()) if each.is_tree)
-    assert "..data" in tree.names
+    steps = store.update_steps("a", issue())
+    next(steps)
+    told: list[Request] = []
+    events = StoreEvents(told.append, pytest.fail)
+    events.arm(store.source().watch_paths(), 0.0)
+    try:
+        next(steps)
+        until(lambda: Request.APPLY in told, lambda: repr(told))
+    finally:
+        events.disarm()
 
 
 def test_files_that_are_mounted_one_by_one_are_read(tmp_path: Path) -> None:

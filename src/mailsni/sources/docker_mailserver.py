@@ -119,7 +119,9 @@ class _Setup:
 
 
 def _places(setup: _Setup) -> Iterator[Place]:
-    kind = setup.variables.get("SSL_TYPE", "")
+    kind = setup.variables.get("SSL_TYPE")
+    if kind is None:  # the file with it may just be written
+        raise _SetupError("SSL_TYPE is not set")
     if kind == "letsencrypt":
         yield _letsencrypt(setup)
     elif kind == "manual":
