@@ -198,6 +198,7 @@ def test_one_container_that_is_stopped_holds_up_nobody_else(host: ContainerHost,
     done = host.mailsni("apply")
     assert done.returncode == 4, done.stderr
     assert f"container {other.name}: it does not run, its state is exited" in done.stderr
+    assert f"`docker start {other.name}`" in done.stderr
     assert served(host.stack.ports["smtp"], "mail.a.test", "smtp") == second.fingerprint
     other.start()
     assert served(other.ports["imaps"], "mail.a.test", "imaps") == first.fingerprint

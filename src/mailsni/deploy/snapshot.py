@@ -147,9 +147,7 @@ def _take_snapshot(
     if (problem := retirement.FORMAT.read(state.retired).problem) is not None:
         warnings += (f"{problem}: files that nothing names any more wait anew before they go",)
     warnings += tuple(warning for target in targets for warning in target.warnings)
-    warnings += tuple(
-        f"{server.name}: nothing new is published there: {server.error.message}" for server in servers.unreadable
-    )
+    warnings += tuple(map(_left_out, servers.unreadable))
     lineages = {lineage.certificate.source: lineage for lineage in found.cached}
     if not unreadable:  # of a store that could not be read nobody knows what it has
         aside = {each.ident: aside[each.ident] for each in scanned.certificates if each.ident in aside}
@@ -169,6 +167,11 @@ def _take_snapshot(
         readings_changed=lineages != cache.content,
         set_aside=aside,
     )
+
+
+def _left_out(server: UnreadableServer) -> str:
+    hint = f" ({server.error.hint})" if server.error.hint else ""
+    return f"{server.name}: nothing new is published there: {server.error.message}{hint}"
 
 
 class _StoreChangedError(HostError):
