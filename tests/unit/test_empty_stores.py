@@ -1,4 +1,7 @@
-"""A directory that is empty because nothing is mounted there, beside one of which the last certificate was deleted."""
+"""A directory that is empty because nothing is mounted there, beside one of which the last certificate was deleted.
+
+And one that nobody may read, or root alone.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,13 @@ from mailsni.core.model import Reason
 from mailsni.deploy import transaction
 from mailsni.deploy.snapshot import take_snapshot
 from mailsni.deploy.transaction import ApplyResult, Options
-from mailsni.errors import Exit, HostError, RefusedError
+from mailsni.errors import Exit, HostError, PermissionMissingError, RefusedError
+from mailsni.sources.directory import DirectoryStore
+from mailsni.sources.pem_tree import PemTree
 from mailsni.targets.dovecot import target as dovecot_target
 from tests.support.builders import authority, without_servers
 from tests.support.layout_stores import CertbotBuilder
-from tests.support.pem_stores import PemTreeBuilder
+from tests.support.pem_stores import FilesBuilder, PemTreeBuilder
 from tests.support.store_builder import StoreBuilder
 
 LOST, GOOD, NEW = "mail.lost.test", "mail.good.test", "mail.new.test"
@@ -74,8 +79,8 @@ def test_an_empty_directory_counts_as_not_mounted_and_the_other_store_goes_on(ho
     assert result.exit_code is Exit.FAILED
     (problem,) = result.snapshot.selection.problems
     assert (problem.source, problem.reason) == (str(host.lost.path), Reason.UNREADABLE)
-    assert problem.detail.startswith(f"{host.lost.path}: is an empty directory, and 1 names are served now from it")
-    assert "--allow-empty" in (result.snapshot.unreadable[0].hint or "")
+    assert problem.detail.startswith(f"{host.lost.path}: is an empty directory, and 1 name is served now from it")
+    assert "--allow-empty" in problem.detail, "the way out is told where the other stores go on"
     assert host.served == {LOST, GOOD, NEW}
     host.lost.put("again", authority().issue([LOST]))
     assert host.apply().exit_code is Exit.DONE
@@ -149,3 +154,25 @@ def test_certbot_delete_of_the_only_name_is_refused_as_before(tmp_path: Path, mo
         host.apply()
     host.apply(allow_empty=True)
     assert host.served == set()
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_a_store_that_not_even_root_may_read_does_not_hold_up_the_other(
+    host: Host, monkeypatch: pytest.MonkeyPatch, user: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionMissingError("R: cannot be read: Permission denied", hint="run it as root", path=host.lost.path)
+
+    monkeypatch.setattr(DirectoryStore if host.lost.kind == "certbot" else PemTree, "scan", refuse)
+    good = FilesBuilder(host.good.root.with_name("pair"))
+    good.put("new", authority().issue([NEW]))
+    readable = replace(host, settings=replace(host.settings, sources=(host.lost.settings, good.settings)))
+    monkeypatch.setattr("mailsni.deploy.snapshot.os.geteuid", lambda: user)
+    if host.lost.kind == "certbot" or user:
+        with pytest.raises(PermissionMissingError if user else HostError, match="Permission denied"):
+            readable.apply()
+        return
+    result = readable.apply()
+    assert result.exit_code is Exit.FAILED
+    assert "not even root" in (result.snapshot.unreadable[0].hint or "")
+    assert readable.served == {LOST, NEW}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -26,7 +27,7 @@ from mailsni.core.plan import ArtifactChange, Plan
 from mailsni.core.selection import Selection, select
 from mailsni.deploy import proof, recovery, retirement
 from mailsni.deploy.state_directory import State
-from mailsni.errors import HostError
+from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import files
 from mailsni.sources import scan_cache
 from mailsni.sources.base import Source
@@ -198,7 +199,7 @@ def _scan(
 ) -> _Scan:
     deployed = [each for each in record.deployment.certificates.values() if source.owns(each.source)]
     try:
-        inventory = source.scan(known, progress)
+        inventory = _inventory(source, known, progress)
         if inventory.is_bare and not allow_empty:
             live = {each.source for each in deployed}.union(filter(source.owns, live_origins))
             _require_deleted(source, live, record.deployment)
@@ -209,6 +210,22 @@ def _scan(
         skipped = SkippedLineage(source.location, Reason.UNREADABLE, f"{error.message}; what is deployed from it stays")
         lineages = frozenset(certificate.source for certificate in deployed)
         return _Scan(source, Inventory(tuple(deployed), (skipped,), lineages), error)
+
+
+def _inventory(source: Source, known: Mapping[str, CachedLineage], progress: Progress | None) -> Inventory:
+    """Scan a store. That root may not read it is a fault of the store: network file systems and FUSE forbid it.
+
+    Raises:
+        PermissionMissingError: this user may not read it, and root may.
+        HostError: it cannot be read.
+    """
+    try:
+        return source.scan(known, progress)
+    except PermissionMissingError as error:
+        if os.geteuid() != 0:
+            raise
+        hint = "not even root may read it: is it a network file system, or another user's FUSE mount?"
+        raise HostError(error.message, hint=hint, path=error.path) from None
 
 
 def _require_deleted(source: Source, origins: Collection[str], deployed: Deployment) -> None:
@@ -222,10 +239,11 @@ def _require_deleted(source: Source, origins: Collection[str], deployed: Deploym
         return
     served = ((name, each) for name in deployed.names for each in deployed.certificates_for(name))
     names = {name for name, certificate in served if source.owns(certificate.source)}
+    served_now = "1 name is" if len(names) == 1 else f"{len(names) or 'some'} names are"
     raise HostError(
-        f"{source.location}: is an empty directory, and {len(names) or 'some'} names are served now from it: it counts "
-        "as not mounted",
-        hint="mount it; or take its names away: `mailsni apply --allow-empty`, or without its [[sources]] table",
+        f"{source.location}: is an empty directory, and {served_now} served now from it: it counts as not mounted "
+        "(`mailsni apply --allow-empty` takes its names away)",
+        hint="mount it, or remove its [[sources]] table, or let --allow-empty take its names away",
         path=Path(source.location),
     )
 
