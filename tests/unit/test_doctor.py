@@ -17,7 +17,7 @@ from mailsni.core.model import Reason
 from mailsni.core.x509 import ChainDescription, InvalidPair, describe
 from mailsni.deploy.host_facts import HostFacts
 from mailsni.doctor import helpers
-from mailsni.doctor.checks import hooks, schedule, scripts
+from mailsni.doctor.checks import hooks, schedule, scripts, stores
 from mailsni.doctor.finding import Facts, Finding, Fix, Severity, finding, kinds
 from mailsni.doctor.runner import examine
 from mailsni.errors import HostError, PermissionMissingError
@@ -344,6 +344,28 @@ def test_a_store_that_nobody_configured_is_a_finding_where_it_has_another_mail_n
     assert findings() == []
     certbot.live.rename(tmp_path / "gone")
     assert [one.code for one in findings()] == ["store_missing"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_the_store_of_a_tool_with_a_user_of_its_own_is_no_finding_and_what_a_third_can_change_is_one(
+    tmp_path: Path,
+) -> None:
+    caddy, third = 995, 65534
+    names = tmp_path / "caddy" / "certificates" / "an-authority"
+    directory = names / "mail.a.test"
+    directory.mkdir(parents=True)
+    for ending, content in (("crt", b""), ("key", authority().issue(["mail.a.test"]).key_pem), ("json", b"{}")):
+        (directory / f"mail.a.test.{ending}").write_bytes(content)
+    for path in (tmp_path / "caddy", *(tmp_path / "caddy").rglob("*")):
+        path.chmod(path.stat().st_mode & ~0o077)
+        os.chown(path, caddy, caddy)
+    store = SourceSettings.of("caddy", path=tmp_path / "caddy").open()
+    facts = Facts(HostFacts(without_servers(tmp_path, tmp_path), NOW, stores=(store.files(),)))
+    assert list(stores.key_modes(facts)) == []
+    os.chown(names, third, third)
+    (found,) = stores.key_modes(facts)
+    assert (found.code, found.where) == ("store_writable", str(names))
+    assert found.what.endswith(f"{names} belongs to user {third}")
 
 
 def test_a_clock_that_went_back_is_a_finding(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -115,19 +115,17 @@ def chmod(mode: str, paths: Sequence[Path], note: str | None = None) -> Fix:
     return Fix(quoted("chmod", mode, *paths[:FILES_IN_COMMAND]), note="; ".join(filter(None, (repeat, note))) or None)
 
 
-def writable_by_others(code: str, path: Path) -> Iterator[Finding]:
-    """The findings that others than root can change a file, or what lies in a directory: one for each weakness."""
-    for weakness in trust.weaknesses(path):
-        yield changeable(code, [path], weakness)
-
-
-def changeable(code: str, paths: Sequence[Path], weakness: Weakness) -> Finding:
-    """The finding that a weakness lets others than root change what lies at these paths."""
-    places = summarize([str(path) for path in paths])
-    move = None if weakness.command is not None else f"move {places} to a directory that only root can write to"
-    return finding(
-        code, f"others than root can change {places}: {weakness}", weakness.path, Fix(weakness.command, move)
-    )
+def writable_by_others(code: str, paths: Iterable[Path], owners: Collection[int] = ()) -> Iterator[Finding]:
+    """The findings that others than root, and these users, can change what lies at paths: one for each weakness."""
+    endangered: dict[Weakness, list[str]] = defaultdict(list)
+    for path in paths:
+        for weakness in trust.weaknesses(path, owners):
+            endangered[weakness].append(str(path))
+    for weakness, names in endangered.items():
+        places = summarize(names)
+        move = None if weakness.command is not None else f"move {places} to a directory that only root can write to"
+        what = f"others than root can change {places}: {weakness}"
+        yield finding(code, what, weakness.path, Fix(weakness.command, move))
 
 
 def world_readable(paths: Iterable[Path]) -> list[tuple[Path, str]]:

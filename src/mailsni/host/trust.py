@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,8 +66,8 @@ def others_can_write(status: os.stat_result) -> bool:
     return bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
 
 
-def weaknesses(path: Path) -> tuple[Weakness, ...]:
-    """What lets others than root, or than the user who runs the program, change what lies at a path or below it.
+def weaknesses(path: Path, owners: Collection[int] = ()) -> tuple[Weakness, ...]:
+    """What lets others than root, the user who runs the program, and owners change what lies at a path or below it.
 
     A directory with the sticky bit, such as /tmp, may lie above a directory of root's; it may neither be the directory
     itself nor hold the file. Where nothing lies at the path, only the way to it counts. What this user cannot see ends
@@ -78,7 +78,7 @@ def weaknesses(path: Path) -> tuple[Weakness, ...]:
     shared = False
     found: dict[Weakness, None] = {}
     for station in way:
-        if station.status.st_uid not in _owners() and (shared or not station.is_link):
+        if station.status.st_uid not in {*_owners(), *owners} and (shared or not station.is_link):
             found[_of_another(station)] = None
         elif station.others_can_write and (not station.is_sticky or (is_whole and station is holder)):
             found[_writable(station)] = None

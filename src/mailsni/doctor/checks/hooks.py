@@ -77,7 +77,7 @@ def _check_hook(hook: RootFile, facts: Facts) -> Iterator[Finding]:
     if backup:
         fix = Fix(quoted("chmod", "a-x", path), note="or remove it")
         yield finding("hook_backup_executable", f"{path} looks like a backup, and is executable", path, fix)
-    yield from writable_by_others("hook_writable", path)
+    yield from writable_by_others("hook_writable", [path])
     yield from _check_commands(hook, facts)
 
 

@@ -263,7 +263,7 @@ def _check_writers(table: TableFacts) -> Iterator[Finding]:
             what, fix = f"{path} belongs to user {status.st_uid}", Fix(quoted("chown", "root", *paths))
             severity = Severity.ERROR if path == source else None
             yield finding("map_wrong_owner", what, path, fix, severity=severity)
-    yield from writable_by_others("map_writable", source.parent)
+    yield from writable_by_others("map_writable", [source.parent])
 
 
 def _files(table: TableFacts) -> list[Path]:

@@ -15,7 +15,6 @@ from mailsni.doctor.finding import Facts, Finding, Fix, finding
 from mailsni.doctor.helpers import (
     KEYS_EXPOSED,
     PEM_LIMIT,
-    changeable,
     chmod,
     incomplete_chain,
     lonely_leaf,
@@ -24,8 +23,7 @@ from mailsni.doctor.helpers import (
     writable_by_others,
 )
 from mailsni.doctor.pairs import is_completed
-from mailsni.host import files, trust
-from mailsni.host.trust import Weakness
+from mailsni.host import files
 from mailsni.sources import detection
 from mailsni.sources.base import AcmeClient
 from mailsni.targets.postfix.authorities import authorities
@@ -64,13 +62,14 @@ def key_modes(facts: Facts) -> Iterator[Finding]:
         shielded = [path for path in for_everybody if path not in set(exposed)]
         if exposed:
             what = f"every user of this host can read {_listed(exposed, 'private key')}"
-            fix = chmod("o-rwx", exposed, f"certbot copies the mode to the next key; {KEYS_EXPOSED}")
+            fix = chmod("o-rwx", exposed, f"certbot gives the next key this mode, others may not; {KEYS_EXPOSED}")
             yield finding("key_world_readable", what, exposed[0], fix)
         if shielded:
             what = f"the mode of {_listed(shielded, 'private key')} lets everybody read"
             yield finding("key_mode_too_open", what, shielded[0], chmod("o-rwx", shielded))
-        for directory in store.directories:
-            yield from writable_by_others("store_writable", directory)
+        # A tool that runs as a user of its own, such as Caddy, owns its store.
+        owners = {path.stat().st_uid for path in store.keys if path.is_file()}
+        yield from writable_by_others("store_writable", store.directories, owners)
 
 
 def pin_modes(facts: Facts) -> Iterator[Finding]:
@@ -92,12 +91,7 @@ def published_places(facts: Facts) -> Iterator[Finding]:
         places += [settings.postfix.map.parent]
     if facts.host.dovecot is not None:
         places += [settings.dovecot.include_file, settings.dovecot.pin_directory]
-    endangered: dict[Weakness, list[Path]] = defaultdict(list)
-    for place in places:
-        for weakness in trust.weaknesses(place):
-            endangered[weakness].append(place)
-    for weakness, paths in endangered.items():
-        yield changeable("published_writable", paths, weakness)
+    yield from writable_by_others("published_writable", places)
 
 
 def commands(facts: Facts) -> Iterator[Finding]:
@@ -105,7 +99,7 @@ def commands(facts: Facts) -> Iterator[Finding]:
     settings = facts.host.settings
     for command in (settings.postfix.action, settings.dovecot.action, settings.alerts.on_failure):
         if isinstance(command, tuple) and command:
-            yield from writable_by_others("command_writable", Path(command[0]))
+            yield from writable_by_others("command_writable", [Path(command[0])])
 
 
 def live_certificates(facts: Facts) -> Iterator[Finding]:
