@@ -67,7 +67,7 @@ def test_it_has_no_standard_input_no_shell_and_an_environment_of_ours(
         ("kill -9 $$", "failed with exit status -9"),
         ("exit 0", "printed nothing"),
         ("echo", "printed nothing"),
-        ("echo garbage", "half written or damaged: neither PEM nor JSON"),
+        ("echo garbage", "gives no certificates: neither PEM nor JSON"),
         ("yes | head -c 100000000", f"printed more than {OUTPUT_LIMIT} bytes and was killed"),
         ("yes >&2", "did not end within 1 seconds and was killed"),
         ("sleep 60", "did not end within 1 seconds and was killed"),

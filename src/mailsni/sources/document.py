@@ -185,8 +185,8 @@ class DocumentStore:
             except DamagedDocumentError as error:
                 age = min((abs(time.time() - file.ctime_ns / 1e9) for file in content.files), default=RECENT)
                 if turn == RETRIES or age >= RECENT:
-                    message = f"{self.location}: is half written or damaged: {error}"
-                    raise HostError(message, path=self.document.path) from None
+                    what = "is half written or damaged" if content.files else "gives no certificates"
+                    raise HostError(f"{self.location}: {what}: {error}", path=self.document.path) from None
                 self.pause(RETRY_PAUSE)
                 turn += 1
                 continue

@@ -46,6 +46,7 @@ _ETCD_VERSIONS = ("v3", "v3beta", "v3alpha")
 _OTHERS = frozenset({404, 405, 501})
 """Statuses of a server that has no such interface."""
 _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}\Z")
+_HINT = "[[sources]] token_file names a file with a token that may read the key"
 _GZIP = b"\x1f\x8b"
 
 
@@ -208,15 +209,14 @@ class _Server:
         request = Request(f"{self.url}/{path}", headers, data, self.ca_file)
         answer = http_client.send(request, until=self.until, limit=ANSWER_LIMIT)
         if answer.status in (401, 403):
-            hint = "[[sources]] token_file names a file with a token that may read the key"
-            raise HostError(f"{self.url}: refuses the key: {answer.complaint}", hint=hint)
+            raise HostError(f"{self.url}: refuses the key: {answer.complaint}", hint=_HINT)
         if 300 <= answer.status < 400:
             raise HostError(f"{self.url}: answers with a redirect, which is not followed: status {answer.status}")
         return answer
 
     def error(self, name: str, answer: Answer) -> HostError:
-        """That an answer is none of the server that it should be."""
-        return HostError(f"{self.url}: no answer of {name}: {answer.complaint}")
+        """That an answer is none of the server that it should be. etcd says so, too, when it wants a token."""
+        return HostError(f"{self.url}: no answer of {name}: {answer.complaint}", hint=_HINT)
 
 
 def _of_consul(server: _Server, key: str, *, with_value: bool, only: bool) -> _Value | None:
