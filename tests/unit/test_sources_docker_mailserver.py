@@ -131,6 +131,14 @@ def test_the_name_of_the_container(root: Path, compose: str, env: str, hostname:
     assert fingerprints(root, hostname=hostname) == [issued.fingerprint]
 
 
+def test_without_a_compose_file_the_environment_tells(tmp_path: Path) -> None:
+    environment(tmp_path, "SSL_TYPE=letsencrypt", "HOSTNAME=mail.a.test", "DOMAINNAME=b.test")
+    certbot = CertbotDirectory(tmp_path / "docker-data/certbot/certs")
+    for name in ("b.test", "a.test", "mail.a.test"):
+        certbot.add(name, issued := issue())
+        assert fingerprints(tmp_path) == [issued.fingerprint]
+
+
 COMPOSES = {
     "several services, and lists as far left as their keys": """\
 services:

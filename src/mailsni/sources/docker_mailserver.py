@@ -26,7 +26,11 @@ _COMPOSE_FILES = ("compose.yaml", "compose.yml", "docker-compose.yaml", "docker-
 _OVERRIDES = tuple(name.replace(".y", ".override.y") for name in _COMPOSE_FILES)
 _ENVIRONMENT = "mailserver.env"
 _CONFIG, _LETSENCRYPT = "/tmp/docker-mailserver", "/etc/letsencrypt"  # noqa: S108  # inside the container
-_USUAL_MOUNTS = {_CONFIG: ("docker-data/dms/config",), _LETSENCRYPT: ("docker-data/certbot/certs", _LETSENCRYPT)}
+_USUAL_MOUNTS = {
+    _CONFIG: ("docker-data/dms/config", "config"),
+    _LETSENCRYPT: ("docker-data/certbot/certs", "letsencrypt", _LETSENCRYPT),
+    "/tmp/dms/custom-certs": ("docker-data/dms/custom-certs",),  # noqa: S108
+}
 """Where the documentation has what the compose file does not mention; the first that is there."""
 _FILES = Files("", (), in_progress=CERTBOT_IN_PROGRESS)
 
@@ -138,7 +142,8 @@ def _places(setup: _Setup) -> Iterator[Place]:
 
 def _letsencrypt(setup: _Setup) -> Place:
     domain = setup.variables.get("SSL_DOMAIN", "").removeprefix("*.")
-    names = [name for name in dict.fromkeys((domain, setup.name, setup.domain)) if name and "/" not in name]
+    candidates = dict.fromkeys((domain, setup.name, setup.domain, setup.variables.get("DOMAINNAME", "")))
+    names = [name for name in candidates if name and "/" not in name]
     for name in names:
         live = f"{_LETSENCRYPT}/live/{name}"
         directory, _ = setup.mount(live)
@@ -174,7 +179,7 @@ def _read_setup(root: Path, hostname: str) -> _Setup:
     for content in contents:
         variables |= compose_file.assignments(content or "")
     variables |= service.assignments("environment")
-    name = hostname or variables.get("OVERRIDE_HOSTNAME", "") or service.scalar("hostname")
+    name = hostname or variables.get("OVERRIDE_HOSTNAME") or service.scalar("hostname") or variables.get("HOSTNAME", "")
     if name and "." not in name and (domain := service.scalar("domainname")):
         name = f"{name}.{domain}"
     return _Setup(root, variables, _usual_mounts(root) | _mounts(root, service), name)
