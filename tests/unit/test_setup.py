@@ -293,6 +293,10 @@ def test_a_person_is_asked_for_each_of_several_stores(settings: Settings, tmp_pa
         return str(second) in question
 
     assert offered(settings, ask) == ([second], [first])
+    with pytest.raises(HostError) as caught:
+        stores.plan(settings, stores.offer(settings, datetime.now(UTC), root=tmp_path))
+    assert caught.value.hint is not None
+    assert f"{first} (certbot, 1 new mail name: mail.x.test), {second} (" in caught.value.hint
     assert questions[0] == f"Read certificates from {first} (certbot, 1 new mail name: mail.x.test)?"
 
 

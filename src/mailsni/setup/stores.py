@@ -10,6 +10,7 @@ from pathlib import Path
 from mailsni.config.document import source_table
 from mailsni.config.settings import DEFAULT_PATH, Settings
 from mailsni.core.text import counted, summarize
+from mailsni.errors import HostError
 from mailsni.host import files, trust
 from mailsni.setup.model import Item, Note
 from mailsni.setup.record import Record
@@ -64,7 +65,18 @@ def plan(settings: Settings, offered: Offer) -> tuple[Settings, bytes | None, li
 
     Returns:
         The settings with them; what the configuration file holds then, if there was none; and what to do and say.
+
+    Raises:
+        HostError: there is no default store, and a person has to choose among those that were found.
     """
+    if offered.left and not offered.taken and not _present(settings):
+        default = settings.sources[0].values["path"]
+        raise HostError(
+            f"{default}: does not exist, and the configuration names no store",
+            hint=f"this host has {summarize(list(map(_about, offered.left)))}: `mailsni sources --detect` prints the "
+            f"lines for {settings.file}; without --yes setup asks",
+            path=default,
+        )
     items: list[Item] = [
         Note(f"not configured: {_about(store)}: `mailsni sources --detect` prints the lines") for store in offered.left
     ]
