@@ -53,6 +53,7 @@ CHECKS: helpers.Checks[Facts] = (
     ("cron", hooks.cron),
     ("what starts mailsni", schedule.schedule),
     ("whether it starts", schedule.starting),
+    ("the programs of hooks in certbot's configuration", schedule.configured),
     ("the configuration that hooks name", schedule.configuration),
     ("the clock", schedule.clock),
     ("what panels and tutorials left", postfix_maps.leftovers),

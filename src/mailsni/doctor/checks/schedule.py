@@ -103,9 +103,30 @@ def _name_program(starter: Starter) -> Fix:
         return Fix("mailsni setup", note="it writes its hook, units and jobs anew, with the program that you run")
     if own is None:
         return Fix(edit="let it call a mailsni that starts, by its absolute path")
-    written = sed_literal(str(starter.program or "mailsni"))
-    script = f"s#\\(^\\|[[:space:];&|('\"=]\\){written}\\([[:space:]]\\)#\\1{own}\\2#g"
-    return Fix(quoted("sed", "-i", script, starter.path.resolve()), note="it then calls the program that you run")
+    return _replaced(str(starter.program or "mailsni"), f"{own}", starter.path)
+
+
+def _replaced(call: str, instead: str, file: Path) -> Fix:
+    script = f"s#\\(^\\|[[:space:];&|('\"=]\\){sed_literal(call)}\\([[:space:]]\\|$\\)#\\1{instead}\\2#g"
+    return Fix(quoted("sed", "-i", script, file.resolve()), note="it then calls the program that you run")
+
+
+def configured(facts: Facts) -> Iterator[Finding]:
+    """Check whether the hooks in certbot's configuration name a mailsni, or a hook of it, that can be run."""
+    own = starters.own_program()
+    for file in scripts.configured_hooks(facts):
+        for path, number, line in ((script.path, *each) for script in file.read() for each in script.lines):
+            program = Path(line.split(" ")[0].strip("'\""))
+            if not program.is_absolute() or "mailsni" not in str(program) or os.access(program, os.X_OK):
+                continue
+            instead = f"{own}" if program.name == "mailsni" else f"{own} apply --quiet"
+            fix = (
+                _replaced(str(program), instead, path)
+                if own is not None
+                else Fix(edit="let it call a mailsni that starts")
+            )
+            what = f"{path}: {starters.failure(program) or f'{program} cannot be run'}"
+            yield finding("start_fails", what, f"{path}:{number}", fix)
 
 
 def configuration(facts: Facts) -> Iterator[Finding]:
