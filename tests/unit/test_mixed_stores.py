@@ -14,9 +14,12 @@ from mailsni.config.settings import Settings
 from mailsni.core.model import Reason
 from mailsni.deploy import transaction
 from mailsni.deploy.snapshot import take_snapshot
+from mailsni.deploy.state_directory import State
 from mailsni.deploy.transaction import ApplyResult, Options
 from mailsni.errors import Exit
 from mailsni.sandbox.authority import Issued
+from mailsni.sources.pem_tree import PemTree
+from mailsni.sources.scan_cache import save
 from mailsni.targets.dovecot import target as dovecot_target
 from tests.support.authority import Algorithm
 from tests.support.builders import authority, without_servers
@@ -187,3 +190,16 @@ def test_renewals_and_damage_in_any_store_leave_each_name_its_best_certificate(h
         assert all(name in published for name in model.served)
         if model.unmounted:
             assert result.exit_code is Exit.FAILED
+
+
+def test_many_certificates_are_read_again_at_once(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the pinned files are lost: a tree is looked through once, not once for each."""
+    monkeypatch.setattr("mailsni.deploy.snapshot._REREAD", 2)
+    issued = {kind: host.issue(kind, day) for day, kind in enumerate(KINDS)}
+    host.apply()
+    cached = take_snapshot(host.settings, datetime.now(UTC)).inventory.cached
+    save(State(host.settings.state.directory).readings, cached, datetime(2099, 1, 1, tzinfo=UTC))
+    for path in host.settings.dovecot.pin_directory.glob("*.pem"):
+        path.unlink()
+    monkeypatch.setattr(PemTree, "reload", lambda *_: pytest.fail("one by one"))
+    assert len(host.apply().snapshot.plan.pins) == len(issued)

@@ -175,6 +175,11 @@ def _left_out(server: UnreadableServer) -> str:
     return f"{server.name}: nothing new is published there: {server.error.message}{hint}"
 
 
+_REREAD = 100
+"""Certificates that are read again one by one; for more of them the stores are read once more as a whole. A store may
+have to look through everything for one."""
+
+
 class _StoreChangedError(HostError):
     """A store holds another certificate than the scan said."""
 
@@ -263,6 +268,9 @@ def _with_keys(
         HostError: a store has another one by now, or cannot be read.
     """
     pairs = {pair.certificate.ident: pair for pair in read}
+    unread = sum(certificate.ident not in pairs for certificate in certificates)
+    if unread > _REREAD and all(scan.error is None for scan in scans):
+        raise _StoreChangedError(f"{unread} certificates changed while they were read", hint="run it again")
     for certificate in certificates:
         if certificate.ident not in pairs:
             owners = [scan for scan in scans if scan.source.owns(certificate.source)]  # one store may lie in another
