@@ -141,9 +141,14 @@ def test_a_chain_that_is_cut_in_its_second_certificate_is_no_shorter_chain(cut: 
     assert outcome.reason is Reason.BAD_PEM
 
 
-def test_servers_are_given_the_path_of_a_chain_that_begins_with_its_leaf_and_of_no_other() -> None:
-    plain, paths = issued(), ("/live/a/fullchain.pem", "/live/a/privkey.pem")
-    for chain, expected in ((plain.fullchain_pem, paths), (plain.chain_pem + plain.leaf_pem, ("", ""))):
+def test_servers_are_given_the_path_of_a_chain_that_is_as_it_is_to_be_served_and_of_no_other() -> None:
+    plain, paths, nothing = issued(), ("/live/a/fullchain.pem", "/live/a/privkey.pem"), ("", "")
+    for chain, expected in (
+        (plain.fullchain_pem, paths),
+        (plain.chain_pem + plain.leaf_pem, nothing),
+        (plain.fullchain_pem + authority().root_pem, nothing),
+        (plain.fullchain_pem + plain.chain_pem, nothing),
+    ):
         lineage = paired("/live/a", chain, plain.key_pem, (), paths=paths).lineage
         assert lineage is not None
         assert (lineage.certificate.chain_path, lineage.certificate.key_path) == expected

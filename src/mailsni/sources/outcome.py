@@ -64,9 +64,9 @@ def paired(
     outcome = validate_pair(source, chain, key)
     if isinstance(outcome, InvalidPair):
         return refused(source, outcome.reason, outcome.detail, outcome.names)
-    # A server serves a file as it is, and the first certificate of it as the leaf.
-    is_in_order = chain_digests(chain)[:1] == (outcome.certificate.fingerprint,)
-    chain_path, key_path = paths if is_in_order else ("", "")
+    # A server serves a file as it is, in its order, with a root and what else is in it.
+    is_as_served = chain_digests(chain) == chain_digests(outcome.pem)
+    chain_path, key_path = paths if is_as_served else ("", "")
     certificate = replace(
         outcome.certificate,
         staging=staging or outcome.certificate.staging,
