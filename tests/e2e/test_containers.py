@@ -228,16 +228,15 @@ def test_where_no_container_runs_nothing_is_touched_and_the_next_run_deploys(hos
 
 
 MOMENTS = {
-    "the map is compiled": ("postmap*-F", (1, 4)),
-    "the include is tried": ("doveconf*-x", (1, 4)),
-    "Postfix is reloaded": ("postfix*status", (4,)),
+    "the map is compiled": "postmap*-F",
+    "the include is tried": "doveconf*-x",
+    "Postfix is reloaded": "postfix*status",
 }
 
 
-@pytest.mark.parametrize(("words", "codes"), MOMENTS.values(), ids=MOMENTS)
-def test_a_container_that_restarts_in_the_middle_loses_nothing(
-    host: ContainerHost, words: str, codes: tuple[int, ...]
-) -> None:
+@pytest.mark.parametrize("words", MOMENTS.values(), ids=MOMENTS)
+def test_a_container_that_restarts_in_the_middle_loses_nothing(host: ContainerHost, words: str) -> None:
+    """It may be back before anything notices."""
     first = host.renew("mail.a.test")
     assert host.apply() == 0
     engine = host.stack.restarting_engine(words)
@@ -248,7 +247,7 @@ def test_a_container_that_restarts_in_the_middle_loses_nothing(
     host.stack.wait()
     served_now = {served(host.stack.ports[service], "mail.a.test", service) for service in ONE_EACH}
     assert served_now <= {first.fingerprint, second.fingerprint}, done.stderr
-    assert done.returncode in codes, (done.returncode, done.stderr)
+    assert done.returncode in (0, 1, 4), (done.returncode, done.stderr)
     host.configure()
     assert host.apply() == 0
     host.assert_served("mail.a.test", second)
