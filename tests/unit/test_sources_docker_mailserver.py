@@ -234,7 +234,8 @@ def test_what_cannot_be_followed_is_an_error_of_the_store(root: Path, lines: lis
     [
         (None, "there is no compose file and no mailserver.env in it"),
         ("services:\n  web:\n    image: nginx\n  db:\n    image: mariadb\n", "no service of the compose file is"),
-        ("\0\xff- - :\n" * 1000, "no service of the compose file is"),
+        ("\xff- - :\n" * 1000, "no service of the compose file is"),
+        ("services:\0", "compose.yaml is no text"),
         ("services: {mailserver: {hostname: x}}", "no service of the compose file is"),
     ],
 )

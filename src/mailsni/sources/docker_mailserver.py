@@ -222,4 +222,6 @@ def _text(path: Path) -> str | None:
         content = StoreBoundary((os.path.realpath(path),)).read(str(path), missing=Reason.UNREADABLE).content
     except ReadRefusedError as error:
         raise _SetupError(error.detail) from None
+    if b"\0" in content:
+        raise _SetupError(f"{path.name} is no text")
     return content.decode("utf-8", "replace")
