@@ -144,7 +144,7 @@ class Postfix:
         staged: dict[Path, StagedFile] = {}
         for map_types in self.types.maps:
             # Each in a directory of its own, so that the compiled file beside the source is the one of this type.
-            directory = staging / map_types[0]
+            directory = staging / map_types[0] if built else staging
             files.ensure_directory(directory, 0o700)
             source = directory / self.path.name
             files.create(source, text if map_types == ("texthash",) else compilable)
@@ -156,9 +156,12 @@ class Postfix:
             staged[live] = StagedFile(compiled, live, previous)
             built.append(map_type)
         if self.path not in staged:
-            files.create(staging / self.path.name, text)
+            source = staging / self.path.name
+            if compilable != text:
+                source = staging / "source"
+                files.create(source, text)
             old_text = copy_of_live(self.path, staging / "previous-source")
-            staged[self.path] = StagedFile(staging / self.path.name, self.path, old_text)
+            staged[self.path] = StagedFile(source, self.path, old_text)
         # The source goes last: as long as it is the old one, the next run knows that the maps may be.
         in_order = sorted(staged.values(), key=lambda file: file.destination == self.path)
         return Stage(tuple(in_order), {_MAP_TYPES: " ".join(built)})
