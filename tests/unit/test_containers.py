@@ -94,6 +94,18 @@ def test_a_container_that_does_not_run_is_told_from_a_program_that_fails(states:
     assert caught.value.hint
 
 
+def test_an_engine_that_is_not_installed_is_named() -> None:
+    class NoTools(FakeEngine):
+        def find_tool(self, name: str) -> Path | None:
+            """None of them is installed."""
+            del name
+            return None
+
+    with pytest.raises(ContainerError, match="podman: not found in") as caught:
+        executor_of(NoTools()).run([POSTCONF])
+    assert "[container] engine" in str(caught.value.hint)
+
+
 def test_the_exit_status_of_a_program_is_its_own_while_the_container_runs() -> None:
     assert executor_of(FakeEngine(status=89)).run([POSTCONF]).returncode == 89
 

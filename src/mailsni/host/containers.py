@@ -20,7 +20,7 @@ from pathlib import Path
 
 from mailsni.core.mounts import Mounts
 from mailsni.errors import HostError
-from mailsni.host.commands import LOCAL, SEARCH_PATH, Completed, Executor, require_tool
+from mailsni.host.commands import LOCAL, SEARCH_PATH, Completed, Executor
 
 _ENGINE_VARIABLES = ("DOCKER_HOST", "CONTAINER_HOST")
 """Where the engine listens, for Docker and for Podman: the only variables of ours that it sees besides the usual."""
@@ -120,7 +120,14 @@ class ContainerExecutor:
         if not self._states:
             self._states.append(self._running_state())
         interactive = ("--interactive",) if stdin is not None else ()
-        engine: list[str | Path] = [self._engine(), "exec", *interactive, *_IN_ENGLISH, *options, self.container]
+        engine: list[str | Path] = [
+            _program_of(self.engine, self.host),
+            "exec",
+            *interactive,
+            *_IN_ENGLISH,
+            *options,
+            self.container,
+        ]
         done = self.host.run(
             [*engine, *argv],
             stdin=stdin,
@@ -138,7 +145,7 @@ class ContainerExecutor:
 
     def _running_state(self) -> str:
         """Since when the container runs, as the engine says it."""
-        words = [str(self._engine()), "container", "inspect", "--format", _STATE, self.container]
+        words = [str(_program_of(self.engine, self.host)), "container", "inspect", "--format", _STATE, self.container]
         done = self.host.run(words, timeout=_STATE_TIMEOUT, variables=_engine_variables())
         engine = Path(self.engine).name
         if done.returncode != 0:
@@ -154,9 +161,6 @@ class ContainerExecutor:
             )
         return done.text.strip()
 
-    def _engine(self) -> Path:
-        return Path(self.engine) if self.engine.startswith("/") else require_tool(self.engine, self.host)
-
 
 def container_of(engine: str, project: str, service: str, host: Executor = LOCAL) -> str:
     """The name of a service's container in a compose project, running or not.
@@ -164,7 +168,7 @@ def container_of(engine: str, project: str, service: str, host: Executor = LOCAL
     Raises:
         ContainerError: there is none.
     """
-    program = Path(engine) if engine.startswith("/") else require_tool(engine, host)
+    program = _program_of(engine, host)
     labels = {"project": project, "service": service}
     filters = [
         word for key, value in labels.items() for word in ("--filter", f"label=com.docker.compose.{key}={value}")
@@ -178,6 +182,16 @@ def container_of(engine: str, project: str, service: str, host: Executor = LOCAL
             hint=f"`docker compose up -d` makes it; `{program.name} ps --all` lists all containers",
         )
     return done.text.split()[0]
+
+
+def _program_of(engine: str, host: Executor) -> Path:
+    found = Path(engine) if engine.startswith("/") else host.find_tool(engine)
+    if found is None:
+        raise ContainerError(
+            f"{engine}: not found in {':'.join(SEARCH_PATH)}, so no container can be asked",
+            hint="[container] engine names docker, podman, or the absolute path of such a program",
+        )
+    return found
 
 
 def _engine_variables() -> dict[str, str]:
