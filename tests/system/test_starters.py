@@ -214,7 +214,7 @@ def test_a_run_is_overdue_when_the_schedule_has_passed_since_it_and_since_the_st
 def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CheckContext:
     """A host where a timer starts the program, which ran five hours ago."""
     timer = Starter(starters.UNITS / starters.SERVICE, MAILSNI, 0, timedelta(hours=3))
-    monkeypatch.setattr(starters, "starters", lambda _settings: (timer,))
+    monkeypatch.setattr(starters, "starters", lambda _settings, _root: (timer,))
     monkeypatch.setattr(starters, "uptime", lambda: 86400.0)
     settings = without_servers(tmp_path, tmp_path)
     ended = NOW - timedelta(hours=5)

@@ -23,6 +23,7 @@ from mailsni.host import files
 from mailsni.host.commands import find_tool, run
 from mailsni.runs import history, starters
 from mailsni.runs.starters import Starter
+from mailsni.runs.starting import examine
 from mailsni.sources.kinds import acme_clients
 
 _FIRST_ISSUANCE_SINCE = {"deploy": (5, 3, 0), "post": (3, 2, 0), "cli.ini": (0,)}
@@ -75,25 +76,16 @@ def _starting_mailsni(root_files: Iterable[RootFile]) -> Iterator[RootFile]:
 
 def starting(facts: Facts) -> Iterator[Finding]:
     """Check whether what starts mailsni starts a program that runs, and whether it did so lately."""
-    settings = facts.host.settings
-    found = starters.starters(settings, facts.root)
-    works = True
-    for starter in found:
-        if (why := starters.failure(starter.program)) is not None:
-            works = False
-            yield finding("start_fails", f"{starter.path}: {why}", starter.path, _name_program(starter))
-    units = starters.unit_failures() if any(starter.path.parent == starters.UNITS for starter in found) else ()
-    for unit in units if works else ():
+    found = examine(facts.host.settings, facts.host.now, facts.root)
+    for starter, why in found.broken:
+        yield finding("start_fails", f"{starter.path}: {why}", starter.path, _name_program(starter))
+    for unit in found.failed:
         fix = Fix(unit.fix, edit=f"remove the cause that `journalctl -u {unit.unit}` tells")
         yield finding("unit_failed", unit.what, starters.UNITS / unit.unit, fix)
-    if not works or units or history.problem(settings.state.directory) is not None:
-        return
-    last = history.load(settings.state.directory).last
-    ended = last.ended_at if last is not None else None
-    late = starters.overdue(found, ended, facts.host.now, uptime=starters.uptime())
-    if late is not None:
-        when = f"the last run ended on {ended:%Y-%m-%d %H:%M} UTC" if ended is not None else "there was no run yet"
-        yield finding("run_overdue", f"{when}, though {late.path} should start one", late.path, Fix("mailsni apply"))
+    if found.late is not None:
+        when = f"the last run ended on {found.last:%Y-%m-%d %H:%M} UTC" if found.last else "there was no run yet"
+        path = found.late.path
+        yield finding("run_overdue", f"{when}, though {path} should start one", path, Fix("mailsni apply"))
 
 
 def _name_program(starter: Starter) -> Fix:
