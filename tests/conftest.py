@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from mailsni.sandbox.servers import workspace
+from mailsni.sources import directory, document, pem_tree
 from tests.support.authority import Authority
 from tests.support.host_guard import UnprotectedHostError, protect_host
 from tests.support.lineages import CertbotDirectory
 from tests.support.purity import PURE, impure_events
 from tests.support.release_split import is_of, share
-from tests.support.strategies import effort
+from tests.support.strategies import EFFORT, QUICK_CASES, effort
 
 settings.register_profile("mailsni", parent=effort(100))
 settings.load_profile("mailsni")
@@ -39,6 +41,13 @@ def _pure_tests_start_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
     if request.path.parent.name in PURE:
         assert events == []
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store does not wait long for a writer."""
+    for module in (directory, document, pem_tree):
+        monkeypatch.setattr(module, "RETRY_PAUSE", 0.001)
 
 
 @pytest.fixture(scope="session")
@@ -83,10 +92,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ours = set(share([function for function, release in functions.items() if release is None]))
     ours |= {function for function, release in functions.items() if release is not None and is_of(release)}
     left_out = {item for item in items if _is_shared(item) and _function(item) not in ours}
+    if not EFFORT:
+        left_out |= set(_beyond_a_few(items))
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def _beyond_a_few(items: Iterable[pytest.Item]) -> Iterator[pytest.Item]:
+    """The cases of each test but a few."""
+    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        cases[_function(item)].append(item)
+    for of_one in cases.values():
+        kept = of_one[:: max(1, len(of_one) // QUICK_CASES)][:QUICK_CASES]
+        yield from (item for item in of_one if item not in kept)
 
 
 def _is_shared(item: pytest.Item) -> bool:

@@ -7,6 +7,8 @@ when its tool fails.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import ssl
 import urllib.request
 from abc import ABC, abstractmethod
@@ -166,9 +168,10 @@ class _Daemon(AcmeTool):
         """The file with the chain in use."""
 
     def start(self, *words: str | Path, **variables: str) -> None:
-        """Start it."""
+        """Start it; its workers end with it."""
         command = [str(find_tool(self.program)), *map(str, words)]
-        self.started.enter_context(running(command, self.log, variables))
+        process = self.started.enter_context(running(command, self.log, variables))
+        self.started.callback(os.killpg, process.pid, signal.SIGKILL)
 
     def until_changed(self, before: bytes) -> None:
         """Wait until the chain in use is another one."""

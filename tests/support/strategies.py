@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 EFFORT = int(os.environ.get("MAILSNI_EFFORT", "1"))
 """1: the same examples in every run. More: so many times as many, and others in every run. 0: a few, for quick runs."""
 _QUICK = 20
+QUICK_CASES = 3
+"""Of a parametrised test, in quick runs."""
 
 
 def effort(examples: int) -> settings:

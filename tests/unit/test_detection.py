@@ -22,6 +22,8 @@ from tests.support.command_line import invoke
 from tests.support.document_stores import JSON_KIND
 from tests.support.stores import BUILDERS
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
+
 PATTERNS = NameSettings().patterns()
 KINDS = [name for name, kind in kinds.KINDS.items() if kind.usual_places]
 

@@ -29,12 +29,13 @@ from mailsni.probes.endpoint import Endpoint
 from mailsni.probes.expectation import Answer, Expectation
 from mailsni.probes.model import ProbeResult, Problem
 from mailsni.sandbox.authority import Issued
-from mailsni.sources import directory
 from mailsni.targets.dovecot import target as dovecot_target
 from tests.support.builders import authority, without_servers
 from tests.support.command_line import SCHEMA
 from tests.support.store_builder import StoreBuilder
 from tests.support.stores import BUILDERS
+
+pytestmark = pytest.mark.usefixtures("short_pauses")
 
 IMAPS = Endpoint.parse("imaps://127.0.0.1:993")
 DEFAULT = "d" * 64
@@ -123,7 +124,6 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     monkeypatch.setattr(transaction, "find_listener", lambda *_: Listener((IMAPS,)))
     monkeypatch.setattr("mailsni.probes.tls_client.probe_expectations", made.probe)
     monkeypatch.setattr(confirm, "_PAUSE", 0.001)
-    monkeypatch.setattr(directory, "RETRY_PAUSE", 0.001)
     return made
 
 

@@ -17,6 +17,8 @@ from tests.support.layout_stores import write
 from tests.support.lineages import CertbotDirectory
 from tests.support.tool_stores import COMPOSE
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
+
 HOST = "mail.a.test"
 CERTS = "docker-data/dms/custom-certs"
 

@@ -14,6 +14,8 @@ from mailsni.sources.kinds import SourceSettings
 from tests.support.builders import authority
 from tests.support.layout_stores import write
 
+pytestmark = pytest.mark.usefixtures("short_pauses")
+
 
 def issue() -> Issued:
     return authority().issue(["mail.a.test"])
