@@ -26,12 +26,12 @@ from mailsni.core.model import (
 )
 from mailsni.core.names import RefusedNameError, safe_origin, safe_path
 from mailsni.core.text import printable_name
-from mailsni.errors import HostError, PermissionMissingError
+from mailsni.errors import HostError
 from mailsni.host import file_identity
 from mailsni.sources.base import AcmeClient, StoreFiles, WatchPath
 from mailsni.sources.layout import Layout, Place
 from mailsni.sources.outcome import Outcome, accepted, inventory, names_staging_authority, paired, refused
-from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary, StoreFile
+from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary, StoreFile, listing_errors
 
 RETRIES = 5
 RETRY_PAUSE = 0.2
@@ -146,21 +146,8 @@ class DirectoryStore:
             PermissionMissingError: this user may not list the store.
             HostError: it is missing or cannot be listed.
         """
-        try:
+        with listing_errors(self.path):
             return dict(sorted((place.origin, place) for place in self.layout.places(self.path)))
-        except PermissionError as error:
-            raise PermissionMissingError(
-                f"{error.filename or self.path}: cannot be read: {error.strerror}",
-                hint="run it as root",
-                path=self.path,
-            ) from None
-        except OSError as error:
-            raise HostError(
-                f"{self.path}: cannot be read: {error.strerror}",
-                hint="[[sources]] in the configuration says where the store is; `mailsni sources --detect` finds those "
-                "of this host",
-                path=self.path,
-            ) from None
 
     def _boundary(self) -> StoreBoundary:
         roots = (*self._roots(self.path), *self._roots(Path(os.path.realpath(self.path))))

@@ -20,7 +20,7 @@ from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import file_identity
 from mailsni.sources.base import StoreFiles, WatchPath
 from mailsni.sources.outcome import Outcome, accepted, inventory, paired, refused
-from mailsni.sources.safe_read import SIZE_LIMIT, ReadRefusedError, StoreBoundary
+from mailsni.sources.safe_read import SIZE_LIMIT, STORE_HINT, ReadRefusedError, StoreBoundary
 
 DOCUMENT_LIMIT = 48 << 20
 """Bytes in one document. Two thousand certificates have 7.2 MB in Traefik's form (measured), ten thousand 36 MB."""
@@ -269,9 +269,10 @@ class FileDocument:
         try:
             read = boundary.read(str(file), missing=Reason.UNREADABLE)
         except ReadRefusedError as error:
-            kind = PermissionMissingError if _is_forbidden(file) else HostError
-            hint = "[[sources]] path in the configuration names it"
-            raise kind(f"{self.path}: cannot be read: {error.detail}", hint=hint, path=self.path) from None
+            what = f"{self.path}: cannot be read: {error.detail}"
+            if _is_forbidden(file):
+                raise PermissionMissingError(what, hint="run it as root", path=self.path) from None
+            raise HostError(what, hint=STORE_HINT, path=self.path) from None
         return Content(read.content, str(file), (read.identity,))
 
     def change_token(self) -> bytes:

@@ -37,12 +37,12 @@ from mailsni.core.names import escaped_origin
 from mailsni.core.pem import BEGIN
 from mailsni.core.text import counted, printable_name
 from mailsni.core.x509 import Contents, InvalidPair, LooseCertificate, LooseKey, contents
-from mailsni.errors import HostError, PermissionMissingError
+from mailsni.errors import HostError
 from mailsni.host import file_identity
 from mailsni.sources.base import StoreFiles, WatchPath
 from mailsni.sources.directory import RECENT, RETRIES, RETRY_PAUSE, STILL_WRITING
 from mailsni.sources.outcome import Outcome, accepted, inventory, paired
-from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary
+from mailsni.sources.safe_read import ReadRefusedError, StoreBoundary, listing_errors
 
 FILE_LIMIT = 100_000
 """Files in a tree, links included. A listing of as many takes a second (measured)."""
@@ -363,20 +363,8 @@ class PemTree:
 
     def _list(self) -> _Listing:
         """List the tree; arguments and errors of :meth:`_read`. Links to directories are not followed."""
-        try:
+        with listing_errors(self.path):
             return _listing(str(self.path))
-        except PermissionError as error:
-            raise PermissionMissingError(
-                f"{error.filename or self.path}: cannot be read: {error.strerror}",
-                hint="run it as root",
-                path=self.path,
-            ) from None
-        except OSError as error:
-            raise HostError(
-                f"{error.filename or self.path}: cannot be read: {error.strerror}",
-                hint="[[sources]] path in the configuration names the directory",
-                path=self.path,
-            ) from None
 
 
 def _listing(top: str) -> _Listing:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from mailsni.core.model import FileIdentity, Reason
 from mailsni.core.text import printable_name
+from mailsni.errors import HostError, PermissionMissingError
 from mailsni.host import file_identity
 
 SIZE_LIMIT = 1 << 20
@@ -19,6 +23,11 @@ SIZE_LIMIT = 1 << 20
 
 FIRST_LOOK = 1 << 15
 """Bytes. What OpenSSL prints of a certificate before its PEM block has 4 KB, and 100 names another 3 KB."""
+
+
+STORE_HINT = (
+    "[[sources]] in the configuration says where the store is; `mailsni sources --detect` finds those of this host"
+)
 
 
 class ReadRefusedError(Exception):
@@ -102,3 +111,21 @@ class StoreBoundary:
         if content is None or len(content) > self.size_limit:
             raise ReadRefusedError(Reason.TOO_LARGE, f"{shown} grew over {self.size_limit} bytes while it was read")
         return StoreFile(content, file_identity.of_status(status))
+
+
+@contextmanager
+def listing_errors(store: Path) -> Iterator[None]:
+    """Turns what goes wrong while a store's directories are listed into errors of that store.
+
+    Raises:
+        PermissionMissingError: this user may not list one of them.
+        HostError: one of them is missing or cannot be listed.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        what = f"{error.filename or store}: cannot be read: {error.strerror}"
+        raise PermissionMissingError(what, hint="run it as root", path=store) from None
+    except OSError as error:
+        what = f"{error.filename or store}: cannot be read: {error.strerror}"
+        raise HostError(what, hint=STORE_HINT, path=store) from None
